@@ -1,0 +1,149 @@
+"""The command: what it prints, what it exits with, and that asking for help is instant."""
+
+import importlib
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+
+import tokenq
+from tokenq.cli.main import COMMANDS, main
+from tokenq.errors import UserError
+from tokenq.train.config import DemoConfig, TrainConfig
+
+FLAGS = Path(__file__).parent / "train_flags.txt"
+NEEDED = ["--model", "m", "--data", "d", "--output", "runs/none"]
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Replace what a command does; returns the list of configurations that it was called with."""
+
+    def replace(name, action=lambda config: None):
+        called = []
+        monkeypatch.setitem(COMMANDS, name, COMMANDS[name]._replace(run=lambda c: (called.append(c), action(c))))
+        return called
+
+    return replace
+
+
+def raiser(error):
+    def action(_):
+        raise error
+
+    return action
+
+
+def test_train_gets_its_configuration(stand_in):
+    called = stand_in("train")
+    assert main(["train", *NEEDED, "--beta", "0.2", "--data", "e"]) == 0
+    assert called == [TrainConfig(model="m", data=("d", "e"), output="runs/none", beta=0.2)]
+
+
+def test_demo_gets_its_configuration(stand_in):
+    called = stand_in("demo")
+    assert main(["demo", "--quick"]) == 0
+    assert called == [DemoConfig(quick=True)]
+
+
+def test_no_command_prints_the_overview_and_fails(capsys):
+    assert main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "help"])
+def test_the_overview_names_every_command(word, capsys):
+    assert main([word]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed and command.summary in printed for name, command in COMMANDS.items())
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tokenq {tokenq.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "second"),
+    [
+        (["trian"], "tokenq: error: Unknown command 'trian'.", "Did you mean 'train'? Available: demo, train."),
+        (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
+        (["train"], "tokenq train: error: --model is missing.", "Give the flag"),
+        (["demo", "--seed", "x"], "tokenq demo: error: --seed takes a whole number, not 'x'.", "whole number"),
+    ],
+)
+def test_usage_errors_are_one_short_block_and_exit_with_2(words, first, second, capsys):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert len(lines) == 2
+    assert lines[0] == first
+    assert second in lines[1]
+
+
+def test_a_user_error_has_no_traceback_and_exits_with_2(stand_in, capsys):
+    stand_in("train", raiser(UserError("The disk is full.", "Free some space.")))
+    assert main(["train", *NEEDED]) == 2
+    assert capsys.readouterr().err == "tokenq train: error: The disk is full.\n  Free some space.\n"
+
+
+def test_a_defect_keeps_its_traceback(stand_in):
+    stand_in("train", raiser(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["train", *NEEDED])
+
+
+def test_an_interruption_exits_with_130_and_says_how_to_go_on(stand_in, capsys, tmp_path):
+    stand_in("train", raiser(KeyboardInterrupt()))
+    words = ["train", "--model", "m", "--data", "d", "--output", str(tmp_path)]
+    assert main(words) == 130
+    assert "start again with the same command" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("model: m\n")
+    assert main(words) == 130
+    assert f"tokenq train --config {tmp_path}/config.yaml --resume" in capsys.readouterr().err
+    stand_in("demo", raiser(KeyboardInterrupt()))
+    assert main(["demo", "--output", "runs/d"]) == 130
+    assert "runs/d" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], ["--version"], ["train", "--help"], ["demo", "--help"], ["train", "--print-config"], ["train", "--x"]],
+)
+def test_questions_are_answered_without_torch(words):
+    """In a fresh process, and with nothing else that takes long to import."""
+    program = (
+        "import sys\nfrom tokenq.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'accelerate', 'datasets', 'scipy', 'pandas', 'jaxtyping'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+def test_python_dash_m_is_the_same_command():
+    done = subprocess.run([sys.executable, "-m", "tokenq", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"tokenq {tokenq.__version__}\n"
+    failed = subprocess.run([sys.executable, "-m", "tokenq", "nothing"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+
+
+def test_the_list_of_flags_is_frozen(capsys):
+    """A new flag is a decision: add it to the file in the same change, and say in CHANGELOG.md why it is needed."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    flags = [line.split()[0].rstrip(",") for line in printed.splitlines() if line.startswith("  --")]
+    assert flags == FLAGS.read_text().split()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_module_that_runs_its_configuration(name):
+    """The table imports it only when it is called, so a wrong name would show as late as that."""
+    module = importlib.import_module(f"tokenq.cli.{name}")
+    assert typing.get_type_hints(module.run) == {"config": COMMANDS[name].config, "return": type(None)}

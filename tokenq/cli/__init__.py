@@ -1,0 +1,1 @@
+"""The command line: parse, load, call one room, print. No arithmetic; whatever imports torch is imported inside."""

@@ -1,0 +1,290 @@
+"""Flags and YAML keys from a frozen dataclass: one field is one flag, one key, and one line of help.
+
+Flags and YAML scalars are both text and go through the same conversion, so `5e-7`, `no` and `off` mean the same in
+both. A flag replaces what the file says. Dashes and underscores are the same. Values are only given their type here;
+what they may be is the business of the dataclass.
+"""
+
+import argparse
+import ast
+import inspect
+import textwrap
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from tokenq.errors import UserError, nearest
+from tokenq.files import plain
+
+Config = TypeVar("Config")
+Raw = str | list[str] | dict[str, str]
+"""What a flag or a YAML key says, before it has its type."""
+
+_NOTHING = {"", "none", "null", "~"}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would have printed."""
+        raise UserError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+
+def parse(
+    config: type[Config],
+    words: Sequence[str],
+    *,
+    prog: str,
+    sections: Mapping[str, str],
+    spelt_elsewhere: Mapping[str, str],
+) -> Config | None:
+    """Return the configuration that `words` and the file after `--config` ask for.
+
+    Args:
+        config: the dataclass.
+        words: the command line after the command.
+        prog: how the command is called, for help and errors.
+        sections: headings of the help page by the first field under them.
+        spelt_elsewhere: foreign names of fields, for hints.
+
+    Returns:
+        The configuration, or None when `--print-config` has printed it.
+
+    Raises:
+        UserError: an unknown flag or key (with the nearest), a value of the wrong type, or a missing one.
+    """
+    parser = _parser(config, prog, sections)
+    known, unknown = parser.parse_known_args([_dashed(word) for word in words])
+    if unknown:
+        raise _unknown(unknown[0], "flag", _flag, config, spelt_elsewhere)
+    given = vars(known)
+    file, print_config = given.pop("config", None), given.pop("print_config", False)
+    kinds = get_type_hints(config)
+    values = read_yaml(Path(file), config, spelt_elsewhere) if file else {}
+    values |= {name: convert(raw, kinds[name], _flag(name)) for name, raw in given.items()}
+    if print_config:
+        print(as_yaml(config, values, sections), end="")
+        return None
+    for name in _required(config):
+        if values.get(name) is None:
+            raise UserError(f"{_flag(name)} is missing.", f"Give the flag, or `{name}:` in the file after --config.")
+    return config(**values)
+
+
+def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields that a YAML file sets, with their types.
+
+    Raises:
+        UserError: names the file and the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"The configuration {path} cannot be read: {error.strerror}.", "Check the path.") from error
+    try:
+        # Nodes and not values: they keep every scalar as it was written, and know their line.
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"The configuration {path} is not valid YAML: {error}", "Mend the file.") from error
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise UserError(f"The configuration {path} is not a list of `key: value` lines.", "See --print-config.")
+    values: dict[str, Any] = {}
+    kinds = get_type_hints(config)
+    for key, node in root.value:
+        where = f"{path}, line {key.start_mark.line + 1}"
+        name = str(key.value).replace("-", "_")
+        if name not in kinds:
+            raise _unknown(name, f"key in {where}", str, config, spelt_elsewhere)
+        if name in values:
+            raise UserError(f"{where}: {name} is set a second time.", "Delete one of the two lines.")
+        values[name] = convert(_raw(node, where), kinds[name], f"{where}: {name}")
+    return values
+
+
+def convert(raw: Raw, kind: Any, where: str) -> Any:
+    """Return `raw` as a value of type `kind`.
+
+    Args:
+        raw: what a flag or a key says.
+        kind: str, int, float, bool, a Literal of strings, Sequence[str], Mapping[str, str], or one of these | None.
+        where: the flag, or file, line and key, for the error.
+
+    Raises:
+        UserError: the text does not say such a value.
+    """
+    origin = get_origin(kind)
+    if origin in (Union, types.UnionType):
+        if isinstance(raw, str) and raw.lower() in _NOTHING:
+            return None
+        kind = next(option for option in get_args(kind) if option is not type(None))
+        origin = get_origin(kind)
+    if origin is Sequence:
+        return _texts(raw, where)
+    if origin is Mapping:
+        return _pairs(raw, where)
+    if not isinstance(raw, str):
+        raise UserError(f"{where} takes one value, not a list.", "Give a single value.")
+    if kind is str and raw.lower() in _NOTHING:
+        return None  # an empty `model:` in a file counts as not given
+    if kind is str or origin is Literal:
+        return raw
+    return _scalar(raw, kind, where)
+
+
+def as_yaml(config: type[Any], values: Mapping[str, Any], sections: Mapping[str, str]) -> str:
+    """Return a YAML file with every field of `config`: help as a comment, value from `values` or default."""
+    docs = field_docs(config)
+    lines: list[str] = []
+    for field in fields(config):
+        if field.name in sections:
+            lines += ["", f"# --- {sections[field.name]}"]
+        lines += textwrap.wrap(docs[field.name], 118, initial_indent="# ", subsequent_indent="# ")
+        value = plain(values.get(field.name, _default(field)))
+        text = yaml.safe_dump({field.name: value}, allow_unicode=True, width=10**6)
+        lines.append(
+            f"{field.name}:  # required" if value is None and field.name in _required(config) else text.strip()
+        )
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def field_docs(config: type[Any]) -> dict[str, str]:
+    """Return the string that stands under each field of a dataclass in its source."""
+    docs = {field.name: "" for field in fields(config)}
+    name = ""
+    for statement in ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body:  # type: ignore[attr-defined]
+        match statement:
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                continue
+            case ast.Expr(value=ast.Constant(value=str(text))) if name:
+                docs[name] = " ".join(text.split())
+        name = ""
+    return docs
+
+
+def _parser(config: type[Any], prog: str, sections: Mapping[str, str]) -> Parser:
+    needed = " ".join(f"{_flag(name)} {name.upper()}" for name in _required(config))
+    parser = Parser(
+        prog=prog,
+        usage=" ".join(filter(None, (prog, "[--config FILE]", needed, "[flags]"))),
+        description=config.__doc__,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below; flags override it")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print every field with its value, as such a file, and stop"
+    )
+    docs, kinds = field_docs(config), get_type_hints(config)
+    group: argparse._ActionsContainer = parser
+    for field in fields(config):
+        if field.name in sections:
+            group = parser.add_argument_group(sections[field.name])
+        text = f"{docs[field.name]}{_says(field)}".replace("%", "%%")
+        group.add_argument(_flag(field.name), help=text, **_shape(kinds[field.name]))
+    return parser
+
+
+def _shape(kind: Any) -> dict[str, Any]:
+    """Return what argparse needs to know of a type: how many words it takes, and how they are called."""
+    options = [option for option in get_args(kind) if option is not type(None)]
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = options[0]
+    if get_origin(kind) is Literal:
+        return {"metavar": "{" + ",".join(get_args(kind)) + "}"}
+    if get_origin(kind) is Sequence:
+        return {"metavar": "TEXT", "nargs": "*", "action": "extend"}
+    if get_origin(kind) is Mapping:
+        return {"metavar": "NAME=TEXT", "nargs": "*", "action": "extend"}
+    if kind is bool:
+        return {"metavar": "true|false", "nargs": "?", "const": "true"}
+    return {"metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+
+
+def _says(field: Field[Any]) -> str:
+    default = _default(field)
+    if default is None:
+        return "" if field.default is None else " (required)"
+    if isinstance(default, bool):
+        return f" (default: {str(default).lower()})"
+    return "" if default in ((), {}) else f" (default: {default})"
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
+
+
+def _required(config: type[Any]) -> list[str]:
+    return [f.name for f in fields(config) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _unknown(
+    word: str, what: str, spell: Callable[[str], str], config: type[Any], spelt_elsewhere: Mapping[str, str]
+) -> UserError:
+    if what == "flag" and not word.startswith("--"):
+        return UserError(f"{word!r} belongs to no flag.", "Every value follows its flag, as in --model MODEL.")
+    name = word.split("=")[0].lstrip("-").replace("-", "_")
+    close = spelt_elsewhere.get(name) or nearest(name, [field.name for field in fields(config)])
+    guess = f"Did you mean {spell(close)}? " if close else ""
+    return UserError(f"Unknown {what}: {word.split('=')[0]}.", f"{guess}--help lists them all.")
+
+
+def _dashed(word: str) -> str:
+    """Return a flag with dashes for underscores; values stay as they are."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _raw(node: yaml.Node, where: str) -> Raw:
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
+        return [str(item.value) for item in node.value]
+    if isinstance(node, yaml.MappingNode) and all(isinstance(item, yaml.ScalarNode) for _, item in node.value):
+        return {str(key.value): str(item.value) for key, item in node.value}
+    raise UserError(f"{where}: lists inside lists are not understood.", "See --print-config for the form.")
+
+
+def _texts(raw: Raw, where: str) -> tuple[str, ...]:
+    if isinstance(raw, dict):
+        raise UserError(f"{where} takes a list.", "Write one `- value` a line.")
+    if isinstance(raw, str):
+        return () if raw.lower() in _NOTHING else (raw,)
+    return tuple(raw)
+
+
+def _pairs(raw: Raw, where: str) -> dict[str, str]:
+    if isinstance(raw, dict):
+        return raw
+    items = [raw] if isinstance(raw, str) else raw
+    pairs = [item.partition("=") for item in items if item.lower() not in _NOTHING]
+    if not all(name and equals and value for name, equals, value in pairs):
+        raise UserError(f"{where} takes name=value, not {' '.join(items)!r}.", f"For instance {where} chosen=good.")
+    return {name: value for name, _, value in pairs}
+
+
+def _scalar(raw: str, kind: Any, where: str) -> Any:
+    if kind is bool:
+        if raw.lower() in _BOOLEANS:
+            return _BOOLEANS[raw.lower()]
+        raise UserError(f"{where} takes true or false, not {raw!r}.", "Write true or false.")
+    try:
+        return kind(raw)
+    except ValueError as error:
+        number = "a whole number" if kind is int else "a number"
+        raise UserError(f"{where} takes {number}, not {raw!r}.", f"Give {number}.") from error

@@ -1,0 +1,127 @@
+"""The `tokenq` command: a table of commands, one dataclass each, and what happens when one of them fails.
+
+A `UserError` is printed without a traceback and exits with 2. Anything else is a defect and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tokenq
+from tokenq.cli.flags import parse
+from tokenq.errors import UserError, unknown_name
+from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
+
+
+class Command(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        config: what it is asked for.
+        run: does it; imports what is heavy.
+        again: what to type after an interruption.
+        summary: one line for `tokenq --help`.
+        sections: headings of its help page, by first field.
+        spelt_elsewhere: foreign names of its fields.
+    """
+
+    config: type[Any]
+    run: Callable[[Any], None]
+    again: Callable[[Any], str]
+    summary: str
+    sections: Mapping[str, str]
+    spelt_elsewhere: Mapping[str, str]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 2 for a user's mistake, 130 for an interruption.
+
+    Args:
+        words: the command line after `tokenq`; None takes the process's own.
+    """
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"tokenq {tokenq.__version__}")
+        return 0
+    prog = f"tokenq {words[0]}"
+    try:
+        if words[0] not in COMMANDS:
+            prog = "tokenq"
+            raise unknown_name("command", words[0], COMMANDS)
+        command = COMMANDS[words[0]]
+        config = parse(
+            command.config,
+            words[1:],
+            prog=prog,
+            sections=command.sections,
+            spelt_elsewhere=command.spelt_elsewhere,
+        )
+        return 0 if config is None else _do(command, config)
+    except UserError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _do(command: Command, config: Any) -> int:
+    try:
+        command.run(config)
+    except KeyboardInterrupt:
+        print(f"\nInterrupted. {command.again(config)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        f"usage: tokenq COMMAND [flags]\n\n{tokenq.__doc__}\n\ncommands:\n{rows}\n\n"
+        "tokenq COMMAND --help lists the flags of a command; tokenq --version prints the version."
+    )
+
+
+def _train(config: TrainConfig) -> None:
+    from tokenq.cli.train import run
+
+    run(config)
+
+
+def _train_again(config: TrainConfig) -> str:
+    recorded = Path(config.output) / "config.yaml"
+    if not recorded.exists():
+        return "Nothing was trained yet; start again with the same command."
+    return f"Continue with: tokenq train --config {recorded} --resume"
+
+
+def _demo(config: DemoConfig) -> None:
+    from tokenq.cli.demo import run
+
+    run(config)
+
+
+def _demo_again(config: DemoConfig) -> str:
+    return f"Start again after removing {config.output}, or with another --output."
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        TrainConfig,
+        _train,
+        _train_again,
+        "train a policy on demonstrations or preferences",
+        SECTIONS,
+        SPELT_ELSEWHERE,
+    ),
+    "demo": Command(
+        DemoConfig,
+        _demo,
+        _demo_again,
+        "train a tiny model in three minutes, offline, on CPU",
+        {"output": "flags"},
+        {},
+    ),
+}

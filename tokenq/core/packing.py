@@ -1,0 +1,114 @@
+"""Token groups to packed batches, and a step's groups to micro-batches of bounded size.
+
+`pack` is the only place that lays out prefix-shared rows and shifts tokens against the states that predict them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tokenq.core.tensors import PackedBatch, Segment
+from tokenq.records import TokenGroup
+
+
+def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> PackedBatch:
+    """Return one flat prefix-shared row: every prompt once, followed by all its responses.
+
+    The state after the last prompt token predicts the first token of every response, the state after response token t
+    predicts token t + 1; the last token of a response predicts nothing and is no input.
+
+    Args:
+        groups: the groups of the micro-batch.
+        indices: their places in the data set; 0, 1, … when None.
+    """
+    ids: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    segments: list[Segment] = []
+    targets: list[tuple[np.ndarray, np.ndarray, int, np.ndarray]] = []
+    members: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
+    cursor = 0
+    for place, group in enumerate(groups):
+        start, length = cursor, len(group.prompt_ids)
+        ids.append(group.prompt_ids)
+        positions.append(np.arange(length))
+        cursor = stop = start + length
+        segments.append(Segment(start, stop, stop, stop))
+        if group.is_pair:
+            pairs.append((len(members), len(members) + 1))
+        for which, response in enumerate(group.responses):
+            n = len(response.ids)
+            predictors = np.arange(cursor - 1, cursor - 1 + n)
+            predictors[0] = stop - 1
+            columns = np.flatnonzero(response.mask)
+            targets.append((predictors[columns], response.ids[columns], len(members), columns))
+            members.append((place if indices is None else indices[place], which))
+            if n > 1:
+                ids.append(response.ids[:-1])
+                positions.append(np.arange(length, length + n - 1))
+                segments.append(Segment(cursor, cursor + n - 1, start, stop))
+                cursor += n - 1
+    longest = max(len(response.ids) for group in groups for response in group.responses)
+    return PackedBatch(
+        input_ids=_long(np.concatenate(ids)),
+        position_ids=_long(np.concatenate(positions)),
+        segments=tuple(segments),
+        predictors=_long(np.concatenate([t[0] for t in targets])),
+        targets=_long(np.concatenate([t[1] for t in targets])),
+        responses=_long(np.repeat([t[2] for t in targets], [len(t[3]) for t in targets])),
+        columns=_long(np.concatenate([t[3] for t in targets])),
+        shape=(len(members), longest),
+        pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+        members=tuple(members),
+    )
+
+
+def plan_step(lengths: Sequence[int], budget: int, processes: int = 1) -> list[list[list[int]]]:
+    """Return [process][micro-batch] → places of a step's groups, so that every process has as many micro-batches.
+
+    Longest first into the emptiest micro-batch: no micro-batch exceeds `budget` tokens unless one group alone does,
+    and all are of about the same size. Groups of like length meet only by chance, so the composition of the step, and
+    with it the gradient, does not depend on the budget. A micro-batch may be empty when there are fewer groups than
+    micro-batches; its process still takes part in collective calls.
+
+    Args:
+        lengths: tokens of each group.
+        budget: most tokens in one micro-batch.
+        processes: how many processes share the step.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    rounds = max(1, -(-sum(lengths) // (budget * processes)))
+    while True:
+        bins: list[list[int]] = [[] for _ in range(rounds * processes)]
+        fill = [0] * len(bins)
+        for i in order:
+            b = fill.index(min(fill))
+            bins[b].append(i)
+            fill[b] += lengths[i]
+        if all(total <= budget or len(b) == 1 for total, b in zip(fill, bins, strict=True)):
+            break
+        rounds += 1
+    return [[bins[r * processes + p] for r in range(rounds)] for p in range(processes)]
+
+
+def plan_pass(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Return micro-batches of groups of like length for a pass over the data in any order (reference, evaluation).
+
+    Args:
+        lengths: tokens of each group.
+        budget: most tokens in one micro-batch; a longer group stands alone.
+    """
+    batches: list[list[int]] = []
+    total = budget + 1
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if total + lengths[i] > budget:
+            batches.append([])
+            total = 0
+        batches[-1].append(i)
+        total += lengths[i]
+    return batches
+
+
+def _long(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.int64))

@@ -1,0 +1,125 @@
+"""Things in flight: packed batches, per-token log-probs, and the protocol that every model is seen through.
+
+A packed batch is one flat row of tokens without padding. Each group (a prompt with its responses) is laid out as
+`[prompt | response 1 | response 2 | ...]`; a response token sees the prompt and its own response, and positions
+restart after the prompt. The last token of a response predicts nothing and is left out of the input.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from typing_extensions import Self
+
+
+class Segment(NamedTuple):
+    """A run of tokens in the flat row that attends causally to itself and wholly to its prefix.
+
+    Attributes:
+        start: first index of the run.
+        stop: one past the last index.
+        prefix_start: first index of the prompt that it continues; equal to `prefix_stop` for a prompt.
+        prefix_stop: one past the last index of that prompt.
+    """
+
+    start: int
+    stop: int
+    prefix_start: int
+    prefix_stop: int
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A flat row of tokens with the places whose log-probs are wanted.
+
+    Attributes:
+        input_ids: [T] tokens of all groups, one after the other.
+        position_ids: [T] position of each token in its own sequence (prompt, then response).
+        segments: the runs of the flat row, prompts and responses, in order.
+        predictors: [N] index into the row of the token whose hidden state predicts target n.
+        targets: [N] the tokens taken.
+        responses: [N] response that target n belongs to, 0..S-1, ascending.
+        columns: [N] place of target n within its response (counting every token of the response).
+        shape: (S, C) responses and the longest response: the shape of padded per-token results.
+        pairs: [P, 2] (chosen, rejected) as indices of responses.
+        members: for every response, (its group's index in the data set, its place within the group).
+    """
+
+    input_ids: Int[Tensor, " T"]
+    position_ids: Int[Tensor, " T"]
+    segments: tuple[Segment, ...]
+    predictors: Int[Tensor, " N"]
+    targets: Int[Tensor, " N"]
+    responses: Int[Tensor, " N"]
+    columns: Int[Tensor, " N"]
+    shape: tuple[int, int]
+    pairs: Int[Tensor, "P 2"]
+    members: tuple[tuple[int, int], ...]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch with its tensors on `device`."""
+        names = ("input_ids", "position_ids", "predictors", "targets", "responses", "columns", "pairs")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def mask(self) -> Bool[Tensor, "S C"]:
+        """Return True where a response token was written by the policy."""
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.targets.device)
+        mask[self.responses, self.columns] = True
+        return mask
+
+    def pad(self, flat: Float[Tensor, " N"]) -> "TokenLogps":
+        """Return flat per-target values [N] as padded `TokenLogps` [S, C], zero where the mask is False."""
+        padded = flat.new_zeros(self.shape).index_put((self.responses, self.columns), flat)
+        return TokenLogps(padded, self.mask())
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """Log-probs of the tokens taken in N responses.
+
+    Attributes:
+        logps: [N, T], zero where the mask is False.
+        mask: [N, T], True = a token that the policy wrote.
+    """
+
+    logps: Float[Tensor, "N T"]
+    mask: Bool[Tensor, "N T"]
+
+    def sums(self) -> Float[Tensor, " N"]:
+        """Return log π(y|x) = Σ_t log π(y_t|s_t) over the policy's own tokens."""
+        return (self.logps * self.mask).sum(-1)
+
+    def lengths(self) -> Int[Tensor, " N"]:
+        """Return the number of the policy's own tokens in each response."""
+        return self.mask.sum(-1)
+
+    def select(self, index: Int[Tensor, " M"]) -> "TokenLogps":
+        """Return the responses at `index`, in that order."""
+        return TokenLogps(self.logps[index], self.mask[index])
+
+    def pairs(self, index: Int[Tensor, "P 2"]) -> "PairLogps":
+        """Return the (chosen, rejected) pairs at `index`."""
+        return PairLogps(self.select(index[:, 0]), self.select(index[:, 1]))
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """Log-probs of B pairs under one model.
+
+    Attributes:
+        chosen: [B, T] log-probs of the chosen responses.
+        rejected: [B, T] log-probs of the rejected responses.
+    """
+
+    chosen: TokenLogps
+    rejected: TokenLogps
+
+
+class TokenScorer(Protocol):
+    """Anything that gives the log-prob of each token taken: a network, a tabular model, a store on disk."""
+
+    def __call__(self, batch: PackedBatch) -> Float[Tensor, " N"]:
+        """Return log π(target n | its prefix) for every target of the batch, flat."""
+        ...

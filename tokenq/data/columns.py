@@ -1,0 +1,77 @@
+"""The columns of a row against the formats: which format it has, what is misspelt, and names of the user's own."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenq.data.files import Row
+from tokenq.data.formats import FORMATS, Format
+from tokenq.errors import UserError, unknown_name
+
+
+def find_format(row: Row) -> str:
+    """Return the name of the format that a row has.
+
+    Raises:
+        UserError: when no format fits, or when a column looks like a misspelt column of a richer format, naming the
+            nearest column and the sets of columns that are known.
+    """
+    columns = list(row.values)
+    name = next((name for name, form in FORMATS.items() if not form.missing(columns) and form.fits(row.values)), None)
+    used = FORMATS[name].used(columns) if name else set()
+    guesses = [
+        guess
+        for form in FORMATS.values()
+        if name is None or (used <= form.used(columns) and len(form.columns) > len(FORMATS[name].columns))
+        if (guess := _respelt(form, columns))
+    ]
+    if name and not guesses:
+        return name
+    shown = ", ".join(repr(column) for column in columns)
+    if guesses:
+        guess = min(guesses, key=len)
+        told = " and ".join(f"{theirs!r} looks like {ours!r}" for ours, theirs in guess.items())
+        option = ",".join(f"{ours}={theirs}" for ours, theirs in guess.items())
+        leave = f", or leave it out with --columns unused={next(iter(guess.values()))}" if name else ""
+        raise UserError(
+            f"{row.where}: unknown columns: {told} (columns: {shown}).", f"Rename with --columns {option}{leave}."
+        )
+    near = max(FORMATS.values(), key=lambda form: len(form.used(columns)) / len(form.columns))
+    lacks = f" The nearest format lacks {', '.join(near.missing(columns))}." if near.used(columns) else ""
+    known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMATS.values()))
+    raise UserError(
+        f"{row.where}: the columns {shown} fit no known format.{lacks}",
+        f"Rename them with --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS. Known sets of columns: {known}.",
+    )
+
+
+def _respelt(form: Format, columns: Sequence[str]) -> dict[str, str]:
+    """Return {our column: theirs} when every column that a format lacks has one that looks like it, else nothing."""
+    others = [column for column in columns if column not in form.used(columns)]
+    guess = {}
+    for name in form.missing(columns):
+        pairs = [(ours, theirs) for ours in name.split("|") for theirs in others if _alike(ours, theirs)]
+        if not pairs:
+            return {}
+        guess[pairs[0][0]] = pairs[0][1]
+    return guess
+
+
+def _alike(ours: str, theirs: str) -> bool:
+    """Return whether a column may be a misspelling of ours; "prompt_id" is none of "prompt"."""
+    spelt = theirs.strip().lower()
+    return abs(len(spelt) - len(ours)) <= 2 and difflib.SequenceMatcher(None, ours, spelt).ratio() >= 0.8
+
+
+def renamed(values: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Return a row under our names of its columns; a column that is named no more is left out.
+
+    Raises:
+        UserError: when the row has no such column, naming the nearest.
+    """
+    for theirs in columns.values():
+        if theirs not in values:
+            error = unknown_name("column", theirs, values)
+            raise UserError(f"{where}: {error.message}", error.hint)
+    kept = {name: value for name, value in values.items() if name not in {*columns, *columns.values()}}
+    return {ours: values[theirs] for ours, theirs in columns.items()} | kept

@@ -1,0 +1,283 @@
+"""Examples from rows: find the format, read, choose pairs or responses, and count whatever is left out.
+
+Nothing is left out silently. A row that cannot be used is an error, or is counted under its reason when the caller
+says so; ratings that decide nothing are counted. This module reads no files and knows no tokens.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokenq.data import turns as talk
+from tokenq.data.columns import find_format, renamed
+from tokenq.data.files import Row
+from tokenq.data.formats import FORMATS, Format, Parsed
+from tokenq.data.turns import BadRow
+from tokenq.errors import UserError, unknown_name
+from tokenq.records import Example, Message, Response, Text
+
+BAD_ROWS = ("error", "drop")
+"""What to do with a row that cannot be used: stop and name it, or leave it out and count it."""
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """Examples and an account of the rows that they came from.
+
+    Attributes:
+        examples: the examples, in the order of their rows.
+        rows: the rows read.
+        dropped: rows (or what became of them) that gave no example, by reason.
+    """
+
+    examples: list[Example]
+    rows: int
+    dropped: Counter[str]
+
+
+def read_examples(
+    rows: Sequence[Row],
+    *,
+    want: str = "pairs",
+    pairing: str = "best_worst",
+    columns: Mapping[str, str] | None = None,
+    bad_rows: str = "error",
+    style: str = "as_given",
+) -> ReadResult:
+    """Return the examples that the rows of one source hold.
+
+    Args:
+        rows: rows of one source; all have the format of the first.
+        want: "pairs" (chosen over rejected), "responses" (one to imitate: chosen, or the best) or "all" (as they are).
+        pairing: which pairs rated responses give: "best_worst" (one) or "all" (every two of different rating).
+        columns: the data set's name for a column of ours, such as {"prompt": "question"}.
+        bad_rows: "error" or "drop".
+        style: "as_given" or "chat" (text becomes turns: a transcript its turns, other text a user and an assistant).
+
+    Raises:
+        UserError: for columns of no known format, for unusable rows unless they are dropped, and when nothing is left.
+    """
+    for kind, name, options in (
+        ("kind of example", want, WANTS),
+        ("pairing", pairing, PAIRINGS),
+        ("policy for bad rows", bad_rows, BAD_ROWS),
+        ("style", style, STYLES),
+    ):
+        if name not in options:
+            raise unknown_name(kind, name, options)
+    named = [Row(renamed(row.values, columns or {}, row.where), row.where) for row in rows]
+    name = find_format(named[0])
+    if want == "pairs" and FORMATS[name].holds == "responses":
+        raise UserError(
+            f"{rows[0].where}: the data holds single responses (format {name!r}: "
+            f"{', '.join(FORMATS[name].columns)}), not pairs.",
+            "Train on it with --loss sft, or give data with chosen and rejected responses.",
+        )
+    bad: list[tuple[str, BadRow]] = []
+    dropped: Counter[str] = Counter()
+    examples: list[Example] = []
+    for example in _grouped(_parsed(named, FORMATS[name], style, bad), FORMATS[name]):
+        try:
+            for wanted in WANTS[want](example, PAIRINGS[pairing], dropped):
+                _check(wanted, may_lack_prompt=name == "text")
+                examples.append(wanted)
+        except BadRow as error:
+            bad.append((example.where, error))
+    if bad and bad_rows == "error":
+        raise _bad_rows_error(bad, len(rows))
+    dropped.update(error.reason for _, error in bad)
+    if not examples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
+        raise UserError(
+            f"None of the {len(rows)} rows from {rows[0].where} on can be used: {reasons}.", "Check the data."
+        )
+    return ReadResult(examples, len(rows), dropped)
+
+
+def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[tuple[str, BadRow]]) -> Iterator[Example]:
+    """Yield the example of each row; rows that cannot be read are added to `bad`."""
+    for row in rows:
+        try:
+            lacking = form.missing(list(row.values))
+            if lacking:
+                raise BadRow("a missing column", f"column {lacking[0]!r} is missing")
+            parsed = form.read(row.values)
+            parsed = parsed._replace(prompt=_with_system(parsed.prompt, row.values.get("system")))
+            prompt, responses, is_pair, _ = STYLES[style](parsed)
+            example = Example(prompt, responses, is_pair, row.where, _context(row.values))
+        except BadRow as error:
+            bad.append((row.where, error))
+        else:
+            yield example
+
+
+def _as_given(parsed: Parsed) -> Parsed:
+    """Return named fields as plain text, and everything else as it is."""
+    if not parsed.fields or isinstance(parsed.prompt, str):
+        return parsed
+    responses = [
+        replace(response, content="".join(turn.content for turn in response.content))
+        for response in parsed.responses
+        if not isinstance(response.content, str)
+    ]
+    return parsed._replace(prompt=talk.plain_prompt(parsed.prompt), responses=tuple(responses))
+
+
+def _as_chat(parsed: Parsed) -> Parsed:
+    """Return text as turns; text without a prompt stays as it is."""
+    if not isinstance(parsed.prompt, str) or not parsed.prompt.strip():
+        return parsed
+    responses = [
+        replace(response, content=talk.response_turns(response.content, parsed.prompt)) for response in parsed.responses
+    ]
+    return parsed._replace(prompt=talk.prompt_turns(parsed.prompt), responses=tuple(responses))
+
+
+def _with_system(prompt: Text, system: Any) -> Text:
+    """Return the prompt below the text of a `system` column, unless it has a system turn of its own."""
+    if not isinstance(system, str) or not system.strip() or not prompt:
+        return prompt
+    if isinstance(prompt, str):
+        return f"{system}\n\n{prompt}"
+    return prompt if prompt[0].role == "system" else (Message("system", system), *prompt)
+
+
+def _context(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for the chat template that a row brings along."""
+    context: dict[str, Any] = {}
+    for name in ("chat_template_kwargs", "tools"):
+        value = values.get(name)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                raise BadRow(f"broken {name}", f"column {name!r} holds text that is not JSON") from None
+        if value:
+            value = _without_nulls(value)
+            context.update(value if name == "chat_template_kwargs" else {"tools": value})
+    return context
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the nulls with which Arrow fills records that differ in their keys."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
+    """Yield the examples, with consecutive ones of one prompt made one where the format has a row for each response."""
+    last: Example | None = None
+    for example in examples:
+        if last and form.grouped and (last.prompt, last.context) == (example.prompt, example.context):
+            last = replace(last, responses=last.responses + example.responses)
+            continue
+        if last:
+            yield last
+        last = example
+    if last:
+        yield last
+
+
+def _rated(example: Example) -> list[tuple[float, Response]]:
+    """Return the responses that have a rating, or a label, which counts as 1 or 0."""
+    rated = []
+    for response in example.responses:
+        rating = response.score if response.score is not None else response.label
+        if rating is not None:
+            rated.append((float(rating), response))
+    return rated
+
+
+def _best_worst(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
+    best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
+    yield best[1], worst[1]
+
+
+def _every_two(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
+    for high, chosen in rated:
+        for low, rejected in rated:
+            if high > low:
+                yield chosen, rejected
+
+
+Pairing = Callable[[list[tuple[float, Response]]], Iterator[tuple[Response, Response]]]
+
+
+def _pairs(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    rated = _rated(example)
+    if example.is_pair:
+        yield example
+    elif len(rated) < 2:
+        dropped["fewer than two rated responses"] += 1
+    elif len({rating for rating, _ in rated}) == 1:
+        dropped["tied ratings"] += 1
+    else:
+        for pair in pairing(rated):
+            yield replace(example, responses=pair, is_pair=True)
+
+
+def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses to imitate: the chosen one, every one labelled as right, or the one of the best rating."""
+    rated = _rated(example)
+    if example.is_pair or not rated:
+        taken = example.responses[:1]
+    elif any(response.label is not None for response in example.responses):
+        taken = tuple(response for response in example.responses if response.label)
+        dropped["undesirable response"] += sum(response.label is False for response in example.responses)
+    else:
+        taken = (max(rated, key=lambda item: item[0])[1],)
+    for response in taken:
+        yield replace(example, responses=(response,), is_pair=False)
+
+
+def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    yield example
+
+
+WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] = {
+    "all": _all,
+    "pairs": _pairs,
+    "responses": _responses,
+}
+"""What can be asked of a data set."""
+
+PAIRINGS: dict[str, Pairing] = {"all": _every_two, "best_worst": _best_worst}
+"""How rated responses become pairs."""
+
+STYLES: dict[str, Callable[[Parsed], Parsed]] = {"as_given": _as_given, "chat": _as_chat}
+"""How text is written: as the data set has it, or as turns for a chat template."""
+
+
+def _check(example: Example, may_lack_prompt: bool) -> None:
+    """Raise `BadRow` for an example that nothing can be learnt from, or that would teach something else."""
+    if not may_lack_prompt and not _said(example.prompt):
+        raise BadRow("empty prompt", "the prompt is empty")
+    for response, name in zip(example.responses, ("chosen", "rejected") if example.is_pair else (), strict=False):
+        if not _said(response.content):
+            raise BadRow("empty response", f"the {name} response is empty")
+    for response in example.responses:
+        content = response.content
+        if not _said(content):
+            raise BadRow("empty response", "the response is empty")
+        if not isinstance(content, str) and (content[0].role, content[-1].role) != ("assistant", "assistant"):
+            raise BadRow("response without assistant", "the response does not begin and end with an assistant turn")
+    if example.is_pair and example.responses[0].content == example.responses[1].content:
+        raise BadRow("chosen equals rejected")
+
+
+def _said(text: Text) -> bool:
+    """Return whether there is anything but blanks: in a string, in some turn of a prompt, in the last of a response."""
+    return bool(text.strip()) if isinstance(text, str) else bool(text) and bool(text[-1].content.strip())
+
+
+def _bad_rows_error(bad: Sequence[tuple[str, BadRow]], rows: int) -> UserError:
+    where, first = bad[0]
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(error.reason for _, error in bad).most_common())
+    more = f" In all {len(bad)} of {rows} rows cannot be used: {counts}." if len(bad) > 1 else ""
+    hint = "Mend such rows, or leave them out with --bad-rows drop."
+    if first.reason == "no common prompt":
+        hint += " If the prompt has a column of its own, name it with --columns prompt=THEIRS."
+    return UserError(f"{where}: {first.detail}.{more}", hint)

@@ -1,0 +1,139 @@
+"""What became of the data: one record, one line. Nothing that was dropped, cut or mended is missing from it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from tokenq.records import TokenGroup
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Lengths in tokens of one part of the data.
+
+    Attributes:
+        total: the sum.
+        p50: the smallest length that at least 50 % of the parts do not exceed; likewise `p90` and `p99`.
+        p90: see `p50`.
+        p99: see `p50`.
+        max: the longest.
+    """
+
+    total: int
+    p50: int
+    p90: int
+    p99: int
+    max: int
+
+    @classmethod
+    def of(cls, lengths: Sequence[int]) -> "TokenCounts":
+        """Return the counts of the given lengths, at least one."""
+        p50, p90, p99 = (int(value) for value in np.percentile(lengths, [50, 90, 99], method="inverted_cdf"))
+        return cls(sum(lengths), p50, p90, p99, max(lengths))
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """An account of the rows of a data set.
+
+    Attributes:
+        rows: rows read.
+        groups: prompts kept, each with its responses.
+        pairs: groups that are a (chosen, rejected) pair.
+        responses: responses kept.
+        dropped: what was left out, by reason.
+        truncated_prompts: prompts cut.
+        truncated_responses: responses cut, and so not terminal.
+        boundary_merges: groups in which tokens merge over the end of the prompt and went to the responses.
+        template_rewrites: groups whose chat template writes the prompt differently once a response follows.
+        last_turn_only: responses of which only the last assistant turn could be told apart and counts.
+        bos_added: conversations to which BOS was added, as the tokenizer uses one and the template has none.
+        bos_removed: groups with a doubled BOS, now one.
+        eos_added: responses to which EOS was added.
+        eos_cut: responses of which a doubled EOS, or blanks behind EOS, were cut off.
+        tokens: lengths by part: prompt, and chosen and rejected, or response.
+    """
+
+    rows: int
+    groups: int
+    pairs: int
+    responses: int
+    dropped: dict[str, int]
+    truncated_prompts: int
+    truncated_responses: int
+    boundary_merges: int
+    template_rewrites: int
+    last_turn_only: int
+    bos_added: int
+    bos_removed: int
+    eos_added: int
+    eos_cut: int
+    tokens: dict[str, TokenCounts]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """Return the account as one line."""
+        held = f"{self.pairs:,} pairs" if self.pairs == self.groups else f"{self.responses:,} responses"
+        if self.pairs not in (0, self.groups):
+            held += f" ({self.pairs:,} pairs)"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items())
+        mended = {
+            "prompts cut": self.truncated_prompts,
+            "responses cut": self.truncated_responses,
+            "boundary merges": self.boundary_merges,
+            "template rewrites": self.template_rewrites,
+            "responses with their last turn only": self.last_turn_only,
+            "BOS added": self.bos_added,
+            "BOS removed": self.bos_removed,
+            "EOS added": self.eos_added,
+            "cut after EOS": self.eos_cut,
+        }
+        # Cuts and merges are said even when there are none: that is what one wants to know.
+        said = [f"{count:,} {name}" for index, (name, count) in enumerate(mended.items()) if count or index < 3]
+        lengths = ", ".join(
+            f"{part} {count.p50:,}/{count.p90:,}/{count.p99:,}/{count.max:,}" for part, count in self.tokens.items()
+        )
+        total = sum(count.total for count in self.tokens.values())
+        return (
+            f"{self.rows:,} rows: {held}; dropped {sum(self.dropped.values()):,}{f' ({reasons})' if reasons else ''}; "
+            f"{', '.join(said)}; {total:,} tokens (50 %/90 %/99 %/longest: {lengths})"
+        )
+
+
+def summarise(groups: Sequence[TokenGroup], rows: int, dropped: Mapping[str, int], mended: Counter[str]) -> DataSummary:
+    """Return the account of token groups.
+
+    Args:
+        groups: what was kept, at least one group.
+        rows: rows read.
+        dropped: what was left out, by reason.
+        mended: counts under the names of the attributes of `DataSummary`.
+    """
+    lengths: dict[str, list[int]] = {"prompt": [len(group.prompt_ids) for group in groups]}
+    for group in groups:
+        names = ("chosen", "rejected") if group.is_pair else ("response",) * len(group.responses)
+        for name, response in zip(names, group.responses, strict=True):
+            lengths.setdefault(name, []).append(len(response.ids))
+    return DataSummary(
+        rows=rows,
+        groups=len(groups),
+        pairs=sum(group.is_pair for group in groups),
+        responses=sum(len(group.responses) for group in groups),
+        dropped={reason: count for reason, count in Counter(dropped).most_common() if count},
+        truncated_prompts=mended["truncated_prompts"],
+        truncated_responses=mended["truncated_responses"],
+        boundary_merges=mended["boundary_merges"],
+        template_rewrites=mended["template_rewrites"],
+        last_turn_only=mended["last_turn_only"],
+        bos_added=mended["bos_added"],
+        bos_removed=mended["bos_removed"],
+        eos_added=mended["eos_added"],
+        eos_cut=mended["eos_cut"],
+        tokens={part: TokenCounts.of(counts) for part, counts in lengths.items()},
+    )

@@ -1,0 +1,287 @@
+"""Examples to token groups: the prompt/response boundary in token space, BOS, EOS, masks and limits of length.
+
+One text is tokenised once and whole: the ids of a prompt followed by those of a response are the ids of their text.
+The prompt ends where the ids of the prompt alone and of the prompt with each response stop being the same; tokens that
+merge over the end of the prompt belong to the responses. This module is the only owner of the response mask.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.data.chat import Rendered, Tokenizer, Written, render
+from tokenq.data.summary import DataSummary, summarise
+from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, Limits
+from tokenq.data.turns import BadRow
+from tokenq.errors import UserError, unknown_name
+from tokenq.records import Example, TokenGroup, TokenResponse
+
+Ids = NDArray[np.int32]
+_BATCH = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedData:
+    """A data set in token space.
+
+    Attributes:
+        groups: one for each example that was kept, in order.
+        summary: what became of the rows.
+    """
+
+    groups: list[TokenGroup]
+    summary: DataSummary
+
+
+def tokenize(
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    *,
+    max_length: int | None,
+    max_prompt_length: int | None = None,
+    truncation: str = "drop",
+    chat_template: str | None = None,
+    rows: int | None = None,
+    dropped: Mapping[str, int] | None = None,
+) -> TokenizedData:
+    """Return the examples in token space, and an account of what became of them.
+
+    Args:
+        examples: what `read_examples` gave.
+        tokenizer: a tokenizer of `transformers`, or anything that does the same.
+        max_length: most tokens of a prompt with one of its responses, BOS and EOS counted; None for no limit.
+        max_prompt_length: most tokens of a prompt; None for no limit of its own.
+        truncation: what to do with longer ones: "drop" (count), "error", "prompt_left" (cut the prompt from the left),
+            "response_right" (cut responses, which are then not terminal) or "both" (the prompt first).
+        chat_template: a template (its text) instead of the tokenizer's own.
+        rows: rows read, for the account; the number of examples when None.
+        dropped: what was left out on the way here, for the account.
+
+    Raises:
+        UserError: for a tokenizer without EOS, conversations without a template, a row over the limits when
+            `truncation` is "error", and when nothing is left.
+    """
+    if truncation not in TRUNCATIONS:
+        raise unknown_name("truncation", truncation, TRUNCATIONS)
+    if min(max_length or 2, (max_prompt_length or 1) + 1) < 2:
+        raise UserError("max_length must be at least 2 and max_prompt_length at least 1.", "Raise the limits.")
+    encoder = Encoder.of(tokenizer)
+    limits = Limits(max_length, max_prompt_length, kept=len(encoder.prefix))
+    lost: Counter[str] = Counter(dropped or {})
+    mended: Counter[str] = Counter()
+    groups: list[TokenGroup] = []
+    long: list[TokenGroup] = []
+    for start in range(0, len(examples), _BATCH):
+        for group in _groups(examples[start : start + _BATCH], encoder, chat_template, lost, mended):
+            fitted = TRUNCATIONS[truncation](group, limits)
+            reason = fitted if isinstance(fitted, str) else _unusable(fitted)
+            if reason:
+                lost[reason] += 1
+                long += [group] * (reason in TOO_LONG)
+            elif not isinstance(fitted, str):
+                groups.append(fitted)
+                mended["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
+                mended["truncated_responses"] += sum(not response.terminal for response in fitted.responses)
+    if long and truncation == "error":
+        raise _too_long(long, limits)
+    if not groups:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
+        raise UserError(f"No row is left: {reasons or 'there were none'}.", "Check the data and --max-length.")
+    return TokenizedData(groups, summarise(groups, len(examples) if rows is None else rows, lost, mended))
+
+
+def group_key(group: TokenGroup) -> str:
+    """Return a key of the content of a group, 32 hexadecimal digits: its ids, and neither its origin nor its masks."""
+    digest = hashlib.blake2b(digest_size=16)
+    for ids in (group.prompt_ids, *(response.ids for response in group.responses)):
+        digest.update(len(ids).to_bytes(8, "little"))
+        digest.update(ids.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The ids of a text, with the tokenizer's leading special tokens once.
+
+    Attributes:
+        ids: token ids [n].
+        shift: tokens put before what the text alone gives; below zero when doubled ones were removed.
+    """
+
+    ids: Ids
+    shift: int
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A tokenizer with the special tokens that it puts around a text.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        prefix: the ids that it puts before every text: BOS, for a tokenizer that uses it.
+        eos: the id of EOS.
+    """
+
+    tokenizer: Tokenizer
+    prefix: tuple[int, ...]
+    eos: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Encoder":
+        """Return the encoder of a tokenizer, whose leading special tokens are found by asking it.
+
+        Raises:
+            UserError: for a tokenizer without EOS.
+        """
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                "The tokenizer has no EOS token, so that a response could not end.",
+                'Set "eos_token" in the tokenizer_config.json of the model.',
+            )
+        bare = list(tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
+        dressed = list(tokenizer(["a"], add_special_tokens=True)["input_ids"][0])
+        starts = [start for start in range(len(dressed)) if bare and dressed[start : start + len(bare)] == bare]
+        return cls(tokenizer, tuple(dressed[: starts[0]] if starts else ()), tokenizer.eos_token_id)
+
+    def encode(self, texts: Iterable[str]) -> dict[str, Encoded]:
+        """Return the ids of every text, in one call of the tokenizer."""
+        unique = list(dict.fromkeys(texts))
+        if not unique:
+            return {}
+        found = self.tokenizer(unique, add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return {text: self._dressed(ids) for text, ids in zip(unique, found["input_ids"], strict=True)}
+
+    def _dressed(self, ids: Sequence[int]) -> Encoded:
+        own, size = list(ids), len(self.prefix)
+        before = len(own)
+        while size and tuple(own[:size]) == self.prefix:
+            own = own[size:]
+        return Encoded(np.array([*self.prefix, *own], np.int32), size + len(own) - before)
+
+
+def _groups(
+    examples: Sequence[Example],
+    encoder: Encoder,
+    chat_template: str | None,
+    lost: Counter[str],
+    mended: Counter[str],
+) -> Iterable[TokenGroup]:
+    """Yield the groups of some examples, not yet cut; count those that give none in `lost`."""
+    rendered: list[tuple[Example, Rendered]] = []
+    for example in examples:
+        try:
+            rendered.append((example, render(example, encoder.tokenizer, chat_template)))
+        except BadRow as error:
+            lost[error.reason] += 1
+    table = encoder.encode(text for _, one in rendered for text in _texts(one))
+    for example, one in rendered:
+        group = _group(example, one, encoder, table, mended)
+        if isinstance(group, str):
+            lost[group] += 1
+        else:
+            yield group
+
+
+def _texts(rendered: Rendered) -> Iterable[str]:
+    """Yield every text of an example whose ids are needed."""
+    yield rendered.prompt
+    for response in rendered.responses:
+        yield response.full
+        for span in response.spans or ():
+            yield from (response.full[:place] for place in span if 0 < place < len(response.full))
+
+
+def common_tokens(first: Ids, second: Ids) -> int:
+    """Return the length of the longest common prefix of two rows of ids."""
+    size = min(len(first), len(second))
+    differ = np.flatnonzero(first[:size] != second[:size])
+    return int(differ[0]) if len(differ) else size
+
+
+def _group(
+    example: Example, rendered: Rendered, encoder: Encoder, table: Mapping[str, Encoded], mended: Counter[str]
+) -> TokenGroup | str:
+    """Return the group of one example, or the reason why it has none."""
+    prompt = table[rendered.prompt]
+    wholes = [table[response.full] for response in rendered.responses]
+    size = min(common_tokens(prompt.ids, whole.ids) for whole in wholes)
+    if size == 0:  # no BOS, and an empty prompt or one that merges whole: the first token has nothing before it
+        size = min(1, min(common_tokens(wholes[0].ids, whole.ids) for whole in wholes))
+        if size == 0:
+            return "no common first token and no BOS"
+    counts: Counter[str] = Counter()
+    responses = []
+    for response, whole in zip(rendered.responses, wholes, strict=True):
+        mask = _mask(response, whole, size, table)
+        ended = _ended(whole.ids[size:], mask, encoder.eos, counts)
+        counts["eos_cut"] += response.trimmed and whole.ids[-1] == encoder.eos
+        counts["last_turn_only"] += response.last_turn_only
+        if len(ended.ids) < 2:
+            return "response without tokens"
+        if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
+            return "EOS inside a response"
+        responses.append(ended)
+    counts["template_rewrites"] += rendered.is_rewritten
+    counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
+    counts["bos_added"] += rendered.is_chat and prompt.shift > 0
+    counts["bos_removed"] += prompt.shift < 0
+    mended.update(counts)
+    return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where)
+
+
+def _mask(response: Written, whole: Encoded, size: int, table: Mapping[str, Encoded]) -> NDArray[np.bool_]:
+    """Return which tokens of a response, those after the first `size`, the policy wrote."""
+    mask = np.zeros(len(whole.ids), np.bool_)
+    if response.token_mask is not None:
+        marks = np.array(response.token_mask, np.bool_)[max(-whole.shift, 0) :]
+        start = max(whole.shift, 0)
+        marks = marks[: len(mask) - start]
+        mask[start : start + len(marks)] = marks
+    for start, end in response.spans or ():
+        first = common_tokens(table[response.full[:start]].ids, whole.ids) if start else 0
+        last = common_tokens(table[response.full[:end]].ids, whole.ids) if end < len(response.full) else len(mask)
+        mask[first:last] = True
+    if response.token_mask is None and response.spans is None:
+        mask[:] = True
+    return mask[size:]
+
+
+def _ended(ids: Ids, mask: NDArray[np.bool_], eos: int, counts: Counter[str]) -> TokenResponse:
+    """Return a response with exactly one EOS at its end, which the policy wrote."""
+    end = len(ids)
+    while end >= 2 and ids[end - 1] == ids[end - 2] == eos:
+        end -= 1
+    counts["eos_cut"] += end < len(ids)
+    if end and ids[end - 1] == eos:
+        ids, mask = ids[:end].copy(), mask[:end].copy()
+        mask[-1] = True
+        return TokenResponse(ids, mask, terminal=True)
+    counts["eos_added"] += 1
+    return TokenResponse(np.append(ids, np.int32(eos)), np.append(mask, True), terminal=True)
+
+
+def _unusable(group: TokenGroup) -> str:
+    """Return why a group within the limits cannot be learnt from, "" when it can."""
+    if not all(response.mask.any() for response in group.responses):
+        return "no token of the policy in a response"
+    if group.is_pair and np.array_equal(group.responses[0].ids, group.responses[1].ids):
+        return "chosen equals rejected"
+    return ""
+
+
+def _too_long(groups: Sequence[TokenGroup], limits: Limits) -> UserError:
+    first = groups[0]
+    longest = max(len(response.ids) for response in first.responses)
+    asked = f"max_length {limits.max_length}"
+    if limits.max_prompt_length is not None:
+        asked += f", max_prompt_length {limits.max_prompt_length}"
+    more = f" In all {len(groups)} rows are too long." if len(groups) > 1 else ""
+    return UserError(
+        f"{first.where}: the prompt has {len(first.prompt_ids)} tokens and the longest response {longest}, "
+        f"over the limit ({asked}).{more}",
+        "Raise --max-length, or choose --truncation drop, prompt_left, response_right or both.",
+    )

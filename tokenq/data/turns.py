@@ -1,0 +1,190 @@
+"""Conversations and transcripts as text has them: turns, implicit prompts, and the two ways to write one.
+
+An implicit prompt is what chosen and rejected have in common, cut back to a place where a response can begin: an
+assistant turn of a conversation or of a transcript, else a blank or a line break, and never the inside of a word. This
+module knows no tokens; where a prompt ends in token space is decided when it is tokenised.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tokenq.records import Message, Text
+
+HUMAN = "\n\nHuman:"
+ASSISTANT = "\n\nAssistant:"
+
+_ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+_NOT_CARRIED = ("tool_calls", "function_call", "reasoning_content", "thinking")
+_CJK_STOPS = "。！？；：，、"
+
+
+class BadRow(Exception):
+    """A row that cannot be used.
+
+    Args:
+        reason: a fixed phrase, under which such rows are counted.
+        detail: what is wrong in this row, for the error message; the reason when left out.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+        self.detail = detail or reason
+
+
+def is_turns(value: Any) -> bool:
+    """Return whether a cell is a list of turns in the style of `role`/`content` or of `from`/`value`."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(map(is_turn, value))
+
+
+def is_turn(value: Any) -> bool:
+    """Return whether a cell is one turn."""
+    return isinstance(value, Mapping) and (("role" in value and "content" in value) or ("from" in value))
+
+
+def as_turns(value: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """Return the turns of a cell.
+
+    Raises:
+        BadRow: for an unknown role, or content that is not text.
+    """
+    return tuple(as_turn(turn) for turn in value)
+
+
+def as_turn(turn: Mapping[str, Any]) -> Message:
+    """Return one turn, its role in the words of `Message`.
+
+    Raises:
+        BadRow: for an unknown role, or content that is not text (images, tool calls, separate reasoning).
+    """
+    role = turn["role"] if "role" in turn else turn["from"]
+    content = turn["content"] if "content" in turn else turn.get("value")
+    lost = [name for name in _NOT_CARRIED if turn.get(name)]
+    if lost:
+        raise BadRow("turns with fields besides text", f"a turn has {lost[0]!r}, and only its text could be kept")
+    if str(role).lower() not in _ROLES:
+        raise BadRow("unknown role", f"unknown role {role!r} (known: {', '.join(sorted(_ROLES))})")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(parts) else None
+    if not isinstance(content, str):
+        raise BadRow("content that is not text", f"the content of a {role!r} turn is not text")
+    return Message(_ROLES[str(role).lower()], content)
+
+
+def split_turns(
+    chosen: tuple[Message, ...], rejected: tuple[Message, ...]
+) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
+    """Return (prompt, chosen, rejected) of two whole conversations.
+
+    The prompt is their longest common run of turns after which both go on with an assistant turn.
+    """
+    common = common_length(chosen, rejected)
+    starts = [
+        index
+        for index in range(min(common, len(chosen) - 1, len(rejected) - 1), 0, -1)
+        if chosen[index].role == rejected[index].role == "assistant"
+    ]
+    if not starts:
+        raise BadRow("no common prompt", "chosen and rejected share no turns before an assistant turn")
+    return chosen[: starts[0]], chosen[starts[0] :], rejected[starts[0] :]
+
+
+def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Return the length of the longest common prefix."""
+    shorter = min(len(first), len(second))
+    return next((index for index in range(shorter) if first[index] != second[index]), shorter)
+
+
+def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
+    r"""Return (prompt, chosen, rejected) of two whole texts.
+
+    A transcript is split after the last common `\n\nAssistant:`. Other text is split at the last common place that is
+    not inside a word and leaves both responses something to say: blanks go with the response, as tokenizers expect
+    (`"The sky is"`, `" blue"`), line breaks with the prompt.
+    """
+    common = chosen[: common_length(chosen, rejected)]
+    place = common.rfind(ASSISTANT)
+    if place >= 0:
+        place += len(ASSISTANT)
+        return common[:place], chosen[place:], rejected[place:]
+    for place in range(len(common), 0, -1):
+        if _between_words(chosen, place) and _between_words(rejected, place):
+            prompt, first, second = common[:place], chosen[place:], rejected[place:]
+            if prompt.strip() and first.strip() and second.strip():
+                return prompt, first, second
+    raise BadRow("no common prompt", "chosen and rejected begin differently, so they hold no prompt")
+
+
+def _between_words(text: str, place: int) -> bool:
+    """Return whether a response may begin at `place`: at the first blank of a run, or right after a line break."""
+    before, after = text[place - 1], text[place : place + 1]
+    if before in "\n\r":
+        return before + after != "\r\n"
+    return (after in (" ", "\t") and not before.isspace()) or before in _CJK_STOPS
+
+
+def split_transcript(text: str) -> tuple[str, str]:
+    """Return (prompt, response) of one transcript, split after its last assistant marker; ("", text) without any."""
+    place = text.rfind(ASSISTANT)
+    return ("", text) if place < 0 else (text[: place + len(ASSISTANT)], text[place + len(ASSISTANT) :])
+
+
+def split_messages(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """Return (prompt, response) of one conversation: the response runs from its first assistant turn to its last."""
+    places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+    if not places:
+        raise BadRow("no assistant turn", "the conversation has no assistant turn")
+    return turns[: places[0]], turns[places[0] : places[-1] + 1]
+
+
+def plain_prompt(turns: Sequence[Message]) -> str:
+    """Return turns of named fields (system, question) as plain text that ends in a line break."""
+    text = "\n\n".join(turn.content for turn in turns if turn.content.strip())
+    return text if text[-1:].isspace() else f"{text}\n"
+
+
+def transcript_turns(text: str) -> tuple[Message, ...]:
+    """Return the turns of an HH transcript; text before the first marker is a system turn, an open turn is left out."""
+    pieces = re.split(r"(?:^|\n\n)(Human|Assistant):", text)
+    turns = [Message("system", pieces[0].strip())]
+    turns += [
+        Message("user" if speaker == "Human" else "assistant", said.strip())
+        for speaker, said in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
+    return tuple(turn for turn in turns if turn.content)
+
+
+def prompt_turns(prompt: Text) -> tuple[Message, ...]:
+    """Return a prompt as turns: the turns of a transcript, else one user turn."""
+    if not isinstance(prompt, str):
+        return prompt
+    return transcript_turns(prompt) if ASSISTANT in prompt else (Message("user", prompt.strip()),)
+
+
+def response_turns(content: Text, prompt: str) -> tuple[Message, ...]:
+    """Return a response as turns: an assistant turn, and those after it where the prompt's transcript goes on."""
+    if not isinstance(content, str):
+        return content
+    if ASSISTANT in prompt:
+        return transcript_turns(f"{ASSISTANT}{content}")
+    return (Message("assistant", content.strip()),)

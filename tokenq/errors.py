@@ -1,0 +1,46 @@
+"""Errors that a user can act on: what happened, where, and what to do.
+
+The command line prints a `UserError` without a traceback and exits with code 2. Everything that is not a
+`UserError` is a defect of tokenq and keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what was asked for, with a hint on how to mend it.
+
+    Args:
+        message: what happened and where (name the file and the row).
+        hint: what to do about it, one sentence.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return the message, and the hint on its own line when there is one."""
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """Return the option that is spelt most like `name`, or None when none is close."""
+    close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def unknown_name(kind: str, name: str, options: Iterable[str]) -> UserError:
+    """Return the error for a name outside a fixed list: what was asked, the nearest, and the whole list.
+
+    Args:
+        kind: what the name stands for, in the singular ("loss", "column", "scheduler").
+        name: what was asked for.
+        options: the valid names.
+    """
+    known = sorted(options)
+    close = nearest(name, known)
+    guess = f"Did you mean {close!r}? " if close else ""
+    return UserError(f"Unknown {kind} {name!r}.", f"{guess}Available: {', '.join(known)}.")

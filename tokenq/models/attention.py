@@ -1,0 +1,200 @@
+"""Attention over a flat prefix-shared row, through transformers' attention interface.
+
+A response token attends to its prompt and causally to its own response, never to a sibling or another group. Two
+functions compute exactly this: `segment_attention` runs one SDPA call per segment (any device, no compilation, no
+wasted product), `flex_attention` one block-sparse kernel for the whole row (accelerators). Both honour sliding windows;
+soft-capped scores are computed without a fused kernel. Whether a given architecture passes everything that matters
+through the interface is not assumed here: `tokenq.models.forward` proves it when a model is loaded.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from tokenq.core.tensors import PackedBatch, Segment
+
+SEGMENTS = "tokenq_segments"
+FLEX = "tokenq_flex"
+"""Names under which the two functions are known to transformers."""
+
+
+@dataclass
+class Layout:
+    """The structure of one packed row, and the masks already built for it (shared by all layers).
+
+    Attributes:
+        segments: the runs of the row.
+        positions: [T] position of every token in its own sequence.
+        masks: cache of boolean masks by (length, prefix length, window).
+        blocks: cache of block masks by window, for the sparse kernel.
+    """
+
+    segments: tuple[Segment, ...]
+    positions: Tensor
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    blocks: dict[int | None, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> "Layout":
+        """Return the layout of a batch."""
+        return cls(batch.segments, batch.position_ids)
+
+    def mask(self, length: int, prefix: int, window: int | None) -> Tensor:
+        """Return [length, prefix + length] bool, True = attend: causal, bottom-right, at most `window` back."""
+        key = (length, prefix, window)
+        if key not in self.masks:
+            query = torch.arange(prefix, prefix + length, device=self.positions.device)[:, None]
+            key_ = torch.arange(prefix + length, device=self.positions.device)[None, :]
+            mask = key_ <= query
+            self.masks[key] = mask if window is None else mask & (query - key_ < window)
+        return self.masks[key]
+
+    def block_mask(self, window: int | None) -> Any:
+        """Return the block-sparse mask of the whole row for `flex_attention`."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        if window not in self.blocks:
+            positions, total = self.positions, len(self.positions)
+            own = torch.zeros(total, dtype=torch.long, device=positions.device)
+            group = torch.zeros_like(own)
+            for i, segment in enumerate(self.segments):
+                is_prompt = segment.prefix_start == segment.prefix_stop
+                own[segment.start : segment.stop] = -1 if is_prompt else i
+                group[segment.start : segment.stop] = segment.start if is_prompt else segment.prefix_start
+
+            def visible(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+                same = (group[q] == group[k]) & ((own[k] == -1) | (own[q] == own[k]))
+                seen = same & (positions[k] <= positions[q])
+                return seen if window is None else seen & (positions[q] - positions[k] < window)
+
+            self.blocks[window] = create_block_mask(visible, None, None, total, total, device=str(positions.device))
+        return self.blocks[window]
+
+
+def register() -> None:
+    """Make both functions known to transformers; calling it again changes nothing."""
+    AttentionInterface.register(SEGMENTS, segment_attention)
+    AttentionInterface.register(FLEX, flex_attention)
+
+
+def segment_attention(  # noqa: PLR0913 (the signature is transformers')
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tokenq_layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return the attention output [1, T, heads, d], one call per segment.
+
+    Args:
+        module: the attention layer (unused; part of the interface).
+        query: [1, heads, T, d].
+        key: [1, key-value heads, T, d].
+        value: [1, key-value heads, T, d].
+        attention_mask: unused; the layout says everything.
+        tokenq_layout: the structure of the row.
+        scaling: factor on the scores; 1/√d when None.
+        dropout: probability of dropping an attention weight.
+        sliding_window: how far back a token sees, itself included; None for everything.
+        softcap: scores are softcap · tanh(score / softcap) before the softmax.
+    """
+    attend = functools.partial(_sdpa if softcap is None else _capped(softcap), scale=scaling, dropout=dropout)
+    outputs = []
+    for start, stop, prefix_start, prefix_stop in tokenq_layout.segments:
+        length, prefix = stop - start, prefix_stop - prefix_start
+        if prefix == 0:
+            keys, values = key[:, :, start:stop], value[:, :, start:stop]
+        elif prefix_stop == start:
+            keys, values = key[:, :, prefix_start:stop], value[:, :, prefix_start:stop]
+        else:
+            keys = torch.cat((key[:, :, prefix_start:prefix_stop], key[:, :, start:stop]), 2)
+            values = torch.cat((value[:, :, prefix_start:prefix_stop], value[:, :, start:stop]), 2)
+        window = sliding_window if sliding_window is not None and sliding_window < prefix + length else None
+        plain_causal = prefix == 0 and window is None and softcap is None
+        mask = None if plain_causal else tokenq_layout.mask(length, prefix, window)
+        outputs.append(attend(query[:, :, start:stop], keys, values, mask))
+    return torch.cat(outputs, 2).transpose(1, 2), None
+
+
+def flex_attention(  # noqa: PLR0913 (the signature is transformers')
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tokenq_layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return the attention output [1, T, heads, d] from one block-sparse kernel; arguments as `segment_attention`."""
+    kernel = _compiled_flex() if query.is_cuda else _eager_flex()
+    output = kernel(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else _softcap_score(softcap),
+        block_mask=tokenq_layout.block_mask(sliding_window),
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2), None
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, dropout: float
+) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
+
+
+def _capped(softcap: float) -> Callable[..., Tensor]:
+    """Return attention with soft-capped scores, which no fused kernel offers on every device."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None, dropout: float) -> Tensor:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, -torch.inf)
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+        return F.dropout(weights, dropout) @ value
+
+    return attend
+
+
+def _softcap_score(softcap: float) -> Callable[..., Tensor]:
+    def cap(score: Tensor, _b: Tensor, _h: Tensor, _q: Tensor, _k: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(_eager_flex(), dynamic=True)
+    return compiled
+
+
+def _eager_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention as kernel
+
+    function: Callable[..., Tensor] = kernel
+    return function

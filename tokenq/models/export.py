@@ -1,0 +1,72 @@
+"""The trained policy as a folder that transformers (or peft) loads, with tokenizer and model card."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from tokenq.files import folder_aside, write_text
+from tokenq.models.forward import PackedLM, is_peft
+
+_CARD = """\
+---
+library_name: {library}
+base_model: {base}
+pipeline_tag: text-generation
+tags: [tokenq, {loss}]
+---
+
+# {name}
+
+{base}, trained with the loss `{loss}` by [tokenq](https://arxiv.org/abs/2404.12358) {version}.
+
+| | |
+|---|---|
+{rows}
+
+The run's `provenance.json` and `config.yaml` say everything needed to repeat it.
+"""
+
+
+def export_policy(
+    lm: PackedLM,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: str,
+    state: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the policy to `folder`, which appears when it is complete.
+
+    A model with an adapter is written as an adapter (peft's layout), any other in full (safetensors).
+
+    Args:
+        lm: the trained policy.
+        tokenizer: goes with it.
+        folder: target.
+        card: text of README.md.
+        state: the gathered weights under `lm`'s names, when they are spread over processes.
+    """
+    model: Any = lm.release()
+    weights = None if state is None else {name.removeprefix("model."): value for name, value in state.items()}
+    with folder_aside(folder) as aside:
+        model.save_pretrained(aside, state_dict=weights)
+        tokenizer.save_pretrained(aside)
+        write_text(aside / "README.md", card)
+
+
+def model_card(lm: PackedLM, name: str, base: str, loss: str, facts: Mapping[str, Any], version: str) -> str:
+    """Return the model card of a trained policy.
+
+    Args:
+        lm: the policy.
+        name: title.
+        base: what was trained.
+        loss: name of the loss.
+        facts: rows of the card's table (settings and results).
+        version: of tokenq.
+    """
+    library = "peft" if is_peft(lm.model) else "transformers"
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
+    return _CARD.format(library=library, base=base, loss=loss, name=name, version=version, rows=rows)

@@ -1,0 +1,310 @@
+"""The shared forward: a causal LM of transformers as a `TokenScorer`, as fast as its architecture allows.
+
+Four ways of computing the same log-probs stand in one table, fastest first. Which of them hold for a given model is
+not guessed from its name: `prove` compares each with the model's own forward on unpadded rows, and the first that
+agrees is used.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tokenq.core.logps import KEEP_BYTES, Head, token_logps
+from tokenq.core.packing import pack
+from tokenq.core.tensors import PackedBatch
+from tokenq.errors import UserError, unknown_name
+from tokenq.models import attention
+from tokenq.records import TokenGroup, TokenResponse
+
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+"""Largest difference of one log-prob (nats) that is rounding and not a mistake, by compute type (many models take their
+softmax in float32 whatever their weights are)."""
+
+
+class PackedLM(nn.Module):
+    """A causal LM that maps a packed batch to the log-probs of its targets.
+
+    Args:
+        model: the language model, bare or wrapped by peft.
+        way: a key of `WAYS`.
+    """
+
+    def __init__(self, model: nn.Module, way: str = "plain") -> None:
+        super().__init__()
+        if way not in WAYS:
+            raise unknown_name("attention", way, WAYS)
+        attention.register()
+        self.model = model
+        self.way = way
+        self.grad_in_place = False
+        self.keep_bytes = KEEP_BYTES
+        self.own_attention: str | None = self.lm.config._attn_implementation
+        set_attention(self.lm, WAYS[way].attention or self.own_attention)
+
+    @property
+    def lm(self) -> PreTrainedModel:
+        """The transformers model inside any adapter wrapper (adapter layers included)."""
+        return bare(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
+        """Return log π of every target of the batch, float32 or better."""
+        return WAYS[self.way].compute(self, batch)
+
+    def head(self) -> Head | None:
+        """Return the output projection, or None when it is more than a linear layer."""
+        projection: Any = self.lm.get_output_embeddings()  # type: ignore[no-untyped-call]
+        if type(projection) is not nn.Linear:
+            return None
+        softcap = self.lm.config.get_text_config().to_dict().get("final_logit_softcapping")
+        sink = _grad_buffer(projection.weight) if self.grad_in_place and torch.is_grad_enabled() else None
+        return Head(projection.weight, projection.bias, softcap, sink, self.keep_bytes)
+
+    def accumulate_in_place(self) -> None:
+        """Add the gradients of head and embeddings to `.grad` directly, without a buffer of vocabulary size each time.
+
+        The gradient is the same. Only for one process without gradient hooks and with one compute type: nobody else
+        is told when this gradient arrives.
+        """
+        projection: Any = self.lm.get_output_embeddings()  # type: ignore[no-untyped-call]
+        embeddings: Any = self.lm.get_input_embeddings()
+        if type(projection) is not nn.Linear or not projection.weight.requires_grad:
+            return
+        self.grad_in_place = True
+        if isinstance(embeddings, nn.Embedding) and embeddings.weight is projection.weight:
+            # Tied: the head has made the dense buffer by the time that the rows of the embedding are added to it.
+            embeddings.sparse = True
+
+    def release(self) -> nn.Module:
+        """Return the model with the attention it came with, ready for any other use."""
+        set_attention(self.lm, self.own_attention)
+        return self.model
+
+
+def is_peft(model: nn.Module) -> bool:
+    """Return whether `model` is wrapped by peft."""
+    from peft import PeftModel
+
+    return isinstance(model, PeftModel)
+
+
+def bare(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside a peft wrapper (its adapter layers stay in place), or the model itself."""
+    from peft import PeftModel
+
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(inner, PreTrainedModel):
+        raise UserError(f"{type(inner).__name__} is no transformers model.", "Load it through transformers.")
+    return inner
+
+
+def set_attention(model: PreTrainedModel, name: str | None) -> None:
+    """Set the attention function of a model and of its sub-models."""
+    model.config._attn_implementation = name
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.config._attn_implementation = name
+
+
+def _grad_buffer(weight: Tensor) -> Tensor:
+    if weight.grad is None:
+        weight.grad = torch.zeros_like(weight)
+    return weight.grad
+
+
+def _packed(lm: PackedLM, batch: PackedBatch) -> Tensor:
+    output = lm.lm.base_model(
+        input_ids=batch.input_ids[None],
+        position_ids=batch.position_ids[None],
+        use_cache=False,
+        tokenq_layout=attention.Layout.of(batch),
+    )
+    return _project(lm, output.last_hidden_state[0], batch)
+
+
+def _plain(lm: PackedLM, batch: PackedBatch) -> Tensor:
+    rows = _padded_rows(batch)
+    output = lm.lm.base_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+    return _project(lm, output.last_hidden_state.flatten(0, 1)[rows.places], batch)
+
+
+def _full(lm: PackedLM, batch: PackedBatch) -> Tensor:
+    rows = _padded_rows(batch)
+    logits = lm.lm(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
+    logits = logits.flatten(0, 1)[rows.places[batch.predictors]]
+    return _gather_logps(logits, batch.targets)
+
+
+def _project(lm: PackedLM, hidden: Tensor, batch: PackedBatch) -> Tensor:
+    """Return the log-probs of the targets from the states [T, H] of the flat row."""
+    head = lm.head()
+    if head is None:
+        raise UserError("The output layer is not a linear layer.", "Use --attention full.")
+    return token_logps(hidden[batch.predictors], head, batch.targets)
+
+
+@dataclass(frozen=True)
+class PaddedRows:
+    """Ordinary right-padded rows, one per response, for models that cannot share prompts.
+
+    Attributes:
+        input_ids: [R, L].
+        attention_mask: [R, L], 1 = token.
+        places: [T] index into the flattened rows of every token of the packed row (of the prompt's tokens, in the
+            first of its rows).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    places: Tensor
+
+
+def _padded_rows(batch: PackedBatch) -> PaddedRows:
+    """Return the packed batch as ordinary rows: [prompt | response] for each response."""
+    continued = {s.prefix_start for s in batch.segments if s.prefix_start != s.prefix_stop}
+    rows = [s for s in batch.segments if s.prefix_start != s.prefix_stop or s.start not in continued]
+    spans = [torch.arange(s.prefix_start, s.prefix_stop).tolist() + list(range(s.start, s.stop)) for s in rows]
+    longest = max(map(len, spans))
+    index = np.zeros((len(spans), longest), dtype=np.int64)
+    mask = np.zeros_like(index)
+    places = np.zeros(len(batch.input_ids), dtype=np.int64)
+    for r in range(len(spans) - 1, -1, -1):
+        index[r, : len(spans[r])] = spans[r]
+        mask[r, : len(spans[r])] = 1
+        places[spans[r]] = r * longest + np.arange(len(spans[r]))
+    device = batch.input_ids.device
+    attention_mask = torch.from_numpy(mask).to(device)
+    input_ids = batch.input_ids[torch.from_numpy(index).to(device)] * attention_mask
+    return PaddedRows(input_ids, attention_mask, torch.from_numpy(places).to(device))
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute log-probs.
+
+    Attributes:
+        compute: (model, batch) → [N].
+        attention: name of the attention function it needs; None for the model's own.
+        shares_prompts: whether a prompt is computed once for all its responses (else rows are padded).
+    """
+
+    compute: Callable[[PackedLM, PackedBatch], Tensor]
+    attention: str | None
+    shares_prompts: bool
+
+
+WAYS: dict[str, Way] = {
+    "flex": Way(_packed, attention.FLEX, shares_prompts=True),
+    "segments": Way(_packed, attention.SEGMENTS, shares_prompts=True),
+    "plain": Way(_plain, None, shares_prompts=False),
+    "full": Way(_full, None, shares_prompts=False),
+}
+"""flex: one block-sparse kernel. segments: one SDPA call per run. plain: padded rows, response-only head. full: padded
+rows and the model's own logits, the slow truth that holds for every causal LM."""
+
+
+def fastest_exact(model: nn.Module, choice: str = "auto", max_length: int = 1024) -> tuple[PackedLM, list[str]]:
+    """Return the model behind the fastest way that is proven exact for it, and what to warn about.
+
+    Args:
+        model: a causal LM.
+        choice: "auto", or the name of a way, which is then proven alone before falling back to "full".
+        max_length: longest sequence of the job; a sliding window shorter than this is put to the proof as well.
+
+    Raises:
+        UserError: for an unknown choice, or when not even the model's own forward can be repeated on padded rows.
+    """
+    if choice != "auto" and choice not in WAYS:
+        raise unknown_name("attention", choice, ["auto", *WAYS])
+    on_cuda = next(model.parameters()).is_cuda
+    auto = ["flex", "segments", "plain", "full"] if on_cuda else ["segments", "plain", "full"]
+    ways = auto if choice == "auto" else [choice, "full"]
+    warnings: list[str] = []
+    for way in dict.fromkeys(ways):
+        lm = PackedLM(model, way)
+        error, reason = prove(lm, max_length)
+        if error <= TOLERANCES[_compute_dtype(model)]:
+            if warnings:
+                warnings.append(f"Using {way!r} instead.")
+            return lm, warnings
+        lm.release()
+        warnings.append(f"{type(lm.lm).__name__}: {way!r} is not exact ({reason or f'error {error:.2g} nats'}).")
+    raise UserError(
+        "No way of batching reproduces this model's own forward: " + " ".join(warnings),
+        "The model may be stochastic (dropout, noise) or broken (NaN weights).",
+    )
+
+
+@torch.no_grad()
+def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
+    """Return the largest difference between this way and the model's own forward on single unpadded rows.
+
+    Random tokens, several groups, a response of one token among them; a group longer than the sliding window when the
+    job has such rows.
+
+    Args:
+        lm: the model and the way to be proven.
+        max_length: longest sequence of the job.
+
+    Returns:
+        the error in nats (infinite when the way cannot run at all or gives no finite number), and the reason.
+    """
+    training, groups = lm.model.training, _probe_groups(lm.lm, max_length)
+    lm.model.eval()
+    try:
+        got = lm(pack(groups).to(lm.device))
+        set_attention(lm.lm, lm.own_attention)
+        want = torch.cat([_own_logps(lm, group, response) for group in groups for response in group.responses])
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, UserError) as problem:
+        # Any architecture of transformers may arrive here, with any objection to arguments that it does not know.
+        return torch.inf, f"{type(problem).__name__}: {str(problem).splitlines()[0][:160]}"
+    finally:
+        set_attention(lm.lm, WAYS[lm.way].attention or lm.own_attention)
+        lm.model.train(training)
+    error = (got - want).abs().max().item()
+    return (error, "") if error == error else (torch.inf, "it gives NaN")
+
+
+def _own_logps(lm: PackedLM, group: TokenGroup, response: TokenResponse) -> Tensor:
+    """Return the log-probs of one response by the model's own forward: the truth."""
+    ids = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(lm.device)
+    start = len(group.prompt_ids)
+    logits = lm.lm(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1]
+    return _gather_logps(logits, ids[start:])
+
+
+def _gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return log softmax(logits)[targets] from full logits [N, V], float32 or better."""
+    logps = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return logps.gather(1, targets[:, None])[:, 0]
+
+
+def _probe_groups(model: PreTrainedModel, max_length: int) -> list[TokenGroup]:
+    config = model.config.get_text_config()
+    rng = np.random.default_rng(0)
+    shapes: list[tuple[int, Sequence[int]]] = [(5, (4, 1, 6)), (9, (3, 7))]
+    window = config.to_dict().get("sliding_window")
+    if window is not None and window < max_length:
+        shapes.append((window + 3, (5, 8)))
+
+    def draw(n: int) -> np.ndarray:
+        return rng.integers(0, config.vocab_size, n).astype(np.int32)
+
+    def response(n: int) -> TokenResponse:
+        return TokenResponse(draw(n), np.ones(n, dtype=bool), terminal=True)
+
+    return [TokenGroup(draw(m), tuple(response(n) for n in ns), len(ns) == 2, "probe") for m, ns in shapes]
+
+
+def _compute_dtype(model: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())

@@ -1,0 +1,298 @@
+"""Models and tokenizers from a folder, a GGUF file or the hub, with errors that say what is wrong with them.
+
+A model is loaded in one compute type, without dropout, and with the adapter that was asked for. What was loaded is
+written down as its identity (`ModelIdentity`), down to a hash of the weights.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenq.errors import UserError, nearest, unknown_name
+from tokenq.models.forward import bare
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What to load and how.
+
+    Attributes:
+        path: folder, `.gguf` file, or hub id.
+        dtype: "auto" for the checkpoint's own, or a key of `DTYPES`.
+        device: "auto", "cpu", "cuda", …
+        adapter: folder or hub id of a peft adapter to put on top, or None.
+        revision: hub revision.
+        trust_remote_code: whether code that comes with the model may run.
+    """
+
+    path: str
+    dtype: str = "auto"
+    device: str = "auto"
+    adapter: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What a model is, for provenance and as a key of its log-probs.
+
+    Attributes:
+        path: where it came from.
+        architecture: class name.
+        parameters: number of weights.
+        dtype: compute type.
+        weights: SHA-256 over the configuration and every weight, hexadecimal.
+    """
+
+    path: str
+    architecture: str
+    parameters: int
+    dtype: str
+    weights: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the identity as plain data."""
+        return asdict(self)
+
+
+def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module:
+    """Return the causal LM that `spec` names, without dropout.
+
+    Args:
+        spec: what to load.
+        trainable_adapter: whether the weights of `spec.adapter` are to be trained further.
+
+    Raises:
+        UserError: when there is no model at that place, or the adapter was made for another base.
+    """
+    if spec.dtype != "auto" and spec.dtype not in DTYPES:
+        raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
+    folder, gguf = _locate(spec.path)
+    adapter = spec.adapter
+    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file():
+        if adapter is not None:
+            raise UserError(f"{spec.path} is itself an adapter.", "Give its base as the model, or leave out --adapter.")
+        adapter, folder = folder, _adapter_config(folder)["base_model_name_or_path"]
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
+    if gguf:
+        options["dtype"] = DTYPES.get(spec.dtype, torch.float32)
+    else:
+        options["dtype"] = DTYPES.get(spec.dtype, "auto")
+    model = _from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
+    if gguf:
+        _forget_quantisation(model)
+    model.to(device=_device(spec.device))
+    loaded: nn.Module = model
+    if adapter is not None:
+        loaded = _with_adapter(model, adapter, trainable_adapter)
+    disable_dropout(loaded)
+    return loaded
+
+
+def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that belongs to `spec`.
+
+    Args:
+        spec: what to load.
+        chat_template: a Jinja template that replaces the tokenizer's own, as text.
+
+    Raises:
+        UserError: when there is none, or it has no end-of-sequence token.
+    """
+    folder, gguf = _locate(spec.path)
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
+    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "tokenizer_config.json").is_file():
+        folder = _adapter_config(folder)["base_model_name_or_path"]
+    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"The tokenizer of {spec.path} has no end-of-sequence token, so no response could ever end.",
+            'Set "eos_token" in its tokenizer_config.json.',
+        )
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: str | list[str]) -> nn.Module:
+    """Return the model with a fresh LoRA adapter; only the adapter is trainable.
+
+    Args:
+        model: a causal LM without adapter.
+        rank: LoRA rank.
+        alpha: LoRA scale; the update is alpha / rank · B A.
+        dropout: dropout on the adapter's input. Zero keeps the reference equal to the policy at the start.
+        targets: module names, or "all-linear".
+    """
+    from peft import LoraConfig, get_peft_model
+
+    # peft annotates the scale as an integer and takes any number.
+    scale: Any = alpha
+    config = LoraConfig(
+        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+    )
+    try:
+        return get_peft_model(bare(model), config)
+    except ValueError as problem:
+        names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise UserError(
+            f"LoRA cannot be put on {targets}: {str(problem).splitlines()[0]}",
+            f"Linear layers of this model: {', '.join(sorted(names))}.",
+        ) from None
+
+
+def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on") -> ModelIdentity:
+    """Return the identity of the live model: what its log-probs depend on, and nothing else.
+
+    Args:
+        model: the model, bare or wrapped by peft.
+        path: where it came from (recorded, not hashed).
+        adapter: "off" identifies the base below the adapter.
+    """
+    base = bare(model)
+    digest = hashlib.sha256(json.dumps(_numeric_config(base), sort_keys=True).encode())
+    parameters = 0
+    for name, tensor in _weights(model, adapter):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        parameters += tensor.numel()
+    dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
+    return ModelIdentity(path, type(base).__name__, parameters, dtype, digest.hexdigest())
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout outside of adapters to zero: log-probs of the two models must not differ by chance."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and "lora_" not in name:
+            module.p = 0.0
+    for module in bare(model).modules():
+        # Attention layers keep their probability as a plain number and hand it to the kernel.
+        if isinstance(module.__dict__.get("attention_dropout"), float):
+            module.__dict__["attention_dropout"] = 0.0
+
+
+def check_vocabularies(policy: nn.Module, reference: nn.Module) -> None:
+    """Raise a UserError when the two models do not give log-probs to the same tokens.
+
+    Embeddings padded to a round number of rows are no mismatch as long as both cover the tokenizer; a difference of
+    more than 1024 rows is taken for another vocabulary.
+    """
+    sizes = [bare(model).config.get_text_config().vocab_size for model in (policy, reference)]
+    if abs(sizes[0] - sizes[1]) > 1024:
+        raise UserError(
+            f"The policy has a vocabulary of {sizes[0]} tokens, the reference one of {sizes[1]}.",
+            "Both must share one tokenizer; take the model that the policy was trained from as reference.",
+        )
+
+
+def _locate(path: str) -> tuple[str, dict[str, str]]:
+    """Return (folder or hub id, gguf options) of a model path, or explain why nothing is there."""
+    place = Path(path).expanduser()
+    if place.suffix == ".gguf":
+        if not place.is_file():
+            raise UserError(f"No file {path}.", _neighbours(place))
+        return str(place.parent), {"gguf_file": place.name}
+    if place.is_dir():
+        wanted = ("config.json", "adapter_config.json")
+        if not any((place / name).is_file() for name in wanted):
+            inner = sorted(str(p.parent) for name in wanted for p in place.glob(f"*/{name}"))
+            hint = f"Did you mean {inner[0]}?" if inner else "A model folder holds config.json and *.safetensors."
+            raise UserError(f"The folder {path} holds no model (no config.json).", hint)
+        return str(place), {}
+    if place.is_file():
+        raise UserError(f"{path} is a file.", "Give the folder that holds config.json, or a .gguf file.")
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"No folder {path}.", _neighbours(place))
+    return path, {}
+
+
+def _neighbours(place: Path) -> str:
+    if not place.parent.is_dir():
+        return f"Its parent {place.parent} does not exist either."
+    close = nearest(place.name, [p.name for p in place.parent.iterdir()])
+    return f"Did you mean {place.parent / close}?" if close else "Check the spelling."
+
+
+def _from_pretrained(load: Callable[..., Any], folder: str, options: dict[str, Any], path: str) -> Any:
+    try:
+        return load(folder, **options)
+    except ImportError as problem:
+        raise UserError(f"{path} cannot be read: {str(problem).strip().splitlines()[0]}", _missing(problem)) from None
+    except (OSError, ValueError, KeyError) as problem:
+        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        hint = "Check the id, the network, or give a local folder."
+        if "trust_remote_code" in str(problem):
+            hint = "It needs its own code: read that code, then pass --trust-remote-code."
+        raise UserError(f"{path} cannot be loaded as a causal language model: {first}", hint) from None
+
+
+def _missing(problem: ImportError) -> str:
+    if "gguf" in str(problem).lower():
+        return "Install what reads GGUF files: pip install 'tokenq[gguf]'"
+    return "Install the package that it names."
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Make a model read from GGUF an ordinary one: its weights are already plain, only its config says otherwise."""
+    model.config.__dict__.pop("quantization_config", None)
+    model.__dict__.pop("hf_quantizer", None)
+    model.__dict__["is_quantized"] = False
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
+
+
+def _adapter_config(folder: str) -> dict[str, Any]:
+    path = Path(folder) / "adapter_config.json"
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if not config.get("base_model_name_or_path"):
+        raise UserError(f"{path} does not name its base model.", "Give the base as the model and this as --adapter.")
+    return config
+
+
+def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> nn.Module:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    except (ValueError, OSError, RuntimeError) as problem:
+        config = Path(adapter) / "adapter_config.json"
+        base = _adapter_config(adapter)["base_model_name_or_path"] if config.is_file() else "unknown"
+        raise UserError(
+            f"The adapter {adapter} does not fit {model.config._name_or_path}: {str(problem).strip().splitlines()[0]}",
+            f"It was made for {base}.",
+        ) from None
+
+
+def _numeric_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the configuration without what cannot change a number (names, versions, compute type)."""
+    idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return {key: value for key, value in config.items() if key not in idle}
+
+
+def _weights(model: nn.Module, adapter: Literal["on", "off"]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights that are in effect, under the names that they have without peft, sorted."""
+    named = {}
+    for name, tensor in model.state_dict().items():
+        is_adapter = "lora_" in name or "modules_to_save" in name
+        if is_adapter and adapter == "off":
+            continue
+        named[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = tensor
+    return iter(sorted(named.items()))

@@ -1,0 +1,181 @@
+"""Token-level reference log-probs on disk, computed once and reused by every job.
+
+A store is a folder with one sub-folder per reference model (its identity: configuration, weights, compute type). In it
+lie shards, each one safetensors file with the log-probs of some responses, read through a memory map. A response is
+found by a hash of exactly what its log-probs depend on besides the model: the token ids of its prompt, its own token
+ids and which of them count. Tokenizer, template and truncation act only through those ids, so nothing else is in the
+key: another β, loss or output folder finds every value, and a changed option that changes ids finds none.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from tokenq.core.packing import pack, plan_pass
+from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.errors import UserError
+from tokenq.models.load import ModelIdentity
+from tokenq.records import TokenGroup, TokenResponse
+
+VERSION = 1
+"""Version of the key and of the file format; a change makes old entries invisible."""
+
+FLUSH_ROWS = 4096
+"""Responses in one shard: what a kill can cost at most."""
+
+KEY_BYTES = 16
+
+
+def response_key(prompt_ids: NDArray[np.int32], response: TokenResponse) -> bytes:
+    """Return 16 bytes that identify a response's log-probs under a given model."""
+    digest = hashlib.blake2b(digest_size=KEY_BYTES)
+    for part in (prompt_ids.astype("<i4"), response.ids.astype("<i4"), response.mask.astype("u1")):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part.tobytes())
+    return digest.digest()
+
+
+class ReferenceStore:
+    """Log-probs of one reference model, by response.
+
+    Args:
+        root: the store's folder, shared by all models; None keeps everything in memory.
+        identity: the reference model.
+    """
+
+    def __init__(self, root: Path | None, identity: ModelIdentity) -> None:
+        name = hashlib.sha256(f"{VERSION} {identity.weights} {identity.dtype}".encode()).hexdigest()[:32]
+        self.folder = None if root is None else root / name
+        self._values: dict[bytes, NDArray[np.float32]] = {}
+        if self.folder is not None:
+            self._open(self.folder, identity)
+
+    def __contains__(self, key: bytes) -> bool:
+        """Return whether the log-probs of this response are known."""
+        return key in self._values
+
+    def __getitem__(self, key: bytes) -> NDArray[np.float32]:
+        """Return the log-probs of a response's own tokens, in order."""
+        return self._values[key]
+
+    def __len__(self) -> int:
+        """Return the number of responses."""
+        return len(self._values)
+
+    def add(self, rows: dict[bytes, NDArray[np.float32]]) -> None:
+        """Keep the log-probs of some responses, as one shard that appears at once or not at all."""
+        self._values.update(rows)
+        if self.folder is None or not rows:
+            return
+        shard: dict[str, NDArray[Any]] = {
+            "keys": np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(-1, KEY_BYTES),
+            "lengths": np.array([len(value) for value in rows.values()], dtype=np.int64),
+            "logps": np.concatenate(list(rows.values())),
+        }
+        name = uuid.uuid4().hex
+        aside = self.folder / f".{name}.tmp"
+        try:
+            save_file(shard, aside)
+            os.replace(aside, self.folder / f"{name}.safetensors")
+        except (OSError, SafetensorError) as problem:
+            aside.unlink(missing_ok=True)
+            raise UserError(
+                f"The reference store {self.folder} cannot be written: {problem}",
+                "Free some space, name another folder with --reference-store, or pass --reference-store off.",
+            ) from None
+
+    def fill(
+        self,
+        groups: Sequence[TokenGroup],
+        scorer: TokenScorer,
+        budget: int,
+        device: torch.device | str = "cpu",
+        progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> int:
+        """Compute what is missing for `groups` with one forward pass of the reference, and return how many responses.
+
+        Args:
+            groups: the data.
+            scorer: the reference model.
+            budget: most tokens in one forward.
+            device: where the scorer is.
+            progress: told (done, total) responses after every forward.
+        """
+        missing = [g for g in groups if any(response_key(g.prompt_ids, r) not in self for r in g.responses)]
+        total = sum(len(group.responses) for group in missing)
+        fresh: dict[bytes, NDArray[np.float32]] = {}
+        done = 0
+        for places in plan_pass([group.n_tokens for group in missing], budget):
+            batch_groups = [missing[i] for i in places]
+            batch = pack(batch_groups)
+            with torch.no_grad():
+                flat = scorer(batch.to(device)).float().cpu().numpy()
+            keys = [response_key(group.prompt_ids, r) for group in batch_groups for r in group.responses]
+            counts = np.bincount(batch.responses.numpy(), minlength=batch.shape[0])
+            fresh.update(zip(keys, np.split(flat, np.cumsum(counts)[:-1]), strict=True))
+            done += len(keys)
+            progress(done, total)
+            if len(fresh) >= FLUSH_ROWS:
+                self.add(fresh)
+                fresh = {}
+        self.add(fresh)
+        return total
+
+    def scorer(self, groups: Sequence[TokenGroup]) -> "StoredScorer":
+        """Return the reference's log-probs for batches packed from `groups`, without a forward."""
+        return StoredScorer(self, groups)
+
+    def _open(self, folder: Path, identity: ModelIdentity) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            about = folder / "model.json"
+            if not about.exists():
+                aside = folder / f".{uuid.uuid4().hex}.tmp"
+                aside.write_text(json.dumps({"version": VERSION, **identity.to_dict()}, indent=2), encoding="utf-8")
+                os.replace(aside, about)
+        except OSError as problem:
+            raise UserError(
+                f"The reference store {folder} cannot be opened: {problem}", "Name another with --reference-store."
+            ) from None
+        for path in sorted(folder.glob("*.safetensors")):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            with safe_open(path, framework="numpy") as shard:
+                keys, lengths, logps = (shard.get_tensor(name) for name in ("keys", "lengths", "logps"))
+        except (SafetensorError, OSError):
+            raise UserError(f"{path} is damaged.", "Delete that file; its values are computed again.") from None
+        for key, value in zip(keys, np.split(logps, np.cumsum(lengths)[:-1]), strict=True):
+            self._values[key.tobytes()] = value
+
+
+class StoredScorer:
+    """A `TokenScorer` that looks up instead of computing.
+
+    Args:
+        store: where the log-probs are.
+        groups: the data that batches are packed from; `PackedBatch.members` point into it.
+    """
+
+    def __init__(self, store: ReferenceStore, groups: Sequence[TokenGroup]) -> None:
+        self._store, self._groups = store, groups
+
+    def __call__(self, batch: PackedBatch) -> Tensor:
+        """Return log π_ref of every target of the batch, float32."""
+        values = []
+        for place, which in batch.members:
+            group = self._groups[place]
+            values.append(self._store[response_key(group.prompt_ids, group.responses[which])])
+        return torch.from_numpy(np.concatenate(values)).to(batch.targets.device)

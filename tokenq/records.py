@@ -1,0 +1,105 @@
+"""Things at rest: frozen dataclasses of plain Python and numpy, the same on every machine.
+
+This module imports neither torch nor transformers, so that reports and the command line can read records at once.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA = 1
+"""Version of every JSON artefact that tokenq writes; see docs/artefacts.md for its history."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: "system", "user", "assistant" or "tool".
+        content: the text of the turn.
+    """
+
+    role: str
+    content: str
+
+
+Text = str | tuple[Message, ...]
+"""A plain string, or the turns of a conversation."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response to a prompt, as the data set gave it.
+
+    Attributes:
+        content: a string, or the turns that follow the prompt (assistant turns are the policy's, others are context).
+        label: desirable or not (KTO-style data), None where the data set does not say.
+        score: a rating, higher is better, None where the data set has none.
+        step_labels: for step-wise data, whether each step is correct; the steps are the `steps` strings.
+        steps: for step-wise data, the strings whose concatenation is `content`.
+    """
+
+    content: Text
+    label: bool | None = None
+    score: float | None = None
+    steps: tuple[str, ...] = ()
+    step_labels: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its responses.
+
+    Attributes:
+        prompt: the prompt, a string or conversation turns.
+        responses: the responses; a pair is exactly (chosen, rejected), in this order.
+        is_pair: whether `responses` is a (chosen, rejected) pair.
+        where: origin for error messages, such as "train.jsonl, row 17".
+        context: keyword arguments for the chat template (for instance `tools`).
+    """
+
+    prompt: Text
+    responses: tuple[Response, ...]
+    is_pair: bool
+    where: str
+    context: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenResponse:
+    """One response in token space.
+
+    Attributes:
+        ids: token ids [n], int32, without the prompt, ending in EOS where the response is complete.
+        mask: [n], True = a token that the policy wrote (False: user, tool and template tokens inside the response).
+        terminal: whether the response ends in EOS here (False when truncated).
+    """
+
+    ids: NDArray[np.int32]
+    mask: NDArray[np.bool_]
+    terminal: bool
+
+
+@dataclass(frozen=True, eq=False)
+class TokenGroup:
+    """One prompt with its responses in token space: the unit of batching and of the reference store.
+
+    Attributes:
+        prompt_ids: token ids of the prompt [m], int32, m >= 1, beginning with BOS where the tokenizer has one.
+        responses: the responses; for a pair (chosen, rejected).
+        is_pair: whether `responses` is a (chosen, rejected) pair.
+        where: origin for error messages.
+    """
+
+    prompt_ids: NDArray[np.int32]
+    responses: tuple[TokenResponse, ...]
+    is_pair: bool
+    where: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the prefix-shared row: the prompt once, and every response."""
+        return len(self.prompt_ids) + sum(len(response.ids) for response in self.responses)

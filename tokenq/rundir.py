@@ -1,0 +1,188 @@
+"""One run = one directory: the names of its files, how they are written, and where the run came from.
+
+A file is written aside, flushed to the disk and renamed, so a kill or a full disk leaves the old file as it was. This
+module refuses to start a second run in a folder that holds one, and never writes an access token. It imports no torch.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import tokenq
+from tokenq.errors import UserError
+from tokenq.files import PARTIAL, disk_errors, plain, read_json, remove, write_json, write_yaml
+from tokenq.records import SCHEMA
+
+_PACKAGES = (
+    *("accelerate", "datasets", "jaxtyping", "numpy", "peft", "safetensors", "scipy"),
+    *("tokenizers", "torch", "transformers"),
+)
+# Tokens of the services that language-model users have in their environment, and passwords inside addresses.
+_SECRET = re.compile(r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[bp]-|AKIA)[A-Za-z0-9_-]{8,}|(?<=://)[^/\s@]+(?=@)")
+_SECRET_NAME = re.compile(r"token$|key$|secret|passw|credential", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The places of one run; docs/artefacts.md says what each holds.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration, which `tokenq train --config` reads again."""
+        return self.path / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Seed, versions, command, and the identities of model and data."""
+        return self.path / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, one line an optimiser step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """What `--resume` continues from."""
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        """The trained policy, in the layout that transformers loads."""
+        return self.path / "policy"
+
+    def holds_run(self) -> bool:
+        """Return whether a run has left anything here (other files, such as a shell's log, do not count)."""
+        return bool(self._traces())
+
+    def _traces(self) -> list[str]:
+        places = (self.config, self.provenance, self.metrics, self.checkpoints, self.policy)
+        return [place.name for place in places if place.exists()]
+
+
+def create_run(path: str | os.PathLike[str]) -> RunDir:
+    """Return a new run directory at `path`.
+
+    Raises:
+        UserError: `path` is a file, cannot be made, or holds a run already.
+    """
+    run = RunDir(Path(path))
+    traces = run._traces()
+    if traces:
+        raise UserError(
+            f"The output folder {run.path} already holds a run ({', '.join(traces)}).",
+            "Continue it with --resume, or choose another --output.",
+        )
+    return _make(run)
+
+
+def resume_run(path: str | os.PathLike[str]) -> RunDir:
+    """Return the run at `path`, or a new one where there is none yet.
+
+    A job that is restarted by a scheduler can so give `--resume` from the start. Files that a kill left half-written
+    are removed.
+    """
+    run = _make(RunDir(Path(path)))
+    for leftover in [*run.path.glob(f".*{PARTIAL}"), *run.checkpoints.glob(f".*{PARTIAL}")]:
+        remove(leftover)
+    return run
+
+
+def write_config(run: RunDir, config: Mapping[str, Any]) -> None:
+    """Write the resolved configuration of the run, with access tokens blanked out."""
+    write_yaml(run.config, redact(plain(config)))
+
+
+def provenance(config: Mapping[str, Any], seed: int, identities: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a run comes from, ready for `record_start`.
+
+    Args:
+        config: the resolved configuration.
+        seed: the seed that the job uses.
+        identities: what identifies the inputs, by role: "model", "reference", "data", "device".
+
+    Returns:
+        A JSON object (docs/artefacts.md lists its fields). Versions are read without importing the packages; access
+        tokens in the command or the configuration are blanked out, and the environment is not recorded.
+    """
+    return {
+        "schema": SCHEMA,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name.replace("__main__.py", "tokenq"), *redact(sys.argv[1:])],
+        "seed": seed,
+        "versions": {"tokenq": tokenq.__version__, "python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "git": _git(),
+        **redact(plain(identities)),
+        "config": redact(plain(config)),
+        "resumed": [],
+    }
+
+
+def record_start(run: RunDir, start: dict[str, Any]) -> None:
+    """Write the provenance of a first start, or add a later start to `resumed` of what is there."""
+    if not run.provenance.exists():
+        write_json(run.provenance, start)
+        return
+    first = read_json(run.provenance)
+    again = {name: start[name] for name in ("started", "command", "versions", "platform", "git")}
+    write_json(run.provenance, {**first, "resumed": [*first["resumed"], again]})
+
+
+def redact(value: Any) -> Any:
+    """Return `value` (strings, lists and dicts of them) with access tokens and passwords replaced by `[secret]`."""
+    if isinstance(value, str):
+        text = _SECRET.sub("[secret]", value)
+        for name, secret in os.environ.items():
+            if len(secret) >= 8 and _SECRET_NAME.search(name):
+                text = text.replace(secret, "[secret]")
+        return text
+    if isinstance(value, Mapping):
+        return {key: redact(item) for key, item in value.items()}
+    return [redact(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit and cleanness of the repository that the run was started in, None outside of one."""
+    try:
+        commit = _git_says("rev-parse", "HEAD")
+        changes = _git_says("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "clean": not changes}
+
+
+def _git_says(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def _make(run: RunDir) -> RunDir:
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"The output {run.path} is a file.", "Choose a folder for --output.")
+    with disk_errors(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+    return run

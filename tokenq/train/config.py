@@ -1,0 +1,280 @@
+"""What a run is asked for: one frozen dataclass, the same from the command line, a YAML file and Python.
+
+The string under each field is its help text. This module checks values against each other and refuses to touch files,
+models or torch, so that `tokenq --help` is instant.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+from tokenq.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a policy on demonstrations (loss sft) or on preferences (dpo, cdpo, ipo, ipo_sum, hinge)."""
+
+    model: str
+    """Model to start from: a folder, a hub id, or a .gguf file."""
+    data: Sequence[str]
+    """Training data: files (.jsonl, .json, .csv, .parquet, also .gz), folders or hub ids; several make a mixture."""
+    output: str
+    """Folder of the run; must not hold another run unless --resume is given."""
+
+    reference: str | None = None
+    """Reference model. Default: the policy before the first step (as a frozen copy, or with its adapter off)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+    attention: Literal["auto", "segments", "flex", "plain"] = "auto"
+    """How shared prompts are attended to; auto takes the fastest way that proves equal to the plain forward."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+
+    lora_rank: int = 0
+    """Rank of a new LoRA adapter; 0 trains all weights."""
+    lora_alpha: float | None = None
+    """Scale of the adapter. Default: twice the rank."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input."""
+    lora_targets: Sequence[str] = ()
+    """Names of the layers that get an adapter. Default: every linear layer except the head."""
+    adapter: str | None = None
+    """Folder of an adapter to train further, instead of a new one."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used (empty, chosen = rejected): stop, or leave it out and count it."""
+    chat_template: str | None = None
+    """File with a Jinja chat template, instead of the tokenizer's."""
+    max_length: int = 1024
+    """Most tokens of prompt and response together."""
+    max_prompt_length: int | None = None
+    """Most tokens of the prompt. Default: whatever max_length leaves."""
+    truncation: Literal["drop"] = "drop"
+    """What to do with a pair that is longer than that."""
+    eval_data: Sequence[str] = ()
+    """Data to evaluate on, in the same forms as --data."""
+    eval_size: int = 0
+    """Rows to hold out of the training data for evaluation, when there is no --eval-data."""
+
+    loss: str = "dpo"
+    """Loss: sft, dpo, cdpo, ipo (per token, as TRL), ipo_sum (as in the paper), hinge."""
+    beta: float | None = None
+    """Temperature of the KL penalty. Default: the loss's own (0.1)."""
+    label_smoothing: float | None = None
+    """Assumed share of flipped labels, for cdpo. Default: the loss's own (0.1)."""
+    reference_store: str | None = None
+    """Folder that keeps reference log-probs between runs; off: do not keep them. Default: the user's cache folder."""
+
+    batch_size: int = 8
+    """Pairs (sft: responses) per optimiser step, over all processes."""
+    tokens_per_batch: int = 4096
+    """Most tokens in one forward pass on one process. Sets memory and speed, never the result."""
+    learning_rate: float = 1e-6
+    """Peak learning rate."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Optimiser steps, instead of --epochs."""
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises from 0."""
+    warmup_ratio: float = 0.0
+    """The same as a share of all steps; give one of the two."""
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw"
+    """Optimiser."""
+    adam_beta1: float = 0.9
+    """AdamW: decay of the first moment."""
+    adam_beta2: float = 0.999
+    """AdamW: decay of the second moment."""
+    adam_epsilon: float = 1e-8
+    """AdamW: added to the denominator."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, not on biases and norms."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this norm; 0 does not clip."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Compute in this type, keep the weights in theirs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: int = 0
+    """Seed of the order of the data, of dropout and of new adapter weights."""
+
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Default: before the first and after the last step only."""
+    save_steps: int | None = None
+    """Write a checkpoint every so many steps. Default: at the end of each epoch."""
+    keep_checkpoints: int = 1
+    """Checkpoints to keep; older ones are deleted once a newer one is complete. 0 writes none."""
+    resume: bool = False
+    """Continue the run in --output from its last checkpoint (or start it, if there is none)."""
+    logging_steps: int = 10
+    """Steps between lines on the console; metrics.jsonl gets every step."""
+    report_to: Sequence[str] = ()
+    """Trackers: tensorboard, wandb, trackio, or any other that accelerate knows."""
+    run_name: str | None = None
+    """Name of the run in trackers. Default: the last part of --output."""
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Names of losses, files and models are checked where they are used.
+
+        Raises:
+            UserError: names the field, and what it takes.
+        """
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise unknown_name(name.replace("_", " "), str(value), get_args(kind))
+            if get_origin(kind) is Sequence and isinstance(value, str):
+                raise UserError(f"{name} is one string.", f"Give a list: {name}=[{value!r}].")
+        if not self.data:
+            raise UserError("There is no training data.", "Name a file, a folder or a hub id with --data.")
+        for names, allowed, says in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not allowed(value):
+                    raise UserError(f"{_flag(name)} is {value}.", f"It must be {says}.")
+        for error in self._contradictions():
+            raise error
+
+    def _contradictions(self) -> list[UserError]:
+        """Return an error for each pair of fields that exclude each other."""
+        found = []
+        if self.warmup_steps is not None and self.warmup_ratio > 0:
+            found.append(UserError("--warmup-steps and --warmup-ratio are both given.", "Give one of them."))
+        if self.schedule == "constant" and (self.warmup_steps or self.warmup_ratio > 0):
+            found.append(UserError("The schedule constant has no warm-up.", "Use --schedule constant_with_warmup."))
+        if self.eval_data and self.eval_size:
+            found.append(UserError("--eval-data and --eval-size are both given.", "Give one of them."))
+        if self.adapter is not None and self.lora_rank:
+            hint = "Drop --lora-rank: an adapter that is trained further keeps its rank."
+            found.append(UserError("--adapter and --lora-rank are both given.", hint))
+        if self.adapter is None and not self.lora_rank and (self.lora_targets or self.lora_alpha or self.lora_dropout):
+            found.append(UserError("LoRA options are given, but no adapter is asked for.", "Add --lora-rank 16."))
+        if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
+            message = f"--max-prompt-length {self.max_prompt_length} leaves no room for a response."
+            found.append(UserError(message, f"It must be below --max-length ({self.max_length})."))
+        if self.dtype == "float16" and self.mixed_precision != "no":
+            hint = "Use --dtype float32 with --mixed-precision fp16."
+            found.append(UserError("Weights in float16 cannot be trained in mixed precision.", hint))
+        return found
+
+
+SECTIONS: dict[str, str] = {
+    "model": "what to train, and where",
+    "reference": "model",
+    "lora_rank": "adapter",
+    "columns": "data",
+    "loss": "loss",
+    "batch_size": "optimisation",
+    "eval_steps": "evaluation, checkpoints and trackers",
+}
+"""Headings of the help page, each by the first field that stands under it."""
+
+SPELT_ELSEWHERE: dict[str, str] = {
+    "model_name_or_path": "model",
+    "dataset_name": "data",
+    "output_dir": "output",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "num_train_epochs": "epochs",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    "loss_type": "loss",
+    "lora_r": "lora_rank",
+    "bf16": "mixed_precision",
+    "fp16": "mixed_precision",
+    "resume_from_checkpoint": "resume",
+}
+"""What other trainers call a field, for the hint after a flag that does not exist."""
+
+FREE_ON_RESUME = frozenset(
+    {
+        *("attention", "device", "eval_steps", "gradient_checkpointing", "keep_checkpoints", "logging_steps"),
+        *("output", "reference_store", "report_to", "resume", "run_name", "save_steps", "tokens_per_batch"),
+    }
+)
+"""Fields in which a resumed run may differ from how it began: they move no number beyond rounding."""
+
+
+def check_resume(config: TrainConfig, recorded: Mapping[str, Any]) -> None:
+    """Refuse to resume a run under other settings than it began with.
+
+    Args:
+        config: what is asked for now.
+        recorded: the configuration in the run directory (plain YAML values).
+
+    Raises:
+        UserError: lists the fields that differ, then and now.
+    """
+    now = asdict(config)
+    changed = [
+        f"{name} was {recorded[name]!r}, now {_listed(value)!r}"
+        for name, value in now.items()
+        if name in recorded and name not in FREE_ON_RESUME and recorded[name] != _listed(value)
+    ]
+    if changed:
+        raise UserError(
+            f"The run in {config.output} began with other settings: {'; '.join(changed)}.",
+            f"Resume it as it was with --config {config.output}/config.yaml, or start again in another --output.",
+        )
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Train a tiny model built in code, first on demonstrations, then on preferences, and show what it learnt."""
+
+    output: str = "runs/demo"
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of the world, of the model and of both trainings."""
+    quick: bool = False
+    """Stop after a few steps: shows that everything works, not that it learns."""
+
+
+class _Range(NamedTuple):
+    names: tuple[str, ...]
+    allowed: Callable[[float], bool]
+    says: str
+
+
+_RANGES = (
+    _Range(
+        (
+            *("batch_size", "tokens_per_batch", "max_steps", "eval_steps", "save_steps", "logging_steps"),
+            "max_prompt_length",
+        ),
+        lambda value: value >= 1,
+        "1 or more",
+    ),
+    _Range(("max_length",), lambda value: value >= 2, "2 or more"),
+    _Range(("learning_rate", "epochs", "adam_epsilon", "lora_alpha", "beta"), lambda value: value > 0, "above 0"),
+    _Range(
+        ("warmup_steps", "eval_size", "keep_checkpoints", "lora_rank", "weight_decay", "max_grad_norm", "seed"),
+        lambda value: value >= 0,
+        "0 or more",
+    ),
+    _Range(
+        ("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"),
+        lambda value: 0 <= value < 1,
+        "at least 0 and below 1",
+    ),
+)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,53 @@
+"""The optimiser and the learning rate of a run, both plain functions of the configuration and the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from tokenq.train.config import TrainConfig
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimiser over the trainable weights; biases and norms are not decayed.
+
+    AdamW runs fused where torch offers it: one pass over weights, gradients and moments instead of a dozen.
+
+    Args:
+        model: the policy.
+        config: names the optimiser and its constants.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=config.learning_rate)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate)
+    betas = (config.adam_beta1, config.adam_beta2)
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "xpu", "mps") for p in trainable)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Return the learning rate of the update from `step` to `step` + 1 (the first update has step 0).
+
+    Warm-up rises linearly from 0 at step 0; "linear" then falls to 0 at `total`, "cosine" as half a cosine.
+
+    Args:
+        config: peak rate, schedule and warm-up.
+        step: updates done.
+        total: updates of the whole run.
+    """
+    warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total)
+    if step < warmup:
+        return config.learning_rate * step / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - progress)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return config.learning_rate
