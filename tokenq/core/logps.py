@@ -6,7 +6,7 @@ kept for the backward pass when they fit into `keep_bytes` and recomputed otherw
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ def token_logps(hidden: Float[Tensor, "N H"], head: Head, targets: Int[Tensor, "
     weight = head.weight
     if weight.dtype != hidden.dtype:  # mixed precision: compute in the type of the states
         weight = weight.to(hidden.dtype)
+    if not torch.is_grad_enabled():  # inside the function this can no longer be told
+        head = replace(head, keep_bytes=0)
     logps: Tensor = _TokenLogps.apply(hidden, weight, head.bias, targets, head)  # type: ignore[no-untyped-call]
     return logps
 

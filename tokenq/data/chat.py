@@ -6,7 +6,7 @@ between them by the template's own `{% generation %}` marks, else by rendering t
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -106,7 +106,8 @@ def render(example: Example, tokenizer: Tokenizer, chat_template: str | None) ->
     options["chat_template"] = tokenizer.get_chat_template(chat_template, tools=example.context.get("tools"))
 
     def text(turns: Sequence[Message], header: bool) -> str:
-        return str(_apply(tokenizer, turns, example.where, add_generation_prompt=header, tokenize=False, **options))
+        asked = {**options, "add_generation_prompt": header, "tokenize": False}
+        return str(_apply(tokenizer, turns, example.where, asked))
 
     prompt = text(example.prompt, True)
     marked = _GENERATION.search(options["chat_template"]) is not None
@@ -120,15 +121,8 @@ def render(example: Example, tokenizer: Tokenizer, chat_template: str | None) ->
         whole = text(turns, False)
         full, trimmed = whole.rstrip(), whole != whole.rstrip()
         if marked:
-            found = _apply(
-                tokenizer,
-                turns,
-                example.where,
-                tokenize=True,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-                **options,
-            )
+            asked = {**options, "tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+            found = _apply(tokenizer, turns, example.where, asked)
             responses.append(Written(full, trimmed, token_mask=tuple(found["assistant_masks"])))
             continue
         spans, last_turn_only = _spans(turns, len(example.prompt), prompt, full, text)
@@ -136,7 +130,7 @@ def render(example: Example, tokenizer: Tokenizer, chat_template: str | None) ->
     return Rendered(prompt, tuple(responses), True)
 
 
-def _apply(tokenizer: Tokenizer, turns: Sequence[Message], where: str, **options: Any) -> Any:
+def _apply(tokenizer: Tokenizer, turns: Sequence[Message], where: str, options: Mapping[str, Any]) -> Any:
     from jinja2 import TemplateError
 
     conversation = [{"role": turn.role, "content": turn.content} for turn in turns]

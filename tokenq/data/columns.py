@@ -20,7 +20,7 @@ def find_format(row: Row) -> str:
     name = next((name for name, form in FORMATS.items() if not form.missing(columns) and form.fits(row.values)), None)
     used = FORMATS[name].used(columns) if name else set()
     guesses = [
-        guess
+        (len(form.columns), guess)
         for form in FORMATS.values()
         if name is None or (used <= form.used(columns) and len(form.columns) > len(FORMATS[name].columns))
         if (guess := _respelt(form, columns))
@@ -29,7 +29,7 @@ def find_format(row: Row) -> str:
         return name
     shown = ", ".join(repr(column) for column in columns)
     if guesses:
-        guess = min(guesses, key=len)
+        guess = max(guesses, key=lambda item: item[0])[1]  # the format that explains most columns
         told = " and ".join(f"{theirs!r} looks like {ours!r}" for ours, theirs in guess.items())
         option = ",".join(f"{ours}={theirs}" for ours, theirs in guess.items())
         leave = f", or leave it out with --columns unused={next(iter(guess.values()))}" if name else ""

@@ -80,7 +80,7 @@ def table_rows(table: Any, name: str) -> list[Row]:
 def _json_lines(handle: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(handle, 1):
         if line.strip(b" \t\r\n\xef\xbb\xbf"):
-            yield number, _object(_parsed(line, name, number), f"{name}, line {number}")
+            yield number, _object(_parsed(line.rstrip(), name, number), f"{name}, line {number}")
 
 
 def _json(handle: IO[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:

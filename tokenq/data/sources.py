@@ -141,7 +141,7 @@ def _folder_rows(path: Path, source: Source) -> list[Row]:
         names = _resolved(source, list(tables))
         return _sliced({name: table_rows(tables[name], f"{source.location}, {name}") for name, _ in names}, source)
     try:
-        builder = load_dataset_builder(str(path), source.config)
+        builder = load_dataset_builder(str(path.resolve()), source.config)
     except (OSError, ValueError) as error:
         raise UserError(
             f"Folder {source.location!r} cannot be read as data: {_first_line(error)}",

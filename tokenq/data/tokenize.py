@@ -67,7 +67,7 @@ def tokenize(
     """
     if truncation not in TRUNCATIONS:
         raise unknown_name("truncation", truncation, TRUNCATIONS)
-    if min(max_length or 2, (max_prompt_length or 1) + 1) < 2:
+    if (max_length is not None and max_length < 2) or (max_prompt_length is not None and max_prompt_length < 1):
         raise UserError("max_length must be at least 2 and max_prompt_length at least 1.", "Raise the limits.")
     encoder = Encoder.of(tokenizer)
     limits = Limits(max_length, max_prompt_length, kept=len(encoder.prefix))

@@ -61,9 +61,16 @@ class PackedLM(nn.Module):
         """Return log π of every target of the batch, float32 or better."""
         return WAYS[self.way].compute(self, batch)
 
+    def work(self, batch: PackedBatch) -> tuple[int, int]:
+        """Return (tokens, positions with padding) that one forward of this batch computes."""
+        if WAYS[self.way].shares_prompts:
+            return len(batch.input_ids), len(batch.input_ids)
+        rows = _padded_rows(batch)
+        return int(rows.attention_mask.sum()), rows.attention_mask.numel()
+
     def head(self) -> Head | None:
         """Return the output projection, or None when it is more than a linear layer."""
-        projection: Any = self.lm.get_output_embeddings()  # type: ignore[no-untyped-call]
+        projection: Any = self.lm.get_output_embeddings()
         if type(projection) is not nn.Linear:
             return None
         softcap = self.lm.config.get_text_config().to_dict().get("final_logit_softcapping")
@@ -76,7 +83,7 @@ class PackedLM(nn.Module):
         The gradient is the same. Only for one process without gradient hooks and with one compute type: nobody else
         is told when this gradient arrives.
         """
-        projection: Any = self.lm.get_output_embeddings()  # type: ignore[no-untyped-call]
+        projection: Any = self.lm.get_output_embeddings()
         embeddings: Any = self.lm.get_input_embeddings()
         if type(projection) is not nn.Linear or not projection.weight.requires_grad:
             return

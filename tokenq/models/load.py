@@ -142,13 +142,14 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targe
         r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
     )
     try:
-        return get_peft_model(bare(model), config)
+        adapted: nn.Module = get_peft_model(bare(model), config)
     except ValueError as problem:
         names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         raise UserError(
             f"LoRA cannot be put on {targets}: {str(problem).splitlines()[0]}",
             f"Linear layers of this model: {', '.join(sorted(names))}.",
         ) from None
+    return adapted
 
 
 def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on") -> ModelIdentity:
@@ -270,7 +271,7 @@ def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> nn.M
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        adapted: nn.Module = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (ValueError, OSError, RuntimeError) as problem:
         config = Path(adapter) / "adapter_config.json"
         base = _adapter_config(adapter)["base_model_name_or_path"] if config.is_file() else "unknown"
@@ -278,6 +279,7 @@ def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> nn.M
             f"The adapter {adapter} does not fit {model.config._name_or_path}: {str(problem).strip().splitlines()[0]}",
             f"It was made for {base}.",
         ) from None
+    return adapted
 
 
 def _numeric_config(model: PreTrainedModel) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
+from tokenq.files import write_json
 from tokenq.models.load import ModelIdentity
 from tokenq.records import TokenGroup, TokenResponse
 
@@ -58,8 +59,10 @@ class ReferenceStore:
         name = hashlib.sha256(f"{VERSION} {identity.weights} {identity.dtype}".encode()).hexdigest()[:32]
         self.folder = None if root is None else root / name
         self._values: dict[bytes, NDArray[np.float32]] = {}
+        self._seen: set[str] = set()
         if self.folder is not None:
-            self._open(self.folder, identity)
+            _make_folder(self.folder, identity)
+            self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
         """Return whether the log-probs of this response are known."""
@@ -88,6 +91,7 @@ class ReferenceStore:
         try:
             save_file(shard, aside)
             os.replace(aside, self.folder / f"{name}.safetensors")
+            self._seen.add(f"{name}.safetensors")
         except (OSError, SafetensorError) as problem:
             aside.unlink(missing_ok=True)
             raise UserError(
@@ -136,29 +140,39 @@ class ReferenceStore:
         """Return the reference's log-probs for batches packed from `groups`, without a forward."""
         return StoredScorer(self, groups)
 
-    def _open(self, folder: Path, identity: ModelIdentity) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            about = folder / "model.json"
-            if not about.exists():
-                aside = folder / f".{uuid.uuid4().hex}.tmp"
-                aside.write_text(json.dumps({"version": VERSION, **identity.to_dict()}, indent=2), encoding="utf-8")
-                os.replace(aside, about)
-        except OSError as problem:
-            raise UserError(
-                f"The reference store {folder} cannot be opened: {problem}", "Name another with --reference-store."
-            ) from None
-        for path in sorted(folder.glob("*.safetensors")):
-            self._read(path)
+    def refresh(self) -> None:
+        """Read shards that have appeared in the folder since (written by another process)."""
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else []:
+            if path.name not in self._seen:
+                self._values.update(_read_shard(path))
+                self._seen.add(path.name)
 
-    def _read(self, path: Path) -> None:
-        try:
-            with safe_open(path, framework="numpy") as shard:
-                keys, lengths, logps = (shard.get_tensor(name) for name in ("keys", "lengths", "logps"))
-        except (SafetensorError, OSError):
-            raise UserError(f"{path} is damaged.", "Delete that file; its values are computed again.") from None
-        for key, value in zip(keys, np.split(logps, np.cumsum(lengths)[:-1]), strict=True):
-            self._values[key.tobytes()] = value
+
+def _make_folder(folder: Path, identity: ModelIdentity) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "model.json", {"version": VERSION, **identity.to_dict()})
+    except OSError as problem:
+        raise UserError(
+            f"The reference store {folder} cannot be opened: {problem}", "Name another with --reference-store."
+        ) from None
+
+
+def _read_shard(path: Path) -> dict[bytes, NDArray[np.float32]]:
+    """Return the shard's responses; their log-probs stay on disk behind a memory map until they are used."""
+    try:
+        with open(path, "rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(header_bytes))
+        start, stop = header["logps"]["data_offsets"]
+        logps = np.memmap(path, dtype="<f4", mode="r", offset=8 + header_bytes + start, shape=((stop - start) // 4,))
+        with safe_open(path, framework="numpy") as shard:
+            keys, lengths = shard.get_tensor("keys"), shard.get_tensor("lengths")
+    except (SafetensorError, OSError, ValueError, KeyError):
+        raise UserError(f"{path} is damaged.", "Delete that file; its values are computed again.") from None
+    if lengths.sum() != len(logps) or len(keys) != len(lengths):
+        raise UserError(f"{path} is damaged.", "Delete that file; its values are computed again.")
+    return {key.tobytes(): v for key, v in zip(keys, np.split(logps, np.cumsum(lengths)[:-1]), strict=True)}
 
 
 class StoredScorer:

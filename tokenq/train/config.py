@@ -30,8 +30,8 @@ class TrainConfig:
     """Run Python code that a model brings along. Only for models whose authors you trust."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; auto takes the checkpoint's."""
-    attention: Literal["auto", "segments", "flex", "plain"] = "auto"
-    """How shared prompts are attended to; auto takes the fastest way that proves equal to the plain forward."""
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How batches go through the model; auto takes the fastest way that proves equal to the model's own forward."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, mps."""
 
@@ -50,14 +50,18 @@ class TrainConfig:
     """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with a row that cannot be used (empty, chosen = rejected): stop, or leave it out and count it."""
+    pairing: Literal["best_worst", "all"] = "best_worst"
+    """Which pairs rated responses give: the best over the worst, or every two of different rating."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make chat turns of it."""
     chat_template: str | None = None
     """File with a Jinja chat template, instead of the tokenizer's."""
     max_length: int = 1024
     """Most tokens of prompt and response together."""
     max_prompt_length: int | None = None
     """Most tokens of the prompt. Default: whatever max_length leaves."""
-    truncation: Literal["drop"] = "drop"
-    """What to do with a pair that is longer than that."""
+    truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop"
+    """What to do with longer rows: leave out and count, stop, cut the prompt's start, the responses' end, or both."""
     eval_data: Sequence[str] = ()
     """Data to evaluate on, in the same forms as --data."""
     eval_size: int = 0

@@ -4,6 +4,7 @@ One loop serves every loss and every model: it sees a policy that scores packed 
 same, and a row of the loss table. It never sees a network's inside, a tokenizer or a file of data.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,12 +78,14 @@ class Summary:
         before: evaluation before the first update (empty without evaluation data or after a resume).
         after: evaluation after the last update.
         last: metrics of the last update.
+        policy: the policy as accelerate has wrapped it.
     """
 
     steps: int
     before: dict[str, float]
     after: dict[str, float]
     last: dict[str, float]
+    policy: nn.Module
 
 
 def total_steps(config: TrainConfig, examples: int) -> int:
@@ -142,7 +145,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
         checkpoint.save(accelerator, job.run.checkpoints, step, config.keep_checkpoints)
     if last:
         after = trainer.evaluate(step)
-    return Summary(step, before, after, last)
+    return Summary(step, before, after, last, policy)
 
 
 @dataclass
@@ -174,7 +177,7 @@ class _Trainer:
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             self.accelerator.sync_gradients = last
-            with _maybe_no_sync(self.accelerator, self.policy, last):
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
                 outcome = self.job.objective(self.policy, data.reference, batch.batch)
                 if step == 0 and self.job.start_tolerance is not None:
                     _check_start(outcome, batch.batch, data.groups, self.job.start_tolerance)
@@ -187,7 +190,7 @@ class _Trainer:
                 failed += _not_finite(outcome, batch.batch, data.groups)
         self._stop_if_not_finite(failed, step)
         norm = self._clip()
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) and self.accelerator.scaler is None:  # a gradient scaler skips such steps itself
             self._stop_if_not_finite([data.groups[i].where for i in places], step)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:
@@ -294,12 +297,6 @@ class _Micro:
 
     batch: PackedBatch
     counts: int
-
-
-def _maybe_no_sync(accelerator: Accelerator, policy: nn.Module, last: bool) -> Any:
-    import contextlib
-
-    return contextlib.nullcontext() if last else accelerator.no_sync(policy)
 
 
 def _check_start(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup], tolerance: float) -> None:

@@ -96,7 +96,7 @@ class Noise:
 CLEAN: Final = Noise()
 """Every fact, right, once, in order."""
 
-CARELESS: Final = Noise(omit=0.2, wrong=0.25, repeat=0.05, shuffle=0.2, remark=0.25)
+CARELESS: Final = Noise(omit=0.12, wrong=0.3, repeat=0.15, shuffle=0.2, remark=0.25)
 """The demonstrations that leave something to learn from preferences."""
 
 
