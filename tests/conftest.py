@@ -4,6 +4,8 @@ Nothing of tokenq.core may be imported here: pytest turns on its shape checks fi
 """
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,5 +21,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test a cache folder of its own: a stored reference of one must not serve another."""
     caches: Path = tmp_path_factory.mktemp("caches")
+    monkeypatch.delenv("TOKENQ_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(caches / "datasets"))
+
+
+@pytest.fixture(autouse=True)
+def _own_accelerator() -> Iterator[None]:
+    """Forget accelerate's state of the process, which otherwise keeps precision and device of an earlier test."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()

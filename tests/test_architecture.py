@@ -12,7 +12,7 @@ import tokenq
 ROOT = Path(tokenq.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 IDS = [str(path.relative_to(ROOT)) for path in MODULES]
-LINES_A_MODULE = 300
+LINES_A_MODULE = 330  # the aim is 300, with a tenth of slack
 LINES_A_FUNCTION = 50
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=IDS)

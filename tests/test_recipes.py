@@ -1,13 +1,16 @@
-"""Recipes: every file is a configuration that resolves, with the values that its source publishes."""
+"""Recipes: every file is a configuration that resolves, with the values that its source publishes, and runs."""
 
+import json
+import math
 from pathlib import Path
 
 import jinja2
 import pytest
 
 from tokenq.cli.flags import parse
-from tokenq.cli.main import COMMANDS
+from tokenq.cli.main import COMMANDS, main
 from tokenq.train.config import TrainConfig
+from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -98,3 +101,37 @@ def test_the_zephyr_template():
     assert template.render(messages=turns, eos_token="</s>") == prompt
     assert template.render(messages=turns, eos_token="</s>", add_generation_prompt=True) == prompt + "<|assistant|>\n"
     assert template.render(messages=turns + reply, eos_token="</s>") == prompt + "<|assistant|>\nHo</s>\n"
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """A tiny model on disk and a few pairs in chat form, which every recipe can read."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    tiny_model("gpt_neox").save_pretrained(folder / "model")
+    tiny_tokenizer("bytes", chat_template=TEMPLATE).save_pretrained(folder / "model")
+    rows = [
+        {name: [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": text}]
+         for name, text in (("chosen", f"{i}!"), ("rejected", f"No {i}."))}
+        for i in range(6)
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+TEMPLATE = (FOLDER / "zephyr.jinja").read_text()
+
+
+@each_recipe
+def test_a_recipe_runs_for_two_steps_with_a_tiny_model(path, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)
+    rows = str(stand_ins / "rows.jsonl")
+    words = ["train", "--config", str(path), "--model", str(stand_ins / "model"), "--data", rows]
+    words += ["--output", str(tmp_path / "run"), "--device", "cpu", "--max-steps", "2", "--batch-size", "2"]
+    words += ["--eval-data", rows, "--eval-size", "0"]
+    assert main(words) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 2
+    if resolve(path).loss == "dpo":
+        assert losses[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert (tmp_path / "run" / "policy" / "README.md").exists()

@@ -7,8 +7,12 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from tokenq.cli.flags import field_docs
+from tokenq.core.losses import LOSSES
+from tokenq.data.examples import BAD_ROWS, PAIRINGS, STYLES
+from tokenq.data.truncation import TRUNCATIONS
 from tokenq.errors import UserError
 from tokenq.files import plain
+from tokenq.models.forward import WAYS
 from tokenq.train.config import (
     FREE_ON_RESUME,
     SECTIONS,
@@ -160,8 +164,26 @@ def test_tables_beside_the_configuration_name_fields_that_exist():
     assert not names & set(SPELT_ELSEWHERE)
 
 
+def choices(name):
+    return set(get_args(get_type_hints(TrainConfig)[name]))
+
+
+def test_choices_are_those_of_the_rooms_that_make_them():
+    """The configuration repeats the names, because it must not import what they name."""
+    assert choices("truncation") == set(TRUNCATIONS)
+    assert choices("bad_rows") == set(BAD_ROWS)
+    assert choices("pairing") == set(PAIRINGS)
+    assert choices("style") == set(STYLES)
+    assert choices("attention") == {"auto", *WAYS}
+
+
+def test_the_help_names_every_loss():
+    words = field_docs(TrainConfig)["loss"].replace(",", " ").replace(".", " ").split()
+    assert set(LOSSES) <= set(words)
+
+
 def test_the_default_of_a_choice_is_one_of_its_names():
     kinds = get_type_hints(TrainConfig)
-    choices = {f.name: f.default for f in dataclasses.fields(TrainConfig) if get_origin(kinds[f.name]) is Literal}
-    assert choices
-    assert all(default in get_args(kinds[name]) for name, default in choices.items())
+    defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig) if get_origin(kinds[f.name]) is Literal}
+    assert defaults
+    assert all(default in get_args(kinds[name]) for name, default in defaults.items())

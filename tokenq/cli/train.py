@@ -3,15 +3,13 @@
 import contextlib
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
@@ -19,34 +17,27 @@ from torch import Tensor, nn
 
 import tokenq
 from tokenq.cli.progress import Progress
+from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy
 from tokenq.core.losses import Loss, find_loss
-from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.data.examples import read_examples
-from tokenq.data.sources import load_examples
+from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
 from tokenq.errors import UserError
 from tokenq.models.export import export_policy, model_card
-from tokenq.models.forward import PackedLM, bare, fastest_exact
+from tokenq.models.forward import PackedLM, bare
 from tokenq.models.load import (
     ModelIdentity,
     ModelSpec,
     add_lora,
-    check_vocabularies,
+    hide_progress_bars,
     identify,
     load_model,
     load_tokenizer,
 )
-from tokenq.models.policy import adapter_off, frozen_copy, no_grad
-from tokenq.models.reference_store import ReferenceStore
-from tokenq.records import TokenGroup
 from tokenq.rundir import RunDir, create_run, provenance, record_start, resume_run, write_config
 from tokenq.train.config import TrainConfig, check_resume
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
-from tokenq.train.monitor import Event, Listener
 from tokenq.train.objective import Objective
-
-START_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""Largest difference (nats) of one log-prob between two passes of the same weights over differently packed rows."""
 
 
 def run(config: TrainConfig) -> Summary:
@@ -65,12 +56,12 @@ def run(config: TrainConfig) -> Summary:
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
         data, held_out = _load_data(config, loss, tokenizer, progress)
         model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
-        policy = _exact(model, config, progress)
+        policy = proven_policy(model, config, progress)
         run_dir = _open_run(config, accelerator)
         identity = identify(model, config.model)
-        reference = _NO_REFERENCE
+        reference = NO_REFERENCE
         if loss.reference:
-            reference = _reference(policy, identity, config, accelerator, [data.groups, held_out.groups], progress)
+            reference = find_reference(policy, identity, config, accelerator, [data.groups, held_out.groups], progress)
         if accelerator.is_main_process:
             _record(run_dir, config, identity, reference.identity, data, held_out, accelerator)
         _make_ready(policy, config, accelerator)
@@ -94,91 +85,18 @@ def run(config: TrainConfig) -> Summary:
     return summary
 
 
-@dataclass(frozen=True)
-class _Reference:
-    """The reference of a run.
-
-    Attributes:
-        identity: which model it is; None when there is none.
-        store: its log-probs, or None when it is computed online.
-        online: computes its log-probs, or None.
-        tolerance: see `Job.start_tolerance`.
-    """
-
-    identity: ModelIdentity | None
-    store: ReferenceStore | None
-    online: TokenScorer | None
-    tolerance: float | None
-
-    def scorer(self, groups: Sequence[TokenGroup]) -> TokenScorer | None:
-        """Return what gives log π_ref of batches packed from `groups`."""
-        return self.store.scorer(groups) if self.store is not None else self.online
-
-
-_NO_REFERENCE = _Reference(None, None, None, None)
-
-
-def _reference(
-    policy: PackedLM,
-    identity: ModelIdentity,
-    config: TrainConfig,
-    accelerator: Accelerator,
-    data: Sequence[Sequence[TokenGroup]],
-    progress: Progress,
-) -> _Reference:
-    """Return the reference that the configuration asks for, with its log-probs of all data where they are stored."""
-    fresh_adapter = config.lora_rank > 0
-    source: TokenScorer = no_grad(policy)
-    ref_identity, same_start = identity, config.lora_dropout == 0
-    if config.reference is not None:
-        spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
-        model = load_model(replace(spec, trust_remote_code=config.trust_remote_code)).requires_grad_(False)
-        check_vocabularies(policy.model, model)
-        ref_identity = identify(model, config.reference)
-        source = no_grad(_exact(model, config, progress))
-        same_start = same_start and ref_identity.weights == identity.weights
-    elif fresh_adapter:
-        ref_identity = identify(policy.model, config.model, adapter="off")
-        source = adapter_off(policy)
-    ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} {config.mixed_precision}")
-    tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
-    if config.reference_store == "off":
-        online = source if config.reference is not None or fresh_adapter else frozen_copy(policy)
-        return _Reference(ref_identity, None, _autocast(online, accelerator), tolerance)
-    folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
-    store = ReferenceStore(folder, ref_identity)
-    groups = [group for part in data for group in part]
-    fill = partial(store.fill, scorer=_autocast(source, accelerator), budget=config.tokens_per_batch)
-    fill = partial(fill, device=accelerator.device, progress=lambda n, of: progress(Event("reference", n, of)))
-    policy.model.eval()
-    computed = fill(groups[accelerator.process_index :: accelerator.num_processes])
-    accelerator.wait_for_everyone()
-    store.refresh()
-    computed += fill(groups)
-    total = sum(len(group.responses) for group in groups)
-    progress.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
-    return _Reference(ref_identity, store, None, tolerance)
-
-
-def default_store() -> Path:
-    """Return the folder of reference log-probs that all runs of a user share."""
-    cache = os.environ.get("TOKENQ_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "tokenq")
-    return Path(cache).expanduser() / "reference"
-
-
 def _load_data(
     config: TrainConfig, loss: Loss, tokenizer: Any, progress: Progress
 ) -> tuple[TokenizedData, TokenizedData]:
     """Return training and held-out data in token space."""
-    read = partial(read_examples, want=loss.unit, columns=config.columns, bad_rows=config.bad_rows)
+    read = partial(read_examples, want=loss.unit, pairing=config.pairing, style=config.style)
+    read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
     found = load_examples(config.data, read, seed=config.seed)
     kept, held_out = found.examples, found.examples[:0]
     if config.eval_data:
         held_out = load_examples(config.eval_data, read, seed=config.seed).examples
     elif config.eval_size:
-        if config.eval_size >= len(kept):
-            raise UserError(f"--eval-size {config.eval_size} leaves nothing of {len(kept)} rows.", "Make it smaller.")
-        kept, held_out = kept[: -config.eval_size], kept[-config.eval_size :]
+        kept, held_out = hold_out(kept, config.eval_size, seed=config.seed)
     encode = partial(
         tokenize,
         tokenizer=tokenizer,
@@ -186,20 +104,13 @@ def _load_data(
         max_prompt_length=config.max_prompt_length,
         truncation=config.truncation,
     )
-    data = encode(kept, rows=found.rows - len(held_out), dropped=found.dropped)
+    data = encode(kept, rows=found.rows, dropped=found.dropped)
     progress.say(f"data: {data.summary.line()}")
     if not held_out:
         return data, TokenizedData([], data.summary)
     evaluation = encode(held_out)
     progress.say(f"held out: {evaluation.summary.line()}")
     return data, evaluation
-
-
-def _exact(model: nn.Module, config: TrainConfig, progress: Progress) -> PackedLM:
-    policy, said = fastest_exact(model, config.attention, config.max_length)
-    for warning in said:
-        progress.say(f"warning: {warning}")
-    return policy
 
 
 def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -304,21 +215,6 @@ def _finish(
     accelerator.end_training()
 
 
-def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
-    """Return the scorer computing in the precision of the training forward."""
-
-    def score(batch: PackedBatch) -> Tensor:
-        with accelerator.autocast():
-            return scorer(batch)
-
-    return score
-
-
-def _compute_dtype(policy: PackedLM, config: TrainConfig) -> torch.dtype:
-    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    return mixed.get(config.mixed_precision) or next(p.dtype for p in policy.parameters() if p.is_floating_point())
-
-
 def _loss_parameters(config: TrainConfig) -> dict[str, float]:
     """Return the parameters of the loss that were given."""
     given = {"beta": config.beta, "label_smoothing": config.label_smoothing}
@@ -343,9 +239,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 def _quiet_libraries() -> Iterator[None]:
     """Silence what libraries say about matters that this run handles itself."""
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    hide_progress_bars()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Removed shared tensor.*")
         yield
-
-
-__all__ = ["Listener", "default_store", "run"]

@@ -44,9 +44,10 @@ def dpo(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1) -> Float[
 def cdpo(
     policy: PairLogps, reference: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.1
 ) -> Float[Tensor, " B"]:
-    """Return −(1−ε) log σ(β h) − ε log σ(−β h): conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences").
+    """Return −(1−ε) log σ(β h) − ε log σ(−β h): conservative DPO.
 
-    The minimum lies at σ(β h) = 1 − ε, so the margin stays bounded.
+    From Mitchell 2023, "A note on DPO with noisy preferences", Eq. 3 there. The minimum lies at σ(β h) = 1 − ε, so the
+    margin stays bounded.
 
     Args:
         policy: [B, T] log-probs under π.

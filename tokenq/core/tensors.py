@@ -11,7 +11,6 @@ from typing import NamedTuple, Protocol
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from typing_extensions import Self
 
 
 class Segment(NamedTuple):
@@ -58,7 +57,7 @@ class PackedBatch:
     pairs: Int[Tensor, "P 2"]
     members: tuple[tuple[int, int], ...]
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`."""
         names = ("input_ids", "position_ids", "predictors", "targets", "responses", "columns", "pairs")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})

@@ -172,7 +172,7 @@ def _spans(
     spans: list[Span] = []
     for index in places:
         before = prompt if index == first else text(turns[:index], True)
-        shared = common_length(before, full)
+        shared = len(before) if full.startswith(before) else common_length(before, full)
         last = index == len(turns) - 1
         after = full if last else text(turns[: index + 1], False).rstrip()
         known = shared == len(before) or shared >= len(text(turns[:index], False).rstrip())

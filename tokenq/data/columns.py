@@ -31,17 +31,21 @@ def find_format(row: Row) -> str:
     if guesses:
         guess = max(guesses, key=lambda item: item[0])[1]  # the format that explains most columns
         told = " and ".join(f"{theirs!r} looks like {ours!r}" for ours, theirs in guess.items())
-        option = ",".join(f"{ours}={theirs}" for ours, theirs in guess.items())
+        option = " ".join(f"{ours}={theirs}" for ours, theirs in guess.items())
         leave = f", or leave it out with --columns unused={next(iter(guess.values()))}" if name else ""
         raise UserError(
             f"{row.where}: unknown columns: {told} (columns: {shown}).", f"Rename with --columns {option}{leave}."
         )
     near = max(FORMATS.values(), key=lambda form: len(form.used(columns)) / len(form.columns))
-    lacks = f" The nearest format lacks {', '.join(near.missing(columns))}." if near.used(columns) else ""
+    lacks = (
+        f" The nearest format lacks {', '.join(near.missing(columns))}."
+        if near.used(columns) and near.missing(columns)
+        else ""
+    )
     known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMATS.values()))
     raise UserError(
         f"{row.where}: the columns {shown} fit no known format.{lacks}",
-        f"Rename them with --columns prompt=THEIRS,chosen=THEIRS,rejected=THEIRS. Known sets of columns: {known}.",
+        f"Rename them with --columns prompt=THEIRS chosen=THEIRS rejected=THEIRS. Known sets of columns: {known}.",
     )
 
 

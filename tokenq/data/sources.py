@@ -124,6 +124,33 @@ def load_examples(sources: Sequence[str], read: Callable[[Sequence[Row]], ReadRe
     return ReadResult(examples, rows, dropped)
 
 
+def hold_out(examples: Sequence[Example], count: int, *, seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """Return (kept, held out): a seeded choice of whole prompts, so that no prompt is on both sides.
+
+    Args:
+        examples: what `load_examples` gave.
+        count: held-out examples; more when the last prompt chosen has several.
+        seed: decides which prompts.
+
+    Raises:
+        UserError: when nothing would be left to train on.
+    """
+    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    random.Random(f"{seed} hold out").shuffle(prompts)
+    sizes = Counter(example.prompt for example in examples)
+    chosen: set[Any] = set()
+    held = 0
+    for prompt in prompts:
+        if held >= count:
+            break
+        chosen.add(prompt)
+        held += sizes[prompt]
+    kept = [example for example in examples if example.prompt not in chosen]
+    if not kept:
+        raise UserError(f"--eval-size {count} leaves nothing of {len(examples)} examples.", "Make it smaller.")
+    return kept, [example for example in examples if example.prompt in chosen]
+
+
 def _weighted(examples: Sequence[Example], source: Source, seed: int) -> list[Example]:
     passes = int(source.weight)
     count = round((source.weight - passes) * len(examples))

@@ -76,7 +76,7 @@ def tokenize(
     groups: list[TokenGroup] = []
     long: list[TokenGroup] = []
     for start in range(0, len(examples), _BATCH):
-        for group in _groups(examples[start : start + _BATCH], encoder, chat_template, lost, mended):
+        for group, counts in _groups(examples[start : start + _BATCH], encoder, chat_template, lost):
             fitted = TRUNCATIONS[truncation](group, limits)
             reason = fitted if isinstance(fitted, str) else _unusable(fitted)
             if reason:
@@ -84,6 +84,7 @@ def tokenize(
                 long += [group] * (reason in TOO_LONG)
             elif not isinstance(fitted, str):
                 groups.append(fitted)
+                mended.update(counts)
                 mended["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
                 mended["truncated_responses"] += sum(not response.terminal for response in fitted.responses)
     if long and truncation == "error":
@@ -164,13 +165,9 @@ class Encoder:
 
 
 def _groups(
-    examples: Sequence[Example],
-    encoder: Encoder,
-    chat_template: str | None,
-    lost: Counter[str],
-    mended: Counter[str],
-) -> Iterable[TokenGroup]:
-    """Yield the groups of some examples, not yet cut; count those that give none in `lost`."""
+    examples: Sequence[Example], encoder: Encoder, chat_template: str | None, lost: Counter[str]
+) -> Iterable[tuple[TokenGroup, Counter[str]]]:
+    """Yield the groups of some examples, not yet cut, with what was mended; count those that give none in `lost`."""
     rendered: list[tuple[Example, Rendered]] = []
     for example in examples:
         try:
@@ -179,11 +176,12 @@ def _groups(
             lost[error.reason] += 1
     table = encoder.encode(text for _, one in rendered for text in _texts(one))
     for example, one in rendered:
-        group = _group(example, one, encoder, table, mended)
+        counts: Counter[str] = Counter()
+        group = _group(example, one, encoder, table, counts)
         if isinstance(group, str):
             lost[group] += 1
         else:
-            yield group
+            yield group, counts
 
 
 def _texts(rendered: Rendered) -> Iterable[str]:
@@ -203,9 +201,9 @@ def common_tokens(first: Ids, second: Ids) -> int:
 
 
 def _group(
-    example: Example, rendered: Rendered, encoder: Encoder, table: Mapping[str, Encoded], mended: Counter[str]
+    example: Example, rendered: Rendered, encoder: Encoder, table: Mapping[str, Encoded], counts: Counter[str]
 ) -> TokenGroup | str:
-    """Return the group of one example, or the reason why it has none."""
+    """Return the group of one example, or the reason why it has none; count in `counts` what was mended."""
     prompt = table[rendered.prompt]
     wholes = [table[response.full] for response in rendered.responses]
     size = min(common_tokens(prompt.ids, whole.ids) for whole in wholes)
@@ -213,7 +211,6 @@ def _group(
         size = min(1, min(common_tokens(wholes[0].ids, whole.ids) for whole in wholes))
         if size == 0:
             return "no common first token and no BOS"
-    counts: Counter[str] = Counter()
     responses = []
     for response, whole in zip(rendered.responses, wholes, strict=True):
         mask = _mask(response, whole, size, table)
@@ -229,7 +226,6 @@ def _group(
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0
     counts["bos_removed"] += prompt.shift < 0
-    mended.update(counts)
     return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where)
 
 

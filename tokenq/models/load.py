@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from tokenq.errors import UserError, nearest, unknown_name
 from tokenq.models.forward import bare
@@ -169,6 +170,11 @@ def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on
         parameters += tensor.numel()
     dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
     return ModelIdentity(path, type(base).__name__, parameters, dtype, digest.hexdigest())
+
+
+def hide_progress_bars() -> None:
+    """Keep transformers from drawing bars of its own for loading and writing weights."""
+    transformers_logging.disable_progress_bar()
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import torch
 
+from tokenq.worlds.gold import GOLD, GoldReward
 from tokenq.worlds.tiny import tiny_tokenizer
-from tokenq.worlds.tldr import CARELESS, CLEAN, Difficulty, GoldReward, Noise, Post, dice, make_posts, write_summary
+from tokenq.worlds.tldr import CARELESS, CLEAN, Difficulty, Noise, Post, dice, make_posts, write_summary
 from tokenq.worlds.wording import ATTRIBUTES, FILLERS, POST, QUESTIONS, REMARKS, TOPICS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-def sft_rows(
-    posts: Sequence[Post], noise: Noise = CLEAN, *, seed: int = 0, wordings: int = 3
-) -> list[dict[str, str]]:
+def sft_rows(posts: Sequence[Post], noise: Noise = CLEAN, *, seed: int = 0, wordings: int = 3) -> list[dict[str, str]]:
     """Return one {"prompt", "completion"} row per post, a demonstration by a writer of the given care."""
     return [
         {"prompt": post.prompt, "completion": write_summary(post, noise, seed=seed, wordings=wordings)}
@@ -33,7 +32,7 @@ def sft_rows(
 def label_pairs(
     posts: Sequence[Post],
     candidates: Sequence[Sequence[str]],
-    reward: GoldReward = GoldReward(),
+    reward: GoldReward = GOLD,
     *,
     seed: int = 0,
     temperature: float = 1.0,
@@ -77,7 +76,7 @@ def _prefers_first(gap: float, temperature: float, draw: random.Random) -> bool:
 def demonstration_pairs(
     posts: Sequence[Post],
     noise: Noise = CARELESS,
-    reward: GoldReward = GoldReward(),
+    reward: GoldReward = GOLD,
     *,
     seed: int = 0,
     temperature: float = 1.0,
@@ -92,7 +91,7 @@ def demonstration_pairs(
 
 
 def demo_tokenizer() -> "PreTrainedTokenizerFast":
-    """Return the word tokenizer of the world: every piece of every post and summary is one known token, no BOS added."""
+    """Return the word tokenizer of the world: every piece of its texts is a token; no BOS is added."""
     texts = [POST, *(f" {part}" for topic in TOPICS for part in (*topic.opening, f"{topic.title}:"))]
     texts += [f" {part}" for part in (*FILLERS, *QUESTIONS, *REMARKS)]
     for attribute in ATTRIBUTES.values():
@@ -147,12 +146,12 @@ class SftStage:
 
 
 SHORT: Final = Difficulty(facts=(1, 2), asides=(0, 1), fillers=(0, 0))
-"""Posts of about 25 words, from which copying is learnt in seconds; from full posts alone it is hardly learnt at all."""
+"""Posts of about 25 words, from which copying is learnt in seconds, as from full posts alone it is not."""
 
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demonstration trains on and how: found by trial, so that it learns within two minutes on two cores.
+    """What the demonstration trains on and how: found by trial, so that it learns within two minutes on one core.
 
     Attributes:
         seed: of the posts, the writers, the labels and the model.
@@ -173,7 +172,7 @@ class DemoSettings:
     seed: int = 0
     sft_stages: tuple[SftStage, ...] = (
         SftStage(4000, SHORT, CLEAN, "constant_with_warmup"),
-        SftStage(4500, Difficulty(), CLEAN, "constant_with_warmup"),
+        SftStage(7000, Difficulty(), CLEAN, "constant_with_warmup"),
         SftStage(3500, Difficulty(), CARELESS, "cosine"),
     )
     sft_batch_size: int = 8

@@ -107,7 +107,11 @@ FAMILIES: Final[dict[str, Family]] = {
     "lfm2": Family(
         "lfm2",
         {name: value for name, value in _GATED.items() if name != "head_dim"}
-        | {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+        | {
+            "num_hidden_layers": 3,
+            "layer_types": ["conv", "full_attention", "conv"],
+            "block_auto_adjust_ff_dim": False,
+        },
         False,
         "short convolutions between attention layers: the row's neighbours mix",
     ),
@@ -164,7 +168,7 @@ PIECES: Final = r"\n| ?\w+| ?[^\w\s]| +"
 
 SAMPLE: Final = (
     "The cat sat on the mat, and the dog ran to the old red house by the sea.",
-    "the cat saw a bird; it sang one song at night.\nWhat did you say? I said: no, not now!",
+    "the cat saw a bird; it is one that sang a song at night.\nnow what? What did you say? I said: no, not now!",
     "Question: how many are there? Answer: 1 2 3 4 5 6 7 8 9 0.\nYes, we can (and will) do it well.",
 )
 """Text whose pieces make the default vocabulary."""

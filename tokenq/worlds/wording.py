@@ -1,7 +1,7 @@
 """The words of the world of posts: topics, attributes, values, and how posts and summaries speak of them.
 
-Tables only. `tokenq.worlds.tldr` draws from them, reads them back and scores them. Every value is one word, so that a
-wrong fact is exactly one wrong token of the demonstration model.
+Tables only: `tokenq.worlds.tldr` draws from them, `tokenq.worlds.gold` reads them back. Every value is one word, so
+that a wrong fact is exactly one wrong token of the demonstration model.
 """
 
 from collections.abc import Mapping
@@ -142,12 +142,10 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
         ("from {}", "starts in {}"),
     ),
 }
-"""Every attribute by name. Cities, amounts and names are shared between attributes: only the sentence tells them apart."""
+"""Every attribute by name. Some share their values (amounts, counts, names): only the sentence tells them apart."""
 
 TOPICS: Final[tuple[Topic, ...]] = (
-    Topic(
-        ("I got a job offer.", "A new job came up."), "job", ("pay", "hours", "boss", "city", "start", "day")
-    ),
+    Topic(("I got a job offer.", "A new job came up."), "job", ("pay", "hours", "boss", "city", "start", "day")),
     Topic(("I found a flat.", "A new flat came up."), "flat", ("rent", "rooms", "floor", "city", "start", "friend")),
     Topic(("I planned a trip.", "A new trip came up."), "trip", ("price", "nights", "ride", "friend", "city", "start")),
     Topic(

@@ -1,0 +1,349 @@
+"""Every format of the table, from a row as it is found in the wild to the example that is meant."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tokenq.data.columns import find_format
+from tokenq.data.examples import read_examples
+from tokenq.data.files import Row
+from tokenq.data.formats import FORMATS
+from tokenq.errors import UserError
+from tokenq.records import Message
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
+HH = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: why?\n\nAssistant:"
+POST = {"post": "I ran.", "title": "Run", "subreddit": "sport", "article": None}
+
+# name of the format, row, prompt, chosen, rejected
+PAIRS = {
+    "strings": ("preference", {"prompt": "q:", "chosen": " c", "rejected": " r"}, "q:", " c", " r"),
+    "turns": (
+        "preference",
+        {"prompt": [user("q")], "chosen": [assistant("c")], "rejected": [assistant("r")]},
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "turns beside a text prompt": (
+        "preference",
+        {"prompt": "q", "chosen": [assistant("c")], "rejected": [assistant("r")]},
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "text beside a prompt of turns": (
+        "preference",
+        {"prompt": [user("q")], "chosen": "c", "rejected": "r"},
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "whole conversations beside their prompt": (
+        "preference",
+        {
+            "prompt": "q",
+            "prompt_id": "8f3",
+            "chosen": [user("q"), assistant("c")],
+            "rejected": [user("q"), assistant("r")],
+            "messages": [user("q"), assistant("c")],
+            "score_chosen": 8.5,
+            "score_rejected": 8.0,
+        },
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "implicit turns": (
+        "implicit preference",
+        {"chosen": [user("q"), assistant("c")], "rejected": [user("q"), assistant("r")]},
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "implicit strings": (
+        "implicit preference",
+        {"chosen": "The sky is blue.", "rejected": "The sky is green."},
+        "The sky is",
+        " blue.",
+        " green.",
+    ),
+    "hh": ("implicit preference", {"chosen": f"{HH} c", "rejected": f"{HH} r"}, HH, " c", " r"),
+    "orca": (
+        "question preference",
+        {"system": "Be kind.", "question": "q", "chosen": "c", "rejected": "r"},
+        "Be kind.\n\nq\n",
+        "c",
+        "r",
+    ),
+    "alpaca preference": (
+        "question preference",
+        {"instruction": "Add.", "input": "1 1", "chosen": "2", "rejected": "3"},
+        "Add.\n\n1 1\n",
+        "2",
+        "3",
+    ),
+    "input": ("question preference", {"input": "q", "chosen": "c", "rejected": "r"}, "q\n", "c", "r"),
+    "sharegpt preference": (
+        "conversation preference",
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "c"},
+            "rejected": {"from": "gpt", "value": "r"},
+        },
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "alpaca list": (
+        "instruction preference",
+        {"instruction": "q", "input": "", "output": ["c", "r"]},
+        "q\n",
+        "c",
+        "r",
+    ),
+    "tldr comparison": (
+        "comparison",
+        {"info": POST, "summaries": [{"text": " r"}, {"text": " c"}], "choice": 1},
+        "SUBREDDIT: r/sport\n\nTITLE: Run\n\nPOST: I ran.\n\nTL;DR:",
+        " c",
+        " r",
+    ),
+    "article comparison": (
+        "comparison",
+        {"info": {"post": None, "article": "News."}, "summaries": [{"text": "c"}, {"text": "r"}], "choice": 0},
+        "News.\n\nTL;DR:",
+        " c",
+        " r",
+    ),
+    "ultrafeedback": (
+        "ultrafeedback",
+        {
+            "instruction": "q",
+            "completions": [
+                {"response": "m", "overall_score": 5},
+                {"response": "r", "overall_score": 2.5},
+                {"response": "x", "overall_score": None},
+                {"response": "c", "overall_score": "7"},
+            ],
+        },
+        "q\n",
+        "c",
+        "r",
+    ),
+    "nectar": (
+        "nectar",
+        {"prompt": HH, "answers": [{"answer": "r", "rank": 7}, {"answer": "c", "rank": 1}, {"answer": "m", "rank": 2}]},
+        HH,
+        "c",
+        "r",
+    ),
+    "nectar as arrow stores it": (
+        "nectar",
+        {"prompt": HH, "answers": {"answer": ["r", "c"], "rank": [2.0, 1.0]}},
+        HH,
+        "c",
+        "r",
+    ),
+    "helpsteer3": (
+        "helpsteer preference",
+        {"context": [user("q")], "response1": "c", "response2": "r", "overall_preference": -2},
+        (U("q"),),
+        (A("c"),),
+        (A("r"),),
+    ),
+    "helpsteer2 preference": (
+        "helpsteer preference",
+        {"prompt": "q", "response_1": "r", "response_2": "c", "preference_strength": 1},
+        "q",
+        "c",
+        "r",
+    ),
+    "gsm8k solutions": (
+        "solutions",
+        {
+            "question": "q?",
+            "ground_truth": "A: 2",
+            "6b": {"is_correct": False, "solution": "A: 3"},
+            "175b": {"is_correct": True, "solution": "A: 2"},
+        },
+        "q?\n",
+        "A: 2",
+        "A: 3",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_pairs(name):
+    form, values, prompt, chosen, rejected = PAIRS[name]
+    assert find_format(Row(values, "row 1")) == form
+    (example,) = read_examples([Row(values, "row 1")]).examples
+    assert example.is_pair
+    assert example.prompt == prompt
+    assert [response.content for response in example.responses] == [chosen, rejected]
+    (example,) = read_examples([Row(values, "row 1")], want="responses").examples
+    assert not example.is_pair
+    assert [response.content for response in example.responses] == [chosen]
+
+
+def test_scores_of_a_pair_are_kept():
+    (example,) = read_examples([Row(PAIRS["whole conversations beside their prompt"][1], "")]).examples
+    assert [response.score for response in example.responses] == [8.5, 8.0]
+
+
+# name of the format, row, prompt, response
+RESPONSES = {
+    "strings": ("completion", {"prompt": "q", "completion": " r"}, "q", " r"),
+    "response": ("completion", {"prompt": "q", "response": " r"}, "q", " r"),
+    "turns": ("completion", {"prompt": [user("q")], "completion": [assistant("r")]}, (U("q"),), (A("r"),)),
+    "messages": (
+        "messages",
+        {"messages": [{"role": "system", "content": "s"}, user("q"), assistant("r"), user("t")]},
+        (S("s"), U("q")),
+        (A("r"),),
+    ),
+    "sharegpt": (
+        "messages",
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]},
+        (U("q"),),
+        (A("r"),),
+    ),
+    "several turns": (
+        "messages",
+        {"messages": [user("q"), assistant("r"), user("t"), assistant("u")]},
+        (U("q"),),
+        (A("r"), U("t"), A("u")),
+    ),
+    "messages in a CSV cell": (
+        "messages",
+        {"messages": '[{"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}]'},
+        (U("q"),),
+        (A("r"),),
+    ),
+    "text": ("text", {"text": "Once."}, "", "Once."),
+    "transcript": ("text", {"text": f"{HH} r"}, HH, " r"),
+    "gsm8k": ("question", {"question": "q?", "answer": "2\n#### 2"}, "q?\n", "2\n#### 2"),
+    "a whole number": ("question", {"question": "1 + 1?", "answer": 2}, "1 + 1?\n", "2"),
+    "alpaca": ("instruction", {"instruction": "Add.", "input": "1 1", "output": "2"}, "Add.\n\n1 1\n", "2"),
+}
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_responses(name):
+    form, values, prompt, response = RESPONSES[name]
+    assert find_format(Row(values, "row 1")) == form
+    (example,) = read_examples([Row(values, "row 1")], want="responses").examples
+    assert (example.prompt, [one.content for one in example.responses]) == (prompt, [response])
+    with pytest.raises(UserError, match="row 1: the data holds single responses"):
+        read_examples([Row(values, "row 1")])
+
+
+def test_labelled_responses():
+    rows = [
+        Row({"prompt": "q", "completion": " c", "label": True}, "row 1"),
+        Row({"prompt": "q", "completion": " r", "label": "False"}, "row 2"),
+        Row({"prompt": "p", "completion": " s", "label": 1}, "row 3"),
+    ]
+    assert find_format(rows[0]) == "labelled"
+    both, last = read_examples(rows, want="all").examples
+    assert [(one.content, one.label) for one in both.responses] == [(" c", True), (" r", False)]
+    assert [(one.content, one.label) for one in last.responses] == [(" s", True)]
+    pairs = read_examples(rows)
+    assert [[one.content for one in pair.responses] for pair in pairs.examples] == [[" c", " r"]]
+    assert pairs.dropped == {"fewer than two rated responses": 1}
+    right = read_examples(rows, want="responses")
+    assert [example.responses[0].content for example in right.examples] == [" c", " s"]
+    assert right.dropped == {"undesirable response": 1}
+
+
+def test_stepwise_responses_are_lines_with_a_label_each():
+    values = {"prompt": "q?", "completions": ["One.", "Two.\n", "Two."], "labels": [True, 1, False]}
+    assert find_format(Row(values, "")) == "stepwise"
+    (example,) = read_examples([Row(values, "")], want="all").examples
+    (response,) = example.responses
+    assert example.prompt == "q?\n"
+    assert response.content == "One.\nTwo.\nTwo." == "".join(response.steps)
+    assert response.steps == ("One.\n", "Two.\n", "Two.")
+    assert response.step_labels == (True, True, False)
+    assert response.label is False
+    (example,) = read_examples([Row(values, "")], want="all", style="chat").examples
+    assert example.responses[0].content == (A("".join(response.steps)),)
+
+
+def test_helpsteer_rows_of_one_prompt_are_one_example():
+    rows = [
+        Row({"prompt": prompt, "response": response, "helpfulness": rating, "verbosity": 1}, f"row {number}")
+        for number, (prompt, response, rating) in enumerate(
+            [("q", "r", 1), ("q", "c", 4), ("p", "s", 3), ("q", "t", 0)], 1
+        )
+    ]
+    assert find_format(rows[0]) == "helpsteer"
+    result = read_examples(rows)
+    assert [(one.where, [r.content for r in one.responses]) for one in result.examples] == [("row 1", ["c", "r"])]
+    assert result.dropped == {"fewer than two rated responses": 2}  # only neighbours are put together
+
+
+UNUSABLE = {
+    "not text": ({"prompt": "q", "chosen": 1.5, "rejected": "r"}, "column 'chosen' holds float, not text"),
+    "null": ({"prompt": "q", "chosen": "c", "rejected": None}, "column 'rejected' is empty"),
+    "prompt of another conversation": (
+        {"prompt": "p", "chosen": [user("q"), assistant("c")], "rejected": [user("q"), assistant("r")]},
+        "the prompt is no turn of the conversations",
+    ),
+    "no choice": ({"info": POST, "summaries": [{"text": "a"}, {"text": "b"}], "choice": None}, "choice is None"),
+    "no record": ({"info": "post", "summaries": [{"text": "a"}, {"text": "b"}], "choice": 0}, "'info' holds no record"),
+    "three outputs": ({"instruction": "q", "output": ["a", "b", "c"]}, r"not \[chosen, rejected\]"),
+    "no list": ({"prompt": "q", "answers": "x"}, "column 'answers' holds no list"),
+    "item without text": ({"prompt": "q", "answers": [{"rank": 1}]}, "an item without text under 'answer'"),
+    "label": ({"prompt": "q", "completion": "c", "label": "maybe"}, "label 'maybe' is neither true nor false"),
+    "labels": ({"prompt": "q", "completions": ["a", "b"], "labels": [True]}, "2 completions but 1 labels"),
+    "step": ({"prompt": "q", "completions": ["a", 1], "labels": [True, True]}, "a step that is not text"),
+    "tools": (
+        {"prompt": [user("q")], "chosen": [assistant("c")], "rejected": [assistant("r")], "tools": "[{"},
+        "column 'tools' holds text that is not JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_cells_name_the_row_and_the_column(name):
+    values, detail = UNUSABLE[name]
+    with pytest.raises(UserError, match=f"^file.jsonl, row 3: .*{detail}"):
+        read_examples([Row(values, "file.jsonl, row 3")])
+
+
+def test_turns_are_needed_where_a_conversation_is_asked_for():
+    with pytest.raises(UserError, match="holds no list of turns"):
+        read_examples([Row({"messages": ["hi"]}, "row 1")], want="responses")
+
+
+def test_every_format_is_tried_here():
+    tried = {case[0] for case in [*PAIRS.values(), *RESPONSES.values()]} | {"labelled", "stepwise", "helpsteer"}
+    assert tried == set(FORMATS)
+
+
+def test_the_rows_of_the_documentation_have_the_format_that_it_says():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| ([a-z ]+?)(?: \(TL;DR\))? \| `(\{.*?\})`", page, re.M)
+    assert [name for name, _ in shown] == list(FORMATS)
+    for name, text in shown:
+        row = Row(json.loads(text), "row 1")
+        assert find_format(row) == name
+        assert read_examples([row], want="all").examples
+
+
+def test_columns_that_fit_and_values_that_do_not():
+    with pytest.raises(UserError, match=r"'question', 'ground_truth' fit no known format\.\n"):
+        read_examples([Row({"question": "q", "ground_truth": "r"}, "row 1")])

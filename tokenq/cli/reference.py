@@ -1,0 +1,119 @@
+"""The reference of a training run: which model it is, and whether its log-probs come from the store or a forward."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tokenq.cli.progress import Progress
+from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.models.forward import PackedLM, fastest_exact
+from tokenq.models.load import ModelIdentity, ModelSpec, check_vocabularies, identify, load_model
+from tokenq.models.policy import adapter_off, frozen_copy, no_grad
+from tokenq.models.reference_store import ReferenceStore
+from tokenq.records import TokenGroup
+from tokenq.train.config import TrainConfig
+from tokenq.train.monitor import Event
+
+START_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-2, torch.bfloat16: 0.5, torch.float16: 0.1}
+"""Largest difference (nats) of one log-prob between two passes of the same weights over differently packed rows."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a run.
+
+    Attributes:
+        identity: which model it is; None when there is none.
+        store: its log-probs, or None when it is computed online.
+        online: computes its log-probs, or None.
+        tolerance: see `Job.start_tolerance`.
+    """
+
+    identity: ModelIdentity | None
+    store: ReferenceStore | None
+    online: TokenScorer | None
+    tolerance: float | None
+
+    def scorer(self, groups: Sequence[TokenGroup]) -> TokenScorer | None:
+        """Return what gives log π_ref of batches packed from `groups`."""
+        return self.store.scorer(groups) if self.store is not None else self.online
+
+
+NO_REFERENCE = Reference(None, None, None, None)
+
+
+def find_reference(
+    policy: PackedLM,
+    identity: ModelIdentity,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    data: Sequence[Sequence[TokenGroup]],
+    progress: Progress,
+) -> Reference:
+    """Return the reference that the configuration asks for, with its log-probs of all data where they are stored."""
+    fresh_adapter = config.lora_rank > 0
+    source: TokenScorer = no_grad(policy)
+    ref_identity, same_start = identity, config.lora_dropout == 0
+    if config.reference is not None:
+        spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
+        model = load_model(replace(spec, trust_remote_code=config.trust_remote_code)).requires_grad_(False)
+        check_vocabularies(policy.model, model)
+        ref_identity = identify(model, config.reference)
+        source = no_grad(proven_policy(model, config, progress))
+        same_start = same_start and ref_identity.weights == identity.weights
+    elif fresh_adapter:
+        ref_identity = identify(policy.model, config.model, adapter="off")
+        source = adapter_off(policy)
+    ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} {config.mixed_precision}")
+    tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
+    if config.reference_store == "off":
+        online = source if config.reference is not None or fresh_adapter else frozen_copy(policy)
+        return Reference(ref_identity, None, _autocast(online, accelerator), tolerance)
+    folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
+    store = ReferenceStore(folder, ref_identity)
+    groups = [group for part in data for group in part]
+    fill = partial(store.fill, scorer=_autocast(source, accelerator), budget=config.tokens_per_batch)
+    fill = partial(fill, device=accelerator.device, progress=lambda n, of: progress(Event("reference", n, of)))
+    policy.model.eval()
+    computed = fill(groups[accelerator.process_index :: accelerator.num_processes])
+    accelerator.wait_for_everyone()
+    store.refresh()
+    computed += fill(groups)
+    total = sum(len(group.responses) for group in groups)
+    progress.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
+    return Reference(ref_identity, store, None, tolerance)
+
+
+def default_store() -> Path:
+    """Return the folder of reference log-probs that all runs of a user share."""
+    cache = os.environ.get("TOKENQ_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "tokenq")
+    return Path(cache).expanduser() / "reference"
+
+
+def proven_policy(model: nn.Module, config: TrainConfig, progress: Progress) -> PackedLM:
+    """Return the model behind the fastest exact forward, and say what that could not be."""
+    policy, said = fastest_exact(model, config.attention, config.max_length)
+    for warning in said:
+        progress.say(f"warning: {warning}")
+    return policy
+
+
+def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
+    """Return the scorer computing in the precision of the training forward."""
+
+    def score(batch: PackedBatch) -> Tensor:
+        with accelerator.autocast():
+            return scorer(batch)
+
+    return score
+
+
+def _compute_dtype(policy: PackedLM, config: TrainConfig) -> torch.dtype:
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return mixed.get(config.mixed_precision) or next(p.dtype for p in policy.parameters() if p.is_floating_point())
