@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from accelerate import Accelerator
@@ -31,6 +31,7 @@ from tokenq.models.load import (
     add_lora,
     hide_progress_bars,
     identify,
+    is_adapter_folder,
     load_model,
     load_tokenizer,
 )
@@ -210,7 +211,8 @@ def _finish(
             **{name: f"{value:.4g}" for name, value in summary.after.items()},
         }
         card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
-        export_policy(policy, tokenizer, run_dir.policy, card, state)
+        form: Literal["as_trained", "merged"] = "merged" if is_adapter_folder(config.model) else "as_trained"
+        export_policy(policy, tokenizer, run_dir.policy, card, state, form)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
@@ -242,4 +244,5 @@ def _quiet_libraries() -> Iterator[None]:
     hide_progress_bars()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*Removed shared tensor.*")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield

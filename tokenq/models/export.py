@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -36,10 +36,12 @@ def export_policy(
     folder: Path,
     card: str,
     state: Mapping[str, Tensor] | None = None,
+    form: Literal["as_trained", "merged"] = "as_trained",
 ) -> None:
     """Write the policy to `folder`, which appears when it is complete.
 
-    A model with an adapter is written as an adapter (peft's layout), any other in full (safetensors).
+    A model with an adapter is written as an adapter (peft's layout) with form "as_trained", any other in full
+    (safetensors).
 
     Args:
         lm: the trained policy.
@@ -47,8 +49,11 @@ def export_policy(
         folder: target.
         card: text of README.md.
         state: the gathered weights under `lm`'s names, when they are spread over processes.
+        form: "merged" merges an adapter into its base, for a base that is on no disk (itself the result of a merge).
     """
     model: Any = lm.release()
+    if form == "merged" and is_peft(model):
+        model = model.merge_and_unload()
     weights = None if state is None else {name.removeprefix("model."): value for name, value in state.items()}
     with folder_aside(folder) as aside:
         model.save_pretrained(aside, state_dict=weights)

@@ -69,6 +69,9 @@ class ModelIdentity:
 def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module:
     """Return the causal LM that `spec` names, without dropout.
 
+    A folder that holds an adapter stands for its base with the adapter merged into the weights; `spec.adapter` is put
+    on top and stays an adapter.
+
     Args:
         spec: what to load.
         trainable_adapter: whether the weights of `spec.adapter` are to be trained further.
@@ -79,25 +82,29 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     if spec.dtype != "auto" and spec.dtype not in DTYPES:
         raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
     folder, gguf = _locate(spec.path)
-    adapter = spec.adapter
-    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "config.json").is_file():
-        if adapter is not None:
-            raise UserError(f"{spec.path} is itself an adapter.", "Give its base as the model, or leave out --adapter.")
-        adapter, folder = folder, _adapter_config(folder)["base_model_name_or_path"]
+    merged = None
+    if is_adapter_folder(folder):
+        merged, folder = folder, _adapter_config(folder)["base_model_name_or_path"]
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
-    if gguf:
-        options["dtype"] = DTYPES.get(spec.dtype, torch.float32)
-    else:
-        options["dtype"] = DTYPES.get(spec.dtype, "auto")
+    options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
     model = _from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
     if gguf:
         _forget_quantisation(model)
     model.to(device=_device(spec.device))
+    if merged is not None:
+        model = _with_adapter(model, merged, trainable=False).merge_and_unload()
+        model.requires_grad_(True)
     loaded: nn.Module = model
-    if adapter is not None:
-        loaded = _with_adapter(model, adapter, trainable_adapter)
+    if spec.adapter is not None:
+        loaded = _with_adapter(model, spec.adapter, trainable_adapter)
     disable_dropout(loaded)
     return loaded
+
+
+def is_adapter_folder(path: str) -> bool:
+    """Return whether a model path is a folder that holds an adapter and no whole model."""
+    folder = Path(path).expanduser()
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
 def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -273,11 +280,11 @@ def _adapter_config(folder: str) -> dict[str, Any]:
     return config
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> nn.Module:
+def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> Any:
     from peft import PeftModel
 
     try:
-        adapted: nn.Module = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
     except (ValueError, OSError, RuntimeError) as problem:
         config = Path(adapter) / "adapter_config.json"
         base = _adapter_config(adapter)["base_model_name_or_path"] if config.is_file() else "unknown"
