@@ -92,11 +92,15 @@ def test_gradcheck(softcap):
 
 def test_only_the_gradients_that_are_wanted_are_computed():
     hidden, weight, bias, targets = make()
-    got = token_logps(hidden, Head(weight.detach(), bias.detach()), targets)
     want = whole(hidden, weight, bias, None)[torch.arange(N), targets]
-    torch.testing.assert_close(*gradients(got, [hidden]), *gradients(want, [hidden]), rtol=0, atol=1e-12)
-    got = token_logps(hidden.detach(), Head(weight, bias.detach()), targets)
-    torch.testing.assert_close(*gradients(got, [weight]), *gradients(want, [weight]), rtol=0, atol=1e-12)
+    in_hidden, in_weight, in_bias = gradients(want, [hidden, weight, bias])
+    frozen = [tensor.detach() for tensor in (hidden, weight, bias)]
+    for live, truth, arguments in (
+        (hidden, in_hidden, (hidden, Head(*frozen[1:]))),
+        (weight, in_weight, (frozen[0], Head(weight, frozen[2]))),
+        (bias, in_bias, (frozen[0], Head(frozen[1], bias))),
+    ):
+        torch.testing.assert_close(*gradients(token_logps(*arguments, targets), [live]), truth, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("keep_bytes", [2**30, 0], ids=["kept", "recomputed"])

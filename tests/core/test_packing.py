@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenq.core.packing import pack, plan_pass, plan_step
@@ -104,6 +104,7 @@ def token_groups(draw):
     return made
 
 
+@settings(deadline=None)
 @given(token_groups())
 def test_every_target_sees_its_prompt_and_its_own_past_and_nothing_else(groups):
     """What a predictor may attend to, read off the segments, is prompt + response[:column], at positions 0, 1, 2, …"""
@@ -129,6 +130,7 @@ def test_every_target_sees_its_prompt_and_its_own_past_and_nothing_else(groups):
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=25)
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 150), st.integers(1, 4))
 def test_a_step_is_shared_out_completely_and_evenly(lengths, budget, processes):
     plan = plan_step(lengths, budget, processes)
@@ -142,6 +144,7 @@ def test_a_step_is_shared_out_completely_and_evenly(lengths, budget, processes):
     assert sum(not bin_ for bin_ in bins) < processes
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(60, 150))
 def test_no_micro_batch_is_much_smaller_than_another(lengths, budget):
     """Longest first into the emptiest: two fills differ by one group at most."""
@@ -162,6 +165,7 @@ def test_long_groups_stand_alone_and_cost_no_empty_micro_batches():
     assert plan_step([100] * 3, 10, 2) == [[[0], [2]], [[1], []]]
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 150))
 def test_a_pass_visits_everything_once_in_batches_of_like_length(lengths, budget):
     batches = plan_pass(lengths, budget)

@@ -78,7 +78,8 @@ def plan_step(lengths: Sequence[int], budget: int, processes: int = 1) -> list[l
         processes: how many processes share the step.
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    rounds = max(1, -(-sum(lengths) // (budget * processes)))
+    # Never more than one micro-batch a group: groups longer than the budget would ask for empty ones.
+    rounds = max(1, min(-(-sum(lengths) // (budget * processes)), -(-len(lengths) // processes)))
     while True:
         bins: list[list[int]] = [[] for _ in range(rounds * processes)]
         fill = [0] * len(bins)
