@@ -39,9 +39,9 @@ demo: install  ## Train a tiny model on CPU, offline, into runs/demo (replaced e
 	rm -rf runs/demo
 	$(BIN)/tokenq demo --output runs/demo
 
-bench: install  ## Measure speed and memory beside TRL (docs/performance.md)
+bench: install  ## Speed and memory beside TRL, quick; ARGS="--model FOLDER --data hh_harmless.jsonl.gz" for the real one
 	$(PIP) -e '.[dev,bench]'
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(ARGS)
 
 clean:  ## Remove .venv and caches; runs/ stays
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -75,20 +75,28 @@ class RunDir:
         return [place.name for place in places if place.exists()]
 
 
+def refuse_used(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder that holds a run, without touching it: for a check before anything is loaded.
+
+    Raises:
+        UserError: `path` holds a run already.
+    """
+    traces = RunDir(Path(path))._traces()
+    if traces:
+        raise UserError(
+            f"The output folder {path} already holds a run ({', '.join(traces)}).",
+            "Continue it with --resume, or choose another --output.",
+        )
+
+
 def create_run(path: str | os.PathLike[str]) -> RunDir:
     """Return a new run directory at `path`.
 
     Raises:
         UserError: `path` is a file, cannot be made, or holds a run already.
     """
-    run = RunDir(Path(path))
-    traces = run._traces()
-    if traces:
-        raise UserError(
-            f"The output folder {run.path} already holds a run ({', '.join(traces)}).",
-            "Continue it with --resume, or choose another --output.",
-        )
-    return _make(run)
+    refuse_used(path)
+    return _make(RunDir(Path(path)))
 
 
 def resume_run(path: str | os.PathLike[str]) -> RunDir:

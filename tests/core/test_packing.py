@@ -33,7 +33,12 @@ def test_a_row_by_hand():
     batch = pack([PAIR, DIALOGUE], [7, 4])
     assert batch.input_ids.tolist() == [10, 11, 12, 20, 21, 13, 40, 41, 42]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
-    assert batch.segments == (Segment(0, 3, 3, 3), Segment(3, 5, 0, 3), Segment(5, 6, 6, 6), Segment(6, 9, 5, 6))
+    # The first response runs on from its prompt; the rejected one has one token, which is no input.
+    assert batch.segments == (Segment(0, 5, 5, 5), Segment(5, 9, 9, 9))
+    assert pack([group([1, 2], response([3]), response([4, 5, 6]))]).segments == (
+        Segment(0, 2, 2, 2),
+        Segment(2, 4, 0, 2),
+    )
     # The last prompt token predicts the first token of every response; 41 is the user's and no target.
     assert batch.predictors.tolist() == [2, 3, 4, 2, 5, 7, 8]
     assert batch.targets.tolist() == [20, 21, 2, 30, 40, 42, 2]

@@ -70,7 +70,8 @@ def find_reference(
     elif fresh_adapter:
         ref_identity = identify(policy.model, config.model, adapter="off")
         source = adapter_off(policy)
-    ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} {config.mixed_precision}")
+    if config.mixed_precision != "no":
+        ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} in {config.mixed_precision}")
     tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
     if config.reference_store == "off":
         online = source if config.reference is not None or fresh_adapter else frozen_copy(policy)

@@ -35,7 +35,7 @@ from tokenq.models.load import (
     load_model,
     load_tokenizer,
 )
-from tokenq.rundir import RunDir, create_run, provenance, record_start, resume_run, write_config
+from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
 from tokenq.train.config import TrainConfig, check_resume
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
 from tokenq.train.objective import Objective
@@ -49,6 +49,8 @@ def run(config: TrainConfig) -> Summary:
     """
     config.check()
     loss = find_loss(config.loss, _loss_parameters(config))
+    if not config.resume:
+        refuse_used(config.output)
     accelerator = _accelerator(config)
     with _quiet_libraries(), Progress(config.logging_steps, enabled=accelerator.is_main_process) as progress:
         set_seed(config.seed)

@@ -34,7 +34,6 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
         ids.append(group.prompt_ids)
         positions.append(np.arange(length))
         cursor = stop = start + length
-        segments.append(Segment(start, stop, stop, stop))
         if group.is_pair:
             pairs.append((len(members), len(members) + 1))
         for which, response in enumerate(group.responses):
@@ -47,8 +46,11 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
             if n > 1:
                 ids.append(response.ids[:-1])
                 positions.append(np.arange(length, length + n - 1))
-                segments.append(Segment(cursor, cursor + n - 1, start, stop))
                 cursor += n - 1
+            if which == 0:  # the first response continues its prompt: one causal run
+                segments.append(Segment(start, cursor, cursor, cursor))
+            elif n > 1:
+                segments.append(Segment(cursor - n + 1, cursor, start, stop))
     longest = max(len(response.ids) for group in groups for response in group.responses)
     return PackedBatch(
         input_ids=_long(np.concatenate(ids)),

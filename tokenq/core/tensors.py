@@ -16,10 +16,13 @@ from torch import Tensor
 class Segment(NamedTuple):
     """A run of tokens in the flat row that attends causally to itself and wholly to its prefix.
 
+    A prompt with its first response is one run without a prefix; every further response is a run whose prefix is that
+    prompt.
+
     Attributes:
         start: first index of the run.
         stop: one past the last index.
-        prefix_start: first index of the prompt that it continues; equal to `prefix_stop` for a prompt.
+        prefix_start: first index of the prompt that it continues; equal to `prefix_stop` where the run holds it.
         prefix_stop: one past the last index of that prompt.
     """
 
@@ -36,7 +39,7 @@ class PackedBatch:
     Attributes:
         input_ids: [T] tokens of all groups, one after the other.
         position_ids: [T] position of each token in its own sequence (prompt, then response).
-        segments: the runs of the flat row, prompts and responses, in order.
+        segments: the runs of the flat row, in order.
         predictors: [N] index into the row of the token whose hidden state predicts target n.
         targets: [N] the tokens taken.
         responses: [N] response that target n belongs to, 0..S-1, ascending.

@@ -61,16 +61,13 @@ class Layout:
 
         if window not in self.blocks:
             positions, total = self.positions, len(self.positions)
-            own = torch.zeros(total, dtype=torch.long, device=positions.device)
-            group = torch.zeros_like(own)
+            run, start, stop = (torch.zeros(total, dtype=torch.long, device=positions.device) for _ in range(3))
             for i, segment in enumerate(self.segments):
-                is_prompt = segment.prefix_start == segment.prefix_stop
-                own[segment.start : segment.stop] = -1 if is_prompt else i
-                group[segment.start : segment.stop] = segment.start if is_prompt else segment.prefix_start
+                own = slice(segment.start, segment.stop)
+                run[own], start[own], stop[own] = i, segment.prefix_start, segment.prefix_stop
 
             def visible(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-                same = (group[q] == group[k]) & ((own[k] == -1) | (own[q] == own[k]))
-                seen = same & (positions[k] <= positions[q])
+                seen = ((run[q] == run[k]) & (k <= q)) | ((k >= start[q]) & (k < stop[q]))
                 return seen if window is None else seen & (positions[q] - positions[k] < window)
 
             self.blocks[window] = create_block_mask(visible, None, None, total, total, device=str(positions.device))

@@ -178,8 +178,9 @@ class PaddedRows:
 
 def _padded_rows(batch: PackedBatch) -> PaddedRows:
     """Return the packed batch as ordinary rows: [prompt | response] for each response."""
-    continued = {s.prefix_start for s in batch.segments if s.prefix_start != s.prefix_stop}
-    rows = [s for s in batch.segments if s.prefix_start != s.prefix_stop or s.start not in continued]
+    # A prompt whose first response has one token is a run of its own: other rows hold it, where there are any.
+    prompts = {(s.prefix_start, s.prefix_stop) for s in batch.segments}
+    rows = [s for s in batch.segments if (s.start, s.stop) not in prompts]
     spans = [torch.arange(s.prefix_start, s.prefix_stop).tolist() + list(range(s.start, s.stop)) for s in rows]
     longest = max(map(len, spans))
     index = np.zeros((len(spans), longest), dtype=np.int64)
