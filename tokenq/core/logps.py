@@ -6,7 +6,7 @@ kept for the backward pass when they fit into `keep_bytes` and recomputed otherw
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,33 @@ CPU_TILE_BYTES = 2 * 2**20
 CUDA_TILE_BYTES = 256 * 2**20
 """One tile of fp32 logits on an accelerator: large enough to keep it busy, small beside the model."""
 
-MAX_TILE_ROWS = 512
-"""Most response positions in one tile."""
+MAX_TILE_ROWS = 640
+"""Most response positions in one tile on CPU; an accelerator takes eight times as many."""
 
 KEEP_BYTES = 2**30
 """Logits of at most this size are kept between forward and backward; beyond it they are computed twice."""
+
+
+class Workspace:
+    """Memory for kept logits that is used again: fresh memory costs more than the arithmetic that fills it.
+
+    A graph that waits for its backward pass holds its own buffer, so several may wait at a time.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    def take(self, size: int, like: Tensor) -> Tensor:
+        """Return [size] uninitialised values of the type and on the device of `like`."""
+        for i, buffer in enumerate(self._free):
+            if len(buffer) >= size and buffer.dtype == like.dtype and buffer.device == like.device:
+                return self._free.pop(i)[:size]
+        self._free.clear()
+        return like.new_empty(size)
+
+    def give(self, buffer: Tensor) -> None:
+        """Take back a buffer, whole."""
+        self._free.append(buffer if buffer._base is None else buffer._base)
 
 
 @dataclass(frozen=True)
@@ -38,6 +60,7 @@ class Head:
             pass and autograd is told of none: no second buffer of that size is ever allocated or copied. Only sound
             where nobody waits for autograd to deliver this gradient (one process, no gradient hooks).
         keep_bytes: see `KEEP_BYTES`.
+        workspace: where the memory for kept logits comes from.
     """
 
     weight: Float[Tensor, "V H"]
@@ -45,6 +68,7 @@ class Head:
     softcap: float | None = None
     weight_grad: Float[Tensor, "V H"] | None = None
     keep_bytes: int = KEEP_BYTES
+    workspace: Workspace = field(default_factory=Workspace)
 
 
 def token_logps(hidden: Float[Tensor, "N H"], head: Head, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -65,87 +89,137 @@ def token_logps(hidden: Float[Tensor, "N H"], head: Head, targets: Int[Tensor, "
 
 
 class _TokenLogps(torch.autograd.Function):
-    """log p_t = z_t[y_t] − logsumexp z_t, with ∂log p_t/∂z_t = onehot(y_t) − softmax(z_t)."""
+    """log p_t = z_t[y_t] − logsumexp z_t, with ∂log p_t/∂z_t = onehot(y_t) − softmax(z_t).
+
+    The part of the target is a product of two rows and never touches a tile; the tiles carry the softmax alone.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head) -> Tensor:
         n, vocabulary = hidden.shape[0], weight.shape[0]
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         lse = torch.full((n,), -torch.inf, dtype=dtype, device=hidden.device)
-        taken = torch.empty((n,), dtype=dtype, device=hidden.device)
-        wanted = any(ctx.needs_input_grad[:3]) and n * vocabulary * dtype.itemsize <= head.keep_bytes
-        kept: list[Tensor] = []
+        keep = any(ctx.needs_input_grad[:3]) and n * vocabulary * dtype.itemsize <= head.keep_bytes
+        tiles = list(_tiles(n, vocabulary, hidden))
+        largest = max((_size(tile) for tile in tiles), default=0)
+        kept = head.workspace.take(n * vocabulary if keep else largest, lse)
+        scratch, cursor = lse.new_empty(largest), 0
         with torch.autocast(hidden.device.type, enabled=False):
-            for rows, columns in _tiles(n, vocabulary, hidden):
-                logits = _tile_logits(hidden[rows], weight[columns], bias, columns, head.softcap)
-                lse[rows] = torch.logaddexp(lse[rows], logits.logsumexp(1))
-                _gather_targets(logits, targets[rows], columns, taken[rows])
-                if wanted:
-                    kept.append(logits)
-        ctx.save_for_backward(hidden, weight, bias, targets, lse, *kept)
-        ctx.head = head
+            taken = (hidden.to(dtype) * weight[targets].to(dtype)).sum(1)
+            taken = _finish(taken, None if bias is None else bias[targets], head.softcap)
+            for rows, columns in tiles:
+                logits = kept[cursor : cursor + _size((rows, columns))].view(-1, columns.stop - columns.start)
+                _tile_logits(hidden[rows], weight[columns], bias, columns, head.softcap, out=logits)
+                lse[rows] = torch.logaddexp(lse[rows], _logsumexp(logits, scratch[: logits.numel()].view_as(logits)))
+                cursor += logits.numel() if keep else 0
+        ctx.head, ctx.keep = head, keep
+        if not keep:
+            head.workspace.give(kept)
+        ctx.save_for_backward(hidden, weight, bias, targets, taken, lse, *([kept] if keep else []))
         return taken - lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, lse, *kept = ctx.saved_tensors
+        hidden, weight, bias, targets, taken, lse, *rest = ctx.saved_tensors
         head: Head = ctx.head
+        upstream = grads[0].to(lse.dtype)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden, dtype=lse.dtype) if need_hidden else None
-        grad_bias = torch.zeros_like(bias) if need_bias else None
+        grad_bias = torch.zeros_like(bias, dtype=lse.dtype) if need_bias else None
         grad_weight = None
         if need_weight:
             grad_weight = torch.zeros_like(weight) if head.weight_grad is None else head.weight_grad
-        for i, (rows, columns) in enumerate(_tiles(hidden.shape[0], weight.shape[0], hidden)):
+        tiles = list(_tiles(hidden.shape[0], weight.shape[0], hidden))
+        kept = rest[0] if rest else head.workspace.take(max((_size(tile) for tile in tiles), default=0), lse)
+        cursor = 0
+        for rows, columns in tiles:
             h, w = hidden[rows], weight[columns]
-            logits = kept[i] if kept else _tile_logits(h, w, bias, columns, head.softcap)
-            grad = _tile_grad(logits, lse[rows], targets[rows], grads[0][rows], columns, head.softcap).to(h.dtype)
-            if grad_hidden is not None:
-                grad_hidden[rows] += grad @ w
-            if grad_weight is not None:
-                grad_weight[columns].addmm_(grad.T, h)
+            logits = kept[cursor : cursor + _size((rows, columns))].view(-1, columns.stop - columns.start)
+            if ctx.keep:
+                cursor += logits.numel()
+            else:
+                _tile_logits(h, w, bias, columns, head.softcap, out=logits)
+            grad = _softmax_grad(logits, lse[rows], upstream[rows], head.softcap)
             if grad_bias is not None:
                 grad_bias[columns] += grad.sum(0)
+            grad = grad.to(h.dtype)
+            if grad_hidden is not None:
+                _add_product(grad_hidden[rows], grad, w)
+            if grad_weight is not None:
+                _add_product(grad_weight[columns], grad.T, h)
+        head.workspace.give(kept)
+        to_target = upstream if head.softcap is None else upstream * (1 - (taken / head.softcap).square())
+        if grad_hidden is not None:
+            grad_hidden += to_target[:, None] * weight[targets]
+        if grad_weight is not None:
+            grad_weight.index_add_(0, targets, (to_target[:, None] * hidden).to(grad_weight.dtype))
+        if grad_bias is not None:
+            grad_bias.index_add_(0, targets, to_target)
         returned = grad_weight if head.weight_grad is None else None
-        return None if grad_hidden is None else grad_hidden.to(hidden.dtype), returned, grad_bias, None, None
+        to_hidden = None if grad_hidden is None else grad_hidden.to(hidden.dtype)
+        to_bias = None if grad_bias is None else grad_bias.to(bias.dtype)
+        return to_hidden, returned, to_bias, None, None
 
 
-def _tiles(n: int, vocabulary: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield (rows, vocabulary entries) slices of tiles that fit the cache."""
-    budget = CPU_TILE_BYTES if like.device.type == "cpu" else CUDA_TILE_BYTES
-    rows = max(1, min(n, MAX_TILE_ROWS if like.device.type == "cpu" else 8 * MAX_TILE_ROWS))
-    columns = max(256, budget // (4 * rows))
+Tile = tuple[slice, slice]
+"""Rows and vocabulary entries."""
+
+
+def _tiles(n: int, vocabulary: int, like: Tensor) -> Iterator[Tile]:
+    """Yield tiles that fit the cache, with rows in as few equal parts as possible (the weight is read once a part)."""
+    on_cpu = like.device.type == "cpu"
+    most = MAX_TILE_ROWS if on_cpu else 8 * MAX_TILE_ROWS
+    rows = max(1, -(-n // max(1, -(-n // most))))
+    columns = max(256, (CPU_TILE_BYTES if on_cpu else CUDA_TILE_BYTES) // (4 * rows))
     for row in range(0, n, rows):
         for column in range(0, vocabulary, columns):
             yield slice(row, min(row + rows, n)), slice(column, min(column + columns, vocabulary))
 
 
-def _tile_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, columns: slice, softcap: float | None) -> Tensor:
-    """Return one tile of logits in float32 or better."""
-    logits = hidden @ weight.T
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+def _size(tile: Tile) -> int:
+    rows, columns = tile
+    size: int = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return size
+
+
+def _tile_logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, columns: slice, softcap: float | None, *, out: Tensor
+) -> None:
+    """Write one tile of logits to `out`, float32 or better."""
+    if hidden.dtype == out.dtype:
+        torch.mm(hidden, weight.T, out=out)
+    else:
+        out.copy_(hidden @ weight.T)
+    _finish(out, None if bias is None else bias[columns], softcap)
+
+
+def _finish(logits: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    """Add the bias to products, and cap them, in place."""
     if bias is not None:
-        logits += bias[columns]
+        logits += bias
     if softcap is not None:
-        logits = logits.div_(softcap).tanh_().mul_(softcap)
+        logits.div_(softcap).tanh_().mul_(softcap)
     return logits
 
 
-def _gather_targets(logits: Tensor, targets: Tensor, columns: slice, out: Tensor) -> None:
-    """Write the logits of those targets that lie in this tile of the vocabulary into `out`."""
-    inside = (targets >= columns.start) & (targets < columns.stop)
-    place = (targets - columns.start).clamp(0, logits.shape[1] - 1)
-    out.copy_(torch.where(inside, logits.gather(1, place[:, None])[:, 0], out))
+def _logsumexp(logits: Tensor, scratch: Tensor) -> Tensor:
+    """Return logsumexp over the rows of `logits`, which are not changed."""
+    # A tile that is masked out as a whole (−∞) must not give NaN.
+    highest = logits.amax(1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
+    torch.sub(logits, highest, out=scratch)
+    return scratch.exp_().sum(1).log_().add_(highest[:, 0])
 
 
-def _tile_grad(
-    logits: Tensor, lse: Tensor, targets: Tensor, grad: Tensor, columns: slice, softcap: float | None
-) -> Tensor:
-    """Return the gradient with respect to one tile of uncapped logits; may overwrite `logits`."""
+def _softmax_grad(logits: Tensor, lse: Tensor, upstream: Tensor, softcap: float | None) -> Tensor:
+    """Return −g · softmax(z), and through the capping, of one tile; overwrites `logits`."""
     slope = None if softcap is None else 1 - (logits / softcap).square()
-    probabilities = logits.sub_(lse[:, None]).exp_()
-    tile = probabilities.mul_(-grad[:, None])
-    inside = (targets >= columns.start) & (targets < columns.stop)
-    place = (targets - columns.start).clamp(0, tile.shape[1] - 1)
-    tile.scatter_add_(1, place[:, None], torch.where(inside, grad.to(tile.dtype), 0)[:, None])
-    return tile if slope is None else tile.mul_(slope)
+    grad = logits.sub_(lse[:, None]).exp_().mul_(-upstream[:, None])
+    return grad if slope is None else grad.mul_(slope)
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `out` in place, without a temporary where the types allow it."""
+    if out.dtype == a.dtype == b.dtype:
+        out.addmm_(a, b)
+    else:
+        out += a @ b

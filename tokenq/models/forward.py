@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenq.core.logps import KEEP_BYTES, Head, token_logps
+from tokenq.core.logps import KEEP_BYTES, Head, Workspace, token_logps
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
@@ -44,6 +44,7 @@ class PackedLM(nn.Module):
         self.way = way
         self.grad_in_place = False
         self.keep_bytes = KEEP_BYTES
+        self.workspace = Workspace()
         self.own_attention: str | None = self.lm.config._attn_implementation
         set_attention(self.lm, WAYS[way].attention or self.own_attention)
 
@@ -75,7 +76,7 @@ class PackedLM(nn.Module):
             return None
         softcap = self.lm.config.get_text_config().to_dict().get("final_logit_softcapping")
         sink = _grad_buffer(projection.weight) if self.grad_in_place and torch.is_grad_enabled() else None
-        return Head(projection.weight, projection.bias, softcap, sink, self.keep_bytes)
+        return Head(projection.weight, projection.bias, softcap, sink, self.keep_bytes, self.workspace)
 
     def accumulate_in_place(self) -> None:
         """Add the gradients of head and embeddings to `.grad` directly, without a buffer of vocabulary size each time.
