@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from tokenq.core import logps
-from tokenq.core.logps import Head, token_logps
+from tokenq.core.logps import Head, Workspace, token_logps
 
 N, H, V = 10, 5, 700  # with 4 rows and 256 columns a tile: 3 x 3 tiles, the last ones smaller
 
@@ -157,6 +157,20 @@ def test_the_sum_over_the_vocabulary_is_not_done_in_half_precision():
     assert got.item() == pytest.approx(-6.551080335043404, abs=1e-5)
 
 
+def test_a_certain_token_has_probability_one_in_half_precision_too():
+    """Logits of 30 are rounded to steps of 1/8: the target's must be rounded as its share of the sum is."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(V, 64, generator=generator).bfloat16()
+    targets = torch.arange(0, V, 35)
+    hidden = (weight[targets] * 0.5).requires_grad_()
+    exact = torch.log_softmax(hidden.double() @ weight.double().T, -1)[torch.arange(20), targets]
+    assert exact.min() > -1e-3
+    for head in (Head(weight), Head(weight, softcap=100.0)):
+        got = token_logps(hidden, head, targets)
+        assert got.max() <= 1e-6
+        assert got.min() > -1e-2
+
+
 def test_mixed_precision_returns_the_gradient_in_the_type_of_the_weight():
     hidden, _, _, targets = make(torch.bfloat16)
     _, weight, _, _ = make(torch.float32)
@@ -182,3 +196,58 @@ def test_no_targets_are_no_logps():
     assert output.shape == (0,)
     output.sum().backward()
     assert weight.grad.abs().sum() == 0
+
+
+class TestWorkspace:
+    def test_memory_is_used_again(self):
+        workspace, like = Workspace(), torch.zeros(1, dtype=torch.float64)
+        first = workspace.take(10, like)
+        workspace.give(first)
+        second = workspace.take(6, like)
+        assert second.data_ptr() == first.data_ptr()
+        assert (len(first), len(second)) == (10, 6)
+        workspace.give(second)
+        assert workspace.take(10, like).data_ptr() == first.data_ptr()
+
+    def test_memory_that_waits_for_its_backward_pass_is_not_given_away(self):
+        workspace, like = Workspace(), torch.zeros(1)
+        assert workspace.take(10, like).data_ptr() != workspace.take(10, like).data_ptr()
+
+    def test_memory_of_another_type_is_not_taken(self):
+        workspace = Workspace()
+        workspace.give(workspace.take(10, torch.zeros(1)))
+        assert workspace.take(10, torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
+
+    def test_graphs_that_share_one_do_not_spoil_each_other(self):
+        """Two graphs wait at a time, a third takes the memory of the first, one without gradients comes between."""
+        hidden, weight, bias, targets = make()
+        head = Head(weight, bias)
+        inputs = (hidden, weight, bias)
+        want = gradients(whole(hidden, weight, bias, None)[torch.arange(N), targets], inputs)
+        first, second = (token_logps(hidden, head, targets) for _ in range(2))
+        with torch.no_grad():
+            token_logps(hidden, head, targets)
+        for output in (first, second):
+            for mine, theirs in zip(gradients(output, inputs), want, strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+            third = token_logps(hidden, head, targets)
+        for mine, theirs in zip(gradients(third, inputs), want, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+    def test_it_keeps_its_largest_buffer_through_smaller_batches(self):
+        hidden, weight, _, targets = make()
+        head = Head(weight)
+        for n in (N, 2, N):
+            gradients(token_logps(hidden[:n], head, targets[:n]), [weight])
+        assert max(len(buffer) for buffer in head.workspace._free) == N * V
+
+
+def test_entries_that_can_never_be_taken():
+    """A bias of −∞ over a whole tile of the vocabulary: its tokens have log p = −∞, the others lose nothing."""
+    hidden, weight, bias, targets = make()
+    bias = bias.detach()
+    bias[256:512] = -torch.inf
+    got = token_logps(hidden, Head(weight, bias), targets)
+    want = whole(hidden, weight, bias, None)[torch.arange(N), targets]
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    assert want.isfinite().sum() == 7

@@ -91,7 +91,9 @@ def token_logps(hidden: Float[Tensor, "N H"], head: Head, targets: Int[Tensor, "
 class _TokenLogps(torch.autograd.Function):
     """log p_t = z_t[y_t] − logsumexp z_t, with ∂log p_t/∂z_t = onehot(y_t) − softmax(z_t).
 
-    The part of the target is a product of two rows and never touches a tile; the tiles carry the softmax alone.
+    The part of the target is a product of two rows; the tiles carry the softmax alone. Only where products are rounded
+    to half precision is z_t[y_t] read off the tiles, so that it is rounded as its share of the sum is: a token that is
+    certain has log p = 0 then, and not the rounding error of a large logit.
     """
 
     @staticmethod
@@ -111,6 +113,8 @@ class _TokenLogps(torch.autograd.Function):
                 logits = kept[cursor : cursor + _size((rows, columns))].view(-1, columns.stop - columns.start)
                 _tile_logits(hidden[rows], weight[columns], bias, columns, head.softcap, out=logits)
                 lse[rows] = torch.logaddexp(lse[rows], _logsumexp(logits, scratch[: logits.numel()].view_as(logits)))
+                if hidden.dtype != dtype:
+                    _read_targets(logits, targets[rows], columns, out=taken[rows])
                 cursor += logits.numel() if keep else 0
         ctx.head, ctx.keep = head, keep
         if not keep:
@@ -191,6 +195,13 @@ def _tile_logits(
     else:
         out.copy_(hidden @ weight.T)
     _finish(out, None if bias is None else bias[columns], softcap)
+
+
+def _read_targets(logits: Tensor, targets: Tensor, columns: slice, *, out: Tensor) -> None:
+    """Write the logits of those targets that lie in this tile of the vocabulary to `out`."""
+    inside = (targets >= columns.start) & (targets < columns.stop)
+    place = (targets - columns.start).clamp(0, logits.shape[1] - 1)
+    out.copy_(torch.where(inside, logits.gather(1, place[:, None])[:, 0], out))
 
 
 def _finish(logits: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:

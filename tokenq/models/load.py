@@ -6,20 +6,25 @@ written down as its identity (`ModelIdentity`), down to a hash of the weights.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from tokenq.errors import UserError, nearest, unknown_name
+from tokenq.models.adapters import adapter_config, adapter_scales, with_adapter
 from tokenq.models.forward import bare
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,21 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     folder, gguf = _locate(spec.path)
     merged = None
     if is_adapter_folder(folder):
-        merged, folder = folder, _adapter_config(folder)["base_model_name_or_path"]
+        merged, folder = folder, adapter_config(folder)["base_model_name_or_path"]
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
-    model = _from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
+    options["output_loading_info"] = True
+    model, info = _from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
+    _check_complete(spec.path, info["missing_keys"])
     if gguf:
         _forget_quantisation(model)
     model.to(device=_device(spec.device))
     if merged is not None:
-        model = _with_adapter(model, merged, trainable=False).merge_and_unload()
+        model = with_adapter(model, merged, trainable=False).merge_and_unload()
         model.requires_grad_(True)
     loaded: nn.Module = model
     if spec.adapter is not None:
-        loaded = _with_adapter(model, spec.adapter, trainable_adapter)
+        loaded = with_adapter(model, spec.adapter, trainable=trainable_adapter)
     disable_dropout(loaded)
     return loaded
 
@@ -120,7 +127,10 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     folder, gguf = _locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "tokenizer_config.json").is_file():
-        folder = _adapter_config(folder)["base_model_name_or_path"]
+        folder = adapter_config(folder)["base_model_name_or_path"]
+    if Path(folder).is_dir() and not gguf and not any(f for name in _TOKENIZER_FILES for f in Path(folder).glob(name)):
+        # transformers would return one that knows no word.
+        raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
     tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -169,7 +179,8 @@ def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on
         adapter: "off" identifies the base below the adapter.
     """
     base = bare(model)
-    digest = hashlib.sha256(json.dumps(_numeric_config(base), sort_keys=True).encode())
+    described = [_numeric_config(base), *(adapter_scales(model) if adapter == "on" else [])]
+    digest = hashlib.sha256("".join(json.dumps(part, sort_keys=True) for part in described).encode())
     parameters = 0
     for name, tensor in _weights(model, adapter):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -190,9 +201,10 @@ def disable_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = 0.0
     for module in bare(model).modules():
-        # Attention layers keep their probability as a plain number and hand it to the kernel.
-        if isinstance(module.__dict__.get("attention_dropout"), float):
-            module.__dict__["attention_dropout"] = 0.0
+        # Many layers keep their probability as a plain number (`attention_dropout`, `attn_pdrop`, `layerdrop`, …).
+        for name, value in module.__dict__.items():
+            if "drop" in name and isinstance(value, float):
+                module.__dict__[name] = 0.0
 
 
 def check_vocabularies(policy: nn.Module, reference: nn.Module) -> None:
@@ -242,12 +254,28 @@ def _from_pretrained(load: Callable[..., Any], folder: str, options: dict[str, A
         return load(folder, **options)
     except ImportError as problem:
         raise UserError(f"{path} cannot be read: {str(problem).strip().splitlines()[0]}", _missing(problem)) from None
-    except (OSError, ValueError, KeyError) as problem:
+    except SafetensorError as problem:
+        hint = "The file was perhaps not copied to its end: fetch it again."
+        raise UserError(f"The weights in {path} are damaged: {problem}", hint) from None
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and "mismatched_sizes" not in str(problem):
+            raise
         first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         hint = "Check the id, the network, or give a local folder."
+        if "mismatched_sizes" in str(problem):
+            first, hint = "config.json and the weights say different shapes.", "Fetch both from the same place."
         if "trust_remote_code" in str(problem):
             hint = "It needs its own code: read that code, then pass --trust-remote-code."
         raise UserError(f"{path} cannot be loaded as a causal language model: {first}", hint) from None
+
+
+def _check_complete(path: str, missing: Collection[str]) -> None:
+    """Refuse a checkpoint that leaves weights of the language model to chance (a bare encoder, a lost shard)."""
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} weights of a causal language model, such as {min(missing)}.",
+            "It is incomplete, or a model of another kind (an encoder, a classifier).",
+        )
 
 
 def _missing(problem: ImportError) -> str:
@@ -267,39 +295,19 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise unknown_name("device", name, ["auto", "cpu", "cuda", "cuda:0", "mps"]) from None
-
-
-def _adapter_config(folder: str) -> dict[str, Any]:
-    path = Path(folder) / "adapter_config.json"
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if not config.get("base_model_name_or_path"):
-        raise UserError(f"{path} does not name its base model.", "Give the base as the model and this as --adapter.")
-    return config
-
-
-def _with_adapter(model: PreTrainedModel, adapter: str, trainable: bool) -> Any:
-    from peft import PeftModel
-
-    try:
-        adapted = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
-    except (ValueError, OSError, RuntimeError) as problem:
-        config = Path(adapter) / "adapter_config.json"
-        base = _adapter_config(adapter)["base_model_name_or_path"] if config.is_file() else "unknown"
-        raise UserError(
-            f"The adapter {adapter} does not fit {model.config._name_or_path}: {str(problem).strip().splitlines()[0]}",
-            f"It was made for {base}.",
-        ) from None
-    return adapted
+    if (device.index or 0) >= {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}.get(device.type, 1):
+        raise UserError(f"This machine has no device {name}.", "Use --device auto.")
+    return device
 
 
 def _numeric_config(model: PreTrainedModel) -> dict[str, Any]:
     """Return the configuration without what cannot change a number (names, versions, compute type)."""
     idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
     config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-    return {key: value for key, value in config.items() if key not in idle}
+    return {key: value for key, value in config.items() if key not in idle and "drop" not in key}
 
 
 def _weights(model: nn.Module, adapter: Literal["on", "off"]) -> Iterator[tuple[str, Tensor]]:

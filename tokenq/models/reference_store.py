@@ -115,6 +115,9 @@ class ReferenceStore:
             budget: most tokens in one forward.
             device: where the scorer is.
             progress: told (done, total) responses after every forward.
+
+        Raises:
+            UserError: the reference gives no number for a token; nothing of that forward is kept.
         """
         missing = [g for g in groups if any(response_key(g.prompt_ids, r) not in self for r in g.responses)]
         total = sum(len(group.responses) for group in missing)
@@ -125,6 +128,7 @@ class ReferenceStore:
             batch = pack(batch_groups)
             with torch.no_grad():
                 flat = scorer(batch.to(device)).float().cpu().numpy()
+            _check_finite(flat, batch, batch_groups)
             keys = [response_key(group.prompt_ids, r) for group in batch_groups for r in group.responses]
             counts = np.bincount(batch.responses.numpy(), minlength=batch.shape[0])
             fresh.update(zip(keys, np.split(flat, np.cumsum(counts)[:-1]), strict=True))
@@ -148,6 +152,17 @@ class ReferenceStore:
                 self._seen.add(path.name)
 
 
+def _check_finite(flat: NDArray[np.float32], batch: PackedBatch, groups: Sequence[TokenGroup]) -> None:
+    """Refuse to keep log-probs that would turn every later loss of their row into NaN."""
+    bad = np.flatnonzero(~np.isfinite(flat))
+    if len(bad):
+        place, which = batch.members[int(batch.responses[bad[0]])]
+        raise UserError(
+            f"The reference gives a log-prob of {flat[bad[0]]} to response {which + 1} of {groups[place].where}.",
+            "Its weights are broken, or it overflows: compute in float32 or bfloat16.",
+        )
+
+
 def _make_folder(folder: Path, identity: ModelIdentity) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,13 +176,13 @@ def _make_folder(folder: Path, identity: ModelIdentity) -> None:
 def _read_shard(path: Path) -> dict[bytes, NDArray[np.float32]]:
     """Return the shard's responses; their log-probs stay on disk behind a memory map until they are used."""
     try:
+        with safe_open(path, framework="numpy") as shard:  # first of all: it checks the header
+            keys, lengths = shard.get_tensor("keys"), shard.get_tensor("lengths")
         with open(path, "rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(header_bytes))
         start, stop = header["logps"]["data_offsets"]
         logps = np.memmap(path, dtype="<f4", mode="r", offset=8 + header_bytes + start, shape=((stop - start) // 4,))
-        with safe_open(path, framework="numpy") as shard:
-            keys, lengths = shard.get_tensor("keys"), shard.get_tensor("lengths")
     except (SafetensorError, OSError, ValueError, KeyError):
         raise UserError(f"{path} is damaged.", "Delete that file; its values are computed again.") from None
     if lengths.sum() != len(logps) or len(keys) != len(lengths):

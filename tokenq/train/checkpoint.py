@@ -6,9 +6,11 @@ data and of the learning rate is the step number alone: both are functions of it
 
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch import nn
 
 from tokenq.errors import UserError
@@ -53,7 +55,7 @@ def load_latest(accelerator: Accelerator, folder: Path) -> int:
     state = read_json(found[-1] / STATE)
     try:
         accelerator.load_state(str(found[-1]))
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError) as problem:
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError, SafetensorError) as problem:
         raise UserError(
             f"The checkpoint {found[-1]} cannot be read: {str(problem).strip().splitlines()[0]}",
             "Delete that folder to resume from an older one, or start again.",
@@ -82,8 +84,9 @@ def keep_trainable_only(accelerator: Accelerator, policy: nn.Module) -> None:
 
         while models:
             model = accelerator.unwrap_model(models.pop())
-            state = load_file(Path(folder) / "model.safetensors")
-            result = model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()}, strict=False)
+            stored = load_file(Path(folder) / "model.safetensors")
+            state = {name.removeprefix("module."): tensor for name, tensor in stored.items()}
+            result = model.load_state_dict(state, strict=False)
             if result.unexpected_keys or set(state) != names:
                 raise ValueError(f"{folder} was written for other trainable weights")
 

@@ -6,7 +6,7 @@ same, and a row of the loss table. It never sees a network's inside, a tokenizer
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ from tokenq.files import JsonLines
 from tokenq.records import TokenGroup
 from tokenq.rundir import RunDir
 from tokenq.train import checkpoint
+from tokenq.train.checks import check_start, not_finite
 from tokenq.train.config import TrainConfig
 from tokenq.train.monitor import Event, Listener, Meter, silent
-from tokenq.train.objective import Objective, Outcome, add_sums, averages
+from tokenq.train.objective import Objective, add_sums, averages
 from tokenq.train.optim import learning_rate, make_optimizer
 
 
@@ -126,9 +127,10 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     policy.train()
     total = total_steps(config, len(job.data.groups))
     step = checkpoint.load_latest(accelerator, job.run.checkpoints) if config.resume else 0
-    if accelerator.is_main_process:
-        metrics_file.keep(lambda record: record["step"] <= step)
     trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total)
+    if accelerator.is_main_process:
+        metrics_file.keep(lambda record: _still_holds(record, step, total))
+        trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
     before = trainer.evaluate(step) if step == 0 else {}
     after, last, saved = before, {}, step
     trainer.meter.restart()
@@ -143,8 +145,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
             trainer.meter.restart()
     if saved < step and config.keep_checkpoints:
         checkpoint.save(accelerator, job.run.checkpoints, step, config.keep_checkpoints)
-    if last:
-        after = trainer.evaluate(step)
+    after = trainer.evaluate(step)
     return Summary(step, before, after, last, policy)
 
 
@@ -172,6 +173,9 @@ class _Trainer:
         config, data = self.job.config, self.job.data
         places = step_places(config, len(data.groups), step)
         batches, weight = self._micro_batches(places)
+        rate = learning_rate(config, step, self.total)
+        for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
+            group["lr"] = rate
         totals: dict[str, list[float]] = {}
         failed: list[str] = []
         for i, batch in enumerate(batches):
@@ -180,21 +184,19 @@ class _Trainer:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
                 outcome = self.job.objective(self.policy, data.reference, batch.batch)
                 if step == 0 and self.job.start_tolerance is not None:
-                    _check_start(outcome, batch.batch, data.groups, self.job.start_tolerance)
+                    check_start(outcome, batch.batch, data.groups, self.job.start_tolerance)
+                failed += not_finite(outcome, batch.batch, data.groups) if batch.counts else []
+                if last:
+                    self._stop_if_not_finite(failed, step)
                 share = outcome.losses.sum() * batch.counts / weight
                 # Data-parallel averages over processes; the step's average is over all examples.
                 self.accelerator.backward(share * self.accelerator.num_processes)
             if batch.counts:
                 add_sums(totals, outcome.sums)
                 self.meter.count(*self.job.work(batch.batch))
-                failed += _not_finite(outcome, batch.batch, data.groups)
-        self._stop_if_not_finite(failed, step)
         norm = self._clip()
         if not math.isfinite(norm) and self.accelerator.scaler is None:  # a gradient scaler skips such steps itself
             self._stop_if_not_finite([data.groups[i].where for i in places], step)
-        rate = learning_rate(config, step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         means = averages(self._reduce(totals))
@@ -280,7 +282,8 @@ class _Trainer:
     def _cost(self) -> dict[str, float]:
         cost = self.meter.read(self.accelerator.device)
         if self.accelerator.num_processes > 1:
-            row = torch.tensor([cost["tokens"], cost["tokens_per_second"]], device=self.accelerator.device)
+            row = torch.tensor([cost["tokens"], cost["tokens_per_second"]], dtype=torch.float64)
+            row = row.to(self.accelerator.device)
             cost["tokens"], cost["tokens_per_second"] = self.accelerator.reduce(row, "sum").tolist()
         return cost
 
@@ -291,35 +294,17 @@ class _Trainer:
         self.accelerator.log(metrics, step=step)
 
 
+def _still_holds(record: Mapping[str, float], step: int, total: int) -> bool:
+    """Return whether a line of `metrics.jsonl` holds when the run goes on after `step` updates.
+
+    Evaluations within the run came before their checkpoint; the one at the start and the one at the end come again.
+    """
+    return record["step"] < step or (record["step"] == step and ("loss" in record or 0 < step < total))
+
+
 @dataclass(frozen=True)
 class _Micro:
     """A micro-batch, and whether it counts (0 for one that only keeps a process busy in collective calls)."""
 
     batch: PackedBatch
     counts: int
-
-
-def _check_start(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup], tolerance: float) -> None:
-    """Refuse to start when policy and reference, which should be one function, give different log-probs."""
-    if outcome.ref_logps is None:
-        return
-    differences = (outcome.logps - outcome.ref_logps).abs()
-    worst = int(differences.argmax())
-    if differences[worst] <= tolerance:
-        return
-    place, which = batch.members[int(batch.responses[worst])]
-    raise UserError(
-        f"The policy does not start equal to its reference: a log-prob differs by {differences[worst].item():.3g} nats "
-        f"({groups[place].where}, response {which + 1}, token {int(batch.columns[worst]) + 1}: policy "
-        f"{outcome.logps[worst].item():.4f}, reference {outcome.ref_logps[worst].item():.4f}).",
-        "Something random (dropout) is on, or the stored values are another model's: try --reference-store off.",
-    )
-
-
-def _not_finite(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup]) -> list[str]:
-    """Return where the examples with a loss that is no number came from."""
-    bad = (~torch.isfinite(outcome.losses.detach())).nonzero()[:, 0].tolist()
-    if not bad:
-        return []
-    first = batch.pairs[:, 0].tolist() if len(batch.pairs) == len(outcome.losses) else range(len(outcome.losses))
-    return [groups[batch.members[first[i]][0]].where for i in bad]

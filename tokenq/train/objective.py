@@ -4,6 +4,7 @@ Per-example losses are returned unreduced, beside the numbers that everybody wan
 that any partition of a step over micro-batches and processes gives the same averages.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,7 +119,9 @@ def _reward_sums(batch: PackedBatch, logps: TokenLogps, ref_logps: TokenLogps, b
 def add_sums(total: dict[str, list[float]], sums: Sums) -> None:
     """Add the metrics of a micro-batch to running [sum, count] totals (one transfer for all of them)."""
     names = list(sums)
-    values = torch.stack([sums[name][0].double() for name in names]).tolist()
+    dtypes = (sums[name][0].dtype for name in names)
+    dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)  # float64 exists only where a model has it
+    values = torch.stack([sums[name][0].to(dtype) for name in names]).tolist()
     for name, value in zip(names, values, strict=True):
         entry = total.setdefault(name, [0.0, 0.0])
         entry[0] += value

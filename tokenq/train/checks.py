@@ -1,0 +1,36 @@
+"""What a run refuses to go on with: a policy that does not start as its reference, and losses that are no numbers."""
+
+from collections.abc import Sequence
+
+import torch
+
+from tokenq.core.tensors import PackedBatch
+from tokenq.errors import UserError
+from tokenq.records import TokenGroup
+from tokenq.train.objective import Outcome
+
+
+def check_start(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup], tolerance: float) -> None:
+    """Refuse to start when policy and reference, which should be one function, give different log-probs."""
+    if outcome.ref_logps is None:
+        return
+    differences = (outcome.logps - outcome.ref_logps).abs()
+    worst = int(differences.argmax())
+    if differences[worst] <= tolerance:
+        return
+    place, which = batch.members[int(batch.responses[worst])]
+    raise UserError(
+        f"The policy does not start equal to its reference: a log-prob differs by {differences[worst].item():.3g} nats "
+        f"({groups[place].where}, response {which + 1}, token {int(batch.columns[worst]) + 1}: policy "
+        f"{outcome.logps[worst].item():.4f}, reference {outcome.ref_logps[worst].item():.4f}).",
+        "Something random (dropout) is on, or the stored values are another model's: try --reference-store off.",
+    )
+
+
+def not_finite(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup]) -> list[str]:
+    """Return where the examples with a loss that is no number came from."""
+    bad = (~torch.isfinite(outcome.losses.detach())).nonzero()[:, 0].tolist()
+    if not bad:
+        return []
+    first = batch.pairs[:, 0].tolist() if len(batch.pairs) == len(outcome.losses) else range(len(outcome.losses))
+    return [groups[batch.members[first[i]][0]].where for i in bad]
