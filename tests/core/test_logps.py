@@ -211,7 +211,11 @@ class TestWorkspace:
 
     def test_memory_that_waits_for_its_backward_pass_is_not_given_away(self):
         workspace, like = Workspace(), torch.zeros(1)
-        assert workspace.take(10, like).data_ptr() != workspace.take(10, like).data_ptr()
+        first = workspace.take(10, like)
+        workspace.give(first)
+        again = workspace.take(10, like)
+        assert again.data_ptr() == first.data_ptr()
+        assert workspace.take(10, like).data_ptr() != again.data_ptr()
 
     def test_memory_of_another_type_is_not_taken(self):
         workspace = Workspace()

@@ -1,5 +1,9 @@
-"""Runs of the training loop on a tiny Llama in float64 and random pairs: seconds long, exact to the last digits."""
+"""Runs of the training loop on a tiny GPT-NeoX in float64 and random pairs: seconds long, exact to the last digits.
 
+GPT-NeoX, because its norms are computed in the type of its weights; most other families take theirs in float32.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +12,8 @@ from accelerate import Accelerator
 
 from tokenq.core.losses import find_loss
 from tokenq.models.forward import PackedLM
-from tokenq.models.load import add_lora, identify
-from tokenq.models.policy import no_grad
+from tokenq.models.load import add_lora, disable_dropout, identify
+from tokenq.models.policy import no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import resume_run
@@ -17,6 +21,9 @@ from tokenq.train.config import TrainConfig
 from tokenq.train.loop import Job, Scored, Summary, fit
 from tokenq.train.objective import Objective
 from tokenq.worlds.tiny import tiny_model
+
+COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
+"""Metrics that are never the same twice."""
 
 
 def random_pairs(count, seed=0):
@@ -40,17 +47,39 @@ def small_config(output, **changes):
     return TrainConfig(model="tiny", data=["pairs.jsonl"], output=str(output), device="cpu", **settings)
 
 
-def small_policy(lora=False):
-    """Return a tiny Llama in float64, with a fresh adapter when asked for."""
-    model = tiny_model("llama", dtype=torch.float64)
+def small_policy(lora=False, *, dropout=0.0, family="gpt_neox", way="segments", dtype=torch.float64):
+    """Return a tiny model, with a fresh adapter when asked for; the same each time."""
+    model = tiny_model(family, dtype=dtype)
+    disable_dropout(model)
     if lora:
         torch.manual_seed(0)
-        model = add_lora(model, rank=2, alpha=4.0, dropout=0.0, targets="all-linear").double()
-    return PackedLM(model, "segments")
+        model = add_lora(model, rank=2, alpha=4.0, dropout=dropout, targets="all-linear").to(dtype)
+    return PackedLM(model, way)
+
+
+def stored_reference(policy, *parts):
+    """Return a store with the log-probs of the policy as it is, its adapter off."""
+    store = ReferenceStore(None, identify(policy.model, "tiny"))
+    policy.model.eval()
+    with without_adapter(policy.model):
+        for groups in parts:
+            store.fill(groups, no_grad(policy), 500)
+    return store
 
 
 def train_small(
-    output, *, loss="dpo", groups=None, lora=False, policy=None, stop_at=None, **changes
+    output,
+    *,
+    loss="dpo",
+    groups=None,
+    held_out=(),
+    policy=None,
+    lora=False,
+    reference=None,
+    start_tolerance=1e-5,
+    stop=None,
+    accelerator=None,
+    **changes,
 ) -> tuple[PackedLM, Summary]:
     """Train on ten pairs and return the policy and the summary.
 
@@ -58,29 +87,43 @@ def train_small(
         output: run directory.
         loss: name of the loss.
         groups: the data; ten random pairs when None.
-        lora: whether to train an adapter.
+        held_out: pairs to evaluate on.
         policy: what to train; `small_policy` when None.
-        stop_at: the step after which an exception stops the run from outside.
+        lora: whether to train an adapter.
+        reference: a store; one with the policy's own log-probs when None.
+        start_tolerance: as in `Job`; by default what float32 in the store allows.
+        stop: (stage, done) of the event at which an exception stops the run from outside.
+        accelerator: a plain one on CPU when None.
         changes: settings that differ from `small_config`.
     """
     groups = random_pairs(10) if groups is None else groups
     policy = policy or small_policy(lora)
-    store = ReferenceStore(None, identify(policy.model, "tiny"))
-    store.fill(groups, no_grad(policy), 500)
+    store = reference or stored_reference(policy, groups, held_out)
 
     def listener(event):
-        if event.stage == "train" and event.done == stop_at:
+        if (event.stage, event.done) == stop:
             raise KeyboardInterrupt
 
-    config = small_config(output, loss=loss, **changes)
     job = Job(
         policy=policy,
         data=Scored(groups, store.scorer(groups)),
         objective=Objective(find_loss(loss), 0.1),
-        config=config,
+        config=small_config(output, loss=loss, **changes),
         run=resume_run(Path(output)),
-        start_tolerance=1e-5,  # the store keeps float32
+        evaluation=Scored(held_out, store.scorer(held_out)) if held_out else None,
+        start_tolerance=start_tolerance,
+        work=policy.work,
         listener=listener,
     )
-    # The adapter of a real run goes through the same hooks: checkpoints hold what is trained.
-    return policy, fit(job, Accelerator(cpu=True))
+    return policy, fit(job, accelerator or Accelerator(cpu=True))
+
+
+def weights_of(policy):
+    """Return a copy of all weights."""
+    return {name: value.clone() for name, value in policy.state_dict().items()}
+
+
+def lines_of(output):
+    """Return the lines of `metrics.jsonl`, without what a run costs."""
+    lines = (json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in COST} for line in lines]

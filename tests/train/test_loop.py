@@ -1,193 +1,432 @@
-"""The loop gives the same weights however its work is cut up, stopped, resumed or spread over processes."""
+"""The loop gives the same weights however its work is cut up, stopped or resumed, and stops when it must."""
 
-import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from small_runs import (
+    lines_of,
+    random_pairs,
+    small_config,
+    small_policy,
+    stored_reference,
+    train_small,
+    weights_of,
+)
 
-from tests.train.small_runs import random_pairs, small_config, small_policy, train_small
+from tokenq.core.losses import LOSSES
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
+from tokenq.models.policy import frozen_copy
 from tokenq.train.loop import step_places, total_steps
-from tokenq.train.optim import learning_rate
 
-
-def weights_of(policy):
-    return {name: value.clone() for name, value in policy.state_dict().items()}
+HELD_OUT = random_pairs(5, seed=7)
 
 
 def assert_equal_weights(got, want, tolerance):
+    got, want = weights_of(got), weights_of(want)
     assert got.keys() == want.keys()
     for name in want:
         torch.testing.assert_close(got[name], want[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def lines_of(output):
-    return [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
+def assert_equal_lines(got, want, tolerance):
+    assert len(got) == len(want)
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            assert mine[name] == pytest.approx(value, abs=tolerance), f"step {theirs['step']}: {name}"
 
 
-COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
+def demonstrations(count):
+    """Return groups of one response each, as for supervised training."""
+    return [replace(pair, responses=pair.responses[:1], is_pair=False) for pair in random_pairs(count)]
 
 
-def test_accumulation_changes_nothing(tmp_path):
-    whole, _ = train_small(tmp_path / "whole", tokens_per_batch=10_000)
+@pytest.mark.parametrize("loss", ["dpo", "ipo", "sft"])
+def test_accumulation_changes_nothing(tmp_path, loss):
+    """One micro-batch a step, or as many as there are examples: the same metrics and the same weights."""
+    options = {"loss": loss, "held_out": HELD_OUT if loss != "sft" else (), "max_steps": 4}
+    options["groups"] = demonstrations(10) if loss == "sft" else random_pairs(10)
+    whole, _ = train_small(tmp_path / "whole", tokens_per_batch=10_000, **options)
+    parts, _ = train_small(tmp_path / "parts", tokens_per_batch=25, **options)
+    assert_equal_weights(parts, whole, 1e-10)
+    assert_equal_lines(lines_of(tmp_path / "parts"), lines_of(tmp_path / "whole"), 1e-10)
     start = weights_of(small_policy())
-    parts, _ = train_small(tmp_path / "parts", tokens_per_batch=25)
     assert any((whole.state_dict()[name] - start[name]).abs().max() > 1e-3 for name in start)
-    assert_equal_weights(weights_of(parts), weights_of(whole), 1e-6)  # norms are taken in float32
-    for a, b in zip(lines_of(tmp_path / "whole"), lines_of(tmp_path / "parts"), strict=True):
-        for name in a.keys() - COST:
-            assert a[name] == pytest.approx(b[name], abs=1e-6), name
 
 
-@pytest.mark.parametrize("loss", ["dpo", "ipo", "hinge"])
-def test_the_first_step_is_where_policy_and_reference_are_one(tmp_path, loss):
-    """At π = π_ref: dpo −log σ(0) = ln 2; ipo (0 − 1/(2·0.1))² = 25; hinge max(0, 1 − 0) = 1."""
-    train_small(tmp_path, loss=loss, max_steps=1)
-    first = lines_of(tmp_path)[0]
-    assert first["loss"] == pytest.approx({"dpo": math.log(2), "ipo": 25.0, "hinge": 1.0}[loss], abs=1e-5)
-    assert first["rewards/chosen"] == pytest.approx(0, abs=1e-6)
-    assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_accumulating_in_place_changes_nothing(tmp_path, family):
+    """Tied and untied heads, several micro-batches a step, clipping, and evaluations between them."""
+    results = []
+    for in_place in (False, True):
+        policy = small_policy(family=family)
+        if in_place:
+            policy.accumulate_in_place()
+        out = tmp_path / str(in_place)
+        options = {"held_out": HELD_OUT, "tokens_per_batch": 40, "max_steps": 4, "eval_steps": 2}
+        train_small(out, policy=policy, max_grad_norm=0.1, **options)
+        results.append((policy, lines_of(out)))
+    assert_equal_weights(results[1][0], results[0][0], 1e-10)
+    assert_equal_lines(results[1][1], results[0][1], 1e-10)
 
 
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("stop", [2, 4])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lora, stop):
-    """Checkpoints are written every second step; the run is stopped mid-epoch (epochs have three steps)."""
-    options = {"lora": lora, "save_steps": 2, "keep_checkpoints": 1}
-    straight, _ = train_small(tmp_path / "straight", **options)
-    with pytest.raises(KeyboardInterrupt):
-        train_small(tmp_path / "broken", stop_at=stop + 1, **options)
-    again, summary = train_small(tmp_path / "broken", resume=True, **options)
-    assert summary.steps == 6
-    assert_equal_weights(weights_of(again), weights_of(straight), 1e-12)
-    a, b = lines_of(tmp_path / "straight"), lines_of(tmp_path / "broken")
-    assert [line["step"] for line in b] == [1, 2, 3, 4, 5, 6]
-    assert [line["loss"] for line in a] == pytest.approx([line["loss"] for line in b], abs=1e-10)
+def test_padded_rows_train_as_shared_ones(tmp_path):
+    shared, _ = train_small(tmp_path / "shared", max_steps=3)
+    padded, _ = train_small(tmp_path / "padded", policy=small_policy(way="plain"), max_steps=3)
+    assert_equal_weights(padded, shared, 1e-10)
 
 
-def test_a_checkpoint_of_an_adapter_holds_the_adapter_alone(tmp_path):
-    from safetensors.torch import load_file
-
-    train_small(tmp_path, lora=True, max_steps=2)
-    (file,) = tmp_path.glob("checkpoints/step-*/model.safetensors")
-    assert all("lora_" in name for name in load_file(file))
-
-
-def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    train_small(tmp_path, max_steps=2, save_steps=1, keep_checkpoints=2)
-    newest = sorted(tmp_path.glob("checkpoints/step-*"))[-1]
-    (newest / "tokenq_state.json").unlink()
-    _, summary = train_small(tmp_path, max_steps=2, resume=True, save_steps=1)
-    assert summary.steps == 2
-    assert [line["step"] for line in lines_of(tmp_path)] == [1, 2]
-
-
-def test_only_the_newest_checkpoints_are_kept(tmp_path):
-    train_small(tmp_path, max_steps=5, save_steps=1, keep_checkpoints=2)
-    assert [path.name for path in sorted(tmp_path.glob("checkpoints/*"))] == ["step-00000004", "step-00000005"]
-
-
-def test_a_loss_that_is_no_number_stops_the_run_and_names_the_row(tmp_path):
-    groups = random_pairs(10)
+def test_an_online_reference_trains_as_a_stored_one(tmp_path):
+    """The frozen copy of the policy, and what the store keeps of it in float32: losses to seven digits."""
+    stored, _ = train_small(tmp_path / "stored", max_steps=3)
     policy = small_policy()
-    poisoned = step_places(small_config(tmp_path), 10, 1)[2]
 
-    def break_logps(module, args, output):
-        batch = args[0]
-        hit = torch.tensor([place == poisoned for place, _ in batch.members])[batch.responses]
-        return output.masked_fill(hit, torch.nan) if torch.is_grad_enabled() else output
+    class Online:
+        def scorer(self, _groups):
+            return frozen_copy(policy)
 
-    handle = policy.register_forward_hook(break_logps)
-    with pytest.raises(UserError, match=rf"step 2 is not finite: {groups[poisoned].where}\.") as caught:
-        train_small(tmp_path, policy=policy)
-    handle.remove()
-    assert "step-00000001" in str(caught.value)
-    resumed, _ = train_small(tmp_path, resume=True)
-    straight, _ = train_small(tmp_path / "straight")
-    assert_equal_weights(weights_of(resumed), weights_of(straight), 1e-12)
+    online, _ = train_small(tmp_path / "online", policy=policy, reference=Online(), start_tolerance=1e-12, max_steps=3)
+    assert_equal_weights(online, stored, 1e-5)
+    for mine, theirs in zip(lines_of(tmp_path / "online"), lines_of(tmp_path / "stored"), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+    assert lines_of(tmp_path / "online")[0]["loss"] == pytest.approx(math.log(2), abs=1e-14)
 
 
-def test_a_policy_that_is_not_its_reference_is_refused_at_the_start(tmp_path):
-    policy = small_policy()
-    noise = policy.register_forward_hook(
-        lambda module, args, output: output + 1e-3 if torch.is_grad_enabled() else output
+class TestStart:
+    @pytest.mark.parametrize("loss", ["dpo", "cdpo", "ipo", "ipo_sum", "hinge"])
+    def test_the_first_step_is_where_policy_and_reference_are_one(self, tmp_path, loss):
+        """At π = π_ref: dpo and cdpo −log σ(0) = ln 2; ipo (0 − 1/(2·0.1))² = 25; hinge max(0, 1 − 0) = 1."""
+        train_small(tmp_path, loss=loss, max_steps=1)
+        first = lines_of(tmp_path)[0]
+        want = {"dpo": math.log(2), "cdpo": math.log(2), "ipo": 25.0, "ipo_sum": 25.0, "hinge": 1.0}[loss]
+        assert first["loss"] == pytest.approx(want, abs=1e-5)
+        assert first["rewards/chosen"] == pytest.approx(0, abs=1e-6)
+        assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
+        assert first["kl"] == pytest.approx(0, abs=1e-5)
+
+    def test_a_policy_with_dropout_is_refused(self, tmp_path):
+        policy = small_policy(family="gpt2")
+        for module in policy.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.1
+        with pytest.raises(UserError, match=r"does not start equal to its reference.*\n  Something random"):
+            train_small(tmp_path, policy=policy)
+
+    def test_the_log_probs_of_another_model_are_refused(self, tmp_path):
+        groups = random_pairs(10)
+        moved = small_policy()
+        with torch.no_grad():
+            moved.lm.gpt_neox.final_layer_norm.weight[0] += 0.01
+        with pytest.raises(UserError, match="does not start equal to its reference"):
+            train_small(tmp_path, reference=stored_reference(moved, groups))
+        assert not list(tmp_path.glob("checkpoints/*"))
+
+    def test_the_worst_token_is_named(self, tmp_path):
+        """One log-prob is moved: the second token of the rejected response of a certain row."""
+        groups = random_pairs(10)
+        place = next(p for p in step_places(small_config(tmp_path), 10, 0) if len(groups[p].responses[1].ids) > 1)
+        store = stored_reference(small_policy(), groups)
+        scorer = store.scorer(groups)
+
+        class Moved:
+            def scorer(self, _groups):
+                def score(batch):
+                    member = batch.members.index((place, 1)) if (place, 1) in batch.members else -1
+                    hit = (batch.responses == member) & (batch.columns == 1)
+                    return scorer(batch) + 0.5 * hit
+
+                return score
+
+        message = rf"differs by 0\.5 nats \({groups[place].where}, response 2, token 2: policy"
+        with pytest.raises(UserError, match=message):
+            train_small(tmp_path, reference=Moved(), tokens_per_batch=30)
+
+    def test_models_that_are_meant_to_differ_may(self, tmp_path):
+        groups = random_pairs(10)
+        other = stored_reference(small_policy(family="llama"), groups)
+        _, summary = train_small(tmp_path, reference=other, start_tolerance=None, max_steps=1)
+        assert summary.last["loss"] != pytest.approx(math.log(2), abs=1e-3)
+
+
+class TestResume:
+    @pytest.mark.parametrize("lora", [False, True], ids=["full", "adapter"])
+    @pytest.mark.parametrize("stop", [1, 3, 5])
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, tmp_path, lora, stop):
+        """Six steps, a checkpoint at every second, three steps an epoch: stopped before the first, in the middle of the
+        second epoch, and before the last.
+        """
+        options = {"lora": lora, "save_steps": 2, "eval_steps": 2, "held_out": HELD_OUT, "tokens_per_batch": 60}
+        straight, _ = train_small(tmp_path / "straight", **options)
+        with pytest.raises(KeyboardInterrupt):
+            train_small(tmp_path / "broken", stop=("train", stop), **options)
+        again, summary = train_small(tmp_path / "broken", resume=True, **options)
+        assert summary.steps == 6
+        assert_equal_weights(again, straight, 1e-12)
+        assert_equal_lines(lines_of(tmp_path / "broken"), lines_of(tmp_path / "straight"), 1e-12)
+        steps = [line["step"] for line in lines_of(tmp_path / "broken")]
+        assert steps == [0, 1, 2, 2, 3, 4, 4, 5, 6, 6]
+
+    def test_noise_goes_on_where_it_was(self, tmp_path):
+        """Dropout on the adapter's input: the generator's state is part of the checkpoint."""
+        options = {"save_steps": 2, "start_tolerance": None, "max_steps": 4}
+        torch.manual_seed(3)
+        policy = small_policy(lora=True, dropout=0.4)
+        torch.manual_seed(3)
+        straight, _ = train_small(tmp_path / "straight", policy=policy, **options)
+        policy = small_policy(lora=True, dropout=0.4)
+        torch.manual_seed(3)
+        with pytest.raises(KeyboardInterrupt):
+            train_small(tmp_path / "broken", policy=policy, stop=("train", 3), **options)
+        policy = small_policy(lora=True, dropout=0.4)
+        torch.manual_seed(99)
+        again, _ = train_small(tmp_path / "broken", policy=policy, resume=True, **options)
+        assert_equal_weights(again, straight, 1e-12)
+
+    def test_a_run_that_was_killed_in_its_last_evaluation_evaluates_again(self, tmp_path):
+        options = {"held_out": HELD_OUT, "max_steps": 3, "tokens_per_batch": 40}
+        train_small(tmp_path / "straight", **options)
+        with pytest.raises(KeyboardInterrupt):
+            self.stop_in_last_evaluation(tmp_path / "broken", options)
+        assert lines_of(tmp_path / "broken")[-1]["step"] == 3
+        assert "loss" in lines_of(tmp_path / "broken")[-1]
+        _, summary = train_small(tmp_path / "broken", resume=True, **options)
+        assert_equal_lines(lines_of(tmp_path / "broken"), lines_of(tmp_path / "straight"), 1e-12)
+        assert summary.after["eval_loss"] == lines_of(tmp_path / "straight")[-1]["eval_loss"]
+
+    @staticmethod
+    def stop_in_last_evaluation(output, options):
+        policy = small_policy()
+
+        def stop(_module, _arguments, _output):
+            if not policy.training and (output / "checkpoints" / "step-00000003").exists():
+                raise KeyboardInterrupt
+
+        policy.register_forward_hook(stop)
+        train_small(output, policy=policy, **options)
+
+    def test_a_finished_run_stays_as_it_is(self, tmp_path):
+        options = {"held_out": HELD_OUT, "max_steps": 2}
+        first, before = train_small(tmp_path, **options)
+        lines = lines_of(tmp_path)
+        again, after = train_small(tmp_path, resume=True, **options)
+        assert_equal_weights(again, first, 0)
+        assert_equal_lines(lines_of(tmp_path), lines, 1e-12)
+        assert after.after == pytest.approx(before.after)
+        assert after.steps == 2
+
+    def test_without_a_checkpoint_it_begins_at_the_beginning(self, tmp_path):
+        straight, _ = train_small(tmp_path / "straight", max_steps=2)
+        fresh, summary = train_small(tmp_path / "fresh", max_steps=2, resume=True)
+        assert_equal_weights(fresh, straight, 1e-12)
+        assert summary.steps == 2
+
+    def test_other_micro_batches_on_the_way_change_nothing(self, tmp_path):
+        straight, _ = train_small(tmp_path / "straight", max_steps=4, tokens_per_batch=1000)
+        with pytest.raises(KeyboardInterrupt):
+            train_small(tmp_path / "broken", max_steps=4, save_steps=2, tokens_per_batch=1000, stop=("train", 3))
+        again, _ = train_small(tmp_path / "broken", max_steps=4, save_steps=2, tokens_per_batch=30, resume=True)
+        assert_equal_weights(again, straight, 1e-10)
+        assert_equal_lines(lines_of(tmp_path / "broken"), lines_of(tmp_path / "straight"), 1e-10)
+
+
+def poison(policy, place, value, *, through="output"):
+    """Make a policy give `value` for an example, or only a gradient that is no number."""
+
+    def hook(_module, arguments, output):
+        batch = arguments[0]
+        hit = torch.tensor([member == place for member, _ in batch.members])[batch.responses]
+        if not output.requires_grad or not hit.any():
+            return output
+        if through == "output":
+            return output.masked_fill(hit, value)
+        output.register_hook(lambda gradient: gradient.masked_fill(hit, value))
+        return output
+
+    return policy.register_forward_hook(hook)
+
+
+class TestNoNumber:
+    @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+    def test_a_loss_stops_the_run_before_the_update_and_names_the_row(self, tmp_path, value):
+        groups, policy = random_pairs(10), small_policy()
+        bad = step_places(small_config(tmp_path), 10, 1)[2]
+        handle = poison(policy, bad, value)
+        message = rf"step 2 is not finite: {groups[bad].where}\. The weights before it are kept in .*step-00000001"
+        with pytest.raises(UserError, match=message):
+            train_small(tmp_path / "run", policy=policy, tokens_per_batch=40)
+        handle.remove()
+        resumed, _ = train_small(tmp_path / "run", resume=True)
+        straight, _ = train_small(tmp_path / "straight")
+        assert_equal_weights(resumed, straight, 1e-10)
+        assert_equal_lines(lines_of(tmp_path / "run"), lines_of(tmp_path / "straight"), 1e-10)
+
+    def test_the_update_is_not_made(self, tmp_path):
+        policy = small_policy()
+        poison(policy, step_places(small_config(tmp_path), 10, 1)[0], torch.nan)
+        with pytest.raises(UserError):
+            train_small(tmp_path / "run", policy=policy)
+        before = small_policy()
+        with pytest.raises(KeyboardInterrupt):
+            train_small(tmp_path / "before", policy=before, stop=("train", 1))
+        assert_equal_weights(policy, before, 0)
+        assert all(p.grad is None for p in policy.parameters())
+
+    def test_a_gradient_stops_the_run_too(self, tmp_path):
+        groups, policy = random_pairs(10), small_policy()
+        places = step_places(small_config(tmp_path), 10, 0)
+        poison(policy, places[1], torch.nan, through="gradient")
+        start = weights_of(policy)
+        with pytest.raises(UserError, match="Loss or gradient of step 1 is not finite") as caught:
+            train_small(tmp_path, policy=policy)
+        assert all(groups[place].where in str(caught.value) for place in places)
+        assert all(torch.equal(start[name], value) for name, value in weights_of(policy).items())
+
+    def test_without_checkpoints_none_is_written(self, tmp_path):
+        policy = small_policy()
+        poison(policy, step_places(small_config(tmp_path), 10, 1)[0], torch.nan)
+        with pytest.raises(UserError, match=r"No checkpoint was written \(--keep-checkpoints 0\)"):
+            train_small(tmp_path, policy=policy, keep_checkpoints=0)
+        assert not (tmp_path / "checkpoints").exists()
+
+    def test_rows_are_named_up_to_eight(self, tmp_path):
+        policy = small_policy()
+        for place in range(10):
+            poison(policy, place, torch.nan)
+        with pytest.raises(UserError, match=r"(pairs\.jsonl, row \d+, ){7}pairs\.jsonl, row \d+ and 2 more\."):
+            train_small(tmp_path, policy=policy, batch_size=10, start_tolerance=None)
+
+
+class TestGradient:
+    def test_it_is_clipped_to_the_norm_asked_for(self, tmp_path):
+        """With SGD of rate 1 the weights move by the gradient, so their distance is its norm."""
+        options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant"}
+        start, directions = weights_of(small_policy()), []
+        for limit in (0.0, 0.01, 1e6):
+            policy, summary = train_small(tmp_path / str(limit), max_grad_norm=limit, **options)
+            moves = torch.cat([(policy.state_dict()[n] - start[n]).flatten() for n in start])
+            norm = summary.last["grad_norm"]
+            assert norm > 0.1
+            assert moves.norm().item() == pytest.approx(limit if limit == 0.01 else norm, rel=1e-4)
+            directions.append(moves / moves.norm())
+        torch.testing.assert_close(directions[1], directions[0], rtol=0, atol=1e-7)
+
+    def test_it_is_that_of_the_mean_loss_of_the_step(self, tmp_path):
+        """Against plain autograd on all pairs of the step at once."""
+        groups = random_pairs(10)
+        model, start = small_policy(), weights_of(small_policy())
+        chosen = [groups[p] for p in step_places(small_config(tmp_path), 10, 0)]
+        batch = pack(chosen)
+        logps = batch.pad(model(batch))
+        reference = logps.logps.detach()
+        margins = ((logps.logps - reference) * logps.mask).sum(1)[batch.pairs]
+        torch.nn.functional.softplus(-0.1 * (margins[:, 0] - margins[:, 1])).mean().backward()
+        options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant"}
+        trained, _ = train_small(tmp_path, max_grad_norm=0.0, tokens_per_batch=30, **options)
+        for name, parameter in model.named_parameters():
+            want = start[name] - parameter.grad
+            torch.testing.assert_close(trained.get_parameter(name).detach(), want, rtol=0, atol=1e-7)
+
+    def test_the_step_is_as_long_as_the_schedule_says(self, tmp_path):
+        """Linear from 1 over four steps: 1, 3/4, 1/2, 1/4 times the gradient, which is clipped to 0.01."""
+        lengths, before = [], weights_of(small_policy())
+        for steps in (1, 2, 3, 4):
+            policy = small_policy()
+            options = {"optimizer": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.01, "max_steps": 4}
+            with pytest.raises(KeyboardInterrupt):
+                train_small(tmp_path / str(steps), policy=policy, stop=("train", steps), **options)
+            after = weights_of(policy)
+            lengths.append(math.sqrt(sum((after[n] - before[n]).square().sum().item() for n in after)))
+            before = after
+        assert lengths == pytest.approx([0.01, 0.0075, 0.005, 0.0025], rel=1e-4)
+        assert [line["learning_rate"] for line in lines_of(tmp_path / "4")] == [1.0, 0.75, 0.5, 0.25]
+
+
+class TestMetrics:
+    def test_the_supervised_loss_is_the_mean_over_the_tokens_of_the_step(self, tmp_path):
+        groups, policy = demonstrations(4), small_policy()
+        with torch.no_grad():
+            want = -policy(pack(groups)).mean().item()
+        options = {"tokens_per_batch": 20, "max_steps": 1, "reference": stored_reference(policy, groups)}
+        train_small(tmp_path, loss="sft", groups=groups, policy=policy, **options)
+        assert lines_of(tmp_path)[0]["loss"] == pytest.approx(want, abs=1e-10)
+        lengths = [len(group.responses[0].ids) for group in groups]
+        assert lines_of(tmp_path)[0]["response_length"] == pytest.approx(sum(lengths) / 4)
+
+    def test_evaluation_is_the_mean_over_all_pairs_and_changes_nothing(self, tmp_path):
+        options = {"max_steps": 2, "tokens_per_batch": 40}
+        plain, _ = train_small(tmp_path / "plain", **options)
+        policy, summary = train_small(tmp_path / "evaluated", held_out=HELD_OUT, eval_steps=1, **options)
+        assert_equal_weights(policy, plain, 1e-12)
+        with torch.no_grad():
+            batch = pack(HELD_OUT)
+            logps = [batch.pad(model(batch)).sums()[batch.pairs] for model in (policy, small_policy())]
+        rewards = 0.1 * (logps[0] - logps[1])
+        margins = rewards[:, 0] - rewards[:, 1]
+        assert summary.after["eval_rewards/margins"] == pytest.approx(margins.mean().item(), abs=1e-6)
+        assert summary.after["eval_rewards/accuracies"] == pytest.approx((margins > 0).double().mean().item())
+        assert summary.after["eval_loss"] == pytest.approx(torch.log1p(torch.exp(-margins)).mean().item(), abs=1e-6)
+        assert summary.before["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+        evaluated = [line["step"] for line in lines_of(tmp_path / "evaluated") if "eval_loss" in line]
+        assert evaluated == [0, 1, 2]
+        assert policy.training
+
+    def test_tokens_are_counted_from_the_start(self, tmp_path):
+        """Inputs of the shared rows: each prompt once, each response without its last token."""
+        groups = random_pairs(10)
+        train_small(tmp_path, groups=groups, tokens_per_batch=40)
+        sizes = [len(g.prompt_ids) + sum(len(r.ids) - 1 for r in g.responses) for g in groups]
+        assert lines_of(tmp_path)[2]["tokens"] == sum(sizes)
+        assert lines_of(tmp_path)[5]["tokens"] == 2 * sum(sizes)
+        assert [line["padding_share"] for line in lines_of(tmp_path)] == [0.0] * 6
+
+    def test_padding_is_counted(self, tmp_path):
+        train_small(tmp_path, policy=small_policy(way="plain"), max_steps=1)
+        assert 0 < lines_of(tmp_path)[0]["padding_share"] < 1
+
+    def test_the_epoch(self, tmp_path):
+        train_small(tmp_path)
+        assert [line["epoch"] for line in lines_of(tmp_path)] == pytest.approx(
+            [1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-6
+        )
+
+
+class TestOrder:
+    def test_every_epoch_takes_every_example_once(self, tmp_path):
+        config = small_config(tmp_path, batch_size=4)
+        epochs = [[p for step in range(3) for p in step_places(config, 10, 3 * e + step)] for e in range(3)]
+        assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) == 3
+        assert [len(step_places(config, 10, step)) for step in range(4)] == [4, 4, 2, 4]
+
+    def test_it_is_the_seeds(self, tmp_path):
+        one, same, other = (small_config(tmp_path, seed=seed) for seed in (0, 0, 1))
+        assert step_places(one, 10, 0) == step_places(same, 10, 0) != step_places(other, 10, 0)
+
+    def test_it_does_not_depend_on_how_the_step_is_computed(self, tmp_path):
+        one, other = (small_config(tmp_path, tokens_per_batch=n) for n in (10, 10_000))
+        assert step_places(one, 10, 4) == step_places(other, 10, 4)
+
+    @pytest.mark.parametrize(
+        ("changes", "want"),
+        [
+            ({"epochs": 2.0}, 6),
+            ({"epochs": 0.5}, 2),  # half of three steps, rounded up
+            ({"epochs": 1.0, "batch_size": 100}, 1),
+            ({"max_steps": 7}, 7),
+        ],
     )
-    with pytest.raises(UserError, match=r"does not start equal to its reference: .* differs by 0\.001 nats \(pairs"):
-        train_small(tmp_path, policy=policy)
-    noise.remove()
+    def test_the_number_of_steps(self, tmp_path, changes, want):
+        assert total_steps(small_config(tmp_path, **changes), 10) == want
 
 
-def test_the_supervised_loss_is_the_mean_over_the_tokens_of_the_step(tmp_path):
-    groups = [replace(pair, responses=pair.responses[:1], is_pair=False) for pair in random_pairs(4)]
-    policy = small_policy()
-    with torch.no_grad():
-        want = -policy(pack(groups)).mean().item()
-    train_small(tmp_path, loss="sft", groups=groups, policy=policy, tokens_per_batch=20, max_steps=1)
-    assert lines_of(tmp_path)[0]["loss"] == pytest.approx(want, abs=1e-10)
-
-
-def test_the_gradient_is_clipped_to_the_norm_asked_for(tmp_path):
-    """With SGD of rate 1 the weights move by the gradient, so their distance is its norm."""
-    options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant"}
-    start = weights_of(small_policy())
-    for limit in (0.0, 0.01):
-        policy, summary = train_small(tmp_path / str(limit), max_grad_norm=limit, **options)
-        moved = math.sqrt(sum((policy.state_dict()[n] - start[n]).square().sum().item() for n in start))
-        assert moved == pytest.approx(limit or summary.last["grad_norm"], rel=1e-4)
-        assert summary.last["grad_norm"] > 0.1
-
-
-def test_every_epoch_takes_every_example_once(tmp_path):
-    config = small_config(tmp_path, batch_size=4)
-    epochs = [[place for step in range(3) for place in step_places(config, 10, 3 * e + step)] for e in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10))
-    assert epochs[0] != epochs[1]
-    assert total_steps(config, 10) == 6
-    assert len(step_places(config, 10, 2)) == 2
-
-
-@pytest.mark.parametrize(
-    ("schedule", "want"),
-    [
-        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25]),
-        ("cosine", [0, 0.5, 1, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.5 - 0.5 * math.sqrt(0.5)]),
-        ("constant_with_warmup", [0, 0.5, 1, 1, 1, 1]),
-    ],
-)
-def test_schedules(tmp_path, schedule, want):
-    """Two warm-up steps of six, peak 1: the fall begins at step 2 and ends at 0 at step 6."""
-    config = small_config(tmp_path, schedule=schedule, learning_rate=1.0, warmup_steps=2)
-    assert [learning_rate(config, step, 6) for step in range(6)] == pytest.approx(want)
-
-
-def test_two_processes_give_what_one_gives(tmp_path):
-    """Five pairs a step over two processes: uneven shares, one process with more micro-batches' worth of work."""
-    one, _ = train_small(tmp_path / "one", batch_size=5, tokens_per_batch=60, max_steps=3)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    root = Path(__file__).parents[2]
-    runs = []
-    for rank in range(2):
-        env = os.environ | {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root),
-        }  # fmt: skip
-        words = [sys.executable, "-m", "tests.train.two_processes", str(tmp_path / "two"), str(tmp_path / "two.pt")]
-        runs.append(subprocess.Popen(words, env=env, cwd=root, stderr=subprocess.PIPE, text=True))
-    for process in runs:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
-    assert_equal_weights(torch.load(tmp_path / "two.pt", weights_only=True), weights_of(one), 1e-9)
-    for a, b in zip(lines_of(tmp_path / "one"), lines_of(tmp_path / "two"), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-9)
-        assert a["grad_norm"] == pytest.approx(b["grad_norm"], abs=1e-9)
-        assert a["tokens"] == b["tokens"]
+def test_every_loss_of_the_table_trains(tmp_path):
+    """A new loss must go through the loop as it is."""
+    for name, loss in LOSSES.items():
+        groups = demonstrations(6) if loss.unit == "responses" else random_pairs(6)
+        options = {"max_steps": 2, "groups": groups, "start_tolerance": None}
+        policy, summary = train_small(tmp_path / name, loss=name, **options)
+        assert math.isfinite(summary.last["loss"])
+        assert any((v - weights_of(small_policy())[n]).abs().max() > 0 for n, v in weights_of(policy).items())

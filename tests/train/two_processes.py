@@ -1,16 +1,76 @@
-"""A training run for one of several `torch.distributed` processes; the first writes the weights it ends with."""
+"""Training runs for one of several `torch.distributed` processes; the first writes what they end with.
 
-import os
+Run as a program by every process, with a folder as its argument. All runs share one start of the interpreter, which is
+what takes long.
+"""
+
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from small_runs import random_pairs, small_policy, train_small, weights_of
 
-from tests.train.small_runs import train_small
+from tokenq.errors import UserError
+
+HELD_OUT = random_pairs(7, seed=5)
+
+
+def poisoned_policy(place):
+    """Return a policy that gives NaN, under a gradient, for one example of the data."""
+    policy = small_policy()
+
+    def poison(_module, arguments, output):
+        batch = arguments[0]
+        hit = torch.tensor([member == place for member, _ in batch.members])[batch.responses]
+        return output.masked_fill(hit, torch.nan) if output.requires_grad else output
+
+    policy.register_forward_hook(poison)
+    return policy
+
+
+def demonstrations():
+    """Return groups of one response each: their tokens, and with them the processes' shares of a step, differ."""
+    return [replace(pair, responses=pair.responses[:1], is_pair=False) for pair in random_pairs(10)]
+
+
+RUNS = {
+    # Five pairs a step over two processes: uneven shares.
+    "full": lambda out: train_small(out, batch_size=5, tokens_per_batch=60, max_steps=3, held_out=HELD_OUT),
+    "adapter": lambda out: train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2),
+    # One pair a step: one of the processes has nothing and must not count.
+    "single": lambda out: train_small(out, batch_size=1, max_steps=2),
+    "sft": lambda out: train_small(out, loss="sft", groups=demonstrations(), batch_size=5, tokens_per_batch=40),
+}
+
+
+def interrupted(out):
+    """Stop the run of an adapter after its checkpoint and resume it."""
+    try:
+        train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2, stop=("train", 3))
+    except KeyboardInterrupt:
+        Accelerator().wait_for_everyone()
+    return train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2, resume=True)
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    found = {}
+    for name, run in RUNS.items():
+        policy, _ = run(folder / name)
+        found[name] = weights_of(policy)
+    policy, summary = interrupted(folder / "resumed")
+    found["resumed"] = weights_of(policy)
+    found["resumed steps"] = summary.steps
+    try:
+        train_small(folder / "poisoned", policy=poisoned_policy(3), max_steps=3)
+        found["error"] = None
+    except UserError as error:
+        found["error"] = str(error)
+    torch.save(found, folder / f"found-{accelerator.process_index}.pt")
+
 
 if __name__ == "__main__":
-    output, weights = Path(sys.argv[1]), Path(sys.argv[2])
-    torch.set_num_threads(1)
-    policy, _ = train_small(output, batch_size=5, tokens_per_batch=60, max_steps=3)
-    if os.environ["RANK"] == "0":
-        torch.save(policy.state_dict(), weights)
+    main(Path(sys.argv[1]))

@@ -55,7 +55,7 @@ class Objective:
         if ref_flat is None:
             losses = self.loss.function(pairs)
             return Outcome(losses, _pair_sums(losses, batch, logps), flat.detach(), None)
-        ref_logps = batch.pad(ref_flat)
+        ref_logps = batch.pad(ref_flat.to(flat.dtype))
         losses = self.loss.function(pairs, ref_logps.pairs(batch.pairs))
         sums = _pair_sums(losses, batch, logps) | _reward_sums(batch, logps, ref_logps, self.beta)
         return Outcome(losses, sums, flat.detach(), ref_flat)

@@ -1,0 +1,72 @@
+"""Two processes give what one gives: weights, metrics, checkpoints of an adapter, and the end of a run that fails."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import lines_of, random_pairs, weights_of
+from two_processes import RUNS
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(program, rank, port, folder):
+    """Start one of two processes, as `accelerate launch` does on a machine without accelerators."""
+    env = os.environ | {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    return subprocess.Popen([sys.executable, str(program), str(folder)], env=env, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Return the folder in which two processes have done every run, and what each of them found."""
+    folder = tmp_path_factory.mktemp("two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(Path(__file__).with_name("two_processes.py"), rank, port, folder) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-3000:]
+    return folder, [torch.load(folder / f"found-{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_weights_and_metrics_are_those_of_one_process(name, two, tmp_path):
+    folder, found = two
+    one, _ = RUNS[name](tmp_path)
+    for weights in (parts[name] for parts in found):
+        for key, want in weights_of(one).items():
+            torch.testing.assert_close(weights[key], want, rtol=0, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
+    got, want = lines_of(folder / name), lines_of(tmp_path)
+    assert len(got) == len(want)
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert mine[key] == pytest.approx(value, abs=1e-10), f"step {theirs['step']}: {key}"
+
+
+def test_a_resumed_adapter_is_that_of_an_uninterrupted_run(two):
+    folder, found = two
+    for parts in found:
+        assert parts["resumed steps"] == 3
+        for key, want in parts["adapter"].items():
+            torch.testing.assert_close(parts["resumed"][key], want, rtol=0, atol=1e-12)
+    assert lines_of(folder / "resumed") == lines_of(folder / "adapter")
+    assert not list((folder / "resumed" / "checkpoints").glob(".*"))
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_both(two):
+    folder, found = two
+    row = random_pairs(10)[3].where
+    messages = [parts["error"] for parts in found]
+    assert all("is not finite" in message for message in messages)
+    assert sum(f"{row}." in message for message in messages) == 1
+    assert sum("rows of another process" in message for message in messages) == 1
+    assert len(list((folder / "poisoned" / "checkpoints").glob("step-*"))) == 1
