@@ -1,6 +1,8 @@
 """The reference store: the numbers of the online reference, computed once, found again, never stale, never half."""
 
 import errno
+import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -282,6 +284,19 @@ def test_what_is_no_number_is_not_kept(broken, tmp_path, scorer, identity):
     ):  # the longer row comes first
         store.fill(GROUPS[:2], failing, 1000)
     assert len(ReferenceStore(tmp_path, identity)) == 0
+
+
+def test_many_may_open_a_new_store_at_the_same_time(tmp_path, identity):
+    """As the processes of one run do, or two runs that share the default store."""
+
+    def open_it(i):
+        return ReferenceStore(tmp_path / str(i // 8), identity).folder
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(open_it, range(400)))
+    for folder in set(folders):
+        assert [path.name for path in folder.iterdir()] == ["model.json"]
+        assert json.loads((folder / "model.json").read_text())["weights"] == identity.weights
 
 
 def test_progress_is_told_in_responses(identity, scorer):

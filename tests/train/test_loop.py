@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from small_runs import (
     lines_of,
     random_pairs,
@@ -264,13 +266,14 @@ class TestNoNumber:
         assert_equal_lines(lines_of(tmp_path / "run"), lines_of(tmp_path / "straight"), 1e-10)
 
     def test_the_update_is_not_made(self, tmp_path):
-        policy = small_policy()
+        """Nor is what other micro-batches of the step have given left behind as a gradient."""
+        policy, options = small_policy(), {"tokens_per_batch": 25}
         poison(policy, step_places(small_config(tmp_path), 10, 1)[0], torch.nan)
         with pytest.raises(UserError):
-            train_small(tmp_path / "run", policy=policy)
+            train_small(tmp_path / "run", policy=policy, **options)
         before = small_policy()
         with pytest.raises(KeyboardInterrupt):
-            train_small(tmp_path / "before", policy=before, stop=("train", 1))
+            train_small(tmp_path / "before", policy=before, stop=("train", 1), **options)
         assert_equal_weights(policy, before, 0)
         assert all(p.grad is None for p in policy.parameters())
 
@@ -430,3 +433,37 @@ def test_every_loss_of_the_table_trains(tmp_path):
         policy, summary = train_small(tmp_path / name, loss=name, **options)
         assert math.isfinite(summary.last["loss"])
         assert any((v - weights_of(small_policy())[n]).abs().max() > 0 for n, v in weights_of(policy).items())
+
+
+class TestPrecision:
+    def test_mixed_precision_keeps_the_weights_in_theirs(self, tmp_path):
+        """bfloat16 has eight bits: losses to two digits, and not the same losses."""
+        policy = small_policy(dtype=torch.float32)
+        options = {"max_steps": 3, "start_tolerance": None}
+        exact, _ = train_small(tmp_path / "exact", policy=policy, **options)
+        mixed = small_policy(dtype=torch.float32)
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+        accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+        train_small(tmp_path / "mixed", policy=mixed, accelerator=accelerator, **options)
+        assert {weight.dtype for weight in mixed.parameters()} == {torch.float32}
+        got, want = lines_of(tmp_path / "mixed"), lines_of(tmp_path / "exact")
+        assert [line["loss"] for line in got] == pytest.approx([line["loss"] for line in want], abs=0.03)
+        assert got[1]["loss"] != want[1]["loss"]
+        assert_equal_weights(mixed, exact, 0.02)
+
+    @pytest.mark.parametrize("lora", [False, True], ids=["full", "adapter"])
+    def test_weights_in_half_precision_are_trained(self, tmp_path, lora):
+        results = []
+        for dtype in (torch.float32, torch.bfloat16):
+            policy = small_policy(lora, dtype=dtype)
+            policy.accumulate_in_place()
+            options = {
+                "max_steps": 3,
+                "start_tolerance": 0.1,
+                "tokens_per_batch": 60,
+                "learning_rate": 0.1 if lora else 0.01,
+            }
+            train_small(tmp_path / str(dtype), policy=policy, **options)
+            results.append([line["loss"] for line in lines_of(tmp_path / str(dtype))])
+        assert results[1] == pytest.approx(results[0], abs=0.05)
+        assert results[1][2] != pytest.approx(math.log(2), abs=0.01)

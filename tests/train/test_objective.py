@@ -11,8 +11,8 @@ from tokenq.records import TokenGroup, TokenResponse
 from tokenq.train.objective import Objective, add_sums, averages
 
 # Two pairs: responses of 2 and 1 tokens, and of 1 and 3.
-POLICY = [-1.0, -2.0, -4.0, -2.5, -1.0, -0.5, -1.0]
-REFERENCE = [-2.0, -2.0, -3.0, -2.0, -1.0, -1.5, -1.5]
+POLICY = [-1.0, -2.0, -4.0, -2.5, -1.5, -1.0, -1.0]
+REFERENCE = [-2.0, -2.0, -3.0, -2.0, -1.5, -2.0, -1.5]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def means(outcome):
 
 def test_the_metrics_of_pairs(batch):
     """Responses and their log-ratios: chosen (−1, −2) : (1, 0), rejected (−4) : (−1); chosen (−2.5) : (−0.5), rejected
-    (−1, −0.5, −1) : (0, 1, 0.5). With β = 0.5 the rewards are 0.5, −0.5 and −0.25, 0.75.
+    (−1.5, −1, −1) : (0, 1, 0.5). With β = 0.5 the rewards are 0.5, −0.5 and −0.25, 0.75.
     """
     outcome, _ = run("dpo", batch)
     got = means(outcome)
@@ -50,9 +50,9 @@ def test_the_metrics_of_pairs(batch):
     assert got["rewards/margins"] == pytest.approx((1.0 - 1.0) / 2)
     assert got["rewards/accuracies"] == 0.5
     assert got["logps/chosen"] == pytest.approx((-3 - 2.5) / 2)
-    assert got["logps/rejected"] == pytest.approx((-4 - 2.5) / 2)
-    # −3 > −4; −2.5 = −2.5 is no win. Per token −1.5 > −4, and −2.5 < −2.5 / 3.
-    assert got["logps/accuracies"] == 0.5
+    assert got["logps/rejected"] == pytest.approx((-4 - 3.5) / 2)
+    # −3 > −4 and −2.5 > −3.5. Per token −1.5 > −4, but −2.5 < −3.5 / 3.
+    assert got["logps/accuracies"] == 1.0
     assert got["logps/mean_accuracies"] == 0.5
     assert got["response_length/chosen"] == 1.5
     assert got["response_length/rejected"] == 2.0
@@ -76,9 +76,9 @@ def test_losses_carry_the_gradient_and_nothing_else_does(batch):
 def test_the_metrics_of_demonstrations(batch):
     outcome, _ = run("sft", batch, reference=None)
     got = means(outcome)
-    assert outcome.losses.tolist() == [3.0, 4.0, 2.5, 2.5]
-    assert got["loss"] == pytest.approx(12.0 / 7)
-    assert got["logps/responses"] == pytest.approx(-3.0)
+    assert outcome.losses.tolist() == [3.0, 4.0, 2.5, 3.5]
+    assert got["loss"] == pytest.approx(13.0 / 7)
+    assert got["logps/responses"] == pytest.approx(-3.25)
     assert got["response_length"] == pytest.approx(7 / 4)
     assert outcome.ref_logps is None
 

@@ -1,13 +1,15 @@
 """Optimisers and schedules as functions of the configuration."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from small_runs import small_config, small_policy
 from torch import nn
 
-from tokenq.train.optim import learning_rate, make_optimizer
+from tokenq.train.optim import learning_rate, make_optimizer, tell_deepspeed
 
 
 @pytest.mark.parametrize(
@@ -84,3 +86,23 @@ def test_only_what_is_trained_is_given_to_the_optimiser(tmp_path):
     optimizer = make_optimizer(policy, small_config(tmp_path))
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert given == {id(p) for name, p in policy.named_parameters() if "lora_" in name}
+
+
+class TestDeepSpeed:
+    def test_it_is_told_how_the_loop_goes_about(self, tmp_path):
+        given = {"zero_optimization": {"stage": 2}, "gradient_clipping": "auto", "gradient_accumulation_steps": 8}
+        state = SimpleNamespace(deepspeed_plugin=SimpleNamespace(deepspeed_config=given))
+        accelerator = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, state=state)
+        tell_deepspeed(accelerator, small_config(tmp_path, max_grad_norm=0.7))
+        assert given == {
+            "zero_optimization": {"stage": 2},
+            "gradient_clipping": 0.7,
+            "gradient_accumulation_steps": 1,
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_allow_untested_optimizer": True,
+        }
+
+    def test_nothing_happens_without_it(self, tmp_path):
+        accelerator = SimpleNamespace(distributed_type=DistributedType.MULTI_GPU)
+        tell_deepspeed(accelerator, small_config(tmp_path))
+        assert vars(accelerator) == {"distributed_type": DistributedType.MULTI_GPU}

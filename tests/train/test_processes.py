@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 from small_runs import lines_of, random_pairs, weights_of
 from two_processes import RUNS
 
@@ -70,3 +72,18 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both(two):
     assert sum(f"{row}." in message for message in messages) == 1
     assert sum("rows of another process" in message for message in messages) == 1
     assert len(list((folder / "poisoned" / "checkpoints").glob("step-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("ddp", DistributedType.MULTI_GPU),
+        ("fsdp2", DistributedType.FSDP),
+        ("deepspeed_zero2", DistributedType.DEEPSPEED),
+    ],
+)
+def test_the_launcher_reads_the_configuration_files(name, kind):
+    """What they do is put to the test in `test_launch.py`, which is slow."""
+    config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
+    assert config.distributed_type == kind
+    assert (config.num_machines, config.mixed_precision, config.use_cpu) == (1, "no", False)

@@ -45,6 +45,8 @@ class PackedLM(nn.Module):
         self.grad_in_place = False
         self.keep_bytes = KEEP_BYTES
         self.workspace = Workspace()
+        # Where accelerate looks for the layers that FSDP shards one by one.
+        self._no_split_modules = self.lm._no_split_modules
         self.own_attention: str | None = self.lm.config._attn_implementation
         set_attention(self.lm, WAYS[way].attention or self.own_attention)
 

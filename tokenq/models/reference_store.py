@@ -25,7 +25,6 @@ from torch import Tensor
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
-from tokenq.files import write_json
 from tokenq.models.load import ModelIdentity
 from tokenq.records import TokenGroup, TokenResponse
 
@@ -166,7 +165,11 @@ def _check_finite(flat: NDArray[np.float32], batch: PackedBatch, groups: Sequenc
 def _make_folder(folder: Path, identity: ModelIdentity) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "model.json", {"version": VERSION, **identity.to_dict()})
+        if not (folder / "model.json").exists():
+            # Other processes may be doing the same: each writes aside under a name of its own.
+            aside = folder / f".{uuid.uuid4().hex}.tmp"
+            aside.write_text(json.dumps({"version": VERSION, **identity.to_dict()}, indent=2) + "\n", encoding="utf-8")
+            os.replace(aside, folder / "model.json")
     except OSError as problem:
         raise UserError(
             f"The reference store {folder} cannot be opened: {problem}", "Name another with --reference-store."

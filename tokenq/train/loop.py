@@ -26,7 +26,7 @@ from tokenq.train.checks import check_start, not_finite
 from tokenq.train.config import TrainConfig
 from tokenq.train.monitor import Event, Listener, Meter, silent
 from tokenq.train.objective import Objective, add_sums, averages
-from tokenq.train.optim import learning_rate, make_optimizer
+from tokenq.train.optim import learning_rate, make_optimizer, tell_deepspeed
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     config, metrics_file = job.config, JsonLines(job.run.metrics)
     optimizer = make_optimizer(job.policy, config)
     checkpoint.keep_trainable_only(accelerator, job.policy)
+    tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
     total = total_steps(config, len(job.data.groups))

@@ -3,6 +3,8 @@
 import math
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import nn
 
 from tokenq.train.config import TrainConfig
@@ -30,6 +32,25 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     betas = (config.adam_beta1, config.adam_beta2)
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "xpu", "mps") for p in trainable)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)
+
+
+def tell_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
+    """Tell DeepSpeed, where it runs, what it wants to know in advance; whatever else runs is left alone.
+
+    It clips the gradient itself. The size of a micro-batch, which it only multiplies, is none that could be named: the
+    loop accumulates over micro-batches of its own and says when the last has come.
+
+    Args:
+        accelerator: before it prepares the policy.
+        config: names the limit of the gradient's norm.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=1,
+            gradient_accumulation_steps=1,
+            gradient_clipping=config.max_grad_norm,
+            zero_allow_untested_optimizer=True,
+        )
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
