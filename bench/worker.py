@@ -101,9 +101,10 @@ def run_tokenq(
     from accelerate import Accelerator
 
     from tokenq.core.losses import find_loss
-    from tokenq.models.forward import bare, fastest_exact
+    from tokenq.models.forward import bare
     from tokenq.models.load import ModelSpec, identify, load_model
     from tokenq.models.policy import frozen_copy, no_grad
+    from tokenq.models.proof import fastest_exact
     from tokenq.models.reference_store import ReferenceStore
     from tokenq.rundir import create_run
     from tokenq.train.loop import Job, Scored, fit

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from tokenq.errors import UserError
-from tokenq.models.forward import fastest_exact
 from tokenq.models.load import (
     ModelSpec,
     add_lora,
@@ -22,6 +21,7 @@ from tokenq.models.load import (
     load_model,
     load_tokenizer,
 )
+from tokenq.models.proof import fastest_exact
 from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 GROUPS = random_groups()

@@ -14,8 +14,8 @@ from tokenq.core.losses import find_loss
 from tokenq.data.examples import read_examples
 from tokenq.data.files import Row
 from tokenq.data.tokenize import tokenize
-from tokenq.models.forward import fastest_exact
 from tokenq.models.load import identify
+from tokenq.models.proof import fastest_exact
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.rundir import create_run
 from tokenq.train.config import TrainConfig

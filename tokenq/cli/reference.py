@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from tokenq.cli.progress import Progress
 from tokenq.core.tensors import PackedBatch, TokenScorer
-from tokenq.models.forward import PackedLM, fastest_exact
+from tokenq.models.forward import PackedLM
 from tokenq.models.load import ModelIdentity, ModelSpec, check_vocabularies, identify, load_model
 from tokenq.models.policy import adapter_off, frozen_copy, no_grad
+from tokenq.models.proof import fastest_exact
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.records import TokenGroup
 from tokenq.train.config import TrainConfig

@@ -1,11 +1,11 @@
 """The shared forward: a causal LM of transformers as a `TokenScorer`, as fast as its architecture allows.
 
 Four ways of computing the same log-probs stand in one table, fastest first. Which of them hold for a given model is
-not guessed from its name: `prove` compares each with the model's own forward on unpadded rows, and the first that
-agrees is used.
+not guessed from its name: `tokenq.models.proof` compares each with the model's own forward on unpadded rows, and the
+first that agrees is used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,15 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenq.core.logps import KEEP_BYTES, Head, Workspace, token_logps
-from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models import attention
-from tokenq.records import TokenGroup, TokenResponse
-
-TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""Largest difference of one log-prob (nats) that is rounding and not a mistake, by compute type (many models take their
-softmax in float32 whatever their weights are)."""
 
 
 class PackedLM(nn.Module):
@@ -152,7 +146,7 @@ def _full(lm: PackedLM, batch: PackedBatch) -> Tensor:
     rows = _padded_rows(batch)
     logits = lm.lm(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
     logits = logits.flatten(0, 1)[rows.places[batch.predictors]]
-    return _gather_logps(logits, batch.targets)
+    return gather_logps(logits, batch.targets)
 
 
 def _project(lm: PackedLM, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -224,98 +218,7 @@ WAYS: dict[str, Way] = {
 rows and the model's own logits, the slow truth that holds for every causal LM."""
 
 
-def fastest_exact(model: nn.Module, choice: str = "auto", max_length: int = 1024) -> tuple[PackedLM, list[str]]:
-    """Return the model behind the fastest way that is proven exact for it, and what to warn about.
-
-    Args:
-        model: a causal LM.
-        choice: "auto", or the name of a way, which is then proven alone before falling back to "full".
-        max_length: longest sequence of the job; a sliding window shorter than this is put to the proof as well.
-
-    Raises:
-        UserError: for an unknown choice, or when not even the model's own forward can be repeated on padded rows.
-    """
-    if choice != "auto" and choice not in WAYS:
-        raise unknown_name("attention", choice, ["auto", *WAYS])
-    on_cuda = next(model.parameters()).is_cuda
-    auto = ["flex", "segments", "plain", "full"] if on_cuda else ["segments", "plain", "full"]
-    ways = auto if choice == "auto" else [choice, "full"]
-    warnings: list[str] = []
-    for way in dict.fromkeys(ways):
-        lm = PackedLM(model, way)
-        error, reason = prove(lm, max_length)
-        if error <= TOLERANCES[_compute_dtype(model)]:
-            if warnings:
-                warnings.append(f"Using {way!r} instead.")
-            return lm, warnings
-        lm.release()
-        warnings.append(f"{type(lm.lm).__name__}: {way!r} is not exact ({reason or f'error {error:.2g} nats'}).")
-    raise UserError(
-        "No way of batching reproduces this model's own forward: " + " ".join(warnings),
-        "The model may be stochastic (dropout, noise) or broken (NaN weights).",
-    )
-
-
-@torch.no_grad()
-def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
-    """Return the largest difference between this way and the model's own forward on single unpadded rows.
-
-    Random tokens, several groups, a response of one token among them; a group longer than the sliding window when the
-    job has such rows.
-
-    Args:
-        lm: the model and the way to be proven.
-        max_length: longest sequence of the job.
-
-    Returns:
-        the error in nats (infinite when the way cannot run at all or gives no finite number), and the reason.
-    """
-    training, groups = lm.model.training, _probe_groups(lm.lm, max_length)
-    lm.model.eval()
-    try:
-        got = lm(pack(groups).to(lm.device))
-        set_attention(lm.lm, lm.own_attention)
-        want = torch.cat([_own_logps(lm, group, response) for group in groups for response in group.responses])
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, UserError) as problem:
-        # Any architecture of transformers may arrive here, with any objection to arguments that it does not know.
-        return torch.inf, f"{type(problem).__name__}: {str(problem).splitlines()[0][:160]}"
-    finally:
-        set_attention(lm.lm, WAYS[lm.way].attention or lm.own_attention)
-        lm.model.train(training)
-    error = (got - want).abs().max().item()
-    return (error, "") if error == error else (torch.inf, "it gives NaN")
-
-
-def _own_logps(lm: PackedLM, group: TokenGroup, response: TokenResponse) -> Tensor:
-    """Return the log-probs of one response by the model's own forward: the truth."""
-    ids = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(lm.device)
-    start = len(group.prompt_ids)
-    logits = lm.lm(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1]
-    return _gather_logps(logits, ids[start:])
-
-
-def _gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
+def gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
     """Return log softmax(logits)[targets] from full logits [N, V], float32 or better."""
     logps = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     return logps.gather(1, targets[:, None])[:, 0]
-
-
-def _probe_groups(model: PreTrainedModel, max_length: int) -> list[TokenGroup]:
-    config = model.config.get_text_config()
-    rng = np.random.default_rng(0)
-    shapes: list[tuple[int, Sequence[int]]] = [(5, (4, 1, 6)), (9, (3, 7))]
-    window = config.to_dict().get("sliding_window")
-    if window is not None and window < max_length:
-        shapes.append((window + 3, (5, 8)))
-
-    def draw(n: int) -> np.ndarray:
-        return rng.integers(0, config.vocab_size, n).astype(np.int32)
-
-    def response(n: int) -> TokenResponse:
-        return TokenResponse(draw(n), np.ones(n, dtype=bool), terminal=True)
-
-    return [TokenGroup(draw(m), tuple(response(n) for n in ns), len(ns) == 2, "probe") for m, ns in shapes]
-
-
-def _compute_dtype(model: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())

@@ -1,0 +1,144 @@
+"""The proof that a way of computing log-probs is exact for a model, and the choice of the fastest that is.
+
+Nothing is guessed from a model's name: each way is held against the model's own forward on single unpadded rows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tokenq.core.packing import pack
+from tokenq.errors import UserError, unknown_name
+from tokenq.models.forward import WAYS, PackedLM, gather_logps, set_attention
+from tokenq.records import TokenGroup, TokenResponse
+
+TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-3}
+"""Largest difference of one log-prob (nats) that is rounding and not a mistake (many models take their softmax in
+float32 whatever their weights are). In half precision it is measured: see `prove`."""
+
+HALF_FLOOR = 1e-3
+"""Least tolerance in half precision."""
+
+
+def fastest_exact(model: nn.Module, choice: str = "auto", max_length: int = 1024) -> tuple[PackedLM, list[str]]:
+    """Return the model behind the fastest way that is proven exact for it, and what to warn about.
+
+    Args:
+        model: a causal LM.
+        choice: "auto", or the name of a way, which is then proven alone before falling back to "full".
+        max_length: longest sequence of the job; a sliding window shorter than this is put to the proof as well.
+
+    Raises:
+        UserError: for an unknown choice, or when not even the model's own forward can be repeated on padded rows.
+    """
+    if choice != "auto" and choice not in WAYS:
+        raise unknown_name("attention", choice, ["auto", *WAYS])
+    on_cuda = next(model.parameters()).is_cuda
+    auto = ["flex", "segments", "plain", "full"] if on_cuda else ["segments", "plain", "full"]
+    ways = auto if choice == "auto" else [choice, "full"]
+    warnings: list[str] = []
+    for way in dict.fromkeys(ways):
+        lm = PackedLM(model, way)
+        error, reason = prove(lm, max_length)
+        if error <= 1:
+            if warnings:
+                warnings.append(f"Using {way!r} instead.")
+            return lm, warnings
+        lm.release()
+        warnings.append(
+            f"{type(lm.lm).__name__}: {way!r} is not exact ({reason or f'{error:.2g} times the tolerance'})."
+        )
+    raise UserError(
+        "No way of batching reproduces this model's own forward: " + " ".join(warnings),
+        "The model may be stochastic (dropout, noise) or broken (NaN weights).",
+    )
+
+
+@torch.no_grad()
+def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
+    """Return how far this way is from the model's own forward on single unpadded rows, in units of what is tolerated.
+
+    Random tokens, several groups, a response of one token among them; a group longer than the sliding window when the
+    job has such rows. In float32 and float64 the largest difference counts, against `TOLERANCES`. In half precision
+    rounding alone moves single log-probs by a nat in one model and by a hundredth in another, so the mean difference
+    counts, against that between the model's own forward and itself with every embedding rounded otherwise.
+
+    Args:
+        lm: the model and the way to be proven.
+        max_length: longest sequence of the job.
+
+    Returns:
+        the error, at most 1 for a way that holds (infinite when it cannot run at all or gives no finite number), and
+        the reason.
+    """
+    training, groups = lm.model.training, _probe_groups(lm.lm, max_length)
+    lm.model.eval()
+    try:
+        got = lm(pack(groups).to(lm.device))
+        set_attention(lm.lm, lm.own_attention)
+        want = _own_logps(lm, groups)
+        dtype = _compute_dtype(lm.model)
+        differences = (got - want).abs()
+        if dtype in TOLERANCES:
+            error = differences.max().item() / TOLERANCES[dtype]
+        else:
+            error = differences.mean().item() / max(HALF_FLOOR, _rounding(lm, groups, want))
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, UserError) as problem:
+        # Any architecture of transformers may arrive here, with any objection to arguments that it does not know.
+        return torch.inf, f"{type(problem).__name__}: {str(problem).splitlines()[0][:160]}"
+    finally:
+        set_attention(lm.lm, WAYS[lm.way].attention or lm.own_attention)
+        lm.model.train(training)
+    return (error, "") if error == error else (torch.inf, "it gives NaN")
+
+
+def _rounding(lm: PackedLM, groups: Sequence[TokenGroup], want: Tensor) -> float:
+    """Return the mean change of the model's own log-probs when every embedding is off by up to one rounding step."""
+    step = torch.finfo(_compute_dtype(lm.model)).eps
+    generator = torch.Generator().manual_seed(0)
+
+    def round_otherwise(_module: nn.Module, _arguments: object, output: Tensor) -> Tensor:
+        noise = torch.rand(output.shape, generator=generator) * 2 - 1
+        return output * (1 + step * noise).to(output)
+
+    handle = lm.lm.get_input_embeddings().register_forward_hook(round_otherwise)
+    try:
+        return (_own_logps(lm, groups) - want).abs().mean().item()
+    finally:
+        handle.remove()
+
+
+def _own_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
+    """Return the log-probs of all responses by the model's own forward, one row at a time: the truth."""
+    found = []
+    for group in groups:
+        for response in group.responses:
+            ids = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(lm.device)
+            start = len(group.prompt_ids)
+            logits = lm.lm(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1]
+            found.append(gather_logps(logits, ids[start:]))
+    return torch.cat(found)
+
+
+def _probe_groups(model: PreTrainedModel, max_length: int) -> list[TokenGroup]:
+    config = model.config.get_text_config()
+    rng = np.random.default_rng(0)
+    shapes: list[tuple[int, Sequence[int]]] = [(5, (4, 1, 6)), (9, (3, 7))]
+    window = config.to_dict().get("sliding_window")
+    if window is not None and window < max_length:
+        shapes.append((window + 3, (5, 8)))
+
+    def draw(n: int) -> np.ndarray:
+        return rng.integers(0, config.vocab_size, n).astype(np.int32)
+
+    def response(n: int) -> TokenResponse:
+        return TokenResponse(draw(n), np.ones(n, dtype=bool), terminal=True)
+
+    return [TokenGroup(draw(m), tuple(response(n) for n in ns), len(ns) == 2, "probe") for m, ns in shapes]
+
+
+def _compute_dtype(model: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in model.parameters() if p.is_floating_point())
