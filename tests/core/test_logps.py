@@ -12,8 +12,7 @@ N, H, V = 10, 5, 700  # with 4 rows and 256 columns a tile: 3 x 3 tiles, the las
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    monkeypatch.setattr(logps, "MAX_TILE_ROWS", 4)
-    monkeypatch.setattr(logps, "CPU_TILE_BYTES", 4 * 4 * 256)
+    monkeypatch.setattr(logps, "CPU_TILE", (4, 256))
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def gradients(output, inputs):
 def test_the_tiles_cover_the_logits_once():
     hidden, weight, _, _ = make()
     seen = torch.zeros(N, V, dtype=torch.int)
-    tiles = list(logps._tiles(N, V, hidden))
+    tiles = list(logps._spans(N, V, hidden))
     for rows, columns in tiles:
         seen[rows, columns] += 1
     assert len(tiles) == 9

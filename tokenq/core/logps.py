@@ -13,14 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CPU_TILE_BYTES = 2 * 2**20
-"""One tile of fp32 logits on CPU: a share of the last-level cache (2 MiB measured best; see docs/performance.md)."""
+CPU_TILE = (1024, 2048)
+"""Most positions and vocabulary entries in one tile on CPU (measured: docs/performance.md)."""
 
-CUDA_TILE_BYTES = 256 * 2**20
-"""One tile of fp32 logits on an accelerator: large enough to keep it busy, small beside the model."""
-
-MAX_TILE_ROWS = 640
-"""Most response positions in one tile on CPU; an accelerator takes eight times as many."""
+ACCELERATOR_TILE = (4096, 16384)
+"""The same on an accelerator: large enough to keep it busy, small beside the model (256 MiB in float32)."""
 
 KEEP_BYTES = 2**30
 """Logits of at most this size are kept between forward and backward; beyond it they are computed twice."""
@@ -91,6 +88,10 @@ def token_logps(hidden: Float[Tensor, "N H"], head: Head, targets: Int[Tensor, "
 class _TokenLogps(torch.autograd.Function):
     """log p_t = z_t[y_t] − logsumexp z_t, with ∂log p_t/∂z_t = onehot(y_t) − softmax(z_t).
 
+    Tiles are transposed, vocabulary entries by positions: so the weight enters the product as it lies in memory, which
+    on CPU is the difference between 75 and 95 % of the peak. A tile that is kept holds exp(z − m), with m the highest
+    logit of each position in the tile, and needs one factor to become its share of the softmax.
+
     The part of the target is a product of two rows; the tiles carry the softmax alone. Only where products are rounded
     to half precision is z_t[y_t] read off the tiles, so that it is rounded as its share of the sum is: a token that is
     certain has log p = 0 then, and not the rounding error of a large logit.
@@ -101,30 +102,28 @@ class _TokenLogps(torch.autograd.Function):
         n, vocabulary = hidden.shape[0], weight.shape[0]
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         lse = torch.full((n,), -torch.inf, dtype=dtype, device=hidden.device)
-        keep = any(ctx.needs_input_grad[:3]) and n * vocabulary * dtype.itemsize <= head.keep_bytes
-        tiles = list(_tiles(n, vocabulary, hidden))
-        largest = max((_size(tile) for tile in tiles), default=0)
-        kept = head.workspace.take(n * vocabulary if keep else largest, lse)
-        scratch, cursor = lse.new_empty(largest), 0
+        ctx.keep = any(ctx.needs_input_grad[:3]) and n * vocabulary * dtype.itemsize <= head.keep_bytes
+        ctx.head, tiles, highest = head, _Tiles(n, vocabulary, lse, ctx.keep, head.workspace), []
         with torch.autocast(hidden.device.type, enabled=False):
             taken = (hidden.to(dtype) * weight[targets].to(dtype)).sum(1)
             taken = _finish(taken, None if bias is None else bias[targets], head.softcap)
-            for rows, columns in tiles:
-                logits = kept[cursor : cursor + _size((rows, columns))].view(-1, columns.stop - columns.start)
-                _tile_logits(hidden[rows], weight[columns], bias, columns, head.softcap, out=logits)
-                lse[rows] = torch.logaddexp(lse[rows], _logsumexp(logits, scratch[: logits.numel()].view_as(logits)))
+            for rows, entries, tile in tiles:
+                _tile_logits(hidden[rows], weight[entries], bias, entries, head.softcap, out=tile)
                 if hidden.dtype != dtype:
-                    _read_targets(logits, targets[rows], columns, out=taken[rows])
-                cursor += logits.numel() if keep else 0
-        ctx.head, ctx.keep = head, keep
-        if not keep:
-            head.workspace.give(kept)
-        ctx.save_for_backward(hidden, weight, bias, targets, taken, lse, *([kept] if keep else []))
+                    _read_targets(tile, targets[rows], entries, out=taken[rows])
+                # A tile that is masked out as a whole (−∞) must not give NaN.
+                highest.append(tile.amax(0).clamp_(min=torch.finfo(dtype).min))
+                share = tile.sub_(highest[-1]).exp_().sum(0).log_().add_(highest[-1])
+                lse[rows] = torch.logaddexp(lse[rows], share)
+        kept = [tiles.buffer, *highest] if ctx.keep else []
+        ctx.save_for_backward(hidden, weight, bias, targets, taken, lse, *kept)
+        if not ctx.keep:
+            head.workspace.give(tiles.buffer)
         return taken - lse
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, taken, lse, *rest = ctx.saved_tensors
+        hidden, weight, bias, targets, taken, lse, *kept = ctx.saved_tensors
         head: Head = ctx.head
         upstream = grads[0].to(lse.dtype)
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
@@ -133,25 +132,22 @@ class _TokenLogps(torch.autograd.Function):
         grad_weight = None
         if need_weight:
             grad_weight = torch.zeros_like(weight) if head.weight_grad is None else head.weight_grad
-        tiles = list(_tiles(hidden.shape[0], weight.shape[0], hidden))
-        kept = rest[0] if rest else head.workspace.take(max((_size(tile) for tile in tiles), default=0), lse)
-        cursor = 0
-        for rows, columns in tiles:
-            h, w = hidden[rows], weight[columns]
-            logits = kept[cursor : cursor + _size((rows, columns))].view(-1, columns.stop - columns.start)
-            if ctx.keep:
-                cursor += logits.numel()
-            else:
-                _tile_logits(h, w, bias, columns, head.softcap, out=logits)
-            grad = _softmax_grad(logits, lse[rows], upstream[rows], head.softcap)
+        tiles = _Tiles(len(hidden), len(weight), lse, ctx.keep, head.workspace, kept[0] if kept else None)
+        for i, (rows, entries, tile) in enumerate(tiles):
+            h, w = hidden[rows], weight[entries]
+            highest = kept[1 + i] if kept else lse[rows]
+            if not kept:
+                _tile_logits(h, w, bias, entries, head.softcap, out=tile)
+                tile.sub_(highest).exp_()
+            grad = _softmax_grad(tile, highest, lse[rows], upstream[rows], head.softcap)
             if grad_bias is not None:
-                grad_bias[columns] += grad.sum(0)
+                grad_bias[entries] += grad.sum(1)
             grad = grad.to(h.dtype)
             if grad_hidden is not None:
-                _add_product(grad_hidden[rows], grad, w)
+                _add_product(grad_hidden[rows], grad.T, w)
             if grad_weight is not None:
-                _add_product(grad_weight[columns], grad.T, h)
-        head.workspace.give(kept)
+                _add_product(grad_weight[entries], grad, h)
+        head.workspace.give(tiles.buffer)
         to_target = upstream if head.softcap is None else upstream * (1 - (taken / head.softcap).square())
         if grad_hidden is not None:
             grad_hidden += to_target[:, None] * weight[targets]
@@ -165,43 +161,66 @@ class _TokenLogps(torch.autograd.Function):
         return to_hidden, returned, to_bias, None, None
 
 
-Tile = tuple[slice, slice]
-"""Rows and vocabulary entries."""
+class _Tiles:
+    """The tiles of n positions by a vocabulary, in order, each with its memory.
+
+    Args:
+        n: positions.
+        vocabulary: entries.
+        like: has the type and device of the logits.
+        keep: whether every tile has memory of its own; otherwise all share that of the largest.
+        workspace: where the memory comes from.
+        buffer: the memory, when a forward pass has filled it.
+    """
+
+    def __init__(
+        self, n: int, vocabulary: int, like: Tensor, keep: bool, workspace: Workspace, buffer: Tensor | None = None
+    ) -> None:
+        self._spans = list(_spans(n, vocabulary, like))
+        self._keep = keep
+        sizes = [_size(rows) * _size(entries) for rows, entries in self._spans]
+        size = sum(sizes) if keep else max(sizes, default=0)
+        self.buffer = workspace.take(size, like) if buffer is None else buffer
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Yield (positions, vocabulary entries, memory [entries, positions])."""
+        cursor = 0
+        for rows, entries in self._spans:
+            size = _size(rows) * _size(entries)
+            yield rows, entries, self.buffer[cursor : cursor + size].view(_size(entries), _size(rows))
+            cursor += size if self._keep else 0
 
 
-def _tiles(n: int, vocabulary: int, like: Tensor) -> Iterator[Tile]:
-    """Yield tiles that fit the cache, with rows in as few equal parts as possible (the weight is read once a part)."""
-    on_cpu = like.device.type == "cpu"
-    most = MAX_TILE_ROWS if on_cpu else 8 * MAX_TILE_ROWS
+def _spans(n: int, vocabulary: int, like: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield (positions, vocabulary entries), positions in as few equal parts as possible: each reads all weights."""
+    most, columns = CPU_TILE if like.device.type == "cpu" else ACCELERATOR_TILE
     rows = max(1, -(-n // max(1, -(-n // most))))
-    columns = max(256, (CPU_TILE_BYTES if on_cpu else CUDA_TILE_BYTES) // (4 * rows))
     for row in range(0, n, rows):
         for column in range(0, vocabulary, columns):
             yield slice(row, min(row + rows, n)), slice(column, min(column + columns, vocabulary))
 
 
-def _size(tile: Tile) -> int:
-    rows, columns = tile
-    size: int = (rows.stop - rows.start) * (columns.stop - columns.start)
+def _size(span: slice) -> int:
+    size: int = span.stop - span.start
     return size
 
 
 def _tile_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, columns: slice, softcap: float | None, *, out: Tensor
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, entries: slice, softcap: float | None, *, out: Tensor
 ) -> None:
-    """Write one tile of logits to `out`, float32 or better."""
+    """Write one tile of logits to `out` [entries, positions], float32 or better."""
     if hidden.dtype == out.dtype:
-        torch.mm(hidden, weight.T, out=out)
+        torch.mm(weight, hidden.T, out=out)
     else:
-        out.copy_(hidden @ weight.T)
-    _finish(out, None if bias is None else bias[columns], softcap)
+        out.copy_(weight @ hidden.T)
+    _finish(out, None if bias is None else bias[entries, None], softcap)
 
 
-def _read_targets(logits: Tensor, targets: Tensor, columns: slice, *, out: Tensor) -> None:
+def _read_targets(logits: Tensor, targets: Tensor, entries: slice, *, out: Tensor) -> None:
     """Write the logits of those targets that lie in this tile of the vocabulary to `out`."""
-    inside = (targets >= columns.start) & (targets < columns.stop)
-    place = (targets - columns.start).clamp(0, logits.shape[1] - 1)
-    out.copy_(torch.where(inside, logits.gather(1, place[:, None])[:, 0], out))
+    inside = (targets >= entries.start) & (targets < entries.stop)
+    place = (targets - entries.start).clamp(0, logits.shape[0] - 1)
+    out.copy_(torch.where(inside, logits.gather(0, place[None])[0], out))
 
 
 def _finish(logits: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
@@ -213,18 +232,14 @@ def _finish(logits: Tensor, bias: Tensor | None, softcap: float | None) -> Tenso
     return logits
 
 
-def _logsumexp(logits: Tensor, scratch: Tensor) -> Tensor:
-    """Return logsumexp over the rows of `logits`, which are not changed."""
-    # A tile that is masked out as a whole (−∞) must not give NaN.
-    highest = logits.amax(1, keepdim=True).clamp_(min=torch.finfo(logits.dtype).min)
-    torch.sub(logits, highest, out=scratch)
-    return scratch.exp_().sum(1).log_().add_(highest[:, 0])
-
-
-def _softmax_grad(logits: Tensor, lse: Tensor, upstream: Tensor, softcap: float | None) -> Tensor:
-    """Return −g · softmax(z), and through the capping, of one tile; overwrites `logits`."""
-    slope = None if softcap is None else 1 - (logits / softcap).square()
-    grad = logits.sub_(lse[:, None]).exp_().mul_(-upstream[:, None])
+def _softmax_grad(tile: Tensor, highest: Tensor, lse: Tensor, upstream: Tensor, softcap: float | None) -> Tensor:
+    """Return −g · softmax(z), and through the capping, of a tile that holds exp(z − highest); overwrites it."""
+    slope = None
+    if softcap is not None:
+        # Where exp(z − highest) is 0 so is the gradient, whatever its slope; it must only not be −∞.
+        capped = tile.log().add_(highest).clamp_(min=-softcap)
+        slope = 1 - capped.div_(softcap).square_()
+    grad = tile.mul_((highest - lse).exp_().mul_(-upstream))
     return grad if slope is None else grad.mul_(slope)
 
 
