@@ -27,9 +27,14 @@ class Workspace:
     """Memory for kept logits that is used again: fresh memory costs more than the arithmetic that fills it.
 
     A graph that waits for its backward pass holds its own buffer, so several may wait at a time.
+
+    Args:
+        reserve: least bytes of a buffer on CPU. There, memory that is never touched costs nothing, and a buffer that is
+            large enough from the start is never replaced.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reserve: int = 0) -> None:
+        self._reserve = reserve
         self._free: list[Tensor] = []
 
     def take(self, size: int, like: Tensor) -> Tensor:
@@ -38,7 +43,8 @@ class Workspace:
             if len(buffer) >= size and buffer.dtype == like.dtype and buffer.device == like.device:
                 return self._free.pop(i)[:size]
         self._free.clear()
-        return like.new_empty(size)
+        least = self._reserve // like.element_size() if like.device.type == "cpu" else 0
+        return like.new_empty(max(size, least))[:size]
 
     def give(self, buffer: Tensor) -> None:
         """Take back a buffer, whole."""

@@ -38,7 +38,7 @@ class PackedLM(nn.Module):
         self.way = way
         self.grad_in_place = False
         self.keep_bytes = KEEP_BYTES
-        self.workspace = Workspace()
+        self.workspace = Workspace(reserve=KEEP_BYTES)
         # Where accelerate looks for the layers that FSDP shards one by one.
         self._no_split_modules = self.lm._no_split_modules
         self.own_attention: str | None = self.lm.config._attn_implementation
