@@ -29,18 +29,23 @@ _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOO
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` aside and rename; an error leaves the old file as it was."""
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write, which becomes `path` when the block ends without an error."""
     aside = path.with_name(f".{path.name}{PARTIAL}")
-    with disk_errors(path):
-        try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+    try:
+        with disk_errors(path):
+            yield aside
+            _sync_file(aside)
             os.replace(aside, path)
-        except BaseException:
-            remove(aside)
-            raise
-        _sync_folder(path.parent)
+    except BaseException:
+        remove(aside)
+        raise
+    _sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

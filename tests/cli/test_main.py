@@ -21,9 +21,9 @@ NEEDED = ["--model", "m", "--data", "d", "--output", "runs/none"]
 def stand_in(monkeypatch):
     """Replace what a command does; returns the list of configurations that it was called with."""
 
-    def replace(name, action=lambda config: None):
+    def replace(name, action=lambda config: 0):
         called = []
-        monkeypatch.setitem(COMMANDS, name, COMMANDS[name]._replace(run=lambda c: (called.append(c), action(c))))
+        monkeypatch.setitem(COMMANDS, name, COMMANDS[name]._replace(run=lambda c: called.append(c) or action(c)))
         return called
 
     return replace
@@ -68,7 +68,7 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "first", "second"),
     [
-        (["trian"], "tokenq: error: Unknown command 'trian'.", "Did you mean 'train'? Available: demo, train."),
+        (["trian"], "tokenq: error: Unknown command 'trian'.", "Did you mean 'train'? Available: demo, train, verify."),
         (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
         (["train"], "tokenq train: error: --model is missing.", "Give the flag"),
         (["demo", "--seed", "x"], "tokenq demo: error: --seed takes a whole number, not 'x'.", "whole number"),
@@ -111,7 +111,15 @@ def test_an_interruption_exits_with_130_and_says_how_to_go_on(stand_in, capsys, 
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], ["--version"], ["train", "--help"], ["demo", "--help"], ["train", "--print-config"], ["train", "--x"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["demo", "--help"],
+        ["verify", "--help"],
+        ["train", "--print-config"],
+        ["train", "--x"],
+    ],
 )
 def test_questions_are_answered_without_torch(words):
     """In a fresh process, and with nothing else that takes long to import."""

@@ -189,12 +189,6 @@ def test_a_template_without_bos_gets_the_one_that_the_tokenizer_uses():
     assert summary.bos_added == 1
 
 
-def test_another_template_can_be_given():
-    tokenizer = bytes_tokenizer(bos="<bos>", chat_template=CHATML)
-    group, _ = one(single(talk(("user", "q")), talk(("assistant", "c"))), tokenizer, chat_template=HEADERS)
-    assert tokenizer.decode(group.prompt_ids) == "<bos>[user]q<|eot|>[assistant]"
-
-
 def test_conversations_need_a_template():
     with pytest.raises(UserError, match="no chat template") as caught:
         one(single(talk(("user", "q")), talk(("assistant", "c"))), bytes_tokenizer())

@@ -14,7 +14,6 @@ from tokenq.errors import UserError
 from tokenq.models.load import (
     ModelSpec,
     add_lora,
-    check_vocabularies,
     disable_dropout,
     identify,
     is_adapter_folder,
@@ -333,10 +332,3 @@ class TestDamage:
     def test_a_configuration_that_is_none(self, text, folders, tmp_path):
         with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
             load_model(damaged(folders / "llama", tmp_path, lambda folder: (folder / "config.json").write_text(text)))
-
-
-def test_vocabularies():
-    policy = tiny_model("llama")
-    check_vocabularies(policy, tiny_model("llama", vocab_size=288 + 64))  # padded
-    with pytest.raises(UserError, match="policy has a vocabulary of 288 tokens, the reference one of 2000"):
-        check_vocabularies(policy, tiny_model("llama", vocab_size=2000))

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -297,6 +299,17 @@ def test_many_may_open_a_new_store_at_the_same_time(tmp_path, identity):
     for folder in set(folders):
         assert [path.name for path in folder.iterdir()] == ["model.json"]
         assert json.loads((folder / "model.json").read_text())["weights"] == identity.weights
+
+
+def test_what_a_killed_writer_left_is_cleared_away_after_a_day(tmp_path, identity):
+    folder = ReferenceStore(tmp_path, identity).folder
+    old, fresh = folder / ".old.tmp", folder / ".fresh.tmp"
+    for path in (old, fresh):
+        path.write_bytes(b"half a shard")
+    os.utime(old, (0, time.time() - 2 * 86_400))
+    ReferenceStore(tmp_path, identity)
+    assert not old.exists()
+    assert fresh.exists()
 
 
 def test_progress_is_told_in_responses(identity, scorer):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import tokenq
 from tokenq.cli.flags import parse
+from tokenq.cli.verify import VerifyConfig
 from tokenq.errors import UserError, unknown_name
 from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
 
@@ -19,7 +20,7 @@ class Command(NamedTuple):
 
     Attributes:
         config: what it is asked for.
-        run: does it; imports what is heavy.
+        run: does it and returns the exit code; imports what is heavy.
         again: what to type after an interruption.
         summary: one line for `tokenq --help`.
         sections: headings of its help page, by first field.
@@ -27,7 +28,7 @@ class Command(NamedTuple):
     """
 
     config: type[Any]
-    run: Callable[[Any], None]
+    run: Callable[[Any], int]
     again: Callable[[Any], str]
     summary: str
     sections: Mapping[str, str]
@@ -35,7 +36,9 @@ class Command(NamedTuple):
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for a user's mistake, 130 for an interruption.
+    """Run one command and return the exit code.
+
+    0 where all is well, 1 where a check of `verify` fails, 2 for a user's mistake, 130 for an interruption.
 
     Args:
         words: the command line after `tokenq`; None takes the process's own.
@@ -68,11 +71,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _do(command: Command, config: Any) -> int:
     try:
-        command.run(config)
+        return command.run(config)
     except KeyboardInterrupt:
         print(f"\nInterrupted. {command.again(config)}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _overview() -> str:
@@ -84,10 +86,11 @@ def _overview() -> str:
     )
 
 
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainConfig) -> int:
     from tokenq.cli.train import run
 
     run(config)
+    return 0
 
 
 def _train_again(config: TrainConfig) -> str:
@@ -97,14 +100,25 @@ def _train_again(config: TrainConfig) -> str:
     return f"Continue with: tokenq train --config {recorded} --resume"
 
 
-def _demo(config: DemoConfig) -> None:
+def _demo(config: DemoConfig) -> int:
     from tokenq.cli.demo import run
 
     run(config)
+    return 0
 
 
 def _demo_again(config: DemoConfig) -> str:
     return f"Start again after removing {config.output}, or with another --output."
+
+
+def _verify(config: VerifyConfig) -> int:
+    from tokenq.cli.verify import run
+
+    return run(config)
+
+
+def _verify_again(_: VerifyConfig) -> str:
+    return "Nothing was written; start again with the same command."
 
 
 COMMANDS: dict[str, Command] = {
@@ -122,6 +136,14 @@ COMMANDS: dict[str, Command] = {
         _demo_again,
         "train a tiny model in three minutes, offline, on CPU",
         {"output": "flags"},
+        {},
+    ),
+    "verify": Command(
+        VerifyConfig,
+        _verify,
+        _verify_again,
+        "check the theory in small worlds with known answers",
+        {"worlds": "flags"},
         {},
     ),
 }

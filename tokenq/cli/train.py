@@ -64,7 +64,8 @@ def run(config: TrainConfig) -> Summary:
         identity = identify(model, config.model)
         reference = NO_REFERENCE
         if loss.reference:
-            reference = find_reference(policy, identity, config, accelerator, [data.groups, held_out.groups], progress)
+            groups = [data.groups, held_out.groups]
+            reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, progress)
         if accelerator.is_main_process:
             _record(run_dir, config, identity, reference.identity, data, held_out, accelerator)
         _make_ready(policy, config, accelerator)

@@ -36,3 +36,37 @@ def prefix_values(rewards: Float[Tensor, "N T"]) -> Float[Tensor, "N T+1"]:
         rewards: [N, T] implicit rewards.
     """
     return torch.nn.functional.pad(rewards.cumsum(-1), (1, 0))
+
+
+def logit_q_values(logits: Float[Tensor, "*B V"], beta: float) -> Float[Tensor, "*B V"]:
+    """Return Q(s, a) = β z(s, a): the logits read as a Q-function (Section 4.1 of arXiv 2404.12358).
+
+    Gauge-dependent: z + c(s) is the same policy, and another Q.
+
+    Args:
+        logits: [..., V] z of every token, in the policy's own softmax.
+        beta: KL temperature.
+    """
+    return beta * logits
+
+
+def logit_values(logits: Float[Tensor, "*B V"], beta: float) -> Float[Tensor, "*B"]:
+    """Return V(s) = β log Σ_a exp z(s, a), the value that belongs to `logit_q_values`; gauge-dependent as that is.
+
+    Args:
+        logits: [..., V] z of every token.
+        beta: KL temperature.
+    """
+    return beta * torch.logsumexp(logits, -1)
+
+
+def advantages(logits: Float[Tensor, "*B V"], beta: float) -> Float[Tensor, "*B V"]:
+    """Return A(s, a) = Q − V = β log π(a|s) of every token: free of the gauge.
+
+    Not the implicit reward, which is β log π/π_ref: Q holds the reference's part (Eq. 7 of arXiv 2404.12358).
+
+    Args:
+        logits: [..., V] z of every token, or log-probs.
+        beta: KL temperature.
+    """
+    return beta * torch.log_softmax(logits, -1)

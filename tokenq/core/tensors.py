@@ -1,12 +1,13 @@
-"""Things in flight: packed batches, per-token log-probs, and the protocol that every model is seen through.
+"""Things in flight: packed batches, per-token log-probs, and the protocols that every model is seen through.
 
 A packed batch is one flat row of tokens without padding. Each group (a prompt with its responses) is laid out as
 `[prompt | response 1 | response 2 | ...]`; a response token sees the prompt and its own response, and positions
 restart after the prompt. The last token of a response predicts nothing and is left out of the input.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -124,4 +125,31 @@ class TokenScorer(Protocol):
 
     def __call__(self, batch: PackedBatch) -> Float[Tensor, " N"]:
         """Return log π(target n | its prefix) for every target of the batch, flat."""
+        ...
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Branches that are being written: what may come next on each, under both models.
+
+    Attributes:
+        logps: [B, V] log π(·|s).
+        ref_logps: [B, V] log π_ref(·|s), None where no reference runs.
+        state: where the stepper stands (cached keys and values, states of a table): nobody else looks inside.
+    """
+
+    logps: Float[Tensor, "B V"]
+    ref_logps: Float[Tensor, "B V"] | None
+    state: Any
+
+
+class Stepper(Protocol):
+    """Anything that can be written with, token by token: two networks with their caches, a tabular world."""
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Frontier:
+        """Return a frontier of one branch for each prompt."""
+        ...
+
+    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier before."""
         ...

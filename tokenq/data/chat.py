@@ -82,7 +82,7 @@ class Rendered:
 Render = Callable[[Sequence[Message], bool], str]
 
 
-def render(example: Example, tokenizer: Tokenizer, chat_template: str | None) -> Rendered:
+def render(example: Example, tokenizer: Tokenizer) -> Rendered:
     """Return the text of an example and of each response behind its prompt.
 
     Raises:
@@ -97,20 +97,20 @@ def render(example: Example, tokenizer: Tokenizer, chat_template: str | None) ->
                 f"{example.where}: the prompt is text, but a response is a conversation.", "Give both alike."
             )
         return Rendered(example.prompt, tuple(texts), False)
-    if tokenizer.chat_template is None and chat_template is None:
+    if tokenizer.chat_template is None:
         raise UserError(
             f"{example.where}: the data holds conversations, but the tokenizer has no chat template.",
             "Give a template with --chat-template FILE, or data with plain-text prompts and responses.",
         )
-    options = {**example.context, "chat_template": chat_template}
-    options["chat_template"] = tokenizer.get_chat_template(chat_template, tools=example.context.get("tools"))
+    template = tokenizer.get_chat_template(tools=example.context.get("tools"))
+    options = {**example.context, "chat_template": template}
 
     def text(turns: Sequence[Message], header: bool) -> str:
         asked = {**options, "add_generation_prompt": header, "tokenize": False}
         return str(_apply(tokenizer, turns, example.where, asked))
 
     prompt = text(example.prompt, True)
-    marked = _GENERATION.search(options["chat_template"]) is not None
+    marked = _GENERATION.search(template) is not None
     responses = []
     for response in example.responses:
         if isinstance(response.content, str):

@@ -96,6 +96,14 @@ def read_examples(
     return ReadResult(examples, len(rows), dropped)
 
 
+def single_example(prompt: str, response: str, *, chat: bool) -> Example:
+    """Return one prompt with one response, as text or as a user's and an assistant's turn."""
+    if not chat:
+        return Example(prompt, (Response(response),), False, "the given text")
+    turns = (Message("user", prompt),), (Message("assistant", response),)
+    return Example(turns[0], (Response(turns[1]),), False, "the given text")
+
+
 def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[tuple[str, BadRow]]) -> Iterator[Example]:
     """Yield the example of each row; rows that cannot be read are added to `bad`."""
     for row in rows:

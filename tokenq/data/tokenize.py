@@ -14,14 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.data.chat import Rendered, Tokenizer, Written, render
+from tokenq.data.encode import Encoded, Encoder, Ids
 from tokenq.data.summary import DataSummary, summarise
 from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, Limits
-from tokenq.data.turns import BadRow
+from tokenq.data.turns import BadRow, common_length
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, TokenGroup, TokenResponse
 
-Ids = NDArray[np.int32]
 _BATCH = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseText:
+    """Where the tokens of a response stand in its text.
+
+    Attributes:
+        prompt: the text before the response.
+        text: the response, with the marks of a chat template where one was used.
+        ends: [n] for each token, one past its last character in `text`. What lies between two ends is the piece of a
+            token; the pieces give the text back. A character of several tokens belongs to the first of them, and a
+            token that is not in the text (an EOS that was added) has an empty piece.
+    """
+
+    prompt: str
+    text: str
+    ends: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +48,12 @@ class TokenizedData:
     Attributes:
         groups: one for each example that was kept, in order.
         summary: what became of the rows.
+        texts: for each group the texts of its responses, where they were asked for.
     """
 
     groups: list[TokenGroup]
     summary: DataSummary
+    texts: tuple[tuple[ResponseText, ...], ...] = ()
 
 
 def tokenize(
@@ -44,9 +63,9 @@ def tokenize(
     max_length: int | None,
     max_prompt_length: int | None = None,
     truncation: str = "drop",
-    chat_template: str | None = None,
     rows: int | None = None,
     dropped: Mapping[str, int] | None = None,
+    with_texts: bool = False,
 ) -> TokenizedData:
     """Return the examples in token space, and an account of what became of them.
 
@@ -57,26 +76,27 @@ def tokenize(
         max_prompt_length: most tokens of a prompt; None for no limit of its own.
         truncation: what to do with longer ones: "drop" (count), "error", "prompt_left" (cut the prompt from the left),
             "response_right" (cut responses, which are then not terminal) or "both" (the prompt first).
-        chat_template: a template (its text) instead of the tokenizer's own.
         rows: rows read, for the account; the number of examples when None.
         dropped: what was left out on the way here, for the account.
+        with_texts: whether to say where every token of a response stands in its text.
 
     Raises:
-        UserError: for a tokenizer without EOS, conversations without a template, a row over the limits when
-            `truncation` is "error", and when nothing is left.
+        UserError: for a tokenizer without EOS, or one that cannot say where its tokens stand when `with_texts`;
+            conversations without a template; a row over the limits when `truncation` is "error"; nothing left.
     """
     if truncation not in TRUNCATIONS:
         raise unknown_name("truncation", truncation, TRUNCATIONS)
     if (max_length is not None and max_length < 2) or (max_prompt_length is not None and max_prompt_length < 1):
         raise UserError("max_length must be at least 2 and max_prompt_length at least 1.", "Raise the limits.")
-    encoder = Encoder.of(tokenizer)
+    encoder = Encoder.of(tokenizer, with_texts)
     limits = Limits(max_length, max_prompt_length, kept=len(encoder.prefix))
     lost: Counter[str] = Counter(dropped or {})
     mended: Counter[str] = Counter()
     groups: list[TokenGroup] = []
+    texts: list[tuple[ResponseText, ...]] = []
     long: list[TokenGroup] = []
     for start in range(0, len(examples), _BATCH):
-        for group, counts in _groups(examples[start : start + _BATCH], encoder, chat_template, lost):
+        for group, said, counts in _groups(examples[start : start + _BATCH], encoder, lost):
             fitted = TRUNCATIONS[truncation](group, limits)
             reason = fitted if isinstance(fitted, str) else _unusable(fitted)
             if reason:
@@ -84,6 +104,7 @@ def tokenize(
                 long += [group] * (reason in TOO_LONG)
             elif not isinstance(fitted, str):
                 groups.append(fitted)
+                texts.append(tuple(map(_fit, said, fitted.responses)))
                 mended.update(counts)
                 mended["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
                 mended["truncated_responses"] += sum(not response.terminal for response in fitted.responses)
@@ -92,7 +113,8 @@ def tokenize(
     if not groups:
         reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
         raise UserError(f"No row is left: {reasons or 'there were none'}.", "Check the data and --max-length.")
-    return TokenizedData(groups, summarise(groups, len(examples) if rows is None else rows, lost, mended))
+    summary = summarise(groups, len(examples) if rows is None else rows, lost, mended)
+    return TokenizedData(groups, summary, tuple(texts) if with_texts else ())
 
 
 def group_key(group: TokenGroup) -> str:
@@ -104,74 +126,17 @@ def group_key(group: TokenGroup) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """The ids of a text, with the tokenizer's leading special tokens once.
-
-    Attributes:
-        ids: token ids [n].
-        shift: tokens put before what the text alone gives; below zero when doubled ones were removed.
-    """
-
-    ids: Ids
-    shift: int
-
-
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """A tokenizer with the special tokens that it puts around a text.
-
-    Attributes:
-        tokenizer: the tokenizer.
-        prefix: the ids that it puts before every text: BOS, for a tokenizer that uses it.
-        eos: the id of EOS.
-    """
-
-    tokenizer: Tokenizer
-    prefix: tuple[int, ...]
-    eos: int
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Encoder":
-        """Return the encoder of a tokenizer, whose leading special tokens are found by asking it.
-
-        Raises:
-            UserError: for a tokenizer without EOS.
-        """
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "The tokenizer has no EOS token, so that a response could not end.",
-                'Set "eos_token" in the tokenizer_config.json of the model.',
-            )
-        bare = list(tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
-        dressed = list(tokenizer(["a"], add_special_tokens=True)["input_ids"][0])
-        starts = [start for start in range(len(dressed)) if bare and dressed[start : start + len(bare)] == bare]
-        return cls(tokenizer, tuple(dressed[: starts[0]] if starts else ()), tokenizer.eos_token_id)
-
-    def encode(self, texts: Iterable[str]) -> dict[str, Encoded]:
-        """Return the ids of every text, in one call of the tokenizer."""
-        unique = list(dict.fromkeys(texts))
-        if not unique:
-            return {}
-        found = self.tokenizer(unique, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return {text: self._dressed(ids) for text, ids in zip(unique, found["input_ids"], strict=True)}
-
-    def _dressed(self, ids: Sequence[int]) -> Encoded:
-        own, size = list(ids), len(self.prefix)
-        before = len(own)
-        while size and tuple(own[:size]) == self.prefix:
-            own = own[size:]
-        return Encoded(np.array([*self.prefix, *own], np.int32), size + len(own) - before)
-
-
 def _groups(
-    examples: Sequence[Example], encoder: Encoder, chat_template: str | None, lost: Counter[str]
-) -> Iterable[tuple[TokenGroup, Counter[str]]]:
-    """Yield the groups of some examples, not yet cut, with what was mended; count those that give none in `lost`."""
+    examples: Sequence[Example], encoder: Encoder, lost: Counter[str]
+) -> Iterable[tuple[TokenGroup, tuple[ResponseText, ...], Counter[str]]]:
+    """Yield the groups of some examples, not yet cut, with their texts (when located) and what was mended.
+
+    Those that give none are counted in `lost`.
+    """
     rendered: list[tuple[Example, Rendered]] = []
     for example in examples:
         try:
-            rendered.append((example, render(example, encoder.tokenizer, chat_template)))
+            rendered.append((example, render(example, encoder.tokenizer)))
         except BadRow as error:
             lost[error.reason] += 1
     table = encoder.encode(text for _, one in rendered for text in _texts(one))
@@ -181,7 +146,7 @@ def _groups(
         if isinstance(group, str):
             lost[group] += 1
         else:
-            yield group, counts
+            yield group, _located(one, table, group) if encoder.locates else (), counts
 
 
 def _texts(rendered: Rendered) -> Iterable[str]:
@@ -227,6 +192,30 @@ def _group(
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0
     counts["bos_removed"] += prompt.shift < 0
     return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where)
+
+
+def _located(rendered: Rendered, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:
+    """Return where the tokens of a group's responses stand in their texts."""
+    size, texts = len(group.prompt_ids), []
+    for written, response in zip(rendered.responses, group.responses, strict=True):
+        begin, whole = common_length(rendered.prompt, written.full), table[written.full].ends
+        text = written.full[begin:]
+        own = np.zeros(0, np.int32) if whole is None else whole[size:]
+        ends = np.full(len(response.ids), len(text), np.int32)
+        shared = min(len(own), len(ends))
+        ends[:shared] = np.maximum.accumulate(own - begin)[:shared].clip(0, len(text))
+        if shared == len(own) and shared:
+            ends[shared - 1] = len(text)  # blanks that the tokenizer drops belong to the last token
+        texts.append(ResponseText(written.full[:begin], text, ends))
+    return tuple(texts)
+
+
+def _fit(text: ResponseText, response: TokenResponse) -> ResponseText:
+    """Return the text of a response that may have been cut from the right."""
+    if len(response.ids) == len(text.ends):
+        return text
+    ends = text.ends[: len(response.ids)]
+    return ResponseText(text.prompt, text.text[: int(ends[-1])], ends)
 
 
 def _mask(response: Written, whole: Encoded, size: int, table: Mapping[str, Encoded]) -> NDArray[np.bool_]:

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenq.core.logps import KEEP_BYTES, Head, Workspace, token_logps
+from tokenq.core.logps import KEEP_BYTES, Head, Workspace
+from tokenq.core.readout import FullLogits, HeadLogits, Logits
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models import attention
@@ -56,6 +57,10 @@ class PackedLM(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
         """Return log π of every target of the batch, float32 or better."""
+        return self.logits(batch).logps(batch.targets)
+
+    def logits(self, batch: PackedBatch) -> Logits:
+        """Return what gives the logits at every target's position, tile by tile."""
         return WAYS[self.way].compute(self, batch)
 
     def work(self, batch: PackedBatch) -> tuple[int, int]:
@@ -126,7 +131,7 @@ def _grad_buffer(weight: Tensor) -> Tensor:
     return weight.grad
 
 
-def _packed(lm: PackedLM, batch: PackedBatch) -> Tensor:
+def _packed(lm: PackedLM, batch: PackedBatch) -> Logits:
     output = lm.lm.base_model(
         input_ids=batch.input_ids[None],
         position_ids=batch.position_ids[None],
@@ -136,25 +141,24 @@ def _packed(lm: PackedLM, batch: PackedBatch) -> Tensor:
     return _project(lm, output.last_hidden_state[0], batch)
 
 
-def _plain(lm: PackedLM, batch: PackedBatch) -> Tensor:
+def _plain(lm: PackedLM, batch: PackedBatch) -> Logits:
     rows = _padded_rows(batch)
     output = lm.lm.base_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
     return _project(lm, output.last_hidden_state.flatten(0, 1)[rows.places], batch)
 
 
-def _full(lm: PackedLM, batch: PackedBatch) -> Tensor:
+def _full(lm: PackedLM, batch: PackedBatch) -> Logits:
     rows = _padded_rows(batch)
     logits = lm.lm(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
-    logits = logits.flatten(0, 1)[rows.places[batch.predictors]]
-    return gather_logps(logits, batch.targets)
+    return FullLogits(logits.flatten(0, 1)[rows.places[batch.predictors]])
 
 
-def _project(lm: PackedLM, hidden: Tensor, batch: PackedBatch) -> Tensor:
-    """Return the log-probs of the targets from the states [T, H] of the flat row."""
+def _project(lm: PackedLM, hidden: Tensor, batch: PackedBatch) -> Logits:
+    """Return the logits of the targets' positions from the states [T, H] of the flat row."""
     head = lm.head()
     if head is None:
         raise UserError("The output layer is not a linear layer.", "Use --attention full.")
-    return token_logps(hidden[batch.predictors], head, batch.targets)
+    return HeadLogits(hidden[batch.predictors], head)
 
 
 @dataclass(frozen=True)
@@ -195,15 +199,15 @@ def _padded_rows(batch: PackedBatch) -> PaddedRows:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to compute log-probs.
+    """One way to compute logits.
 
     Attributes:
-        compute: (model, batch) → [N].
+        compute: (model, batch) → logits at the position of every target.
         attention: name of the attention function it needs; None for the model's own.
         shares_prompts: whether a prompt is computed once for all its responses (else rows are padded).
     """
 
-    compute: Callable[[PackedLM, PackedBatch], Tensor]
+    compute: Callable[[PackedLM, PackedBatch], Logits]
     attention: str | None
     shares_prompts: bool
 
@@ -216,9 +220,3 @@ WAYS: dict[str, Way] = {
 }
 """flex: one block-sparse kernel. segments: one SDPA call per run. plain: padded rows, response-only head. full: padded
 rows and the model's own logits, the slow truth that holds for every causal LM."""
-
-
-def gather_logps(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return log softmax(logits)[targets] from full logits [N, V], float32 or better."""
-    logps = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return logps.gather(1, targets[:, None])[:, 0]

@@ -207,18 +207,9 @@ def disable_dropout(model: nn.Module) -> None:
                 module.__dict__[name] = 0.0
 
 
-def check_vocabularies(policy: nn.Module, reference: nn.Module) -> None:
-    """Raise a UserError when the two models do not give log-probs to the same tokens.
-
-    Embeddings padded to a round number of rows are no mismatch as long as both cover the tokenizer; a difference of
-    more than 1024 rows is taken for another vocabulary.
-    """
-    sizes = [bare(model).config.get_text_config().vocab_size for model in (policy, reference)]
-    if abs(sizes[0] - sizes[1]) > 1024:
-        raise UserError(
-            f"The policy has a vocabulary of {sizes[0]} tokens, the reference one of {sizes[1]}.",
-            "Both must share one tokenizer; take the model that the policy was trained from as reference.",
-        )
+def is_quantised(model: nn.Module) -> bool:
+    """Return whether the weights are stored in fewer bits than they are computed in."""
+    return "quantization_config" in bare(model).config.to_dict()
 
 
 def _locate(path: str) -> tuple[str, dict[str, str]]:

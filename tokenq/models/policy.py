@@ -1,8 +1,4 @@
-"""The policy with its reference, however the reference is kept.
-
-Four ways, one type: the reference's log-probs from the store (no second model in memory), the policy with its adapter
-switched off, a frozen copy of the policy's live weights, or another model.
-"""
+"""The policy with its reference: the policy with its adapter off, a frozen copy of its live weights, another model."""
 
 import contextlib
 import copy
@@ -12,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tokenq.core.readout import Readout, read_out
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.forward import PackedLM, is_peft
@@ -19,18 +16,27 @@ from tokenq.models.forward import PackedLM, is_peft
 
 @dataclass(frozen=True)
 class ReferencedPolicy:
-    """A policy and what its log-probs are compared with.
+    """A policy and the reference that it is read against.
 
     Attributes:
-        policy: the model under training or under study.
-        reference: gives log π_ref for the same batches.
-        same_start: whether reference and policy are the same function before the first update, so that all rewards
-            are 0 and the DPO loss is ln 2.
+        policy: the model under study.
+        reference: the other model; None for the policy with its adapter switched off.
     """
 
     policy: PackedLM
-    reference: TokenScorer
-    same_start: bool
+    reference: PackedLM | None
+
+    def read(self, batch: PackedBatch, k: int) -> Readout:
+        """Return what both models say at every target of the batch, with k alternatives each."""
+        batch = batch.to(self.policy.device)
+        with torch.no_grad():
+            own = self.policy.logits(batch)
+            if self.reference is None:
+                with without_adapter(self.policy.model):
+                    other = self.policy.logits(batch)
+            else:
+                other = self.reference.logits(batch)
+            return read_out(own, other, batch.targets, k)
 
 
 def frozen_copy(policy: PackedLM) -> TokenScorer:

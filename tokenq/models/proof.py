@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tokenq.core.packing import pack
+from tokenq.core.readout import FullLogits
 from tokenq.errors import UserError, unknown_name
-from tokenq.models.forward import WAYS, PackedLM, gather_logps, set_attention
+from tokenq.models.forward import WAYS, PackedLM, set_attention
 from tokenq.records import TokenGroup, TokenResponse
 
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-3}
@@ -119,7 +120,7 @@ def _own_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
             ids = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(lm.device)
             start = len(group.prompt_ids)
             logits = lm.lm(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1]
-            found.append(gather_logps(logits, ids[start:]))
+            found.append(FullLogits(logits).logps(ids[start:]))
     return torch.cat(found)
 
 

@@ -7,9 +7,11 @@ ids and which of them count. Tokenizer, template and truncation act only through
 key: another β, loss or output folder finds every value, and a changed option that changes ids finds none.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -165,6 +167,10 @@ def _check_finite(flat: NDArray[np.float32], batch: PackedBatch, groups: Sequenc
 def _make_folder(folder: Path, identity: ModelIdentity) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):  # of a process that was killed: no living one takes a day to write a shard
+            with contextlib.suppress(FileNotFoundError):  # renamed by its writer just now
+                if time.time() - left.stat().st_mtime > 86_400:
+                    left.unlink()
         if not (folder / "model.json").exists():
             # Other processes may be doing the same: each writes aside under a name of its own.
             aside = folder / f".{uuid.uuid4().hex}.tmp"

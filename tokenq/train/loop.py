@@ -53,8 +53,8 @@ class Job:
         config: optimisation, logging and checkpoint settings.
         run: where metrics and checkpoints go.
         evaluation: held-out examples with their reference, or None.
-        start_tolerance: largest |log π − log π_ref| of a token before the first update that is rounding; None when the
-            two models are meant to differ.
+        start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
+            rounding; None when the two models are meant to differ.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
         listener: told about progress.
     """

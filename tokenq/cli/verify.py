@@ -1,0 +1,109 @@
+"""`tokenq verify`: every claim of the theory, checked in worlds small enough to be solved exactly.
+
+Prints claim, source, largest error, tolerance and verdict, and fails when one of them does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokenq.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tokenq.worlds.claims.claim import Finding
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Check every claim about language models as Q-functions in small worlds with known answers."""
+
+    worlds: int = 5
+    """Random worlds that each claim is checked in."""
+    seed: int = 0
+    """Seed of the first world."""
+    topic: Sequence[str] = ()
+    """Check the claims of this topic alone (Bellman, DPO, turns, ...); several are checked together."""
+    output: str | None = None
+    """JSON file to write the table to as well."""
+
+
+_WIDTH = 190
+"""Columns of the table where no terminal says how wide it is."""
+
+
+def run(config: VerifyConfig) -> int:
+    """Check the claims, print the table, and return the exit code: 1 where one did not come out as it must.
+
+    Raises:
+        UserError: no world to check in, or an unknown topic.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from tokenq.errors import unknown_name
+    from tokenq.worlds.claims.claim import find
+    from tokenq.worlds.claims.table import CLAIMS
+
+    if config.worlds < 1:
+        raise UserError(f"--worlds {config.worlds}: there is no world to check in.", "Give 1 or more.")
+    topics = {claim.topic: None for claim in CLAIMS}
+    for topic in config.topic:
+        if topic not in topics:
+            raise unknown_name("topic", topic, topics)
+    claims = [claim for claim in CLAIMS if claim.topic in (config.topic or topics)]
+    seeds = range(config.seed, config.seed + config.worlds)
+    errors = Console(stderr=True)
+    findings = [
+        find(claim, seeds)
+        for claim in track(claims, "checking", console=errors, transient=True, disable=not errors.is_terminal)
+    ]
+    console = Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
+    console.print(_table(findings))
+    wrong = [finding for finding in findings if not finding.as_expected]
+    console.print(
+        f"{len(findings) - len(wrong)} of {len(findings)} claims came out as they must, "
+        f"in {config.worlds} worlds each (seeds {seeds.start} to {seeds.stop - 1})."
+    )
+    if config.output is not None:
+        _write(Path(config.output), config, findings)
+    return 1 if wrong else 0
+
+
+def _table(findings: "list[Finding]") -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("topic", "claim", "source", "worlds", "error", "tolerance", "verdict")
+    for column in (4, 5):
+        table.columns[column].justify = "right"
+        table.columns[column].no_wrap = True
+    before = None
+    for finding in findings:
+        claim = finding.claim
+        if before not in (None, claim.topic):
+            table.add_section()
+        style = None if finding.as_expected else "bold red"
+        cells = (escape(claim.statement), claim.source, claim.kind, f"{finding.error:.1e}", f"{claim.tolerance:.0e}")
+        table.add_row("" if before == claim.topic else claim.topic, *cells, finding.verdict, style=style)
+        before = claim.topic
+    return table
+
+
+def _write(path: Path, config: VerifyConfig, findings: "list[Finding]") -> None:
+    from tokenq.files import write_json
+    from tokenq.rundir import provenance
+
+    claims = [
+        {
+            **finding.claim._asdict(),
+            "check": finding.claim.check.__name__,
+            "error": finding.error,
+            "verdict": finding.verdict,
+            "as_expected": finding.as_expected,
+        }
+        for finding in findings
+    ]
+    write_json(path, provenance(asdict(config), config.seed, {}) | {"claims": claims})

@@ -1,0 +1,266 @@
+"""What two models say at every position: ranks, entropies, divergence and alternatives over the whole vocabulary.
+
+The vocabulary is passed once, in tiles, for both models together; full logits are never built. Every number is a
+running sum over exp(z − m), with m the highest logit so far, and the log-sum-exp at the end.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenq.core.logps import CPU_TILE, Head, row_logits, tile_logits, token_logps
+
+
+@runtime_checkable
+class Logits(Protocol):
+    """The logits of one model at N positions, given in tiles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N positions, V entries)."""
+        ...
+
+    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
+        """Return the logits of some entries (first) at some positions, float32 or better."""
+        ...
+
+    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return the logit of one token at each of some positions; the tile's value up to rounding."""
+        ...
+
+    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return log softmax of the logits at the targets, float32 or better, differentiable."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeadLogits:
+    """Logits that are computed tile by tile from hidden states.
+
+    Attributes:
+        hidden: [N, H] states that predict the targets.
+        head: the output projection.
+    """
+
+    hidden: Float[Tensor, "N H"]
+    head: Head
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N positions, V entries)."""
+        return len(self.hidden), len(self.head.weight)
+
+    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
+        """Return the logits of some entries at some positions."""
+        return tile_logits(self.hidden[rows], self.head, entries)
+
+    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return the logit of one token at each of some positions."""
+        return row_logits(self.hidden[rows], self.head, ids)
+
+    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return the log-probs of the targets."""
+        return token_logps(self.hidden, self.head, targets)
+
+
+@dataclass(frozen=True)
+class FullLogits:
+    """Logits that a model computed whole, because its output layer is not a linear one.
+
+    Attributes:
+        logits: [N, V].
+    """
+
+    logits: Float[Tensor, "N V"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N positions, V entries)."""
+        return self.logits.shape[0], self.logits.shape[1]
+
+    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
+        """Return the logits of some entries at some positions."""
+        part = self.logits[rows, entries].T
+        return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return the logit of one token at each of some positions."""
+        part = self.logits[rows].gather(1, ids[:, None])[:, 0]
+        return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return the log-probs of the targets."""
+        dtype = torch.promote_types(self.logits.dtype, torch.float32)
+        return self.logits.log_softmax(-1, dtype=dtype).gather(1, targets[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """K tokens at each of N positions, best first.
+
+    Attributes:
+        ids: [N, K] token ids.
+        logps: [N, K] log π.
+        ref_logps: [N, K] log π_ref.
+    """
+
+    ids: Int[Tensor, "N K"]
+    logps: Float[Tensor, "N K"]
+    ref_logps: Float[Tensor, "N K"]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What both models say at N positions; everything in nats.
+
+    Attributes:
+        logps: [N] log π of the token taken.
+        ref_logps: [N] log π_ref of the token taken.
+        ranks: [N] how many tokens are more likely than it under π.
+        ref_ranks: [N] the same under π_ref.
+        entropies: [N] H(π).
+        ref_entropies: [N] H(π_ref).
+        kls: [N] KL(π‖π_ref).
+        ref_kls: [N] KL(π_ref‖π).
+        likely: the K most likely tokens under π.
+        ref_likely: the K most likely tokens under π_ref.
+    """
+
+    logps: Float[Tensor, " N"]
+    ref_logps: Float[Tensor, " N"]
+    ranks: Int[Tensor, " N"]
+    ref_ranks: Int[Tensor, " N"]
+    entropies: Float[Tensor, " N"]
+    ref_entropies: Float[Tensor, " N"]
+    kls: Float[Tensor, " N"]
+    ref_kls: Float[Tensor, " N"]
+    likely: Candidates
+    ref_likely: Candidates
+
+
+def read_out(policy: Logits, reference: Logits, targets: Int[Tensor, " N"], k: int) -> Readout:
+    """Return what both models say at every position, in one pass over the vocabulary.
+
+    With S = Σ exp(z), A = Σ exp(z) z and B = Σ exp(z) z_ref: log π = z − log S, H(π) = log S − A/S and
+    KL(π‖π_ref) = (A − B)/S − log S + log S_ref; the reference's likewise. Entries that only one model has (an embedding
+    padded to a round number) are left out of both: their probability is that of a token that never comes.
+
+    Args:
+        policy: logits of π.
+        reference: logits of π_ref.
+        targets: [N] the tokens taken.
+        k: alternatives to keep under each model, 0 or more.
+    """
+    n, vocabulary = policy.shape[0], min(policy.shape[1], reference.shape[1])
+    # Positions in as few equal parts as possible: each part reads all weights.
+    step = max(1, -(-n // max(1, -(-n // CPU_TILE[0]))))
+    rows = list(_slices(n, step)) or [slice(0, 0)]
+    parts = [_read_rows(policy, reference, targets[part], part, vocabulary, min(k, vocabulary)) for part in rows]
+    return Readout(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(Readout)))
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Return the parts of one field, one after the other."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    return Candidates(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Candidates)))
+
+
+def _read_rows(policy: Logits, reference: Logits, targets: Tensor, rows: slice, vocabulary: int, k: int) -> Readout:
+    mine, theirs = (_Side.start(logits.at(rows, targets), k) for logits in (policy, reference))
+    for entries in _slices(vocabulary, CPU_TILE[1]):
+        own, other = policy.tile(rows, entries), reference.tile(rows, entries)
+        for side, first, second in ((mine, own, other), (theirs, other, own)):
+            side.add(first, second, targets, entries.start)
+    lse, ref_lse = mine.highest + mine.weight.log(), theirs.highest + theirs.weight.log()
+    mean, cross = mine.own / mine.weight, mine.other / mine.weight  # of z and z_ref under π
+    ref_mean, ref_cross = theirs.own / theirs.weight, theirs.other / theirs.weight  # of z_ref and z under π_ref
+    return Readout(
+        logps=mine.taken - lse,
+        ref_logps=theirs.taken - ref_lse,
+        ranks=mine.ranks,
+        ref_ranks=theirs.ranks,
+        entropies=lse - mean,
+        ref_entropies=ref_lse - ref_mean,
+        kls=mean - cross - lse + ref_lse,
+        ref_kls=ref_mean - ref_cross - ref_lse + lse,
+        likely=Candidates(mine.ids, mine.best - lse[:, None], mine.best_other - ref_lse[:, None]),
+        ref_likely=Candidates(theirs.ids, theirs.best_other - lse[:, None], theirs.best - ref_lse[:, None]),
+    )
+
+
+@dataclass
+class _Side:
+    """Running numbers of one model at R positions, over the entries seen so far; `other` is the other model.
+
+    Attributes:
+        taken: [R] logit of the token taken; at first up to rounding, then as its tile has it.
+        ranks: [R] entries above it.
+        highest: [R] m, the highest logit.
+        weight: [R] Σ exp(z − m).
+        own: [R] Σ exp(z − m) z.
+        other: [R] Σ exp(z − m) z_other.
+        best: [R, K] the highest logits.
+        best_other: [R, K] the other model's logits of the same entries.
+        ids: [R, K] which entries they are.
+    """
+
+    taken: Tensor
+    ranks: Tensor
+    highest: Tensor
+    weight: Tensor
+    own: Tensor
+    other: Tensor
+    best: Tensor
+    best_other: Tensor
+    ids: Tensor
+
+    @classmethod
+    def start(cls, taken: Tensor, k: int) -> "_Side":
+        """Return the numbers before the first entry, with the logit of the token taken up to rounding."""
+        zero, none = torch.zeros_like(taken), taken.new_full((len(taken), k), -torch.inf)
+        least = torch.full_like(taken, torch.finfo(taken.dtype).min)
+        return cls(taken, zero.long(), least, zero, zero, zero, none, none.clone(), torch.zeros_like(none).long())
+
+    def add(self, own: Tensor, other: Tensor, targets: Tensor, start: int) -> None:
+        """Take in a tile [E, R] of both models, whose first entry is `start`."""
+        tile_highest = own.amax(0)
+        self._rank(own, targets - start)
+        self._keep_best(own, other, tile_highest, start)
+        highest = torch.maximum(self.highest, tile_highest)
+        shrink = (self.highest - highest).exp()
+        share = (own - highest).exp_()
+        self.highest = highest
+        self.weight = self.weight * shrink + share.sum(0)
+        self.own = self.own * shrink + (share * own).sum(0)
+        self.other = self.other * shrink + (share * other).sum(0)
+
+    def _rank(self, own: Tensor, places: Tensor) -> None:
+        """Count entries above the token taken; its own entry, which may differ from it by rounding, is none of them."""
+        above = (own > self.taken).sum(0)
+        here = torch.nonzero((places >= 0) & (places < len(own)))[:, 0]
+        value = own[places[here], here]
+        above[here] -= (value > self.taken[here]).long()
+        self.ranks = self.ranks + above
+        self.taken = self.taken.index_put((here,), value)
+
+    def _keep_best(self, own: Tensor, other: Tensor, tile_highest: Tensor, start: int) -> None:
+        """Merge the highest entries; only positions where the tile beats what there is are looked at closely."""
+        k = self.best.shape[1]
+        rows = torch.nonzero(tile_highest > self.best[:, -1])[:, 0] if k else self.ids[:0, 0]
+        if not len(rows):
+            return
+        values, places = own[:, rows].T.topk(min(k, len(own)), dim=1)
+        merged, order = torch.cat((self.best[rows], values), 1).topk(k, dim=1)
+        others = torch.cat((self.best_other[rows], other[places, rows[:, None]]), 1)
+        ids = torch.cat((self.ids[rows], places + start), 1)
+        self.best[rows], self.best_other[rows], self.ids[rows] = merged, others.gather(1, order), ids.gather(1, order)
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))

@@ -1,0 +1,88 @@
+"""Texts to token ids, with the special tokens that a tokenizer puts in front exactly once."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.data.chat import Tokenizer
+from tokenq.errors import UserError
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """The ids of a text, with the tokenizer's leading special tokens once.
+
+    Attributes:
+        ids: token ids [n].
+        shift: tokens put before what the text alone gives; below zero when doubled ones were removed.
+        ends: [n] one past the last character of each token, where that was asked for.
+    """
+
+    ids: Ids
+    shift: int
+    ends: Ids | None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A tokenizer with the special tokens that it puts around a text.
+
+    Attributes:
+        tokenizer: the tokenizer.
+        prefix: the ids that it puts before every text: BOS, for a tokenizer that uses it.
+        eos: the id of EOS.
+        locates: whether to ask where tokens stand in the text.
+    """
+
+    tokenizer: Tokenizer
+    prefix: tuple[int, ...]
+    eos: int
+    locates: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, locates: bool = False) -> "Encoder":
+        """Return the encoder of a tokenizer, whose leading special tokens are found by asking it.
+
+        Raises:
+            UserError: for a tokenizer without EOS.
+        """
+        if tokenizer.eos_token_id is None:
+            raise UserError(
+                "The tokenizer has no EOS token, so that a response could not end.",
+                'Set "eos_token" in the tokenizer_config.json of the model.',
+            )
+        bare = list(tokenizer(["a"], add_special_tokens=False)["input_ids"][0])
+        dressed = list(tokenizer(["a"], add_special_tokens=True)["input_ids"][0])
+        starts = [start for start in range(len(dressed)) if bare and dressed[start : start + len(bare)] == bare]
+        return cls(tokenizer, tuple(dressed[: starts[0]] if starts else ()), tokenizer.eos_token_id, locates)
+
+    def encode(self, texts: Iterable[str]) -> dict[str, Encoded]:
+        """Return the ids of every text, in one call of the tokenizer."""
+        unique = list(dict.fromkeys(texts))
+        if not unique:
+            return {}
+        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        if not self.locates:
+            found = self.tokenizer(unique, **options)
+            return {text: self._dressed(ids) for text, ids in zip(unique, found["input_ids"], strict=True)}
+        try:
+            found = self.tokenizer(unique, return_offsets_mapping=True, **options)
+        except NotImplementedError as error:
+            raise UserError(
+                "The tokenizer cannot say where its tokens stand in a text.",
+                "Take a fast one: save the model with a tokenizer.json.",
+            ) from error
+        rows = zip(unique, found["input_ids"], found["offset_mapping"], strict=True)
+        return {text: self._dressed(ids, [end for _, end in offsets]) for text, ids, offsets in rows}
+
+    def _dressed(self, ids: Sequence[int], ends: Sequence[int] | None = None) -> Encoded:
+        own, size = list(ids), len(self.prefix)
+        while size and tuple(own[:size]) == self.prefix:
+            own = own[size:]
+        lost = len(ids) - len(own)
+        located = None if ends is None else np.array([*[0] * size, *ends[lost:]], np.int32)
+        return Encoded(np.array([*self.prefix, *own], np.int32), size - lost, located)

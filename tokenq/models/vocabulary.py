@@ -1,0 +1,38 @@
+"""Whether two models speak of the same tokens."""
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from tokenq.errors import UserError
+from tokenq.models.forward import bare
+
+SLACK = 1024
+"""Rows or tokens by which vocabularies may differ: embeddings padded to a round number, a few added tokens."""
+
+_HINT = "Both must share one tokenizer; take the model that the policy was trained from as reference."
+
+
+def check_vocabularies(policy: nn.Module, reference: nn.Module) -> None:
+    """Raise a UserError when the two models give log-probs to vocabularies of different size.
+
+    Embeddings padded to a round number of rows are no mismatch as long as both cover the tokenizer.
+    """
+    sizes = [bare(model).config.get_text_config().vocab_size for model in (policy, reference)]
+    if abs(sizes[0] - sizes[1]) > SLACK:
+        raise UserError(f"The policy has a vocabulary of {sizes[0]} tokens, the reference one of {sizes[1]}.", _HINT)
+
+
+def check_tokenizers(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> None:
+    """Raise a UserError when the two tokenizers give different ids to the same token, or know different tokens."""
+    ours, theirs = policy.get_vocab(), reference.get_vocab()
+    moved = [token for token, number in ours.items() if theirs.get(token, number) != number]
+    if moved:
+        raise UserError(
+            f"{len(moved)} tokens have other ids in the reference than in the policy: {moved[0]!r} is {ours[moved[0]]} "
+            f"in the policy and {theirs[moved[0]]} in the reference.",
+            _HINT,
+        )
+    unknown = [token for token in ours if token not in theirs]
+    if len(unknown) > SLACK:
+        lost = f"{len(unknown)} tokens of the policy, such as {unknown[0]!r}"
+        raise UserError(f"The reference does not know {lost}.", _HINT)

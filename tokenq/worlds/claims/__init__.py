@@ -1,0 +1,1 @@
+"""What the literature claims about language models as Q-functions, each claim checked in worlds of the right kind."""

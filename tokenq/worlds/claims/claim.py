@@ -1,0 +1,146 @@
+"""A claim, the world it is checked in, and the verdict.
+
+A claim that holds only under an assumption has a sister that breaks the assumption and must be seen to fail.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenq.core.qfunction import implicit_rewards
+from tokenq.core.tensors import TokenLogps
+from tokenq.worlds.draws import KINDS, generator
+from tokenq.worlds.mdp import Sequences, TokenMDP
+from tokenq.worlds.soft_q import SoftOptimum, returns, solve, token_logps
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A world with its solution: what a check looks at.
+
+    Attributes:
+        world: the world.
+        optimum: its soft optimum (a test puts a wrong one here and sees the check fail).
+        sequences: all its responses.
+        seed: of whatever a check draws.
+    """
+
+    world: TokenMDP
+    optimum: SoftOptimum
+    sequences: Sequences
+    seed: int
+
+    @classmethod
+    def of(cls, world: TokenMDP, seed: int) -> "Case":
+        """Return the case of a world, solved."""
+        return cls(world, solve(world), world.sequences(), seed)
+
+    def dice(self) -> torch.Generator:
+        """Return the generator of this case, at its start."""
+        return generator(self.seed)
+
+    @cached_property
+    def returns(self) -> Float[Tensor, " N"]:
+        """[N] Σ r of every response."""
+        return returns(self.world, self.sequences)
+
+    @cached_property
+    def policy(self) -> TokenLogps:
+        """[N, T] log π* of the policy's tokens."""
+        return token_logps(self.sequences, self.optimum.logps)
+
+    @cached_property
+    def reference(self) -> TokenLogps:
+        """[N, T] log π_ref of the policy's tokens."""
+        return token_logps(self.sequences, self.world.reference_logps)
+
+    @cached_property
+    def implicit(self) -> Float[Tensor, "N T"]:
+        """[N, T] implicit rewards of π* against π_ref."""
+        return implicit_rewards(self.policy, self.reference, self.world.beta)
+
+    @cached_property
+    def start_values(self) -> Float[Tensor, " N"]:
+        """[N] V* of the prompt of every response."""
+        return self.optimum.values[self.sequences.prompts]
+
+    def prompts(self) -> range:
+        """Return the numbers of the prompts."""
+        return range(self.world.n_prompts)
+
+
+class Claim(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        topic: what it is about, in a word or two.
+        statement: the claim.
+        source: paper and place.
+        kind: the worlds it is checked in, a key of `KINDS`.
+        check: gives the largest error in one world.
+        tolerance: what an error may be.
+        must: "hold" in every world, or "fail" in at least one, because its assumption is broken there.
+    """
+
+    topic: str
+    statement: str
+    source: str
+    kind: str
+    check: Callable[[Case], float]
+    tolerance: float = 1e-10
+    must: Literal["hold", "fail"] = "hold"
+
+
+def broken(
+    topic: str, statement: str, source: str, kind: str, check: Callable[[Case], float], tolerance: float = 1e-3
+) -> Claim:
+    """Return the claim without its assumption: it must be seen to fail, by more than any rounding."""
+    return Claim(topic, statement, source, kind, check, tolerance, "fail")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came out for one claim.
+
+    Attributes:
+        claim: the claim.
+        worlds: number of worlds it was checked in.
+        error: largest error over them (NaN counts as infinite).
+    """
+
+    claim: Claim
+    worlds: int
+    error: float
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the claim held where it must hold, or failed where it must fail."""
+        return (self.error <= self.claim.tolerance) == (self.claim.must == "hold")
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        if self.error <= self.claim.tolerance:
+            return "holds" if self.as_expected else "holds, and must not"
+        return "fails, as it must" if self.as_expected else "fails"
+
+
+def find(claim: Claim, seeds: range) -> Finding:
+    """Check a claim in one world for each seed."""
+    errors = (claim.check(Case.of(KINDS[claim.kind](seed), seed)) for seed in seeds)
+    return Finding(claim, len(seeds), max(error if error == error else float("inf") for error in errors))
+
+
+def largest(*errors: Tensor) -> float:
+    """Return the largest absolute entry of any of the tensors, infinite where one is not a number."""
+    return max(float(error.abs().nan_to_num(torch.inf).max()) for error in errors)
+
+
+def excess(values: Tensor) -> float:
+    """Return by how much the largest value exceeds 0: the error of a claim that says "at most 0"."""
+    return max(0.0, float(values.nan_to_num(torch.inf).max()))

@@ -1,0 +1,13 @@
+"""The table of all claims, in the order in which docs/theory.md tells them."""
+
+from tokenq.worlds.claims import decoding, environment, equivalence, learning, optimality, readouts
+from tokenq.worlds.claims.claim import Claim
+
+CLAIMS: tuple[Claim, ...] = (
+    *optimality.CLAIMS,
+    *equivalence.CLAIMS,
+    *learning.CLAIMS,
+    *readouts.CLAIMS,
+    *decoding.CLAIMS,
+    *environment.CLAIMS,
+)

@@ -1,0 +1,145 @@
+"""A tabular language model: one row of logits for every state, behind the protocols that networks are seen through.
+
+The project's own losses, packing, read-outs and searches run on it unchanged, in a world whose answers are known.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tokenq.core.losses import find_loss
+from tokenq.core.tensors import Frontier, PackedBatch
+from tokenq.records import TokenGroup, TokenResponse
+from tokenq.worlds.mdp import EOS, Sequences, TokenMDP
+from tokenq.worlds.soft_q import softmax_policy, token_logps
+
+
+class TabularLM(nn.Module):
+    """A policy over the tokens of a world, trainable; a `TokenScorer`.
+
+    Args:
+        world: where it lives.
+        logits: [S, V] where it begins; a copy of the reference when None.
+    """
+
+    def __init__(self, world: TokenMDP, logits: Float[Tensor, "S V"] | None = None) -> None:
+        super().__init__()
+        self.world = world
+        start = world.reference_logps if logits is None else logits
+        self.logits = nn.Parameter(torch.where(torch.isinf(start), 0.0, start))
+
+    def table(self) -> Float[Tensor, "S V"]:
+        """Return log π(a|s) of every state, the environment's log-probs where that writes."""
+        return softmax_policy(self.logits, self.world)
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
+        """Return log π of every target of the batch.
+
+        Raises:
+            UserError: the batch holds tokens that lead to no state of this world.
+        """
+        return self.table()[_states(self.world, batch), batch.targets]
+
+
+def _states(world: TokenMDP, batch: PackedBatch) -> Int[Tensor, " N"]:
+    """Return the state in which each target of a packed batch was written."""
+    ids = batch.input_ids.tolist()
+    states: dict[int, int] = {}
+    wanted = batch.predictors.tolist()
+    for start, stop, prefix_start, prefix_stop in batch.segments:
+        prefix = ids[prefix_start:prefix_stop]
+        for index in wanted:
+            if start <= index < stop:
+                states[index] = world.walk((*prefix, *ids[start : index + 1]))
+    return torch.tensor([states[index] for index in wanted])
+
+
+class TabularStepper:
+    """A `Stepper` over a world: the next-token log-probs of policy and reference, looked up.
+
+    Args:
+        world: the world.
+        logps: [S, V] log π.
+        ref_logps: [S, V] log π_ref, None for searches that need no reference.
+    """
+
+    def __init__(
+        self, world: TokenMDP, logps: Float[Tensor, "S V"], ref_logps: Float[Tensor, "S V"] | None = None
+    ) -> None:
+        self.world = world
+        self.logps = logps
+        self.ref_logps = ref_logps
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Frontier:
+        """Return a frontier of one branch for each prompt."""
+        return self._at(torch.tensor([self.world.walk(tuple(prompt)) for prompt in prompts]))
+
+    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+        """Return the frontier after each token is appended to its parent branch."""
+        return self._at(self.world.next_states[frontier.state[parents], tokens])
+
+    def _at(self, states: Int[Tensor, " B"]) -> Frontier:
+        return Frontier(self.logps[states], None if self.ref_logps is None else self.ref_logps[states], states)
+
+
+def token_pairs(world: TokenMDP, sequences: Sequences, pairs: Int[Tensor, "P 2"]) -> list[TokenGroup]:
+    """Return (chosen, rejected) responses as token groups: what the loop trains on, the store keys, `pack` lays out."""
+    return [
+        TokenGroup(
+            np.array(world.prompt_ids(int(sequences.prompts[chosen])), dtype=np.int32),
+            (_response(sequences, chosen), _response(sequences, rejected)),
+            is_pair=True,
+            where=f"world, pair {number}",
+        )
+        for number, (chosen, rejected) in enumerate(pairs.tolist(), 1)
+    ]
+
+
+def _response(sequences: Sequences, row: int) -> TokenResponse:
+    kept = sequences.valid[row]
+    ids = sequences.tokens[row][kept].numpy().astype(np.int32)
+    return TokenResponse(ids, sequences.mask[row][kept].numpy(), terminal=bool(ids[-1] == EOS))
+
+
+def fit(
+    model: TabularLM,
+    sequences: Sequences,
+    pairs: Int[Tensor, "P 2"],
+    weights: Float[Tensor, " P"],
+    *,
+    loss: str = "dpo",
+) -> Float[Tensor, "S V"]:
+    """Minimise Σ_p w_p loss_p over weighted pairs to the last digits (L-BFGS), and return the policy's log-probs.
+
+    The reference is the world's, the loss is the project's own at the world's β.
+
+    Args:
+        model: where to begin; changed in place.
+        sequences: all responses of its world.
+        pairs: (chosen, rejected) as indices of responses.
+        weights: how much each pair counts.
+        loss: a key of `LOSSES` for pairs.
+    """
+    world = model.world
+    objective = find_loss(loss, {"beta": world.beta}).function
+    reference = token_logps(sequences, world.reference_logps).pairs(pairs)
+    search = torch.optim.LBFGS(
+        model.parameters(),
+        max_iter=2000,
+        tolerance_grad=1e-13,
+        tolerance_change=1e-18,
+        history_size=50,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        value = (objective(token_logps(sequences, model.table()).pairs(pairs), reference) * weights).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(closure)  # type: ignore[no-untyped-call]
+    return model.table().detach()
