@@ -1,6 +1,6 @@
 # Every target builds .venv first if it has to, so each works as the first command on a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help install check fix test test-all demo bench clean
+.PHONY: help install check fix test test-all test-browser demo bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,11 +29,14 @@ fix: install  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install  ## Default tests: no network, no GPU, under a minute
+test: install  ## Default tests: no network, no GPU, two minutes
 	$(BIN)/python -m pytest -q
 
 test-all: install  ## Slow tests too
 	$(BIN)/python -m pytest -q -m "not gpu and not hub and not browser"
+
+test-browser: install  ## The page in a headless Chromium (Debian: apt-get install chromium), skipped where there is none
+	$(BIN)/python -m pytest -q -m browser
 
 demo: install  ## Train a tiny model on CPU, offline, into runs/demo (replaced each time)
 	rm -rf runs/demo

@@ -26,7 +26,7 @@ class Case:
 
     Attributes:
         section: key of `SECTIONS`.
-        system: who trains.
+        system: who trains; in section score "padded" is the usual way to read.
         setting: what a reader calls this configuration.
         workload: name of the pairs.
         pairs: how many of them, from the first.
@@ -37,10 +37,11 @@ class Case:
         store: name of the reference store; one that an earlier case filled is warm.
         checkpointing: gradient checkpointing (TRL's default is on; it is slower).
         epochs: passes over the pairs.
+        top_k: alternatives that tokenq keeps at every token when it reads.
     """
 
     section: str
-    system: Literal["tokenq", "trl"]
+    system: Literal["tokenq", "trl", "padded"]
     setting: str
     workload: str
     pairs: int
@@ -50,6 +51,7 @@ class Case:
     store: str = ""
     checkpointing: bool = False
     epochs: int = 1
+    top_k: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain data."""
@@ -64,11 +66,13 @@ class Shape:
         prompt: tokens of the prompt.
         response: tokens of each response.
         pairs: how many pairs.
+        prompts: how many different prompts; one for each pair when None.
     """
 
     prompt: int
     response: int
     pairs: int
+    prompts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Plan:
         row_shape: shape for the scaling with the number of pairs.
         row_counts: numbers of pairs.
         prompt_shapes: shapes for the scaling with the length of the prompt.
+        fan_shape: many responses to one prompt, to be read.
+        read_per_device: pairs that the usual way reads at a time.
     """
 
     pairs: int = 32
@@ -104,11 +110,13 @@ class Plan:
     row_shape: Shape = Shape(32, 16, 128)
     row_counts: tuple[int, ...] = (8, 32, 128)
     prompt_shapes: tuple[Shape, ...] = (Shape(128, 32, 8), Shape(512, 32, 8), Shape(1024, 32, 8))
+    fan_shape: Shape = Shape(500, 40, 8, prompts=1)
+    read_per_device: tuple[int, ...] = (1, 4, 8)
 
     def shapes(self) -> dict[str, Shape]:
         """Return the synthetic workloads by name."""
         prompts = {f"prompt {shape.prompt}": shape for shape in self.prompt_shapes}
-        return {**self.length_shapes, "rows": self.row_shape, **prompts}
+        return {**self.length_shapes, "rows": self.row_shape, "fan": self.fan_shape, **prompts}
 
 
 QUICK = Plan(
@@ -124,6 +132,8 @@ QUICK = Plan(
     row_shape=Shape(16, 8, 32),
     row_counts=(32,),
     prompt_shapes=(),
+    fan_shape=Shape(100, 10, 4, prompts=1),
+    read_per_device=(4,),
 )
 """For a tiny model: shows that everything runs; its times say nothing."""
 
@@ -184,12 +194,27 @@ def scaling_section(plan: Plan) -> list[Case]:
     return rows + prompts
 
 
+def score_section(plan: Plan) -> list[Case]:
+    """Return reading with both models: pairs of the data, and many responses to one prompt."""
+    cases = []
+    for workload, what, pairs in (("data", "pairs", plan.trl_pairs), ("fan", "one prompt", plan.fan_shape.pairs)):
+        place = {"workload": workload, "tokens_per_batch": 2 * plan.budget}
+        cases += [Case("score", "tokenq", f"{what}, {k} alternatives", pairs=pairs, top_k=k, **place) for k in (0, 5)]
+        cases += [
+            Case("score", "padded", f"{what}, {n} at a time", workload, pairs, per_device=n)
+            for n in plan.read_per_device
+            if n <= pairs
+        ]
+    return cases
+
+
 SECTIONS: dict[str, Callable[[Plan], list[Case]]] = {
     "main": main_section,
     "trl": option_section,
     "store": store_section,
     "lengths": length_section,
     "scaling": scaling_section,
+    "score": score_section,
 }
 """Every section by the name that `--sections` takes."""
 

@@ -1,6 +1,7 @@
 """The pairs that are trained on, in token space, written once so that every process reads the same ids."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,13 @@ def write_workloads(folder: Path, model: str, data: str, plan: Plan, max_length:
     taken = _spread(found, plan.pairs)
     _write(folder / "data.json", taken)
     for name, shape in plan.shapes().items():
-        _write(folder / f"{name}.json", [_random_pair(shape, vocabulary, rng) for _ in range(shape.pairs)])
+        pairs_of_shape = [_random_pair(shape, vocabulary, rng) for _ in range(shape.pairs)]
+        if shape.prompts is not None:
+            pairs_of_shape = [
+                replace(pair, prompt_ids=pairs_of_shape[i % shape.prompts].prompt_ids)
+                for i, pair in enumerate(pairs_of_shape)
+            ]
+        _write(folder / f"{name}.json", pairs_of_shape)
     lengths = [[len(group.prompt_ids), *(len(r.ids) for r in group.responses)] for group in taken]
     prompt, chosen, rejected = np.mean(lengths, 0)
     return {

@@ -1,3 +1,21 @@
 """tokenq: train language models from preferences and read them token by token as Q-functions."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenq.session import Session
+
 __version__ = "0.1.0"
+
+
+def load(policy: str, reference: str | None = None, **options: Any) -> "Session":
+    """Return a policy with its reference, ready to be read: `load(p, r, beta=0.1).score(prompt, response)`.
+
+    Args:
+        policy: folder or hub id of the policy, or folder of an adapter.
+        reference: folder or hub id of the reference; may be left out for an adapter, which is then switched off.
+        options: fields of `tokenq.session.Options`: beta, dtype, device, top_k, levels, …
+    """
+    from tokenq import session  # torch is imported only now
+
+    return session.load(policy, reference, session.Options(**options))

@@ -203,6 +203,8 @@ class TestIdentity:
         """
         layer = 2 * 48**2 + 2 * 48 * 24 + 3 * 48 * 64 + 2 * 48
         assert identify(tiny_model("llama"), "x").parameters == 2 * 288 * 48 + 2 * layer + 48
+        tied = tiny_model("gpt2")
+        assert identify(tied, "x").parameters == tied.num_parameters()
 
 
 def outputs_differ(model):

@@ -3,7 +3,7 @@
 import pytest
 
 from tokenq.errors import UserError
-from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
+from tokenq.models.vocabulary import check_tokenizers, check_vocabularies, same_tokens
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
@@ -15,6 +15,9 @@ class Words:
 
     def get_vocab(self):
         return self.vocabulary
+
+    def get_added_vocab(self):
+        return {}
 
 
 def test_vocabularies_of_different_size():
@@ -34,6 +37,11 @@ def test_the_same_tokenizer_with_added_tokens_on_either_side():
 def test_the_same_tokens_under_other_ids():
     with pytest.raises(UserError, match=r"2 tokens have other ids .*: 'a' is 0 in the policy and 1 in the reference"):
         check_tokenizers(Words({"a": 0, "b": 1, "c": 2}), Words({"a": 1, "b": 0, "c": 2}))
+
+
+def test_merges_that_the_other_does_not_know():
+    """Ids of all shared tokens are the same, but texts are cut otherwise."""
+    assert not same_tokens(tiny_tokenizer("bpe"), tiny_tokenizer("bytes"))
 
 
 def test_other_tokens_altogether():

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tokenq
 from tokenq.cli.flags import parse
+from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
+from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
 from tokenq.errors import UserError, unknown_name
 from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
@@ -111,6 +113,16 @@ def _demo_again(config: DemoConfig) -> str:
     return f"Start again after removing {config.output}, or with another --output."
 
 
+def _score(config: ScoreConfig) -> int:
+    from tokenq.cli.score import run
+
+    return run(config)
+
+
+def _score_again(config: ScoreConfig) -> str:
+    return "The same command goes on where this one stopped." if config.output else "Start again with the same command."
+
+
 def _verify(config: VerifyConfig) -> int:
     from tokenq.cli.verify import run
 
@@ -129,6 +141,14 @@ COMMANDS: dict[str, Command] = {
         "train a policy on demonstrations or preferences",
         SECTIONS,
         SPELT_ELSEWHERE,
+    ),
+    "score": Command(
+        ScoreConfig,
+        _score,
+        _score_again,
+        "read a policy against its reference, token by token",
+        SCORE_SECTIONS,
+        {"input": "data", "file": "data", "model": "policy", "ref": "reference"},
     ),
     "demo": Command(
         DemoConfig,

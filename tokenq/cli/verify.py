@@ -43,6 +43,7 @@ def run(config: VerifyConfig) -> int:
     from rich.console import Console
     from rich.progress import track
 
+    from tokenq.cli.search_claims import CLAIMS as SEARCH_CLAIMS
     from tokenq.errors import unknown_name
     from tokenq.worlds.claims.claim import find
     from tokenq.worlds.claims.table import CLAIMS
@@ -50,10 +51,11 @@ def run(config: VerifyConfig) -> int:
     if config.worlds < 1:
         raise UserError(f"--worlds {config.worlds}: there is no world to check in.", "Give 1 or more.")
     topics = {claim.topic: None for claim in CLAIMS}
+    every = [claim for topic in topics for claim in (*CLAIMS, *SEARCH_CLAIMS) if claim.topic == topic]
     for topic in config.topic:
         if topic not in topics:
             raise unknown_name("topic", topic, topics)
-    claims = [claim for claim in CLAIMS if claim.topic in (config.topic or topics)]
+    claims = [claim for claim in every if claim.topic in (config.topic or topics)]
     seeds = range(config.seed, config.seed + config.worlds)
     errors = Console(stderr=True)
     findings = [

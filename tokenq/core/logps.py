@@ -231,13 +231,6 @@ def tile_logits(hidden: Float[Tensor, "N H"], head: Head, entries: slice) -> Flo
     return tile
 
 
-def row_logits(hidden: Float[Tensor, "N H"], head: Head, ids: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """Return the logit of one vocabulary entry at each position, float32 or better."""
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    taken = (hidden.to(dtype) * head.weight[ids].to(dtype)).sum(1)
-    return _finish(taken, None if head.bias is None else head.bias[ids], head.softcap)
-
-
 def _read_targets(logits: Tensor, targets: Tensor, entries: slice, *, out: Tensor) -> None:
     """Write the logits of those targets that lie in this tile of the vocabulary to `out`."""
     inside = (targets >= entries.start) & (targets < entries.stop)

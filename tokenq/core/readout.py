@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenq.core.logps import CPU_TILE, Head, row_logits, tile_logits, token_logps
+from tokenq.core.logps import ACCELERATOR_TILE, CPU_TILE, Head, tile_logits, token_logps
+from tokenq.errors import UserError
 
 
 @runtime_checkable
@@ -60,7 +61,13 @@ class HeadLogits:
 
     def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
         """Return the logit of one token at each of some positions."""
-        return row_logits(self.hidden[rows], self.head, ids)
+        hidden, head = self.hidden[rows], self.head
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        # Rounded as the tiles are: in half precision many tokens share a logit, and none of them ranks above another.
+        product = (hidden.to(dtype) * head.weight[ids].to(hidden.dtype).to(dtype)).sum(1).to(hidden.dtype).to(dtype)
+        if head.bias is not None:
+            product = product + head.bias[ids]
+        return product if head.softcap is None else head.softcap * torch.tanh(product / head.softcap)
 
     def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Return the log-probs of the targets."""
@@ -143,23 +150,36 @@ class Readout:
 
 
 def read_out(policy: Logits, reference: Logits, targets: Int[Tensor, " N"], k: int) -> Readout:
-    """Return what both models say at every position, in one pass over the vocabulary.
+    """Return what both models say at every position, in one pass over the vocabulary, without gradients.
 
-    With S = Σ exp(z), A = Σ exp(z) z and B = Σ exp(z) z_ref: log π = z − log S, H(π) = log S − A/S and
-    KL(π‖π_ref) = (A − B)/S − log S + log S_ref; the reference's likewise. Entries that only one model has (an embedding
-    padded to a round number) are left out of both: their probability is that of a token that never comes.
+    With S = Σ exp(z), A = Σ exp(z) z and D = Σ exp(z) (z − z_ref): log π = z − log S, H(π) = log S − A/S and
+    KL(π‖π_ref) = D/S − log S + log S_ref; the reference's likewise.
+
+    Log-probs, ranks and entropies are each model's own, over all its entries. Entries that only one model has (an
+    embedding padded to a round number, an added token) are no alternatives, and the divergences are between what the
+    two say about the entries of both: for an entry that the other lacks it would be infinite.
 
     Args:
         policy: logits of π.
         reference: logits of π_ref.
         targets: [N] the tokens taken.
         k: alternatives to keep under each model, 0 or more.
+
+    Raises:
+        UserError: a token taken is none of one model's.
     """
-    n, vocabulary = policy.shape[0], min(policy.shape[1], reference.shape[1])
+    n, common = policy.shape[0], min(policy.shape[1], reference.shape[1])
+    if n and int(targets.max()) >= common:
+        raise UserError(
+            f"The text holds token {int(targets.max())}, and one of the two models knows only {common} tokens.",
+            "Tokens that were added to the policy must be added to the reference; take the model it was trained from.",
+        )
+    most, columns = CPU_TILE if targets.device.type == "cpu" else ACCELERATOR_TILE
     # Positions in as few equal parts as possible: each part reads all weights.
-    step = max(1, -(-n // max(1, -(-n // CPU_TILE[0]))))
-    rows = list(_slices(n, step)) or [slice(0, 0)]
-    parts = [_read_rows(policy, reference, targets[part], part, vocabulary, min(k, vocabulary)) for part in rows]
+    step = max(1, -(-n // max(1, -(-n // most))))
+    rows = list(_slices(0, n, step)) or [slice(0, 0)]
+    with torch.no_grad():
+        parts = [_read_rows((policy, reference), targets[part], part, columns, min(k, common)) for part in rows]
     return Readout(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(Readout)))
 
 
@@ -170,24 +190,28 @@ def _joined(parts: list[Any]) -> Any:
     return Candidates(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Candidates)))
 
 
-def _read_rows(policy: Logits, reference: Logits, targets: Tensor, rows: slice, vocabulary: int, k: int) -> Readout:
-    mine, theirs = (_Side.start(logits.at(rows, targets), k) for logits in (policy, reference))
-    for entries in _slices(vocabulary, CPU_TILE[1]):
+def _read_rows(models: tuple[Logits, Logits], targets: Tensor, rows: slice, columns: int, k: int) -> Readout:
+    policy, reference = models
+    mine, theirs = (_Side.start(logits.at(rows, targets), k) for logits in models)
+    common = min(policy.shape[1], reference.shape[1])
+    for entries in _slices(0, common, columns):
         own, other = policy.tile(rows, entries), reference.tile(rows, entries)
-        for side, first, second in ((mine, own, other), (theirs, other, own)):
-            side.add(first, second, targets, entries.start)
-    lse, ref_lse = mine.highest + mine.weight.log(), theirs.highest + theirs.weight.log()
-    mean, cross = mine.own / mine.weight, mine.other / mine.weight  # of z and z_ref under π
-    ref_mean, ref_cross = theirs.own / theirs.weight, theirs.other / theirs.weight  # of z_ref and z under π_ref
+        mine.add(own, other, targets, entries.start)
+        theirs.add(other, own, targets, entries.start)
+    kls, ref_kls = _divergence(mine, theirs), _divergence(theirs, mine)
+    for logits, side in ((policy, mine), (reference, theirs)):
+        for entries in _slices(common, logits.shape[1], columns):
+            side.add_alone(logits.tile(rows, entries), targets, entries.start)
+    lse, ref_lse = mine.lse(), theirs.lse()
     return Readout(
         logps=mine.taken - lse,
         ref_logps=theirs.taken - ref_lse,
         ranks=mine.ranks,
         ref_ranks=theirs.ranks,
-        entropies=lse - mean,
-        ref_entropies=ref_lse - ref_mean,
-        kls=mean - cross - lse + ref_lse,
-        ref_kls=ref_mean - ref_cross - ref_lse + lse,
+        entropies=lse - mine.own / mine.weight,
+        ref_entropies=ref_lse - theirs.own / theirs.weight,
+        kls=kls,
+        ref_kls=ref_kls,
         likely=Candidates(mine.ids, mine.best - lse[:, None], mine.best_other - ref_lse[:, None]),
         ref_likely=Candidates(theirs.ids, theirs.best_other - lse[:, None], theirs.best - ref_lse[:, None]),
     )
@@ -198,12 +222,12 @@ class _Side:
     """Running numbers of one model at R positions, over the entries seen so far; `other` is the other model.
 
     Attributes:
-        taken: [R] logit of the token taken; at first up to rounding, then as its tile has it.
+        taken: [R] logit of the token taken: at first up to rounding, once its tile was there as that has it.
         ranks: [R] entries above it.
         highest: [R] m, the highest logit.
         weight: [R] Σ exp(z − m).
         own: [R] Σ exp(z − m) z.
-        other: [R] Σ exp(z − m) z_other.
+        gap: [R] Σ exp(z − m) (z − z_other), over the entries of both.
         best: [R, K] the highest logits.
         best_other: [R, K] the other model's logits of the same entries.
         ids: [R, K] which entries they are.
@@ -214,46 +238,59 @@ class _Side:
     highest: Tensor
     weight: Tensor
     own: Tensor
-    other: Tensor
+    gap: Tensor
     best: Tensor
     best_other: Tensor
     ids: Tensor
 
     @classmethod
     def start(cls, taken: Tensor, k: int) -> "_Side":
-        """Return the numbers before the first entry, with the logit of the token taken up to rounding."""
+        """Return the numbers before the first entry, from the logit of the token taken up to rounding."""
+        # A little more, so that an entry of the same logit does not seem to be above it.
+        taken = taken + 8 * torch.finfo(taken.dtype).eps * taken.abs()
         zero, none = torch.zeros_like(taken), taken.new_full((len(taken), k), -torch.inf)
         least = torch.full_like(taken, torch.finfo(taken.dtype).min)
         return cls(taken, zero.long(), least, zero, zero, zero, none, none.clone(), torch.zeros_like(none).long())
 
+    def lse(self) -> Tensor:
+        """Return log Σ exp(z) over the entries seen."""
+        return self.highest + self.weight.log()
+
     def add(self, own: Tensor, other: Tensor, targets: Tensor, start: int) -> None:
         """Take in a tile [E, R] of both models, whose first entry is `start`."""
         tile_highest = own.amax(0)
-        self._rank(own, targets - start)
         self._keep_best(own, other, tile_highest, start)
+        share = self._take(own, tile_highest, targets, start)
+        self.gap = self.gap + _weighted(share, own - other)
+
+    def add_alone(self, own: Tensor, targets: Tensor, start: int) -> None:
+        """Take in a tile of entries that the other model does not have."""
+        self._take(own, own.amax(0), targets, start)
+
+    def _take(self, own: Tensor, tile_highest: Tensor, targets: Tensor, start: int) -> Tensor:
+        """Take in a tile but for what concerns the other model, and return exp(z − m)."""
+        self._rank(own, targets - start)
         highest = torch.maximum(self.highest, tile_highest)
         shrink = (self.highest - highest).exp()
         share = (own - highest).exp_()
         self.highest = highest
         self.weight = self.weight * shrink + share.sum(0)
-        self.own = self.own * shrink + (share * own).sum(0)
-        self.other = self.other * shrink + (share * other).sum(0)
+        self.own = self.own * shrink + _weighted(share, own)
+        self.gap = self.gap * shrink
+        return share
 
     def _rank(self, own: Tensor, places: Tensor) -> None:
-        """Count entries above the token taken; its own entry, which may differ from it by rounding, is none of them."""
-        above = (own > self.taken).sum(0)
+        """Count entries above the token taken, once its own tile is there by the very value that stands in it."""
         here = torch.nonzero((places >= 0) & (places < len(own)))[:, 0]
-        value = own[places[here], here]
-        above[here] -= (value > self.taken[here]).long()
-        self.ranks = self.ranks + above
-        self.taken = self.taken.index_put((here,), value)
+        self.taken = self.taken.index_put((here,), own[places[here], here])
+        self.ranks = self.ranks + (own > self.taken).sum(0)
 
     def _keep_best(self, own: Tensor, other: Tensor, tile_highest: Tensor, start: int) -> None:
         """Merge the highest entries; only positions where the tile beats what there is are looked at closely."""
         k = self.best.shape[1]
-        rows = torch.nonzero(tile_highest > self.best[:, -1])[:, 0] if k else self.ids[:0, 0]
-        if not len(rows):
+        if k == 0:
             return
+        rows = torch.nonzero(tile_highest > self.best[:, -1])[:, 0]
         values, places = own[:, rows].T.topk(min(k, len(own)), dim=1)
         merged, order = torch.cat((self.best[rows], values), 1).topk(k, dim=1)
         others = torch.cat((self.best_other[rows], other[places, rows[:, None]]), 1)
@@ -261,6 +298,19 @@ class _Side:
         self.best[rows], self.best_other[rows], self.ids[rows] = merged, others.gather(1, order), ids.gather(1, order)
 
 
-def _slices(size: int, step: int) -> Iterator[slice]:
-    for start in range(0, size, step):
-        yield slice(start, min(start + step, size))
+def _divergence(side: _Side, other: _Side) -> Tensor:
+    """Return KL(p‖q) [R] over the entries seen; what rounding takes below 0 is 0."""
+    return (side.gap / side.weight - side.lse() + other.lse()).clamp(min=0)
+
+
+def _weighted(share: Tensor, values: Tensor) -> Tensor:
+    """Return Σ share · value [R] of tiles [E, R]; an entry without share, whose logit may be −∞, adds nothing."""
+    total = (share * values).sum(0)
+    if bool(total.isnan().any()):
+        total = torch.where(share > 0, share * values, 0.0).sum(0)
+    return total
+
+
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    for first in range(start, stop, step):
+        yield slice(first, min(first + step, stop))

@@ -19,7 +19,8 @@ class Encoded:
     Attributes:
         ids: token ids [n].
         shift: tokens put before what the text alone gives; below zero when doubled ones were removed.
-        ends: [n] one past the last character of each token, where that was asked for.
+        ends: [n] one past the last character of each token, where that was asked for. Tokens that have parts of one
+            character end together, so that every end is a border between tokens.
     """
 
     ids: Ids
@@ -77,12 +78,22 @@ class Encoder:
                 "Take a fast one: save the model with a tokenizer.json.",
             ) from error
         rows = zip(unique, found["input_ids"], found["offset_mapping"], strict=True)
-        return {text: self._dressed(ids, [end for _, end in offsets]) for text, ids, offsets in rows}
+        return {text: self._dressed(ids, offsets) for text, ids, offsets in rows}
 
-    def _dressed(self, ids: Sequence[int], ends: Sequence[int] | None = None) -> Encoded:
+    def _dressed(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None = None) -> Encoded:
         own, size = list(ids), len(self.prefix)
         while size and tuple(own[:size]) == self.prefix:
             own = own[size:]
         lost = len(ids) - len(own)
-        located = None if ends is None else np.array([*[0] * size, *ends[lost:]], np.int32)
+        located = None if offsets is None else np.array([*[0] * size, *_ends(offsets[lost:])], np.int32)
         return Encoded(np.array([*self.prefix, *own], np.int32), size - lost, located)
+
+
+def _ends(offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return one past the last character of each token; tokens with parts of one character end where the last does."""
+    ends = [end for _, end in offsets]
+    for place in range(len(ends) - 2, -1, -1):
+        start, end = offsets[place + 1]
+        if start < min(offsets[place][1], end):
+            ends[place] = max(ends[place], ends[place + 1])
+    return ends

@@ -32,8 +32,9 @@ class ResponseText:
         prompt: the text before the response.
         text: the response, with the marks of a chat template where one was used.
         ends: [n] for each token, one past its last character in `text`. What lies between two ends is the piece of a
-            token; the pieces give the text back. A character of several tokens belongs to the first of them, and a
-            token that is not in the text (an EOS that was added) has an empty piece.
+            token; the pieces give the text back. Tokens that have parts of one character share a piece, which stands
+            with the first of them. A token without a character in the response has an empty piece: an EOS that was
+            added, what the response re-reads of the prompt.
     """
 
     prompt: str
@@ -196,16 +197,21 @@ def _group(
 
 def _located(rendered: Rendered, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:
     """Return where the tokens of a group's responses stand in their texts."""
-    size, texts = len(group.prompt_ids), []
+    size, texts, prompt = len(group.prompt_ids), [], table[rendered.prompt].ids
+    parted = min(common_length(rendered.prompt, written.full) for written in rendered.responses)
     for written, response in zip(rendered.responses, group.responses, strict=True):
-        begin, whole = common_length(rendered.prompt, written.full), table[written.full].ends
-        text = written.full[begin:]
-        own = np.zeros(0, np.int32) if whole is None else whole[size:]
+        whole = table[written.full]
+        reached = np.maximum.accumulate(np.zeros_like(whole.ids) if whole.ends is None else whole.ends)
+        # Without a token of its own, the prompt has borrowed the first one of the responses, with its text.
+        begin = max(parted, int(reached[0])) if common_tokens(prompt, whole.ids) < size else parted
+        text, own = written.full[begin:], (reached[size:] - begin).clip(min=0)
         ends = np.full(len(response.ids), len(text), np.int32)
         shared = min(len(own), len(ends))
-        ends[:shared] = np.maximum.accumulate(own - begin)[:shared].clip(0, len(text))
-        if shared == len(own) and shared:
-            ends[shared - 1] = len(text)  # blanks that the tokenizer drops belong to the last token
+        ends[:shared] = own[:shared]
+        if shared < len(own):  # of several EOS in the text, one was kept
+            text = text[: int(ends[-1])]
+        else:  # blanks that the tokenizer drops belong to the last token
+            ends[shared - 1] = len(text)
         texts.append(ResponseText(written.full[:begin], text, ends))
     return tuple(texts)
 

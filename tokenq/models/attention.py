@@ -10,7 +10,7 @@ through the interface is not assumed here: `tokenq.models.forward` proves it whe
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,25 @@ from tokenq.core.tensors import PackedBatch, Segment
 SEGMENTS = "tokenq_segments"
 FLEX = "tokenq_flex"
 """Names under which the two functions are known to transformers."""
+
+
+class Attends(Protocol):
+    """The structure of a flat row, which knows what each of its tokens sees."""
+
+    def attend(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return the attention output [1, T, heads, d]; arguments as `segment_attention`."""
+        ...
 
 
 @dataclass
@@ -44,6 +63,37 @@ class Layout:
     def of(cls, batch: PackedBatch) -> "Layout":
         """Return the layout of a batch."""
         return cls(batch.segments, batch.position_ids)
+
+    def attend(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return the attention output [1, T, heads, d], one call per segment; arguments as `segment_attention`."""
+        attend = functools.partial(_sdpa if softcap is None else _capped(softcap), scale=scaling, dropout=dropout)
+        # Splitting, unlike slicing, has one cheap backward pass for all runs.
+        lengths = [segment.stop - segment.start for segment in self.segments]
+        queries, keys, values = (torch.split(tensor, lengths, 2) for tensor in (query, key, value))
+        runs = {segment.start: i for i, segment in enumerate(self.segments)}
+        outputs = []
+        for i, (length, segment) in enumerate(zip(lengths, self.segments, strict=True)):
+            prefix, seen_keys, seen_values = segment.prefix_stop - segment.prefix_start, keys[i], values[i]
+            if prefix:
+                holder = runs[segment.prefix_start]
+                seen_keys = torch.cat((keys[holder][:, :, :prefix], seen_keys), 2)
+                seen_values = torch.cat((values[holder][:, :, :prefix], seen_values), 2)
+            reach = window if window is not None and window < prefix + length else None
+            plain_causal = prefix == 0 and reach is None and softcap is None
+            mask = None if plain_causal else self.mask(length, prefix, reach)
+            outputs.append(attend(queries[i], seen_keys, seen_values, mask))
+        return torch.cat(outputs, 2).transpose(1, 2)
 
     def mask(self, length: int, prefix: int, window: int | None) -> Tensor:
         """Return [length, prefix + length] bool, True = attend: causal, bottom-right, at most `window` back."""
@@ -87,44 +137,31 @@ def segment_attention(  # noqa: PLR0913 (the signature is transformers')
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    tokenq_layout: Layout,
+    tokenq_layout: Attends,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention output [1, T, heads, d], one call per segment.
+    """Return the attention output [1, T, heads, d] of whatever the row is: packed responses, prompts, a step.
 
     Args:
-        module: the attention layer (unused; part of the interface).
+        module: the attention layer.
         query: [1, heads, T, d].
         key: [1, key-value heads, T, d].
         value: [1, key-value heads, T, d].
         attention_mask: unused; the layout says everything.
-        tokenq_layout: the structure of the row.
+        tokenq_layout: the structure of the row, which attends.
         scaling: factor on the scores; 1/√d when None.
         dropout: probability of dropping an attention weight.
         sliding_window: how far back a token sees, itself included; None for everything.
         softcap: scores are softcap · tanh(score / softcap) before the softmax.
     """
-    attend = functools.partial(_sdpa if softcap is None else _capped(softcap), scale=scaling, dropout=dropout)
-    # Splitting, unlike slicing, has one cheap backward pass for all runs.
-    lengths = [segment.stop - segment.start for segment in tokenq_layout.segments]
-    queries, keys, values = (torch.split(tensor, lengths, 2) for tensor in (query, key, value))
-    runs = {segment.start: i for i, segment in enumerate(tokenq_layout.segments)}
-    outputs = []
-    for i, (length, segment) in enumerate(zip(lengths, tokenq_layout.segments, strict=True)):
-        prefix, seen_keys, seen_values = segment.prefix_stop - segment.prefix_start, keys[i], values[i]
-        if prefix:
-            holder = runs[segment.prefix_start]
-            seen_keys = torch.cat((keys[holder][:, :, :prefix], seen_keys), 2)
-            seen_values = torch.cat((values[holder][:, :, :prefix], seen_values), 2)
-        window = sliding_window if sliding_window is not None and sliding_window < prefix + length else None
-        plain_causal = prefix == 0 and window is None and softcap is None
-        mask = None if plain_causal else tokenq_layout.mask(length, prefix, window)
-        outputs.append(attend(queries[i], seen_keys, seen_values, mask))
-    return torch.cat(outputs, 2).transpose(1, 2), None
+    output = tokenq_layout.attend(
+        module, query, key, value, scaling=scaling, window=sliding_window, softcap=softcap, dropout=dropout
+    )
+    return output, None
 
 
 def flex_attention(  # noqa: PLR0913 (the signature is transformers')

@@ -182,7 +182,13 @@ def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on
     described = [_numeric_config(base), *(adapter_scales(model) if adapter == "on" else [])]
     digest = hashlib.sha256("".join(json.dumps(part, sort_keys=True) for part in described).encode())
     parameters = 0
+    seen: dict[tuple[int, torch.Size], str] = {}
     for name, tensor in _weights(model, adapter):
+        place = tensor.data_ptr(), tensor.shape
+        if place in seen:  # tied weights are one tensor under two names
+            digest.update(f"{name} = {seen[place]}".encode())
+            continue
+        seen[place] = name
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         parameters += tensor.numel()

@@ -7,7 +7,7 @@ from tokenq.errors import UserError
 from tokenq.models.forward import bare
 
 SLACK = 1024
-"""Rows or tokens by which vocabularies may differ: embeddings padded to a round number, a few added tokens."""
+"""Rows by which vocabularies may differ: embeddings padded to a round number, a few added tokens."""
 
 _HINT = "Both must share one tokenizer; take the model that the policy was trained from as reference."
 
@@ -24,15 +24,25 @@ def check_vocabularies(policy: nn.Module, reference: nn.Module) -> None:
 
 def check_tokenizers(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> None:
     """Raise a UserError when the two tokenizers give different ids to the same token, or know different tokens."""
+    difference = _difference(policy, reference)
+    if difference:
+        raise UserError(difference, _HINT)
+
+
+def same_tokens(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> bool:
+    """Return whether token ids mean the same to both; a few added tokens on either side are no difference."""
+    return not _difference(policy, reference)
+
+
+def _difference(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> str:
+    """Return what sets two tokenizers apart, "" when nothing does."""
     ours, theirs = policy.get_vocab(), reference.get_vocab()
     moved = [token for token, number in ours.items() if theirs.get(token, number) != number]
     if moved:
-        raise UserError(
-            f"{len(moved)} tokens have other ids in the reference than in the policy: {moved[0]!r} is {ours[moved[0]]} "
-            f"in the policy and {theirs[moved[0]]} in the reference.",
-            _HINT,
-        )
-    unknown = [token for token in ours if token not in theirs]
-    if len(unknown) > SLACK:
-        lost = f"{len(unknown)} tokens of the policy, such as {unknown[0]!r}"
-        raise UserError(f"The reference does not know {lost}.", _HINT)
+        token = moved[0]
+        ids = f"{token!r} is {ours[token]} in the policy and {theirs[token]} in the reference"
+        return f"{len(moved)} tokens have other ids in the reference than in the policy: {ids}."
+    unknown = ours.keys() - theirs.keys() - policy.get_added_vocab().keys()
+    if unknown:
+        return f"The reference does not know {len(unknown)} tokens of the policy, such as {min(unknown)!r}."
+    return ""

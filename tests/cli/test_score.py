@@ -1,0 +1,280 @@
+"""`tokenq score` as a user types it, on two tiny models, against each model's own forward."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tokenq
+from tokenq.cli.main import main
+from tokenq.files import JsonLines
+from tokenq.models.adapters import with_adapter
+from tokenq.models.load import add_lora
+from tokenq.session import Session
+from tokenq.traces import read_traces
+from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[2]
+PAIRS = [
+    {"prompt": "The sky is", "chosen": " blue.", "rejected": " a café 🙂 </script>"},
+    {"prompt": "Two and two", "chosen": " make four, say I.", "rejected": " make\n\nfive!"},
+    {"prompt": "Once", "chosen": " more", "rejected": " again and again and again"},
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A policy, a reference, the reference with other tokens, an adapter for the policy, and rows."""
+    root = tmp_path_factory.mktemp("score")
+    for name, family, kind in (
+        ("policy", "llama", "bpe"),
+        ("reference", "gpt_neox", "bpe"),
+        ("other", "qwen3", "bytes"),
+    ):
+        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_tokenizer(kind).save_pretrained(root / name)
+    torch.manual_seed(0)
+    adapted = add_lora(tiny_model("llama", vocab_size=320), rank=2, alpha=4.0, dropout=0.0, targets="all-linear")
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    adapted.save_pretrained(root / "adapter")
+    described = json.loads((root / "adapter" / "adapter_config.json").read_text())
+    described["base_model_name_or_path"] = str(root / "policy")
+    (root / "adapter" / "adapter_config.json").write_text(json.dumps(described))
+    (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    return root
+
+
+def words(place, tmp_path, *more, policy="policy", reference="reference", data="pairs.jsonl", output="traces.jsonl"):
+    given = ["score", "--policy", str(place / policy), "--data", str(place / data), "--output", str(tmp_path / output)]
+    return [*given, *(["--reference", str(place / reference)] if reference else []), "--device", "cpu", *more]
+
+
+@torch.no_grad()
+def own_logps(model, tokenizer, prompt, response):
+    """Return the log-probs of a response's tokens and its EOS, from the model's own logits of one row."""
+    ids = [*tokenizer(prompt + response)["input_ids"], tokenizer.eos_token_id]
+    start = len(tokenizer(prompt)["input_ids"])
+    logps = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+    return [float(logps[i - 1, ids[i]]) for i in range(start, len(ids))]
+
+
+def test_every_number_is_what_each_model_says_by_itself(place, tmp_path, capsys):
+    assert main(words(place, tmp_path, "--beta", "0.5", "--top-k", "3")) == 0
+    traces = list(read_traces(tmp_path / "traces.jsonl"))
+    tokenizer = tiny_tokenizer("bpe")
+    models = [tiny_model(family, vocab_size=320) for family in ("llama", "gpt_neox")]
+    expected = [(row["prompt"], side, row[side]) for row in PAIRS for side in ("chosen", "rejected")]
+    assert [(t.prompt, t.side, t.response) for t in traces] == expected
+    for trace, (prompt, _, response) in zip(traces, expected, strict=True):
+        own, other = (own_logps(model, tokenizer, prompt, response) for model in models)
+        assert [token.logp for token in trace.tokens] == pytest.approx(own, abs=1e-4)
+        assert [token.ref_logp for token in trace.tokens] == pytest.approx(other, abs=1e-4)
+        rewards = 0.5 * (np.array(own) - np.array(other))
+        assert [token.implicit_reward for token in trace.tokens] == pytest.approx(rewards, abs=1e-4)
+        assert trace.tokens[-1].prefix_value == pytest.approx(rewards.sum(), abs=1e-4)
+        assert trace.totals.implicit_reward == pytest.approx(rewards.sum(), abs=1e-4)
+        assert "".join(token.text for token in trace.tokens) == response
+        assert {len(token.likely) for token in trace.tokens} == {3}
+        for level in ("word", "sentence"):
+            parts = [span.sum for span in trace.spans if span.level == level]
+            assert sum(parts) == pytest.approx(trace.totals.implicit_reward)
+    assert "3 pairs" in capsys.readouterr().err
+
+
+def test_where_the_numbers_come_from_is_written_beside_them(place, tmp_path):
+    assert main(words(place, tmp_path)) == 0
+    record = json.loads((tmp_path / "traces.jsonl.provenance.json").read_text())
+    assert record["policy"]["path"] == str(place / "policy")
+    assert record["reference"]["architecture"] == "GPTNeoXForCausalLM"
+    assert record["config"]["top_k"] == 5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["traces.jsonl", "traces.jsonl.provenance.json"]
+
+
+def test_parquet_holds_the_same(place, tmp_path):
+    assert main(words(place, tmp_path)) == 0
+    assert main(words(place, tmp_path, output="traces.parquet")) == 0
+    assert list(read_traces(tmp_path / "traces.parquet")) == list(read_traces(tmp_path / "traces.jsonl"))
+
+
+def test_a_killed_run_goes_on_and_scores_no_row_twice(place, tmp_path, monkeypatch, capsys):
+    assert main(words(place, tmp_path, output="whole.jsonl")) == 0
+    scored, real = [], JsonLines.append
+
+    def dying(self, record):
+        if "traces" in record and len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(record)
+        real(self, record)
+
+    monkeypatch.setattr(JsonLines, "append", dying)
+    assert main(words(place, tmp_path)) == 130
+    assert not (tmp_path / "traces.jsonl").exists()
+    monkeypatch.setattr(JsonLines, "append", real)
+    seen, traces = [], Session.traces
+    monkeypatch.setattr(Session, "traces", lambda self, rows: (seen.extend(rows), traces(self, rows))[1])
+    capsys.readouterr()
+    assert main(words(place, tmp_path)) == 0
+    assert len(seen) == 2
+    assert "going on after 1 of 3 rows" in capsys.readouterr().err
+    one, two = (list(read_traces(tmp_path / name)) for name in ("whole.jsonl", "traces.jsonl"))
+    assert [trace.id for trace in two] == [trace.id for trace in one]
+    rewards = [[token.implicit_reward for token in trace.tokens] for trace in (*one, *two)]
+    for a, b in zip(rewards[: len(one)], rewards[len(one) :], strict=True):
+        assert b == pytest.approx(a, abs=1e-5)
+
+
+def test_what_another_job_left_behind_is_not_taken_over(place, tmp_path, monkeypatch):
+    (tmp_path / ".traces.jsonl.partial-0-of-1").write_text('{"key": "of another job"}\n{"traces": []}\n')
+    assert main(words(place, tmp_path)) == 0
+    assert len(list(read_traces(tmp_path / "traces.jsonl"))) == 6
+
+
+def test_two_processes_score_every_row_once_and_in_order(place, tmp_path):
+    assert main(words(place, tmp_path, output="one.jsonl")) == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "tokenq", *words(place, tmp_path, output="two.jsonl")]
+    started = [
+        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors[-3000:]
+    one, two = (list(read_traces(tmp_path / name)) for name in ("one.jsonl", "two.jsonl"))
+    assert [trace.id for trace in two] == [trace.id for trace in one]
+    for a, b in zip(one, two, strict=True):
+        assert b.totals.implicit_reward == pytest.approx(a.totals.implicit_reward, abs=1e-5)
+    assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
+
+
+def test_an_adapter_is_read_against_its_base(place, tmp_path):
+    assert main(words(place, tmp_path, policy="adapter", reference=None)) == 0
+    trace = next(read_traces(tmp_path / "traces.jsonl"))
+    tokenizer, row = tiny_tokenizer("bpe"), PAIRS[0]
+    base = tiny_model("llama", vocab_size=320)
+    expected = own_logps(base, tokenizer, row["prompt"], row["chosen"])
+    assert [token.ref_logp for token in trace.tokens] == pytest.approx(expected, abs=1e-4)
+    adapted = with_adapter(base, str(place / "adapter"), trainable=False)
+    expected = own_logps(adapted, tokenizer, row["prompt"], row["chosen"])
+    assert [token.logp for token in trace.tokens] == pytest.approx(expected, abs=1e-4)
+    assert trace.policy["weights"] != trace.reference["weights"]
+
+
+def test_models_with_different_tokenizers_meet_at_common_boundaries(place, tmp_path):
+    assert main(words(place, tmp_path, reference="other")) == 0
+    traces = list(read_traces(tmp_path / "traces.jsonl"))
+    models = [tiny_model("llama", vocab_size=320), tiny_model("qwen3", vocab_size=320)]
+    for trace in traces:
+        own, other = (
+            sum(own_logps(model, tiny_tokenizer(kind), trace.prompt, trace.response))
+            for model, kind in zip(models, ("bpe", "bytes"), strict=True)
+        )
+        assert trace.totals.logp == pytest.approx(own, abs=1e-3)
+        assert trace.totals.ref_logp == pytest.approx(other, abs=1e-3)
+        assert "".join(token.text for token in trace.tokens) == trace.response
+        assert any("different tokenizers" in warning for warning in trace.warnings)
+
+
+def test_one_text_is_shown_in_the_terminal(place, capsys):
+    asked = ["--prompt", "The sky is", "--response", " blue."]
+    models = ["--policy", str(place / "policy"), "--reference", str(place / "reference")]
+    assert main(["score", *models, *asked, "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert " blue." in printed
+    assert "implicit reward" in printed
+    assert "most negative tokens" in printed
+
+
+def test_a_finished_run_knows_its_models(place, tmp_path, capsys):
+    run = tmp_path / "run"
+    trained = ["--model", str(place / "policy"), "--data", str(place / "pairs.jsonl"), "--output", str(run)]
+    trained += ["--max-steps", "1", "--batch-size", "3", "--learning-rate", "1e-3", "--beta", "0.25", "--device", "cpu"]
+    assert main(["train", *trained]) == 0
+    given = ["--run", str(run), "--data", str(place / "pairs.jsonl"), "--output", str(tmp_path / "t.jsonl")]
+    assert main(["score", *given, "--device", "cpu"]) == 0
+    trace = next(read_traces(tmp_path / "t.jsonl"))
+    assert (trace.beta, trace.policy["path"]) == (0.25, str(run / "policy"))
+    assert trace.reference["path"] == str(place / "policy")
+
+
+def test_conversations_are_scored_turn_by_turn(place, tmp_path):
+    root = tmp_path / "chat"
+    tiny_model("llama", vocab_size=320).save_pretrained(root)
+    tiny_tokenizer("bytes", chat_template=CHATML, eos="<|im_end|>").save_pretrained(root)
+    turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "So long.")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"prompt": messages[:1], "completion": messages[1:]}) + "\n")
+    given = [
+        "--policy",
+        str(root),
+        "--reference",
+        str(root),
+        "--data",
+        str(tmp_path / "chat.jsonl"),
+        "--levels",
+        "turn",
+    ]
+    assert main(["score", *given, "--output", str(tmp_path / "t.jsonl"), "--device", "cpu"]) == 0
+    trace = next(read_traces(tmp_path / "t.jsonl"))
+    assert "".join(token.text for token in trace.tokens if token.written) == "Hello.<|im_end|>So long.<|im_end|>"
+    assert [span.tokens > 0 for span in trace.spans] == [True, False, True]
+    assert trace.totals.implicit_reward == pytest.approx(0.0, abs=1e-5)
+
+
+def test_in_python(place):
+    session = tokenq.load(str(place / "policy"), str(place / "reference"), beta=0.5, device="cpu")
+    shown = session.score("The sky is", " blue.")
+    own = own_logps(tiny_model("llama", vocab_size=320), tiny_tokenizer("bpe"), "The sky is", " blue.")
+    assert shown.totals.logp == pytest.approx(sum(own), abs=1e-4)
+    assert "<div" in shown._repr_html_()
+    assert len(shown.to_frame()) == shown.totals.tokens
+
+
+def test_the_page(place, tmp_path):
+    assert main(words(place, tmp_path, "--html", str(tmp_path / "page.html"))) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "<html" in page
+    assert " a café 🙂 </script>" not in page
+
+
+MODELS = ["--policy", "POLICY", "--reference", "POLICY"]
+SCORED = [*MODELS, "--output", "t.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--policy", "POLICY", "--data", "DATA", "--output", "t.jsonl"], "needs a --reference"),
+        ([*MODELS, "--data", "DATA"], "--output is missing"),
+        ([*MODELS, "--data", "DATA", "--output", "t.csv"], "Name it .jsonl or .parquet"),
+        ([*MODELS, "--prompt", "a"], "belong together"),
+        (MODELS, "nothing to score"),
+        (["--run", "POLICY", "--data", "DATA", "--output", "t.jsonl"], "holds no trained policy"),
+        (["--data", "DATA", "--output", "t.jsonl"], "either --policy or --run"),
+        ([*SCORED, "--data", "DATA", "--levels", "wort"], "Did you mean 'word'"),
+        ([*SCORED, "--data", "BOTH"], "row 1"),
+        ([*MODELS, "--prompt", "a", "--response", ""], "empty"),
+    ],
+)
+def test_bad_input(place, tmp_path, change, says, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    both = {"prompt": "a", "response": "b", "chosen": "c", "rejected": "d"}
+    (tmp_path / "both.jsonl").write_text(json.dumps(both) + "\n")
+    paths = {"POLICY": place / "policy", "DATA": place / "pairs.jsonl", "BOTH": tmp_path / "both.jsonl"}
+    assert main(["score", *(str(paths.get(word, word)) for word in change), "--device", "cpu"]) == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""Writing step by step: the same log-probs as whole rows, for every family, whatever branches are picked."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from tokenq.models.forward import PackedLM
+from tokenq.models.proof import fastest_exact
+from tokenq.models.stepper import Caching, ModelStepper, Rereading, writer
+from tokenq.search.beam import Beams, beam_search
+from tokenq.search.branches import Limits
+from tokenq.search.sampling import greedy
+from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
+
+PROMPTS = [[5, 9, 2, 200, 31, 8, 77, 41, 12, 150, 3], [17], [88, 4, 250]]
+"""Longer than the sliding window, of one token, and short."""
+
+
+def own_logps(model, ids):
+    return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double().log_softmax(-1)
+
+
+def walk(stepper, steps, seed=0):
+    """Yield (tokens of each branch, frontier) along random steps: branches picked, multiplied and dropped."""
+    rng = np.random.default_rng(seed)
+    frontier, texts = stepper.start(PROMPTS), [list(prompt) for prompt in PROMPTS]
+    yield texts, frontier
+    for step in range(steps):
+        count = len(texts) if step % 3 == 0 else int(rng.integers(2, 6))
+        parents = np.arange(count) if step % 3 == 0 else rng.integers(0, len(texts), count)
+        tokens = rng.integers(0, VOCAB_SIZE, count)
+        texts = [[*texts[p], int(t)] for p, t in zip(parents, tokens, strict=True)]
+        frontier = stepper.step(frontier, torch.tensor(parents), torch.tensor(tokens))
+        yield texts, frontier
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_every_step_is_what_the_whole_row_says(family):
+    """In float64, past the sliding window and past the memory that is taken at first."""
+    model = tiny_model(family, dtype=torch.float64)
+    lm, _ = fastest_exact(model)
+    stepper = ModelStepper(lm)
+    found = [(texts, frontier.logps) for texts, frontier in walk(stepper, 20)]
+    lm.release()
+    tolerance = 1e-9 if FAMILIES[family].shares_prefix else 1e-5
+    for texts, logps in found:
+        expected = torch.stack([own_logps(model, text) for text in texts])
+        torch.testing.assert_close(logps.double(), expected, rtol=0, atol=max(tolerance, 2e-5))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_models_that_share_prompts_keep_keys_and_values(family):
+    lm, _ = fastest_exact(tiny_model(family))
+    assert isinstance(writer(lm), Caching if FAMILIES[family].shares_prefix else Rereading)
+
+
+@torch.no_grad()
+def test_a_frontier_can_be_gone_on_from_twice():
+    """A second step from the same frontier sees what the first saw, though memory is written in place."""
+    lm, _ = fastest_exact(tiny_model("llama", dtype=torch.float64))
+    stepper = ModelStepper(lm)
+    frontier = stepper.start(PROMPTS)
+    every, again = torch.arange(3), torch.tensor([7, 8, 9])
+    once = stepper.step(frontier, every, torch.tensor([1, 2, 3]))
+    other = stepper.step(frontier, every, again)
+    deeper = stepper.step(once, every, again)
+    fresh = ModelStepper(lm)
+    start = fresh.step(fresh.start(PROMPTS), every, again)
+    torch.testing.assert_close(other.logps, start.logps, rtol=0, atol=1e-12)
+    straight = ModelStepper(lm)
+    expected = straight.step(straight.step(straight.start(PROMPTS), every, torch.tensor([1, 2, 3])), every, again)
+    torch.testing.assert_close(deeper.logps, expected.logps, rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_both_models_and_what_they_cost():
+    lms = [fastest_exact(tiny_model(family))[0] for family in ("llama", "gpt_neox")]
+    stepper = ModelStepper(*lms)
+    frontier = stepper.step(stepper.start(PROMPTS), torch.tensor([0, 0]), torch.tensor([1, 2]))
+    alone = ModelStepper(lms[1])
+    expected = alone.step(alone.start(PROMPTS), torch.tensor([0, 0]), torch.tensor([1, 2]))
+    torch.testing.assert_close(frontier.ref_logps, expected.logps)
+    assert (stepper.policy_tokens, stepper.reference_tokens) == (15 + 2, 15 + 2)
+
+
+def generated(model, prompt, **options):
+    """Return the sequences and scores that transformers finds for one prompt."""
+    config = GenerationConfig(eos_token_id=[2], pad_token_id=0, bos_token_id=1, **options)
+    found = model.generate(
+        torch.tensor([prompt]), generation_config=config, return_dict_in_generate=True, output_scores=True
+    )
+    rows = [row[len(prompt) :].tolist() for row in found.sequences]
+    return [tuple(row[: row.index(2) + 1] if 2 in row else row) for row in rows], found.sequences_scores
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("width", [1, 2, 5, 10])
+@torch.no_grad()
+def test_beams_are_those_of_transformers(width, length_penalty, early_stopping):
+    model = tiny_model("gpt_neox")
+    # EOS often enough that responses end at all: 288 tokens, and the bias of a head that has none is its weight.
+    with torch.no_grad():
+        model.get_output_embeddings().weight[2] *= 3.0
+    lm, _ = fastest_exact(model)
+    beams = Beams(width, length_penalty, early_stopping)
+    found = beam_search(ModelStepper(lm), PROMPTS, Limits((2,), 12), beams)
+    lm.release()
+    for prompt, branches in zip(PROMPTS, found, strict=True):
+        if width == 1:
+            continue
+        sequences, scores = generated(
+            model,
+            prompt,
+            num_beams=width,
+            num_return_sequences=width,
+            max_new_tokens=12,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            do_sample=False,
+        )
+        assert [branch.tokens for branch in branches] == sequences
+        assert [branch.score for branch in branches] == pytest.approx(scores.tolist(), abs=1e-4)
+
+
+@torch.no_grad()
+def test_greedy_is_that_of_transformers():
+    model = tiny_model("qwen3")
+    lm, _ = fastest_exact(model)
+    found = greedy(ModelStepper(lm), PROMPTS, Limits((2,), 16))
+    lm.release()
+    config = GenerationConfig(eos_token_id=[2], pad_token_id=0, bos_token_id=1, max_new_tokens=16, do_sample=False)
+    for prompt, branches in zip(PROMPTS, found, strict=True):
+        row = model.generate(torch.tensor([prompt]), generation_config=config)[0, len(prompt) :].tolist()
+        assert list(branches[0].tokens) == (row[: row.index(2) + 1] if 2 in row else row)
+
+
+def test_a_model_without_a_shared_way_is_read_again():
+    lm = PackedLM(tiny_model("llama"), "plain")
+    stepper = ModelStepper(lm)
+    frontier = stepper.step(stepper.start([[5, 9]]), torch.tensor([0]), torch.tensor([3]))
+    torch.testing.assert_close(frontier.logps[0].double(), own_logps(lm.model, [5, 9, 3]), rtol=0, atol=1e-5)
+    assert stepper.policy_tokens == 2 + 3

@@ -1,0 +1,91 @@
+"""Figures: every piece in its place and its colour, the curve by hand, the same bytes twice."""
+
+import sys
+
+import pytest
+from hand_made_traces import hand_made_pair, make_trace
+
+from tokenq.errors import UserError
+from tokenq.report.plots import CELLS, figure, lay_out, save_figure
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match="matplotlib") as caught:
+        figure(hand_made_pair()[0])
+    assert caught.value.hint == "pip install 'tokenq[plots]'"
+
+
+def test_lines_break_where_the_text_breaks_and_where_they_are_full():
+    pieces = ["a" * 60, "b" * 30, "\n", " c\nd", "x" * 100, ""]
+    count = len(pieces)
+    placed = list(lay_out(make_trace("1", pieces, [-1.0] * count, [-1.0] * count)))
+    assert [(piece.token, piece.line, piece.start) for piece in placed] == [
+        (0, 0, 0),
+        (0, 0, 40),
+        (1, 0, 60),
+        (2, 0, 90),  # the sign of the line end
+        (3, 1, 0),
+        (3, 1, 2),
+        (3, 2, 0),
+        (4, 2, 1),
+        (4, 2, 41),
+        (4, 3, 0),  # 81 of 96 cells are full: the last 20 go to the next line
+        (5, 3, 20),
+    ]
+    assert placed[-1].text == "[EOS]"
+    assert max(piece.start + piece.width for piece in placed) <= CELLS
+
+
+def test_wide_and_composed_characters_have_their_width():
+    (piece,) = lay_out(make_trace("1", ["日e\u0301"], [-1.0], [-1.0], terminal=False))
+    assert piece.width == 3
+
+
+def test_colours_and_curve_are_those_of_the_numbers():
+    """Rewards 0, .1, −1, −.2, −.3: the curve 0, 0, .1, −.9, −1.1, −1.4."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    drawn = figure(hand_made_pair()[1])
+    text, curve = drawn.axes
+    opacities = [patch.get_facecolor()[3] for patch in text.patches]
+    assert opacities == pytest.approx([0.072, 0.72, 0.144, 0.216])  # of a deepest 0.72; 0 has no ground
+    assert [patch.get_facecolor()[2] > 0.5 for patch in text.patches] == [True, False, False, False]
+    assert "".join(words.get_text() for words in text.texts) == "It is Rome![EOS]"
+    (steps,) = curve.collections
+    heights = [segment[:, 1].tolist() for segment in steps.get_segments()]
+    assert heights[0] == [0, 0]
+    assert [segment[1] for segment in heights] == pytest.approx([0, 0.1, -0.9, -1.1, -1.4])
+
+
+def test_dollars_are_not_mathematics():
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    drawn = figure(make_trace("$x^", ["$a_b$", " $"], [-1.0, -1.0], [-2.0, -1.0]))
+    drawn.canvas.draw()
+    assert [words.get_text() for words in drawn.axes[0].texts] == ["$a_b$", " $"]
+
+
+@pytest.mark.parametrize("ending", [".svg", ".png", ".pdf"])
+def test_figures_are_files_that_repeat(ending, tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    beginning = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}[ending]
+    contents = []
+    for name in ("one", "two"):
+        save_figure(tmp_path / f"{name}{ending}", hand_made_pair()[0], "centred_advantage")
+        contents.append((tmp_path / f"{name}{ending}").read_bytes())
+    assert contents[0].startswith(beginning)
+    assert contents[0] == contents[1]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_other_forms_and_channels_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no figure is written in this form"):
+        save_figure(tmp_path / "figure.gif", hand_made_pair()[0])
+    with pytest.raises(UserError, match="Unknown channel"):
+        figure(hand_made_pair()[0], "reward")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_response_has_a_figure(tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    save_figure(tmp_path / "empty.svg", make_trace("1", [], [], []))
+    assert (tmp_path / "empty.svg").stat().st_size > 1000

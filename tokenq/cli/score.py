@@ -1,0 +1,159 @@
+"""`tokenq score`: read a policy against its reference, token by token, and write what they say as traces."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from tokenq.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenq.data.files import Row
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Read a policy against its reference: which tokens the training rewarded, and where it sees the mistake."""
+
+    policy: str | None = None
+    """Policy: a folder, a hub id, or the folder of an adapter."""
+    reference: str | None = None
+    """Reference. Default: for an adapter its base, for --run what the run was trained against."""
+    run: str | None = None
+    """Folder of a finished training run: takes policy, reference and beta from it."""
+    beta: float | None = None
+    """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
+
+    data: Sequence[str] = ()
+    """Rows to score, in every form that tokenq train reads: pairs, responses, conversations, steps."""
+    prompt: str | None = None
+    """Prompt of one text to score, with --response."""
+    response: str | None = None
+    """Response to score."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make chat turns of it."""
+    max_length: int | None = None
+    """Most tokens of prompt and response; longer responses are cut and said not to be terminal."""
+
+    output: str | None = None
+    """File of traces: .jsonl or .parquet, one trace a response."""
+    html: str | None = None
+    """Page to look at them: one file, opens from disk."""
+    levels: Sequence[str] = ("word", "sentence")
+    """Levels of spans: word, sentence, line, paragraph, step, turn, regex:PATTERN."""
+    top_k: int = 5
+    """Alternatives kept at every token, under each model."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How batches go through a model; auto takes the fastest way that proves exact."""
+    tokens_per_batch: int = 4096
+    """Most tokens in one forward pass. Sets memory and speed, never the result."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+    seed: int = 0
+    """Seed of the sample that a weighted source gives."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        single = self.prompt is not None or self.response is not None
+        if single and (self.prompt is None or self.response is None):
+            raise UserError(
+                "--prompt and --response belong together, and neither may be empty.", "Give both, or --data FILE."
+            )
+        if single == bool(self.data):
+            raise UserError("There is nothing to score, or too much.", "Give --data, or --prompt and --response.")
+        if (self.policy is None) == (self.run is None):
+            raise UserError("Give either --policy or --run.", "--run takes the models of a finished training run.")
+        if self.data and self.output is None and self.html is None:
+            raise UserError("--output is missing.", "Name a file for the traces: --output traces.jsonl.")
+        if self.output is not None and Path(self.output).suffix not in (".jsonl", ".parquet"):
+            raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl or .parquet.")
+        if self.top_k < 0 or self.tokens_per_batch < 1:
+            raise UserError("--top-k is 0 or more, --tokens-per-batch 1 or more.", "See tokenq score --help.")
+
+
+def _unambiguous(rows: "Sequence[Row]") -> "Sequence[Row]":
+    """Return the rows; refuse one that holds both a pair and a single response."""
+    for row in rows:
+        single = {"response", "completion"}.intersection(row.values)
+        if single and "chosen" in row.values:
+            raise UserError(
+                f"{row.where} has both {single.pop()!r} and 'chosen'.", "Score one of the two: remove the other column."
+            )
+    return rows
+
+
+SECTIONS = {"policy": "models", "data": "what to score", "output": "what comes out", "dtype": "how"}
+
+
+def run(config: ScoreConfig) -> int:
+    """Score what `config` says, and return 0.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    from functools import partial
+
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from tokenq.cli.scoring import score_to_file
+    from tokenq.data.examples import read_examples
+    from tokenq.data.sources import load_examples
+    from tokenq.report.html import write_page
+    from tokenq.report.terminal import card
+    from tokenq.session import Options, load, models_of_run
+    from tokenq.traces import read_traces
+
+    config.check()
+    state = PartialState(cpu=config.device == "cpu")
+    say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
+    policy, reference, beta = config.policy, config.reference, None
+    if config.run is not None:
+        policy, trained_against, beta = models_of_run(config.run)
+        reference = reference or trained_against
+    options = Options(
+        beta=config.beta or beta or 0.1,
+        dtype=config.dtype,
+        device=str(state.device) if config.device == "auto" else config.device,
+        attention=config.attention,
+        trust_remote_code=config.trust_remote_code,
+        top_k=config.top_k,
+        levels=config.levels,
+        max_length=config.max_length,
+        tokens_per_batch=config.tokens_per_batch,
+    )
+    session = load(str(policy), reference, options, lambda text: say.print(f"warning: {text}"))
+    if config.prompt is not None and config.response is not None:
+        examples = [session.example(config.prompt, config.response)]
+    else:
+        read = partial(read_examples, want="all", columns=config.columns, bad_rows=config.bad_rows, style=config.style)
+        examples = load_examples(config.data, lambda rows: read(_unambiguous(rows)), seed=config.seed).examples
+    rows, summary = session.rows(examples)
+    if config.data:
+        say.print(f"data: {summary.line()}")
+    if config.output is None:
+        scored = [trace for traces in session.traces(rows) for trace in traces]
+    else:
+        score_to_file(Path(config.output), session, rows, asdict(config), say)
+        scored = list(read_traces(Path(config.output))) if config.html and state.is_main_process else []
+    if not state.is_main_process:
+        return 0
+    if config.prompt is not None:
+        Console().print(*map(card, scored))
+    if config.html is not None:
+        write_page(Path(config.html), scored, title=f"{policy} against {session.identities[1]['path']}")
+        say.print(f"page: {config.html}")
+    return 0

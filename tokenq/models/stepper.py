@@ -1,0 +1,185 @@
+"""Two models to write with: prompts computed once and shared by branches, the reference only where it is needed."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenq.core.logps import tile_logits
+from tokenq.core.packing import pack
+from tokenq.core.tensors import Frontier, PackedBatch
+from tokenq.models.attention import SEGMENTS, Layout
+from tokenq.models.cache import Branches, Prefill
+from tokenq.models.forward import WAYS, PackedLM, set_attention
+from tokenq.records import TokenGroup, TokenResponse
+
+
+class Writer(Protocol):
+    """One model that writes: it reads prompts, and goes on from branches."""
+
+    tokens: int
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
+        """Return the next-token log-probs behind every prompt, and the state of one branch for each."""
+        ...
+
+    def step(
+        self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], Any]:
+        """Return the next-token log-probs after each token is appended to its parent, and the new state."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the stepper stands: the state of each model."""
+
+    policy: Any
+    reference: Any
+
+
+class ModelStepper:
+    """A `Stepper` over a policy and, where an objective needs it, its reference.
+
+    Args:
+        policy: the model that writes.
+        reference: the model it is compared with; None where no objective needs one.
+    """
+
+    def __init__(self, policy: PackedLM, reference: PackedLM | None = None) -> None:
+        self._policy = writer(policy)
+        self._reference = None if reference is None else writer(reference)
+
+    @property
+    def policy_tokens(self) -> int:
+        """Tokens that went through the policy so far."""
+        return self._policy.tokens
+
+    @property
+    def reference_tokens(self) -> int:
+        """Tokens that went through the reference so far."""
+        return 0 if self._reference is None else self._reference.tokens
+
+    @torch.no_grad()
+    def start(self, prompts: Sequence[Sequence[int]]) -> Frontier:
+        """Return a frontier of one branch for each prompt."""
+        logps, place = self._policy.start(prompts)
+        if self._reference is None:
+            return Frontier(logps, None, _Places(place, None))
+        ref_logps, ref_place = self._reference.start(prompts)
+        return Frontier(logps, ref_logps, _Places(place, ref_place))
+
+    @torch.no_grad()
+    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier before."""
+        places: _Places = frontier.state
+        logps, place = self._policy.step(places.policy, parents, tokens)
+        if self._reference is None:
+            return Frontier(logps, None, _Places(place, None))
+        ref_logps, ref_place = self._reference.step(places.reference, parents, tokens)
+        return Frontier(logps, ref_logps, _Places(place, ref_place))
+
+
+def writer(lm: PackedLM) -> Writer:
+    """Return the fastest writer that is exact for a model: with kept keys and values where its layers share prompts."""
+    return Caching(lm) if WAYS[lm.way].shares_prompts else Rereading(lm)
+
+
+class Caching:
+    """A model that keeps keys and values: of a prompt once, of a branch its own.
+
+    Args:
+        lm: a model whose attention runs through the package's own functions.
+    """
+
+    def __init__(self, lm: PackedLM) -> None:
+        self._lm = lm
+        self.tokens = 0
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Branches]:
+        """Return the next-token log-probs behind every prompt, and one branch for each."""
+        batch = _as_batch(prompts).to(self._lm.device)
+        kept = Prefill(Layout.of(batch))
+        hidden = self._run(batch.input_ids, batch.position_ids, kept)
+        return _logps(self._lm, hidden[batch.predictors]), Branches.of(kept)
+
+    def step(
+        self, state: Branches, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], Branches]:
+        """Return the next-token log-probs after each token, and the branches that have grown by it."""
+        device = self._lm.device
+        parents = parents.to(device)
+        steps = state.grown(parents)
+        hidden = self._run(tokens.to(device), state.positions()[parents], steps)
+        return _logps(self._lm, hidden), steps.done()
+
+    def _run(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
+        """Return the last hidden states [T, H] of a flat row."""
+        self.tokens += len(ids)
+        with _by_segments(self._lm):
+            output = self._lm.lm.base_model(
+                input_ids=ids[None], position_ids=positions[None], use_cache=False, tokenq_layout=layout
+            )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+
+class Rereading:
+    """A model that reads the whole text again at every step: slow, and right for every causal LM.
+
+    Args:
+        lm: any model.
+    """
+
+    def __init__(self, lm: PackedLM) -> None:
+        self._lm = lm
+        self.tokens = 0
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], list[tuple[int, ...]]]:
+        """Return the next-token log-probs behind every prompt, and the prompts."""
+        return self._read([tuple(prompt) for prompt in prompts])
+
+    def step(
+        self, state: list[tuple[int, ...]], parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], list[tuple[int, ...]]]:
+        """Return the next-token log-probs after each token, and the texts so far."""
+        return self._read([(*state[p], t) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)])
+
+    def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
+        batch = _as_batch(texts).to(self._lm.device)
+        self.tokens += len(batch.input_ids)
+        logits = self._lm.logits(batch)
+        count, vocabulary = logits.shape
+        return logits.tile(slice(0, count), slice(0, vocabulary)).T.log_softmax(-1), texts
+
+
+def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
+    """Return a packed row of texts, each of which predicts one token (which one does not matter)."""
+    nothing = TokenResponse(np.zeros(1, np.int32), np.ones(1, np.bool_), terminal=False)
+    return pack([TokenGroup(np.array(text, np.int32), (nothing,), False, "prompt") for text in texts])
+
+
+def _logps(lm: PackedLM, hidden: Tensor) -> Tensor:
+    """Return [N, V] log-probs over the whole vocabulary."""
+    head = lm.head()
+    assert head is not None
+    return tile_logits(hidden, head, slice(0, len(head.weight))).T.log_softmax(-1)
+
+
+@contextlib.contextmanager
+def _by_segments(lm: PackedLM) -> Iterator[None]:
+    """Let attention ask the layout of the row, whatever kernel whole rows go through."""
+    usual = WAYS[lm.way].attention
+    if usual == SEGMENTS:
+        yield
+        return
+    set_attention(lm.lm, SEGMENTS)
+    try:
+        yield
+    finally:
+        set_attention(lm.lm, usual)

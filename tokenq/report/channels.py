@@ -1,0 +1,124 @@
+"""What a colour can stand for: the implicit reward, and the baselines that it is to be read against.
+
+One table for the page, the notebook and figures, so that none of them shows a map without its caption.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+
+from tokenq.errors import unknown_name
+from tokenq.traces import TokenTrace, TraceToken
+
+NUMBERS = (
+    "logp",
+    "ref_logp",
+    "implicit_reward",
+    "prefix_value",
+    "advantage",
+    "centred_advantage",
+    "rank",
+    "ref_rank",
+    "entropy",
+    "ref_entropy",
+    "kl",
+)
+"""The numbers of a token, by their names in a trace."""
+
+READ: dict[str, Callable[[TraceToken], float | None]] = {name: attrgetter(name) for name in NUMBERS}
+"""How each of them is read."""
+
+POSITIVE, NEGATIVE = (33, 102, 172), (230, 97, 1)
+"""Blue above 0, orange below: told apart with every kind of colour vision."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What a colour can stand for.
+
+    Attributes:
+        name: its name in the address of a page and in Python.
+        label: its name for people.
+        formula: what it is.
+        column: the number of a token that it shows.
+        factor: 1 for a number that has two signs; −1 for a log-prob, shown as surprisal (0 and up, drawn as negative).
+        note: what it is and what it is not.
+    """
+
+    name: str
+    label: str
+    formula: str
+    column: str
+    factor: int
+    note: str
+
+    def value(self, token: TraceToken) -> float | None:
+        """Return the number that is coloured, None for a token that the policy did not write."""
+        number = READ[self.column](token)
+        return None if number is None else self.factor * number
+
+
+CHANNELS: dict[str, Channel] = {
+    channel.name: channel
+    for channel in (
+        Channel(
+            "implicit_reward",
+            "implicit reward",
+            "β (log π − log π_ref)",
+            "implicit_reward",
+            1,
+            "Blue: the policy makes this token likelier than the reference does; orange: less likely. At the optimum "
+            "it is r + V*(s′) − V*(s): the reward shaped by what may still follow, not the reward itself, and the most "
+            "negative token need not be the mistake. Look at the three baselines before reading credit into it.",
+        ),
+        Channel(
+            "centred_advantage",
+            "centred advantage",
+            "β (log π + H(π))",
+            "centred_advantage",
+            1,
+            "Blue: likelier than the policy expects of its own choices here; orange: less likely. A − E_π[A] with "
+            "A = β log π. It needs no reference, so it does not tell what training changed.",
+        ),
+        Channel(
+            "policy_surprisal",
+            "policy surprisal",
+            "−log π",
+            "logp",
+            -1,
+            "A baseline: how unexpected the token is to the policy, in nats. Rare is not wrong: names, numbers and "
+            "open choices are surprising too.",
+        ),
+        Channel(
+            "reference_surprisal",
+            "reference surprisal",
+            "−log π_ref",
+            "ref_logp",
+            -1,
+            "A baseline: how unexpected the token was before training, in nats. What this map shows already, the "
+            "preferences did not teach.",
+        ),
+    )
+}
+"""Implicit reward and the baselines that it is to be read against."""
+
+
+def find_channel(name: str) -> Channel:
+    """Return a channel by its name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in CHANNELS:
+        raise unknown_name("channel", name, CHANNELS)
+    return CHANNELS[name]
+
+
+def shares(trace: TokenTrace, channel: Channel) -> list[float]:
+    """Return for each token its share of the largest absolute value of the trace, −1 … 1.
+
+    Surprisal is drawn as negative; tokens that the policy did not write have 0.
+    """
+    values = [channel.value(token) or 0.0 for token in trace.tokens]
+    scale = max(map(abs, values), default=0.0) or 1.0
+    return [channel.factor * value / scale for value in values]

@@ -1,0 +1,173 @@
+"""Traces as HTML: a page that opens from disk and asks nobody for anything, and a static piece for notebooks.
+
+Texts of models and data are hostile until escaped. On the page they travel as JSON in a script element that no browser
+runs, and are put on screen as text; a content security policy allows the page's own script and style and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import tokenq
+from tokenq.files import write_text
+from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, shares
+from tokenq.report.view import page_data
+from tokenq.traces import TokenTrace, TraceToken
+
+SCRIPTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "export.js", "page.js")
+"""The parts of the page's script, in the order in which they are put together."""
+
+_DEEPEST = 0.7
+"""Opacity of the deepest colour: black and white text stay readable on it."""
+
+
+def page(traces: Sequence[TokenTrace], title: str = "tokenq") -> str:
+    """Return a self-contained HTML page that shows the traces.
+
+    Args:
+        traces: what to show; "N/chosen" and "N/rejected" side by side.
+        title: of the page.
+    """
+    data = page_data(traces, title)
+    islands = {"index": {name: value for name, value in data.items() if name not in ("traces", "pairs")}}
+    islands |= {f"trace-{number}": trace for number, trace in enumerate(data["traces"])}
+    islands |= {f"pair-{number}": pair for number, pair in enumerate(data["pairs"])}
+    script = '"use strict";\n{\n' + "\n".join(_static(name) for name in SCRIPTS) + "\n}\n"
+    style = _static("page.css")
+    return (
+        _templates()
+        .get_template("page.html.jinja")
+        .render(
+            title=_writable(title),
+            version=tokenq.__version__,
+            policy=_content_policy(script, style),
+            script=Markup(script),
+            style=Markup(style),
+            islands=[(name, _json_island(value)) for name, value in islands.items()],
+        )
+    )
+
+
+def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq") -> None:
+    """Write the page of `traces` to `path`, aside and renamed.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    write_text(path, page(traces, title))
+
+
+def fragment(trace: TokenTrace, channel: str = "implicit_reward") -> str:
+    """Return the coloured text of one trace as HTML without script or style sheet, as notebooks show it.
+
+    Args:
+        trace: what to show.
+        channel: what the colour stands for; see `tokenq.report.channels.CHANNELS`.
+
+    Raises:
+        UserError: an unknown channel.
+    """
+    shown = find_channel(channel)
+    pieces = [
+        {"parts": _parts(token, trace), "style": _ground(share), "title": _tooltip(token, shown), "own": token.written}
+        for token, share in zip(trace.tokens, shares(trace, shown), strict=True)
+    ]
+    written = [token for token in trace.tokens if token.written]
+    worst = sorted(written, key=lambda token: shown.factor * (shown.value(token) or 0.0))[:5]
+    text = (
+        _templates()
+        .get_template("fragment.html.jinja")
+        .render(
+            trace=trace,
+            channel=shown,
+            pieces=pieces,
+            worst=[(_quoted(_name(token, trace)), token, _favoured(token)) for token in worst],
+        )
+    )
+    return _writable(text)
+
+
+def _templates() -> Environment:
+    loader = PackageLoader("tokenq.report", "static")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _static(name: str) -> str:
+    return (resources.files("tokenq.report") / "static" / name).read_text(encoding="utf-8")
+
+
+def _json_island(value: Any) -> Markup:
+    """Return JSON that means the same inside a script element and cannot end it, nor begin a comment there."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _writable(text: str) -> str:
+    """Return text that UTF-8 can hold: half a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _content_policy(script: str, style: str) -> str:
+    """Return a policy under which this script and this style run, and nothing is loaded or sent."""
+    rules = {
+        "default-src": "'none'",
+        "script-src": f"'sha256-{_digest(script)}'",
+        "style-src": f"'sha256-{_digest(style)}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _ground(share: float) -> str:
+    red, green, blue = POSITIVE if share > 0 else NEGATIVE
+    return f"background:rgba({red},{green},{blue},{_DEEPEST * abs(share):.3f})" if abs(share) >= 0.005 else ""
+
+
+def _parts(token: TraceToken, trace: TokenTrace) -> list[tuple[str, str]]:
+    """Return the piece of a token as (mark, text): marks stand for what has no look of its own."""
+    if not token.text:
+        return [(_name(token, trace), "")]
+    return [("↵" if "\n" in part else "", part) for part in re.split("(\n)", token.text) if part]
+
+
+def _name(token: TraceToken, trace: TokenTrace) -> str:
+    """Return what a token is called: its piece, EOS, or its number where it has no piece."""
+    if token.text:
+        return token.text
+    return "EOS" if trace.terminal and token is trace.tokens[-1] else f"#{token.id}"
+
+
+def _tooltip(token: TraceToken, channel: Channel) -> str:
+    if not token.written:
+        return "not written by the policy"
+    numbers = {
+        channel.label: channel.value(token),
+        "implicit reward": token.implicit_reward,
+        "log π": token.logp,
+        "log π_ref": token.ref_logp,
+        "prefix value": token.prefix_value,
+    }
+    return ", ".join(f"{name} {number:+.4f}" for name, number in numbers.items() if number is not None)
+
+
+def _favoured(token: TraceToken) -> str:
+    return _quoted(token.favoured[0].text) if token.favoured else ""
+
+
+def _quoted(text: str) -> str:
+    """Return text in quotes, with blanks and line ends that can be seen."""
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,54 @@
+"""A trace in the terminal: the text coloured by the credit of its tokens, and the numbers under it."""
+
+from rich.console import Group, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from tokenq.traces import TokenTrace, TraceToken
+
+_NEGATIVE, _POSITIVE = (178, 60, 20), (20, 90, 170)
+"""Orange for tokens that the training made less likely, blue for those made more likely: told apart by everyone."""
+
+
+def coloured(trace: TokenTrace) -> Text:
+    """Return the response, each token on a ground as deep as its implicit reward is far from 0."""
+    scale = max((abs(token.implicit_reward or 0.0) for token in trace.tokens), default=0.0) or 1.0
+    text = Text()
+    for token in trace.tokens:
+        text.append(token.text, style=_ground((token.implicit_reward or 0.0) / scale))
+    return text
+
+
+def _ground(share: float) -> Style:
+    """Return the style of a token, for its share of the largest reward in −1 … 1."""
+    if abs(share) < 0.05:
+        return Style()
+    red, green, blue = (round(channel * abs(share)) for channel in (_POSITIVE if share > 0 else _NEGATIVE))
+    return Style(bgcolor=f"rgb({red},{green},{blue})", color="white")
+
+
+def numbers(trace: TokenTrace, worst: int = 5) -> Table:
+    """Return the tokens of the least implicit reward, with what would have been favoured instead."""
+    table = Table("token", "at", "implicit reward", "log π", "log π_ref", "favoured", title="most negative tokens")
+    for token in sorted((token for token in trace.tokens if token.written), key=_reward)[:worst]:
+        better = token.favoured[0] if token.favoured else None
+        favoured = f"{better.text!r} ({better.implicit_reward:+.3f})" if better else ""
+        figures = (f"{number:+.3f}" for number in (_reward(token), token.logp or 0.0, token.ref_logp or 0.0))
+        table.add_row(repr(token.text), str(token.start), *figures, favoured)
+    return table
+
+
+def _reward(token: TraceToken) -> float:
+    return token.implicit_reward or 0.0
+
+
+def card(trace: TokenTrace) -> RenderableType:
+    """Return the coloured text, its totals and its most negative tokens."""
+    totals = trace.totals
+    line = (
+        f"implicit reward {totals.implicit_reward:+.3f} (β = {trace.beta:g}), log π {totals.logp:.2f}, "
+        f"log π_ref {totals.ref_logp:.2f}, {totals.tokens} tokens"
+    )
+    said = [Text(f"note: {warning}", style="dim") for warning in trace.warnings]
+    return Group(coloured(trace), Text(), Text(line), *said, numbers(trace))

@@ -1,0 +1,1 @@
+"""Models read token by token: traces, the stretches of a text, pairs, and models with different tokenizers."""

@@ -1,0 +1,170 @@
+"""Beam search, as transformers' `generate` does it, for any objective that is a sum over tokens.
+
+Of the 2 W best continuations of all beams, those among the first W that end are finished; the W best that do not end
+go on. A finished response is ranked by score / length^length_penalty, its length that of the generated tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from tokenq.core.tensors import Frontier, Stepper
+from tokenq.errors import UserError
+from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.search.guidance import OBJECTIVES, Objective
+
+
+@dataclass(frozen=True)
+class Beams:
+    """How wide, and when to stop.
+
+    Attributes:
+        width: beams, W.
+        length_penalty: exponent of the length by which finished responses are divided; 0 ranks by the sum.
+        early_stopping: True stops when W responses are finished; False when no running beam could beat the worst of
+            them at its present length; "never" when none could at any length up to the limit.
+        groups: parts of the beams that are told apart by `diversity_penalty`; 1 for ordinary beams.
+        diversity_penalty: what a token costs in a group for every beam of an earlier group that chose it in this step.
+    """
+
+    width: int = 5
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    groups: int = 1
+    diversity_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse beams that are none."""
+        if self.width < 1:
+            raise UserError(f"A width of {self.width} searches nothing.", "Give 1 or more beams.")
+        if self.groups < 1 or self.width % self.groups:
+            raise UserError(f"{self.width} beams cannot be parted into {self.groups} groups.", "Choose a divisor.")
+
+
+@dataclass
+class _Search:
+    """The beams of one group of one prompt: those that run, and those that are finished, best first."""
+
+    limits: Limits
+    beams: Beams
+    width: int
+    running: list[Branch] = field(default_factory=lambda: [Branch()])
+    finished: list[Branch] = field(default_factory=list)
+    done: bool = False
+
+    def take(self, frontier: Frontier, added: torch.Tensor) -> None:
+        """Extend the running beams by their best continuations.
+
+        Args:
+            frontier: where they stand.
+            added: [beams, V] what each token adds to the score of each beam.
+        """
+        vocabulary = added.shape[1]
+        before = torch.tensor([branch.score for branch in self.running], dtype=added.dtype, device=added.device)
+        total = (before[:, None] + added).flatten()
+        keep = min(max(2, 1 + len(self.limits.eos)) * self.width, len(total))
+        scores, places = (values.tolist() for values in total.topk(keep))
+        length = len(self.running[0].tokens) + 1
+        running: list[Branch] = []
+        for rank, (score, place) in enumerate(zip(scores, places, strict=True)):
+            if score == -torch.inf:
+                continue
+            branch, token = self.running[place // vocabulary], place % vocabulary
+            ends = self.limits.ends(token, length)
+            if ends and rank < self.width:
+                self._finish(branch.with_token(token, frontier, score))
+            elif not ends and len(running) < self.width:
+                running.append(branch.with_token(token, frontier, score))
+        self.running = running
+        self.done = not running or (self.beams.early_stopping is True and self._full()) or not self._may_improve(length)
+
+    def _finish(self, branch: Branch) -> None:
+        """Rank a response that has ended among the finished ones; the best W stay, the older first among equals."""
+        ranked = replace(branch, score=branch.score / len(branch.tokens) ** self.beams.length_penalty)
+        self.finished = sorted([*self.finished, ranked], key=lambda one: -one.score)[: self.width]
+
+    def _full(self) -> bool:
+        return len(self.finished) == self.width
+
+    def _may_improve(self, length: int) -> bool:
+        """Return whether the best running beam could still beat the worst finished one."""
+        if not self._full():
+            return True
+        penalty = self.beams.length_penalty
+        longest = self.limits.max_new_tokens if self.beams.early_stopping == "never" and penalty > 0 else length
+        best: float = self.running[0].score / longest**penalty
+        return best > self.finished[-1].score
+
+    def stop(self) -> None:
+        """Rank what is still running as it stands: the budget is spent."""
+        for branch in self.running:
+            if branch.tokens and not self._full():
+                self._finish(branch)
+        self.done = True
+
+
+def beam_search(
+    stepper: Stepper,
+    prompts: Sequence[Sequence[int]],
+    limits: Limits,
+    beams: Beams | None = None,
+    objective: Objective = OBJECTIVES["likelihood"],
+    beta: float = 1.0,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[list[Branch]]:
+    """Return for every prompt the W best responses, best first; their scores are normalised by length.
+
+    Args:
+        stepper: what is searched.
+        prompts: token ids of every prompt; they are searched side by side and do not touch each other.
+        limits: where responses end. When the budget is spent, beams are ranked as they stand.
+        beams: how wide, and when to stop.
+        objective: what is maximised.
+        beta: KL temperature, for objectives that have one.
+        progress: told (tokens of the longest response so far, most tokens) after every step.
+
+    Raises:
+        UserError: a budget smaller than one step, or an objective without what it needs.
+    """
+    beams = beams or Beams()
+    walk = Walk(stepper, prompts, limits)
+    searches = [[_Search(limits, beams, beams.width // beams.groups) for _ in range(beams.groups)] for _ in prompts]
+    for row, groups in enumerate(searches):
+        for group in groups:
+            group.running = [Branch(row=row)]
+    for length in range(1, limits.max_new_tokens + 1):
+        added = objective.score(walk.frontier, beta)
+        for groups in searches:
+            _take(groups, walk.frontier, added, beams.diversity_penalty)
+        progress(length, limits.max_new_tokens)
+        going = [group for groups in searches for group in groups if not group.done]
+        rows = sum(len(group.running) for group in going)
+        if not going:
+            break
+        if not walk.may_step(rows):
+            for group in going:
+                group.stop()
+            break
+        stepped = iter(walk.step([branch for group in going for branch in group.running]))
+        for group in going:
+            group.running = [next(stepped) for _ in group.running]
+    return [
+        sorted((branch for group in groups for branch in group.finished), key=lambda one: -one.score)
+        for groups in searches
+    ]
+
+
+def _take(groups: Sequence[_Search], frontier: Frontier, added: torch.Tensor, penalty: float) -> None:
+    """Extend every group of a prompt in turn; later groups pay for tokens that earlier ones chose."""
+    chosen: list[int] = []
+    for group in groups:
+        if group.done:
+            continue
+        own = added[torch.tensor([branch.row for branch in group.running], device=added.device)]
+        if penalty and chosen:
+            counts = torch.bincount(torch.tensor(chosen, device=own.device), minlength=own.shape[1])
+            own = own - penalty * counts
+        group.take(frontier, own)
+        chosen += [branch.tokens[-1] for branch in group.running]

@@ -1,0 +1,143 @@
+"""Sampling, with the usual filters: every sample has a generator of its own, so that no batch changes it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tokenq.core.tensors import Stepper
+from tokenq.errors import UserError
+from tokenq.search.branches import Branch, Limits, Walk
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn; filters apply in the order in which they stand here, as in transformers.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the most likely token.
+        top_k: only the k most likely tokens; 0 for all.
+        top_p: only the most likely tokens that together have this probability; 1 for all.
+        min_p: only tokens at least this often as likely as the most likely one; 0 for all.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse filters that leave nothing."""
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
+            raise UserError(
+                f"{self} leaves nothing to draw.",
+                "temperature and top_k are 0 or more, top_p is in (0, 1], min_p in [0, 1].",
+            )
+
+
+def filtered(logps: Tensor, sampling: Sampling) -> Tensor:
+    """Return [B, V] log-probs of what is drawn from: tempered, filtered, normalised; −inf for what is left out.
+
+    Args:
+        logps: [B, V] log π.
+        sampling: the filters.
+    """
+    if sampling.temperature == 0:
+        best = logps.argmax(-1, keepdim=True)
+        return torch.full_like(logps, -torch.inf).scatter(-1, best, 0.0)
+    scores = logps / sampling.temperature
+    if 0 < sampling.top_k < scores.shape[-1]:
+        least = scores.topk(sampling.top_k, -1).values[..., -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, places = scores.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        left_out = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, places, before >= sampling.top_p)
+        scores = scores.masked_fill(left_out, -torch.inf)
+    if sampling.min_p > 0:
+        chances = scores.softmax(-1)
+        scores = scores.masked_fill(chances < sampling.min_p * chances.amax(-1, keepdim=True), -torch.inf)
+    return scores.log_softmax(-1)
+
+
+def sample(
+    stepper: Stepper,
+    prompts: Sequence[Sequence[int]],
+    limits: Limits,
+    sampling: Sampling | None = None,
+    *,
+    count: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[list[Branch]]:
+    """Return `count` responses to every prompt, in the order in which they are drawn; the score is log π.
+
+    A sample depends on the seed, on the tokens of its prompt and on its number alone, whatever is drawn beside it.
+
+    Args:
+        stepper: what is sampled from.
+        prompts: token ids of every prompt.
+        limits: where responses end. When the budget is spent, responses stay as they are (not terminal).
+        sampling: temperature and filters.
+        count: samples for each prompt.
+        seed: decides everything.
+        progress: told (tokens of the longest response so far, most tokens) after every step.
+
+    Raises:
+        UserError: a budget smaller than one step, or no sample.
+    """
+    if count < 1:
+        raise UserError(f"{count} samples are none.", "Draw 1 or more.")
+    sampling = sampling or Sampling()
+    walk = Walk(stepper, prompts, limits)
+    dice = [
+        [torch.Generator().manual_seed(mixed_seed(seed, prompt, number)) for number in range(count)]
+        for prompt in prompts
+    ]
+    running = {(row, number): Branch(row=row) for row in range(len(prompts)) for number in range(count)}
+    finished: dict[tuple[int, int], Branch] = {}
+    for length in range(1, limits.max_new_tokens + 1):
+        drawn_from = filtered(walk.frontier.logps, sampling)
+        grown: dict[tuple[int, int], Branch] = {}
+        rows = [branch.row for branch in running.values()]
+        tokens = iter(draw(drawn_from, rows, [dice[row][number] for row, number in running]))
+        for (row, number), branch in running.items():
+            token = next(tokens)
+            score = branch.score + float(walk.frontier.logps[branch.row, token])
+            after = branch.with_token(token, walk.frontier, score)
+            (finished if limits.ends(token, length) else grown)[row, number] = after
+        progress(length, limits.max_new_tokens)
+        running = grown
+        if not running or not walk.may_step(len(running)):
+            break
+        running = dict(zip(running, walk.step(list(running.values())), strict=True))
+    finished |= running
+    return [[finished[row, number] for number in range(count)] for row in range(len(prompts))]
+
+
+def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[torch.Generator]) -> list[int]:
+    """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number."""
+    totals = logps.double().exp().cumsum(-1)[torch.tensor(rows, device=logps.device)]
+    uniform = torch.stack([torch.rand((1,), generator=one, dtype=torch.float64) for one in dice]).to(totals.device)
+    places = torch.searchsorted(totals, uniform * totals[:, -1:], right=True)
+    tokens: list[int] = places[:, 0].clamp(max=totals.shape[1] - 1).tolist()
+    return tokens
+
+
+def mixed_seed(seed: int, prompt: Sequence[int], number: int) -> int:
+    """Return a seed of its own for one sample."""
+    mixed = (seed * 0x9E3779B97F4A7C15 + number * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**64
+    for token in prompt:
+        mixed = ((mixed ^ token) * 0x100000001B3) % 2**64
+    return mixed >> 1
+
+
+def greedy(
+    stepper: Stepper,
+    prompts: Sequence[Sequence[int]],
+    limits: Limits,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> list[list[Branch]]:
+    """Return the response that takes the most likely token at every step, for every prompt."""
+    return sample(stepper, prompts, limits, Sampling(temperature=0.0), progress=progress)

@@ -1,0 +1,205 @@
+"""A policy and its reference, loaded and ready to be read: what the command line and Python both work with."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from tokenq.data.examples import single_example
+from tokenq.data.summary import DataSummary
+from tokenq.data.tokenize import tokenize
+from tokenq.errors import UserError
+from tokenq.files import read_json
+from tokenq.models.adapters import adapter_config
+from tokenq.models.load import (
+    ModelSpec,
+    hide_progress_bars,
+    identify,
+    is_adapter_folder,
+    is_quantised,
+    load_model,
+    load_tokenizer,
+)
+from tokenq.models.policy import ReferencedPolicy, no_grad
+from tokenq.models.proof import fastest_exact
+from tokenq.models.vocabulary import check_vocabularies, same_tokens
+from tokenq.records import Example
+from tokenq.report.notebook import Shown
+from tokenq.rundir import RunDir
+from tokenq.score.aligned import score_aligned
+from tokenq.score.health import row_warnings
+from tokenq.score.spans import find_cut
+from tokenq.score.trace import Row, Scoring, score
+from tokenq.traces import TokenTrace
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models are loaded and read.
+
+    Attributes:
+        beta: KL temperature of implicit rewards.
+        dtype: type of the weights, "auto" for the checkpoint's own.
+        device: where they go.
+        attention: how batches go through a model; "auto" takes the fastest way that proves exact.
+        trust_remote_code: whether code that comes with a model may run.
+        top_k: alternatives kept at every position, under each model.
+        levels: levels of spans: "word", "sentence", …, "regex:PATTERN".
+        max_length: most tokens of prompt and response together; None for no limit.
+        tokens_per_batch: most tokens in one forward.
+    """
+
+    beta: float = 0.1
+    dtype: str = "auto"
+    device: str = "auto"
+    attention: str = "auto"
+    trust_remote_code: bool = False
+    top_k: int = 5
+    levels: Sequence[str] = ("word", "sentence")
+    max_length: int | None = None
+    tokens_per_batch: int = 4096
+
+
+@dataclass(frozen=True)
+class Session:
+    """Two models that are read against each other.
+
+    Attributes:
+        models: policy and reference.
+        tokenizer: the policy's.
+        other_tokenizer: the reference's, where it is another one; credit then goes to stretches of text.
+        options: how they are read.
+        identities: (policy, reference) as provenance has them.
+        warnings: what may be wrong with this pair.
+    """
+
+    models: ReferencedPolicy
+    tokenizer: Any
+    other_tokenizer: Any
+    options: Options
+    identities: tuple[dict[str, Any], dict[str, Any]]
+    warnings: tuple[str, ...] = ()
+
+    def rows(self, examples: Sequence[Example]) -> tuple[list[Row], DataSummary]:
+        """Return examples in the policy's tokens, and what became of those that are not among them."""
+        return self._rows(examples, self.tokenizer)
+
+    def traces(self, rows: Sequence[Row]) -> Iterator[list[TokenTrace]]:
+        """Yield the traces of every row, in order, one for each response."""
+        budget = self.options.tokens_per_batch
+        if self.other_tokenizer is None:
+            return score(rows, partial(self.models.read, k=self.options.top_k), self._scoring, budget)
+        others, _ = self._rows([row.example for row in rows], self.other_tokenizer)
+        if [row.group.where for row in others] != [row.group.where for row in rows]:
+            raise UserError("Some rows are too long for one of the two tokenizers.", "Raise --max-length.")
+        scorers = no_grad(self.models.policy), no_grad(self.models.reference or self.models.policy)
+        return score_aligned(rows, others, scorers, self._scoring, budget)
+
+    def score(self, prompt: str, response: str) -> Shown:
+        """Return the trace of one response, to be looked at in a notebook or a terminal.
+
+        Args:
+            prompt: text before it, as the models read it; for a tokenizer with a chat template, the user's turn.
+            response: the response.
+        """
+        rows, _ = self.rows([self.example(prompt, response)])
+        return Shown(next(self.traces(rows))[0])
+
+    def example(self, prompt: str, response: str) -> Example:
+        """Return one text as an example: in turns for a tokenizer with a chat template, else as it is."""
+        return single_example(prompt, response, chat=self.tokenizer.chat_template is not None)
+
+    def _rows(self, examples: Sequence[Example], tokenizer: Any) -> tuple[list[Row], DataSummary]:
+        limit = self.options.max_length
+        data = tokenize(examples, tokenizer, max_length=limit, truncation="response_right", with_texts=True)
+        by_place = {example.where: example for example in examples}
+        numbered = enumerate(zip(data.groups, data.texts, strict=True), 1)
+        rows = [
+            Row(group.where, group, texts, by_place[group.where], row_warnings(group, tokenizer))
+            for n, (group, texts) in numbered
+        ]
+        return rows, data.summary
+
+    @cached_property
+    def _scoring(self) -> Scoring:
+        own, other = self.identities
+        cuts = [find_cut(level) for level in self.options.levels]
+        return Scoring(self.options.beta, own, other, self._text, cuts, self.warnings)
+
+    def _text(self, number: int) -> str:
+        text: str = self.tokenizer.decode([number])
+        return text
+
+
+def load(
+    policy: str, reference: str | None = None, options: Options | None = None, say: Say = lambda _: None
+) -> Session:
+    """Return two models ready to be read.
+
+    Args:
+        policy: folder or hub id of the policy, or folder of an adapter.
+        reference: folder or hub id of the reference; may be left out for an adapter, which is then switched off.
+        options: how they are loaded and read.
+        say: told what could not be done as asked.
+
+    Raises:
+        UserError: a model is missing, or there is nothing to read it against.
+    """
+    hide_progress_bars()
+    options = options or Options()
+    spec = ModelSpec(policy, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
+    if reference is None:
+        return _with_adapter_off(spec, options, say)
+    tokenizer, their_tokenizer = load_tokenizer(spec), load_tokenizer(replace(spec, path=reference))
+    models = load_model(spec), load_model(replace(spec, path=reference))
+    shared = same_tokens(tokenizer, their_tokenizer)
+    if shared:
+        check_vocabularies(*models)
+    own, other = (_proven(model, options, say) for model in models)
+    said = tuple(
+        f"{path} has quantised weights: its log-probs are those of a rounded model"
+        for path, model in zip((policy, reference), models, strict=True)
+        if path.endswith(".gguf") or is_quantised(model)
+    )
+    identities = identify(models[0], policy).to_dict(), identify(models[1], reference).to_dict()
+    pair = ReferencedPolicy(own, other)
+    return Session(pair, tokenizer, None if shared else their_tokenizer, options, identities, said)
+
+
+def _with_adapter_off(spec: ModelSpec, options: Options, say: Say) -> Session:
+    """Return an adapter on its base, read against the base: one model in memory."""
+    if not is_adapter_folder(spec.path):
+        raise UserError(
+            f"{spec.path} needs a --reference: it is no adapter, which could be switched off.",
+            "Name the model that it was trained from.",
+        )
+    base = str(adapter_config(spec.path)["base_model_name_or_path"])
+    model = load_model(replace(spec, path=base, adapter=spec.path))
+    identities = identify(model, spec.path).to_dict(), identify(model, base, adapter="off").to_dict()
+    pair = ReferencedPolicy(_proven(model, options, say), None)
+    return Session(pair, load_tokenizer(spec), None, options, identities)
+
+
+def _proven(model: Any, options: Options, say: Say) -> Any:
+    lm, said = fastest_exact(model, options.attention, options.max_length or 1024)
+    for warning in said:
+        say(warning)
+    return lm
+
+
+def models_of_run(run: str) -> tuple[str, str | None, float | None]:
+    """Return (policy, reference, β) of a finished training run.
+
+    Raises:
+        UserError: the folder holds no finished run.
+    """
+    folder = RunDir(Path(run))
+    if not folder.policy.exists():
+        raise UserError(f"{run} holds no trained policy.", "Give the --output folder of a finished tokenq train.")
+    config = read_json(folder.provenance)["config"]
+    policy = str(folder.policy)
+    reference = config.get("reference") or (None if is_adapter_folder(policy) else config["model"])
+    return policy, reference, config.get("beta")

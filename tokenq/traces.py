@@ -1,0 +1,295 @@
+"""Scored responses at rest: every token with what both models say about it, its place in the text, and its credit.
+
+A trace is plain Python and JSON; reports, metrics, servers and notebooks read traces and never tensors.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from tokenq.errors import UserError
+from tokenq.files import plain, written_aside
+from tokenq.records import SCHEMA
+
+Side = Literal["chosen", "rejected"]
+
+GAUGE = "normalised"
+"""Logits are taken as log-probs, so that V = 0 and Q = A = β log π in every state (docs/theory.md)."""
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A token that could have stood here.
+
+    Attributes:
+        id: token id.
+        text: the token as text.
+        logp: log π, in nats.
+        ref_logp: log π_ref, in nats.
+        implicit_reward: β (log π − log π_ref), in nats.
+    """
+
+    id: int
+    text: str
+    logp: float
+    ref_logp: float
+    implicit_reward: float
+
+
+@dataclass(frozen=True)
+class TraceToken:
+    """One token of a response. Tokens that the policy did not write have no numbers (None).
+
+    Attributes:
+        id: token id; None for a stretch of several tokens (models with different tokenizers).
+        text: its piece of the response; the pieces give the response back.
+        start: first character of the piece in the response.
+        end: one past its last character.
+        written: whether the policy wrote it.
+        logp: log π, in nats.
+        ref_logp: log π_ref, in nats.
+        implicit_reward: β (log π − log π_ref).
+        prefix_value: sum of implicit rewards up to and including this token; carried over tokens not written.
+        advantage: A = β log π.
+        centred_advantage: β (log π + H(π)): against what the policy expects of itself.
+        rank: tokens that the policy finds more likely here; 0 = it would have been its first choice.
+        ref_rank: the same for the reference.
+        entropy: H(π), in nats.
+        ref_entropy: H(π_ref), in nats.
+        kl: KL(π‖π_ref) at this position, in nats; None also where it is infinite.
+        likely: the policy's most likely tokens, best first.
+        ref_likely: the reference's most likely tokens, best first.
+        favoured: of these two lists, the tokens with the highest implicit reward, best first.
+    """
+
+    id: int | None
+    text: str
+    start: int
+    end: int
+    written: bool = True
+    logp: float | None = None
+    ref_logp: float | None = None
+    implicit_reward: float | None = None
+    prefix_value: float | None = None
+    advantage: float | None = None
+    centred_advantage: float | None = None
+    rank: int | None = None
+    ref_rank: int | None = None
+    entropy: float | None = None
+    ref_entropy: float | None = None
+    kl: float | None = None
+    likely: tuple[Alternative, ...] = ()
+    ref_likely: tuple[Alternative, ...] = ()
+    favoured: tuple[Alternative, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a response, with the credit of its tokens.
+
+    A token belongs to the span in which its piece begins, one without a piece to that of the character before it. For
+    value changes the sum is the number that means something:
+    sums of spans that part a response add up to its sequence reward.
+
+    Attributes:
+        level: "word", "sentence", "line", "paragraph", "step", "turn", "regex" or "given".
+        start: first character in the response.
+        end: one past its last character.
+        first: first token.
+        last: one past its last token.
+        tokens: tokens among these that the policy wrote.
+        sum: Σ implicit rewards; the change of the prefix value over the span.
+        mean: mean implicit reward, None without tokens.
+        min: least implicit reward, None without tokens.
+        end_value: prefix value at its end (the cumulative convention for steps).
+        label: what the data says of it (a step's correctness), or None.
+    """
+
+    level: str
+    start: int
+    end: int
+    first: int
+    last: int
+    tokens: int
+    sum: float
+    mean: float | None
+    min: float | None
+    end_value: float
+    label: bool | None = None
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over the tokens that the policy wrote.
+
+    Attributes:
+        implicit_reward: the sequence reward, Σ β (log π − log π_ref).
+        logp: log π(y|x).
+        ref_logp: log π_ref(y|x).
+        tokens: how many they are.
+    """
+
+    implicit_reward: float
+    logp: float
+    ref_logp: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TokenTrace:
+    """One scored response.
+
+    Attributes:
+        id: row of the data, and which of its responses: "17/chosen".
+        prompt: the text before the response.
+        response: its text, with the marks of a chat template where one was used.
+        side: "chosen" or "rejected" in a pair, else None.
+        beta: KL temperature.
+        gauge: what the Q-reading takes V to be; see `GAUGE`.
+        terminal: whether the response ends in EOS (False: it was cut).
+        policy: identity of the policy.
+        reference: identity of the reference.
+        tokens: the tokens of the response.
+        spans: stretches of it.
+        totals: sums.
+        warnings: what may be wrong with these numbers.
+        label: what the data says of the response (desirable or not), or None.
+        score: a rating that the data gives it, or None.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    side: Side | None
+    beta: float
+    gauge: str
+    terminal: bool
+    policy: Mapping[str, Any]
+    reference: Mapping[str, Any]
+    tokens: tuple[TraceToken, ...]
+    spans: tuple[Span, ...]
+    totals: Totals
+    warnings: tuple[str, ...] = ()
+    label: bool | None = None
+    score: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the trace as JSON has it, its schema version first."""
+        nested = {
+            "policy": dict(self.policy),
+            "reference": dict(self.reference),
+            "tokens": [
+                {**vars(token), **{name: [dict(vars(one)) for one in vars(token)[name]] for name in _LISTS}}
+                for token in self.tokens
+            ],
+            "spans": [dict(vars(span)) for span in self.spans],
+            "totals": dict(vars(self.totals)),
+            "warnings": list(self.warnings),
+        }
+        return {"schema": SCHEMA, **vars(self), **nested}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any], where: str = "trace") -> "TokenTrace":
+        """Return the trace of a JSON object.
+
+        Args:
+            record: what `to_dict` gave, perhaps by an older version.
+            where: origin for error messages.
+
+        Raises:
+            UserError: the object is of a newer schema, or is no trace.
+        """
+        version = record.get("schema") if isinstance(record, Mapping) else None
+        if type(version) is not int:
+            raise UserError(f"{where} is no trace: it has no schema version.", "Traces are written by tokenq score.")
+        if version > SCHEMA:
+            raise UserError(
+                f"{where} has schema {version}, and this version of tokenq reads up to {SCHEMA}.", "Update tokenq."
+            )
+        try:
+            if record["side"] not in (None, *get_args(Side)):
+                raise TypeError(f"'side' is {record['side']!r}")
+            return _built(
+                cls,
+                {name: value for name, value in record.items() if name != "schema"},
+                policy=dict(record["policy"]),
+                reference=dict(record["reference"]),
+                tokens=tuple(map(_token, record["tokens"])),
+                spans=tuple(_built(Span, span) for span in record["spans"]),
+                totals=_built(Totals, record["totals"]),
+                warnings=tuple(record["warnings"]),
+            )
+        except KeyError as problem:
+            raise UserError(f"{where} is no trace: it has no {problem}.", "Score the data again.") from problem
+        except (TypeError, ValueError) as problem:
+            raise UserError(f"{where} is no trace: {problem}.", "Score the data again.") from problem
+
+
+_LISTS = ("likely", "ref_likely", "favoured")
+_JSON: dict[Any, set[type]] = {kind: {kind} for kind in (int, str, bool, type(None))} | {float: {int, float}}
+T = TypeVar("T")
+
+
+def _token(record: Any) -> TraceToken:
+    lists = {name: tuple(_built(Alternative, one) for one in record[name]) for name in _LISTS}
+    return _built(TraceToken, record, **lists)
+
+
+def _built(kind: Callable[..., T], record: Any, **nested: Any) -> T:
+    """Return a record of a JSON object, whose nested records are built already.
+
+    Raises:
+        TypeError: a field is missing, unknown, or of another type.
+    """
+    for name, types in _types(kind).items():
+        if type(record[name]) not in types:
+            raise TypeError(f"{name!r} is {record[name]!r}")
+    return kind(**{**record, **nested})
+
+
+@cache
+def _types(kind: Callable[..., Any]) -> dict[str, set[type]]:
+    """Return which types of JSON the plain fields of a record may have."""
+    options = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
+    return {
+        name: set().union(*map(_JSON.__getitem__, kinds)) for name, kinds in options.items() if {*kinds} <= {*_JSON}
+    }
+
+
+def write_traces(path: Path, traces: Iterable[Mapping[str, Any]]) -> None:
+    """Write traces (as `to_dict` gives them) to a `.jsonl` or `.parquet` file, aside and renamed."""
+    with written_aside(path) as aside:
+        if path.suffix == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pq.write_table(pa.Table.from_pylist(list(traces)), aside)
+            return
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(plain(trace), ensure_ascii=False, allow_nan=False) + "\n" for trace in traces)
+
+
+def read_traces(path: Path) -> Iterator[TokenTrace]:
+    """Yield the traces of a `.jsonl` or `.parquet` file.
+
+    Raises:
+        UserError: there is no such file, or a line of it is no trace or of a newer schema.
+    """
+    if not path.is_file():
+        raise UserError(f"No file {path}.", "Traces are written by tokenq score --output.")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        for number, record in enumerate(pq.read_table(path).to_pylist(), 1):
+            yield TokenTrace.from_dict(record, f"{path}, row {number}")
+        return
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except ValueError as problem:
+                raise UserError(f"{path}, line {number}: not valid JSON.", "Score the data again.") from problem
+            yield TokenTrace.from_dict(record, f"{path}, line {number}")
