@@ -30,10 +30,10 @@ fix: install  ## Format, and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 test: install  ## Default tests: no network, no GPU, two minutes
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-all: install  ## Slow tests too
-	$(BIN)/python -m pytest -q -m "not gpu and not hub and not browser"
+	$(BIN)/python -m pytest -q -n auto -m "not gpu and not hub and not browser"
 
 test-browser: install  ## The page in a headless Chromium (Debian: apt-get install chromium), skipped where there is none
 	$(BIN)/python -m pytest -q -m browser

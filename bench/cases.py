@@ -111,7 +111,7 @@ class Plan:
     row_counts: tuple[int, ...] = (8, 32, 128)
     prompt_shapes: tuple[Shape, ...] = (Shape(128, 32, 8), Shape(512, 32, 8), Shape(1024, 32, 8))
     fan_shape: Shape = Shape(500, 40, 8, prompts=1)
-    read_per_device: tuple[int, ...] = (1, 4, 8)
+    read_per_device: tuple[int, ...] = (1, 4)
 
     def shapes(self) -> dict[str, Shape]:
         """Return the synthetic workloads by name."""
@@ -198,7 +198,7 @@ def score_section(plan: Plan) -> list[Case]:
     """Return reading with both models: pairs of the data, and many responses to one prompt."""
     cases = []
     for workload, what, pairs in (("data", "pairs", plan.trl_pairs), ("fan", "one prompt", plan.fan_shape.pairs)):
-        place = {"workload": workload, "tokens_per_batch": 2 * plan.budget}
+        place = {"workload": workload, "tokens_per_batch": plan.budget}
         cases += [Case("score", "tokenq", f"{what}, {k} alternatives", pairs=pairs, top_k=k, **place) for k in (0, 5)]
         cases += [
             Case("score", "padded", f"{what}, {n} at a time", workload, pairs, per_device=n)

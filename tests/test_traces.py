@@ -57,8 +57,8 @@ TRACE = TokenTrace(
         TraceToken(id=None, text="\n", start=11, end=12, written=False, prefix_value=0.075),
     ),
     spans=(
-        Span("word", 0, 11, 0, 1, 1, 0.075, 0.075, 0.075, 0.075),
-        Span("step", 11, 12, 1, 2, 0, 0.0, None, None, 0.075, label=False),
+        Span("word", 0, 11, 0, 1, 1, 0.075, 0.075, 0.075, 0.075, 0.075),
+        Span("step", 11, 12, 1, 2, 0, 0.0, None, None, None, 0.075, label=False),
     ),
     totals=Totals(0.075, -0.5, -1.25, 1),
     warnings=("mind the gap",),

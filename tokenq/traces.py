@@ -104,6 +104,7 @@ class Span:
         sum: Σ implicit rewards; the change of the prefix value over the span.
         mean: mean implicit reward, None without tokens.
         min: least implicit reward, None without tokens.
+        final: implicit reward of its last token, None without tokens.
         end_value: prefix value at its end (the cumulative convention for steps).
         label: what the data says of it (a step's correctness), or None.
     """
@@ -117,6 +118,7 @@ class Span:
     sum: float
     mean: float | None
     min: float | None
+    final: float | None
     end_value: float
     label: bool | None = None
 

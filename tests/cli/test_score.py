@@ -245,8 +245,10 @@ def test_in_python(place):
     assert len(shown.to_frame()) == shown.totals.tokens
 
 
-def test_the_page(place, tmp_path):
-    assert main(words(place, tmp_path, "--html", str(tmp_path / "page.html"))) == 0
+def test_the_page_and_the_figure(place, tmp_path):
+    shown = ["--html", str(tmp_path / "page.html"), "--figure", str(tmp_path / "figure.svg")]
+    assert main(words(place, tmp_path, *shown)) == 0
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
     page = (tmp_path / "page.html").read_text()
     assert "<html" in page
     assert " a café 🙂 </script>" not in page

@@ -134,6 +134,7 @@ def test_turns_end_where_the_policy_does():
     assert [span.mean for span in spans] == [1.5, None, 3.5]
     assert [span.min for span in spans] == [1.0, None, 3.0]
     assert [span.end_value for span in spans] == [3.0, 3.0, 10.0]
+    assert [span.final for span in spans] == [2.0, None, 4.0]
     one = make_tokens(("Hi", 1.0), ("", 2.0))
     assert parts("turn", "Hi", tokens=one) == ["Hi"]
 

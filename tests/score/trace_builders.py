@@ -44,6 +44,7 @@ def make_trace(*pieces, side=None, prompt="Q?", name="row 1", levels=(), **more)
                 sum=sum(inside, 0.0),
                 mean=sum(inside) / len(inside) if inside else None,
                 min=min(inside) if inside else None,
+                final=inside[-1] if inside else None,
                 end_value=tokens[last - 1].prefix_value,
             )
         )

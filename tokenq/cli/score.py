@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Literal
 from tokenq.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tokenq.data.files import Row
+    from tokenq.records import Example
+    from tokenq.session import Session
+    from tokenq.traces import TokenTrace
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class ScoreConfig:
     """File of traces: .jsonl or .parquet, one trace a response."""
     html: str | None = None
     """Page to look at them: one file, opens from disk."""
+    figure: str | None = None
+    """Picture of the first response: .svg, .png or .pdf."""
     levels: Sequence[str] = ("word", "sentence")
     """Levels of spans: word, sentence, line, paragraph, step, turn, regex:PATTERN."""
     top_k: int = 5
@@ -76,7 +83,7 @@ class ScoreConfig:
             raise UserError("There is nothing to score, or too much.", "Give --data, or --prompt and --response.")
         if (self.policy is None) == (self.run is None):
             raise UserError("Give either --policy or --run.", "--run takes the models of a finished training run.")
-        if self.data and self.output is None and self.html is None:
+        if self.data and self.output is None and self.html is None and self.figure is None:
             raise UserError("--output is missing.", "Name a file for the traces: --output traces.jsonl.")
         if self.output is not None and Path(self.output).suffix not in (".jsonl", ".parquet"):
             raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl or .parquet.")
@@ -104,22 +111,34 @@ def run(config: ScoreConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    from functools import partial
-
     from accelerate import PartialState
     from rich.console import Console
 
     from tokenq.cli.scoring import score_to_file
-    from tokenq.data.examples import read_examples
-    from tokenq.data.sources import load_examples
-    from tokenq.report.html import write_page
-    from tokenq.report.terminal import card
-    from tokenq.session import Options, load, models_of_run
     from tokenq.traces import read_traces
 
     config.check()
     state = PartialState(cpu=config.device == "cpu")
     say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
+    session = _session(config, str(state.device), say)
+    rows, summary = session.rows(_examples(config, session))
+    if config.data:
+        say.print(f"data: {summary.line()}")
+    if config.output is None:
+        traces = [trace for row in session.traces(rows) for trace in row]
+    else:
+        score_to_file(Path(config.output), session, rows, asdict(config), say)
+        shown = config.prompt is not None or config.html is not None or config.figure is not None
+        traces = list(read_traces(Path(config.output))) if shown and state.is_main_process else []
+    if state.is_main_process:
+        _show(config, traces, session, say)
+    return 0
+
+
+def _session(config: ScoreConfig, device: str, say: "Console") -> "Session":
+    """Return the models that the configuration names."""
+    from tokenq.session import Options, load, models_of_run
+
     policy, reference, beta = config.policy, config.reference, None
     if config.run is not None:
         policy, trained_against, beta = models_of_run(config.run)
@@ -127,7 +146,7 @@ def run(config: ScoreConfig) -> int:
     options = Options(
         beta=config.beta or beta or 0.1,
         dtype=config.dtype,
-        device=str(state.device) if config.device == "auto" else config.device,
+        device=device if config.device == "auto" else config.device,
         attention=config.attention,
         trust_remote_code=config.trust_remote_code,
         top_k=config.top_k,
@@ -135,25 +154,36 @@ def run(config: ScoreConfig) -> int:
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
     )
-    session = load(str(policy), reference, options, lambda text: say.print(f"warning: {text}"))
+    return load(str(policy), reference, options, lambda text: say.print(f"warning: {text}"))
+
+
+def _examples(config: ScoreConfig, session: "Session") -> "list[Example]":
+    """Return what is to be scored."""
+    from functools import partial
+
+    from tokenq.data.examples import read_examples
+    from tokenq.data.sources import load_examples
+
     if config.prompt is not None and config.response is not None:
-        examples = [session.example(config.prompt, config.response)]
-    else:
-        read = partial(read_examples, want="all", columns=config.columns, bad_rows=config.bad_rows, style=config.style)
-        examples = load_examples(config.data, lambda rows: read(_unambiguous(rows)), seed=config.seed).examples
-    rows, summary = session.rows(examples)
-    if config.data:
-        say.print(f"data: {summary.line()}")
-    if config.output is None:
-        scored = [trace for traces in session.traces(rows) for trace in traces]
-    else:
-        score_to_file(Path(config.output), session, rows, asdict(config), say)
-        scored = list(read_traces(Path(config.output))) if config.html and state.is_main_process else []
-    if not state.is_main_process:
-        return 0
+        return [session.example(config.prompt, config.response)]
+    read = partial(read_examples, want="all", columns=config.columns, bad_rows=config.bad_rows, style=config.style)
+    return load_examples(config.data, lambda rows: read(_unambiguous(rows)), seed=config.seed).examples
+
+
+def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", say: "Console") -> None:
+    """Show the traces wherever the configuration asks for them."""
+    from rich.console import Console
+
+    from tokenq.report.html import write_page
+    from tokenq.report.plots import save_figure
+    from tokenq.report.terminal import card
+
     if config.prompt is not None:
-        Console().print(*map(card, scored))
+        Console().print(*map(card, traces))
+    if config.figure is not None:
+        save_figure(Path(config.figure), traces[0])
+        say.print(f"figure: {config.figure}")
     if config.html is not None:
-        write_page(Path(config.html), scored, title=f"{policy} against {session.identities[1]['path']}")
+        own, other = session.identities
+        write_page(Path(config.html), traces, title=f"{own['path']} against {other['path']}")
         say.print(f"page: {config.html}")
-    return 0

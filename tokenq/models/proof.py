@@ -3,6 +3,7 @@
 Nothing is guessed from a model's name: each way is held against the model's own forward on single unpadded rows.
 """
 
+import inspect
 from collections.abc import Sequence
 
 import numpy as np
@@ -115,11 +116,15 @@ def _rounding(lm: PackedLM, groups: Sequence[TokenGroup], want: Tensor) -> float
 def _own_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
     """Return the log-probs of all responses by the model's own forward, one row at a time: the truth."""
     found = []
+    # Where a model can leave out the logits of the prompt it may: a long prompt's take seconds and a gigabyte.
+    spares = "logits_to_keep" in inspect.signature(lm.lm.forward).parameters
     for group in groups:
         for response in group.responses:
             ids = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(lm.device)
             start = len(group.prompt_ids)
-            logits = lm.lm(input_ids=ids[None], use_cache=False).logits[0, start - 1 : -1]
+            kept = len(response.ids) + 1
+            options = {"logits_to_keep": kept} if spares else {}
+            logits = lm.lm(input_ids=ids[None], use_cache=False, **options).logits[0, -kept:-1]
             found.append(FullLogits(logits).logps(ids[start:]))
     return torch.cat(found)
 

@@ -195,7 +195,7 @@ def _by_level(trace: TokenTrace) -> dict[str, list[Span]]:
 
 def _spans(spans: Sequence[Span]) -> dict[str, list[Any]]:
     whole = ("start", "end", "first", "last", "tokens", "label")
-    numbers = ("sum", "mean", "min", "end_value")
+    numbers = ("sum", "mean", "min", "final", "end_value")
     columns = {name: [attrgetter(name)(span) for span in spans] for name in whole}
     return columns | {name: [short(attrgetter(name)(span)) for span in spans] for name in numbers}
 

@@ -75,6 +75,7 @@ def _credit(
         sum=sum(numbers, 0.0),
         mean=sum(numbers) / len(numbers) if numbers else None,
         min=min(numbers) if numbers else None,
+        final=numbers[-1] if numbers else None,
         end_value=(tokens[last - 1].prefix_value or 0.0) if last else 0.0,
         label=label,
     )

@@ -39,7 +39,7 @@ function rowButton(number) {
   return make(
     "button",
     { type: "button", "data-row": number, "aria-current": String(number === state.row), title: `${entry.name}: ${kind} ${written(shown)}`, onclick: () => openRow(number) },
-    make("span", { class: "name" }, entry.name),
+    make("span", { class: "name" }, entry.name.slice(entry.name.lastIndexOf("/") + 1)),
     make("span", { class: "number" }, written(shown)),
     make("span", { class: "preview" }, (entry.warnings ? "⚠ " : "") + entry.preview),
   );
@@ -118,7 +118,7 @@ const NUMBER_COLUMNS = {
   ref_entropy: "H(π_ref)",
   kl: "KL",
 };
-const SPAN_COLUMNS = { sum: "sum", mean: "mean", min: "least", end_value: "end value", tokens: "tokens" };
+const SPAN_COLUMNS = { sum: "sum", mean: "mean", min: "least", final: "last token", end_value: "end value", tokens: "tokens" };
 
 /** Return the columns of the table, as [name, heading], and its rows: one a token, or one a stretch of the level. */
 function tableContents() {
