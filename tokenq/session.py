@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from tokenq.data.chat import render
 from tokenq.data.examples import single_example
 from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import tokenize
@@ -115,6 +116,12 @@ class Session:
     def _rows(self, examples: Sequence[Example], tokenizer: Any) -> tuple[list[Row], DataSummary]:
         limit = self.options.max_length
         data = tokenize(examples, tokenizer, max_length=limit, truncation="response_right", with_texts=True)
+        if data.summary.template_rewrites:
+            where = next(example.where for example in examples if render(example, tokenizer).is_rewritten)
+            raise UserError(
+                f"{where}: the chat template writes the prompt otherwise once a response follows it.",
+                "Apply the template yourself, and give prompt and response as text.",
+            )
         by_place = {example.where: example for example in examples}
         numbered = enumerate(zip(data.groups, data.texts, strict=True), 1)
         rows = [

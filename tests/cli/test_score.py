@@ -236,6 +236,21 @@ def test_conversations_are_scored_turn_by_turn(place, tmp_path):
     assert trace.totals.implicit_reward == pytest.approx(0.0, abs=1e-5)
 
 
+def test_a_prompt_that_the_template_rewrites_is_refused_with_its_row(place, tmp_path, capsys):
+    thinking = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>' }}{% endif %}")
+    assert thinking != CHATML
+    tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "chat")
+    tiny_tokenizer("bytes", chat_template=thinking, eos="<|im_end|>").save_pretrained(tmp_path / "chat")
+    turns = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello."}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"prompt": turns[0], "completion": turns[1]}) + "\n")
+    model = str(tmp_path / "chat")
+    given = ["--policy", model, "--reference", model, "--data", str(tmp_path / "chat.jsonl"), "--device", "cpu"]
+    assert main(["score", *given, "--output", str(tmp_path / "t.jsonl")]) == 2
+    said = capsys.readouterr().err
+    assert "chat.jsonl, row 1: the chat template writes the prompt otherwise" in said
+    assert "Apply the template yourself" in said
+
+
 def test_in_python(place):
     session = tokenq.load(str(place / "policy"), str(place / "reference"), beta=0.5, device="cpu")
     shown = session.score("The sky is", " blue.")

@@ -31,8 +31,8 @@ PAIRS, BATCH, STEPS = 30, 6, 5
 LEARNING_RATE = 2e-3
 BETA = 0.3
 COMPARED = {"loss": 0, "rewards/chosen": 0, "rewards/rejected": 0, "rewards/margins": 0, "rewards/accuracies": 1}
-"""From which step on a metric is compared: before the first update policy and reference are one, every pair is tied, and
-which side of the tie a pair falls on is rounding, in both systems."""
+"""From which step on a metric is compared: before the first update policy and reference are one, every pair is tied,
+and which side of the tie a pair falls on is rounding, in both systems."""
 
 
 def written_pairs():
