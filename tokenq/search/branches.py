@@ -1,10 +1,9 @@
 """What all searches share: branches that are being written, the limits they keep, and how they end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.errors import UserError
@@ -92,12 +91,4 @@ class Walk:
         tokens = torch.tensor([branch.tokens[-1] for branch in branches])
         self.frontier = self._stepper.step(self.frontier, parents, tokens)
         self.spent += len(branches)
-        return [
-            Branch(branch.tokens, branch.logps, branch.ref_logps, branch.score, row)
-            for row, branch in enumerate(branches)
-        ]
-
-
-def at(table: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some rows of a table."""
-    return table[torch.tensor(rows, device=table.device)]
+        return [replace(branch, row=row) for row, branch in enumerate(branches)]

@@ -142,9 +142,6 @@ def needs_reference(method: str, plan: Plan) -> bool:
     return method == "chunk_beam" or (method in ("beam", "mcts") and plan.objective.reference)
 
 
-EarlyStopping = Literal["true", "false", "never"]
-
-
 def early_stopping(word: str) -> bool | Literal["never"]:
     """Return what "true", "false" or "never" stand for.
 

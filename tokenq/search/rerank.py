@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from tokenq.errors import UserError
@@ -61,7 +62,7 @@ def best_of(branches: Sequence[Branch], score: Callable[[Branch], float]) -> lis
         branches: responses to one prompt.
         score: larger is better.
     """
-    scored = [branch_with(branch, score(branch)) for branch in branches]
+    scored = [replace(branch, score=score(branch)) for branch in branches]
     return sorted(scored, key=lambda branch: -branch.score)
 
 
@@ -87,9 +88,4 @@ def vote(
     everything = sum(totals.values()) or 1.0
     shares = [0.0 if said is None else totals[said] / everything for said in answers]
     order = sorted(range(len(branches)), key=lambda i: (-shares[i], -weights[i], i))
-    return [branch_with(branches[i], shares[i]) for i in order]
-
-
-def branch_with(branch: Branch, score: float) -> Branch:
-    """Return the response with another score."""
-    return Branch(branch.tokens, branch.logps, branch.ref_logps, score, branch.row)
+    return [replace(branches[i], score=shares[i]) for i in order]
