@@ -3,6 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tokenq.decoding import Judge
+    from tokenq.results import SearchResult
     from tokenq.session import Session
 
 __version__ = "0.1.0"
@@ -19,3 +23,23 @@ def load(policy: str, reference: str | None = None, **options: Any) -> "Session"
     from tokenq import session  # torch is imported only now
 
     return session.load(policy, reference, session.Options(**options))
+
+
+def decode(
+    policy: str,
+    prompts: "Sequence[str | Sequence[Mapping[str, str]]]",
+    *,
+    judge: "Judge | None" = None,
+    **options: Any,
+) -> "list[SearchResult]":
+    """Return what a search finds for every prompt: `decode(p, ["What is 2 + 2?"], method="beam", width=5)`.
+
+    Args:
+        policy: folder or hub id of the policy, or folder of an adapter.
+        prompts: texts (a user's turn, for a tokenizer with a chat template) or lists of turns.
+        judge: (prompts, responses) → what each is worth, instead of a reward model.
+        options: fields of `tokenq.search.config.SearchConfig`: reference, method, width, n, objective, seed, …
+    """
+    from tokenq import decoding  # torch is imported only now
+
+    return decoding.decode(policy, prompts, judge, **options)

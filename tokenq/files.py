@@ -10,7 +10,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}{PARTIAL}")
     try:
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield aside
             _sync_file(aside)
             os.replace(aside, path)
@@ -51,6 +52,12 @@ def written_aside(path: Path) -> Iterator[Path]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, aside and renamed; numbers that are not finite become null."""
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> None:
+    """Write one line of JSON a value, aside and renamed; numbers that are not finite become null."""
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:

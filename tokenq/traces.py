@@ -3,15 +3,14 @@
 A trace is plain Python and JSON; reports, metrics, servers and notebooks read traces and never tensors.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
+from tokenq.at_rest import built, check_schema, json_lines
 from tokenq.errors import UserError
-from tokenq.files import plain, written_aside
+from tokenq.files import write_json_lines, written_aside
 from tokenq.records import SCHEMA
 
 Side = Literal["chosen", "rejected"]
@@ -204,24 +203,18 @@ class TokenTrace:
         Raises:
             UserError: the object is of a newer schema, or is no trace.
         """
-        version = record.get("schema") if isinstance(record, Mapping) else None
-        if type(version) is not int:
-            raise UserError(f"{where} is no trace: it has no schema version.", "Traces are written by tokenq score.")
-        if version > SCHEMA:
-            raise UserError(
-                f"{where} has schema {version}, and this version of tokenq reads up to {SCHEMA}.", "Update tokenq."
-            )
+        check_schema(record, where, "trace", "tokenq score")
         try:
             if record["side"] not in (None, *get_args(Side)):
                 raise TypeError(f"'side' is {record['side']!r}")
-            return _built(
+            return built(
                 cls,
                 {name: value for name, value in record.items() if name != "schema"},
                 policy=dict(record["policy"]),
                 reference=dict(record["reference"]),
                 tokens=tuple(map(_token, record["tokens"])),
-                spans=tuple(_built(Span, span) for span in record["spans"]),
-                totals=_built(Totals, record["totals"]),
+                spans=tuple(built(Span, span) for span in record["spans"]),
+                totals=built(Totals, record["totals"]),
                 warnings=tuple(record["warnings"]),
             )
         except KeyError as problem:
@@ -231,47 +224,23 @@ class TokenTrace:
 
 
 _LISTS = ("likely", "ref_likely", "favoured")
-_JSON: dict[Any, set[type]] = {kind: {kind} for kind in (int, str, bool, type(None))} | {float: {int, float}}
-T = TypeVar("T")
 
 
 def _token(record: Any) -> TraceToken:
-    lists = {name: tuple(_built(Alternative, one) for one in record[name]) for name in _LISTS}
-    return _built(TraceToken, record, **lists)
-
-
-def _built(kind: Callable[..., T], record: Any, **nested: Any) -> T:
-    """Return a record of a JSON object, whose nested records are built already.
-
-    Raises:
-        TypeError: a field is missing, unknown, or of another type.
-    """
-    for name, types in _types(kind).items():
-        if type(record[name]) not in types:
-            raise TypeError(f"{name!r} is {record[name]!r}")
-    return kind(**{**record, **nested})
-
-
-@cache
-def _types(kind: Callable[..., Any]) -> dict[str, set[type]]:
-    """Return which types of JSON the plain fields of a record may have."""
-    options = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
-    return {
-        name: set().union(*map(_JSON.__getitem__, kinds)) for name, kinds in options.items() if {*kinds} <= {*_JSON}
-    }
+    lists = {name: tuple(built(Alternative, one) for one in record[name]) for name in _LISTS}
+    return built(TraceToken, record, **lists)
 
 
 def write_traces(path: Path, traces: Iterable[Mapping[str, Any]]) -> None:
     """Write traces (as `to_dict` gives them) to a `.jsonl` or `.parquet` file, aside and renamed."""
-    with written_aside(path) as aside:
-        if path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
+    if path.suffix != ".parquet":
+        write_json_lines(path, traces)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-            pq.write_table(pa.Table.from_pylist(list(traces)), aside)
-            return
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(plain(trace), ensure_ascii=False, allow_nan=False) + "\n" for trace in traces)
+    with written_aside(path) as aside:
+        pq.write_table(pa.Table.from_pylist(list(traces)), aside)
 
 
 def read_traces(path: Path) -> Iterator[TokenTrace]:
@@ -288,10 +257,5 @@ def read_traces(path: Path) -> Iterator[TokenTrace]:
         for number, record in enumerate(pq.read_table(path).to_pylist(), 1):
             yield TokenTrace.from_dict(record, f"{path}, row {number}")
         return
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except ValueError as problem:
-                raise UserError(f"{path}, line {number}: not valid JSON.", "Score the data again.") from problem
-            yield TokenTrace.from_dict(record, f"{path}, line {number}")
+    for where, record in json_lines(path, "Score the data again."):
+        yield TokenTrace.from_dict(record, where)

@@ -1,11 +1,17 @@
 """Tree search in a world whose best response is known."""
 
+from collections import Counter
+from math import exp, log
+
 import pytest
+import torch
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Limits
+from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES, find_objective
-from tokenq.search.mcts import Tree, mcts
+from tokenq.search.mcts import Aim, mcts
+from tokenq.search.sampling import Sampling, greedy
+from tokenq.search.tree import RULES, Halving, Node, Tree, completed, improved, puct, towards_improved
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, solve
@@ -18,65 +24,151 @@ def setting(seed):
     return world, logps, TabularStepper(world, logps, world.reference_logps), Limits((EOS,), world.horizon)
 
 
+def search(world, stepper, limits, tree, objective="reward", prompts=None, **aim):
+    prompts = [world.prompt_ids(0)] if prompts is None else prompts
+    return mcts(Walk(stepper, prompts, limits), tree, Aim(find_objective(objective), world.beta, **aim))
+
+
+def scores_of_all(world, logps, objective):
+    table = logps if objective == "likelihood" else world.beta * log_ratios(logps, world.reference_logps)
+    return world.sequences().taken(table).sum(-1)
+
+
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("backup", ["mean", "max"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("seed", range(4))
-def test_enough_simulations_find_the_exact_best(seed, objective, backup):
+def test_enough_simulations_find_the_exact_best(seed, objective, backup, rule):
     """All children, until everything is known: the best response and its score are those of the enumeration."""
     world, logps, stepper, limits = setting(seed)
-    sequences = world.sequences()
-    table = logps if objective == "likelihood" else world.beta * log_ratios(logps, world.reference_logps)
-    exact = sequences.taken(table).sum(-1)
+    sequences, exact = world.sequences(), scores_of_all(world, logps, objective)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
-    tree = Tree(simulations=1000, children=0, backup=backup)
-    for prompt, (branches, nodes) in enumerate(
-        mcts(stepper, prompts, limits, tree, find_objective(objective), world.beta)
-    ):
+    tree = Tree(simulations=1000, children=0, backup=backup, rule=rule)
+    for prompt, (branches, nodes) in enumerate(search(world, stepper, limits, tree, objective, prompts)):
         rows = sequences.of_prompt(prompt)
         best = rows[exact[rows].argmax()]
         assert list(branches[0].tokens) == sequences.tokens[best][sequences.valid[best]].tolist()
         assert branches[0].score == pytest.approx(float(exact[best]))
         assert len(branches) == len(rows)
-        assert nodes[0].solved
-        assert nodes[0].best == pytest.approx(float(exact[best]))
+        assert nodes[0].value >= float(exact[best]) - 1e-12
 
 
-def test_few_simulations_find_more_than_the_prior_alone():
-    """Over many worlds, 6 expansions reach a better response on average than 3."""
-    gains = []
-    for seed in range(20):
-        world, _, stepper, limits = setting(seed)
-        found = [
-            mcts(stepper, [world.prompt_ids(0)], limits, Tree(simulations=count, children=0), beta=world.beta)[0][0][0]
-            for count in (3, 6)
-        ]
-        gains.append(found[1].score - found[0].score)
-    assert min(gains) >= -1e-12
-    assert sum(gains) > 0
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("aim", [{}, {"value": lambda branches: [0.0 for _ in branches]}])
+def test_more_simulations_find_no_less(rule, aim):
+    """Over many worlds: what 4, 12 and 60 simulations with greedy rollouts find, and the exact best at the end."""
+    means = []
+    for count in (4, 12, 1000):
+        tree = Tree(simulations=count, children=0, rule=rule, rollouts=1)
+        found = []
+        for seed in range(12):
+            world, _, stepper, limits = setting(seed)
+            found.append(search(world, stepper, limits, tree, **aim)[0][0][0].score)
+        means.append(sum(found) / len(found))
+    assert means[0] < means[1] <= means[2]
+    exact = []
+    for seed in range(12):
+        world, logps, _, _ = setting(seed)
+        exact.append(float(scores_of_all(world, logps, "reward")[world.sequences().of_prompt(0)].max()))
+    assert means[2] == pytest.approx(sum(exact) / len(exact))
+
+
+def test_trees_do_not_touch_each_other():
+    """Side by side or alone: the same tree, and the same dice for rollouts."""
+    world, _, stepper, limits = setting(2)
+    prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
+    for rule in RULES:
+        tree = Tree(simulations=9, children=3, rule=rule, rollouts=2)
+        aim = {"sampling": Sampling(), "seed": 5}
+        together = search(world, stepper, limits, tree, prompts=prompts, **aim)
+        for (branches, nodes), prompt in zip(together, prompts, strict=True):
+            own, own_nodes = search(world, stepper, limits, tree, prompts=[prompt], **aim)[0]
+            assert nodes == own_nodes
+            assert [(one.tokens, one.score) for one in branches] == [(one.tokens, one.score) for one in own]
 
 
 def test_the_tree_is_what_was_searched():
+    """Three simulations of two children: the root is expanded at once, then up to three prefixes."""
     world, _, stepper, limits = setting(0)
-    branches, nodes = mcts(stepper, [world.prompt_ids(0)], limits, Tree(simulations=3, children=2), beta=world.beta)[0]
-    expanded = [node for node in nodes if node.children]
-    assert len(expanded) == 3
-    assert all(len(node.children) == 2 for node in expanded)
-    assert nodes[0].visits == len(nodes) - 1
-    for place, node in enumerate(nodes):
-        for child in node.children:
-            assert nodes[child].parent == place
-            assert nodes[child].branch.tokens[:-1] == node.branch.tokens
-    assert {branch.tokens for branch in branches} == {node.branch.tokens for node in nodes if node.ends}
+    walk = Walk(stepper, [world.prompt_ids(0)], limits)
+    branches, nodes = mcts(walk, Tree(simulations=3, children=2), Aim(beta=world.beta))[0]
+    children = Counter(node.parent for node in nodes)
+    stepped = [number for number in children if number > 0]
+    assert walk.spent == [1 + len(stepped)]
+    assert all(children[number] == 2 for number in [0, *stepped])
+    assert nodes[0].visits == 4
+    assert all(
+        node.visits == 1 + sum(nodes[c].visits for c in range(len(nodes)) if nodes[c].parent == n)
+        for n, node in enumerate(nodes)
+        if node.visits and not node.ends and children[n]
+    )
+    assert {len(branch.tokens) for branch in branches} <= {1, 2, 3, 4}
+
+
+def test_a_committed_search_comes_to_the_end_of_a_long_response():
+    """With one simulation a token and one child the search is greedy; unlimited ones would have stayed at the root."""
+    world, _, stepper, limits = setting(3)
+    walked = greedy(Walk(stepper, [world.prompt_ids(0)], limits))[0][0]
+    for rule in RULES:
+        tree = Tree(simulations=1, children=1, commit="token", rule=rule)
+        assert search(world, stepper, limits, tree)[0][0][0].tokens == walked.tokens
+    exact = search(world, stepper, limits, Tree(simulations=1000, children=0))[0][0][0]
+    committed = search(world, stepper, limits, Tree(simulations=200, children=0, commit="token"))[0][0][0]
+    assert committed.tokens == exact.tokens
 
 
 def test_a_budget_ends_the_search_with_what_there_is():
-    world, _, stepper, limits = setting(0)
-    limits = Limits(limits.eos, limits.max_new_tokens, budget=4)
-    branches, nodes = mcts(stepper, [world.prompt_ids(0)], limits, Tree(children=0), beta=world.beta)[0]
+    """One token of prompt, and three that may be stepped."""
+    world, _, stepper, _ = setting(0)
+    walk = Walk(stepper, [world.prompt_ids(0)], Limits((), world.horizon, budget=4))
+    branches, _ = mcts(walk, Tree(children=0), Aim(beta=world.beta))[0]
     assert branches
-    assert len([node for node in nodes if node.children]) == 1
+    assert walk.spent == [4]
+    assert walk.stopped == ["budget"]
 
 
-def test_bad_input():
-    with pytest.raises(UserError, match="simulations must be"):
-        Tree(simulations=0)
+def node(prior, visits=0, value=0.0):
+    return Node(Branch(), 0, log(prior), False, visits=visits, total=visits * value, best=value)
+
+
+def test_rules_by_hand():
+    """Parent 1.0; children Q 3.0 (2 visits, P ½), 2.0 (1, ¼), unvisited (P ¼).
+
+    Mixed value: (1 + 3 (½ · 3 + ¼ · 2) / ¾) / 4 = 2.25; rescaled over [1, 3]: 1, 0.5, 0.625.
+    """
+    parent = Node(Branch(), -1, 0.0, False, value=1.0, visits=4)
+    children = [node(0.5, 2, 3.0), node(0.25, 1, 2.0), node(0.25)]
+    assert completed(parent, children, "mean") == pytest.approx([1.0, 0.5, 0.625])
+    tree = Tree(exploration=1.0, backup="mean")
+    assert puct(parent, children, tree) == pytest.approx([1 + 0.5 * 2 / 3, 0.5 + 0.25 * 2 / 2, 0.625 + 0.25 * 2])
+    logits = [log(0.5) + 5.2, log(0.25) + 2.6, log(0.25) + 3.25]
+    assert improved(parent, children, tree) == pytest.approx(logits)
+    total = sum(map(exp, logits))
+    expected = [exp(logits[0]) / total - 2 / 4, exp(logits[1]) / total - 1 / 4, exp(logits[2]) / total]
+    assert towards_improved(parent, children, tree) == pytest.approx(expected)
+
+
+def test_halving_visits_half_as_many_twice_as_often():
+    """16 simulations over 4 children: each twice, then two of them four times each; the best is one of the two."""
+    parent = Node(Branch(), -1, 0.0, False, value=0.0, visits=1)
+    children = [node(0.25) for _ in range(4)]
+    halving = Halving([log(0.25)] * 4, 16, torch.Generator().manual_seed(0))
+    values = [0.0, 10.0, 0.0, 10.0]
+    for _ in range(16):
+        chosen = halving.next(parent, children, Tree(rule="gumbel", backup="mean"))
+        one = children[chosen]
+        one.visits, one.total = one.visits + 1, one.total + values[chosen]
+    assert [child.visits for child in children] == [2, 6, 2, 6]
+    assert halving.best(parent, children, Tree(backup="mean")) in (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Tree(simulations=0), "simulations must be"),
+        (lambda: Tree(rule="puckt"), "Did you mean 'puct'"),
+    ],
+)
+def test_bad_input(make, says):
+    with pytest.raises(UserError, match=says):
+        make()

@@ -1,18 +1,21 @@
 """Chunk beams, and every method behind one signature, in a world whose responses are all known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Limits
+from tokenq.search.branches import Limits, Walk
 from tokenq.search.chunks import Chunks, chunk_search
-from tokenq.search.guidance import OBJECTIVES
+from tokenq.search.guidance import OBJECTIVES, implicit_reward
+from tokenq.search.lookahead import Lookahead, lookahead_search
 from tokenq.search.mcts import Tree
-from tokenq.search.methods import METHODS, Plan, early_stopping, find_method, needs_reference
+from tokenq.search.methods import METHODS, Plan, early_stopping, find_method, needs_reference, search
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, solve
-from tokenq.worlds.tabular import TabularStepper
+from tokenq.worlds.tabular import TabularLM, TabularStepper
 
 
 def setting(seed):
@@ -37,8 +40,8 @@ def test_many_samples_of_a_chunk_find_the_best_response(seed, source):
     world, rewards, stepper, limits = setting(seed)
     chunks = Chunks(width=3, samples=3000, length=world.horizon, sample_from=source)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
-    for prompt, branches in enumerate(chunk_search(stepper, prompts, limits, chunks, beta=world.beta, seed=seed)):
-        assert len(branches) == 3
+    for prompt, branches in enumerate(chunk_search(Walk(stepper, prompts, limits), chunks, beta=world.beta, seed=seed)):
+        assert 1 <= len({branch.tokens for branch in branches}) == len(branches) <= 3
         for branch in branches:
             assert branch.score == pytest.approx(reward_of(world, rewards, prompt, branch.tokens))
         assert branches[0].score == pytest.approx(float(rewards[world.sequences().of_prompt(prompt)].max()))
@@ -47,7 +50,7 @@ def test_many_samples_of_a_chunk_find_the_best_response(seed, source):
 def test_chunks_go_on_from_the_best_only():
     """A chunk of one token, W = 1, K large: greedy by reward, one token after the other."""
     world, _, stepper, limits = setting(1)
-    found = chunk_search(stepper, [world.prompt_ids(0)], limits, Chunks(1, 4000, 1), beta=world.beta)[0][0]
+    found = chunk_search(Walk(stepper, [world.prompt_ids(0)], limits), Chunks(1, 4000, 1), beta=world.beta)[0][0]
     ratios = log_ratios(stepper.logps, stepper.ref_logps)
     state, expected = 0, []
     total = 0.0
@@ -63,37 +66,107 @@ def test_chunks_go_on_from_the_best_only():
 def test_the_same_seed_gives_the_same_and_a_budget_is_kept():
     world, _, stepper, limits = setting(0)
     prompt = [world.prompt_ids(0)]
-    found = [chunk_search(stepper, prompt, limits, Chunks(2, 2, 2), seed=seed)[0] for seed in (1, 1, 2, 3, 4, 5)]
+    found = [chunk_search(Walk(stepper, prompt, limits), Chunks(2, 2, 2), seed=seed)[0] for seed in (1, 1, 2, 3, 4, 5)]
     one, again, *others = ([branch.tokens for branch in branches] for branches in found)
     assert one == again
     assert any(other != one for other in others)
-    cut = chunk_search(stepper, prompt, Limits(limits.eos, limits.max_new_tokens, budget=3), Chunks(2, 2, 2))[0]
+    cut = chunk_search(Walk(stepper, prompt, Limits(limits.eos, limits.max_new_tokens, budget=3)), Chunks(2, 2, 2))[0]
     assert max(len(branch.tokens) for branch in cut) <= 2
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_one_signature(name):
-    """Candidates best first, with log-probs under both models, for every prompt."""
+    """Candidates best first, with log-probs under both models, for every prompt; trees where there is one."""
     world, _, stepper, limits = setting(0)
-    prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
-    plan = Plan(OBJECTIVES["likelihood"], beta=world.beta, count=4, tree=Tree(simulations=20, children=0))
+    walk = Walk(stepper, [world.prompt_ids(prompt) for prompt in range(world.n_prompts)], limits)
+    plan = Plan(beta=world.beta, tree=Tree(simulations=20, children=0), answer=lambda branch: str(branch.tokens[-1]))
     told = []
-    found = find_method(name)(stepper, prompts, limits, plan, lambda done, total: told.append((done, total)))
-    assert len(found) == len(prompts)
+    found = search(walk, name, plan, lambda done, total: told.append((done, total)))
+    assert len(found) == world.n_prompts
+    assert told
+    assert all(done <= total for done, total in told)
     for one in found:
         assert one.candidates
         assert all(len(b.tokens) == len(b.logps) == len(b.ref_logps) for b in one.candidates)
         if name != "sample":
             scores = [branch.score for branch in one.candidates]
             assert scores == sorted(scores, reverse=True)
-    assert bool(found[0].tree) == (name == "mcts")
+        assert bool(one.tree) == (name in ("beam", "chunk_beam", "lookahead", "mcts"))
+
+
+@pytest.mark.parametrize("name", ["best_of_n", "weighted_vote"])
+def test_a_reference_that_did_not_run_reads_what_was_written(name):
+    """One forward behind shared prompts: the same log-probs and ranks as with a reference at every step."""
+    world, _, stepper, limits = setting(1)
+    prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
+    plan = Plan(beta=world.beta, answer=lambda branch: str(branch.tokens[0]), tokens_per_batch=12)
+    stepped = search(Walk(stepper, prompts, limits), name, plan)
+    alone = TabularStepper(world, stepper.logps)
+    read = search(Walk(alone, prompts, limits), name, replace(plan, reference=TabularLM(world, world.reference_logps)))
+    for one, other in zip(stepped, read, strict=True):
+        assert [branch.tokens for branch in one.candidates] == [branch.tokens for branch in other.candidates]
+        for first, second in zip(one.candidates, other.candidates, strict=True):
+            assert first.ref_logps == pytest.approx(second.ref_logps)
+            assert first.score == pytest.approx(second.score)
+    with pytest.raises(UserError, match="needs a reference"):
+        search(Walk(alone, prompts, limits), name, plan)
 
 
 def test_which_methods_need_a_reference():
-    likely, rewarded = (Plan(OBJECTIVES[name], ranking="likelihood") for name in ("likelihood", "reward"))
-    assert [name for name in METHODS if needs_reference(name, likely)] == ["chunk_beam"]
-    assert [name for name in METHODS if needs_reference(name, rewarded)] == ["beam", "chunk_beam", "mcts"]
-    assert needs_reference("best_of_n", Plan(OBJECTIVES["likelihood"], ranking="mean_reward"))
+    likely = Plan(OBJECTIVES["likelihood"], ranking="likelihood")
+    rewarded = Plan(OBJECTIVES["reward"], ranking="likelihood")
+    assert [name for name in METHODS if needs_reference(name, likely)] == ["chunk_beam", "lookahead"]
+    assert [name for name in METHODS if needs_reference(name, rewarded)] == ["beam", "chunk_beam", "lookahead", "mcts"]
+    assert needs_reference("best_of_n", Plan(ranking="mean_reward"))
+    assert not needs_reference("lookahead", Plan(value=lambda branches: [0.0] * len(branches)))
+
+
+def test_a_value_ranks_and_a_vote_needs_answers():
+    world, _, stepper, limits = setting(0)
+    prompt = [world.prompt_ids(0)]
+    plan = Plan(ranking="value", value=lambda branches: [float(-len(branch.tokens)) for branch in branches])
+    lengths = [len(branch.tokens) for branch in search(Walk(stepper, prompt, limits), "best_of_n", plan)[0].candidates]
+    assert lengths == sorted(lengths)
+    with pytest.raises(UserError, match="something that judges"):
+        search(Walk(stepper, prompt, limits), "best_of_n", Plan(ranking="value"))
+    with pytest.raises(UserError, match="needs answers"):
+        search(Walk(stepper, prompt, limits), "majority", Plan())
+    with pytest.raises(UserError, match="Did you mean 'mean_reward'"):
+        search(Walk(stepper, prompt, limits), "best_of_n", Plan(ranking="mean_rewards"))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lookahead_without_weight_is_greedy_and_with_much_is_greedy_by_reward(seed):
+    """k over the whole vocabulary: argmax of log π, or of the value so far plus Σ β log π/π_ref of the token."""
+    world, _, stepper, limits = setting(seed)
+    value = implicit_reward(world.beta)
+
+    def found(weight):
+        walk = Walk(stepper, [world.prompt_ids(0)], limits)
+        return lookahead_search(walk, value, Lookahead(1, 100, weight))[0][0].tokens
+
+    def walked(table):
+        state, tokens = 0, []
+        while not world.terminal[state]:
+            tokens.append(int(torch.where(world.next_states[state] < 0, -torch.inf, table[state]).argmax()))
+            state = int(world.next_states[state, tokens[-1]])
+        return tuple(tokens)
+
+    assert found(0.0) == walked(stepper.logps)
+    assert found(1e9) == walked(log_ratios(stepper.logps, stepper.ref_logps))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_lookahead_finds_the_best_sum(seed):
+    """With beams for every response: argmax of Σ log π + w Σ β log π/π_ref over the whole world."""
+    world, rewards, stepper, limits = setting(seed)
+    sequences = world.sequences()
+    total = sequences.taken(stepper.logps).sum(-1) + 0.7 * rewards
+    walk = Walk(stepper, [world.prompt_ids(0)], limits)
+    width = len(sequences.of_prompt(0))
+    found = lookahead_search(walk, implicit_reward(world.beta), Lookahead(width, 100, 0.7))[0]
+    expected = sorted(total[sequences.of_prompt(0)].tolist(), reverse=True)
+    assert [branch.score for branch in found] == pytest.approx(expected)
 
 
 def test_words_for_early_stopping():
@@ -106,6 +179,7 @@ def test_words_for_early_stopping():
     ("make", "says"),
     [
         (lambda: Chunks(width=0), "1 or more"),
+        (lambda: Lookahead(width=0), "1 or more"),
         (lambda: Chunks(sample_from="base"), "policy or reference"),
         (lambda: find_method("beams"), "Did you mean 'beam'"),
     ],
@@ -118,4 +192,4 @@ def test_bad_input(make, says):
 def test_chunks_need_a_reference():
     world, _, stepper, limits = setting(0)
     with pytest.raises(UserError, match="needs a reference"):
-        chunk_search(TabularStepper(world, stepper.logps), [world.prompt_ids(0)], limits)
+        chunk_search(Walk(TabularStepper(world, stepper.logps), [world.prompt_ids(0)], limits))

@@ -5,10 +5,10 @@ import torch
 
 from tokenq.errors import UserError
 from tokenq.search.beam import Beams, beam_search
-from tokenq.search.branches import Branch, Limits
+from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES, find_objective
 from tokenq.search.proxy import ProxyStepper, Term
-from tokenq.search.rerank import RANKINGS, best_of, vote
+from tokenq.search.rerank import best_of, find_ranking, tilt, vote
 from tokenq.search.sampling import Sampling, filtered, greedy, sample
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
@@ -44,7 +44,7 @@ def test_beams_of_full_width_find_every_response_in_order(seed, objective):
     exact = sequences.taken(table).sum(-1)
     width = len(sequences.of_prompt(0))
     beams = Beams(width, length_penalty=0.0, early_stopping="never")
-    found = beam_search(stepper, prompts(world), limits, beams, find_objective(objective), world.beta)
+    found = beam_search(Walk(stepper, prompts(world), limits), beams, find_objective(objective), world.beta)
     for prompt, branches in enumerate(found):
         rows = texts(world, sequences, prompt)
         assert {branch.tokens for branch in branches} == set(rows)
@@ -59,7 +59,7 @@ def test_likelihood_search_of_the_optimum_ranks_as_value_search(seed):
     world, sequences, _, stepper, limits = setting(seed)
     conservative = returns(world, sequences) + world.beta * response_logps(sequences, world.reference_logps)
     beams = Beams(len(sequences.of_prompt(0)), length_penalty=0.0, early_stopping="never")
-    for prompt, branches in enumerate(beam_search(stepper, prompts(world), limits, beams)):
+    for prompt, branches in enumerate(beam_search(Walk(stepper, prompts(world), limits), beams)):
         rows = texts(world, sequences, prompt)
         values = [float(conservative[rows[branch.tokens]]) for branch in branches]
         assert values == sorted(values, reverse=True)
@@ -67,15 +67,15 @@ def test_likelihood_search_of_the_optimum_ranks_as_value_search(seed):
 
 def test_one_beam_is_greedy():
     world, _, _, stepper, limits = setting(0)
-    beams = beam_search(stepper, prompts(world), limits, Beams(1, early_stopping=True))
-    walked = greedy(stepper, prompts(world), limits)
+    beams = beam_search(Walk(stepper, prompts(world), limits), Beams(1, early_stopping=True))
+    walked = greedy(Walk(stepper, prompts(world), limits))
     assert [b[0].tokens for b in beams] == [g[0].tokens for g in walked]
 
 
 def test_branches_carry_both_models_log_probs():
     world, sequences, logps, stepper, limits = setting(1)
     own, other = response_logps(sequences, logps), response_logps(sequences, world.reference_logps)
-    for prompt, branches in enumerate(beam_search(stepper, prompts(world), limits, Beams(3))):
+    for prompt, branches in enumerate(beam_search(Walk(stepper, prompts(world), limits), Beams(3))):
         for branch in branches:
             row = texts(world, sequences, prompt)[branch.tokens]
             assert sum(branch.logps) == pytest.approx(float(own[row]))
@@ -84,15 +84,15 @@ def test_branches_carry_both_models_log_probs():
 
 def test_prompts_do_not_touch_each_other():
     world, _, _, stepper, limits = setting(0)
-    together = beam_search(stepper, prompts(world), limits, Beams(2))
-    alone = [beam_search(stepper, [prompt], limits, Beams(2))[0] for prompt in prompts(world)]
+    together = beam_search(Walk(stepper, prompts(world), limits), Beams(2))
+    alone = [beam_search(Walk(stepper, [prompt], limits), Beams(2))[0] for prompt in prompts(world)]
     assert [[b.tokens for b in one] for one in together] == [[b.tokens for b in one] for one in alone]
 
 
 def test_groups_that_pay_for_the_same_tokens_differ():
     world, _, _, stepper, limits = setting(0)
-    same = beam_search(stepper, prompts(world), limits, Beams(2, groups=2))[0]
-    apart = beam_search(stepper, prompts(world), limits, Beams(2, groups=2, diversity_penalty=50.0))[0]
+    same = beam_search(Walk(stepper, prompts(world), limits), Beams(2, groups=2))[0]
+    apart = beam_search(Walk(stepper, prompts(world), limits), Beams(2, groups=2, diversity_penalty=50.0))[0]
     assert same[0].tokens == same[1].tokens
     assert apart[0].tokens[0] != apart[1].tokens[0]
 
@@ -101,7 +101,7 @@ def test_groups_that_pay_for_the_same_tokens_differ():
 def test_samples_come_as_often_as_they_should(seed):
     world, sequences, logps, stepper, limits = setting(seed, draws.small)
     count = 4000
-    drawn = sample(stepper, [world.prompt_ids(0)], limits, count=count, seed=seed)[0]
+    drawn = sample(Walk(stepper, [world.prompt_ids(0)], limits), count=count, seed=seed)[0]
     chances = response_logps(sequences, logps).exp()
     for tokens, row in texts(world, sequences, 0).items():
         p = float(chances[row])
@@ -111,10 +111,10 @@ def test_samples_come_as_often_as_they_should(seed):
 
 def test_a_sample_does_not_depend_on_what_is_drawn_beside_it():
     world, _, _, stepper, limits = setting(0)
-    together = sample(stepper, prompts(world), limits, count=8, seed=3)
-    few = sample(stepper, [world.prompt_ids(1)], limits, count=3, seed=3)[0]
+    together = sample(Walk(stepper, prompts(world), limits), count=8, seed=3)
+    few = sample(Walk(stepper, [world.prompt_ids(1)], limits), count=3, seed=3)[0]
     assert [branch.tokens for branch in few] == [branch.tokens for branch in together[1][:3]]
-    other = sample(stepper, prompts(world), limits, count=8, seed=4)
+    other = sample(Walk(stepper, prompts(world), limits), count=8, seed=4)
     assert [b.tokens for b in other[0]] != [b.tokens for b in together[0]]
 
 
@@ -143,19 +143,19 @@ def test_ranking_and_voting_by_hand():
     ]
 
     def order(name):
-        return [one.tokens[0] for one in best_of(branches, lambda b: RANKINGS[name].score(b, 0.5))]
+        return [one.tokens[0] for one in best_of(branches, find_ranking(name, 0.5)(branches))]
 
-    assert [round(one.score, 3) for one in best_of(branches, lambda b: RANKINGS["reward"].score(b, 0.5))] == [
+    assert [round(one.score, 3) for one in best_of(branches, find_ranking("reward", 0.5)(branches))] == [
         1.5,
         1.0,
         0.5,
     ]
     assert order("mean_reward") == [5, 5, 6]
     assert order("likelihood") == [5, 6, 5]
-    answers = {1: "yes", 2: "no", 3: "yes"}
-    ranked = vote(branches, lambda b: answers[len(b.tokens)], lambda b: RANKINGS["reward"].score(b, 0.5))
+    ranked = vote(branches, ["yes", "no", "yes"], find_ranking("reward", 0.5)(branches))
     assert [(len(b.tokens), round(b.score, 3)) for b in ranked] == [(3, 0.833), (1, 0.833), (2, 0.167)]
-    none = vote(branches, lambda b: None if len(b.tokens) == 1 else "no")
+    assert tilt([1.0, 0.0, 1.0]) == pytest.approx([1.0, 0.36788, 1.0], abs=1e-5)
+    none = vote(branches, [None, "no", "no"])
     assert [(len(b.tokens), b.score) for b in none] == [(2, 1.0), (3, 1.0), (1, 0.0)]
 
 
@@ -167,29 +167,64 @@ def test_a_proxy_combines_log_probs(weight):
     frontier = proxy.start(prompts(world))
     expected = (logps + weight * log_ratios(tuned, untuned))[: world.n_prompts].log_softmax(-1)
     torch.testing.assert_close(frontier.logps, expected, rtol=0, atol=1e-14)
-    after = proxy.step(frontier, torch.tensor([1]), torch.tensor([2]))
+    after = proxy.step(frontier.state, torch.tensor([1]), torch.tensor([2]))
     state = world.walk((*world.prompt_ids(1), 2))
     expected = (logps + weight * log_ratios(tuned, untuned))[state].log_softmax(-1)
     torch.testing.assert_close(after.logps[0], expected, rtol=0, atol=1e-14)
 
 
-def test_a_budget_is_kept_and_what_there_is_is_returned():
-    """Two prompts, then 2 and 4 rows: a budget of 5 ends after the first step behind the prompts."""
+def test_a_budget_is_each_prompts_own():
+    """One token of prompt, then 2 and 2 rows: a budget of 4 allows one step, of 5 two, whatever is searched beside."""
     world, _, _, stepper, _ = setting(0)
-    found = beam_search(stepper, prompts(world), Limits((EOS,), world.horizon, budget=5), Beams(2))
-    assert all(1 <= len(branches) <= 2 for branches in found)
-    assert max(len(branch.tokens) for branches in found for branch in branches) <= 2
+    for budget, steps in ((4, 1), (5, 2)):
+        limits = Limits((), world.horizon, budget=budget)
+        walk = Walk(stepper, prompts(world), limits)
+        found = beam_search(walk, Beams(2))
+        assert walk.spent == [1 + 2 * steps] * world.n_prompts
+        assert walk.stopped == ["budget"] * world.n_prompts
+        assert {len(branch.tokens) for branches in found for branch in branches} == {steps + 1}
+        alone = Walk(stepper, prompts(world)[:1], limits)
+        assert [b.tokens for b in beam_search(alone, Beams(2))[0]] == [b.tokens for b in found[0]]
+
+
+def test_a_search_that_is_interrupted_returns_what_it_has():
+    world, _, _, stepper, _ = setting(0)
+    asked = []
+
+    def interrupted():
+        asked.append(None)
+        return len(asked) > world.n_prompts  # after one step of every prompt
+
+    walk = Walk(stepper, prompts(world), Limits((), world.horizon, interrupted=interrupted))
+    found = beam_search(walk, Beams(2))
+    assert walk.stopped == ["interrupted"] * world.n_prompts
+    assert {len(branch.tokens) for branches in found for branch in branches} == {2}
+
+
+def test_the_lattice_is_what_the_beams_kept():
+    """Every candidate is a path of the lattice, its scores Σ log π along it; two rows a step at most."""
+    world, _, _, stepper, limits = setting(1)
+    walk = Walk(stepper, prompts(world), limits)
+    found = beam_search(walk, Beams(2, length_penalty=0.0))
+    for branches, lattice in zip(found, walk.lattices, strict=True):
+        paths = {}
+        for number, node in enumerate(lattice):
+            before, total = paths.get(node.parent, ((), 0.0))
+            paths[number] = ((*before, node.token), total + node.logp) if number else ((), 0.0)
+            assert node.score == pytest.approx(paths[number][1])
+        complete = {paths[number][0] for number, node in enumerate(lattice) if node.ends}
+        assert {branch.tokens for branch in branches} <= complete
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda s, p: beam_search(s, p, Limits((EOS,), 4), Beams(0)), "searches nothing"),
-        (lambda s, p: beam_search(s, p, Limits((EOS,), 4), Beams(4, groups=3)), "cannot be parted"),
-        (lambda s, p: beam_search(s, p, Limits((EOS,), 0)), "max_new_tokens"),
-        (lambda s, p: beam_search(s, p, Limits((EOS,), 4, budget=2)), "does not allow one step"),
-        (lambda s, p: sample(s, p, Limits((EOS,), 4), count=0), "samples are none"),
-        (lambda s, p: sample(s, p, Limits((EOS,), 4), Sampling(top_p=0.0)), "leaves nothing"),
+        (lambda s, p: beam_search(Walk(s, p, Limits((EOS,), 4)), Beams(0)), "searches nothing"),
+        (lambda s, p: beam_search(Walk(s, p, Limits((EOS,), 4)), Beams(4, groups=3)), "cannot be parted"),
+        (lambda s, p: beam_search(Walk(s, p, Limits((EOS,), 0))), "max_new_tokens"),
+        (lambda s, p: beam_search(Walk(s, p, Limits((EOS,), 4, budget=1))), "does not allow one step"),
+        (lambda s, p: sample(Walk(s, p, Limits((EOS,), 4)), count=0), "samples are none"),
+        (lambda s, p: sample(Walk(s, p, Limits((EOS,), 4)), Sampling(top_p=0.0)), "leaves nothing"),
         (lambda s, p: find_objective("likelyhood"), "Did you mean 'likelihood'"),
     ],
 )
@@ -202,4 +237,4 @@ def test_bad_input(call, says):
 def test_a_reward_objective_needs_a_reference():
     world, _, logps, _, limits = setting(0)
     with pytest.raises(UserError, match="needs a reference"):
-        beam_search(TabularStepper(world, logps), prompts(world), limits, objective=find_objective("reward"))
+        beam_search(Walk(TabularStepper(world, logps), prompts(world), limits), objective=find_objective("reward"))

@@ -60,7 +60,7 @@ def test_stepping_along_all_branches_gives_every_response_its_log_prob(kind):
         parents, tokens = torch.nonzero(torch.isfinite(frontier.logps), as_tuple=True)
         totals = totals[parents] + frontier.logps[parents, tokens]
         texts = [(*texts[p], t) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)]
-        frontier = stepper.step(frontier, parents, tokens)
+        frontier = stepper.step(frontier.state, parents, tokens)
         over = [t[-1] == EOS or len(t) == world.horizon for t in texts]
         ended |= {t: float(total) for t, total, end in zip(texts, totals, over, strict=True) if end}
     expected = response_logps(sequences, logps)
@@ -80,7 +80,7 @@ def test_reference_and_policy_stand_in_the_same_state():
     world = draws.dense(0)
     stepper = TabularStepper(world, solve(world).logps, world.reference_logps)
     frontier = stepper.step(
-        stepper.start([world.prompt_ids(p) for p in (0, 1)]), torch.tensor([1, 1]), torch.tensor([1, 2])
+        stepper.start([world.prompt_ids(p) for p in (0, 1)]).state, torch.tensor([1, 1]), torch.tensor([1, 2])
     )
     states = [world.walk((*world.prompt_ids(1), token)) for token in (1, 2)]
     assert torch.equal(frontier.ref_logps, world.reference_logps[states])

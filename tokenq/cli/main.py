@@ -14,6 +14,9 @@ from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
 from tokenq.errors import UserError, unknown_name
+from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
+from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
+from tokenq.search.config import SearchConfig
 from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
 
 
@@ -123,6 +126,16 @@ def _score_again(config: ScoreConfig) -> str:
     return "The same command goes on where this one stopped." if config.output else "Start again with the same command."
 
 
+def _search(config: SearchConfig) -> int:
+    from tokenq.cli.search import run
+
+    return run(config)
+
+
+def _search_again(config: SearchConfig) -> str:
+    return "The same command goes on where this one stopped." if config.output else "Start again with the same command."
+
+
 def _verify(config: VerifyConfig) -> int:
     from tokenq.cli.verify import run
 
@@ -149,6 +162,14 @@ COMMANDS: dict[str, Command] = {
         "read a policy against its reference, token by token",
         SCORE_SECTIONS,
         {"input": "data", "file": "data", "model": "policy", "ref": "reference"},
+    ),
+    "search": Command(
+        SearchConfig,
+        _search,
+        _search_again,
+        "write better answers: beams, best of n, votes, tree search, proxies",
+        SEARCH_SECTIONS,
+        SEARCH_SPELT_ELSEWHERE,
     ),
     "demo": Command(
         DemoConfig,

@@ -1,12 +1,7 @@
-"""Traces to disk: one line a row as they come, so that a kill loses nothing; the file itself appears when it is whole.
-
-Under `accelerate launch` every process scores its share of the rows into a file of its own, and the first puts them
-together in the order of the rows.
-"""
+"""Traces to disk: one line a row as they come, so that a kill loses nothing; the file appears when it is whole."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +10,9 @@ from accelerate import PartialState
 from rich.console import Console
 from rich.progress import track
 
+from tokenq.cli.parts import Parts
 from tokenq.data.tokenize import group_key
-from tokenq.files import JsonLines, plain, remove, write_json
+from tokenq.files import plain, write_json
 from tokenq.rundir import provenance
 from tokenq.score.health import pair_warnings
 from tokenq.score.trace import Row
@@ -41,28 +37,22 @@ def score_to_file(
         config: what was asked for, for the record.
         console: where progress is shown.
     """
-    state, key = PartialState(), _key(session, rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parts = [
-        JsonLines(path.with_name(f".{path.name}.partial-{rank}-of-{state.num_processes}"))
-        for rank in range(state.num_processes)
-    ]
-    mine, own = parts[state.process_index], rows[state.process_index :: state.num_processes]
-    done = _begun(mine, key)
+    state, parts = PartialState(), Parts(path, _key(session, rows))
+    own = rows[parts.mine]
+    done = parts.begin()
     if done and state.is_main_process:
         console.print(f"going on after {done} of {len(own)} rows that were scored before")
     show = state.is_main_process and console.is_terminal
     scored = session.traces(own[done:])
     for traces in track(scored, "scoring", len(own) - done, console=console, transient=True, disable=not show):
-        mine.append({"traces": [trace.to_dict() for trace in traces]})
+        parts.append({"traces": [trace.to_dict() for trace in traces]})
     state.wait_for_everyone()
     if state.is_main_process:
-        write_traces(path, (trace for traces in _in_order(parts, len(rows)) for trace in traces))
+        write_traces(path, (trace for line in parts.in_order() for trace in line["traces"]))
         write_json(path.with_name(f"{path.name}.provenance.json"), _record(session, rows, config))
         for warning in pair_warnings(list(islice(read_traces(path), _LOOKED_AT))):
             console.print(f"warning: {warning}")
-        for part in parts:
-            remove(part.path)
+        parts.remove()
         console.print(f"done: the traces of {len(rows)} rows are in {path}")
 
 
@@ -73,30 +63,6 @@ def _key(session: Session, rows: Sequence[Row]) -> str:
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
     said += [f"{row.id}:{group_key(row.group)}" for row in rows]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
-
-
-def _begun(part: JsonLines, key: str) -> int:
-    """Return how many rows the file holds already; begin it anew when it is another job's."""
-    lines = part.read()
-    if lines and lines[0].get("key") == key:
-        part.keep(lambda _: True)
-        return len(lines) - 1
-    remove(part.path)
-    part.append({"key": key})
-    return 0
-
-
-def _in_order(parts: Sequence[JsonLines], count: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield the traces of every row, in order; row i is line i // n of part i % n."""
-    files = [part.path.open(encoding="utf-8") for part in parts]
-    try:
-        for file in files:
-            next(file)  # the key
-        for number in range(count):
-            yield json.loads(next(files[number % len(files)]))["traces"]
-    finally:
-        for file in files:
-            file.close()
 
 
 def _record(session: Session, rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Any]:

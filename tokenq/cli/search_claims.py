@@ -3,9 +3,9 @@
 import torch
 
 from tokenq.search.beam import Beams, beam_search
-from tokenq.search.branches import Branch, Limits
-from tokenq.search.guidance import OBJECTIVES
-from tokenq.search.mcts import Tree, mcts
+from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.search.mcts import Aim, mcts
+from tokenq.search.tree import Tree
 from tokenq.worlds.claims.claim import Case, Claim, broken
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, response_logps, solve
@@ -18,7 +18,7 @@ def _beams(case: Case, width: int) -> list[Branch]:
     stepper = TabularStepper(world, solve(world).logps, world.reference_logps)
     prompts = [world.prompt_ids(prompt) for prompt in case.prompts()]
     beams = Beams(width, length_penalty=0.0, early_stopping="never")
-    return [found[0] for found in beam_search(stepper, prompts, Limits((EOS,), world.horizon), beams)]
+    return [found[0] for found in beam_search(Walk(stepper, prompts, Limits((EOS,), world.horizon)), beams)]
 
 
 def _falls_short(case: Case, found: list[Branch], exact: torch.Tensor) -> float:
@@ -55,7 +55,7 @@ def tree_search(case: Case) -> float:
     stepper = TabularStepper(world, logps, world.reference_logps)
     prompts = [world.prompt_ids(prompt) for prompt in case.prompts()]
     tree = Tree(simulations=world.n_states, children=0)
-    found = mcts(stepper, prompts, Limits((EOS,), world.horizon), tree, OBJECTIVES["reward"], world.beta)
+    found = mcts(Walk(stepper, prompts, Limits((EOS,), world.horizon)), tree, Aim(beta=world.beta))
     ratios = world.beta * log_ratios(case.optimum.logps, world.reference_logps)
     return _falls_short(case, [branches[0] for branches, _ in found], case.sequences.taken(ratios).sum(-1))
 

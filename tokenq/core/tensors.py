@@ -150,6 +150,13 @@ class Stepper(Protocol):
         """Return a frontier of one branch for each prompt."""
         ...
 
-    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
-        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier before."""
+    def step(self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier of `state`."""
+        ...
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return a state whose branch m is branch `row` of an earlier state, for the m-th (state, row).
+
+        All states must come from one call of `start`.
+        """
         ...

@@ -111,14 +111,22 @@ def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[tuple[str, 
             lacking = form.missing(list(row.values))
             if lacking:
                 raise BadRow("a missing column", f"column {lacking[0]!r} is missing")
-            parsed = form.read(row.values)
-            parsed = parsed._replace(prompt=_with_system(parsed.prompt, row.values.get("system")))
-            prompt, responses, is_pair, _ = STYLES[style](parsed)
-            example = Example(prompt, responses, is_pair, row.where, _context(row.values))
+            example = as_example(row, form.read(row.values), style)
         except BadRow as error:
             bad.append((row.where, error))
         else:
             yield example
+
+
+def as_example(row: Row, parsed: Parsed, style: str) -> Example:
+    """Return what was read of a row as an example, in the style asked for, below the row's system text.
+
+    Raises:
+        BadRow: the row brings arguments for the chat template that cannot be read.
+    """
+    parsed = parsed._replace(prompt=_with_system(parsed.prompt, row.values.get("system")))
+    prompt, responses, is_pair, _ = STYLES[style](parsed)
+    return Example(prompt, responses, is_pair, row.where, _context(row.values))
 
 
 def _as_given(parsed: Parsed) -> Parsed:

@@ -5,6 +5,7 @@ its own tokens only; when branches are picked and multiplied (beams), only these
 through the model as one flat row without padding.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,6 +88,27 @@ class Branches:
     def grown(self, parents: Tensor) -> "Steps":
         """Return the layout of a step in which branch m goes on from `parents[m]`."""
         return Steps(self, parents)
+
+
+def gathered(places: Sequence[tuple[Branches, int]]) -> Branches:
+    """Return branches picked from several states that grew from the same prefill, as (state, row) of each."""
+    first = places[0][0]
+    device = first.owners.device
+    owners = torch.tensor([int(state.owners[row]) for state, row in places], device=device)
+    lengths = torch.tensor([int(state.lengths[row]) for state, row in places], device=device)
+    longest = int(lengths.max())
+    layers = {}
+    for number in first.prompts.keys if longest else ():
+        keys, values = first.prompts.keys[number], first.prompts.values[number]
+        shape = len(keys), len(places), longest + ROOM
+        own = _Growth(keys.new_zeros(*shape, keys.shape[-1]), values.new_zeros(*shape, values.shape[-1]))
+        for place, (state, row) in enumerate(places):
+            size = int(lengths[place])
+            if size:
+                own.keys[:, place, :size] = state.layers[number].keys[:, row, :size]
+                own.values[:, place, :size] = state.layers[number].values[:, row, :size]
+        layers[number] = own
+    return Branches(first.prompts, first.starts, owners, lengths, layers, [longest])
 
 
 class Steps:

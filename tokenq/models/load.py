@@ -86,18 +86,18 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     """
     if spec.dtype != "auto" and spec.dtype not in DTYPES:
         raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
-    folder, gguf = _locate(spec.path)
+    folder, gguf = locate(spec.path)
     merged = None
     if is_adapter_folder(folder):
         merged, folder = folder, adapter_config(folder)["base_model_name_or_path"]
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
     options["output_loading_info"] = True
-    model, info = _from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
-    _check_complete(spec.path, info["missing_keys"])
+    model, info = from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
+    check_complete(spec.path, info["missing_keys"])
     if gguf:
         _forget_quantisation(model)
-    model.to(device=_device(spec.device))
+    model.to(device=device_of(spec.device))
     if merged is not None:
         model = with_adapter(model, merged, trainable=False).merge_and_unload()
         model.requires_grad_(True)
@@ -124,14 +124,14 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     Raises:
         UserError: when there is none, or it has no end-of-sequence token.
     """
-    folder, gguf = _locate(spec.path)
+    folder, gguf = locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "tokenizer_config.json").is_file():
         folder = adapter_config(folder)["base_model_name_or_path"]
     if Path(folder).is_dir() and not gguf and not any(f for name in _TOKENIZER_FILES for f in Path(folder).glob(name)):
         # transformers would return one that knows no word.
         raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
-    tokenizer: PreTrainedTokenizerBase = _from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
+    tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"The tokenizer of {spec.path} has no end-of-sequence token, so no response could ever end.",
@@ -218,7 +218,7 @@ def is_quantised(model: nn.Module) -> bool:
     return "quantization_config" in bare(model).config.to_dict()
 
 
-def _locate(path: str) -> tuple[str, dict[str, str]]:
+def locate(path: str) -> tuple[str, dict[str, str]]:
     """Return (folder or hub id, gguf options) of a model path, or explain why nothing is there."""
     place = Path(path).expanduser()
     if place.suffix == ".gguf":
@@ -246,7 +246,14 @@ def _neighbours(place: Path) -> str:
     return f"Did you mean {place.parent / close}?" if close else "Check the spelling."
 
 
-def _from_pretrained(load: Callable[..., Any], folder: str, options: dict[str, Any], path: str) -> Any:
+def from_pretrained(
+    load: Callable[..., Any], folder: str, options: dict[str, Any], path: str, what: str = "a causal language model"
+) -> Any:
+    """Return what a loader of transformers gives.
+
+    Raises:
+        UserError: says what is wrong with `path`, which was to be loaded as `what`.
+    """
     try:
         return load(folder, **options)
     except ImportError as problem:
@@ -263,14 +270,14 @@ def _from_pretrained(load: Callable[..., Any], folder: str, options: dict[str, A
             first, hint = "config.json and the weights say different shapes.", "Fetch both from the same place."
         if "trust_remote_code" in str(problem):
             hint = "It needs its own code: read that code, then pass --trust-remote-code."
-        raise UserError(f"{path} cannot be loaded as a causal language model: {first}", hint) from None
+        raise UserError(f"{path} cannot be loaded as {what}: {first}", hint) from None
 
 
-def _check_complete(path: str, missing: Collection[str]) -> None:
+def check_complete(path: str, missing: Collection[str], what: str = "a causal language model") -> None:
     """Refuse a checkpoint that leaves weights of the language model to chance (a bare encoder, a lost shard)."""
     if missing:
         raise UserError(
-            f"{path} lacks {len(missing)} weights of a causal language model, such as {min(missing)}.",
+            f"{path} lacks {len(missing)} weights of {what}, such as {min(missing)}.",
             "It is incomplete, or a model of another kind (an encoder, a classifier).",
         )
 
@@ -288,7 +295,12 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
     model.__dict__["is_quantized"] = False
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device of a name, "auto" the fastest there is.
+
+    Raises:
+        UserError: this machine has no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -14,7 +14,7 @@ from tokenq.core.logps import tile_logits
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Frontier, PackedBatch
 from tokenq.models.attention import SEGMENTS, Layout
-from tokenq.models.cache import Branches, Prefill
+from tokenq.models.cache import Branches, Prefill, gathered
 from tokenq.models.forward import WAYS, PackedLM, set_attention
 from tokenq.records import TokenGroup, TokenResponse
 
@@ -32,6 +32,10 @@ class Writer(Protocol):
         self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
     ) -> tuple[Float[Tensor, "M V"], Any]:
         """Return the next-token log-probs after each token is appended to its parent, and the new state."""
+        ...
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return a state of branches picked from several states, as (state, row) of each."""
         ...
 
 
@@ -75,14 +79,21 @@ class ModelStepper:
         return Frontier(logps, ref_logps, _Places(place, ref_place))
 
     @torch.no_grad()
-    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
-        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier before."""
-        places: _Places = frontier.state
+    def step(self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier of `state`."""
+        places: _Places = state
         logps, place = self._policy.step(places.policy, parents, tokens)
         if self._reference is None:
             return Frontier(logps, None, _Places(place, None))
         ref_logps, ref_place = self._reference.step(places.reference, parents, tokens)
         return Frontier(logps, ref_logps, _Places(place, ref_place))
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return the state of branches of several states that grew from the same prompts."""
+        policy = self._policy.gather([(state.policy, row) for state, row in places])
+        if self._reference is None:
+            return _Places(policy, None)
+        return _Places(policy, self._reference.gather([(state.reference, row) for state, row in places]))
 
 
 def writer(lm: PackedLM) -> Writer:
@@ -118,6 +129,10 @@ class Caching:
         hidden = self._run(tokens.to(device), state.positions()[parents], steps)
         return _logps(self._lm, hidden), steps.done()
 
+    def gather(self, places: Sequence[tuple[Branches, int]]) -> Branches:
+        """Return branches picked from several steps."""
+        return gathered(places)
+
     def _run(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
         """Return the last hidden states [T, H] of a flat row."""
         self.tokens += len(ids)
@@ -149,6 +164,10 @@ class Rereading:
     ) -> tuple[Float[Tensor, "M V"], list[tuple[int, ...]]]:
         """Return the next-token log-probs after each token, and the texts so far."""
         return self._read([(*state[p], t) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)])
+
+    def gather(self, places: Sequence[tuple[list[tuple[int, ...]], int]]) -> list[tuple[int, ...]]:
+        """Return the texts picked from several steps."""
+        return [state[row] for state, row in places]
 
     def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
         batch = _as_batch(texts).to(self._lm.device)

@@ -1,24 +1,13 @@
-"""Traces as HTML: a page that opens from disk and asks nobody for anything, and a static piece for notebooks.
+"""Traces as HTML: a page that opens from disk, and a static piece for notebooks."""
 
-Texts of models and data are hostile until escaped. On the page they travel as JSON in a script element that no browser
-runs, and are put on screen as text; a content security policy allows the page's own script and style and nothing else.
-"""
-
-import base64
-import hashlib
 import json
 import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-import tokenq
 from tokenq.files import write_text
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, shares
+from tokenq.report.offline import offline_page, templates, writable
 from tokenq.report.view import page_data
 from tokenq.traces import TokenTrace, TraceToken
 
@@ -40,20 +29,7 @@ def page(traces: Sequence[TokenTrace], title: str = "tokenq") -> str:
     islands = {"index": {name: value for name, value in data.items() if name not in ("traces", "pairs")}}
     islands |= {f"trace-{number}": trace for number, trace in enumerate(data["traces"])}
     islands |= {f"pair-{number}": pair for number, pair in enumerate(data["pairs"])}
-    script = '"use strict";\n{\n' + "\n".join(_static(name) for name in SCRIPTS) + "\n}\n"
-    style = _static("page.css")
-    return (
-        _templates()
-        .get_template("page.html.jinja")
-        .render(
-            title=_writable(title),
-            version=tokenq.__version__,
-            policy=_content_policy(script, style),
-            script=Markup(script),
-            style=Markup(style),
-            islands=[(name, _json_island(value)) for name, value in islands.items()],
-        )
-    )
+    return offline_page("page.html.jinja", SCRIPTS, ("page.css",), title, islands)
 
 
 def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq") -> None:
@@ -83,7 +59,7 @@ def fragment(trace: TokenTrace, channel: str = "implicit_reward") -> str:
     written = [token for token in trace.tokens if token.written]
     worst = sorted(written, key=lambda token: shown.factor * (shown.value(token) or 0.0))[:5]
     text = (
-        _templates()
+        templates()
         .get_template("fragment.html.jinja")
         .render(
             trace=trace,
@@ -92,44 +68,7 @@ def fragment(trace: TokenTrace, channel: str = "implicit_reward") -> str:
             worst=[(_quoted(_name(token, trace)), token, _favoured(token)) for token in worst],
         )
     )
-    return _writable(text)
-
-
-def _templates() -> Environment:
-    loader = PackageLoader("tokenq.report", "static")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _static(name: str) -> str:
-    return (resources.files("tokenq.report") / "static" / name).read_text(encoding="utf-8")
-
-
-def _json_island(value: Any) -> Markup:
-    """Return JSON that means the same inside a script element and cannot end it, nor begin a comment there."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
-
-
-def _writable(text: str) -> str:
-    """Return text that UTF-8 can hold: half a surrogate pair becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _content_policy(script: str, style: str) -> str:
-    """Return a policy under which this script and this style run, and nothing is loaded or sent."""
-    rules = {
-        "default-src": "'none'",
-        "script-src": f"'sha256-{_digest(script)}'",
-        "style-src": f"'sha256-{_digest(style)}'",
-        "img-src": "data:",
-        "base-uri": "'none'",
-        "form-action": "'none'",
-    }
-    return "; ".join(f"{name} {value}" for name, value in rules.items())
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return writable(text)
 
 
 def _ground(share: float) -> str:

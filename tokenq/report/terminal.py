@@ -1,10 +1,11 @@
-"""A trace in the terminal: the text coloured by the credit of its tokens, and the numbers under it."""
+"""Traces and candidates in the terminal: texts with the numbers that belong to them."""
 
 from rich.console import Group, RenderableType
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from tokenq.results import SearchResult
 from tokenq.traces import TokenTrace, TraceToken
 
 _NEGATIVE, _POSITIVE = (178, 60, 20), (20, 90, 170)
@@ -52,3 +53,17 @@ def card(trace: TokenTrace) -> RenderableType:
     )
     said = [Text(f"note: {warning}", style="dim") for warning in trace.warnings]
     return Group(coloured(trace), Text(), Text(line), *said, numbers(trace))
+
+
+def candidates(result: SearchResult, most: int = 10) -> RenderableType:
+    """Return the candidates of a search, best first, with what they are ranked by and what the search cost."""
+    table = Table("", "score", "log π", "log π_ref", "tokens", "response", title=f"{result.method}, {result.objective}")
+    for rank, one in enumerate(result.candidates[:most], 1):
+        ref = "" if one.ref_logps is None else f"{sum(one.ref_logps):.2f}"
+        cut = "" if one.terminal else " (cut)"
+        text = Text(one.text if one.answer is None else f"{one.text}\n→ {one.answer}")
+        table.add_row(str(rank), f"{one.score:.4f}", f"{sum(one.logps):.2f}", ref, f"{len(one.token_ids)}{cut}", text)
+    cost = result.cost
+    line = f"{cost.policy_tokens} tokens through the policy, {cost.reference_tokens} through the reference, "
+    stopped = [Text(f"stopped by: {result.stopped}", style="dim")] if result.stopped else []
+    return Group(table, Text(f"{line}{cost.seconds:.1f} s, peak memory {cost.peak_memory / 1e9:.2f} GB"), *stopped)

@@ -4,15 +4,15 @@ Of the 2 W best continuations of all beams, those among the first W that end are
 go on. A finished response is ranked by score / length^length_penalty, its length that of the generated tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
-from tokenq.core.tensors import Frontier, Stepper
+from tokenq.core.tensors import Frontier
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
 from tokenq.search.guidance import OBJECTIVES, Objective
 
 
@@ -47,10 +47,11 @@ class Beams:
 class _Search:
     """The beams of one group of one prompt: those that run, and those that are finished, best first."""
 
+    walk: Walk
     limits: Limits
     beams: Beams
     width: int
-    running: list[Branch] = field(default_factory=lambda: [Branch()])
+    running: list[Branch]
     finished: list[Branch] = field(default_factory=list)
     done: bool = False
 
@@ -74,7 +75,9 @@ class _Search:
             branch, token = self.running[place // vocabulary], place % vocabulary
             ends = self.limits.ends(token, length)
             if ends and rank < self.width:
-                self._finish(branch.with_token(token, frontier, score))
+                complete = branch.with_token(token, frontier, score)
+                self.walk.end(complete)
+                self._finish(complete)
             elif not ends and len(running) < self.width:
                 running.append(branch.with_token(token, frontier, score))
         self.running = running
@@ -98,28 +101,24 @@ class _Search:
         return best > self.finished[-1].score
 
     def stop(self) -> None:
-        """Rank what is still running as it stands: the budget is spent."""
-        for branch in self.running:
+        """Rank what is still running as it stands: nothing more may be spent."""
+        for branch in () if self.done else self.running:
             if branch.tokens and not self._full():
                 self._finish(branch)
         self.done = True
 
 
 def beam_search(
-    stepper: Stepper,
-    prompts: Sequence[Sequence[int]],
-    limits: Limits,
+    walk: Walk,
     beams: Beams | None = None,
     objective: Objective = OBJECTIVES["likelihood"],
     beta: float = 1.0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = silent,
 ) -> list[list[Branch]]:
     """Return for every prompt the W best responses, best first; their scores are normalised by length.
 
     Args:
-        stepper: what is searched.
-        prompts: token ids of every prompt; they are searched side by side and do not touch each other.
-        limits: where responses end. When the budget is spent, beams are ranked as they stand.
+        walk: prompts and limits, at their beginning.
         beams: how wide, and when to stop.
         objective: what is maximised.
         beta: KL temperature, for objectives that have one.
@@ -129,23 +128,22 @@ def beam_search(
         UserError: a budget smaller than one step, or an objective without what it needs.
     """
     beams = beams or Beams()
-    walk = Walk(stepper, prompts, limits)
-    searches = [[_Search(limits, beams, beams.width // beams.groups) for _ in range(beams.groups)] for _ in prompts]
-    for row, groups in enumerate(searches):
-        for group in groups:
-            group.running = [Branch(row=row)]
+    limits = walk.limits
+    searches = [
+        [_Search(walk, limits, beams, beams.width // beams.groups, [root]) for _ in range(beams.groups)]
+        for root in walk.roots()
+    ]
     for length in range(1, limits.max_new_tokens + 1):
         added = objective.score(walk.frontier, beta)
-        for groups in searches:
+        for prompt, groups in enumerate(searches):
             _take(groups, walk.frontier, added, beams.diversity_penalty)
+            rows = sum(len(group.running) for group in groups if not group.done)
+            if rows and not walk.may_step(prompt, rows):
+                for group in groups:
+                    group.stop()
         progress(length, limits.max_new_tokens)
         going = [group for groups in searches for group in groups if not group.done]
-        rows = sum(len(group.running) for group in going)
         if not going:
-            break
-        if not walk.may_step(rows):
-            for group in going:
-                group.stop()
             break
         stepped = iter(walk.step([branch for group in going for branch in group.running]))
         for group in going:

@@ -1,27 +1,43 @@
-"""What all searches share: branches that are being written, the limits they keep, and how they end."""
+"""What all searches share: branches that are being written, the limits they keep, how they end, and what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.errors import UserError
 
+Progress = Callable[[int, int], None]
+"""Told (how much is done, how much there is to do at most)."""
+
+
+def silent(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def never() -> bool:
+    """Go on to the end."""
+    return False
+
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a response ends.
+    """Where a response and its search end.
 
     Attributes:
-        eos: token ids that end it.
+        eos: token ids that end a response.
         max_new_tokens: most tokens of a response.
-        budget: most tokens that may go through the policy, prompts included; None for no limit.
+        budget: most tokens that may go through the policy for one prompt, itself included; None for no limit. A
+            prompt's result does not depend on what is searched beside it.
+        interrupted: asked before every step: True ends all searches with what they have.
     """
 
     eos: tuple[int, ...]
     max_new_tokens: int
     budget: int | None = None
+    interrupted: Callable[[], bool] = never
 
     def __post_init__(self) -> None:
         """Refuse limits that allow nothing."""
@@ -43,6 +59,8 @@ class Branch:
         ref_logps: log π_ref of each, empty where no reference runs.
         score: what the search's objective gives it.
         row: its row in the frontier.
+        prompt: number of its prompt.
+        node: node of the lattice in which it stands.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,45 +68,111 @@ class Branch:
     ref_logps: tuple[float, ...] = ()
     score: float = 0.0
     row: int = 0
+    prompt: int = 0
+    node: int = 0
 
     def with_token(self, token: int, frontier: Frontier, score: float) -> "Branch":
         """Return the branch with one more token, as the frontier sees it from this branch."""
         ref = () if frontier.ref_logps is None else (float(frontier.ref_logps[self.row, token]),)
-        own = float(frontier.logps[self.row, token])
-        return Branch((*self.tokens, token), (*self.logps, own), (*self.ref_logps, *ref), score, self.row)
+        logps = (*self.logps, float(frontier.logps[self.row, token]))
+        return replace(self, tokens=(*self.tokens, token), logps=logps, ref_logps=(*self.ref_logps, *ref), score=score)
+
+
+class Visited(NamedTuple):
+    """A node of a lattice or a tree: a token behind its parent.
+
+    Attributes:
+        parent: index of the node before; −1 for the prompt.
+        token: the token; −1 for the prompt.
+        logp: log π of the token.
+        score: what the objective gives the response up to here.
+        ends: whether the response is over with it.
+        visits: simulations that came through; 0 outside tree search.
+        value: estimate of the best completion; 0 outside tree search.
+    """
+
+    parent: int
+    token: int
+    logp: float
+    score: float
+    ends: bool
+    visits: int = 0
+    value: float = 0.0
+
+
+ROOT = Visited(-1, -1, 0.0, 0.0, False)
 
 
 class Walk:
-    """A stepper that is walked along by many searches at once, and counts what that costs.
+    """A stepper that is walked along by the searches of many prompts at once, and what each of them costs.
 
     Args:
         stepper: the stepper.
         prompts: one a search.
         limits: where responses end, and how much may be spent.
 
+    Attributes:
+        prompts: token ids of every prompt.
+        limits: where responses end, and how much may be spent.
+        frontier: where the branches stand.
+        spent: tokens that went through the policy, by prompt.
+        stopped: "budget" or "interrupted" where a search was ended by that, by prompt.
+        lattices: what was looked at, by prompt.
+
     Raises:
-        UserError: the budget does not even allow reading the prompts and one step.
+        UserError: the budget does not even allow reading a prompt and one step.
     """
 
     def __init__(self, stepper: Stepper, prompts: Sequence[Sequence[int]], limits: Limits) -> None:
         self._stepper = stepper
-        self._limits = limits
-        self.spent = sum(map(len, prompts))
-        if limits.budget is not None and limits.budget <= self.spent:
+        self.prompts = prompts
+        self.limits = limits
+        self.spent = [len(prompt) for prompt in prompts]
+        longest = max(self.spent, default=0)
+        if limits.budget is not None and limits.budget <= longest:
             raise UserError(
-                f"A budget of {limits.budget} tokens does not allow one step behind prompts of {self.spent} tokens.",
+                f"A budget of {limits.budget} tokens does not allow one step behind a prompt of {longest} tokens.",
                 "Raise the budget.",
             )
+        self.stopped: list[str | None] = [None for _ in prompts]
+        self.lattices = [[ROOT] for _ in prompts]
         self.frontier = stepper.start(prompts)
 
-    def may_step(self, rows: int) -> bool:
-        """Return whether the budget allows a step of so many branches."""
-        return self._limits.budget is None or self.spent + rows <= self._limits.budget
+    def roots(self) -> list[Branch]:
+        """Return an empty branch for every prompt."""
+        return [Branch(row=row, prompt=row) for row in range(len(self.spent))]
+
+    def may_step(self, prompt: int, rows: int) -> bool:
+        """Return whether a prompt's search may step so many branches; remember why where it may not."""
+        if self.limits.interrupted():
+            self.stopped[prompt] = "interrupted"
+        elif self.limits.budget is not None and self.spent[prompt] + rows > self.limits.budget:
+            self.stopped[prompt] = "budget"
+        else:
+            return True
+        return False
 
     def step(self, branches: Sequence[Branch]) -> list[Branch]:
         """Append each branch's last token to the row it came from, and return the branches at their new rows."""
         parents = torch.tensor([branch.row for branch in branches])
+        return self._stepped(self.frontier.state, parents, branches)
+
+    def step_from(self, places: Sequence[tuple[Any, int]], branches: Sequence[Branch]) -> list[Branch]:
+        """Append each branch's last token to a (state, row) of any earlier frontier, as `step` does."""
+        return self._stepped(self._stepper.gather(places), torch.arange(len(places)), branches)
+
+    def end(self, branch: Branch) -> None:
+        """Note that a branch is over with its last token."""
+        self._note(branch, True)
+
+    def _stepped(self, state: Any, parents: torch.Tensor, branches: Sequence[Branch]) -> list[Branch]:
         tokens = torch.tensor([branch.tokens[-1] for branch in branches])
-        self.frontier = self._stepper.step(self.frontier, parents, tokens)
-        self.spent += len(branches)
-        return [replace(branch, row=row) for row, branch in enumerate(branches)]
+        self.frontier = self._stepper.step(state, parents, tokens)
+        for branch in branches:
+            self.spent[branch.prompt] += 1
+        return [replace(branch, row=row, node=self._note(branch, False)) for row, branch in enumerate(branches)]
+
+    def _note(self, branch: Branch, ends: bool) -> int:
+        lattice = self.lattices[branch.prompt]
+        lattice.append(Visited(branch.node, branch.tokens[-1], branch.logps[-1], branch.score, ends))
+        return len(lattice) - 1

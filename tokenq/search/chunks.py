@@ -4,14 +4,12 @@ Weak-to-strong search (arXiv 2405.19262): the samples come from one model (the s
 steered by nothing), and the reward is a small pair's Σ β log π/π_ref.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from tokenq.core.tensors import Stepper
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
 from tokenq.search.sampling import Sampling, draw, filtered, mixed_seed
 
 
@@ -39,84 +37,91 @@ class Chunks:
             raise UserError(f"Chunks come from policy or reference, not {self.sample_from!r}.", "Name one of the two.")
 
 
+@dataclass
+class _Search:
+    """The responses of one prompt: those that run, and those that are complete."""
+
+    dice: torch.Generator
+    running: list[Branch]
+    finished: list[Branch] = field(default_factory=list)
+
+    def choose(self, width: int, *, over: bool = False) -> None:
+        """Let the W best of all different responses go on; where the search is over, as they stand."""
+        different = {branch.tokens: branch for branch in (*self.finished, *self.running)}.values()
+        kept = sorted(different, key=lambda branch: -branch.score)[:width]
+        self.finished = kept if over else [branch for branch in kept if branch not in self.running]
+        self.running = [] if over else [branch for branch in kept if branch in self.running]
+
+
 def chunk_search(
-    stepper: Stepper,
-    prompts: Sequence[Sequence[int]],
-    limits: Limits,
+    walk: Walk,
     chunks: Chunks | None = None,
     sampling: Sampling | None = None,
     *,
     beta: float = 1.0,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> list[list[Branch]]:
     """Return for every prompt the W best responses by Σ β log π/π_ref, best first.
 
     Args:
-        stepper: policy and reference.
-        prompts: token ids of every prompt, searched one after the other.
-        limits: where responses end. When the budget of a prompt is spent, responses stay as they are.
+        walk: prompts and limits, at their beginning.
         chunks: how wide, and how often it is chosen.
         sampling: temperature and filters.
         beta: KL temperature.
         seed: decides everything that is drawn.
+        progress: told (tokens of the longest response so far, most tokens) after every step.
 
     Raises:
         UserError: a budget smaller than one step, or a stepper without reference.
     """
     chunks, sampling = chunks or Chunks(), sampling or Sampling()
-    return [_search(stepper, prompt, limits, chunks, sampling, beta, seed) for prompt in prompts]
+    limits = walk.limits
+    searches = [
+        _Search(torch.Generator().manual_seed(mixed_seed(seed, prompt, 0)), [root])
+        for prompt, root in zip(walk.prompts, walk.roots(), strict=True)
+    ]
+    for length in range(limits.max_new_tokens):
+        if length % chunks.length == 0:
+            for search in searches:
+                search.choose(chunks.width)
+                search.running = [branch for branch in search.running for _ in range(chunks.samples)]
+        going = [search for search in searches if search.running]
+        if not going:
+            break
+        for search in going:
+            _one_token(search, walk, limits, chunks, sampling, beta)
+        progress(length + 1, limits.max_new_tokens)
+        for prompt, search in enumerate(searches):
+            if search.running and not walk.may_step(prompt, len(search.running)):
+                search.choose(chunks.width, over=True)
+        every = [branch for search in searches for branch in search.running]
+        if every:
+            stepped = iter(walk.step(every))
+            for search in searches:
+                search.running = [next(stepped) for _ in search.running]
+    for search in searches:
+        search.choose(chunks.width, over=True)
+    return [search.finished for search in searches]
 
 
-def _search(
-    stepper: Stepper,
-    prompt: Sequence[int],
-    limits: Limits,
-    chunks: Chunks,
-    sampling: Sampling,
-    beta: float,
-    seed: int,
-) -> list[Branch]:
-    walk = Walk(stepper, [prompt], limits)
-    dice = torch.Generator().manual_seed(mixed_seed(seed, prompt, 0))
-    running: list[Branch] = [Branch()]
-    finished: list[Branch] = []
-    while running:
-        grown = [branch for branch in running for _ in range(chunks.samples)]
-        complete: list[Branch] = []
-        for _ in range(chunks.length):
-            grown, ended, stopped = _one_token(walk, grown, limits, chunks, sampling, beta, dice)
-            complete += ended
-            if stopped or not grown:
-                break
-        candidates = sorted([*finished, *complete, *grown], key=lambda branch: -branch.score)[: chunks.width]
-        finished = [branch for branch in candidates if branch not in grown]
-        running = [] if stopped else [branch for branch in candidates if branch in grown]
-        if stopped:
-            finished = candidates
-    return sorted(finished, key=lambda branch: -branch.score)
-
-
-def _one_token(
-    walk: Walk,
-    branches: list[Branch],
-    limits: Limits,
-    chunks: Chunks,
-    sampling: Sampling,
-    beta: float,
-    dice: torch.Generator,
-) -> tuple[list[Branch], list[Branch], bool]:
-    """Return (branches with one more token, those that ended with it, whether the budget is spent)."""
+def _one_token(search: _Search, walk: Walk, limits: Limits, chunks: Chunks, sampling: Sampling, beta: float) -> None:
+    """Give every running response of a prompt one more token."""
     frontier = walk.frontier
     if frontier.ref_logps is None:
         raise UserError("Chunks are chosen by reward, which needs a reference.", "Name one with --reference.")
     source = frontier.logps if chunks.sample_from == "policy" else frontier.ref_logps
-    tokens = draw(filtered(source, sampling), [branch.row for branch in branches], [dice] * len(branches))
+    rows = [branch.row for branch in search.running]
+    unique = sorted(set(rows))  # rows that share a parent are filtered once
+    drawn_from = filtered(source[torch.tensor(unique, device=source.device)], sampling)
+    tokens = draw(drawn_from, [unique.index(row) for row in rows], [search.dice] * len(rows))
     going: list[Branch] = []
-    ended: list[Branch] = []
-    for branch, token in zip(branches, tokens, strict=True):
+    for branch, token in zip(search.running, tokens, strict=True):
         gain = float(frontier.logps[branch.row, token] - frontier.ref_logps[branch.row, token])
         after = branch.with_token(token, frontier, branch.score + beta * gain)
-        (ended if limits.ends(token, len(after.tokens)) else going).append(after)
-    if going and not walk.may_step(len(going)):
-        return going, ended, True
-    return (walk.step(going) if going else []), ended, False
+        if limits.ends(token, len(after.tokens)):
+            walk.end(after)
+            search.finished.append(after)
+        else:
+            going.append(after)
+    search.running = going

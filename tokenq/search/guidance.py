@@ -1,11 +1,11 @@
-"""What a search maximises, as functions of both models' log-probs; three things that are never confused.
+"""What a search maximises, as functions of both models' log-probs; things that are never confused.
 
 Likelihood is the search of the paper: over a DPO policy it equals value-guided search for reward plus log π_ref
 (Eq. 13 of arXiv 2404.12358). Reward is Σ β log π/π_ref, for candidates that come from elsewhere. A proxy changes the
-distribution that is searched (`tokenq.search.proxy`).
+distribution that is searched (`tokenq.search.proxy`). A value judges whole prefixes: a reward model, or any function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -13,6 +13,10 @@ from torch import Tensor
 
 from tokenq.core.tensors import Frontier
 from tokenq.errors import UserError, unknown_name
+from tokenq.search.branches import Branch
+
+Value = Callable[[Sequence[Branch]], Sequence[float]]
+"""(branches, complete or not) → what each of them is worth; larger is better. They may belong to several prompts."""
 
 
 class Objective(NamedTuple):
@@ -60,3 +64,24 @@ def find_objective(name: str) -> Objective:
     if name not in OBJECTIVES:
         raise unknown_name("objective", name, OBJECTIVES)
     return OBJECTIVES[name]
+
+
+def implicit_reward(beta: float) -> Value:
+    """Return the value Σ β log π/π_ref of a prefix: V* there less V* of the prompt (arXiv 2412.01981).
+
+    Raises:
+        UserError: when it is asked about a branch that was written without a reference.
+    """
+
+    def value(branches: Sequence[Branch]) -> list[float]:
+        for branch in branches:
+            if len(branch.ref_logps) != len(branch.logps):
+                raise UserError("The implicit reward needs a reference.", "Name one with --reference.")
+        return [beta * (sum(branch.logps) - sum(branch.ref_logps)) for branch in branches]
+
+    return value
+
+
+def so_far(branches: Sequence[Branch]) -> list[float]:
+    """Return the scores so far: for the reward objective the implicit value, for likelihood what cannot be bettered."""
+    return [branch.score for branch in branches]

@@ -1,151 +1,100 @@
-"""Monte-Carlo tree search over tokens, with the policy as prior (PUCT); the whole tree is returned.
+"""Monte-Carlo tree search over tokens, with the policy as prior; the whole tree is returned.
 
-A simulation walks from the root along the children with the best bound, expands where it ends (all children at once,
-one step of the stepper), values the new leaves and carries the values back. What is fully known is not visited again,
-so with enough simulations the best response of the tree is the exact one.
+A simulation walks from the root down to a prefix that nobody has looked at, lets the model read its last token, gives
+it children and a value, and carries the value back. What is fully known is not visited again, so with enough
+simulations the best response of the tree is the exact one. The trees of many prompts grow side by side.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import exp
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from tokenq.core.tensors import Frontier, Stepper
-from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Walk
-from tokenq.search.guidance import OBJECTIVES, Objective
+import torch
 
-Value = Callable[[Branch, Frontier], float]
-"""(branch, frontier in which it stands) → estimate of the objective of its best completion."""
+from tokenq.core.tensors import Frontier
+from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, silent
+from tokenq.search.guidance import OBJECTIVES, Objective, Value, so_far
+from tokenq.search.sampling import Sampling, draw, filtered, mixed_seed
+from tokenq.search.tree import RULES, Halving, Node, Tree
 
 
 @dataclass(frozen=True)
-class Tree:
-    """How the tree is searched.
+class Aim:
+    """What trees are searched for.
 
     Attributes:
-        simulations: expansions for each prompt.
-        children: most likely tokens that a node is expanded into; 0 for all.
-        exploration: c of PUCT: Q + c P √N / (1 + n), with Q rescaled to [0, 1] over the tree.
-        backup: "mean" of what was found below a node, or "max".
+        objective: what is maximised, a sum over tokens.
+        beta: KL temperature.
+        value: what a prefix is worth; `so_far` also tells the children of a prefix apart before they are visited.
+        sampling: how rollouts are drawn; temperature 0 writes the likeliest token.
+        seed: of all that is drawn.
     """
 
-    simulations: int = 64
-    children: int = 8
-    exploration: float = 1.25
-    backup: Literal["mean", "max"] = "max"
-
-    def __post_init__(self) -> None:
-        """Refuse a search that does nothing."""
-        if self.simulations < 1 or self.children < 0:
-            raise UserError("simulations must be 1 or more, children 0 or more.", "0 children takes all tokens.")
-
-
-@dataclass
-class Node:
-    """A prefix in the tree.
-
-    Attributes:
-        branch: the prefix, with its score so far.
-        parent: index of the node before it, −1 for the root.
-        prior: π(token) at its parent.
-        ends: whether it is a complete response.
-        value: estimate when it was made.
-        visits: simulations that came through.
-        total: sum of the values carried back.
-        best: largest of them.
-        solved: whether everything below it is known.
-        children: indices of its children; empty until it is expanded.
-    """
-
-    branch: Branch
-    parent: int
-    prior: float
-    ends: bool
-    value: float
-    visits: int = 0
-    total: float = 0.0
-    best: float = float("-inf")
-    solved: bool = False
-    children: list[int] = field(default_factory=list)
+    objective: Objective = OBJECTIVES["reward"]
+    beta: float = 1.0
+    value: Value = so_far
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
+    seed: int = 0
 
 
 @dataclass
 class _Search:
     """The tree of one prompt."""
 
-    walk: Walk
     limits: Limits
     tree: Tree
-    objective: Objective
-    beta: float
-    value: Value
-    nodes: list[Node] = field(default_factory=list)
-    places: dict[int, Frontier] = field(default_factory=dict)
+    aim: Aim
+    nodes: list[Node]
+    dice: torch.Generator
+    root: int = 0
+    left: int = 0
+    halving: Halving | None = None
+    rolled: list[Branch] = field(default_factory=list)
+    done: bool = False
 
-    def simulate(self) -> bool:
-        """Run one simulation; return False when there is nothing left to find, or to spend."""
-        place = 0
+    def leaf(self) -> int | None:
+        """Return the node that a simulation ends in, None for one that needs no step of the model."""
+        place = self.root
         while self.nodes[place].children:
             place = self._choose(place)
-        if self.nodes[place].ends or not self._expand(place):
-            return False
-        return not self.nodes[0].solved
+        node = self.nodes[place]
+        if not node.ends:
+            return place
+        node.value, node.solved = node.branch.score, True
+        self._carry_back(place, node.value)
+        self._settle(node.parent)
+        return None
 
     def _choose(self, place: int) -> int:
-        """Return the child of a node with the best bound, among those that are not fully known."""
         node = self.nodes[place]
-        open_ones = [child for child in node.children if not self.nodes[child].solved]
-        values = [self._q(child) for child in range(1, len(self.nodes))]
-        low, high = min(values), max(values)
-        scale = high - low if high > low else 1.0
+        children = [self.nodes[child] for child in node.children]
+        if place == self.root and self.tree.rule == "gumbel":
+            if self.halving is None:
+                self.halving = Halving([child.prior for child in children], self.left, self.dice)
+            return node.children[self.halving.next(node, children, self.tree)]
+        bounds = RULES[self.tree.rule](node, children, self.tree)
+        open_ones = [number for number, child in enumerate(children) if not child.solved]
+        return node.children[max(open_ones, key=lambda number: bounds[number])]
 
-        def bound(child: int) -> float:
-            one = self.nodes[child]
-            explored: float = self.tree.exploration * one.prior * node.visits**0.5 / (1 + one.visits)
-            return (self._q(child) - low) / scale + explored
-
-        return max(open_ones, key=bound)
-
-    def _q(self, place: int) -> float:
+    def expand(self, place: int, frontier: Frontier, row: int) -> None:
+        """Give a node that the model has read its children."""
         node = self.nodes[place]
-        if not node.visits:
-            return node.value
-        return node.best if self.tree.backup == "max" else node.total / node.visits
-
-    def _expand(self, place: int) -> bool:
-        """Give a node its children, value them, and carry the values back."""
-        node, frontier = self.nodes[place], self.places[place]
-        logps = frontier.logps[node.branch.row]
-        added = self.objective.score(frontier, self.beta)[node.branch.row]
+        branch = replace(node.branch, row=row)
+        logps, added = frontier.logps[row], self.aim.objective.score(frontier, self.aim.beta)[row]
         possible = int(logps.isfinite().sum())
         count = possible if self.tree.children == 0 else min(self.tree.children, possible)
-        chosen, tokens = (values.tolist() for values in logps.topk(count))
-        length = len(node.branch.tokens) + 1
-        grown = [node.branch.with_token(token, frontier, node.branch.score + float(added[token])) for token in tokens]
-        ends = [self.limits.ends(token, length) for token in tokens]
-        going = [branch for branch, over in zip(grown, ends, strict=True) if not over]
-        if going and not self.walk.may_step(len(going)):
-            return False
-        stepped = iter(self._step(frontier, going))
-        for branch, over, logp in zip(grown, ends, chosen, strict=True):
-            after = branch if over else next(stepped)
-            number = len(self.nodes)
-            value = after.score if over else self.value(after, self.walk.frontier)
-            self.nodes.append(Node(after, place, exp(logp), over, value, solved=over))
-            node.children.append(number)
-            if not over:
-                self.places[number] = self.walk.frontier
-            self._carry_back(number, value)
-        del self.places[place]
-        self._settle(place)
-        return True
+        priors, tokens = (values.tolist() for values in logps.topk(count))
+        for prior, token in zip(priors, tokens, strict=True):
+            after = branch.with_token(token, frontier, branch.score + float(added[token]))
+            ends = self.limits.ends(token, len(after.tokens))
+            guess = after.score if ends or (self.aim.value is so_far and not self.tree.rollouts) else None
+            node.children.append(len(self.nodes))
+            self.nodes.append(Node(after, place, prior, ends, guess, place=(frontier.state, row)))
 
-    def _step(self, frontier: Frontier, branches: list[Branch]) -> list[Branch]:
-        if not branches:
-            return []
-        self.walk.frontier = frontier
-        return self.walk.step(branches)
+    def finish(self, place: int, value: float) -> None:
+        """Carry the value of a node that was visited first back to the root."""
+        self.nodes[place].value = value
+        self._carry_back(place, value)
+        self._settle(place)
 
     def _carry_back(self, place: int, value: float) -> None:
         while place >= 0:
@@ -165,52 +114,138 @@ class _Search:
             node.best = max(self.nodes[child].best for child in node.children)
             place = node.parent
 
+    def count(self) -> None:
+        """Note that a simulation is over: choose the next token, or end, where it was the last."""
+        self.left -= 1
+        while not self.done and (self.left <= 0 or self.nodes[self.root].solved):
+            if self.tree.commit == "never" or not self.nodes[self.root].children:
+                self.done = True
+                return
+            self._commit()
+            self.done = self.nodes[self.root].ends
 
-def so_far(branch: Branch, frontier: Frontier) -> float:
-    """Return the score so far: with a reward at the end, Σ β log π/π_ref is a value already (arXiv 2412.01981)."""
-    return branch.score
+    def _commit(self) -> None:
+        node = self.nodes[self.root]
+        children = [self.nodes[child] for child in node.children]
+        if self.halving is not None and not node.solved:
+            best = self.halving.best(node, children, self.tree)
+        else:
+            order = [(child.best if node.solved else child.visits, child.best) for child in children]
+            best = max(range(len(children)), key=lambda number: order[number])
+        self.root, self.left, self.halving = node.children[best], self.tree.simulations, None
+
+    def candidates(self) -> list[Branch]:
+        """Return the complete responses, best first; where there is none, the best prefix as it stands."""
+        unique = {node.branch.tokens: node.branch for node in self.nodes if node.ends and node.visits}
+        unique |= {branch.tokens: branch for branch in self.rolled}
+        if not unique:
+            visited = [node for node in self.nodes if node.visits]
+            return [max(visited, key=lambda node: (len(node.branch.tokens), node.best)).branch] if visited else []
+        return sorted(unique.values(), key=lambda branch: -branch.score)
 
 
 def mcts(
-    stepper: Stepper,
-    prompts: Sequence[Sequence[int]],
-    limits: Limits,
+    walk: Walk,
     tree: Tree | None = None,
-    objective: Objective = OBJECTIVES["reward"],
-    beta: float = 1.0,
-    value: Value = so_far,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[tuple[list[Branch], list[Node]]]:
+    aim: Aim | None = None,
+    progress: Progress = silent,
+) -> list[tuple[list[Branch], list[Visited]]]:
     """Return for every prompt the complete responses of its tree, best first, and the tree.
 
-    Where no response is complete, the best prefix is returned as it stands (not terminal).
+    Where no response is complete, the longest prefix is returned as it stands (not terminal).
 
     Args:
-        stepper: what is searched.
-        prompts: token ids of every prompt, searched one after the other.
-        limits: where responses end, and what may be spent on each prompt.
-        tree: how the tree is searched.
-        objective: what is maximised.
-        beta: KL temperature, for objectives that have one.
-        value: estimates what a leaf will come to.
-        progress: told (simulations done, simulations in all).
+        walk: prompts and limits, at their beginning.
+        tree: how the trees are searched.
+        aim: what for.
+        progress: told (simulations done for the prompt that has had most, most simulations).
 
     Raises:
         UserError: a budget smaller than one step, or an objective without what it needs.
     """
-    tree = tree or Tree()
-    results = []
-    for number, prompt in enumerate(prompts):
-        walk = Walk(stepper, [prompt], limits)
-        search = _Search(walk, limits, tree, objective, beta, value)
-        search.nodes.append(Node(Branch(), -1, 1.0, False, 0.0))
-        search.places[0] = walk.frontier
-        for done in range(tree.simulations):
-            progress(number * tree.simulations + done, len(prompts) * tree.simulations)
-            if not search.simulate():
-                break
-        complete = [node.branch for node in search.nodes if node.ends]
-        if not complete:
-            complete = [max(search.nodes, key=lambda node: (node.best, len(node.branch.tokens))).branch]
-        results.append((sorted(complete, key=lambda branch: -branch.score), search.nodes))
-    return results
+    tree, aim = tree or Tree(), aim or Aim()
+    limits = walk.limits
+    searches = [
+        _Search(
+            limits,
+            tree,
+            aim,
+            [Node(root, -1, 0.0, False)],
+            torch.Generator().manual_seed(mixed_seed(aim.seed, prompt, 0)),
+            left=tree.simulations,
+        )
+        for prompt, root in zip(walk.prompts, walk.roots(), strict=True)
+    ]
+    for row, search in enumerate(searches):
+        search.expand(0, walk.frontier, row)
+        search.finish(0, aim.value([search.nodes[0].branch])[0])
+    most = tree.simulations * (limits.max_new_tokens if tree.commit == "token" else 1)
+    for done in range(most):
+        _simulate(searches, walk, aim)
+        progress(done + 1, most)
+        if all(search.done for search in searches):
+            break
+    return [(search.candidates(), _as_visited(search.nodes, tree.backup)) for search in searches]
+
+
+def _simulate(searches: Sequence[_Search], walk: Walk, aim: Aim) -> None:
+    """Run one simulation in every tree that is not done."""
+    leaves: list[tuple[int, int]] = []
+    for prompt, search in enumerate(searches):
+        if search.done:
+            continue
+        place = search.leaf()
+        if place is not None and not walk.may_step(prompt, 1):
+            search.done = True
+        elif place is not None:
+            leaves.append((prompt, place))
+        else:
+            search.count()
+    if not leaves:
+        return
+    nodes = [searches[prompt].nodes[place] for prompt, place in leaves]
+    places = [node.place for node in nodes if node.place is not None]
+    branches = walk.step_from(places, [node.branch for node in nodes])
+    frontier = walk.frontier
+    for row, (prompt, place) in enumerate(leaves):
+        searches[prompt].nodes[place].place = None
+        searches[prompt].expand(place, frontier, row)
+    scored = _rollouts(searches, branches, walk) if searches[0].tree.rollouts else aim.value(branches)
+    for (prompt, place), value in zip(leaves, scored, strict=True):
+        searches[prompt].finish(place, value)
+        searches[prompt].count()
+
+
+def _rollouts(searches: Sequence[_Search], branches: Sequence[Branch], walk: Walk) -> list[float]:
+    """Return the mean score of a few responses that are written to their end from each of some branches."""
+    count = searches[0].tree.rollouts
+    running = {(number, copy): branch for number, branch in enumerate(branches) for copy in range(count)}
+    scores: list[list[float]] = [[] for _ in branches]
+    while running:
+        frontier = walk.frontier
+        added = searches[0].aim.objective.score(frontier, searches[0].aim.beta)
+        logps = filtered(frontier.logps, searches[0].aim.sampling)
+        dice = [searches[branch.prompt].dice for branch in running.values()]
+        tokens = draw(logps, [branch.row for branch in running.values()], dice)
+        grown: dict[tuple[int, int], Branch] = {}
+        for (place, branch), token in zip(running.items(), tokens, strict=True):
+            after = branch.with_token(token, frontier, branch.score + float(added[branch.row, token]))
+            search = searches[branch.prompt]
+            if search.limits.ends(token, len(after.tokens)) or not walk.may_step(branch.prompt, count):
+                scores[place[0]].append(after.score)
+                search.rolled.append(after)
+            else:
+                grown[place] = after
+        running = dict(zip(grown, walk.step(list(grown.values())), strict=True)) if grown else {}
+    return [sum(own) / len(own) for own in scores]
+
+
+def _as_visited(nodes: Sequence[Node], backup: str) -> list[Visited]:
+    """Return the tree as it is kept at rest."""
+    rows = []
+    for node in nodes:
+        branch = node.branch
+        value = node.q(backup) if node.visits else (branch.score if node.guess is None else node.guess)
+        token, logp = (branch.tokens[-1], branch.logps[-1]) if branch.tokens else (-1, 0.0)
+        rows.append(Visited(node.parent, token, logp, branch.score, node.ends, node.visits, value))
+    return rows

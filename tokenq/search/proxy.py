@@ -48,11 +48,20 @@ class ProxyStepper:
         """Return a frontier of one branch for each prompt."""
         return self._combined(self._large.start(prompts), [term.pair.start(prompts) for term in self._terms])
 
-    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+    def step(self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
         """Return the frontier after each token is appended to its parent branch, in every model."""
-        large, pairs = frontier.state
+        large, pairs = state
         stepped = [term.pair.step(place, parents, tokens) for term, place in zip(self._terms, pairs, strict=True)]
         return self._combined(self._large.step(large, parents, tokens), stepped)
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return the state of branches of several states, in every model."""
+        large = self._large.gather([(state[0], row) for state, row in places])
+        pairs = [
+            term.pair.gather([(state[1][number], row) for state, row in places])
+            for number, term in enumerate(self._terms)
+        ]
+        return large, pairs
 
     def _combined(self, large: Frontier, pairs: list[Frontier]) -> Frontier:
         total = large.logps
@@ -60,7 +69,7 @@ class ProxyStepper:
             if pair.ref_logps is None:
                 raise UserError("A proxy is a pair: tuned and untuned model.", "Give both.")
             total = total + _fitted(term.alpha * (pair.logps - pair.ref_logps), total.shape[1])
-        state: Any = (large, pairs)
+        state: Any = (large.state, [pair.state for pair in pairs])
         return Frontier(total.log_softmax(-1), large.logps, state)
 
 

@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import exp
 from typing import NamedTuple
 
-from tokenq.errors import UserError
+from tokenq.errors import unknown_name
 from tokenq.search.branches import Branch
+from tokenq.search.guidance import Value, implicit_reward
 
 
 class Ranking(NamedTuple):
@@ -37,9 +39,7 @@ def reward(branch: Branch, beta: float) -> float:
     Raises:
         UserError: the branch was written without a reference.
     """
-    if len(branch.ref_logps) != len(branch.logps):
-        raise UserError("Ranking by reward needs a reference.", "Name one with --reference.")
-    return beta * (sum(branch.logps) - sum(branch.ref_logps))
+    return implicit_reward(beta)([branch])[0]
 
 
 def mean_reward(branch: Branch, beta: float) -> float:
@@ -55,21 +55,26 @@ RANKINGS: dict[str, Ranking] = {
 }
 
 
-def best_of(branches: Sequence[Branch], score: Callable[[Branch], float]) -> list[Branch]:
-    """Return the responses by score, best first, each with its score; equals stay in their order.
+def find_ranking(name: str, beta: float) -> Value:
+    """Return the value of complete responses that is asked for by `name`.
 
-    Args:
-        branches: responses to one prompt.
-        score: larger is better.
+    Raises:
+        UserError: an unknown ranking.
     """
-    scored = [replace(branch, score=score(branch)) for branch in branches]
+    if name not in RANKINGS:
+        raise unknown_name("ranking", name, RANKINGS)
+    score = RANKINGS[name].score
+    return lambda branches: [score(branch, beta) for branch in branches]
+
+
+def best_of(branches: Sequence[Branch], scores: Sequence[float]) -> list[Branch]:
+    """Return the responses by score, best first, each with its score; equals stay in their order."""
+    scored = [replace(branch, score=score) for branch, score in zip(branches, scores, strict=True)]
     return sorted(scored, key=lambda branch: -branch.score)
 
 
 def vote(
-    branches: Sequence[Branch],
-    answer: Callable[[Branch], str | None],
-    weight: Callable[[Branch], float] = lambda _: 1.0,
+    branches: Sequence[Branch], answers: Sequence[str | None], weights: Sequence[float] | None = None
 ) -> list[Branch]:
     """Return the responses, those with the answer of the largest weight first; the score is the share of that weight.
 
@@ -77,10 +82,10 @@ def vote(
 
     Args:
         branches: responses to one prompt.
-        answer: what a response answers, None where it has no answer.
-        weight: what its vote counts, 0 or more; 1 is the majority vote.
+        answers: what each answers, None where it has no answer.
+        weights: what each vote counts, 0 or more; all alike when None, the majority vote.
     """
-    answers, weights = [answer(branch) for branch in branches], [max(0.0, weight(branch)) for branch in branches]
+    weights = [1.0] * len(branches) if weights is None else [max(0.0, weight) for weight in weights]
     totals: dict[str, float] = defaultdict(float)
     for said, own in zip(answers, weights, strict=True):
         if said is not None:
@@ -89,3 +94,9 @@ def vote(
     shares = [0.0 if said is None else totals[said] / everything for said in answers]
     order = sorted(range(len(branches)), key=lambda i: (-shares[i], -weights[i], i))
     return [replace(branches[i], score=shares[i]) for i in order]
+
+
+def tilt(scores: Sequence[float]) -> list[float]:
+    """Return votes exp(score − largest score): samples of π reweighted towards π · exp(score)."""
+    top = max(scores, default=0.0)
+    return [exp(score - top) for score in scores]

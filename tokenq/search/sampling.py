@@ -1,14 +1,14 @@
 """Sampling, with the usual filters: every sample has a generator of its own, so that no batch changes it."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tokenq.core.tensors import Stepper
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.search.branches import Branch, Progress, Walk, silent
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,19 @@ def filtered(logps: Tensor, sampling: Sampling) -> Tensor:
 
 
 def sample(
-    stepper: Stepper,
-    prompts: Sequence[Sequence[int]],
-    limits: Limits,
+    walk: Walk,
     sampling: Sampling | None = None,
     *,
     count: int = 1,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = silent,
 ) -> list[list[Branch]]:
     """Return `count` responses to every prompt, in the order in which they are drawn; the score is log π.
 
     A sample depends on the seed, on the tokens of its prompt and on its number alone, whatever is drawn beside it.
 
     Args:
-        stepper: what is sampled from.
-        prompts: token ids of every prompt.
-        limits: where responses end. When the budget is spent, responses stay as they are (not terminal).
+        walk: prompts and limits, at their beginning.
         sampling: temperature and filters.
         count: samples for each prompt.
         seed: decides everything.
@@ -90,30 +86,35 @@ def sample(
     if count < 1:
         raise UserError(f"{count} samples are none.", "Draw 1 or more.")
     sampling = sampling or Sampling()
-    walk = Walk(stepper, prompts, limits)
+    limits = walk.limits
     dice = [
         [torch.Generator().manual_seed(mixed_seed(seed, prompt, number)) for number in range(count)]
-        for prompt in prompts
+        for prompt in walk.prompts
     ]
-    running = {(row, number): Branch(row=row) for row in range(len(prompts)) for number in range(count)}
+    running = {(root.prompt, number): root for root in walk.roots() for number in range(count)}
     finished: dict[tuple[int, int], Branch] = {}
     for length in range(1, limits.max_new_tokens + 1):
         drawn_from = filtered(walk.frontier.logps, sampling)
-        grown: dict[tuple[int, int], Branch] = {}
         rows = [branch.row for branch in running.values()]
-        tokens = iter(draw(drawn_from, rows, [dice[row][number] for row, number in running]))
-        for (row, number), branch in running.items():
-            token = next(tokens)
+        tokens = draw(drawn_from, rows, [dice[row][number] for row, number in running])
+        grown: dict[tuple[int, int], Branch] = {}
+        for (place, branch), token in zip(running.items(), tokens, strict=True):
             score = branch.score + float(walk.frontier.logps[branch.row, token])
             after = branch.with_token(token, walk.frontier, score)
-            (finished if limits.ends(token, length) else grown)[row, number] = after
+            if limits.ends(token, length):
+                walk.end(after)
+                finished[place] = after
+            else:
+                grown[place] = after
         progress(length, limits.max_new_tokens)
-        running = grown
-        if not running or not walk.may_step(len(running)):
+        asking = Counter(row for row, _ in grown)
+        may = {row for row, rows_of_it in asking.items() if walk.may_step(row, rows_of_it)}
+        finished |= {place: branch for place, branch in grown.items() if place[0] not in may}
+        running = {place: branch for place, branch in grown.items() if place[0] in may}
+        if not running:
             break
         running = dict(zip(running, walk.step(list(running.values())), strict=True))
-    finished |= running
-    return [[finished[row, number] for number in range(count)] for row in range(len(prompts))]
+    return [[finished[row, number] for number in range(count)] for row in range(len(walk.prompts))]
 
 
 def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[torch.Generator]) -> list[int]:
@@ -133,11 +134,6 @@ def mixed_seed(seed: int, prompt: Sequence[int], number: int) -> int:
     return mixed >> 1
 
 
-def greedy(
-    stepper: Stepper,
-    prompts: Sequence[Sequence[int]],
-    limits: Limits,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> list[list[Branch]]:
+def greedy(walk: Walk, progress: Progress = silent) -> list[list[Branch]]:
     """Return the response that takes the most likely token at every step, for every prompt."""
-    return sample(stepper, prompts, limits, Sampling(temperature=0.0), progress=progress)
+    return sample(walk, Sampling(temperature=0.0), progress=progress)

@@ -4,6 +4,7 @@ The project's own losses, packing, read-outs and searches run on it unchanged, i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,9 +78,13 @@ class TabularStepper:
         """Return a frontier of one branch for each prompt."""
         return self._at(torch.tensor([self.world.walk(tuple(prompt)) for prompt in prompts]))
 
-    def step(self, frontier: Frontier, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+    def step(self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
         """Return the frontier after each token is appended to its parent branch."""
-        return self._at(self.world.next_states[frontier.state[parents], tokens])
+        return self._at(self.world.next_states[state[parents], tokens])
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return the states of the world in which branches of several states stand."""
+        return torch.stack([state[row] for state, row in places])
 
     def _at(self, states: Int[Tensor, " B"]) -> Frontier:
         return Frontier(self.logps[states], None if self.ref_logps is None else self.ref_logps[states], states)

@@ -1,0 +1,127 @@
+"""Prompts to write answers to: from files of prompts alone, and from every form of data that trains.
+
+A row of a known format (pairs, answers, conversations) gives its prompt exactly as training reads it; a row with a
+prompt alone needs one of the columns `prompt`, `messages`, `question` or `instruction`.
+"""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenq.data import cells
+from tokenq.data import turns as talk
+from tokenq.data.chat import Tokenizer, render
+from tokenq.data.columns import renamed
+from tokenq.data.encode import Encoder
+from tokenq.data.examples import as_example
+from tokenq.data.files import Row
+from tokenq.data.formats import FORMATS, Parsed
+from tokenq.data.sources import parse_source, read_rows
+from tokenq.data.turns import BadRow
+from tokenq.errors import UserError
+from tokenq.records import Example, Message, Text
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt.
+
+    Attributes:
+        id: its "id" in the data, else its number, from 1.
+        text: a string, or turns.
+        where: origin for error messages.
+        context: keyword arguments for the chat template (for instance `tools`).
+        values: the row it came from (for instance with the true answer).
+    """
+
+    id: str
+    text: Text
+    where: str
+    context: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_prompts(
+    sources: Sequence[str], columns: Mapping[str, str] | None = None, style: str = "as_given"
+) -> list[Prompt]:
+    """Return the prompts of files, folders or hub data sets, in order.
+
+    Args:
+        sources: as for `--data`.
+        columns: the data set's name for a column of ours.
+        style: "as_given", or "chat" (text becomes a user's turn).
+
+    Raises:
+        UserError: a row without a prompt, naming file and row.
+    """
+    prompts: list[Prompt] = []
+    for source in sources:
+        for row in read_rows(parse_source(source)):
+            named = Row(renamed(row.values, columns or {}, row.where), row.where)
+            prompts.append(_prompt(named, str(named.values.get("id", len(prompts) + 1)), style))
+    return prompts
+
+
+def _prompt(row: Row, name: str, style: str) -> Prompt:
+    try:
+        example = as_example(row, _parsed(row), style)
+    except BadRow as problem:
+        raise UserError(f"{row.where}: {problem.detail}.", "Mend the row or leave it out.") from problem
+    if not example.prompt:
+        raise UserError(f"{row.where}: the prompt is empty.", "Mend the row or leave it out.")
+    return Prompt(name, example.prompt, row.where, example.context, row.values)
+
+
+def _parsed(row: Row) -> Parsed:
+    """Return the prompt of a row, with the responses that it may have."""
+    values, names = row.values, list(row.values)
+    for form in FORMATS.values():
+        if not form.missing(names) and form.fits(values) and names != ["text"]:
+            with contextlib.suppress(BadRow):  # the responses may be what is wrong: nobody asks for them
+                return form.read(values)
+    if values.get("prompt") is not None:
+        return Parsed(cells.content(values, "prompt"), ())
+    for name in ("messages", "conversations"):
+        if values.get(name) is not None:
+            return Parsed(_to_answer(cells.turns(values, name)), ())
+    for name in ("question", "instruction"):
+        if values.get(name) is not None:
+            return Parsed((Message("user", cells.text(values, name)),), (), fields=True)
+    raise UserError(
+        f"{row.where} has no prompt (columns: {', '.join(map(repr, names))}).",
+        "Name its column: --columns prompt=THEIRS.",
+    )
+
+
+def _to_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a conversation up to the last turn that the policy is to write."""
+    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
+    return turns[:last] if last == len(turns) - 1 else turns
+
+
+def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """Return the token ids of every prompt, with the header of an assistant's turn where a chat template has one.
+
+    Raises:
+        UserError: a prompt without tokens, turns without a chat template, or a template that refuses them.
+    """
+    encoder = Encoder.of(tokenizer)
+    texts = [
+        render(Example(prompt.text, (), False, prompt.where, dict(prompt.context)), tokenizer).prompt
+        for prompt in prompts
+    ]
+    table = encoder.encode(texts)
+    ids = [tuple(table[text].ids.tolist()) for text in texts]
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        if not tokens:
+            raise UserError(f"{prompt.where}: the prompt has no tokens.", "Mend the row or leave it out.")
+    return ids
+
+
+def given_prompt(text: Text | Sequence[Mapping[str, str]], name: str, *, chat: bool) -> Prompt:
+    """Return a prompt that was given in Python: text or turns; text becomes a user's turn where `chat`."""
+    if not isinstance(text, str):
+        turns = tuple(turn if isinstance(turn, Message) else talk.as_turn(turn) for turn in text)
+        return Prompt(name, turns, f"prompt {name}")
+    return Prompt(name, (Message("user", text),) if chat else text, f"prompt {name}")

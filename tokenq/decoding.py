@@ -1,0 +1,305 @@
+"""A policy ready to be searched, with what may stand beside it: a reference, a small pair as a guide, a judge."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from itertools import islice
+from typing import Any
+
+from tokenq.core.tensors import Stepper
+from tokenq.data.prompts import Prompt, encode_prompts, given_prompt
+from tokenq.errors import UserError
+from tokenq.evaluate.answers import Extract, find_extractor
+from tokenq.models.adapters import adapter_config
+from tokenq.models.forward import PackedLM
+from tokenq.models.load import (
+    ModelSpec,
+    hide_progress_bars,
+    identify,
+    is_adapter_folder,
+    load_model,
+    load_tokenizer,
+)
+from tokenq.models.policy import no_grad
+from tokenq.models.proof import fastest_exact
+from tokenq.models.reward_model import RewardModel
+from tokenq.models.stepper import ModelStepper
+from tokenq.models.vocabulary import check_tokenizers
+from tokenq.records import Text
+from tokenq.results import Cost, SearchResult
+from tokenq.search.branches import Branch, Limits, Progress, Walk, never, silent
+from tokenq.search.config import SearchConfig
+from tokenq.search.guidance import Value
+from tokenq.search.methods import METHODS, Plan, needs_reference, search
+from tokenq.search.outcome import candidates_of, tree_of
+from tokenq.search.planning import aims_at, plan_of
+from tokenq.search.proxy import ProxyStepper, Term
+from tokenq.session import models_of_run
+from tokenq.train.monitor import peak_memory
+
+Judge = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
+"""(prompts, responses, complete or not) → what each is worth; larger is better."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """Models that are searched.
+
+    Attributes:
+        config: what was asked for.
+        tokenizer: the policy's.
+        policy: the model that writes.
+        reference: the model it is compared with, None where there is none.
+        terms: small pairs (tuned, untuned) with their weights, for proxy tuning.
+        judge: judges texts, None where nothing does.
+        identities: by role, as provenance has them.
+    """
+
+    config: SearchConfig
+    tokenizer: Any
+    policy: PackedLM
+    reference: PackedLM | None
+    terms: tuple[tuple[PackedLM, PackedLM, float], ...]
+    judge: Judge | None
+    identities: dict[str, dict[str, Any]]
+
+    def prompts(self, texts: Sequence[Text | Sequence[Mapping[str, str]]]) -> list[Prompt]:
+        """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template."""
+        chat = self.tokenizer.chat_template is not None
+        return [given_prompt(text, str(number), chat=chat) for number, text in enumerate(texts, 1)]
+
+    def results(
+        self,
+        prompts: Sequence[Prompt],
+        progress: Progress = silent,
+        interrupted: Callable[[], bool] = never,
+    ) -> Iterator[SearchResult]:
+        """Yield what is found for every prompt, in their order.
+
+        Args:
+            prompts: what to answer.
+            progress: told (prompts done, prompts in all) in thousandths of a prompt.
+            interrupted: True ends the searches that run with what they have, and begins no other.
+
+        Raises:
+            UserError: a prompt without tokens, or a budget that does not reach.
+        """
+        ids = encode_prompts(prompts, self.tokenizer)
+        self._check_budget(prompts, ids)
+        batches, done = iter(zip(prompts, ids, strict=True)), 0
+        while batch := list(islice(batches, self.config.batch_size)):
+            share, before = len(batch) * 1000, done
+
+            def tell(part: int, whole: int, share: int = share, before: int = before) -> None:
+                progress(before + share * part // max(1, whole), len(prompts) * 1000)
+
+            yield from self._search([one for one, _ in batch], [ids for _, ids in batch], tell, interrupted)
+            done += share
+            progress(done, len(prompts) * 1000)
+            if interrupted():
+                return
+
+    def _check_budget(self, prompts: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> None:
+        """Refuse a budget that some prompt alone would spend, before anything is computed."""
+        budget = self.config.budget
+        for prompt, tokens in zip(prompts, ids, strict=True):
+            if budget is not None and budget <= len(tokens):
+                raise UserError(
+                    f"{prompt.where}: a budget of {budget} tokens does not reach past the prompt's {len(tokens)}.",
+                    "Raise --budget.",
+                )
+
+    def _search(
+        self,
+        prompts: Sequence[Prompt],
+        ids: Sequence[tuple[int, ...]],
+        progress: Progress,
+        interrupted: Callable[[], bool],
+    ) -> list[SearchResult]:
+        config, begin = self.config, time.perf_counter()
+        judged = [0] * len(prompts)
+        plan = replace(self._plan, value=self._value(prompts, judged))
+        stepped = METHODS[config.method].steps_reference(plan)
+        limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted)
+        walk = Walk(self._stepper(stepped), ids, limits)
+        found = search(walk, config.method, plan, progress)
+        seconds = (time.perf_counter() - begin) / len(prompts)
+        results = []
+        for place, (prompt, one) in enumerate(zip(prompts, found, strict=True)):
+            cost = Cost(
+                walk.spent[place],
+                self._read(len(ids[place]), walk.spent[place], one.candidates, stepped),
+                judged[place],
+                seconds,
+                peak_memory(self.policy.device),
+            )
+            made = candidates_of(one.candidates, self._text, self._eos, self._extract)
+            tree = tree_of(one.tree, self._token) if one.tree else None
+            aim, stopped = aims_at(config), walk.stopped[place]
+            results.append(SearchResult(prompt.id, prompt.text, config.method, aim, made, cost, tree, stopped))
+        return results
+
+    def _read(self, prompt: int, spent: int, candidates: Sequence[Branch], stepped: bool) -> int:
+        """Return how many tokens went through models beside the policy."""
+        if self.terms or self.reference is None:
+            return 2 * len(self.terms) * spent
+        return spent if stepped else prompt + sum(len(branch.tokens) - 1 for branch in candidates)
+
+    @cached_property
+    def _token(self) -> Callable[[int, int], str]:
+        """Return (token before, token) → its text there; standing alone it might lose its blank."""
+
+        @cache
+        def text(before: int, token: int) -> str:
+            context = [] if before < 0 else [before]
+            both = str(self.tokenizer.decode([*context, token]))
+            return both.removeprefix(str(self.tokenizer.decode(context))) if context else both
+
+        return text
+
+    @cached_property
+    def _plan(self) -> Plan:
+        plan = plan_of(self.config)
+        answer = self._extract
+        if answer is not None:
+            extract: Extract = answer
+            plan = replace(plan, answer=lambda branch: extract(self._text(branch)))
+        return plan if self.reference is None else replace(plan, reference=no_grad(self.reference))
+
+    @cached_property
+    def _extract(self) -> Extract | None:
+        return None if self.config.answer is None else find_extractor(self.config.answer)
+
+    @cached_property
+    def _eos(self) -> tuple[int, ...]:
+        """Return the ids that end a response: the tokenizer's, the model's own, and those that were asked for."""
+        said = self.policy.lm.generation_config.eos_token_id
+        ids = {self.tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
+        for text in self.config.eos:
+            tokens = self.tokenizer.encode(text.replace("\\n", "\n"), add_special_tokens=False)
+            if len(tokens) != 1:
+                raise UserError(f"--eos {text!r} is {len(tokens)} tokens, not one.", "Give the text of a single token.")
+            ids.add(tokens[0])
+        return tuple(sorted(ids))
+
+    def _stepper(self, with_reference: bool) -> Stepper:
+        if not self.terms:
+            return ModelStepper(self.policy, self.reference if with_reference else None)
+        terms = [Term(ModelStepper(tuned, untuned), alpha) for tuned, untuned, alpha in self.terms]
+        return ProxyStepper(ModelStepper(self.policy), terms)
+
+    def _value(self, prompts: Sequence[Prompt], judged: list[int]) -> Value | None:
+        """Return the judge's word on branches of a batch, None without a judge; its tokens are counted by prompt."""
+        judge = self.judge
+        if judge is None:
+            return None
+
+        def value(branches: Sequence[Branch]) -> Sequence[float]:
+            for branch in branches:
+                judged[branch.prompt] += len(branch.tokens)
+            return judge([prompts[one.prompt].text for one in branches], [self._text(one) for one in branches])
+
+        return value
+
+    def _text(self, branch: Branch) -> str:
+        text: str = self.tokenizer.decode(list(branch.tokens), skip_special_tokens=True)
+        return text
+
+
+def decode(
+    policy: str, prompts: Sequence[Text | Sequence[Mapping[str, str]]], judge: Judge | None = None, **options: Any
+) -> list[SearchResult]:
+    """Return what a search finds for every prompt; see `tokenq.decode`.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    searcher = load_searcher(SearchConfig(policy=policy, **options), judge)
+    return list(searcher.results(searcher.prompts(prompts)))
+
+
+def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = lambda _: None) -> Searcher:
+    """Return the models of a configuration, ready to be searched.
+
+    Args:
+        config: what is asked for.
+        judge: judges texts, instead of the reward model of the configuration.
+        say: told what could not be done as asked.
+
+    Raises:
+        UserError: a model is missing, one that the method needs is not named, or vocabularies do not match.
+    """
+    hide_progress_bars()
+    config = _resolved(config)
+    plan = plan_of(config)
+    alphas = _alphas(config)
+    plan = replace(plan, value=None if judge is None and config.reward_model is None else lambda _: ())
+    if needs_reference(config.method, plan) and config.reference is None and not config.proxy:
+        raise UserError(
+            f"The method {config.method} ({aims_at(config)}) needs a reference.",
+            "Name the model that the policy was trained from: --reference.",
+        )
+    if config.answer is not None:
+        find_extractor(config.answer)  # an unknown name is said before models are loaded
+    identities: dict[str, dict[str, Any]] = {}
+    tokenizer = load_tokenizer(_spec(config, str(config.policy)))
+
+    def loaded(path: str, role: str) -> PackedLM:
+        spec = _spec(config, path)
+        if role != "policy":
+            check_tokenizers(tokenizer, load_tokenizer(spec))
+        model = load_model(spec)
+        identities[role] = identify(model, path).to_dict()
+        lm, said = fastest_exact(model, config.attention, config.max_new_tokens + 1024)
+        for warning in said:
+            say(warning)
+        return lm
+
+    policy = loaded(str(config.policy), "policy")
+    reference = None if config.reference is None or config.proxy else loaded(config.reference, "reference")
+    terms = tuple(
+        (loaded(config.proxy[2 * i], f"tuned {i + 1}"), loaded(config.proxy[2 * i + 1], f"untuned {i + 1}"), alpha)
+        for i, alpha in enumerate(alphas)
+    )
+    if judge is None and config.reward_model is not None:
+        code = config.trust_remote_code
+        judge = RewardModel(config.reward_model, config.dtype, config.device, trust_remote_code=code).score
+    return Searcher(config, tokenizer, policy, reference, terms, judge, identities)
+
+
+def _resolved(config: SearchConfig) -> SearchConfig:
+    """Return the configuration with the models of its run, and an adapter's base as its reference."""
+    if config.run is not None:
+        policy, trained_against, beta = models_of_run(config.run)
+        config = replace(
+            config,
+            policy=config.policy or policy,
+            reference=config.reference or trained_against,
+            beta=beta if config.beta is None else config.beta,
+        )
+    if config.policy is None:
+        raise UserError("There is no policy.", "Name one with --policy, or a finished training run with --run.")
+    if config.reference is None and is_adapter_folder(config.policy):
+        config = replace(config, reference=str(adapter_config(config.policy)["base_model_name_or_path"]))
+    return config
+
+
+def _alphas(config: SearchConfig) -> list[float]:
+    """Return the weight of every small pair."""
+    pairs, odd = divmod(len(config.proxy), 2)
+    if odd:
+        raise UserError("--proxy takes pairs of models: the tuned and the untuned one.", "Name both of each pair.")
+    try:
+        alphas = [float(text) for text in config.alpha] or [1.0] * pairs
+    except ValueError:
+        raise UserError(f"--alpha takes numbers, not {' '.join(config.alpha)}.", "Give one for each pair.") from None
+    if len(alphas) != pairs:
+        raise UserError(f"{len(alphas)} weights of --alpha for {pairs} pairs of --proxy.", "Give one for each pair.")
+    return alphas
+
+
+def _spec(config: SearchConfig, path: str) -> ModelSpec:
+    return ModelSpec(path, config.dtype, config.device, trust_remote_code=config.trust_remote_code)

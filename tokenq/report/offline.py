@@ -1,0 +1,84 @@
+"""Pages that open from disk and ask nobody for anything: one file with script, style and data.
+
+Texts of models and data are hostile until escaped. On a page they travel as JSON in a script element that no browser
+runs, and are put on screen as text; a content security policy allows the page's own script and style and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import tokenq
+
+
+def offline_page(
+    template: str, scripts: Sequence[str], styles: Sequence[str], title: str, islands: Mapping[str, Any]
+) -> str:
+    """Return a self-contained HTML page.
+
+    Args:
+        template: its template; gets title, version, policy, script, style and islands.
+        scripts: the parts of its script, in the order in which they are put together.
+        styles: the parts of its style.
+        title: of the page.
+        islands: data by the name under which the script finds it.
+    """
+    script = '"use strict";\n{\n' + "\n".join(map(_static, scripts)) + "\n}\n"
+    style = "\n".join(map(_static, styles))
+    return (
+        templates()
+        .get_template(template)
+        .render(
+            title=writable(title),
+            version=tokenq.__version__,
+            policy=_content_policy(script, style),
+            script=Markup(script),
+            style=Markup(style),
+            islands=[(name, _json_island(value)) for name, value in islands.items()],
+        )
+    )
+
+
+def templates() -> Environment:
+    """Return the templates of this package; whatever they show is escaped."""
+    loader = PackageLoader("tokenq.report", "static")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _static(name: str) -> str:
+    return (resources.files("tokenq.report") / "static" / name).read_text(encoding="utf-8")
+
+
+def _json_island(value: Any) -> Markup:
+    """Return JSON that means the same inside a script element and cannot end it, nor begin a comment there."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def writable(text: str) -> str:
+    """Return text that UTF-8 can hold: half a surrogate pair becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _content_policy(script: str, style: str) -> str:
+    """Return a policy under which this script and this style run, and nothing is loaded or sent."""
+    rules = {
+        "default-src": "'none'",
+        "script-src": f"'sha256-{_digest(script)}'",
+        "style-src": f"'sha256-{_digest(style)}'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")

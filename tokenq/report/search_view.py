@@ -1,0 +1,243 @@
+"""Search results to the data of a page: plain dicts and lists, by column, short numbers. No HTML, no drawing.
+
+Decided here: which candidate is the best, where others depart from it, which texts their tokens have, and how a tree is
+folded into lines. A line is a chain of tokens behind which nothing else was looked at until its end.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import takewhile
+from typing import Any
+
+from tokenq.records import SCHEMA, Text
+from tokenq.report.channels import CHANNELS, Channel
+from tokenq.report.view import FORMAT, short
+from tokenq.results import Candidate, SearchResult, SearchTree
+
+LOG_RATIO = Channel(
+    "log_ratio",
+    "log π − log π_ref",
+    "the implicit reward divided by β, in nats",
+    "log_ratio",
+    1,
+    "Blue: the policy makes this token likelier than the reference does; orange: less likely. What training changed, "
+    "not what is right: the reward of a token includes what may still follow.",
+)
+"""Implicit reward without β, which a search result does not hold."""
+
+
+def search_view(results: Sequence[SearchResult]) -> dict[str, Any]:
+    """Return everything that a page of search results shows, as JSON has it.
+
+    Args:
+        results: what to show, in the order of the list.
+
+    Returns:
+        `rows` (the list: name, first words, method, objective, best score, cost, badges), `results` (one dict each:
+        prompt, candidates, tree) and `channels` (what can be coloured, log ratio first where a reference was run).
+    """
+    names: dict[str, None] = {}
+    for result in results:
+        names[_unused(result.id, names)] = None
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "channels": [asdict(channel) for channel in _channels(results)],
+        "rows": [_row(name, result) for name, result in zip(names, results, strict=True)],
+        "results": [_result(result) for result in results],
+    }
+
+
+def _unused(name: str, used: dict[str, None]) -> str:
+    """Return a name for a row, by which an address finds it, also where a prompt was searched more than once."""
+    count, free = 1, name
+    while free in used:
+        count += 1
+        free = f"{name} ({count})"
+    return free
+
+
+def _channels(results: Sequence[SearchResult]) -> list[Channel]:
+    own = CHANNELS["policy_surprisal"]
+    compared = any(one.ref_logps is not None for result in results for one in result.candidates)
+    return [LOG_RATIO, own, CHANNELS["reference_surprisal"]] if compared else [own]
+
+
+def _row(name: str, result: SearchResult) -> dict[str, Any]:
+    best, cost = _best(result.candidates), result.cost
+    badges = [f"stopped: {result.stopped}"] if result.stopped else []
+    if best is None:
+        badges.append("no candidates")
+    elif not result.candidates[best].terminal:
+        badges.append("best is cut")
+    return {
+        "name": name,
+        "preview": " ".join(_first_words(result.prompt).split())[:80],
+        "method": result.method,
+        "objective": result.objective,
+        "score": None if best is None else short(result.candidates[best].score),
+        "tokens": cost.policy_tokens + cost.reference_tokens + cost.value_tokens,
+        "seconds": short(cost.seconds),
+        "badges": badges,
+    }
+
+
+def _first_words(prompt: Text) -> str:
+    """Return the beginning of a prompt; of a conversation, that of what the user said last."""
+    if isinstance(prompt, str):
+        return prompt[:200]
+    said = [turn.content for turn in prompt if turn.role == "user"] or [turn.content for turn in prompt] or [""]
+    return said[-1][:200]
+
+
+def _best(candidates: Sequence[Candidate]) -> int | None:
+    """Return the place of the highest score, the first of equals; a score that is no number is never the highest."""
+    scores = [-math.inf if math.isnan(one.score) else one.score for one in candidates]
+    return scores.index(max(scores)) if scores else None
+
+
+def _result(result: SearchResult) -> dict[str, Any]:
+    tree = None if result.tree is None or not result.tree.parents else result.tree
+    children = [] if tree is None else _children(tree)
+    chains, above = ([], []) if tree is None else _fold(tree, children)
+    line = {node: number for number, chain in enumerate(chains) for node in chain}
+    best = _best(result.candidates)
+    first = None if best is None else result.candidates[best]
+    candidates = []
+    for one in result.candidates:
+        path = [] if tree is None else _path(tree, children, one.token_ids)
+        texts = [] if tree is None else [tree.texts[node] for node in path]
+        pieces = _pieces(one, texts)
+        place = {"texts": pieces or texts, "line": line[path[-1]] if path else None, "running": pieces is not None}
+        candidates.append(_candidate(one, first or one) | place)
+    scores = [one.score for one in result.candidates]
+    return {
+        "prompt": result.prompt if isinstance(result.prompt, str) else [asdict(turn) for turn in result.prompt],
+        "cost": {name: short(number) for name, number in asdict(result.cost).items()},
+        "stopped": result.stopped,
+        "best": best,
+        "best_first": scores == sorted(scores, reverse=True),
+        "candidates": candidates,
+        "tree": None if tree is None else _lines(tree, chains, above),
+    }
+
+
+def _candidate(one: Candidate, best: Candidate) -> dict[str, Any]:
+    """Return a candidate by column; what it shares with the best is counted in tokens and in characters."""
+    ref = one.ref_logps
+    shared = _shared(one.token_ids, best.token_ids)
+    return {
+        "text": one.text,
+        "score": short(one.score),
+        "terminal": one.terminal,
+        "answer": one.answer,
+        "length": len(one.token_ids),
+        "total": short(math.fsum(one.logps)),
+        "ref_total": None if ref is None else short(math.fsum(ref)),
+        "shared": shared,
+        "head": one.text[: _shared(one.text, best.text)] if shared else "",
+        "id": list(one.token_ids),
+        "logp": [short(logp) for logp in one.logps],
+        "ref_logp": None if ref is None else [short(logp) for logp in ref],
+        "log_ratio": None if ref is None else [short(own - other) for own, other in zip(one.logps, ref, strict=True)],
+    }
+
+
+def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Return how many items two sequences begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _pieces(one: Candidate, texts: Sequence[str]) -> list[str] | None:
+    """Return the pieces of a response's text, one a token; None where its tokens are not found in it in their order.
+
+    Tokenizers decode a token alone without the blank before it, or tidy the text; blanks go to the token behind them.
+    """
+    if not one.token_ids or len(texts) < len(one.token_ids):
+        return None
+    pieces, at = [], 0
+    for text in texts[:-1] if one.terminal else texts:
+        bare, begin = (text, at) if one.text.startswith(text, at) else (text.strip(), _behind_blanks(one.text, at))
+        if not one.text.startswith(bare, begin):
+            return None
+        pieces.append(one.text[at : begin + len(bare)])
+        at = begin + len(bare)
+    if _behind_blanks(one.text, at) < len(one.text):
+        return None
+    return [*pieces, texts[-1]] if one.terminal else pieces
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
+
+
+def _children(tree: SearchTree) -> list[list[int]]:
+    children: list[list[int]] = [[] for _ in tree.parents]
+    for node, parent in enumerate(tree.parents):
+        if parent >= 0:
+            children[parent].append(node)
+    return children
+
+
+def _path(tree: SearchTree, children: Sequence[Sequence[int]], token_ids: Sequence[int]) -> list[int]:
+    """Return the nodes of a response, as far as the tree holds it. Equal branches are followed side by side."""
+    layer = [0]
+    for token in token_ids:
+        grown = [child for node in layer for child in children[node] if tree.token_ids[child] == token]
+        if not grown:
+            break
+        layer = grown
+    path, node = [], layer[0]
+    while node > 0:
+        path.append(node)
+        node = tree.parents[node]
+    return path[::-1]
+
+
+def _fold(tree: SearchTree, children: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[int]]:
+    """Return the lines of a tree, as nodes, and the line above each (−1 at the top), which always comes before it."""
+    chains: list[list[int]] = []
+    above: list[int] = []
+    waiting = [(child, -1) for child in children[0]]
+    for node, parent in waiting:
+        chain = [node]
+        while not tree.ends[chain[-1]] and len(children[chain[-1]]) == 1:
+            chain += children[chain[-1]]
+        waiting += [(child, len(chains)) for child in children[chain[-1]]]
+        chains.append(chain)
+        above.append(parent)
+    return chains, above
+
+
+def _lines(tree: SearchTree, chains: Sequence[Sequence[int]], above: Sequence[int]) -> dict[str, Any]:
+    """Return a tree by column, one entry a line; visits are those at its beginning, score and value those at its end.
+
+    Returns:
+        `above` (the line above), `id`, `text` and `logp` (a list each: its tokens), `sum` (log π of the line behind
+        what is above it), `total` (log π of the response so far), `score`, `ends`, `below` (lines below), `visits` and
+        `value` (empty where the search has none); and `tokens`, the number of tokens looked at.
+    """
+    totals = [0.0] * len(tree.parents)
+    for node, parent in enumerate(tree.parents[1:], start=1):
+        totals[node] = totals[parent] + tree.logps[node]
+    below = [0] * len(chains)
+    for number in range(len(chains) - 1, -1, -1):
+        if above[number] >= 0:
+            below[above[number]] += 1 + below[number]
+    return {
+        "tokens": len(tree.parents) - 1,
+        "above": list(above),
+        "id": [[tree.token_ids[node] for node in chain] for chain in chains],
+        "text": [[tree.texts[node] for node in chain] for chain in chains],
+        "logp": [[short(tree.logps[node]) for node in chain] for chain in chains],
+        "sum": [short(math.fsum(tree.logps[node] for node in chain)) for chain in chains],
+        "total": [short(totals[chain[-1]]) for chain in chains],
+        "score": [short(tree.scores[chain[-1]]) for chain in chains],
+        "ends": [int(tree.ends[chain[-1]]) for chain in chains],
+        "below": below,
+        "visits": [tree.visits[chain[0]] for chain in chains] if tree.visits else [],
+        "value": [short(tree.values[chain[-1]]) for chain in chains] if tree.values else [],
+    }

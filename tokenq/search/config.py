@@ -1,0 +1,196 @@
+"""What a search may be asked for; flags, YAML keys and Python arguments have these names. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from tokenq.errors import UserError
+
+_SAMPLED = ("temperature", "top_k", "top_p", "min_p")
+_TREE = ("simulations", "children", "rule", "exploration", "backup", "commit", "rollouts")
+_OBJECTIVE = ("objective",)
+
+USED: Mapping[str, tuple[str, ...]] = {
+    "greedy": (),
+    "sample": ("n", *_SAMPLED),
+    "best_of_n": ("n", "ranking", *_SAMPLED),
+    "majority": ("n", *_SAMPLED),
+    "weighted_vote": ("n", "ranking", *_SAMPLED),
+    "beam": ("width", "length_penalty", "early_stopping", "groups", "diversity_penalty", *_OBJECTIVE),
+    "chunk_beam": ("width", "chunk_samples", "chunk_length", "chunk_from", *_SAMPLED),
+    "lookahead": ("width", "lookahead_top_k", "lookahead_weight"),
+    "mcts": (*_TREE, *_OBJECTIVE, *_SAMPLED),
+}
+"""Fields that a method uses, beyond those that all use."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Write better answers with a trained policy: beams, best of n, votes, tree search, a small pair as a guide."""
+
+    policy: str | None = None
+    """Policy: a folder, a hub id, or the folder of an adapter."""
+    reference: str | None = None
+    """Reference, for rewards. Default: for an adapter its base, for --run what the run was trained against."""
+    run: str | None = None
+    """Folder of a finished training run: takes policy, reference and beta from it."""
+    beta: float | None = None
+    """KL temperature of rewards. Default: that of --run, else 0.1."""
+    proxy: Sequence[str] = ()
+    """Small models that steer the policy: TUNED UNTUNED, or several such pairs (proxy tuning)."""
+    alpha: Sequence[str] = ()
+    """Weight of each pair of --proxy. Default: 1."""
+    reward_model: str | None = None
+    """A sequence classifier with one output that judges prompt and response: for --ranking value, lookahead, mcts."""
+
+    prompts: Sequence[str] = ()
+    """Files of prompts: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
+    prompt: str | None = None
+    """One prompt, instead of --prompts; for a tokenizer with a chat template the user's turn."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns prompt=ask (tokenq's name first)."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make a user's turn of it."""
+    max_new_tokens: int = 256
+    """Most tokens of a response; one that is cut is said not to be terminal."""
+    budget: int | None = None
+    """Most tokens that may go through the policy for one prompt, itself included."""
+    eos: Sequence[str] = ()
+    """Further tokens that end a response, as text: one token each."""
+
+    method: str = "beam"
+    """greedy, sample, best_of_n, majority, weighted_vote, beam, chunk_beam, lookahead or mcts."""
+    objective: str = "likelihood"
+    """What beams and trees maximise: likelihood (log π) or reward (β log π/π_ref)."""
+    width: int = 5
+    """Beams (beam, chunk_beam, lookahead)."""
+    n: int = 8
+    """Samples (sample, best_of_n, majority, weighted_vote)."""
+    ranking: str = "reward"
+    """What the best of n is, or a vote weighs: reward, mean_reward, likelihood, mean_likelihood, or value."""
+    answer: str | None = None
+    """How the answer of a response is found, for votes: last_number, boxed, text or regex:PATTERN."""
+
+    length_penalty: float = 1.0
+    """Beams: finished responses are ranked by score / length^penalty, the length that of the response alone."""
+    early_stopping: str = "false"
+    """Beams: true stops at width finished responses, false when no beam could win at its length, never at any."""
+    groups: int = 1
+    """Beams: groups that are kept apart by --diversity-penalty."""
+    diversity_penalty: float = 0.0
+    """Beams: what a token costs a group for every beam of an earlier group that chose it."""
+    temperature: float = 1.0
+    """Samples: logits are divided by it; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Samples: only the k likeliest tokens; 0 for all."""
+    top_p: float = 1.0
+    """Samples: only the likeliest tokens that together have this probability."""
+    min_p: float = 0.0
+    """Samples: only tokens at least this often as likely as the likeliest."""
+    chunk_samples: int = 4
+    """Chunk beams: continuations of each beam, K."""
+    chunk_length: int = 5
+    """Chunk beams: tokens of a chunk, L."""
+    chunk_from: str = "policy"
+    """Chunk beams: whose distribution chunks are drawn from, policy or reference."""
+    lookahead_top_k: int = 10
+    """Lookahead: tokens that are judged at every step."""
+    lookahead_weight: float = 1.0
+    """Lookahead: weight of the value against nats of likelihood."""
+    simulations: int = 64
+    """Trees: simulations for each prompt; with --commit token for each token."""
+    children: int = 8
+    """Trees: likeliest tokens that a node is expanded into; 0 for all."""
+    rule: str = "puct"
+    """Trees: puct, or gumbel (sequential halving)."""
+    exploration: float = 1.25
+    """Trees: c of PUCT."""
+    backup: Literal["max", "mean"] = "max"
+    """Trees: what a node is worth: the best that was found below it, or the mean."""
+    commit: Literal["never", "token"] = "never"
+    """Trees: one tree to the end, or the best child becomes the root after so many simulations."""
+    rollouts: int = 1
+    """Trees: responses written to their end from each leaf, whose mean score is its value; 0 takes the score so far, or
+    what the reward model says of the prefix."""
+
+    output: str | None = None
+    """File of results: .jsonl, one line a prompt."""
+    html: str | None = None
+    """Page to look at them: candidates and trees; one file, opens from disk."""
+
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    batch_size: int = 8
+    """Prompts that are searched side by side. Sets memory and speed, never the result."""
+    tokens_per_batch: int = 4096
+    """Most tokens in one forward over whole responses. Sets memory and speed, never the result."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How tokens go through a model; auto takes the fastest way that proves exact."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        if (self.prompt is None) == (not self.prompts):
+            raise UserError("There is nothing to answer, or too much.", "Give --prompts FILE or --prompt TEXT.")
+        if self.prompts and self.output is None:
+            raise UserError("--output is missing.", "Name a file for the results: --output results.jsonl.")
+        if self.output is not None and not self.output.endswith(".jsonl"):
+            raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl.")
+        self.check_method()
+
+    def check_method(self) -> None:
+        """Refuse numbers that search nothing, and options that the method would not look at.
+
+        Raises:
+            UserError: names the flag.
+        """
+        for name in ("width", "n", "batch_size", "tokens_per_batch", "max_new_tokens", "groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be 1 or more.", "See tokenq search --help.")
+        if self.method not in USED:
+            return  # the table of methods says so, with the nearest name
+        judged = self.method in ("lookahead", "mcts") or self.ranking == "value"
+        if self.reward_model is not None and not judged:
+            raise UserError(
+                f"--reward-model has no effect on the method {self.method}.",
+                "It belongs to lookahead and mcts, and to best_of_n and weighted_vote with --ranking value.",
+            )
+        optional = {name for names in USED.values() for name in names} - set(USED[self.method])
+        for one in fields(self):
+            if one.name in optional and getattr(self, one.name) != one.default:
+                takes = [method for method, names in USED.items() if one.name in names]
+                raise UserError(
+                    f"--{one.name.replace('_', '-')} has no effect on the method {self.method}.",
+                    f"It belongs to {', '.join(takes)}.",
+                )
+
+
+SECTIONS = {
+    "policy": "models",
+    "prompts": "what to answer",
+    "method": "how to search",
+    "length_penalty": "the methods' own",
+    "output": "what comes out",
+    "seed": "how",
+}
+SPELT_ELSEWHERE = {
+    "num_beams": "width",
+    "beams": "width",
+    "num_return_sequences": "n",
+    "data": "prompts",
+    "model": "policy",
+    "ref": "reference",
+    "max_tokens": "max_new_tokens",
+    "num_simulations": "simulations",
+    "diversity": "diversity_penalty",
+    "num_beam_groups": "groups",
+}

@@ -1,0 +1,106 @@
+"""Reward-guided token search: the policy proposes tokens, and a value of the text with each of them helps to choose.
+
+ARGS (arXiv 2402.01694) with one beam: argmax over the k most likely tokens of log π + w · value(text so far, token).
+With more beams the W best by Σ log π + w · value go on. The value is of the whole prefix and is not added up.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from tokenq.errors import UserError
+from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
+from tokenq.search.guidance import Value
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    """How far the value may lead away from the policy.
+
+    Attributes:
+        width: beams, W; 1 is ARGS.
+        top_k: tokens that the policy proposes to each beam.
+        weight: of the value, w, against nats of likelihood.
+    """
+
+    width: int = 1
+    top_k: int = 10
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a search that does nothing."""
+        if self.width < 1 or self.top_k < 1:
+            raise UserError("width and top_k of a lookahead are 1 or more.", "ARGS took 1 and 10.")
+
+
+@dataclass
+class _Search:
+    """The responses of one prompt."""
+
+    running: list[Branch]
+    finished: list[Branch] = field(default_factory=list)
+
+
+def lookahead_search(
+    walk: Walk,
+    value: Value,
+    lookahead: Lookahead | None = None,
+    progress: Progress = silent,
+) -> list[list[Branch]]:
+    """Return for every prompt the W best responses by Σ log π + w · value, best first.
+
+    Args:
+        walk: prompts and limits, at their beginning.
+        value: what a prefix is worth.
+        lookahead: how wide, and how far.
+        progress: told (tokens of the longest response so far, most tokens) after every step.
+
+    Raises:
+        UserError: a budget smaller than one step.
+    """
+    lookahead = lookahead or Lookahead()
+    limits = walk.limits
+    searches = [_Search([root]) for root in walk.roots()]
+    for length in range(1, limits.max_new_tokens + 1):
+        offered = [_offers(search, walk, lookahead.top_k) for search in searches]
+        worth = iter(value([branch for branches in offered for branch in branches]))
+        for prompt, (search, branches) in enumerate(zip(searches, offered, strict=True)):
+            ranked = [replace(one, score=sum(one.logps) + lookahead.weight * next(worth)) for one in branches]
+            _keep(search, ranked, walk, limits, lookahead.width)
+            if search.running and not walk.may_step(prompt, len(search.running)):
+                search.finished, search.running = [*search.finished, *search.running], []
+        progress(length, limits.max_new_tokens)
+        every = [branch for search in searches for branch in search.running]
+        if not every:
+            break
+        stepped = iter(walk.step(every))
+        for search in searches:
+            search.running = [next(stepped) for _ in search.running]
+    return [sorted(search.finished, key=lambda one: -one.score)[: lookahead.width] for search in searches]
+
+
+def _offers(search: _Search, walk: Walk, top_k: int) -> list[Branch]:
+    """Return every running response with each of its k most likely next tokens."""
+    if not search.running:
+        return []
+    rows = torch.tensor([branch.row for branch in search.running], device=walk.frontier.logps.device)
+    best = walk.frontier.logps[rows].topk(min(top_k, walk.frontier.logps.shape[1]))
+    return [
+        branch.with_token(token, walk.frontier, 0.0)
+        for branch, tokens, logps in zip(search.running, best.indices.tolist(), best.values.tolist(), strict=True)
+        for token, logp in zip(tokens, logps, strict=True)
+        if logp > -torch.inf
+    ]
+
+
+def _keep(search: _Search, ranked: list[Branch], walk: Walk, limits: Limits, width: int) -> None:
+    """Let the W best go on; a response that ends takes its place among them and gives it up for good."""
+    room = width - len(search.finished)
+    best = sorted(ranked, key=lambda one: -one.score)[: max(0, room)]
+    search.running = []
+    for branch in best:
+        if limits.ends(branch.tokens[-1], len(branch.tokens)):
+            walk.end(branch)
+            search.finished.append(branch)
+        else:
+            search.running.append(branch)

@@ -1,0 +1,55 @@
+"""From what a search holds to what is kept of it: candidates with their texts, and the tree."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from tokenq.results import Candidate, SearchTree
+from tokenq.search.branches import Branch, Visited
+
+
+def candidates_of(
+    branches: Sequence[Branch],
+    text: Callable[[Branch], str],
+    eos: Collection[int],
+    answer: Callable[[str], str | None] | None,
+) -> tuple[Candidate, ...]:
+    """Return responses at rest, in their order; one without a token is none.
+
+    Args:
+        branches: the responses.
+        text: their texts.
+        eos: the ids that end a response.
+        answer: (text) → what it answers; None where nobody asks.
+    """
+    return tuple(
+        Candidate(
+            said := text(branch),
+            branch.tokens,
+            branch.score,
+            branch.logps,
+            branch.ref_logps or None,
+            branch.tokens[-1] in eos,
+            None if answer is None else answer(said),
+        )
+        for branch in branches
+        if branch.tokens
+    )
+
+
+def tree_of(nodes: Sequence[Visited], text: Callable[[int, int], str]) -> SearchTree:
+    """Return a lattice or a tree at rest, as columns.
+
+    Args:
+        nodes: its nodes, a parent before its children.
+        text: (token before, −1 for none, token) → the text that the second adds behind the first.
+    """
+    simulated = any(node.visits for node in nodes)
+    return SearchTree(
+        parents=tuple(node.parent for node in nodes),
+        token_ids=tuple(node.token for node in nodes),
+        texts=tuple("" if node.token < 0 else text(nodes[node.parent].token, node.token) for node in nodes),
+        logps=tuple(node.logp for node in nodes),
+        scores=tuple(node.score for node in nodes),
+        ends=tuple(node.ends for node in nodes),
+        visits=tuple(node.visits for node in nodes) if simulated else (),
+        values=tuple(node.value for node in nodes) if simulated else (),
+    )

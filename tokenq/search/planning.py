@@ -1,0 +1,58 @@
+"""From what was asked for to what the methods are told."""
+
+from tokenq.search.beam import Beams
+from tokenq.search.chunks import Chunks
+from tokenq.search.config import SearchConfig
+from tokenq.search.guidance import find_objective
+from tokenq.search.lookahead import Lookahead
+from tokenq.search.methods import Plan, early_stopping, find_method
+from tokenq.search.sampling import Sampling
+from tokenq.search.tree import Tree
+
+
+def plan_of(config: SearchConfig) -> Plan:
+    """Return the plan of a configuration; what judges, answers and reads along is added by the caller.
+
+    Raises:
+        UserError: an unknown name, or a number that makes no sense.
+    """
+    find_method(config.method)
+    config.check_method()
+    return Plan(
+        objective=find_objective(config.objective),
+        beta=0.1 if config.beta is None else config.beta,
+        beams=Beams(
+            config.width,
+            config.length_penalty,
+            early_stopping(config.early_stopping),
+            config.groups,
+            config.diversity_penalty,
+        ),
+        sampling=Sampling(config.temperature, config.top_k, config.top_p, config.min_p),
+        count=config.n,
+        ranking=config.ranking,
+        chunks=Chunks(config.width, config.chunk_samples, config.chunk_length, config.chunk_from),
+        lookahead=Lookahead(config.width, config.lookahead_top_k, config.lookahead_weight),
+        tree=Tree(
+            config.simulations,
+            config.children,
+            config.rule,
+            config.exploration,
+            config.backup,
+            config.commit,
+            config.rollouts,
+        ),
+        seed=config.seed,
+        tokens_per_batch=config.tokens_per_batch,
+    )
+
+
+def aims_at(config: SearchConfig) -> str:
+    """Return the name of what a method maximises or ranks by, as results have it."""
+    if config.method in ("beam", "mcts"):
+        return config.objective
+    if config.method in ("best_of_n", "weighted_vote"):
+        return config.ranking
+    return {"chunk_beam": "reward", "lookahead": "likelihood + value", "majority": "votes"}.get(
+        config.method, "likelihood"
+    )
