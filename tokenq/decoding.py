@@ -121,7 +121,7 @@ class Searcher:
     ) -> list[SearchResult]:
         config, begin = self.config, time.perf_counter()
         judged = [0] * len(prompts)
-        plan = replace(self._plan, value=self._value(prompts, judged))
+        plan = replace(self.plan, value=self._value(prompts, judged))
         stepped = METHODS[config.method].steps_reference(plan)
         limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted)
         walk = Walk(self._stepper(stepped), ids, limits)
@@ -161,7 +161,8 @@ class Searcher:
         return text
 
     @cached_property
-    def _plan(self) -> Plan:
+    def plan(self) -> Plan:
+        """What the method is told, with what reads along and finds answers, and without a judge."""
         plan = plan_of(self.config)
         answer = self._extract
         if answer is not None:
@@ -234,16 +235,8 @@ def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = l
     """
     hide_progress_bars()
     config = _resolved(config)
-    plan = plan_of(config)
+    check_needs(config, judge)
     alphas = _alphas(config)
-    plan = replace(plan, value=None if judge is None and config.reward_model is None else lambda _: ())
-    if needs_reference(config.method, plan) and config.reference is None and not config.proxy:
-        raise UserError(
-            f"The method {config.method} ({aims_at(config)}) needs a reference.",
-            "Name the model that the policy was trained from: --reference.",
-        )
-    if config.answer is not None:
-        find_extractor(config.answer)  # an unknown name is said before models are loaded
     identities: dict[str, dict[str, Any]] = {}
     tokenizer = load_tokenizer(_spec(config, str(config.policy)))
 
@@ -268,6 +261,26 @@ def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = l
         code = config.trust_remote_code
         judge = RewardModel(config.reward_model, config.dtype, config.device, trust_remote_code=code).score
     return Searcher(config, tokenizer, policy, reference, terms, judge, identities)
+
+
+def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
+    """Refuse a search that misses what it needs, before models are loaded.
+
+    Raises:
+        UserError: says what is missing, or which name is unknown.
+    """
+    config = _resolved(config)
+    judged = judge is not None or config.reward_model is not None
+    plan = replace(plan_of(config), value=(lambda _: ()) if judged else None)
+    if needs_reference(config.method, plan) and config.reference is None and not config.proxy:
+        raise UserError(
+            f"The method {config.method} ({aims_at(config)}) needs a reference.",
+            "Name the model that the policy was trained from: --reference.",
+        )
+    if config.answer is not None:
+        find_extractor(config.answer)
+    elif config.method in ("majority", "weighted_vote"):
+        raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed or regex:…")
 
 
 def _resolved(config: SearchConfig) -> SearchConfig:

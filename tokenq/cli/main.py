@@ -14,6 +14,8 @@ from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
 from tokenq.errors import UserError, unknown_name
+from tokenq.evaluate.config import SECTIONS as SWEEP_SECTIONS
+from tokenq.evaluate.config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
@@ -136,6 +138,16 @@ def _search_again(config: SearchConfig) -> str:
     return "The same command goes on where this one stopped." if config.output else "Start again with the same command."
 
 
+def _sweep(config: SweepConfig) -> int:
+    from tokenq.cli.sweep import run
+
+    return run(config)
+
+
+def _sweep_again(_: SweepConfig) -> str:
+    return "The same command goes on where this one stopped."
+
+
 def _verify(config: VerifyConfig) -> int:
     from tokenq.cli.verify import run
 
@@ -170,6 +182,14 @@ COMMANDS: dict[str, Command] = {
         "write better answers: beams, best of n, votes, tree search, proxies",
         SEARCH_SECTIONS,
         SEARCH_SPELT_ELSEWHERE,
+    ),
+    "sweep": Command(
+        SweepConfig,
+        _sweep,
+        _sweep_again,
+        "compare searches at equal cost: quality against tokens",
+        SWEEP_SECTIONS,
+        {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
     ),
     "demo": Command(
         DemoConfig,

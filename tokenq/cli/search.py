@@ -44,7 +44,7 @@ def run(config: SearchConfig) -> int:
         if config.output is None:
             results = list(searcher.results(prompts, interrupted=interrupted))
         else:
-            _search_to_file(Path(config.output), searcher, prompts, interrupted, say)
+            search_to_file(Path(config.output), searcher, prompts, interrupted, say)
             results = list(read_results(Path(config.output))) if state.is_main_process and _shown(config) else []
     if state.is_main_process:
         _show(config, results, say)
@@ -69,7 +69,7 @@ def interruptible(say: "Console") -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _search_to_file(
+def search_to_file(
     path: Path, searcher: "Searcher", prompts: "list[Prompt]", interrupted: Callable[[], bool], say: "Console"
 ) -> None:
     """Search, and write a line a prompt to `path`, with a record of where they come from beside it.

@@ -53,13 +53,21 @@ def load_prompts(
         style: "as_given", or "chat" (text becomes a user's turn).
 
     Raises:
-        UserError: a row without a prompt, naming file and row.
+        UserError: a row without a prompt, or with an id that another has, naming file and row.
     """
     prompts: list[Prompt] = []
     for source in sources:
         for row in read_rows(parse_source(source)):
             named = Row(renamed(row.values, columns or {}, row.where), row.where)
             prompts.append(_prompt(named, str(named.values.get("id", len(prompts) + 1)), style))
+    seen: dict[str, str] = {}
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise UserError(
+                f"{prompt.where}: the id {prompt.id!r} stands in {seen[prompt.id]} too.",
+                "Make ids unique, or hide the column: --columns unused=id.",
+            )
+        seen[prompt.id] = prompt.where
     return prompts
 
 

@@ -1,6 +1,7 @@
 """From what a search holds to what is kept of it: candidates with their texts, and the tree."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 from tokenq.results import Candidate, SearchTree
 from tokenq.search.branches import Branch, Visited
@@ -53,3 +54,18 @@ def tree_of(nodes: Sequence[Visited], text: Callable[[int, int], str]) -> Search
         visits=tuple(node.visits for node in nodes) if simulated else (),
         values=tuple(node.value for node in nodes) if simulated else (),
     )
+
+
+def ranked(
+    candidates: Sequence[Candidate], rank: Callable[[Sequence[Branch]], Sequence[Branch]]
+) -> tuple[Candidate, ...]:
+    """Return candidates at rest in the order and with the scores that a ranking of branches gives them.
+
+    Args:
+        candidates: the responses.
+        rank: (branches) → the same, best first.
+    """
+    branches = [
+        Branch(one.token_ids, one.logps, one.ref_logps or (), one.score, row=row) for row, one in enumerate(candidates)
+    ]
+    return tuple(replace(candidates[branch.row], score=branch.score) for branch in rank(branches))

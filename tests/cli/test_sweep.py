@@ -1,0 +1,80 @@
+"""`tokenq sweep` as a user types it, on a tiny model."""
+
+import json
+
+import pytest
+
+from tokenq.cli.main import main
+from tokenq.results import read_results
+from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
+        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_tokenizer("bpe").save_pretrained(root / name)
+    rows = [{"prompt": f"{number} and", "solution": f"#### {number}"} for number in range(5)]
+    (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def words(place, tmp_path, *more):
+    given = ["sweep", "--policy", str(place / "policy"), "--reference", str(place / "reference")]
+    given += ["--prompts", str(place / "prompts.jsonl"), "--output", str(tmp_path / "out"), "--max-new-tokens", "6"]
+    return [*given, "--device", "cpu", *more]
+
+
+JUDGED = ("--answer", r"regex:\w", "--gold", "solution")
+
+
+def test_a_table_a_figure_and_every_result(place, tmp_path, capsys):
+    settings = ["--settings", "greedy", "sample n=3", "best_of_n n=2", "majority n=3", "beam width=2"]
+    settings += ["mcts simulations=2", "sample n=2 temperature=0.5"]
+    assert main(words(place, tmp_path, *JUDGED, *settings, "--pool", "4")) == 0
+    table = capsys.readouterr().out
+    out = tmp_path / "out"
+    assert table == (out / "sweep.md").read_text()
+    names = ["greedy", "sample n=3", "best_of_n n=2", "majority n=3", "beam width=2", "mcts simulations=2"]
+    names.append("sample n=2 temperature=0.5")
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == names
+    record = json.loads((out / "sweep.json").read_text())
+    points = {one["setting"]: one for one in record["points"]}
+    pool = list(read_results(out / "results" / "pool.jsonl"))
+    assert {len(one.candidates) for one in pool} == {4}
+    three = [one.cost.policy_tokens - sum(len(c.token_ids) - 1 for c in one.candidates[3:]) for one in pool]
+    assert points["sample n=3"]["policy_tokens"] == pytest.approx(sum(three) / 5)
+    right = [sum(c.answer == str(number) for c in one.candidates[:3]) / 3 for number, one in enumerate(pool)]
+    assert points["sample n=3"]["quality"]["value"] == pytest.approx(sum(right) / 5)
+    assert [one["name"] for one in points["greedy"]["rivals"]] == ["sample", "best_of_n", "majority"]
+    files = {"sweep.json", "sweep.md", "sweep.svg", "sweep.png", "results"}
+    assert {path.name for path in out.iterdir()} == files
+    assert record["config"]["seed"] == 0
+    assert main(words(place, tmp_path, *JUDGED, *settings, "--pool", "4")) == 0
+    assert (out / "sweep.md").read_text() != ""
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ([], "nothing to judge by"),
+        (["--gold", "solution"], "--gold needs --answer"),
+        (["--answer", "last_number", "--gold", "answers"], "row 1 has no column 'answers'"),
+        ([*JUDGED, "--settings", "beams"], "Did you mean 'beam'"),
+        ([*JUDGED, "--settings", "beam widht=3"], "Did you mean 'width'"),
+        ([*JUDGED, "--settings", "beam width=many"], "takes a whole number"),
+        ([*JUDGED, "--settings", "beam width=0"], "--width must be 1 or more"),
+        (["--answer", "boxed", "--gold", "solution"], "no answer is found in 'solution'"),
+    ],
+)
+def test_bad_input(place, tmp_path, capsys, more, says):
+    assert main(words(place, tmp_path, *more)) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_ids_are_unique(place, tmp_path, capsys):
+    (tmp_path / "twice.jsonl").write_text('{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}\n')
+    given = ["search", "--policy", str(place / "policy"), "--prompts", str(tmp_path / "twice.jsonl")]
+    assert main([*given, "--output", str(tmp_path / "o.jsonl")]) == 2
+    assert "twice.jsonl, row 2: the id 'a' stands in" in capsys.readouterr().err

@@ -1,0 +1,206 @@
+"""`tokenq sweep`: search the same prompts in many ways, and put quality against cost."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from tokenq.errors import UserError
+from tokenq.evaluate.config import SETTINGS, SweepConfig
+from tokenq.search.config import USED, SearchConfig
+
+if TYPE_CHECKING:
+    from tokenq.data.prompts import Prompt
+    from tokenq.decoding import Searcher
+    from tokenq.evaluate.sweep import Point, Quality
+    from tokenq.results import SearchResult
+
+
+def run(config: SweepConfig) -> int:
+    """Do what `config` asks for, judged by its true answers or its reward model, and return the exit code.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    return sweep(config)
+
+
+def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
+    """Search in every way that `config` asks for, and return 0; 130 when that was interrupted.
+
+    Args:
+        config: what is asked for.
+        quality: how good a candidate is, instead of the true answers or the reward model of the configuration.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from tokenq.cli.search import INTERRUPTED, interruptible, search_to_file
+    from tokenq.data.prompts import load_prompts
+    from tokenq.decoding import check_needs, load_searcher
+    from tokenq.results import read_results
+
+    config.check(judged=quality is not None)
+    settings = parse_settings(config)
+    state = PartialState(cpu=config.device == "cpu")
+    say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
+    base = replace(next(iter(settings.values())), method="greedy")
+    base = SearchConfig(**{name: value for name, value in asdict(base).items() if name in _SHARED})
+    for one in settings.values():
+        check_needs(one)
+    prompts = load_prompts(config.prompts, config.columns, config.style)
+    gold = _gold(config, prompts)
+    loaded = load_searcher(base, say=lambda text: say.print(f"warning: {text}", markup=False))
+    pool = replace(
+        base, method="sample", n=max([config.pool, *(s.n for s in settings.values() if _is_pooled(s, base))])
+    )
+    found: dict[str, list[SearchResult]] = {}
+    with interruptible(say) as interrupted:
+        searches = {"pool": pool} | {name: one for name, one in settings.items() if not _is_pooled(one, base)}
+        for name, one in searches.items():
+            path = Path(config.output) / "results" / f"{name.replace(' ', ',')}.jsonl"
+            say.print(f"{name}:", end=" ")
+            search_to_file(path, replace(loaded, config=_as_loaded(one, loaded.config)), prompts, interrupted, say)
+            if interrupted():
+                return INTERRUPTED
+            state.wait_for_everyone()
+            found[name] = list(read_results(path))
+    if state.is_main_process:
+        points = _points(settings, base, found, loaded, quality or _quality(config, gold, loaded), config.seed)
+        _report(config, points, say)
+    return 0
+
+
+def parse_settings(config: SweepConfig) -> dict[str, SearchConfig]:
+    """Return what to search by the words that ask for it: a method, and name=value for its options.
+
+    Raises:
+        UserError: an unknown method or option, a value of the wrong type, or one without effect.
+    """
+    from tokenq.cli.flags import convert
+    from tokenq.errors import unknown_name
+    from tokenq.search.methods import find_method
+
+    kinds = get_type_hints(SearchConfig)
+    shared = {name: value for name, value in asdict(config).items() if name in kinds and name != "output"}
+    sampled = ("temperature", "top_k", "top_p")
+    with_votes = config.answer is not None
+    words = config.settings or [one for one in SETTINGS if with_votes or not one.startswith("majority")]
+    settings = {}
+    for text in words:
+        method, *options = text.split()
+        find_method(method)
+        values: dict[str, Any] = {n: v for n, v in shared.items() if n not in sampled or n in USED[method]}
+        for option in options:
+            name, equals, raw = option.partition("=")
+            if not equals or name not in USED[method]:
+                raise unknown_name(f"option of {method}", name, USED[method])
+            values[name] = convert(raw, kinds[name], f"--settings {text!r}: {name}")
+        one = SearchConfig(method=method, **values)
+        one.check_method()
+        settings[" ".join(text.split())] = one
+    return settings
+
+
+_SHARED = {field.name for field in fields(SearchConfig)} & {field.name for field in fields(SweepConfig)} - {"output"}
+
+
+def _is_pooled(one: SearchConfig, base: SearchConfig) -> bool:
+    """Return whether a search is read off the pool of samples."""
+    from tokenq.evaluate.sweep import POOLED
+
+    drawn = ("temperature", "top_k", "top_p", "min_p")
+    return one.method in POOLED and all(getattr(one, name) == getattr(base, name) for name in drawn)
+
+
+def _as_loaded(one: SearchConfig, loaded: SearchConfig) -> SearchConfig:
+    """Return a search with the models and the β that were found for all of them."""
+    return replace(one, policy=loaded.policy, reference=loaded.reference, beta=loaded.beta)
+
+
+def _gold(config: SweepConfig, prompts: "Sequence[Prompt]") -> dict[str, str]:
+    """Return the true answer of every prompt by its id."""
+    from tokenq.evaluate.answers import find_extractor
+
+    if config.gold is None:
+        return {}
+    extract, answers = find_extractor(str(config.answer)), {}
+    for prompt in prompts:
+        if config.gold not in prompt.values:
+            raise UserError(f"{prompt.where} has no column {config.gold!r}.", "Name the column of true answers.")
+        answer = extract(str(prompt.values[config.gold]))
+        if answer is None:
+            raise UserError(
+                f"{prompt.where}: no answer is found in {config.gold!r}.", "Check --answer, or mend the row."
+            )
+        answers[prompt.id] = answer
+    return answers
+
+
+def _quality(config: SweepConfig, gold: dict[str, str], loaded: "Searcher") -> "Quality":
+    from tokenq.results import Candidate
+
+    if config.gold is not None:
+        return lambda result, candidate: float(candidate.answer == gold[result.id])
+    judge = loaded.judge
+    assert judge is not None  # the configuration was checked
+    known: dict[tuple[str, str], float] = {}
+
+    def judged(result: "SearchResult", candidate: Candidate) -> float:
+        key = result.id, candidate.text
+        if key not in known:
+            known[key] = judge([result.prompt], [candidate.text])[0]
+        return known[key]
+
+    return judged
+
+
+def _points(
+    settings: dict[str, SearchConfig],
+    base: SearchConfig,
+    found: "dict[str, list[SearchResult]]",
+    loaded: "Searcher",
+    quality: "Quality",
+    seed: int,
+) -> "list[Point]":
+    """Return every search as a point of the curve."""
+    from tokenq.evaluate.bootstrap import Resampling
+    from tokenq.evaluate.sweep import first_samples, point, rivals_of
+
+    pool = found["pool"]
+    plans = {"sample": replace(loaded, config=replace(base, method="sample")).plan}
+    ranking = "reward" if loaded.reference is not None else "mean_likelihood"
+    by_reward = replace(base, method="best_of_n", ranking=ranking, beta=loaded.config.beta)
+    plans["best_of_n"] = replace(loaded, config=by_reward).plan
+    if base.answer is not None:
+        plans["majority"] = replace(loaded, config=replace(base, method="majority")).plan
+    points = []
+    for name, one in settings.items():
+        if _is_pooled(one, base):
+            plan = replace(loaded, config=_as_loaded(one, loaded.config)).plan
+            found[name] = [first_samples(samples, one.n, one.method, plan) for samples in pool]
+        rivals = rivals_of(found[name], pool, plans)
+        points.append(point(name, found[name], quality, found.get("greedy"), rivals, Resampling(seed=seed)))
+    return points
+
+
+def _report(config: SweepConfig, points: "list[Point]", say: Any) -> None:
+    """Write the points as numbers, table and figure, and show the table."""
+    from tokenq.files import write_json, write_text
+    from tokenq.report.sweep import save_sweep_figure, sweep_table
+    from tokenq.rundir import provenance
+
+    folder, table = Path(config.output), sweep_table(points)
+    write_json(folder / "sweep.json", {**provenance(asdict(config), config.seed, {}), "points": points})
+    write_text(folder / "sweep.md", table)
+    print(table, end="")
+    try:
+        for suffix in ("svg", "png"):
+            said = "share of right answers" if config.gold else "quality"
+            save_sweep_figure(folder / f"sweep.{suffix}", points, said)
+    except UserError as problem:
+        say.print(f"no figure: {problem}")
+    say.print(f"done: sweep.json, sweep.md and the figure are in {folder}")

@@ -1,0 +1,182 @@
+"""Quality against cost: many searches of the same prompts, each beside what plain samples reach for the same tokens.
+
+A search is compared on every prompt with as many of a common pool of samples as the tokens that it spent there would
+have paid for: with their mean, their best by reward and their majority. A method is worth its tokens where it beats
+the best of these, and a gain over single samples alone is determinism, not search.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tokenq.evaluate.bootstrap import PLAIN, Estimate, Resampling, difference_interval, mean_interval
+from tokenq.results import Candidate, Cost, SearchResult
+from tokenq.search.methods import METHODS, Plan
+from tokenq.search.outcome import ranked
+
+Quality = Callable[[SearchResult, Candidate], float]
+"""(result, one of its candidates) → how good it is; larger is better."""
+
+POOLED = ("sample", "best_of_n", "majority", "weighted_vote")
+"""Methods whose results can be read off a larger number of samples."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What samples of the same cost reach.
+
+    Attributes:
+        name: "sample" (their mean), "best_of_n" or "majority".
+        quality: its mean over prompts.
+        gain: the search's quality less this one's, on the same prompts.
+    """
+
+    name: str
+    quality: Estimate
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class Point:
+    """A search as a point of the curve.
+
+    Attributes:
+        setting: as it was asked for, such as "beam width=5".
+        method: its name.
+        quality: of the best candidate, its mean over prompts; for "sample" the mean over all candidates.
+        gain: its quality less that of greedy decoding, on the same prompts; None where greedy was not among them.
+        rivals: what samples of the same cost reach.
+        policy_tokens: mean tokens a prompt through the policy.
+        reference_tokens: mean tokens a prompt through the reference.
+        value_tokens: mean tokens a prompt that a judge of prefixes was shown.
+        seconds: mean seconds a prompt.
+        length: mean tokens of the best candidate.
+        terminal: share of prompts whose best candidate ends in EOS.
+    """
+
+    setting: str
+    method: str
+    quality: Estimate
+    gain: Estimate | None
+    rivals: tuple[Rival, ...]
+    policy_tokens: float
+    reference_tokens: float
+    value_tokens: float
+    seconds: float
+    length: float
+    terminal: float
+
+
+def first_samples(result: SearchResult, count: int, method: str, plan: Plan) -> SearchResult:
+    """Return what a method makes of the first samples of a pool, at what they alone would have cost.
+
+    Args:
+        result: samples of one prompt, in the order in which they were drawn.
+        count: how many of them.
+        method: one of `POOLED`.
+        plan: what the method is told; answers are those of the candidates.
+
+    Raises:
+        UserError: a ranking or a vote misses what it needs.
+    """
+    kept = result.candidates[:count]
+    answers = {one.token_ids: one.answer for one in kept}
+    plan = replace(plan, answer=None if plan.answer is None else lambda branch: answers[branch.tokens])
+    rank = METHODS[method].rank
+    share = len(kept) / max(1, len(result.candidates))
+    cost = Cost(
+        _prompt_tokens(result) + sum(map(_stepped, kept)),
+        _prompt_tokens(result) + sum(map(_stepped, kept)) if result.cost.reference_tokens else 0,
+        round(result.cost.value_tokens * share),
+        result.cost.seconds * share,
+        result.cost.peak_memory,
+    )
+    best = kept if rank is None else ranked(kept, lambda branches: rank(branches, plan))
+    return replace(result, method=method, candidates=best, cost=cost)
+
+
+def affordable(pool: SearchResult, tokens: int) -> int:
+    """Return how many samples of a pool so many policy tokens pay for, the prompt included; one at least."""
+    spent, count = _prompt_tokens(pool), 0
+    for candidate in pool.candidates:
+        spent += _stepped(candidate)
+        if spent > tokens and count:
+            break
+        count += 1
+    return max(1, count)
+
+
+def point(
+    setting: str,
+    results: Sequence[SearchResult],
+    quality: Quality,
+    greedy: Sequence[SearchResult] | None,
+    rivals: dict[str, list[SearchResult]],
+    how: Resampling = PLAIN,
+) -> Point:
+    """Return one search as a point.
+
+    Args:
+        setting: as it was asked for.
+        results: what it found, one a prompt.
+        quality: how good a candidate is.
+        greedy: what greedy decoding found for the same prompts.
+        rivals: by name, what samples of the same cost made of the same prompts.
+        how: how intervals are made.
+    """
+    own = _qualities(results, quality)
+    beaten = tuple(
+        Rival(name, mean_interval(theirs, how=how), difference_interval(own, theirs, how=how))
+        for name, theirs in ((name, _qualities(found, quality)) for name, found in rivals.items())
+    )
+    best = [one.candidates[0] for one in results if one.candidates]
+    costs = [one.cost for one in results]
+    return Point(
+        setting=setting,
+        method=results[0].method,
+        quality=mean_interval(own, how=how),
+        gain=None if greedy is None else difference_interval(own, _qualities(greedy, quality), how=how),
+        rivals=beaten,
+        policy_tokens=float(np.mean([cost.policy_tokens for cost in costs])),
+        reference_tokens=float(np.mean([cost.reference_tokens for cost in costs])),
+        value_tokens=float(np.mean([cost.value_tokens for cost in costs])),
+        seconds=float(np.mean([cost.seconds for cost in costs])),
+        length=float(np.mean([len(one.token_ids) for one in best])) if best else 0.0,
+        terminal=float(np.mean([one.terminal for one in best])) if best else 0.0,
+    )
+
+
+def rivals_of(
+    results: Sequence[SearchResult], pool: Sequence[SearchResult], plans: dict[str, Plan]
+) -> dict[str, list[SearchResult]]:
+    """Return what samples that cost no more than each of some results make of the same prompts.
+
+    Args:
+        results: what a search found, one a prompt.
+        pool: samples of the same prompts, in their order.
+        plans: by method of `POOLED`, what it is told.
+    """
+    counts = [affordable(samples, one.cost.policy_tokens) for one, samples in zip(results, pool, strict=True)]
+    return {
+        method: [first_samples(samples, count, method, plan) for samples, count in zip(pool, counts, strict=True)]
+        for method, plan in plans.items()
+    }
+
+
+def _qualities(results: Sequence[SearchResult], quality: Quality) -> np.ndarray:
+    """Return [prompts] the quality of each best candidate, of all candidates for samples; 0 where nothing was found."""
+    values = []
+    for one in results:
+        judged = one.candidates if one.method == "sample" else one.candidates[:1]
+        values.append(float(np.mean([quality(one, candidate) for candidate in judged])) if judged else 0.0)
+    return np.array(values)
+
+
+def _stepped(candidate: Candidate) -> int:
+    """Return how many tokens of a response went through the policy: the last one need not."""
+    return len(candidate.token_ids) - 1
+
+
+def _prompt_tokens(pool: SearchResult) -> int:
+    return pool.cost.policy_tokens - sum(map(_stepped, pool.candidates))
