@@ -26,7 +26,8 @@ class Case:
 
     Attributes:
         section: key of `SECTIONS`.
-        system: who trains; in section score "padded" is the usual way to read.
+        system: who trains; in section score "padded" is the usual way to read, in section search "generate" is
+            transformers' way to write.
         setting: what a reader calls this configuration.
         workload: name of the pairs.
         pairs: how many of them, from the first.
@@ -38,10 +39,12 @@ class Case:
         checkpointing: gradient checkpointing (TRL's default is on; it is slower).
         epochs: passes over the pairs.
         top_k: alternatives that tokenq keeps at every token when it reads.
+        method: how is written: "greedy", "samples", "beams", or "reward beams", which run the reference as well.
+        count: samples or beams of each prompt.
     """
 
     section: str
-    system: Literal["tokenq", "trl", "padded"]
+    system: Literal["tokenq", "trl", "padded", "generate"]
     setting: str
     workload: str
     pairs: int
@@ -52,6 +55,8 @@ class Case:
     checkpointing: bool = False
     epochs: int = 1
     top_k: int = 0
+    method: str = ""
+    count: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the case as plain data."""
@@ -94,6 +99,12 @@ class Plan:
         prompt_shapes: shapes for the scaling with the length of the prompt.
         fan_shape: many responses to one prompt, to be read.
         read_per_device: pairs that the usual way reads at a time.
+        search_prompts: prompts that are searched side by side.
+        search_prompt: tokens of each.
+        sample_prompt: tokens of the one prompt that is sampled from.
+        new_tokens: tokens that are written.
+        beams: beams of each prompt.
+        samples: samples of the one prompt.
     """
 
     pairs: int = 32
@@ -112,11 +123,21 @@ class Plan:
     prompt_shapes: tuple[Shape, ...] = (Shape(128, 32, 8), Shape(512, 32, 8), Shape(1024, 32, 8))
     fan_shape: Shape = Shape(500, 40, 8, prompts=1)
     read_per_device: tuple[int, ...] = (1, 4)
+    search_prompts: int = 8
+    search_prompt: int = 200
+    sample_prompt: int = 500
+    new_tokens: int = 64
+    beams: int = 5
+    samples: int = 16
 
     def shapes(self) -> dict[str, Shape]:
         """Return the synthetic workloads by name."""
         prompts = {f"prompt {shape.prompt}": shape for shape in self.prompt_shapes}
-        return {**self.length_shapes, "rows": self.row_shape, "fan": self.fan_shape, **prompts}
+        written = {
+            "searched": Shape(self.search_prompt, self.new_tokens, self.search_prompts),
+            "sampled": Shape(self.sample_prompt, self.new_tokens, 1),
+        }
+        return {**self.length_shapes, "rows": self.row_shape, "fan": self.fan_shape, **prompts, **written}
 
 
 QUICK = Plan(
@@ -134,6 +155,10 @@ QUICK = Plan(
     prompt_shapes=(),
     fan_shape=Shape(100, 10, 4, prompts=1),
     read_per_device=(4,),
+    search_prompts=2,
+    search_prompt=40,
+    sample_prompt=60,
+    new_tokens=8,
 )
 """For a tiny model: shows that everything runs; its times say nothing."""
 
@@ -208,6 +233,22 @@ def score_section(plan: Plan) -> list[Case]:
     return cases
 
 
+def search_section(plan: Plan) -> list[Case]:
+    """Return beams, samples and greedy writing, both systems in turn."""
+    searched = {"workload": "searched", "pairs": plan.search_prompts}
+    beams, samples = f"{plan.beams} beams", f"{plan.samples} samples"
+    many = {"method": "samples", "count": plan.samples, "workload": "sampled", "pairs": 1}
+    return [
+        Case("search", "tokenq", f"{beams}, likelihood", method="beams", count=plan.beams, **searched),
+        Case("search", "generate", beams, method="beams", count=plan.beams, **searched),
+        Case("search", "tokenq", f"{beams}, with reference", method="reward beams", count=plan.beams, **searched),
+        Case("search", "tokenq", samples, **many),
+        Case("search", "generate", samples, **many),
+        Case("search", "tokenq", "greedy", method="greedy", **searched),
+        Case("search", "generate", "greedy", method="greedy", **searched),
+    ]
+
+
 SECTIONS: dict[str, Callable[[Plan], list[Case]]] = {
     "main": main_section,
     "trl": option_section,
@@ -215,6 +256,7 @@ SECTIONS: dict[str, Callable[[Plan], list[Case]]] = {
     "lengths": length_section,
     "scaling": scaling_section,
     "score": score_section,
+    "search": search_section,
 }
 """Every section by the name that `--sections` takes."""
 

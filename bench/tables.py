@@ -19,7 +19,9 @@ included. tokens: a prompt counted once for its two responses. peak: most reside
 the pairs need: 6 P_body T + 6 P_head N + attention for the updates and a third of it for a reference pass, with T the
 tokens of shared rows and N those of responses; no padding, nothing that is computed twice. % in updates: needed
 operations of the updates over their time, as a share of the best 2048³ float32 product in the same process (empty where
-the reference is computed inside the updates). % in all: the same with the reference pass and everything else."""
+the reference is computed inside the updates). % in all: the same with the reference pass and everything else.
+Section search: prompts instead of pairs, seconds after a warm-up of two tokens, and the new tokens of what is returned
+(the best beam, every sample); TFLOP is one forward pass over each prompt and over every beam or sample of it."""
 
 
 def rate(result: Result) -> float:
@@ -101,6 +103,10 @@ def claims(results: Sequence[Result]) -> list[str]:
     for workload in ("data", "fan"):
         read = [r for r in _of(good, section="score") if r["case"]["workload"] == workload]
         lines += _reading(_of(read, system="tokenq"), _of(read, system="padded"))
+    searched = _of(good, section="search")
+    for method in ("beams", "reward beams", "samples", "greedy"):
+        rival = _of(searched, system="generate", method=method.removeprefix("reward "))
+        lines += _searching(_of(searched, system="tokenq", method=method), rival)
     lines += _scaling([r for r in _of(good, section="scaling") if r["case"]["workload"] == "rows"])
     return lines
 
@@ -117,6 +123,23 @@ def _reading(ours: Sequence[Result], theirs: Sequence[Result]) -> list[str]:
             f"({best['case']['setting']}) in {memory(result):.2f} GB against {memory(best):.2f} GB "
             f"({memory(result) / memory(best):.2f} ×); sums of log-probs differ by {apart:.1e}"
         )
+    return lines
+
+
+def _searching(ours: Sequence[Result], theirs: Sequence[Result]) -> list[str]:
+    """Return tokenq's searches beside `generate`, in new tokens a second, and how many of both are the same."""
+    lines = []
+    for result, other in zip(ours, theirs, strict=False):
+        a, b = (one["tokens"] / one["seconds"] for one in (result, other))
+        line = (
+            f"search ({result['case']['setting']}): {a:.1f} new tokens/s in {memory(result):.2f} GB against {b:.1f} in "
+            f"{memory(other):.2f} GB (generate, {other['case']['setting']}), {a / b:.2f} × in "
+            f"{memory(result) / memory(other):.2f} × the memory"
+        )
+        if result["case"]["method"] in ("beams", "greedy"):
+            same = sum(one == another for one, another in zip(result["found"], other["found"], strict=True))
+            line += f"; {same} of {len(result['found'])} responses are the same"
+        lines.append(line)
     return lines
 
 

@@ -1,6 +1,7 @@
 """The speed and memory of training, tokenq beside TRL, each case in a fresh process, one after the other.
 
     python -m bench --model FOLDER --data hh_harmless.jsonl.gz      about 40 minutes on two cores with a 270M model
+    python -m bench --model FOLDER --sections search                searches beside transformers' generate
     python -m bench --quick                                         a tiny model: shows in a minute that everything runs
 
 This process imports neither torch nor transformers: on Linux a child's peak memory begins at its parent's.
@@ -146,6 +147,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=int, nargs="+", help=f"tokens a forward beside TRL {Plan.budgets}")
     parser.add_argument("--budget", type=int, help=f"tokens a forward elsewhere ({Plan.budget})")
     parser.add_argument("--per-device", type=int, nargs="+", help=f"TRL's batch sizes {Plan.per_device}")
+    parser.add_argument("--search-prompts", type=int, help=f"prompts searched side by side ({Plan.search_prompts})")
+    parser.add_argument("--new-tokens", type=int, help=f"tokens written by a search ({Plan.new_tokens})")
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
     parser.add_argument("--threads", type=int, help="threads of a process (all cores; 1 in a quick run)")
     parser.add_argument("--output", type=Path, default=Path("runs/bench"), help="folder of the results (%(default)s)")
@@ -154,8 +157,8 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     if asked.model is None and asked.data is None:
         asked.quick = True
         print("No --model and no --data: the quick run, whose times say nothing about real models.", file=sys.stderr)
-    elif not asked.quick and (asked.model is None or asked.data is None):
-        parser.error("give both --model and --data, or neither for the quick run")
+    elif not asked.quick and (asked.model is None or (asked.data is None and set(asked.sections) != {"search"})):
+        parser.error("give both --model and --data, or neither for the quick run; --sections search needs no --data")
     asked.threads = asked.threads or (1 if asked.quick else os.cpu_count())
     if any(BATCH_SIZE % n for n in asked.per_device or ()):
         parser.error(f"--per-device must divide {BATCH_SIZE}")
@@ -164,7 +167,7 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 def _sizes(asked: argparse.Namespace) -> dict[str, Any]:
     """Return the sizes of the plan that the command line sets."""
-    names = ("pairs", "trl_pairs", "option_pairs", "budgets", "budget", "per_device")
+    names = ("pairs", "trl_pairs", "option_pairs", "budgets", "budget", "per_device", "search_prompts", "new_tokens")
     return {name: value for name in names if (value := vars(asked)[name]) is not None}
 
 

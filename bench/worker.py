@@ -18,6 +18,7 @@ import torch
 from bench.cases import BATCH_SIZE, BETA, LEARNING_RATE, SEED, Case
 from bench.flops import ModelShape, forward_flops, model_shape, repeated_head_flops
 from bench.reading import run_reading, with_shared_prompts
+from bench.searching import run_search, written
 from bench.workload import read_workload, write_tiny_model, write_workloads
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch, TokenScorer
@@ -67,17 +68,20 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
     )
     load_average = os.getloadavg()[0]
     peak_before = matmul_rate(4)
+    whole, passes = groups, 3  # a training step is worth three forward passes
     if case.section == "score":
         measured, shape = run_reading(case, asked["model"], groups)
+        whole, passes = with_shared_prompts(groups), 1
+    elif case.section == "search":
+        measured, shape = run_search(case, asked["model"], groups)
+        whole, passes = written(case, groups), 1
     else:
         run = run_tokenq if case.system == "tokenq" else run_trl
         measured, shape = run(case, config, groups, folder)
     measured["peak_memory"] = peak_memory(torch.device("cpu"))
-    whole = with_shared_prompts(groups) if case.section == "score" else groups
     needed = forward_flops(shape, pack(whole))
     # The reference is wanted once however often the data is passed over; whoever computes it again does more than is
     # needed. A warm store needs none.
-    passes = 1 if case.section == "score" else 3  # a training step is worth three forward passes
     references = 0 if measured["reference_computed"] == 0 else 1
     return {
         "case": case.to_dict(),

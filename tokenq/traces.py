@@ -59,6 +59,7 @@ class TraceToken:
         entropy: H(π), in nats.
         ref_entropy: H(π_ref), in nats.
         kl: KL(π‖π_ref) at this position, in nats; None also where it is infinite.
+        ref_kl: KL(π_ref‖π) at this position, in nats; None also where it is infinite.
         likely: the policy's most likely tokens, best first.
         ref_likely: the reference's most likely tokens, best first.
         favoured: of these two lists, the tokens with the highest implicit reward, best first.
@@ -80,6 +81,7 @@ class TraceToken:
     entropy: float | None = None
     ref_entropy: float | None = None
     kl: float | None = None
+    ref_kl: float | None = None
     likely: tuple[Alternative, ...] = ()
     ref_likely: tuple[Alternative, ...] = ()
     favoured: tuple[Alternative, ...] = ()

@@ -68,7 +68,11 @@ def test_version(capsys):
 @pytest.mark.parametrize(
     ("words", "first", "second"),
     [
-        (["trian"], "tokenq: error: Unknown command 'trian'.", "Did you mean 'train'? Available: demo, score,"),
+        (
+            ["trian"],
+            "tokenq: error: Unknown command 'trian'.",
+            "Did you mean 'train'? Available: demo, eval best-of-n,",
+        ),
         (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
         (["train"], "tokenq train: error: --model is missing.", "Give the flag"),
         (["demo", "--seed", "x"], "tokenq demo: error: --seed takes a whole number, not 'x'.", "whole number"),
@@ -153,5 +157,5 @@ def test_the_list_of_flags_is_frozen(capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_module_that_runs_its_configuration(name):
     """The table imports it only when it is called, so a wrong name would show as late as that."""
-    module = importlib.import_module(f"tokenq.cli.{name}")
+    module = importlib.import_module(f"tokenq.cli.{name.replace(' ', '_').replace('-', '_')}")
     assert typing.get_type_hints(module.run)["config"] is COMMANDS[name].config

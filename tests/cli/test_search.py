@@ -242,6 +242,16 @@ def test_a_killed_search_goes_on_and_searches_no_prompt_twice(place, tmp_path, m
     assert not list(tmp_path.glob(".out*"))
 
 
+def test_a_search_that_was_done_is_not_done_again(place, tmp_path, capsys):
+    assert main(words(place, tmp_path)) == 0
+    before = (tmp_path / "out.jsonl").stat().st_mtime_ns
+    assert main(words(place, tmp_path, "--batch-size", "2")) == 0
+    assert "are in" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "out.jsonl").stat().st_mtime_ns == before
+    assert main(words(place, tmp_path, "--width", "2")) == 0
+    assert (tmp_path / "out.jsonl").stat().st_mtime_ns != before
+
+
 def test_an_interrupted_search_keeps_what_it_has(place, tmp_path, monkeypatch, capsys):
     """Ctrl-C during the second prompt: its beams are ranked as they stand, and it is searched again afterwards."""
     from tokenq.search.branches import Walk

@@ -10,6 +10,7 @@ from tokenq.data.columns import find_format
 from tokenq.data.examples import read_examples
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS
+from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.records import Message
 
@@ -268,6 +269,32 @@ def test_labelled_responses():
     assert right.dropped == {"undesirable response": 1}
 
 
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ({"input": "1+1+1?", "steps": ["1+1=2", "2+1=4", "so 4"], "mistake_index": 1}, (True, False, False)),
+        ({"input": "1+1+1?", "steps": ["1+1=2", "2+1=3"], "mistake_index": None, "target": "3"}, (True, True)),
+        ({"problem": "1+1?", "steps": ["2"], "label": -1, "id": "gsm8k-0"}, (True,)),
+        ({"problem": "1+1?", "steps": ["3"], "label": 0, "id": "gsm8k-1"}, (False,)),
+    ],
+)
+def test_the_first_wrong_step_makes_labels(values, labels):
+    assert find_format(Row(values, "")) == "first error"
+    parsed = FORMATS["first error"].read(values)
+    (response,) = parsed.responses
+    assert response.step_labels == labels
+    assert "".join(response.steps) == response.content[0].content == "\n".join(values["steps"])
+    assert response.label is all(labels)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mistake_index": 2}, {"mistake_index": True}, {"mistake_index": "1"}, {"steps": []}]
+)
+def test_a_first_wrong_step_that_there_is_not(wrong):
+    with pytest.raises(BadRow):
+        FORMATS["first error"].read({"input": "?", "steps": ["a", "b"], "mistake_index": 0, **wrong})
+
+
 def test_stepwise_responses_are_lines_with_a_label_each():
     values = {"prompt": "q?", "completions": ["One.", "Two.\n", "Two."], "labels": [True, 1, False]}
     assert find_format(Row(values, "")) == "stepwise"
@@ -330,7 +357,12 @@ def test_turns_are_needed_where_a_conversation_is_asked_for():
 
 
 def test_every_format_is_tried_here():
-    tried = {case[0] for case in [*PAIRS.values(), *RESPONSES.values()]} | {"labelled", "stepwise", "helpsteer"}
+    tried = {case[0] for case in [*PAIRS.values(), *RESPONSES.values()]} | {
+        "labelled",
+        "stepwise",
+        "first error",
+        "helpsteer",
+    }
     assert tried == set(FORMATS)
 
 

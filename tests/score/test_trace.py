@@ -94,7 +94,7 @@ def test_a_prefix_value_is_carried_over_what_the_policy_did_not_write():
     assert [token.prefix_value for token in trace.tokens] == [0.5, 0.5, 0.5, 1.0, 1.125]
     silent = trace.tokens[1]
     assert (silent.id, silent.text, silent.start, silent.end) == (16, "b", 1, 2)
-    numbers = ("logp", "implicit_reward", "advantage", "centred_advantage", "rank", "entropy", "kl")
+    numbers = ("logp", "implicit_reward", "advantage", "centred_advantage", "rank", "entropy", "kl", "ref_kl")
     assert {getattr(silent, name) for name in numbers} == {None}
     assert silent.likely == silent.favoured == ()
     assert (trace.totals.tokens, trace.totals.logp, trace.totals.implicit_reward) == (3, -18 / 8, 1.125)

@@ -11,7 +11,7 @@ import inspect
 import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -156,16 +156,17 @@ def as_yaml(config: type[Any], values: Mapping[str, Any], sections: Mapping[str,
 
 
 def field_docs(config: type[Any]) -> dict[str, str]:
-    """Return the string that stands under each field of a dataclass in its source."""
+    """Return the string that stands under each field of a dataclass in its source, or in that of what it extends."""
     docs = {field.name: "" for field in fields(config)}
-    name = ""
-    for statement in ast.parse(textwrap.dedent(inspect.getsource(config))).body[0].body:  # type: ignore[attr-defined]
-        match statement:
-            case ast.AnnAssign(target=ast.Name(id=name)):
-                continue
-            case ast.Expr(value=ast.Constant(value=str(text))) if name:
-                docs[name] = " ".join(text.split())
+    for one in reversed([kind for kind in config.__mro__ if is_dataclass(kind)]):
         name = ""
+        for statement in ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body:  # type: ignore[attr-defined]
+            match statement:
+                case ast.AnnAssign(target=ast.Name(id=name)):
+                    continue
+                case ast.Expr(value=ast.Constant(value=str(text))) if name:
+                    docs[name] = " ".join(text.split())
+            name = ""
     return docs
 
 

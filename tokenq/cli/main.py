@@ -4,11 +4,13 @@ A `UserError` is printed without a traceback and exits with 2. Anything else is 
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenq
+from tokenq.cli.command import Command
+from tokenq.cli.evaluations import EVALUATIONS
 from tokenq.cli.flags import parse
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
@@ -20,26 +22,6 @@ from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
 from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
-
-
-class Command(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        config: what it is asked for.
-        run: does it and returns the exit code; imports what is heavy.
-        again: what to type after an interruption.
-        summary: one line for `tokenq --help`.
-        sections: headings of its help page, by first field.
-        spelt_elsewhere: foreign names of its fields.
-    """
-
-    config: type[Any]
-    run: Callable[[Any], int]
-    again: Callable[[Any], str]
-    summary: str
-    sections: Mapping[str, str]
-    spelt_elsewhere: Mapping[str, str]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -57,15 +39,16 @@ def main(words: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"tokenq {tokenq.__version__}")
         return 0
-    prog = f"tokenq {words[0]}"
+    name, flags = _named(words)
+    prog = f"tokenq {name}"
     try:
-        if words[0] not in COMMANDS:
+        if name not in COMMANDS:
             prog = "tokenq"
-            raise unknown_name("command", words[0], COMMANDS)
-        command = COMMANDS[words[0]]
+            raise unknown_name("command", name, COMMANDS)
+        command = COMMANDS[name]
         config = parse(
             command.config,
-            words[1:],
+            flags,
             prog=prog,
             sections=command.sections,
             spelt_elsewhere=command.spelt_elsewhere,
@@ -74,6 +57,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
+
+
+def _named(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return (command, its flags); an evaluation is called by two words."""
+    if words[0] == "eval" and len(words) > 1 and not words[1].startswith("-"):
+        return f"eval {words[1]}", words[2:]
+    return words[0], words[1:]
 
 
 def _do(command: Command, config: Any) -> int:
@@ -191,6 +181,7 @@ COMMANDS: dict[str, Command] = {
         SWEEP_SECTIONS,
         {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
     ),
+    **EVALUATIONS,
     "demo": Command(
         DemoConfig,
         _demo,

@@ -120,8 +120,8 @@ def run(config: ScoreConfig) -> int:
     config.check()
     state = PartialState(cpu=config.device == "cpu")
     say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
-    session = _session(config, str(state.device), say)
-    rows, summary = session.rows(_examples(config, session))
+    session = session_of(config, str(state.device), say)
+    rows, summary = session.rows(examples_of(config, session))
     if config.data:
         say.print(f"data: {summary.line()}")
     if config.output is None:
@@ -135,7 +135,7 @@ def run(config: ScoreConfig) -> int:
     return 0
 
 
-def _session(config: ScoreConfig, device: str, say: "Console") -> "Session":
+def session_of(config: ScoreConfig, device: str, say: "Console") -> "Session":
     """Return the models that the configuration names."""
     from tokenq.session import Options, load, models_of_run
 
@@ -157,7 +157,7 @@ def _session(config: ScoreConfig, device: str, say: "Console") -> "Session":
     return load(str(policy), reference, options, lambda text: say.print(f"warning: {text}"))
 
 
-def _examples(config: ScoreConfig, session: "Session") -> "list[Example]":
+def examples_of(config: ScoreConfig, session: "Session") -> "list[Example]":
     """Return what is to be scored."""
     from functools import partial
 

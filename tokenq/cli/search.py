@@ -74,18 +74,21 @@ def search_to_file(
 ) -> None:
     """Search, and write a line a prompt to `path`, with a record of where they come from beside it.
 
-    Lines are kept as they come. What was interrupted or killed goes on where it stopped; a search that was cut short
-    by the interruption is done again then.
+    Lines are kept as they come; a file that holds the whole of the same job is left as it is. What was interrupted or
+    killed goes on where it stopped; a search that was cut short by the interruption is done again then.
     """
     from accelerate import PartialState
     from rich.progress import Progress
 
     from tokenq.cli.parts import Parts
-    from tokenq.files import plain, write_json, write_json_lines
+    from tokenq.files import plain, read_json, write_json, write_json_lines
     from tokenq.rundir import provenance
 
-    state = PartialState()
-    parts = Parts(path, _key(searcher, prompts))
+    state, key, beside = PartialState(), _key(searcher, prompts), path.with_name(f"{path.name}.provenance.json")
+    if path.exists() and beside.exists() and read_json(beside).get("key") == key:
+        say.print(f"the answers to {len(prompts)} prompts are in {path} already")
+        return
+    parts = Parts(path, key)
     own = prompts[parts.mine]
     done = parts.begin(lambda line: line.get("stopped") != "interrupted")
     if done and state.is_main_process:
@@ -103,7 +106,8 @@ def search_to_file(
     write_json_lines(path, parts.in_order())
     config = asdict(searcher.config)
     record = {**searcher.identities, "prompts": {"sources": plain(config["prompts"]), "sha256": _digest(prompts)}}
-    write_json(path.with_name(f"{path.name}.provenance.json"), provenance(config, searcher.config.seed, record))
+    made = {} if interrupted() else {"key": key}
+    write_json(beside, {**provenance(config, searcher.config.seed, record), **made})
     count = sum(1 for _ in parts.in_order())
     if interrupted():
         say.print(f"stopped: {count} of {len(prompts)} prompts are in {path}; the same command goes on from there")

@@ -1,6 +1,5 @@
 """`tokenq sweep`: search the same prompts in many ways, and put quality against cost."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -10,9 +9,10 @@ from tokenq.evaluate.config import SETTINGS, SweepConfig
 from tokenq.search.config import USED, SearchConfig
 
 if TYPE_CHECKING:
-    from tokenq.data.prompts import Prompt
     from tokenq.decoding import Searcher
-    from tokenq.evaluate.sweep import Point, Quality
+    from tokenq.evaluate.sweep import Point
+    from tokenq.evaluate.task_generation import Quality
+    from tokenq.evaluate.tasks import AnswerTask
     from tokenq.results import SearchResult
 
 
@@ -41,6 +41,8 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
     from tokenq.cli.search import INTERRUPTED, interruptible, search_to_file
     from tokenq.data.prompts import load_prompts
     from tokenq.decoding import check_needs, load_searcher
+    from tokenq.evaluate.answers import find_extractor
+    from tokenq.evaluate.tasks import AnswerTask
     from tokenq.results import read_results
 
     config.check(judged=quality is not None)
@@ -52,7 +54,9 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
     for one in settings.values():
         check_needs(one)
     prompts = load_prompts(config.prompts, config.columns, config.style)
-    gold = _gold(config, prompts)
+    task = None if config.gold is None else AnswerTask(prompts, config.gold, find_extractor(str(config.answer)))
+    if task is not None:
+        task.answers  # noqa: B018  (a row without a true answer is said before anything is searched)
     loaded = load_searcher(base, say=lambda text: say.print(f"warning: {text}", markup=False))
     pool = replace(
         base, method="sample", n=max([config.pool, *(s.n for s in settings.values() if _is_pooled(s, base))])
@@ -69,7 +73,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
             state.wait_for_everyone()
             found[name] = list(read_results(path))
     if state.is_main_process:
-        points = _points(settings, base, found, loaded, quality or _quality(config, gold, loaded), config.seed)
+        points = _points(settings, base, found, loaded, quality or _quality(task, loaded), config.seed)
         _report(config, points, say)
     return 0
 
@@ -121,30 +125,11 @@ def _as_loaded(one: SearchConfig, loaded: SearchConfig) -> SearchConfig:
     return replace(one, policy=loaded.policy, reference=loaded.reference, beta=loaded.beta)
 
 
-def _gold(config: SweepConfig, prompts: "Sequence[Prompt]") -> dict[str, str]:
-    """Return the true answer of every prompt by its id."""
-    from tokenq.evaluate.answers import find_extractor
-
-    if config.gold is None:
-        return {}
-    extract, answers = find_extractor(str(config.answer)), {}
-    for prompt in prompts:
-        if config.gold not in prompt.values:
-            raise UserError(f"{prompt.where} has no column {config.gold!r}.", "Name the column of true answers.")
-        answer = extract(str(prompt.values[config.gold]))
-        if answer is None:
-            raise UserError(
-                f"{prompt.where}: no answer is found in {config.gold!r}.", "Check --answer, or mend the row."
-            )
-        answers[prompt.id] = answer
-    return answers
-
-
-def _quality(config: SweepConfig, gold: dict[str, str], loaded: "Searcher") -> "Quality":
+def _quality(task: "AnswerTask | None", loaded: "Searcher") -> "Quality":
     from tokenq.results import Candidate
 
-    if config.gold is not None:
-        return lambda result, candidate: float(candidate.answer == gold[result.id])
+    if task is not None:
+        return lambda result, candidate: task.correct(result.id, candidate.text)
     judge = loaded.judge
     assert judge is not None  # the configuration was checked
     known: dict[tuple[str, str], float] = {}

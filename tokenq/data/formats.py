@@ -153,6 +153,21 @@ def _read_stepwise(values: Values) -> Parsed:
     return Parsed((Message("user", prompt),) if isinstance(prompt, str) else prompt, (response,), fields=fields)
 
 
+def _read_first_error(values: Values) -> Parsed:
+    steps, said = cells.items(values, "steps"), cells.first(values, "mistake_index", "label")
+    if not steps or not all(isinstance(step, str) for step in steps):
+        raise BadRow("a column without text", "column 'steps' is not a list of texts")
+    if said is not None and (isinstance(said, bool) or not isinstance(said, int) or said >= len(steps) or said < -1):
+        raise BadRow("steps without labels", f"the first wrong step is {said!r}, and there are {len(steps)} steps")
+    wrong = len(steps) if said in (None, -1) else said
+    # From the first error on nothing is right: what follows stands on it.
+    labels = [number < wrong for number in range(len(steps))]
+    return _read_stepwise({"prompt": cells.text(values, *_ASKED), "completions": steps, "labels": labels})
+
+
+_ASKED = ("problem", "input", "question", "prompt")
+
+
 def _read_nectar(values: Values) -> Parsed:
     ranks = [
         (answer["answer"], cells.number(answer.get("rank"))) for answer in cells.records(values, "answers", "answer")
@@ -225,6 +240,7 @@ def _read_text(values: Values) -> Parsed:
 
 FORMATS: dict[str, Format] = {
     "stepwise": Format(("prompt", "completions", "labels"), _read_stepwise, "ratings", grouped=True),
+    "first error": Format(("|".join(_ASKED), "steps", "mistake_index|label"), _read_first_error, "ratings"),
     "nectar": Format(("prompt", "answers"), _read_nectar, "ratings"),
     "ultrafeedback": Format(("instruction", "completions"), _read_ultrafeedback, "ratings"),
     "comparison": Format(("info", "summaries", "choice"), _read_comparison, "pairs"),

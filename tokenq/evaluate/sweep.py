@@ -5,18 +5,16 @@ have paid for: with their mean, their best by reward and their majority. A metho
 the best of these, and a gain over single samples alone is determinism, not search.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tokenq.evaluate.bootstrap import PLAIN, Estimate, Resampling, difference_interval, mean_interval
+from tokenq.evaluate.task_generation import Quality, qualities
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.search.methods import METHODS, Plan
 from tokenq.search.outcome import ranked
-
-Quality = Callable[[SearchResult, Candidate], float]
-"""(result, one of its candidates) → how good it is; larger is better."""
 
 POOLED = ("sample", "best_of_n", "majority", "weighted_vote")
 """Methods whose results can be read off a larger number of samples."""
@@ -125,10 +123,10 @@ def point(
         rivals: by name, what samples of the same cost made of the same prompts.
         how: how intervals are made.
     """
-    own = _qualities(results, quality)
+    own = qualities(results, quality)
     beaten = tuple(
         Rival(name, mean_interval(theirs, how=how), difference_interval(own, theirs, how=how))
-        for name, theirs in ((name, _qualities(found, quality)) for name, found in rivals.items())
+        for name, theirs in ((name, qualities(found, quality)) for name, found in rivals.items())
     )
     best = [one.candidates[0] for one in results if one.candidates]
     costs = [one.cost for one in results]
@@ -136,7 +134,7 @@ def point(
         setting=setting,
         method=results[0].method,
         quality=mean_interval(own, how=how),
-        gain=None if greedy is None else difference_interval(own, _qualities(greedy, quality), how=how),
+        gain=None if greedy is None else difference_interval(own, qualities(greedy, quality), how=how),
         rivals=beaten,
         policy_tokens=float(np.mean([cost.policy_tokens for cost in costs])),
         reference_tokens=float(np.mean([cost.reference_tokens for cost in costs])),
@@ -162,15 +160,6 @@ def rivals_of(
         method: [first_samples(samples, count, method, plan) for samples, count in zip(pool, counts, strict=True)]
         for method, plan in plans.items()
     }
-
-
-def _qualities(results: Sequence[SearchResult], quality: Quality) -> np.ndarray:
-    """Return [prompts] the quality of each best candidate, of all candidates for samples; 0 where nothing was found."""
-    values = []
-    for one in results:
-        judged = one.candidates if one.method == "sample" else one.candidates[:1]
-        values.append(float(np.mean([quality(one, candidate) for candidate in judged])) if judged else 0.0)
-    return np.array(values)
 
 
 def _stepped(candidate: Candidate) -> int:

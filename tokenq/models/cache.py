@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenq.models.attention import Layout
+from tokenq.models.buckets import Bucket, Rows, buckets_of, rows_of
 
 
 @dataclass
@@ -21,13 +22,29 @@ class Prefill:
 
     Attributes:
         layout: the row.
-        keys: by layer [key-value heads, T, d].
-        values: by layer [key-value heads, T, d].
+        keys: by layer [key-value heads, T, d], until they are needed by bucket.
+        values: by layer [key-value heads, T, d], until they are needed by bucket.
+        buckets: the prompts, those of like length together.
+        tabled: by layer, keys and values of every bucket.
     """
 
     layout: Layout
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    buckets: tuple[Bucket, ...] = ()
+    tabled: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Put prompts of like length together."""
+        spans = [(segment.start, segment.stop) for segment in self.layout.segments]
+        self.buckets = buckets_of(spans, self.layout.positions.device)
+
+    def tables(self, layer: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the keys and values [heads, P, L, d] of every bucket, made from the flat row the first time."""
+        if layer in self.keys:
+            keys, values = self.keys.pop(layer), self.values.pop(layer)
+            self.tabled[layer] = [(keys[:, one.places], values[:, one.places]) for one in self.buckets]
+        return self.tabled[layer]
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Return the attention output of the prompts, and keep what later tokens will look at."""
@@ -98,8 +115,8 @@ def gathered(places: Sequence[tuple[Branches, int]]) -> Branches:
     lengths = torch.tensor([int(state.lengths[row]) for state, row in places], device=device)
     longest = int(lengths.max())
     layers = {}
-    for number in first.prompts.keys if longest else ():
-        keys, values = first.prompts.keys[number], first.prompts.values[number]
+    for number in first.prompts.tabled if longest else ():
+        keys, values = first.prompts.tables(number)[0]
         shape = len(keys), len(places), longest + ROOM
         own = _Growth(keys.new_zeros(*shape, keys.shape[-1]), values.new_zeros(*shape, values.shape[-1]))
         for place, (state, row) in enumerate(places):
@@ -130,7 +147,7 @@ class Steps:
         filled = before.filled if self._in_place else [longest]
         self.after = Branches(before.prompts, before.starts, owners, lengths + 1, {}, filled)
         self._places, self._longest = lengths, longest
-        self._groups = [torch.nonzero(owners == prompt).squeeze(-1) for prompt in range(len(before.starts))]
+        self._rows = [rows_of(bucket, owners) for bucket in before.prompts.buckets]
         self._masks: dict[int | None, Tensor] = {}
 
     def done(self) -> Branches:
@@ -170,27 +187,45 @@ class Steps:
         length = self._longest + 1
         near = asked @ own.keys[:, :, :length].transpose(-1, -2)  # [heads, M, repeats, length]
         near = _capped(near, softcap).masked_fill(~self._visible(window)[None, :, None], -torch.inf)
-        output = torch.empty_like(asked)
         prompts = self._before.prompts
-        for rows, (start, stop) in zip(self._groups, self._before.starts, strict=True):
-            if not len(rows):
+        output = torch.empty_like(asked)
+        for bucket, rows, (keys, values) in zip(
+            prompts.buckets, self._rows, prompts.tables(module.layer_idx), strict=True
+        ):
+            if rows is None:
                 continue
-            # A window reaches back into the prompt only as far as the branch with the fewest own tokens needs.
-            reach = stop - start if window is None else max(0, window - 1 - int(self._places[rows].min()))
-            first = max(start, stop - reach)
-            keys, values = (table[module.layer_idx][:, first:stop] for table in (prompts.keys, prompts.values))
-            part = asked[:, rows]
-            far = part.flatten(1, 2) @ keys.transpose(-1, -2)  # [heads, n · repeats, L]
-            far = _capped(far, softcap).view(heads, len(rows), repeats, -1)
-            if window is not None:
-                back = self._places[rows, None] + torch.arange(stop - first, 0, -1, device=rows.device)
-                far = far.masked_fill((back >= window)[None, :, None], -torch.inf)
-            scores = torch.cat((far, near[:, rows]), -1)
+            count, each = rows.index.shape
+            picked = slice(None) if rows.every else rows.index.flatten()
+            part = asked[:, picked].reshape(heads, count, each * repeats, size)
+            first = self._reach(window, rows, keys.shape[2])
+            far = part @ keys[:, :, first:].transpose(-1, -2)  # [heads, P, n · repeats, L]
+            far = self._masked(_capped(far, softcap).view(heads, count, each, repeats, -1), bucket, rows, window)
+            scores = torch.cat((far, near[:, picked].reshape(heads, count, each, repeats, -1)), -1)
             weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-            told = weights[..., : far.shape[-1]].flatten(1, 2) @ values
-            own_told = weights[..., far.shape[-1] :] @ own.values[:, rows, :length]
-            output[:, rows] = told.view(heads, len(rows), repeats, size) + own_told
+            told = weights[..., : far.shape[-1]].flatten(2, 3) @ values[:, :, first:]
+            mine = weights[..., far.shape[-1] :].flatten(1, 2) @ own.values[:, picked, :length]
+            both = told.reshape(heads, count * each, repeats, size) + mine
+            if rows.every:
+                output = both
+            else:
+                output[:, rows.index[rows.real]] = both[:, rows.real.flatten()]
         return output.transpose(1, 2).reshape(1, heads * repeats, -1, size).transpose(1, 2)
+
+    def _reach(self, window: int | None, rows: Rows, longest: int) -> int:
+        """Return the first place of a bucket that a window reaches back to from its branch with the fewest tokens."""
+        if window is None:
+            return 0
+        return longest - min(longest, max(0, window - 1 - int(self._places[rows.index].min())))
+
+    def _masked(self, far: Tensor, bucket: Bucket, rows: Rows, window: int | None) -> Tensor:
+        """Return scores [heads, P, n, repeats, L] of prompt tokens, without those that are missing or out of reach."""
+        length = far.shape[-1]
+        if bucket.missing is not None and length:
+            far = far.masked_fill(bucket.missing[:, None, None, -length:], -torch.inf)
+        if window is not None:
+            back = self._places[rows.index][..., None] + torch.arange(length, 0, -1, device=far.device)
+            far = far.masked_fill((back >= window)[:, :, None], -torch.inf)
+        return far
 
     def _grow(self, layer: int, key: Tensor, value: Tensor) -> _Growth:
         """Return the layer's keys and values with those of the new tokens, [heads, M, d] each."""

@@ -18,6 +18,9 @@ from tokenq.models.cache import Branches, Prefill, gathered
 from tokenq.models.forward import WAYS, PackedLM, set_attention
 from tokenq.records import TokenGroup, TokenResponse
 
+TILE = 1024
+"""Entries of the vocabulary that are computed at a time."""
+
 
 class Writer(Protocol):
     """One model that writes: it reads prompts, and goes on from branches."""
@@ -184,10 +187,18 @@ def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
 
 
 def _logps(lm: PackedLM, hidden: Tensor) -> Tensor:
-    """Return [N, V] log-probs over the whole vocabulary."""
+    """Return [N, V] log-probs over the whole vocabulary.
+
+    Few rows times a large matrix is fastest as the matrix times the rows, a tile of the vocabulary at a time; a tile is
+    turned round while it is in the cache.
+    """
     head = lm.head()
     assert head is not None
-    return tile_logits(hidden, head, slice(0, len(head.weight))).T.log_softmax(-1)
+    size = len(head.weight)
+    logps = hidden.new_empty(len(hidden), size, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    for start in range(0, size, TILE):
+        logps[:, start : start + TILE] = tile_logits(hidden, head, slice(start, start + TILE)).T
+    return torch.log_softmax(logps, -1, out=logps)
 
 
 @contextlib.contextmanager

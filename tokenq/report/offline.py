@@ -19,7 +19,7 @@ import tokenq
 
 
 def offline_page(
-    template: str, scripts: Sequence[str], styles: Sequence[str], title: str, islands: Mapping[str, Any]
+    template: str, scripts: Sequence[str], styles: Sequence[str], title: str, islands: Mapping[str, Any], **shown: Any
 ) -> str:
     """Return a self-contained HTML page.
 
@@ -29,8 +29,9 @@ def offline_page(
         styles: the parts of its style.
         title: of the page.
         islands: data by the name under which the script finds it.
+        shown: what else the template shows, escaped.
     """
-    script = '"use strict";\n{\n' + "\n".join(map(_static, scripts)) + "\n}\n"
+    script = '"use strict";\n{\n' + "\n".join(map(_static, scripts)) + "\n}\n" if scripts else ""
     style = "\n".join(map(_static, styles))
     return (
         templates()
@@ -42,6 +43,7 @@ def offline_page(
             script=Markup(script),
             style=Markup(style),
             islands=[(name, _json_island(value)) for name, value in islands.items()],
+            **shown,
         )
     )
 

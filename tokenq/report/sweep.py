@@ -29,7 +29,7 @@ def sweep_table(points: Sequence[Point]) -> str:
 
 
 def save_sweep_figure(path: Path, points: Sequence[Point], quality: str) -> None:
-    """Draw the points to `path`: a line a method over policy tokens (log scale), intervals as bars.
+    """Draw the points to `path`: a line a search of several sizes over policy tokens (log scale), intervals as bars.
 
     Args:
         path: `.svg`, `.png` or `.pdf`.
@@ -45,31 +45,40 @@ def save_sweep_figure(path: Path, points: Sequence[Point], quality: str) -> None
         raise UserError(
             "Figures are drawn by matplotlib, which is missing.", "pip install 'tokenq[plots]'"
         ) from problem
-    drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
+    drawn = Figure(figsize=(9.0, 4.4), layout="constrained")
     axes = drawn.subplots()
-    for number, method in enumerate(dict.fromkeys(point.method for point in points)):
-        own = sorted((point for point in points if point.method == method), key=lambda point: point.policy_tokens)
+    for number, name in enumerate(dict.fromkeys(map(_family, points))):
+        own = sorted((one for one in points if _family(one) == name), key=lambda one: one.policy_tokens)
         values = [point.quality for point in own]
         axes.errorbar(
             [point.policy_tokens for point in own],
             [one.value for one in values],
             yerr=[[one.value - one.low for one in values], [one.high - one.value for one in values]],
-            label=method,
+            label=name,
             color=COLOURS[number % len(COLOURS)],
-            marker="osD^v<>Px"[number % 9],
+            marker="osD^v<>Px*"[number % 10],
+            linestyle=("-", "--", ":")[number // len(COLOURS) % 3],
             capsize=2,
             linewidth=1.2,
             markersize=5,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("tokens through the policy, a prompt")
     axes.set_ylabel(quality)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     with written_aside(path) as aside:
         drawn.savefig(
             aside, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
         )
+
+
+def _family(point: Point) -> str:
+    """Return a setting without its size: searches that differ in that alone are one line."""
+    sizes = ("n=", "width=", "simulations=")
+    return " ".join(word for word in point.setting.split() if not word.startswith(sizes))
 
 
 def _interval(estimate: Estimate | None, sign: str = "") -> str:

@@ -91,7 +91,7 @@ def score(rows: Sequence[Row], reader: Reader, scoring: Scoring, budget: int) ->
         yield from (found[place] for place in range(len(chunk)))
 
 
-_NUMBERS = ("logps", "ref_logps", "ranks", "ref_ranks", "entropies", "ref_entropies", "kls")
+_NUMBERS = ("logps", "ref_logps", "ranks", "ref_ranks", "entropies", "ref_entropies", "kls", "ref_kls")
 
 
 def _by_response(batch: PackedBatch, read: Readout) -> Iterator[list[dict[str, Any]]]:
@@ -196,6 +196,7 @@ def _tokens(
             entropy=value["entropies"],
             ref_entropy=value["ref_entropies"],
             kl=value["kls"] if isfinite(value["kls"]) else None,
+            ref_kl=value["ref_kls"] if isfinite(value["ref_kls"]) else None,
             likely=likely,
             ref_likely=ref_likely,
             favoured=tuple(favoured),

@@ -15,6 +15,8 @@ from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
 from tokenq.search.guidance import OBJECTIVES, Objective
 
+_Offers = list[list[tuple[float, int]]]
+
 
 @dataclass(frozen=True)
 class Beams:
@@ -55,24 +57,21 @@ class _Search:
     finished: list[Branch] = field(default_factory=list)
     done: bool = False
 
-    def take(self, frontier: Frontier, added: torch.Tensor) -> None:
+    def take(self, frontier: Frontier, offers: Sequence[Sequence[tuple[float, int]]]) -> None:
         """Extend the running beams by their best continuations.
 
         Args:
             frontier: where they stand.
-            added: [beams, V] what each token adds to the score of each beam.
+            offers: for every beam (what a token adds to its score, the token), best first, `most` at least.
         """
-        vocabulary = added.shape[1]
-        before = torch.tensor([branch.score for branch in self.running], dtype=added.dtype, device=added.device)
-        total = (before[:, None] + added).flatten()
-        keep = min(max(2, 1 + len(self.limits.eos)) * self.width, len(total))
-        scores, places = (values.tolist() for values in total.topk(keep))
+        rows = zip(self.running, offers, strict=True)
+        totals = [(branch.score + gain, branch, token) for branch, own in rows for gain, token in own]
+        best = sorted(totals, key=lambda offer: -offer[0])[: most(self.limits, self.width)]
         length = len(self.running[0].tokens) + 1
         running: list[Branch] = []
-        for rank, (score, place) in enumerate(zip(scores, places, strict=True)):
+        for rank, (score, branch, token) in enumerate(best):
             if score == -torch.inf:
                 continue
-            branch, token = self.running[place // vocabulary], place % vocabulary
             ends = self.limits.ends(token, length)
             if ends and rank < self.width:
                 complete = branch.with_token(token, frontier, score)
@@ -135,8 +134,9 @@ def beam_search(
     ]
     for length in range(1, limits.max_new_tokens + 1):
         added = objective.score(walk.frontier, beta)
+        best = _offers(added, most(limits, beams.width // beams.groups))
         for prompt, groups in enumerate(searches):
-            _take(groups, walk.frontier, added, beams.diversity_penalty)
+            _take(groups, walk.frontier, added, best, beams.diversity_penalty)
             rows = sum(len(group.running) for group in groups if not group.done)
             if rows and not walk.may_step(prompt, rows):
                 for group in groups:
@@ -154,15 +154,31 @@ def beam_search(
     ]
 
 
-def _take(groups: Sequence[_Search], frontier: Frontier, added: torch.Tensor, penalty: float) -> None:
+def most(limits: Limits, width: int) -> int:
+    """Return how many continuations W beams look at: enough for W that do not end, even if every EOS is offered."""
+    return max(2, 1 + len(limits.eos)) * width
+
+
+def _take(groups: Sequence[_Search], frontier: Frontier, added: torch.Tensor, best: _Offers, penalty: float) -> None:
     """Extend every group of a prompt in turn; later groups pay for tokens that earlier ones chose."""
     chosen: list[int] = []
     for group in groups:
         if group.done:
             continue
-        own = added[torch.tensor([branch.row for branch in group.running], device=added.device)]
+        rows = [branch.row for branch in group.running]
         if penalty and chosen:
-            counts = torch.bincount(torch.tensor(chosen, device=own.device), minlength=own.shape[1])
-            own = own - penalty * counts
-        group.take(frontier, own)
+            counts = torch.bincount(torch.tensor(chosen, device=added.device), minlength=added.shape[1])
+            own = added[torch.tensor(rows, device=added.device)] - penalty * counts
+            group.take(frontier, _offers(own, most(group.limits, group.width)))
+        else:
+            group.take(frontier, [best[row] for row in rows])
         chosen += [branch.tokens[-1] for branch in group.running]
+
+
+def _offers(added: torch.Tensor, count: int) -> _Offers:
+    """Return the best tokens of every row, as (what it adds, token)."""
+    found = added.topk(min(count, added.shape[1]))
+    return [
+        list(zip(gains, tokens, strict=True))
+        for gains, tokens in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+    ]

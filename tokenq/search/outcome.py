@@ -65,7 +65,11 @@ def ranked(
         candidates: the responses.
         rank: (branches) → the same, best first.
     """
-    branches = [
+    return tuple(replace(candidates[branch.row], score=branch.score) for branch in rank(as_branches(candidates)))
+
+
+def as_branches(candidates: Sequence[Candidate]) -> list[Branch]:
+    """Return candidates at rest as the branches that they were, their rows numbered."""
+    return [
         Branch(one.token_ids, one.logps, one.ref_logps or (), one.score, row=row) for row, one in enumerate(candidates)
     ]
-    return tuple(replace(candidates[branch.row], score=branch.score) for branch in rank(branches))

@@ -43,6 +43,8 @@ def filtered(logps: Tensor, sampling: Sampling) -> Tensor:
         logps: [B, V] log π.
         sampling: the filters.
     """
+    if sampling == Sampling():
+        return logps
     if sampling.temperature == 0:
         best = logps.argmax(-1, keepdim=True)
         return torch.full_like(logps, -torch.inf).scatter(-1, best, 0.0)
@@ -94,9 +96,13 @@ def sample(
     running = {(root.prompt, number): root for root in walk.roots() for number in range(count)}
     finished: dict[tuple[int, int], Branch] = {}
     for length in range(1, limits.max_new_tokens + 1):
-        drawn_from = filtered(walk.frontier.logps, sampling)
         rows = [branch.row for branch in running.values()]
-        tokens = draw(drawn_from, rows, [dice[row][number] for row, number in running])
+        if sampling.temperature == 0:
+            likeliest = walk.frontier.logps.argmax(-1).tolist()
+            tokens = [likeliest[row] for row in rows]
+        else:
+            drawn_from = filtered(walk.frontier.logps, sampling)
+            tokens = draw(drawn_from, rows, [dice[row][number] for row, number in running])
         grown: dict[tuple[int, int], Branch] = {}
         for (place, branch), token in zip(running.items(), tokens, strict=True):
             score = branch.score + float(walk.frontier.logps[branch.row, token])
@@ -119,7 +125,9 @@ def sample(
 
 def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[torch.Generator]) -> list[int]:
     """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number."""
-    totals = logps.double().exp().cumsum(-1)[torch.tensor(rows, device=logps.device)]
+    totals = logps.exp().cumsum(-1, dtype=torch.float64)
+    if list(rows) != list(range(len(logps))):
+        totals = totals[torch.tensor(rows, device=logps.device)]
     uniform = torch.stack([torch.rand((1,), generator=one, dtype=torch.float64) for one in dice]).to(totals.device)
     places = torch.searchsorted(totals, uniform * totals[:, -1:], right=True)
     tokens: list[int] = places[:, 0].clamp(max=totals.shape[1] - 1).tolist()

@@ -41,6 +41,7 @@ function tokenNode(view, token, shared) {
   if (state.pair && token === shared) names.push("parting");
   if (/^[ \u00a0]+$/.test(text)) names.push("blank");
   if (SPECIAL.test(text.trim())) names.push("special");
+  if (labelledWrong(trace, token)) names.push("wrong");
   const node = make("span", { class: names.join(" "), role: "option", tabindex: "-1", "data-token": token });
   if (!text) node.append(make("span", { class: "glyph boxed", "data-glyph": pieceName(trace, token) }));
   for (const part of text.split(SPLIT)) {
@@ -50,6 +51,12 @@ function tokenNode(view, token, shared) {
   }
   return node;
 }
+
+/** Whether a stretch that the data labels as wrong holds a token. */
+const labelledWrong = (trace, token) =>
+  Object.values(trace.spans).some(({ first, last, label }) =>
+    first.some((start, place) => label[place] === false && start <= token && token < last[place]),
+  );
 
 function pointed(view, event, act) {
   const node = event.target.closest(".token");

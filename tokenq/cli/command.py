@@ -1,0 +1,24 @@
+"""A command as the tables of commands hold it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Command(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        config: what it is asked for.
+        run: does it and returns the exit code; imports what is heavy.
+        again: what to type after an interruption.
+        summary: one line for `tokenq --help`.
+        sections: headings of its help page, by first field.
+        spelt_elsewhere: foreign names of its fields.
+    """
+
+    config: type[Any]
+    run: Callable[[Any], int]
+    again: Callable[[Any], str]
+    summary: str
+    sections: Mapping[str, str]
+    spelt_elsewhere: Mapping[str, str]

@@ -1,0 +1,23 @@
+"""`tokenq eval first-error`: which step is the first wrong one."""
+
+from tokenq.evaluate.eval_config import FirstErrorConfig
+
+
+def run(config: FirstErrorConfig) -> int:
+    """Evaluate, and return 0.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    from tokenq.cli.evaluating import finish, resampling, traces_of
+    from tokenq.evaluate.task_first_error import USUAL, first_error
+
+    traces, _, cost = traces_of(config, ("step",))
+    outcome = first_error(
+        traces,
+        readouts=config.readouts or USUAL,
+        conventions=config.step_scores,
+        folds=config.folds,
+        how=resampling(config),
+    )
+    return finish(config, outcome.costing(cost), traces)

@@ -1,0 +1,16 @@
+"""`tokenq eval generation`: how good stored answers are, beside their cost."""
+
+from tokenq.evaluate.eval_config import GenerationConfig
+
+
+def run(config: GenerationConfig) -> int:
+    """Evaluate, and return 0.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    from tokenq.cli.evaluating import finish, quality_of, resampling, results_of
+    from tokenq.evaluate.task_generation import generation
+
+    config.check()
+    return finish(config, generation(results_of(config.results), quality_of(config), resampling(config)))

@@ -1,0 +1,18 @@
+"""`tokenq eval preference`: how often the policy's rewards prefer the chosen response."""
+
+from tokenq.evaluate.eval_config import PreferenceConfig
+
+
+def run(config: PreferenceConfig) -> int:
+    """Evaluate, and return 0.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    from tokenq.cli.evaluating import finish, resampling, traces_of
+    from tokenq.evaluate.task_preference import preference
+
+    traces, rows, cost = traces_of(config, columns=[config.subset] if config.subset else [])
+    subsets = {name: str(row[str(config.subset)]) for name, row in rows.items()}
+    outcome = preference(traces, subsets, resampling(config))
+    return finish(config, outcome.costing(cost), traces)

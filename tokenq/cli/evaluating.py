@@ -1,0 +1,184 @@
+"""What all evaluations share on the command line: traces and results to judge, and an outcome to show and keep."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenq.errors import UserError
+from tokenq.evaluate.eval_config import Evaluation, ReadEvaluation, ResultsEvaluation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tokenq.evaluate.bootstrap import Resampling
+    from tokenq.evaluate.outcome import Outcome
+    from tokenq.results import Candidate, SearchResult
+    from tokenq.traces import TokenTrace
+
+
+def console() -> "Console":
+    """Return where is said how it goes."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def resampling(config: Evaluation) -> "Resampling":
+    """Return how intervals are made."""
+    from tokenq.evaluate.bootstrap import Resampling
+
+    return Resampling(config.resamples, seed=config.seed)
+
+
+def traces_of(
+    config: ReadEvaluation, levels: Sequence[str] = (), columns: Sequence[str] = ()
+) -> "tuple[list[TokenTrace], dict[str, dict[str, Any]], dict[str, Any]]":
+    """Return (traces, further columns by the name of the row, what scoring cost) of what is to be evaluated.
+
+    With --output, traces are kept beside it: an evaluation that was killed goes on from them, and a page shows them.
+
+    Args:
+        config: stored traces, or models and data.
+        levels: levels of spans that the task needs.
+        columns: columns of the data that the task needs.
+
+    Raises:
+        UserError: there is nothing to read, or a row lacks a column.
+    """
+    import time
+
+    from tokenq.cli.score import ScoreConfig, examples_of, session_of
+    from tokenq.cli.scoring import score_to_file
+    from tokenq.traces import read_traces
+
+    config.check()
+    say, begin = console(), time.perf_counter()
+    further = _columns(config, columns)
+    if config.traces is not None:
+        return list(read_traces(Path(config.traces))), further, {}
+    shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
+    score = ScoreConfig(**{name: getattr(config, name) for name in shared}, levels=levels, output=_beside(config))
+    session = session_of(score, config.device, say)
+    rows, summary = session.rows(examples_of(score, session))
+    say.print(f"data: {summary.line()}")
+    if score.output is None:
+        traces = [trace for row in session.traces(rows) for trace in row]
+    else:
+        score_to_file(Path(score.output), session, rows, asdict(score), say)
+        traces = list(read_traces(Path(score.output)))
+    seconds = time.perf_counter() - begin
+    tokens = sum(row.group.n_tokens for row in rows)
+    say.print(
+        f"scored {tokens} tokens in {seconds:.1f} s, loading included: {tokens / seconds:.0f} tokens/s a model pair"
+    )
+    return traces, further, {"tokens": tokens, "seconds": seconds}
+
+
+def _beside(config: ReadEvaluation) -> str | None:
+    if config.output is None:
+        return None
+    return str(Path(config.output).with_suffix(".traces.jsonl"))
+
+
+def _columns(config: ReadEvaluation, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return some columns of the data by the name of the row."""
+    from tokenq.data.sources import parse_source, read_rows
+
+    if not names or not config.data:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for source in config.data:
+        for row in read_rows(parse_source(source)):
+            missing = [name for name in names if name not in row.values]
+            if missing:
+                raise UserError(f"{row.where} has no column {missing[0]!r}.", "Name the column that your data has.")
+            found[row.where] = {name: row.values[name] for name in names}
+    return found
+
+
+def results_of(sources: Sequence[str]) -> "dict[str, list[SearchResult]]":
+    """Return what systems found, by name: NAME=FILE, or FILE, whose name is then the system's.
+
+    Raises:
+        UserError: a file is missing or holds no results, or two systems have one name.
+    """
+    from tokenq.results import read_results
+
+    found: dict[str, list[SearchResult]] = {}
+    for source in sources:
+        name, equals, path = source.partition("=")
+        if not equals:
+            name, path = Path(source).stem, source
+        if name in found:
+            raise UserError(f"Two systems are called {name!r}.", "Name them apart: --results ours=FILE theirs=FILE.")
+        found[name] = list(read_results(Path(path)))
+    return found
+
+
+def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate], float]":
+    """Return how good a candidate is: by true answers, by a task's verifier, or by a reward model.
+
+    Raises:
+        UserError: there is no such task, or a true answer is missing.
+    """
+    from tokenq.data.prompts import load_prompts
+    from tokenq.evaluate.answers import find_extractor
+    from tokenq.evaluate.tasks import AnswerTask, ReasoningGymTask, Task
+
+    task: Task
+    if config.reward_model is not None:
+        from tokenq.models.reward_model import RewardModel
+
+        model = RewardModel(config.reward_model)
+        return lambda result, candidate: model.score([result.prompt], [candidate.text])[0]
+    if config.task is not None:
+        kind, _, rest = config.task.partition(":")
+        name, *numbers = rest.split(":")
+        if kind != "reasoning-gym" or not name or not all(number.isdigit() for number in numbers):
+            raise UserError(f"--task {config.task} is not known.", "It has the form reasoning-gym:chain_sum:100:0.")
+        task = ReasoningGymTask(name, *map(int, numbers[:2]))
+        task.examples()
+    else:
+        prompts = load_prompts(config.prompts, config.columns)
+        task = AnswerTask(prompts, config.gold, find_extractor(str(config.answer)))
+        task.answers  # noqa: B018  (a row without a true answer is said before anything is judged)
+    return lambda result, candidate: task.correct(result.id, candidate.text)
+
+
+def with_answers(config: ResultsEvaluation, results: "Sequence[SearchResult]") -> "list[SearchResult]":
+    """Return results whose candidates have their answers, where the configuration says how they are found."""
+    from tokenq.evaluate.answers import find_extractor
+
+    if config.answer is None:
+        return list(results)
+    extract = find_extractor(config.answer)
+    return [
+        replace(one, candidates=tuple(replace(c, answer=extract(c.text)) for c in one.candidates)) for one in results
+    ]
+
+
+def finish(
+    config: Evaluation, outcome: "Outcome", traces: "Sequence[TokenTrace]" = (), identities: Mapping[str, Any] = {}
+) -> int:
+    """Show an outcome, write it wherever the configuration asks, and return 0."""
+    from rich.console import Console
+
+    from tokenq.files import write_json
+    from tokenq.report.outcome import tables
+    from tokenq.report.outcome_page import write_outcome_page
+    from tokenq.rundir import provenance
+
+    out = Console(highlight=False, width=None if Console().is_terminal else 200)
+    for table in tables(outcome):
+        out.print(table)
+    say = console()
+    if config.output is not None:
+        record = provenance(asdict(config), config.seed, dict(identities))
+        numbers = {"task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
+        write_json(Path(config.output), {**record, **numbers})
+        say.print(f"done: the numbers are in {config.output}")
+    if config.html is not None:
+        write_outcome_page(Path(config.html), outcome, traces)
+        say.print(f"page: {config.html}")
+    return 0

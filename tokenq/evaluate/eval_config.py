@@ -1,0 +1,208 @@
+"""What evaluations may be asked for: one dataclass a task, over what several of them share. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokenq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every evaluation can be told."""
+
+    output: str | None = None
+    """JSON file of all numbers, with where they come from."""
+    html: str | None = None
+    """Page of tables, figures and examples: one file, opens from disk."""
+    seed: int = 0
+    """Seed of everything that is drawn: intervals, folds, choices."""
+    resamples: int = 2000
+    """Resamples behind every interval."""
+
+
+@dataclass(frozen=True)
+class ReadEvaluation(Evaluation):
+    """An evaluation of what a policy and its reference say of given responses."""
+
+    traces: str | None = None
+    """Traces of an earlier tokenq score, instead of models and data."""
+    policy: str | None = None
+    """Policy: a folder, a hub id, or the folder of an adapter."""
+    reference: str | None = None
+    """Reference. Default: for an adapter its base, for --run what the run was trained against."""
+    run: str | None = None
+    """Folder of a finished training run: takes policy, reference and beta from it."""
+    beta: float | None = None
+    """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
+    data: Sequence[str] = ()
+    """Rows, in every form that tokenq train reads."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make chat turns of it."""
+    max_length: int | None = None
+    """Most tokens of prompt and response; longer responses are cut."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How batches go through a model; auto takes the fastest way that proves exact."""
+    tokens_per_batch: int = 4096
+    """Most tokens in one forward pass. Sets memory and speed, never the result."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        models = self.policy is not None or self.run is not None
+        if (self.traces is None) == (not models):
+            raise UserError(
+                "There is nothing to evaluate, or too much.", "Give --traces FILE, or --policy (or --run) and --data."
+            )
+        if models and not self.data:
+            raise UserError("--data is missing.", "Name the rows to evaluate on.")
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(ReadEvaluation):
+    """Does the policy prefer what people preferred? Accuracy on pairs by RewardBench's conventions, and calibration."""
+
+    subset: str | None = None
+    """Column with a pair's subset; names of RewardBench give its sections and its score."""
+
+
+@dataclass(frozen=True)
+class LocalisationConfig(ReadEvaluation):
+    """Where is it wrong? Every read-out and every baseline against labelled errors, token by token."""
+
+    errors: str | None = None
+    """Column with the wrong stretches of a response (of the rejected one in a pair): [[start, end], …] in characters.
+    Default: the first wrong step of data with labelled steps."""
+    classes: Mapping[str, str] = field(default_factory=dict)
+    r"""Classes of tokens to look among as well, as patterns: --classes numbers=\d."""
+    against: str = "implicit_reward"
+    """Read-out that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class FirstErrorConfig(ReadEvaluation):
+    """Which step is the first wrong one? ProcessBench's accuracies, with thresholds chosen on other prompts."""
+
+    readouts: Sequence[str] = ()
+    """Read-outs to compare. Default: implicit reward, centred advantage, surprisals, random."""
+    step_scores: Sequence[str] = ("sum", "cumulative", "min", "mean")
+    """How the tokens of a step make its score."""
+    folds: int = 5
+    """Parts of the prompts; thresholds are chosen on the others."""
+
+
+@dataclass(frozen=True)
+class ResultsEvaluation(Evaluation):
+    """An evaluation of stored answers."""
+
+    results: Sequence[str] = ()
+    """Files of tokenq search, a system each: FILE, or NAME=FILE."""
+    prompts: Sequence[str] = ()
+    """The prompts that were answered, with the column of true answers."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns prompt=ask (tokenq's name first)."""
+    gold: str = "answer"
+    """Column of the true answer, read as responses are."""
+    answer: str | None = None
+    """How answers are found: last_number, boxed, text or regex:PATTERN."""
+    task: str | None = None
+    """A task that verifies answers itself, instead of --prompts: reasoning-gym:NAME:SIZE:SEED."""
+    reward_model: str | None = None
+    """A sequence classifier with one output that judges instead of true answers."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        if not self.results:
+            raise UserError("--results is missing.", "Name files of tokenq search --output: --results ours=a.jsonl.")
+        ways = [bool(self.prompts), self.task is not None, self.reward_model is not None]
+        if sum(ways) != 1:
+            raise UserError(
+                "There is nothing to judge by, or too much.",
+                "Give --prompts FILE with true answers, a --task, or a --reward-model.",
+            )
+        if self.prompts and self.answer is None:
+            raise UserError("--prompts needs --answer.", "Say how answers are found: --answer last_number.")
+
+
+@dataclass(frozen=True)
+class BestOfNConfig(ResultsEvaluation):
+    """Accuracy against n, from stored samples: best by reward, votes, pass@n."""
+
+    beta: float = 0.1
+    """KL temperature of rewards."""
+    rankings: Sequence[str] = ("reward", "mean_reward", "mean_likelihood")
+    """What the best of n is chosen by; rewards need samples that were drawn with a reference."""
+
+
+@dataclass(frozen=True)
+class GenerationConfig(ResultsEvaluation):
+    """How good are stored answers? Verified, beside their cost, compared with the first file."""
+
+
+@dataclass(frozen=True)
+class FrontierConfig(ResultsEvaluation):
+    """Quality against KL from the reference, for several checkpoints, temperatures or methods."""
+
+
+@dataclass(frozen=True)
+class WinRateConfig(Evaluation):
+    """Who wins? From stored preferences, or by a judge; raw and at equal lengths, Bradley-Terry for several systems."""
+
+    preferences: str | None = None
+    """File of stored judgements: analysed, nobody is asked."""
+    gamed: str | None = None
+    """AlpacaEval's df_gamed.csv, for its own form of length control."""
+    results: Sequence[str] = ()
+    """Files of tokenq search, a system each: NAME=FILE; of two, the second is the baseline."""
+    judge: str | None = None
+    """Name of a model behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which."""
+    base_url: str | None = None
+    """The endpoint, instead of OPENAI_BASE_URL."""
+    template: str | None = None
+    """File with the question that the judge is asked, instead of the project's own."""
+    answers: str = "judge-answers.jsonl"
+    """File that keeps the judge's answers, so that nothing is asked twice."""
+    concurrency: int = 8
+    """Questions under way at once."""
+    reward_model: str | None = None
+    """A sequence classifier with one output that judges instead."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        if (self.preferences is None) == (not self.results):
+            raise UserError("There is nothing to judge, or too much.", "Give --preferences FILE, or --results A=… B=….")
+        if self.results and (self.judge is None) == (self.reward_model is None):
+            raise UserError("There is no judge, or two.", "Name a --judge model or a --reward-model.")
+
+
+TASKS: dict[str, type[Evaluation]] = {
+    "preference": PreferenceConfig,
+    "localisation": LocalisationConfig,
+    "first-error": FirstErrorConfig,
+    "best-of-n": BestOfNConfig,
+    "generation": GenerationConfig,
+    "kl-frontier": FrontierConfig,
+    "win-rate": WinRateConfig,
+}
+"""Every evaluation by the name that `tokenq eval` takes."""

@@ -1,0 +1,178 @@
+"""What a trace says about where an error is: read-outs of both models, and the baselines that they have to beat.
+
+Every read-out gives one number for each token that the policy wrote, in nats, and larger = more suspicious. Here
+r = β log π(y_t|s_t)/π_ref(y_t|s_t) is the implicit reward; expectations and entropies are over the whole vocabulary at
+s_t. One table, `READOUTS`, at the foot. Which tokens are wrong is not known here.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.errors import UserError, unknown_name
+from tokenq.traces import TokenTrace, TraceToken
+
+Floats = NDArray[np.float64]
+Suspicion = Callable[[TokenTrace], Floats]
+"""(trace) → [W] suspicion of each token that the policy wrote; larger = more suspicious."""
+
+
+def written(trace: TokenTrace) -> tuple[TraceToken, ...]:
+    """Return the W tokens that the policy wrote: those that a read-out speaks of."""
+    return tuple(token for token in trace.tokens if token.written)
+
+
+def implicit_reward(trace: TokenTrace) -> Floats:
+    """Return −r = −β (log π − log π_ref): less likely after training than before (Eq. 10 of arXiv 2404.12358)."""
+    return -_rewards(trace)
+
+
+def implicit_reward_minus_reference_mean(trace: TokenTrace) -> Floats:
+    """Return −(r − E_ref[r]) = −(r + β KL(π_ref‖π)): against what a draw from the reference would have earned here."""
+    return -(_rewards(trace) + trace.beta * _column(trace, "ref_kl", lambda token: token.ref_kl))
+
+
+def implicit_reward_minus_policy_mean(trace: TokenTrace) -> Floats:
+    """Return −(r − E_π[r]) = −(r − β KL(π‖π_ref)): against what a draw from the policy would have earned here."""
+    return -(_rewards(trace) - trace.beta * _column(trace, "kl", lambda token: token.kl))
+
+
+def regret(trace: TokenTrace) -> Floats:
+    """Return max_v r(v) − r ≥ 0, over the token taken and the alternatives that the trace keeps of either model.
+
+    Over the whole vocabulary the maximum would lie on tokens that neither model would write.
+
+    Raises:
+        UserError: the trace keeps no alternatives.
+    """
+    return _lead(trace, lambda token: token.favoured[0].implicit_reward, _rewards(trace))
+
+
+def policy_surprisal(trace: TokenTrace) -> Floats:
+    """Return −log π: the baseline that needs no reference."""
+    return -_policy(trace)
+
+
+def centred_advantage(trace: TokenTrace) -> Floats:
+    """Return −β (log π + H(π)) = −(A − E_π[A]) with A = β log π: surprisal beyond what the policy expects of itself."""
+    return -trace.beta * (_policy(trace) + entropy(trace))
+
+
+def reference_surprisal(trace: TokenTrace) -> Floats:
+    """Return −log π_ref: the baseline that needs no training."""
+    return -_reference(trace)
+
+
+def centred_reference_surprisal(trace: TokenTrace) -> Floats:
+    """Return −(log π_ref + H(π_ref)): the centred advantage's counterpart before training, without β."""
+    return -(_reference(trace) + _column(trace, "ref_entropy", lambda token: token.ref_entropy))
+
+
+def entropy(trace: TokenTrace) -> Floats:
+    """Return H(π): suspicion of the position, whatever stands there."""
+    return _column(trace, "entropy", lambda token: token.entropy)
+
+
+def gap_to_best(trace: TokenTrace) -> Floats:
+    """Return max_v log π(v) − log π ≥ 0: how far the token is from the policy's first choice.
+
+    Raises:
+        UserError: the trace keeps no alternatives.
+    """
+    return _lead(trace, lambda token: token.likely[0].logp, _policy(trace))
+
+
+def both_surprisals(trace: TokenTrace) -> Floats:
+    """Return −(log π + log π_ref): the implicit reward with the reference's sign turned round."""
+    return -(_policy(trace) + _reference(trace))
+
+
+def position(trace: TokenTrace) -> Floats:
+    """Return 0, 1, 2 …: the later, the more suspicious. Looks at no model."""
+    return np.arange(len(written(trace)), dtype=np.float64)
+
+
+def random(trace: TokenTrace) -> Floats:
+    """Return uniform draws from [0, 1) that depend on the trace's name alone, not on machine or order.
+
+    Looks at no model.
+    """
+    seed = int.from_bytes(hashlib.sha256(trace.id.encode()).digest()[:8], "big")
+    return np.random.default_rng(seed).random(len(written(trace)))
+
+
+READOUTS: Mapping[str, Suspicion] = {
+    function.__name__: function
+    for function in (
+        implicit_reward,
+        implicit_reward_minus_reference_mean,
+        implicit_reward_minus_policy_mean,
+        regret,
+        centred_advantage,
+        gap_to_best,
+        both_surprisals,
+        policy_surprisal,
+        reference_surprisal,
+        centred_reference_surprisal,
+        entropy,
+        position,
+        random,
+    )
+}
+"""All read-outs, by name; the baselines last."""
+
+
+def find_readout(name: str) -> Suspicion:
+    """Return the read-out of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in READOUTS:
+        raise unknown_name("read-out", name, READOUTS)
+    return READOUTS[name]
+
+
+def _policy(trace: TokenTrace) -> Floats:
+    return _column(trace, "logp", lambda token: token.logp)
+
+
+def _reference(trace: TokenTrace) -> Floats:
+    return _column(trace, "ref_logp", lambda token: token.ref_logp)
+
+
+def _rewards(trace: TokenTrace) -> Floats:
+    return _column(trace, "implicit_reward", lambda token: token.implicit_reward)
+
+
+def _column(trace: TokenTrace, name: str, read: Callable[[TraceToken], float | None]) -> Floats:
+    """Return one number of every token that the policy wrote.
+
+    Raises:
+        UserError: a token does not have it.
+    """
+    values = [read(token) for token in written(trace)]
+    if None in values:
+        raise UserError(
+            f"Trace {trace.id}: token {values.index(None) + 1} that the policy wrote has no {name!r}.",
+            "It is missing where the two models have different tokenizers, and where it would be infinite; "
+            "leave out the read-outs that need it.",
+        )
+    return np.array(values, dtype=np.float64)
+
+
+def _lead(trace: TokenTrace, best: Callable[[TraceToken], float], own: Floats) -> Floats:
+    """Return how far the best alternative is above the token taken; 0 where the token itself is the best.
+
+    Raises:
+        UserError: the trace keeps no alternatives.
+    """
+    tokens = written(trace)
+    if not all(token.likely and token.favoured for token in tokens):
+        raise UserError(
+            f"Trace {trace.id} keeps no alternatives, so what is best at a position cannot be told.",
+            "Score with --top-k 5, say, or leave out regret and gap_to_best.",
+        )
+    return np.maximum(np.array([best(token) for token in tokens], dtype=np.float64) - own, 0.0)

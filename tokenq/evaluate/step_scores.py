@@ -1,0 +1,111 @@
+"""From token scores to step scores, in the conventions of process rewards, and labels as data sets write them.
+
+Token credits are higher = better (a read-out of `tokenq.evaluate.readouts` with its sign turned). For implicit rewards
+the sum over a step is the change of the prefix value over it, and the cumulative score is the value at its end, the
+score that Implicit PRM thresholds (arXiv 2412.01981). Steps are the trace's spans of the level "step".
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tokenq.errors import UserError, unknown_name
+from tokenq.evaluate.bootstrap import Floats
+from tokenq.evaluate.readouts import written
+from tokenq.traces import TokenTrace
+
+Bounds = Sequence[tuple[int, int]]
+"""(first, one past the last) written token of each step."""
+
+
+def _sum(credits: Floats, steps: Bounds) -> Floats:
+    return np.array([credits[first:last].sum() for first, last in steps])
+
+
+def _cumulative(credits: Floats, steps: Bounds) -> Floats:
+    return np.array([credits[:last].sum() for _, last in steps])
+
+
+def _min(credits: Floats, steps: Bounds) -> Floats:
+    return np.array([credits[first:last].min() for first, last in steps])
+
+
+def _mean(credits: Floats, steps: Bounds) -> Floats:
+    return np.array([credits[first:last].mean() for first, last in steps])
+
+
+STEP_SCORES: Mapping[str, Callable[[Floats, Bounds], Floats]] = {
+    "sum": _sum,
+    "cumulative": _cumulative,
+    "min": _min,
+    "mean": _mean,
+}
+"""(credits [W], steps) → [S]: the step's sum; the sum up to its end; its least and its mean credit."""
+
+
+def step_scores(trace: TokenTrace, credits: Floats, convention: str, steps: int | None = None) -> Floats:
+    """Return the score of each step, [S].
+
+    Args:
+        trace: a trace with spans of the level "step".
+        credits: [W] credit of each token that the policy wrote, higher = better.
+        convention: a name in `STEP_SCORES`.
+        steps: how many steps the data has; None: as many as the trace.
+
+    Raises:
+        UserError: an unknown convention; credits or steps that do not line up with the trace; a step without tokens.
+    """
+    if convention not in STEP_SCORES:
+        raise unknown_name("step score", convention, STEP_SCORES)
+    if len(credits) != len(written(trace)):
+        raise UserError(
+            f"Trace {trace.id}: {len(credits)} credits for the {len(written(trace))} tokens that the policy wrote.",
+            "There is one credit for each token written.",
+        )
+    return STEP_SCORES[convention](np.asarray(credits, dtype=np.float64), _steps(trace, steps))
+
+
+def read_label(label: int | None, steps: int, where: str) -> int | None:
+    """Return a label as data sets write it (−1 or None: no error) as the first wrong step, or None.
+
+    Args:
+        label: of the data.
+        steps: how many steps there are.
+        where: origin for error messages.
+
+    Raises:
+        UserError: the label is no step of the solution.
+    """
+    if label is None or label == -1:
+        return None
+    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < steps:
+        raise UserError(
+            f"{where}: the label {label!r} is none of its {steps} steps.",
+            "A label is the first wrong step, counted from 0; −1 or null where there is none.",
+        )
+    return label
+
+
+def first_wrong(correct: Sequence[bool]) -> int | None:
+    """Return the first step that is not correct, None where all are."""
+    return next((step for step, good in enumerate(correct) if not good), None)
+
+
+def _steps(trace: TokenTrace, count: int | None) -> Bounds:
+    spans = [span for span in trace.spans if span.level == "step"]
+    if not spans or (count is not None and len(spans) != count):
+        raise UserError(
+            f"Trace {trace.id} has {len(spans)} steps"
+            + (", and scoring by steps needs some." if count is None else f", and its row has {count}."),
+            "Score with --levels step, from rows that give their steps, and without cutting responses.",
+        )
+    # Token t of the trace is the before[t]-th that the policy wrote.
+    before = np.concatenate(([0], np.cumsum([token.written for token in trace.tokens])))
+    steps = [(int(before[span.first]), int(before[span.last])) for span in spans]
+    for number, (first, last) in enumerate(steps):
+        if first == last:
+            raise UserError(
+                f"Trace {trace.id}: step {number} has no token that the policy wrote.",
+                "The response was cut (allow more tokens), or the step is empty in the data.",
+            )
+    return steps

@@ -1,0 +1,141 @@
+"""Does a policy prefer what people preferred? Accuracy of rewards on pairs, by the conventions of RewardBench.
+
+A pair is right when its chosen response has the higher reward; a tie is wrong. The implicit reward is the number that
+DPO trains; likelihoods without a reference are its baselines, and so is length. RewardBench calls some of them by
+other names: "reference-free, summed" is the likelihood here, "reference-free, averaged" the mean likelihood.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from tokenq.errors import UserError
+from tokenq.evaluate.bootstrap import PLAIN, Resampling, difference_interval
+from tokenq.evaluate.margins import Calibration, LengthBias, calibration, length_bias
+from tokenq.evaluate.outcome import Chart, Curve, Example, Outcome, Table
+from tokenq.evaluate.rewardbench import Pair, RewardBench, score_pairs
+from tokenq.traces import TokenTrace
+
+Reward = Callable[[TokenTrace], float]
+
+REWARDS: Mapping[str, Reward] = {
+    "implicit_reward": lambda trace: trace.totals.implicit_reward,
+    "mean_implicit_reward": lambda trace: trace.totals.implicit_reward / trace.totals.tokens,
+    "likelihood": lambda trace: trace.totals.logp,
+    "mean_likelihood": lambda trace: trace.totals.logp / trace.totals.tokens,
+    "reference_likelihood": lambda trace: trace.totals.ref_logp,
+    "length": lambda trace: float(trace.totals.tokens),
+}
+"""Rewards of a response by name; the first is the one in question, the others what it is measured against."""
+
+
+def preference(
+    traces: Sequence[TokenTrace], subsets: Mapping[str, str] | None = None, how: Resampling = PLAIN
+) -> Outcome:
+    """Return how often each reward prefers the chosen response.
+
+    Args:
+        traces: of both responses of every pair.
+        subsets: the subset of a pair, by the name of its row; None where the data has none.
+        how: resamples, confidence, seed.
+
+    Raises:
+        UserError: there is no pair.
+    """
+    pairs = as_pairs(traces)
+    names = [name for name, _, _ in pairs]
+    rewards = {
+        name: np.array([[reward(chosen), reward(rejected)] for _, chosen, rejected in pairs])
+        for name, reward in REWARDS.items()
+    }
+    scored = {
+        name: score_pairs(
+            [Pair((subsets or {}).get(row, "all"), a, b, row) for row, (a, b) in zip(names, values, strict=True)],
+            how=how,
+        )
+        for name, values in rewards.items()
+    }
+    own = rewards["implicit_reward"]
+    right = {name: (values[:, 0] > values[:, 1]).astype(float) for name, values in rewards.items()}
+    gains = {name: difference_interval(right["implicit_reward"], hits, how=how) for name, hits in right.items()}
+    margins, lengths = own[:, 0] - own[:, 1], rewards["length"]
+    calibrated, bias = calibration(margins, how=how), length_bias(own, lengths, how)
+    table = Table(
+        "how often the chosen response has the higher reward",
+        ("reward", "accuracy", "implicit reward − this", "ties"),
+        [
+            (name, one.accuracy, None if name == "implicit_reward" else gains[name], one.ties)
+            for name, one in scored.items()
+        ],
+        f"{len(pairs)} pairs; ties are wrong; differences are paired",
+    )
+    tables = [table, *_subset_tables(scored["implicit_reward"]), _margin_table(calibrated, bias)]
+    examples = [
+        Example(f"{name}/chosen", name, {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
+        for name, margin, (a, b) in zip(names, margins, lengths, strict=True)
+    ]
+    numbers = {
+        "rewards": {name: {"rewardbench": one, "gain": gains[name]} for name, one in scored.items()},
+        "calibration": calibrated,
+        "length": bias,
+        "margin": {"mean": float(margins.mean()), "median": float(np.median(margins))},
+    }
+    ordered = sorted(examples, key=lambda one: float(one.numbers["margin"] or 0.0))
+    return Outcome("preference", numbers, tables, [_calibration_chart(calibrated)], ordered, trace_cost(traces))
+
+
+def _margin_table(calibrated: Calibration, bias: LengthBias) -> Table:
+    rows = [
+        ("expected calibration error of σ(margin)", calibrated.error),
+        ("log-loss of σ(margin), chance 0.693", calibrated.log_loss),
+        ("margin and length difference, Spearman", bias.margin_spearman),
+        ("reward and length, Spearman", bias.spearman),
+        ("the longer response has the higher reward", bias.prefers_longer),
+        ("the chosen response is the longer one", bias.longer_wins),
+    ]
+    return Table("margins", ("number", "value"), rows)
+
+
+def _calibration_chart(calibrated: Calibration) -> Chart:
+    full = [one for one in calibrated.bins if one.n]
+    curves = [
+        Curve("pairs", [one.confidence for one in full], [one.accuracy for one in full]),
+        Curve("calibrated", [0.5, 1.0], [0.5, 1.0]),
+    ]
+    return Chart("is σ(|margin|) a probability?", "confidence in the preferred response", "share that is right", curves)
+
+
+def as_pairs(traces: Sequence[TokenTrace]) -> list[tuple[str, TokenTrace, TokenTrace]]:
+    """Return (name of the row, chosen, rejected) of every pair.
+
+    Raises:
+        UserError: there is none, or one has a single side.
+    """
+    sides: dict[str, dict[str, TokenTrace]] = {}
+    for trace in traces:
+        if trace.side is not None:
+            sides.setdefault(trace.id.rpartition("/")[0], {})[trace.side] = trace
+    lonely = [name for name, both in sides.items() if len(both) < 2]
+    if lonely:
+        raise UserError(f"{lonely[0]} has one response of its pair only.", "Score whole pairs.")
+    if not sides:
+        raise UserError("There is no pair among what was scored.", "Give data with chosen and rejected responses.")
+    return [(name, both["chosen"], both["rejected"]) for name, both in sides.items()]
+
+
+def trace_cost(traces: Sequence[TokenTrace]) -> dict[str, float]:
+    """Return what scoring has cost at least: the responses' tokens, through each of two models."""
+    return {"response_tokens": float(sum(trace.totals.tokens for trace in traces)), "models": 2.0}
+
+
+def _subset_tables(bench: RewardBench) -> list[Table]:
+    if len(bench.subsets) < 2:
+        return []
+    tables = [
+        Table("by subset", ("subset", "accuracy"), [(name, one) for name, one in bench.subsets.items()]),
+    ]
+    if bench.sections:
+        rows = [*bench.sections.items(), ("prior sets", bench.prior_sets), ("score", bench.score)]
+        note = f"not comparable: {len(bench.missing)} subsets are missing" if bench.missing else ""
+        tables.append(Table("RewardBench, version 1", ("section", "accuracy"), [row for row in rows if row[1]], note))
+    return tables

@@ -1,0 +1,106 @@
+"""An evaluation as a page that opens from disk: tables, figures, and its examples, each beside its heat map.
+
+The heat maps are the page of traces, written beside this one; labelled stretches are outlined there. A page without
+traces lists its examples alone.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from tokenq.evaluate.outcome import Chart, Example, Outcome
+from tokenq.files import write_text
+from tokenq.records import Response
+from tokenq.report.html import page
+from tokenq.report.offline import offline_page
+from tokenq.report.outcome import figure, said
+from tokenq.score.spans import Cut, spans_of
+from tokenq.traces import TokenTrace
+
+LISTED = 500
+"""Examples that a page lists; the JSON has all numbers."""
+
+SHOWN = 200
+"""Of them, those whose traces are shown, for the size of the page."""
+
+
+def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace] = ()) -> None:
+    """Write the page of an outcome, and beside it the page of its traces where it has any.
+
+    Args:
+        path: where to.
+        outcome: what to show.
+        traces: of the examples, by their ids.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    beside = path.with_name(f"{path.stem}-traces.html")
+    listed = outcome.examples[:LISTED]
+    kept = _kept(listed[:SHOWN], traces)
+    if kept:
+        wrong = {one.id: one.wrong for one in listed}
+        write_text(
+            beside, page([_marked(trace, wrong.get(trace.id, ())) for trace in kept], f"{outcome.task}: examples")
+        )
+    columns = list(dict.fromkeys(name for one in listed for name in one.numbers))
+    names = {trace.id for trace in kept}
+    text = offline_page(
+        "outcome.html.jinja",
+        (),
+        ("page.css", "outcome.css"),
+        f"tokenq eval {outcome.task}",
+        {},
+        tables=[{**asdict(table), "rows": [list(map(said, row)) for row in table.rows]} for table in outcome.tables],
+        charts=[{"title": chart.title, "svg": _svg(chart)} for chart in outcome.charts],
+        examples=[
+            {
+                "title": one.title,
+                "link": f"{beside.name}#row={quote(one.id)}" if one.id in names else "",
+                "numbers": [said(one.numbers.get(name)) for name in columns],
+            }
+            for one in listed
+        ],
+        columns=columns,
+        left=len(outcome.examples) - len(listed),
+        cost=[(name.replace("_", " "), said(value)) for name, value in outcome.cost.items()],
+    )
+    write_text(path, text)
+
+
+def _kept(examples: Sequence[Example], traces: Sequence[TokenTrace]) -> list[TokenTrace]:
+    """Return the traces of some examples, in their order; of a pair both sides."""
+    by_row: dict[str, list[TokenTrace]] = {}
+    for trace in traces:
+        by_row.setdefault(trace.id.rpartition("/")[0] if trace.side else trace.id, []).append(trace)
+    found: dict[str, TokenTrace] = {}
+    for one in examples:
+        for row in (one.id, one.id.rpartition("/")[0]):
+            for trace in by_row.get(row, []):
+                found[trace.id] = trace
+    return list(found.values())
+
+
+def _marked(trace: TokenTrace, wrong: Sequence[tuple[int, int]]) -> TokenTrace:
+    """Return the trace with stretches that are labelled as wrong among its spans: the page outlines them."""
+    if not wrong:
+        return trace
+    cut = Cut("given", lambda *_: [(stretch, False) for stretch in sorted(wrong)], False)
+    spans = spans_of(cut, trace.response, trace.tokens, Response(trace.response))
+    return replace(trace, spans=(*trace.spans, *spans))
+
+
+def _svg(chart: Chart) -> Markup:
+    """Return a figure as SVG, empty where matplotlib is not installed: the tables hold its numbers."""
+    try:
+        drawn = figure(chart)
+    except ImportError:
+        return Markup("")
+    target = io.StringIO()
+    drawn.savefig(target, format="svg", metadata={"Date": None})
+    svg = target.getvalue()
+    return Markup(svg[svg.index("<svg") :])
