@@ -1,6 +1,7 @@
 """`tokenq eval TASK` as a user types it, on tiny models and stored files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -92,7 +93,12 @@ def test_localisation_finds_the_stretches_of_the_data(place, tmp_path):
     assert {"implicit_reward", "centred_advantage", "reference_surprisal", "random", "position"} <= names
     assert 0 < every["wrong_tokens"] < every["tokens"]
     page = (tmp_path / "eval-traces.html").read_text()
-    assert '"given"' in page
+    islands = re.findall(r'<script[^>]*id="trace-\d+"[^>]*>(.*?)</script>', page, re.S)
+    marked = {one["id"].rpartition("/")[2]: one for one in map(json.loads, islands)}
+    given = marked["rejected"]["spans"]["given"]
+    assert given["label"] == [False] * len(given["first"])
+    assert all(first < last for first, last in zip(given["first"], given["last"], strict=True))
+    assert "given" not in marked["chosen"]["spans"]
 
 
 def test_localisation_by_steps_and_first_errors(place, tmp_path):

@@ -89,9 +89,16 @@ def _marked(trace: TokenTrace, wrong: Sequence[tuple[int, int]]) -> TokenTrace:
     """Return the trace with stretches that are labelled as wrong among its spans: the page outlines them."""
     if not wrong:
         return trace
-    cut = Cut("given", lambda *_: [(stretch, False) for stretch in sorted(wrong)], False)
+    whole = [_whole(trace, start, end) for start, end in sorted(wrong)]
+    cut = Cut("given", lambda *_: [(stretch, False) for stretch in whole], False)
     spans = spans_of(cut, trace.response, trace.tokens, Response(trace.response))
     return replace(trace, spans=(*trace.spans, *spans))
+
+
+def _whole(trace: TokenTrace, start: int, end: int) -> tuple[int, int]:
+    """Return a stretch grown to whole tokens: pieces often begin with the blank before a word."""
+    held = [one for one in trace.tokens if trace.response[max(start, one.start) : min(end, one.end)].strip()]
+    return (held[0].start, held[-1].end) if held else (start, end)
 
 
 def _svg(chart: Chart) -> Markup:

@@ -1,0 +1,168 @@
+"""An examination as one HTML page: findings with their evidence, and the curves that they speak of.
+
+The page has no script: it opens from disk, loads nothing, sends nothing and can be printed. Texts are escaped by the
+template; curves are lines of numbers that are computed here.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tokenq
+from tokenq.evaluate.finding import SEVERITIES, Finding, shown
+from tokenq.evaluate.run_record import RunRecord, Series
+from tokenq.files import write_text
+from tokenq.report.offline import templates, writable
+
+WIDTH, HEIGHT, MARGIN = 460, 150, 8
+"""Size of a curve in units of its view box, and what stays free around it."""
+
+_MOST_POINTS = 240
+"""Points of a line; a longer run is averaged to so many."""
+
+
+class Curve(NamedTuple):
+    """A line of one figure.
+
+    Attributes:
+        label: its name.
+        kind: "first" or "second", and "held" beside it for what evaluations measured.
+        points: "x,y x,y …" in the view box.
+        last: its last value.
+    """
+
+    label: str
+    kind: str
+    points: str
+    last: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the page.
+
+    Attributes:
+        title: what it shows, with its unit.
+        curves: its lines.
+        low: smallest value, as text.
+        high: largest value.
+        steps: last step.
+        zero: y of the value 0, None where it lies outside.
+        marks: x of the steps that warnings and errors speak of.
+    """
+
+    title: str
+    curves: tuple[Curve, ...]
+    low: str
+    high: str
+    steps: int
+    zero: float | None
+    marks: tuple[float, ...]
+
+
+_FIGURES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+    ("loss, nats", (("loss", "loss"),)),
+    ("log π − log π_ref of the responses, nats", (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected"))),
+    ("reward margin, nats", (("rewards/margins", "margin"),)),
+    ("reward accuracy", (("rewards/accuracies", "accuracy"),)),
+    ("KL estimate, nats a response", (("kl", "kl"),)),
+    ("log π of the responses, nats", (("logps/responses", "log π"),)),
+    ("gradient norm before clipping", (("grad_norm", "grad_norm"),)),
+    ("learning rate", (("learning_rate", "learning_rate"),)),
+)
+"""Title and metrics of every figure; one without numbers is left out."""
+
+
+def doctor_page(findings: Sequence[Finding], record: RunRecord, unseen: Sequence[str] = ()) -> str:
+    """Return a self-contained HTML page that shows an examination.
+
+    Args:
+        findings: what was found.
+        record: what was looked at.
+        unseen: what could not be looked at.
+    """
+    marks = sorted({one.step for f in findings if f.severity != "note" for one in f.evidence if one.step is not None})
+    text = (
+        templates()
+        .get_template("doctor.html.jinja")
+        .render(
+            title=f"{Path(record.path).name}: examination",
+            version=tokenq.__version__,
+            path=record.path,
+            facts=_facts(record),
+            groups=[(level, [f for f in findings if f.severity == level]) for level in SEVERITIES],
+            unseen=list(unseen),
+            figures=[figure for title, names in _FIGURES if (figure := _figure(title, names, record, marks))],
+            width=WIDTH,
+            height=HEIGHT,
+        )
+    )
+    return writable(text)
+
+
+def write_doctor_page(path: Path, findings: Sequence[Finding], record: RunRecord, unseen: Sequence[str] = ()) -> None:
+    """Write the page to `path`, aside and renamed.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    write_text(path, doctor_page(findings, record, unseen))
+
+
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    """Return what the run was, as (name, text)."""
+    told: dict[str, Any] = {name: record.config.get(name) for name in ("model", "reference", "loss", "learning_rate")}
+    told |= {"beta": record.beta if record.loss.reference else None, "batch size": record.config.get("batch_size")}
+    told |= {"data": ", ".join(record.config.get("data") or ()), "began": record.provenance.get("started")}
+    told["steps"] = record.steps[-1]["step"] if record.steps else None
+    return [(name, str(value)) for name, value in told.items() if value not in (None, "")]
+
+
+def _figure(title: str, names: Sequence[tuple[str, str]], record: RunRecord, marks: Sequence[int]) -> Figure | None:
+    scale = 1 / record.beta if "log π_ref" in title else 1.0
+    lines: list[tuple[str, str, Series]] = []
+    for (name, label), kind in zip(names, ("first", "second"), strict=False):
+        held_out = record.evaluation(name)
+        if name == "rewards/accuracies":  # before the first update all pairs are tied, which counts as wrong
+            held_out = Series(held_out.steps[held_out.steps > 0], held_out.values[held_out.steps > 0])
+        lines += [(label, kind, record.training(name)), (f"{label}, held out", f"{kind} held", held_out)]
+    lines = [(label, kind, Series(s.steps, s.values * scale)) for label, kind, s in lines if len(s)]
+    if not lines or all(len(series) < 2 for _, _, series in lines):
+        return None
+    values = np.concatenate([series.values for _, _, series in lines])
+    low, high = float(values.min()), float(values.max())
+    last = max(int(series.steps[-1]) for _, _, series in lines)
+    return Figure(
+        title,
+        tuple(
+            Curve(label, kind, _points(series, low, high, last), shown(float(series.values[-1])))
+            for label, kind, series in lines
+        ),
+        shown(low),
+        shown(high),
+        last,
+        _y(0.0, low, high) if low < 0 < high else None,
+        tuple(_x(step, last) for step in marks if 0 < step <= last),
+    )
+
+
+def _points(series: Series, low: float, high: float, last: int) -> str:
+    """Return the points of a line, averaged where there are more than a screen shows."""
+    parts = min(_MOST_POINTS, len(series))
+    steps = [float(part.mean()) for part in np.array_split(series.steps, parts)]
+    values = [float(part.mean()) for part in np.array_split(series.values, parts)]
+    return " ".join(f"{_x(s, last):.1f},{_y(v, low, high):.1f}" for s, v in zip(steps, values, strict=True))
+
+
+def _x(step: float, last: int) -> float:
+    return round(MARGIN + (WIDTH - 2 * MARGIN) * step / max(1, last), 1)
+
+
+def _y(value: float, low: float, high: float) -> float:
+    span = high - low
+    share = (value - low) / span if span > 0 and math.isfinite(span) else 0.5
+    return round(HEIGHT - MARGIN - (HEIGHT - 2 * MARGIN) * share, 1)
