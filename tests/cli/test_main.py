@@ -71,7 +71,7 @@ def test_version(capsys):
         (
             ["trian"],
             "tokenq: error: Unknown command 'trian'.",
-            "Did you mean 'train'? Available: demo, eval best-of-n,",
+            "Did you mean 'train'? Available: demo, doctor, eval",
         ),
         (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
         (["train"], "tokenq train: error: --model is missing.", "Give the flag"),
@@ -152,6 +152,12 @@ def test_the_list_of_flags_is_frozen(capsys):
     printed = capsys.readouterr().out
     flags = [line.split()[0].rstrip(",") for line in printed.splitlines() if line.startswith("  --")]
     assert flags == FLAGS.read_text().split()
+
+
+def test_a_first_word_without_a_flag(stand_in):
+    called = stand_in("doctor")
+    assert main(["doctor", "runs/first", "--seed", "3"]) == 0
+    assert (called[0].run, called[0].seed) == ("runs/first", 3)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

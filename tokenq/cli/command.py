@@ -14,6 +14,7 @@ class Command(NamedTuple):
         summary: one line for `tokenq --help`.
         sections: headings of its help page, by first field.
         spelt_elsewhere: foreign names of its fields.
+        bare: the field that a first word without a flag stands for; "" where it stands for none.
     """
 
     config: type[Any]
@@ -22,3 +23,4 @@ class Command(NamedTuple):
     summary: str
     sections: Mapping[str, str]
     spelt_elsewhere: Mapping[str, str]
+    bare: str = ""

@@ -10,6 +10,9 @@ from typing import Any
 
 import tokenq
 from tokenq.cli.command import Command
+from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
+from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
+from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.evaluations import EVALUATIONS
 from tokenq.cli.flags import parse
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
@@ -46,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
             prog = "tokenq"
             raise unknown_name("command", name, COMMANDS)
         command = COMMANDS[name]
+        if command.bare and flags and not flags[0].startswith("-"):
+            flags = [f"--{command.bare}", *flags]
         config = parse(
             command.config,
             flags,
@@ -138,14 +143,20 @@ def _sweep_again(_: SweepConfig) -> str:
     return "The same command goes on where this one stopped."
 
 
-def _verify(config: VerifyConfig) -> int:
-    from tokenq.cli.verify import run
+def _doctor(config: DoctorConfig) -> int:
+    from tokenq.cli.doctor import run
 
     return run(config)
 
 
-def _verify_again(_: VerifyConfig) -> str:
+def _nothing_written(_: object) -> str:
     return "Nothing was written; start again with the same command."
+
+
+def _verify(config: VerifyConfig) -> int:
+    from tokenq.cli.verify import run
+
+    return run(config)
 
 
 COMMANDS: dict[str, Command] = {
@@ -182,6 +193,15 @@ COMMANDS: dict[str, Command] = {
         {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
     ),
     **EVALUATIONS,
+    "doctor": Command(
+        DoctorConfig,
+        _doctor,
+        _nothing_written,
+        "examine a run: is this curve normal, and what to change",
+        DOCTOR_SECTIONS,
+        DOCTOR_SPELT_ELSEWHERE,
+        bare="run",
+    ),
     "demo": Command(
         DemoConfig,
         _demo,
@@ -193,7 +213,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command(
         VerifyConfig,
         _verify,
-        _verify_again,
+        _nothing_written,
         "check the theory in small worlds with known answers",
         {"worlds": "flags"},
         {},

@@ -1,0 +1,148 @@
+"""What `tokenq doctor` looks at: a run's record, its rows tokenised again, its weights, and what its policy writes.
+
+Whatever is no longer there is left out of the record and named, so that a finding is missed openly.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tokenq.cli.doctor import DoctorConfig
+from tokenq.cli.examined_models import base_of, scored_now, weights_now, written_now
+from tokenq.data.examples import read_examples
+from tokenq.data.sources import hold_out, load_examples
+from tokenq.data.tokenize import TokenizedData, group_key, tokenize
+from tokenq.errors import UserError
+from tokenq.evaluate.data_checks import data_facts
+from tokenq.evaluate.run_facts import DataFacts
+from tokenq.evaluate.run_record import RunRecord, read_run
+from tokenq.models.load import ModelSpec, hide_progress_bars, load_tokenizer
+from tokenq.records import Example
+from tokenq.rundir import RunDir
+from tokenq.session import models_of_run
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was looked at.
+
+    Attributes:
+        record: the run with what was measured beside it.
+        unseen: what could not be looked at, and why.
+        identities: models and data by role, for provenance.
+    """
+
+    record: RunRecord
+    unseen: tuple[str, ...] = ()
+    identities: Mapping[str, Any] = field(default_factory=dict)
+
+
+def examine(config: DoctorConfig, say: Console) -> Examined:
+    """Return what is to be judged.
+
+    Args:
+        config: what was asked for, checked.
+        say: told what is being done.
+
+    Raises:
+        UserError: there is no run; or, without a run, a model or the data cannot be read.
+    """
+    hide_progress_bars()
+    return _of_run(config, say) if config.run is not None else _of_policy(config, say)
+
+
+def _of_run(config: DoctorConfig, say: Console) -> Examined:
+    """Return what a run directory holds, with its rows, its weights and its samples as far as they are there."""
+    folder = RunDir(Path(str(config.run)))
+    record = read_run(folder.path)
+    if config.beta is not None:
+        record = replace(record, config={**record.config, "beta": config.beta})
+    identities = {name: record.provenance.get(name) for name in ("model", "reference", "data", "eval_data")}
+    if config.depth == "record":
+        return Examined(record, (), identities)
+    unseen: list[str] = []
+    examples: Sequence[Example] = ()
+    try:
+        say.print("reading the rows again")
+        tokenizer = _tokenizer_of(record, folder, trust_remote_code=config.trust_remote_code)
+        examples, data, held_out = _rows(record, tokenizer)
+        record = replace(record, data=data, held_out=held_out)
+    except UserError as problem:
+        unseen.append(f"the rows ({problem.message})")
+    if config.depth == "models":
+        say.print("hashing the weights")
+        found, missed = weights_now(record, trust_remote_code=config.trust_remote_code)
+        unseen += missed
+        record = replace(record, models=found)
+    if config.samples:
+        if not examples:
+            raise UserError("There are no prompts to answer: the rows cannot be read.", "Leave out --samples.")
+        policy, reference, _ = models_of_run(str(config.run))
+        # What demonstrations were learnt from is no reference: to write otherwise is what they are for.
+        reference = (reference or base_of(policy)) if record.loss.reference else None
+        record = replace(record, samples=written_now(config, policy, reference, examples, record.summary, say))
+    return Examined(record, tuple(unseen), identities)
+
+
+def _of_policy(config: DoctorConfig, say: Console) -> Examined:
+    """Return what the data holds in the policy's tokens and, where there is a reference, what the two say of it."""
+    policy, pairs = str(config.policy), config.unit == "pairs"
+    settings = {name: getattr(config, name) for name in ("data", "columns", "style", "max_length", "seed")}
+    settings |= {"loss": "dpo", "beta": config.beta} if pairs else {"loss": "sft"}
+    record = RunRecord(policy, settings)
+    tokenizer = load_tokenizer(ModelSpec(policy, trust_remote_code=config.trust_remote_code))
+    say.print("reading the rows")
+    examples, data, _ = _rows(record, tokenizer)
+    record = replace(record, data=data)
+    identities: dict[str, Any] = {"data": {"sources": list(config.data), "sha256": data.sha256}}
+    unseen: tuple[str, ...] = ()
+    reference = config.reference or base_of(policy)
+    if config.depth == "models" and pairs and reference:
+        scored, own, other = scored_now(config, examples[: config.rows], say)
+        record = replace(record, scored=scored)
+        identities |= {"policy": own, "reference": other}
+    elif config.depth == "models" and pairs:
+        unseen = ("what policy and reference say of the pairs (no --reference)",)
+    if config.samples:
+        samples = written_now(config, policy, reference, examples, data.summary, say)
+        record = replace(record, samples=samples)
+    return Examined(record, unseen, identities)
+
+
+def _tokenizer_of(record: RunRecord, folder: RunDir, *, trust_remote_code: bool) -> Any:
+    """Return the tokenizer of a run: with its policy where that was written, else that of the model it began from."""
+    path = str(folder.policy) if record.finished else str(record.config["model"])
+    template = record.config.get("chat_template")
+    text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else None
+    return load_tokenizer(ModelSpec(path, trust_remote_code=trust_remote_code), text)
+
+
+def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFacts, DataFacts | None]:
+    """Return examples to show the models (held-out ones, if there are any), and counts of both parts of the data."""
+    settings = record.config
+    given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
+    read = partial(read_examples, want=record.loss.unit, bad_rows="drop", **given)
+    seed = int(settings.get("seed", 0))
+    found = load_examples(settings["data"], read, seed=seed)
+    kept, held_out = found.examples, found.examples[:0]
+    if settings.get("eval_data"):
+        held_out = load_examples(settings["eval_data"], read, seed=seed).examples
+    elif settings.get("eval_size"):
+        kept, held_out = hold_out(kept, settings["eval_size"], seed=seed)
+    limits = {name: settings[name] for name in ("max_length", "max_prompt_length", "truncation") if name in settings}
+    data = tokenize(kept, tokenizer, rows=found.rows, dropped=found.dropped, **limits)
+    facts = _facts(data, tokenizer)
+    if not held_out:
+        return kept, facts, None
+    return held_out, facts, _facts(tokenize(held_out, tokenizer, **limits), tokenizer, data)
+
+
+def _facts(data: TokenizedData, tokenizer: Any, trained_on: TokenizedData | None = None) -> DataFacts:
+    digest = hashlib.sha256("".join(group_key(group) for group in data.groups).encode()).hexdigest()
+    groups = trained_on.groups if trained_on else ()
+    return data_facts(data.groups, data.summary.to_dict(), digest, tokenizer, groups)
