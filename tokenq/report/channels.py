@@ -22,6 +22,7 @@ NUMBERS = (
     "entropy",
     "ref_entropy",
     "kl",
+    "ref_kl",
 )
 """The numbers of a token, by their names in a trace."""
 
