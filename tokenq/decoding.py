@@ -236,7 +236,7 @@ def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = l
     hide_progress_bars()
     config = _resolved(config)
     check_needs(config, judge)
-    alphas = _alphas(config)
+    alphas = weights_of(config)
     identities: dict[str, dict[str, Any]] = {}
     tokenizer = load_tokenizer(_spec(config, str(config.policy)))
 
@@ -300,8 +300,12 @@ def _resolved(config: SearchConfig) -> SearchConfig:
     return config
 
 
-def _alphas(config: SearchConfig) -> list[float]:
-    """Return the weight of every small pair."""
+def weights_of(config: SearchConfig) -> list[float]:
+    """Return the weight of every small pair.
+
+    Raises:
+        UserError: not as many weights as pairs, or one that is no number.
+    """
     pairs, odd = divmod(len(config.proxy), 2)
     if odd:
         raise UserError("--proxy takes pairs of models: the tuned and the untuned one.", "Name both of each pair.")

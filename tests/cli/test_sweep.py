@@ -55,6 +55,28 @@ def test_a_table_a_figure_and_every_result(place, tmp_path, capsys):
     assert (out / "sweep.md").read_text() != ""
 
 
+def test_weights_of_a_proxy_are_swept(place, tmp_path, capsys):
+    """The policy steered by (reference, policy): weight 0 is the policy itself, weight 1 the reference itself."""
+    pair = [str(place / "reference"), str(place / "policy")]
+    settings = ["--settings", "greedy", "greedy alpha=0", "greedy alpha=0.5", "greedy alpha=1"]
+    assert main(words(place, tmp_path, *JUDGED, *settings, "--proxy", *pair, "--pool", "1")) == 0
+    results = tmp_path / "out" / "results"
+
+    def said(name):
+        return [one.candidates[0].token_ids for one in read_results(results / f"{name}.jsonl")]
+
+    def alone(name):
+        path = tmp_path / f"{name}.jsonl"
+        given = ["search", "--policy", str(place / name), "--prompts", str(place / "prompts.jsonl")]
+        assert (
+            main([*given, "--method", "greedy", "--max-new-tokens", "6", "--device", "cpu", "--output", str(path)]) == 0
+        )
+        return [one.candidates[0].token_ids for one in read_results(path)]
+
+    assert said("greedy,alpha=0") == alone("policy")
+    assert said("greedy,alpha=1") == said("greedy") == alone("reference")
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

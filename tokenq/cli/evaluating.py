@@ -67,12 +67,8 @@ def traces_of(
     else:
         score_to_file(Path(score.output), session, rows, asdict(score), say)
         traces = list(read_traces(Path(score.output)))
-    seconds = time.perf_counter() - begin
-    tokens = sum(row.group.n_tokens for row in rows)
-    say.print(
-        f"scored {tokens} tokens in {seconds:.1f} s, loading included: {tokens / seconds:.0f} tokens/s a model pair"
-    )
-    return traces, further, {"tokens": tokens, "seconds": seconds}
+    tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
+    return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}
 
 
 def _beside(config: ReadEvaluation) -> str | None:

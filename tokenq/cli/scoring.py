@@ -1,6 +1,7 @@
 """Traces to disk: one line a row as they come, so that a kill loses nothing; the file appears when it is whole."""
 
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -42,10 +43,15 @@ def score_to_file(
     done = parts.begin()
     if done and state.is_main_process:
         console.print(f"going on after {done} of {len(own)} rows that were scored before")
-    show = state.is_main_process and console.is_terminal
+    show, begin = state.is_main_process and console.is_terminal, time.perf_counter()
     scored = session.traces(own[done:])
     for traces in track(scored, "scoring", len(own) - done, console=console, transient=True, disable=not show):
         parts.append({"traces": [trace.to_dict() for trace in traces]})
+    seconds, tokens = time.perf_counter() - begin, sum(row.group.n_tokens for row in own[done:])
+    if tokens and state.is_main_process:
+        console.print(
+            f"scored {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s through both models"
+        )
     state.wait_for_everyone()
     if state.is_main_process:
         write_traces(path, (trace for line in parts.in_order() for trace in line["traces"]))

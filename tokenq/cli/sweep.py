@@ -67,7 +67,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
         for name, one in searches.items():
             path = Path(config.output) / "results" / f"{name.replace(' ', ',')}.jsonl"
             say.print(f"{name}:", end=" ")
-            search_to_file(path, replace(loaded, config=_as_loaded(one, loaded.config)), prompts, interrupted, say)
+            search_to_file(path, _as_loaded(one, loaded), prompts, interrupted, say)
             if interrupted():
                 return INTERRUPTED
             state.wait_for_everyone()
@@ -100,8 +100,12 @@ def parse_settings(config: SweepConfig) -> dict[str, SearchConfig]:
         values: dict[str, Any] = {n: v for n, v in shared.items() if n not in sampled or n in USED[method]}
         for option in options:
             name, equals, raw = option.partition("=")
-            if not equals or name not in USED[method]:
-                raise unknown_name(f"option of {method}", name, USED[method])
+            known = (*USED[method], *(("alpha",) if config.proxy else ()))
+            if not equals or name not in known:
+                raise unknown_name(f"option of {method}", name, known)
+            if name == "alpha":
+                values[name] = tuple(raw.split(","))
+                continue
             values[name] = convert(raw, kinds[name], f"--settings {text!r}: {name}")
         one = SearchConfig(method=method, **values)
         one.check_method()
@@ -116,13 +120,18 @@ def _is_pooled(one: SearchConfig, base: SearchConfig) -> bool:
     """Return whether a search is read off the pool of samples."""
     from tokenq.evaluate.sweep import POOLED
 
-    drawn = ("temperature", "top_k", "top_p", "min_p")
+    drawn = ("temperature", "top_k", "top_p", "min_p", "alpha")
     return one.method in POOLED and all(getattr(one, name) == getattr(base, name) for name in drawn)
 
 
-def _as_loaded(one: SearchConfig, loaded: SearchConfig) -> SearchConfig:
-    """Return a search with the models and the β that were found for all of them."""
-    return replace(one, policy=loaded.policy, reference=loaded.reference, beta=loaded.beta)
+def _as_loaded(one: SearchConfig, loaded: "Searcher") -> "Searcher":
+    """Return what searches as `one` asks, with the models and the β that were found for all of them."""
+    from tokenq.decoding import weights_of
+
+    known = loaded.config
+    config = replace(one, policy=known.policy, reference=known.reference, beta=known.beta)
+    pairs = zip(loaded.terms, weights_of(config), strict=True)
+    return replace(loaded, config=config, terms=tuple((tuned, untuned, alpha) for (tuned, untuned, _), alpha in pairs))
 
 
 def _quality(task: "AnswerTask | None", loaded: "Searcher") -> "Quality":
@@ -165,7 +174,7 @@ def _points(
     points = []
     for name, one in settings.items():
         if _is_pooled(one, base):
-            plan = replace(loaded, config=_as_loaded(one, loaded.config)).plan
+            plan = _as_loaded(one, loaded).plan
             found[name] = [first_samples(samples, one.n, one.method, plan) for samples in pool]
         rivals = rivals_of(found[name], pool, plans)
         points.append(point(name, found[name], quality, found.get("greedy"), rivals, Resampling(seed=seed)))

@@ -29,6 +29,8 @@ class SweepConfig:
     """Folder of a finished training run: takes policy, reference and beta from it."""
     beta: float | None = None
     """KL temperature of rewards. Default: that of --run, else 0.1."""
+    proxy: Sequence[str] = ()
+    """Small models that steer the policy: TUNED UNTUNED, or several such pairs; settings may set alpha=0.5."""
     reward_model: str | None = None
     """A sequence classifier with one output: judges where no --gold does, and leads lookahead and mcts."""
 
