@@ -77,6 +77,8 @@ def test_preference_counts_what_the_traces_say(place, tmp_path, capsys):
     assert set(scored["subsets"]) == {"short", "long"}
     assert record["numbers"]["margin"]["mean"] == pytest.approx(np.mean(margins))
     assert record["cost"]["tokens"] > 0
+    assert record["policy"]["path"] == str(place / "policy")
+    assert record["reference"]["architecture"] == "GPTNeoXForCausalLM"
     assert "implicit_reward" in capsys.readouterr().out
     page = (tmp_path / "eval.html").read_text()
     assert "eval-traces.html#row=" in page

@@ -51,6 +51,7 @@ def test_a_table_a_figure_and_every_result(place, tmp_path, capsys):
     files = {"sweep.json", "sweep.md", "sweep.svg", "sweep.png", "results"}
     assert {path.name for path in out.iterdir()} == files
     assert record["config"]["seed"] == 0
+    assert record["policy"]["path"] == str(place / "policy")
     assert main(words(place, tmp_path, *JUDGED, *settings, "--pool", "4")) == 0
     assert (out / "sweep.md").read_text() != ""
 

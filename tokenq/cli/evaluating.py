@@ -1,6 +1,6 @@
 """What all evaluations share on the command line: traces and results to judge, and an outcome to show and keep."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,10 +154,14 @@ def with_answers(config: ResultsEvaluation, results: "Sequence[SearchResult]") -
     ]
 
 
-def finish(
-    config: Evaluation, outcome: "Outcome", traces: "Sequence[TokenTrace]" = (), identities: Mapping[str, Any] = {}
-) -> int:
-    """Show an outcome, write it wherever the configuration asks, and return 0."""
+def finish(config: Evaluation, outcome: "Outcome", traces: "Sequence[TokenTrace]" = ()) -> int:
+    """Show an outcome, write it wherever the configuration asks, and return 0.
+
+    Args:
+        config: what was asked for.
+        outcome: what it came to.
+        traces: what was read; they say which models it was.
+    """
     from rich.console import Console
 
     from tokenq.files import write_json
@@ -170,7 +174,8 @@ def finish(
         out.print(table)
     say = console()
     if config.output is not None:
-        record = provenance(asdict(config), config.seed, dict(identities))
+        identities = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)} if traces else {}
+        record = provenance(asdict(config), config.seed, identities)
         numbers = {"task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
         write_json(Path(config.output), {**record, **numbers})
         say.print(f"done: the numbers are in {config.output}")

@@ -74,7 +74,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
             found[name] = list(read_results(path))
     if state.is_main_process:
         points = _points(settings, base, found, loaded, quality or _quality(task, loaded), config.seed)
-        _report(config, points, say)
+        _report(config, points, loaded.identities, say)
     return 0
 
 
@@ -181,14 +181,14 @@ def _points(
     return points
 
 
-def _report(config: SweepConfig, points: "list[Point]", say: Any) -> None:
+def _report(config: SweepConfig, points: "list[Point]", identities: dict[str, Any], say: Any) -> None:
     """Write the points as numbers, table and figure, and show the table."""
     from tokenq.files import write_json, write_text
     from tokenq.report.sweep import save_sweep_figure, sweep_table
     from tokenq.rundir import provenance
 
     folder, table = Path(config.output), sweep_table(points)
-    write_json(folder / "sweep.json", {**provenance(asdict(config), config.seed, {}), "points": points})
+    write_json(folder / "sweep.json", {**provenance(asdict(config), config.seed, identities), "points": points})
     write_text(folder / "sweep.md", table)
     print(table, end="")
     try:

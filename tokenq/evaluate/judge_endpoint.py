@@ -16,14 +16,11 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from tokenq.errors import UserError
 from tokenq.evaluate.judge_cache import Reply, encodable
-
-if TYPE_CHECKING:
-    pass
 
 OPENAI = "https://api.openai.com/v1"
 
