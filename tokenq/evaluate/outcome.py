@@ -55,6 +55,8 @@ class Chart:
         y: name of the vertical axis.
         curves: its lines.
         log_x: whether the horizontal axis is logarithmic.
+        labels: names of the places 0, 1, … of the horizontal axis, where these are no numbers; points are then not
+            joined.
     """
 
     title: str
@@ -62,6 +64,7 @@ class Chart:
     y: str
     curves: Sequence[Curve]
     log_x: bool = False
+    labels: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
