@@ -3,7 +3,7 @@
 This module imports neither torch nor transformers, so that reports and the command line can read records at once.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,9 @@ class Example:
 
     Attributes:
         prompt: the prompt, a string or conversation turns.
-        responses: the responses; a pair is exactly (chosen, rejected), in this order.
-        is_pair: whether `responses` is a (chosen, rejected) pair.
+        responses: the responses; a pair is (chosen, rejected), in this order, then what may be read beside it (a
+            response to calibrate on). Ranked ones stand best first.
+        is_pair: whether `responses` begins with a (chosen, rejected) pair.
         where: origin for error messages, such as "train.jsonl, row 17".
         context: keyword arguments for the chat template (for instance `tools`).
     """
@@ -76,11 +77,30 @@ class TokenResponse:
         ids: token ids [n], int32, without the prompt, ending in EOS where the response is complete.
         mask: [n], True = a token that the policy wrote (False: user, tool and template tokens inside the response).
         terminal: whether the response ends in EOS here (False when truncated).
+        label: desirable or not, None where the data does not say.
+        contrast: [n] log π₊ − log π₋ of each token under a contrastive pair of models, None without one.
+        steps: [n] which step of the response each token belongs to, None where nothing asked for steps.
     """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     terminal: bool
+    label: bool | None = None
+    contrast: NDArray[np.float32] | None = None
+    steps: NDArray[np.int32] | None = None
+
+    def cut(self, size: int) -> "TokenResponse":
+        """Return the first tokens of a response, itself when it has no more."""
+        if len(self.ids) <= size:
+            return self
+        return replace(
+            self,
+            ids=self.ids[:size],
+            mask=self.mask[:size],
+            terminal=False,
+            contrast=None if self.contrast is None else self.contrast[:size],
+            steps=None if self.steps is None else self.steps[:size],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +109,8 @@ class TokenGroup:
 
     Attributes:
         prompt_ids: token ids of the prompt [m], int32, m >= 1, beginning with BOS where the tokenizer has one.
-        responses: the responses; for a pair (chosen, rejected).
-        is_pair: whether `responses` is a (chosen, rejected) pair.
+        responses: the responses, in the order of `Example.responses`.
+        is_pair: whether `responses` begins with a (chosen, rejected) pair.
         where: origin for error messages.
     """
 

@@ -4,9 +4,11 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tokenq.core.tensors import PackedBatch, Segment
 from tokenq.records import TokenGroup
@@ -63,7 +65,16 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
         shape=(len(members), longest),
         pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
         members=tuple(members),
+        labels=torch.tensor([-1 if r.label is None else int(r.label) for group in groups for r in group.responses]),
+        contrast=_beside([(r.contrast, r.mask) for group in groups for r in group.responses]),
+        steps=_beside([(r.steps, r.mask) for group in groups for r in group.responses]),
     )
+
+
+def _beside(rows: Sequence[tuple[NDArray[Any] | None, NDArray[np.bool_]]]) -> torch.Tensor | None:
+    """Return what stands beside the targets of all responses, flat; None unless every response has it."""
+    held = [row[mask] for row, mask in rows if row is not None]
+    return torch.from_numpy(np.concatenate(held)) if len(held) == len(rows) else None
 
 
 def plan_step(lengths: Sequence[int], budget: int, processes: int = 1) -> list[list[list[int]]]:

@@ -23,19 +23,18 @@ class Logits(Protocol):
     @property
     def shape(self) -> tuple[int, int]:
         """(N positions, V entries)."""
-        ...
 
     def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
         """Return the logits of some entries (first) at some positions, float32 or better."""
-        ...
+
+    def row(self, rows: slice) -> Float[Tensor, "V R"]:
+        """Return the logits of all entries (first) at some positions, float32 or better, differentiable."""
 
     def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
         """Return the logit of one token at each of some positions; the tile's value up to rounding."""
-        ...
 
     def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Return log softmax of the logits at the targets, float32 or better, differentiable."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,13 @@ class HeadLogits:
     def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
         """Return the logits of some entries at some positions."""
         return tile_logits(self.hidden[rows], self.head, entries)
+
+    def row(self, rows: slice) -> Float[Tensor, "V R"]:
+        """Return the logits of all entries at some positions, differentiable."""
+        hidden, head = self.hidden[rows], self.head
+        logits = (head.weight.to(hidden.dtype) @ hidden.T).to(torch.promote_types(hidden.dtype, torch.float32))
+        logits = logits if head.bias is None else logits + head.bias[:, None]
+        return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
     def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
         """Return the logit of one token at each of some positions."""
@@ -93,6 +99,10 @@ class FullLogits:
         """Return the logits of some entries at some positions."""
         part = self.logits[rows, entries].T
         return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    def row(self, rows: slice) -> Float[Tensor, "V R"]:
+        """Return the logits of all entries."""
+        return self.tile(rows, slice(None))
 
     def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
         """Return the logit of one token at each of some positions."""

@@ -48,6 +48,9 @@ class PackedBatch:
         shape: (S, C) responses and the longest response: the shape of padded per-token results.
         pairs: [P, 2] (chosen, rejected) as indices of responses.
         members: for every response, (its group's index in the data set, its place within the group).
+        labels: [S] 1 = desirable, 0 = not, −1 = the data does not say.
+        contrast: [N] log π₊ − log π₋ of every target under a contrastive pair of models, None without one.
+        steps: [N] step of its response that target n belongs to, None where nothing asked for steps.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -60,11 +63,15 @@ class PackedBatch:
     shape: tuple[int, int]
     pairs: Int[Tensor, "P 2"]
     members: tuple[tuple[int, int], ...]
+    labels: Int[Tensor, " S"]
+    contrast: Float[Tensor, " N"] | None = None
+    steps: Int[Tensor, " N"] | None = None
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`."""
-        names = ("input_ids", "position_ids", "predictors", "targets", "responses", "columns", "pairs")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        held: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in held.items()}
+        return replace(self, **moved)
 
     def mask(self) -> Bool[Tensor, "S C"]:
         """Return True where a response token was written by the policy."""
@@ -73,9 +80,16 @@ class PackedBatch:
         return mask
 
     def pad(self, flat: Float[Tensor, " N"]) -> "TokenLogps":
-        """Return flat per-target values [N] as padded `TokenLogps` [S, C], zero where the mask is False."""
-        padded = flat.new_zeros(self.shape).index_put((self.responses, self.columns), flat)
-        return TokenLogps(padded, self.mask())
+        """Return flat per-target log-probs [N] as padded `TokenLogps` [S, C], zero where the mask is False."""
+        return TokenLogps(self._padded(flat), self.mask())
+
+    def pair_values(self, flat: Float[Tensor, " N"]) -> "PairValues":
+        """Return flat per-target values [N] of the chosen and the rejected responses, padded."""
+        padded = self._padded(flat)
+        return PairValues(padded[self.pairs[:, 0]], padded[self.pairs[:, 1]])
+
+    def _padded(self, flat: Tensor) -> Tensor:
+        return flat.new_zeros(self.shape).index_put((self.responses, self.columns), flat)
 
 
 @dataclass(frozen=True)
@@ -118,6 +132,19 @@ class PairLogps:
 
     chosen: TokenLogps
     rejected: TokenLogps
+
+
+@dataclass(frozen=True)
+class PairValues:
+    """A number for every token of B pairs, beside their log-probs.
+
+    Attributes:
+        chosen: [B, T] of the chosen responses, 0 where the mask is False.
+        rejected: [B, T] of the rejected responses.
+    """
+
+    chosen: Float[Tensor, "B T"]
+    rejected: Float[Tensor, "B T"]
 
 
 class TokenScorer(Protocol):

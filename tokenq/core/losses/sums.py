@@ -1,0 +1,155 @@
+"""Weighted sums of losses, written as one would: `dpo+0.2*sft`.
+
+Each loss of a sum is averaged as it is alone (over pairs, over tokens), then weighted and added.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tokenq.core.losses.inputs import INPUTS
+from tokenq.core.losses.table import ALIASES, LOSSES, Loss, Unit, find_loss
+from tokenq.errors import UserError, nearest
+
+_TERM = re.compile(r"(?:(?P<before>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)(?:\s*\*\s*(?P<after>[0-9.eE+-]+))?")
+
+
+class Term(NamedTuple):
+    """A loss in a sum.
+
+    Attributes:
+        name: what it is called there.
+        loss: its row, parameters bound.
+        weight: what it is multiplied with.
+    """
+
+    name: str
+    loss: Loss
+    weight: float
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """Losses that are added: one of weight 1 for a plain loss.
+
+    Attributes:
+        terms: the losses; those of single responses learn from the chosen, desirable or best ones of the others' data.
+    """
+
+    terms: tuple[Term, ...]
+
+    @property
+    def unit(self) -> Unit:
+        """What the sum trains on."""
+        return next((term.loss.unit for term in self.terms if term.loss.unit != "responses"), "responses")
+
+    @property
+    def want(self) -> str:
+        """What to ask of a data set: the unit, or pairs with a response to calibrate on."""
+        return "calibrated" if any(term.loss.want == "calibrated" for term in self.terms) else self.unit
+
+    @property
+    def reference(self) -> bool:
+        """Whether any of the losses takes the reference's log-probs."""
+        return any(term.loss.reference for term in self.terms)
+
+    @property
+    def coupled(self) -> bool:
+        """Whether any of the losses must see all examples of a step at once."""
+        return any(term.loss.coupled for term in self.terms)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The inputs that the losses take besides log-probs, each with its source."""
+        return {
+            name: term.loss.sources.get(name, next(iter(INPUTS[name].sources)))
+            for term in self.terms
+            for name in term.loss.inputs
+        }
+
+    @property
+    def beta(self) -> float:
+        """The temperature at which rewards are reported: the first β among the losses, else 1."""
+        betas = [term.loss.parameters()["beta"] for term in self.terms if "beta" in term.loss.parameters()]
+        return betas[0] if betas else 1.0
+
+    def parameters(self) -> dict[str, float | str]:
+        """Return all parameters with their values, `name.parameter` where there are several losses."""
+        found: dict[str, float | str] = {}
+        for term in self.terms:
+            prefix = f"{term.name}." if len(self.terms) > 1 else ""
+            found |= {f"{prefix}{name}": value for name, value in term.loss.parameters().items()}
+            found |= {f"{prefix}{name}": value for name, value in term.loss.choices().items()}
+        return found
+
+
+def alone(loss: Loss, name: str = "loss") -> LossSum:
+    """Return a row of the table, or one of your own, as a sum of one."""
+    return LossSum((Term(name, loss, 1.0),))
+
+
+def find_sum(text: str, parameters: Mapping[str, float | str] | None = None) -> LossSum:
+    """Return the losses of a sum such as "dpo+0.2*sft", or the one that a name stands for.
+
+    A parameter goes to every loss that has it, `name.parameter` to that loss alone.
+
+    Args:
+        text: names of losses, with weights, joined by +.
+        parameters: values that replace defaults.
+
+    Raises:
+        UserError: what is no sum of losses; losses that cannot be added; a parameter that none of them has.
+    """
+    parts = [part.strip() for part in re.split(r"(?<![0-9.][eE])\+", text)]
+    found = [_TERM.fullmatch(part) for part in parts]
+    if not all(found):
+        bad = next(part for part, match in zip(parts, found, strict=True) if not match)
+        if len(parts) == 1 and "*" not in text:
+            find_loss(text)
+        raise UserError(f"Loss {text!r}: {bad!r} is no loss with a weight.", "Write for instance dpo+0.2*sft.")
+    named = [(match["name"], _weight(text, match["before"] or match["after"])) for match in found if match]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names):
+        raise UserError(f"Loss {text!r} has a term twice.", "Add their weights.")
+    given = _shared_out(text, names, parameters or {})
+    terms = tuple(Term(name, find_loss(name, given[name]), weight) for name, weight in named)
+    units = {term.loss.unit for term in terms} - {"responses"}
+    if len(units) > 1:
+        raise UserError(
+            f"Loss {text!r} adds losses of {' and of '.join(sorted(units))}.", "Add losses that train on the same data."
+        )
+    return LossSum(terms)
+
+
+def _weight(text: str, given: str | None) -> float:
+    try:
+        weight = float(given or 1)
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise UserError(f"Loss {text!r}: {given!r} is no weight.", "Weights are numbers above 0.")
+    return weight
+
+
+def _shared_out(
+    text: str, names: list[str], parameters: Mapping[str, float | str]
+) -> dict[str, dict[str, float | str]]:
+    """Return the parameters of each loss."""
+    given: dict[str, dict[str, float | str]] = {name: {} for name in names}
+    rows = {name: LOSSES.get(ALIASES.get(name, name)) for name in names}
+    for parameter, value in parameters.items():
+        owner, dot, own = parameter.rpartition(".")
+        if dot and owner not in names:
+            raise UserError(f"{parameter}: loss {owner!r} is no part of {text!r}.", f"It has {', '.join(names)}.")
+        having = [name for name, row in rows.items() if row and own in {**row.parameters(), **row.choices()}]
+        if not dot and len(names) > 1 and not having and all(rows.values()):
+            known = {p: 0 for row in rows.values() if row for p in {**row.parameters(), **row.choices()}}
+            close = nearest(parameter, list(known))
+            guess = f"Did you mean {close!r}? " if close else ""
+            raise UserError(
+                f"No loss of {text!r} has a parameter {parameter!r}.", f"{guess}They have {', '.join(known)}."
+            )
+        for name in [owner] if dot else having or names:
+            given[name][own] = value
+    return given

@@ -1,0 +1,209 @@
+"""Every loss by name, in one table, and how a name with its options becomes a loss.
+
+A loss is one function and one row. Its positional arguments are the log-probs of the policy, those of the reference
+where the row says so, and the row's inputs in their order; its keyword-only arguments are its parameters.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor
+
+from tokenq.core.losses import (
+    anchored,
+    divergences,
+    lengths,
+    pairs,
+    ranking,
+    reference_free,
+    single,
+    token_level,
+    value,
+)
+from tokenq.core.losses.inputs import INPUTS
+from tokenq.errors import UserError, nearest, unknown_name
+
+Unit = Literal["pairs", "responses", "labelled", "ranked"]
+"""What one value of a loss stands for: a pair, a response, a response with a label, or the ranking of a prompt."""
+
+
+class Limit(NamedTuple):
+    """The values that a parameter may have.
+
+    Attributes:
+        allows: whether it may be so.
+        says: the same in words.
+    """
+
+    allows: Callable[[float], bool]
+    says: str
+
+
+_POSITIVE = Limit(lambda value: value > 0, "above 0")
+_WEIGHT = Limit(lambda value: value >= 0, "0 or more")
+_SHARE = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
+_ANY = Limit(lambda value: True, "a number")
+
+LIMITS: dict[str, Limit] = {
+    "beta": _POSITIVE,
+    "tau": _POSITIVE,
+    "scale": _POSITIVE,
+    "label_smoothing": Limit(lambda value: 0 <= value <= 0.5, "a flip probability in [0, 0.5]"),
+    **dict.fromkeys(("alpha", "gamma", "penalty", "odds_weight", "sft_weight", "mu"), _WEIGHT),
+    **dict.fromkeys(("desirable_weight", "undesirable_weight"), _WEIGHT),
+}
+"""What parameters of these names may be, in every loss that sets no limit of its own; others may be any number."""
+
+
+class Loss(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        function: called with the policy's log-probs, the reference's where `reference` is True, the inputs in their
+            order, and its parameters.
+        unit: what one value of the loss stands for.
+        reference: whether the function takes the reference's log-probs.
+        inputs: what it takes besides, keys of `INPUTS`.
+        sources: where an input comes from that has several sources, by input; the input's first source otherwise.
+        coupled: whether a value depends on the other examples of the step, which are then shown to it all at once.
+        limits: of its parameters, where these differ from `LIMITS`.
+    """
+
+    function: Callable[..., Tensor]
+    unit: Unit
+    reference: bool
+    inputs: tuple[str, ...] = ()
+    sources: Mapping[str, str] = {}
+    coupled: bool = False
+    limits: Mapping[str, Limit] = {}
+
+    def parameters(self) -> dict[str, float]:
+        """Return the keyword parameters with their values."""
+        signature = inspect.signature(self.function)
+        return {p.name: p.default for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+    def choices(self) -> dict[str, str]:
+        """Return the inputs that have several sources, with the one that is taken."""
+        several = [name for name in self.inputs if len(INPUTS[name].sources) > 1]
+        return {name: self.sources.get(name, next(iter(INPUTS[name].sources))) for name in several}
+
+    @property
+    def want(self) -> str:
+        """What to ask of a data set for this loss: its unit, or pairs with a response to calibrate on."""
+        return "calibrated" if self.choices().get("calibration") == "given" else self.unit
+
+
+_FLIPS = {"label_smoothing": Limit(lambda value: 0 <= value < 0.5, "a flip probability in [0, 0.5)")}
+_TARGET = {"label_smoothing": Limit(lambda value: 0 < value <= 0.5, "above 0 and at most 0.5")}
+_INSIDE = {"alpha": Limit(lambda value: 0 < value < 1, "between 0 and 1")}
+
+LOSSES: dict[str, Loss] = {
+    "sft": Loss(single.sft, "responses", reference=False),
+    "dpo": Loss(pairs.dpo, "pairs", reference=True),
+    "cdpo": Loss(pairs.cdpo, "pairs", reference=True),
+    "robust": Loss(pairs.robust, "pairs", reference=True, limits=_FLIPS),
+    "ipo": Loss(pairs.ipo, "pairs", reference=True),
+    "ipo_sum": Loss(pairs.ipo_sum, "pairs", reference=True),
+    "hinge": Loss(pairs.hinge, "pairs", reference=True),
+    "exo": Loss(pairs.exo, "pairs", reference=True, limits=_TARGET),
+    "discopop": Loss(pairs.discopop, "pairs", reference=True),
+    "dpop": Loss(anchored.dpop, "pairs", reference=True),
+    "cal_dpo": Loss(anchored.cal_dpo, "pairs", reference=True),
+    "nca": Loss(anchored.nca, "pairs", reference=True),
+    "sppo": Loss(anchored.sppo, "pairs", reference=True),
+    "apo_zero": Loss(anchored.apo_zero, "pairs", reference=True),
+    "apo_down": Loss(anchored.apo_down, "pairs", reference=True),
+    "bco_pair": Loss(anchored.bco_pair, "pairs", reference=True),
+    "r_dpo": Loss(lengths.r_dpo, "pairs", reference=True),
+    "ld_dpo": Loss(lengths.ld_dpo, "pairs", reference=True, limits={"alpha": _SHARE}),
+    "fdpo_forward_kl": Loss(divergences.fdpo_forward_kl, "pairs", reference=True),
+    "fdpo_js": Loss(divergences.fdpo_js, "pairs", reference=True),
+    "fdpo_alpha": Loss(divergences.fdpo_alpha, "pairs", reference=True, limits=_INSIDE),
+    "simpo": Loss(reference_free.simpo, "pairs", reference=False),
+    "orpo": Loss(reference_free.orpo, "pairs", reference=False),
+    "cpo": Loss(reference_free.cpo, "pairs", reference=False),
+    "aot": Loss(ranking.aot, "pairs", reference=True, coupled=True),
+    "aot_unpaired": Loss(ranking.aot_unpaired, "pairs", reference=True, coupled=True),
+    "tdpo1": Loss(token_level.tdpo1, "pairs", reference=True, inputs=("ref_kls",)),
+    "tdpo2": Loss(token_level.tdpo2, "pairs", reference=True, inputs=("ref_kls",)),
+    "tis_dpo": Loss(token_level.tis_dpo, "pairs", reference=True, inputs=("contrast",)),
+    "step_dpo": Loss(token_level.step_dpo, "pairs", reference=True, inputs=("steps",)),
+    "wpo": Loss(token_level.wpo, "pairs", reference=True, inputs=("overlaps",)),
+    "vpo_offline": Loss(value.vpo_offline, "pairs", reference=True, inputs=("calibration",)),
+    "vpo_online": Loss(value.vpo_online, "pairs", reference=True, inputs=("calibration",)),
+    "selm": Loss(value.vpo_online, "pairs", reference=True, inputs=("calibration",), sources={"calibration": "given"}),
+    "kto": Loss(single.kto, "labelled", reference=True, inputs=("labels", "mismatched"), coupled=True),
+    "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
+    "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
+    "plackett_luce": Loss(ranking.plackett_luce, "ranked", reference=True, inputs=("rankings",)),
+}
+
+ALIASES = {
+    "sigmoid": "dpo",
+    "exo_pair": "exo",
+    "nca_pair": "nca",
+    "sppo_hard": "sppo",
+    "slic": "hinge",
+}
+"""Spellings of TRL and others where they differ."""
+
+
+def find_loss(name: str, parameters: Mapping[str, float | str] | None = None) -> Loss:
+    """Return the row of `name` with its parameters bound.
+
+    Args:
+        name: a key of `LOSSES`, or another trainer's spelling of one.
+        parameters: values that replace defaults; a parameter that is an input's name chooses its source.
+
+    Raises:
+        UserError: for an unknown loss, a parameter that this loss does not have, or a value that it cannot have.
+    """
+    canonical = ALIASES.get(name, name)
+    if canonical not in LOSSES:
+        raise unknown_name("loss", name, [*LOSSES, *ALIASES])
+    return bind(name, LOSSES[canonical], parameters or {})
+
+
+def bind(name: str, loss: Loss, parameters: Mapping[str, float | str]) -> Loss:
+    """Return a row with some of its parameters bound; see `find_loss`.
+
+    Args:
+        name: what messages call it.
+        loss: the row.
+        parameters: values that replace defaults.
+    """
+    bound: dict[str, float] = {}
+    sources = dict(loss.sources)
+    for parameter, given in parameters.items():
+        if parameter in loss.choices():
+            options = INPUTS[parameter].sources
+            if given not in options:
+                raise unknown_name(f"source of {parameter}", str(given), options)
+            sources[parameter] = str(given)
+        elif parameter in loss.parameters():
+            bound[parameter] = _number(name, loss, parameter, given)
+        else:
+            raise _no_parameter(name, loss, parameter)
+    function = functools.partial(loss.function, **bound) if bound else loss.function
+    return loss._replace(function=function, sources=sources)
+
+
+def _number(name: str, loss: Loss, parameter: str, given: Any) -> float:
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        raise UserError(f"{parameter} of loss {name!r} takes a number, not {given!r}.", "Give a number.") from None
+    limit = loss.limits.get(parameter, LIMITS.get(parameter, _ANY))
+    if not limit.allows(number):
+        raise UserError(f"{parameter} = {number:g}, but in loss {name!r} it must be {limit.says}.", "Change the value.")
+    return number
+
+
+def _no_parameter(name: str, loss: Loss, parameter: str) -> UserError:
+    known = [*loss.parameters(), *loss.choices()]
+    takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
+    close = nearest(parameter, known)
+    guess = f"Did you mean {close!r}? " if close else ""
+    return UserError(f"Loss {name!r} has no parameter {parameter!r}.", f"{guess}{takes}")

@@ -1,0 +1,137 @@
+"""Losses of pairs that look at single tokens, or at the vocabulary beside them: TDPO, TIS-DPO, Step-DPO, WPO."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from tokenq.core.losses.pairs import margins
+from tokenq.core.tensors import PairLogps, PairValues, TokenLogps
+
+
+def tdpo1(policy: PairLogps, reference: PairLogps, ref_kls: PairValues, *, beta: float = 0.1) -> Float[Tensor, " B"]:
+    """Return −log σ(β h − β (K_l − K_w)): TDPO1, Eq. 13 of arXiv 2404.11999.
+
+    K = Σ_t KL(π_ref(·|s_t)‖π(·|s_t)) along a response. Both have a gradient.
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        ref_kls: [B, T] KL(π_ref‖π) at every position.
+        beta: KL temperature.
+    """
+    chosen, rejected = _sums(ref_kls, policy)
+    return -F.logsigmoid(beta * (margins(policy, reference) - (rejected - chosen)))
+
+
+def tdpo2(
+    policy: PairLogps, reference: PairLogps, ref_kls: PairValues, *, beta: float = 0.1, alpha: float = 0.5
+) -> Float[Tensor, " B"]:
+    """Return −log σ(β h − α β (K_l − sg K_w)): TDPO2, Eq. 15 of arXiv 2404.11999.
+
+    As `tdpo1`, with the divergence weighted and no gradient (sg) through that of the chosen response.
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        ref_kls: [B, T] KL(π_ref‖π) at every position.
+        beta: KL temperature.
+        alpha: weight of the divergence.
+    """
+    chosen, rejected = _sums(ref_kls, policy)
+    return -F.logsigmoid(beta * (margins(policy, reference) - alpha * (rejected - chosen.detach())))
+
+
+def contrastive_weights(
+    contrast: Float[Tensor, "B T"], *, mu: float, scale: float, low: float, high: float
+) -> Float[Tensor, "B T"]:
+    """Return k exp(μ clamp(c, L, U)) of the contrast c = log π₊ − log π₋ of every token, without gradient.
+
+    Args:
+        contrast: [B, T] by how much a model of good responses prefers the token to one of bad responses.
+        mu: above 0 where good tokens weigh more (chosen responses), below 0 where bad ones do.
+        scale: k.
+        low: L.
+        high: U.
+    """
+    return (scale * torch.exp(mu * contrast.clamp(low, high))).detach()
+
+
+def tis_dpo(
+    policy: PairLogps,
+    reference: PairLogps,
+    contrast: PairValues,
+    *,
+    beta: float = 0.1,
+    mu: float = 1.0,
+    scale: float = 1.0,
+    low: float = -0.5,
+    high: float = 1.5,
+) -> Float[Tensor, " B"]:
+    """Return −log σ(β Σ_t w_t ρ_t(y_w) − β Σ_t w_t ρ_t(y_l)): TIS-DPO, arXiv 2410.04350.
+
+    ρ = log π/π_ref of a token; w = `contrastive_weights` with μ for chosen and −μ for rejected responses, so that good
+    tokens of the one and bad tokens of the other count most. With equal weights it is DPO. (Sign and constants of the
+    paper's formula are from memory; its code scales ranks instead.)
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        contrast: [B, T] log π₊ − log π₋ of every token under a contrastive pair of models.
+        beta: KL temperature.
+        mu: μ, how steeply weights follow the contrast; 0 is DPO.
+        scale: k.
+        low: least contrast.
+        high: greatest contrast.
+    """
+    up = contrastive_weights(contrast.chosen, mu=mu, scale=scale, low=low, high=high)
+    down = contrastive_weights(contrast.rejected, mu=-mu, scale=scale, low=low, high=high)
+    return -F.logsigmoid(beta * margins(*(_weighted(two, up, down) for two in (policy, reference))))
+
+
+def step_dpo(policy: PairLogps, reference: PairLogps, steps: PairValues, *, beta: float = 0.5) -> Float[Tensor, " B"]:
+    """Return DPO's loss on one step of each response: Step-DPO, arXiv 2406.18629.
+
+    The step is the first in which the two differ; before it both are in the same states, and what follows it is left
+    out. So preferences compare two continuations of one prefix, as the token MDP asks.
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        steps: [B, T] 1 for the tokens of that step, 0 for others.
+        beta: KL temperature.
+    """
+    return -F.logsigmoid(beta * margins(*(_weighted(two, steps.chosen, steps.rejected) for two in (policy, reference))))
+
+
+def wpo(policy: PairLogps, reference: PairLogps, overlaps: PairValues, *, beta: float = 0.1) -> Float[Tensor, " B"]:
+    """Return −w(y_w) w(y_l) log σ(β h): WPO, Eq. 2 of arXiv 2406.11827.
+
+    w(y) = exp(mean_t [log π(y_t|s_t) − log Σ_v π(v|s_t)²]): how likely the policy is to write the pair, relative to
+    what it expects of its own samples ("sampled alignment"). No gradient flows through weights.
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        overlaps: [B, T] log Σ_v π(v|s)² at every position.
+        beta: KL temperature.
+    """
+
+    def weight(side: TokenLogps, overlap: Tensor) -> Tensor:
+        mean = ((side.logps - overlap) * side.mask).sum(-1) / side.lengths().clamp(min=1)
+        return mean.detach().exp()
+
+    weights = weight(policy.chosen, overlaps.chosen) * weight(policy.rejected, overlaps.rejected)
+    return -weights * F.logsigmoid(beta * margins(policy, reference))
+
+
+def _sums(values: PairValues, policy: PairLogps) -> tuple[Tensor, Tensor]:
+    """Return the values summed over the policy's own tokens of chosen and rejected responses."""
+    return (values.chosen * policy.chosen.mask).sum(-1), (values.rejected * policy.rejected.mask).sum(-1)
+
+
+def _weighted(pairs: PairLogps, chosen: Tensor, rejected: Tensor) -> PairLogps:
+    return PairLogps(
+        TokenLogps(pairs.chosen.logps * chosen, pairs.chosen.mask),
+        TokenLogps(pairs.rejected.logps * rejected, pairs.rejected.mask),
+    )
