@@ -15,6 +15,7 @@ from tokenq.data.columns import find_format, renamed
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format, Parsed
 from tokenq.data.turns import BadRow
+from tokenq.data.wants import NEEDED, PAIRINGS, WANTS
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, Message, Response, Text
 
@@ -50,7 +51,9 @@ def read_examples(
 
     Args:
         rows: rows of one source; all have the format of the first.
-        want: "pairs" (chosen over rejected), "responses" (one to imitate: chosen, or the best) or "all" (as they are).
+        want: "pairs" (chosen over rejected), "calibrated" (pairs with a response to calibrate on), "responses" (one to
+            imitate: chosen, or the best), "labelled" (desirable and undesirable), "ranked" (best first) or "all" (as
+            they are).
         pairing: which pairs rated responses give: "best_worst" (one) or "all" (every two of different rating).
         columns: the data set's name for a column of ours, such as {"prompt": "question"}.
         bad_rows: "error" or "drop".
@@ -69,11 +72,11 @@ def read_examples(
             raise unknown_name(kind, name, options)
     named = [Row(renamed(row.values, columns or {}, row.where), row.where) for row in rows]
     name = find_format(named[0])
-    if want == "pairs" and FORMATS[name].holds == "responses":
+    if want in NEEDED and FORMATS[name].holds == "responses":
         raise UserError(
             f"{rows[0].where}: the data holds single responses (format {name!r}: "
-            f"{', '.join(FORMATS[name].columns)}), not pairs.",
-            "Train on it with --loss sft, or give data with chosen and rejected responses.",
+            f"{', '.join(FORMATS[name].columns)}), not {NEEDED[want][0]}.",
+            f"Train on it with --loss sft, or give data with {NEEDED[want][1]}.",
         )
     bad: list[tuple[str, BadRow]] = []
     dropped: Counter[str] = Counter()
@@ -196,72 +199,6 @@ def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
     if last:
         yield last
 
-
-def _rated(example: Example) -> list[tuple[float, Response]]:
-    """Return the responses that have a rating, or a label, which counts as 1 or 0."""
-    rated = []
-    for response in example.responses:
-        rating = response.score if response.score is not None else response.label
-        if rating is not None:
-            rated.append((float(rating), response))
-    return rated
-
-
-def _best_worst(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
-    best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
-    yield best[1], worst[1]
-
-
-def _every_two(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
-    for high, chosen in rated:
-        for low, rejected in rated:
-            if high > low:
-                yield chosen, rejected
-
-
-Pairing = Callable[[list[tuple[float, Response]]], Iterator[tuple[Response, Response]]]
-
-
-def _pairs(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    rated = _rated(example)
-    if example.is_pair:
-        yield example
-    elif len(rated) < 2:
-        dropped["fewer than two rated responses"] += 1
-    elif len({rating for rating, _ in rated}) == 1:
-        dropped["tied ratings"] += 1
-    else:
-        for pair in pairing(rated):
-            yield replace(example, responses=pair, is_pair=True)
-
-
-def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    """Yield the responses to imitate: the chosen one, every one labelled as right, or the one of the best rating."""
-    rated = _rated(example)
-    if example.is_pair or not rated:
-        taken = example.responses[:1]
-    elif any(response.label is not None for response in example.responses):
-        taken = tuple(response for response in example.responses if response.label)
-        dropped["undesirable response"] += sum(response.label is False for response in example.responses)
-    else:
-        taken = (max(rated, key=lambda item: item[0])[1],)
-    for response in taken:
-        yield replace(example, responses=(response,), is_pair=False)
-
-
-def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    yield example
-
-
-WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] = {
-    "all": _all,
-    "pairs": _pairs,
-    "responses": _responses,
-}
-"""What can be asked of a data set."""
-
-PAIRINGS: dict[str, Pairing] = {"all": _every_two, "best_worst": _best_worst}
-"""How rated responses become pairs."""
 
 STYLES: dict[str, Callable[[Parsed], Parsed]] = {"as_given": _as_given, "chat": _as_chat}
 """How text is written: as the data set has it, or as turns for a chat template."""

@@ -16,7 +16,7 @@ from tokenq.records import Message, Response, Text
 
 
 class Parsed(NamedTuple):
-    """What a reader makes of one row; a pair is (chosen, rejected), in this order.
+    """What a reader makes of one row; a pair is (chosen, rejected), then a column `calibration` if there is one.
 
     `fields` says that the turns were made of named text columns, and not found as turns in the data: they may as well
     be written as plain text.
@@ -64,7 +64,11 @@ def _question(values: Values, *names: str) -> tuple[Message, ...]:
 
 def _pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: bool = False) -> Parsed:
     scores = (cells.number(values.get("score_chosen")), cells.number(values.get("score_rejected")))
-    return Parsed(prompt, (Response(chosen, score=scores[0]), Response(rejected, score=scores[1])), True, fields)
+    pair = (Response(chosen, score=scores[0]), Response(rejected, score=scores[1]))
+    if values.get("calibration") is None:
+        return Parsed(prompt, pair, True, fields)
+    beside = cells.content(values, "calibration")
+    return Parsed(prompt, (*pair, Response(beside if isinstance(chosen, str) else _reply(beside))), True, fields)
 
 
 def _reply(content: Text) -> tuple[Message, ...]:

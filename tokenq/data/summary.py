@@ -117,8 +117,8 @@ def summarise(groups: Sequence[TokenGroup], rows: int, dropped: Mapping[str, int
     """
     lengths: dict[str, list[int]] = {"prompt": [len(group.prompt_ids) for group in groups]}
     for group in groups:
-        names = ("chosen", "rejected") if group.is_pair else ("response",) * len(group.responses)
-        for name, response in zip(names, group.responses, strict=True):
+        names = ("chosen", "rejected", "calibration") if group.is_pair else ("response",) * len(group.responses)
+        for name, response in zip(names, group.responses, strict=False):
             lengths.setdefault(name, []).append(len(response.ids))
     return DataSummary(
         rows=rows,

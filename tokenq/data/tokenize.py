@@ -8,7 +8,7 @@ merge over the end of the prompt belong to the responses. This module is the onl
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +178,7 @@ def _group(
         if size == 0:
             return "no common first token and no BOS"
     responses = []
-    for response, whole in zip(rendered.responses, wholes, strict=True):
+    for source, response, whole in zip(example.responses, rendered.responses, wholes, strict=True):
         mask = _mask(response, whole, size, table)
         ended = _ended(whole.ids[size:], mask, encoder.eos, counts)
         counts["eos_cut"] += response.trimmed and whole.ids[-1] == encoder.eos
@@ -187,7 +187,7 @@ def _group(
             return "response without tokens"
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
             return "EOS inside a response"
-        responses.append(ended)
+        responses.append(replace(ended, label=source.label))
     counts["template_rewrites"] += rendered.is_rewritten
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0

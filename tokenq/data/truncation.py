@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records import TokenGroup
 
 LONG_PROMPT = "prompt longer than the limit"
 LONG_ROW = "prompt and response longer than the limit"
@@ -62,7 +62,7 @@ def response_right(group: TokenGroup, limits: Limits) -> TokenGroup | str:
     room = limits.row - len(group.prompt_ids)
     if len(group.prompt_ids) > limits.prompt:
         return LONG_PROMPT
-    return replace(group, responses=tuple(_cut_response(response, room) for response in group.responses))
+    return replace(group, responses=tuple(response.cut(room) for response in group.responses))
 
 
 def both(group: TokenGroup, limits: Limits) -> TokenGroup | str:
@@ -83,12 +83,6 @@ def _cut_prompt(group: TokenGroup, room: int, kept: int) -> TokenGroup | str:
         return NO_ROOM
     tail = group.prompt_ids[len(group.prompt_ids) - (room - kept) :]
     return replace(group, prompt_ids=np.concatenate([group.prompt_ids[:kept], tail]))
-
-
-def _cut_response(response: TokenResponse, room: int) -> TokenResponse:
-    if len(response.ids) <= room:
-        return response
-    return TokenResponse(response.ids[:room], response.mask[:room], terminal=False)
 
 
 TRUNCATIONS: dict[str, Callable[[TokenGroup, Limits], TokenGroup | str]] = {

@@ -1,0 +1,117 @@
+"""What a loss reads beside the responses of the data: responses to other prompts, steps, a contrast of two models.
+
+Each function takes token groups and returns them with one thing more. Nothing here changes a token that is learnt from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.data.tokenize import ResponseText, TokenizedData
+from tokenq.errors import UserError
+from tokenq.records import TokenGroup, TokenResponse
+from tokenq.traces import TokenTrace, read_traces
+
+
+def with_mismatched(groups: Sequence[TokenGroup], max_length: int | None) -> list[TokenGroup]:
+    """Return every labelled group with the first response of the next group of another prompt, unlabelled, at its end.
+
+    KTO takes its reference point from such responses. They stand behind the group's own in the packed row, so that
+    their prompt is computed once for both.
+
+    Args:
+        groups: the data; the next one of the last is the first.
+        max_length: most tokens of a prompt with one response; longer mismatched responses are cut.
+
+    Raises:
+        UserError: there is only one prompt.
+    """
+    following = _next_of_another_prompt(groups)
+    found = []
+    for group, other in zip(groups, following, strict=True):
+        room = len(other.ids) if max_length is None else max(1, max_length - len(group.prompt_ids))
+        mismatched = replace(other.cut(room), label=None)
+        if not mismatched.mask.any():  # cut before the policy's first token
+            mismatched = replace(mismatched, mask=np.ones_like(mismatched.mask))
+        found.append(replace(group, responses=(*group.responses, mismatched)))
+    return found
+
+
+def _next_of_another_prompt(groups: Sequence[TokenGroup]) -> list[TokenResponse]:
+    following: list[TokenResponse] = []
+    candidate = len(groups)
+    doubled = [*groups, *groups]
+    for place in range(len(groups) - 1, -1, -1):
+        prompt = groups[place].prompt_ids
+        candidate = place + 1
+        while candidate < place + len(groups) and np.array_equal(doubled[candidate].prompt_ids, prompt):
+            candidate += 1
+        if candidate == place + len(groups):
+            raise UserError(
+                "All rows have one prompt, and KTO compares with responses to others.",
+                "Give more prompts, or choose --loss-options mismatched=none.",
+            )
+        following.append(doubled[candidate].responses[0])
+    return following[::-1]
+
+
+def with_steps(data: TokenizedData) -> list[TokenGroup]:
+    """Return the groups with the step of every token: a step is a line, blank lines belong to the one before them.
+
+    Args:
+        data: tokenised with its texts.
+    """
+
+    def stepped(response: TokenResponse, text: ResponseText) -> TokenResponse:
+        starts = np.concatenate(([0], text.ends[:-1]))
+        return replace(response, steps=_line_numbers(text.text)[np.minimum(starts, len(text.text))])
+
+    return [
+        replace(group, responses=tuple(map(stepped, group.responses, texts)))
+        for group, texts in zip(data.groups, data.texts, strict=True)
+    ]
+
+
+def _line_numbers(text: str) -> NDArray[np.int32]:
+    """Return the number of its line for every character and for the end, blank lines counted with the line before."""
+    numbers: list[int] = []
+    line = -1
+    for part in text.splitlines(keepends=True):
+        line += bool(part.strip()) or line < 0
+        numbers += [line] * len(part)
+    return np.array([*numbers, max(line, 0)], np.int32)
+
+
+def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
+    """Return the groups with log π₊ − log π₋ of every token, from traces of the same texts.
+
+    Args:
+        data: tokenised with its texts.
+        path: what `tokenq score --policy GOOD --reference BAD --output` wrote of this data.
+
+    Raises:
+        UserError: a response is not in the traces, or tokenised otherwise there.
+    """
+    traces = {(trace.prompt, _ids(trace)): trace for trace in read_traces(path)}
+
+    def contrasted(group: TokenGroup, response: TokenResponse, text: ResponseText) -> TokenResponse:
+        trace = traces.get((text.prompt, tuple(response.ids.tolist())))
+        if trace is None:
+            raise UserError(
+                f"{group.where}: {path} holds no trace of one of its responses with the same tokens.",
+                "Score this very data, with models of this tokenizer and the same --max-length and --style.",
+            )
+        numbers = [0.0 if t.logp is None or t.ref_logp is None else t.logp - t.ref_logp for t in trace.tokens]
+        return replace(response, contrast=np.array(numbers, np.float32))
+
+    return [
+        replace(group, responses=tuple(contrasted(group, *both) for both in zip(group.responses, texts, strict=True)))
+        for group, texts in zip(data.groups, data.texts, strict=True)
+    ]
+
+
+def _ids(trace: TokenTrace) -> tuple[int, ...]:
+    return tuple(-1 if token.id is None else token.id for token in trace.tokens)

@@ -1,0 +1,125 @@
+"""What is asked of a data set, one function each in `WANTS`: pairs, rankings, labelled or single responses.
+
+A row that cannot give it raises `BadRow`; ratings that decide nothing are counted.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from tokenq.data.turns import BadRow
+from tokenq.records import Example, Response
+
+
+def _rated(example: Example) -> list[tuple[float, Response]]:
+    """Return the responses that have a rating, or a label, which counts as 1 or 0."""
+    rated = []
+    for response in example.responses:
+        rating = response.score if response.score is not None else response.label
+        if rating is not None:
+            rated.append((float(rating), response))
+    return rated
+
+
+def _best_worst(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
+    best, worst = max(rated, key=lambda item: item[0]), min(rated, key=lambda item: item[0])
+    yield best[1], worst[1]
+
+
+def _every_two(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
+    for high, chosen in rated:
+        for low, rejected in rated:
+            if high > low:
+                yield chosen, rejected
+
+
+Pairing = Callable[[list[tuple[float, Response]]], Iterator[tuple[Response, Response]]]
+
+
+def _pairs(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    rated = _rated(example)
+    if example.is_pair:
+        yield replace(example, responses=example.responses[:2])
+    elif len(rated) < 2:
+        dropped["fewer than two rated responses"] += 1
+    elif len({rating for rating, _ in rated}) == 1:
+        dropped["tied ratings"] += 1
+    else:
+        for pair in pairing(rated):
+            yield replace(example, responses=pair, is_pair=True)
+
+
+def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses to imitate: the chosen one, every one labelled as right, or the one of the best rating."""
+    rated = _rated(example)
+    if example.is_pair or not rated:
+        taken = example.responses[:1]
+    elif any(response.label is not None for response in example.responses):
+        taken = tuple(response for response in example.responses if response.label)
+        dropped["undesirable response"] += sum(response.label is False for response in example.responses)
+    else:
+        taken = (max(rated, key=lambda item: item[0])[1],)
+    for response in taken:
+        yield replace(example, responses=(response,), is_pair=False)
+
+
+def _calibrated(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the pair with the response to calibrate on behind it."""
+    if not example.is_pair or len(example.responses) < 3:
+        raise BadRow("no calibration response", "the row has no pair with a text in column 'calibration'")
+    yield example
+
+
+def _labelled(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses with a label; of a pair the chosen one is desirable, the rejected one not."""
+    if example.is_pair:
+        chosen, rejected = example.responses[:2]
+        taken = [replace(chosen, label=True), replace(rejected, label=False)]
+    else:
+        taken = [response for response in example.responses if response.label is not None]
+    if not taken:
+        raise BadRow("no label", "no response of the row has a label, and they are no pair")
+    yield replace(example, responses=tuple(taken), is_pair=False)
+
+
+def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses, best first; of those with one rating the first."""
+    if len(example.responses) < 2:
+        raise BadRow("one response to rank", "there is one response, and a ranking takes two or more")
+    rated = _rated(example)
+    if example.is_pair:
+        kept = list(example.responses[:2])
+    else:
+        best = {rating: response for rating, response in reversed(rated)}
+        kept = [best[rating] for rating in sorted(best, reverse=True)]
+    if len(kept) < 2:
+        dropped["tied ratings" if len(rated) > 1 else "fewer than two rated responses"] += 1
+        return
+    dropped["response with the rating of another"] += 0 if example.is_pair else len(rated) - len(kept)
+    yield replace(example, responses=tuple(kept), is_pair=False)
+
+
+def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    yield example
+
+
+WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] = {
+    "all": _all,
+    "calibrated": _calibrated,
+    "labelled": _labelled,
+    "pairs": _pairs,
+    "ranked": _ranked,
+    "responses": _responses,
+}
+"""What can be asked of a data set."""
+
+NEEDED = {
+    "calibrated": ("pairs", "chosen and rejected responses and one to calibrate on"),
+    "labelled": ("labelled ones", "a column label, or chosen and rejected responses"),
+    "pairs": ("pairs", "chosen and rejected responses"),
+    "ranked": ("rankings", "several rated responses to each prompt"),
+}
+"""What is missing in data of single responses, and how it is given."""
+
+PAIRINGS: dict[str, Pairing] = {"all": _every_two, "best_worst": _best_worst}
+"""How rated responses become pairs."""
