@@ -113,7 +113,7 @@ def run_tokenq(
     """Train with tokenq as its command line does, without writing checkpoints."""
     from accelerate import Accelerator
 
-    from tokenq.core.losses import find_loss
+    from tokenq.core.losses import find_sum
     from tokenq.models.forward import bare
     from tokenq.models.load import ModelSpec, identify, load_model
     from tokenq.models.policy import frozen_copy, no_grad
@@ -145,7 +145,7 @@ def run_tokenq(
         reference, computed = frozen_copy(lm), 2 * len(groups) * case.epochs
     referenced = time.perf_counter()
     lm.accumulate_in_place()
-    objective = Objective(find_loss("dpo", {"beta": BETA}), BETA)
+    objective = Objective(find_sum("dpo", {"beta": BETA}), BETA)
     fit(Job(lm, Scored(groups, reference), objective, config, run, start_tolerance=1e-2, work=work), accelerator)
     done = time.perf_counter()
     steps = [json.loads(line) for line in run.metrics.read_text().splitlines()]

@@ -4,16 +4,17 @@ GPT-NeoX, because its norms are computed in the type of its weights; most other 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from tokenq.core.losses import find_loss
+from tokenq.core.losses import find_sum
 from tokenq.models.forward import PackedLM
 from tokenq.models.load import add_lora, disable_dropout, identify
-from tokenq.models.policy import no_grad, without_adapter
+from tokenq.models.policy import frozen_model, logits_of, no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import resume_run
@@ -39,6 +40,35 @@ def random_pairs(count, seed=0):
         return TokenGroup(prompt, (response(), response()), True, f"pairs.jsonl, row {i + 1}")
 
     return [pair(i) for i in range(count)]
+
+
+def groups_for(loss, count=10, seed=0):
+    """Return random data of the form that a loss trains on, with all that it reads beside."""
+    rng = np.random.default_rng([seed, 1])
+
+    def beside(response):
+        n = len(response.ids)
+        steps = np.sort(rng.integers(0, 3, n)).astype(np.int32)
+        return replace(response, contrast=rng.normal(size=n).astype(np.float32), steps=steps)
+
+    groups = [replace(g, responses=tuple(map(beside, g.responses))) for g in random_pairs(count, seed)]
+    extra = [g.responses[0] for g in random_pairs(count, seed + 100)]
+    want = find_sum(loss).want
+    if want == "calibrated":
+        return [replace(g, responses=(*g.responses, r)) for g, r in zip(groups, extra, strict=True)]
+    if want == "ranked":
+        some = [(*g.responses, r)[: 2 + i % 2] for i, (g, r) in enumerate(zip(groups, extra, strict=True))]
+        return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, some, strict=True)]
+    if want == "labelled":
+        found = []
+        for i, (g, r) in enumerate(zip(groups, extra, strict=True)):
+            labelled = [replace(one, label=bool((i + k) % 3)) for k, one in enumerate(g.responses[: 1 + i % 2])]
+            mismatched = [r] if "mismatched" in find_sum(loss).inputs else []
+            found.append(replace(g, responses=(*labelled, *mismatched), is_pair=False))
+        return found
+    if want == "responses":
+        return [replace(g, responses=g.responses[:1], is_pair=False) for g in groups]
+    return groups
 
 
 def small_config(output, **changes):
@@ -104,13 +134,14 @@ def train_small(
         if (event.stage, event.done) == stop:
             raise KeyboardInterrupt
 
+    logits = logits_of(frozen_model(policy)) if "ref_kls" in find_sum(loss).inputs else None
     job = Job(
         policy=policy,
-        data=Scored(groups, store.scorer(groups)),
-        objective=Objective(find_loss(loss), 0.1),
+        data=Scored(groups, store.scorer(groups), logits),
+        objective=Objective(find_sum(loss), 0.1),
         config=small_config(output, loss=loss, **changes),
         run=resume_run(Path(output)),
-        evaluation=Scored(held_out, store.scorer(held_out)) if held_out else None,
+        evaluation=Scored(held_out, store.scorer(held_out), logits) if held_out else None,
         start_tolerance=start_tolerance,
         work=policy.work,
         listener=listener,

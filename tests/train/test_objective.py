@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_runs import random_pairs
 
-from tokenq.core.losses import find_loss
+from tokenq.core.losses import find_sum
 from tokenq.core.packing import pack
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.train.objective import Objective, add_sums, averages
@@ -27,7 +27,7 @@ def batch():
 
 
 def run(loss, batch, reference=REFERENCE):
-    objective = Objective(find_loss(loss), beta=0.5)
+    objective = Objective(find_sum(loss), beta=0.5)
     policy = torch.tensor(POLICY, dtype=torch.float64, requires_grad=True)
     scorer = None if reference is None else lambda _: torch.tensor(reference)  # float32, as stored
     return objective(lambda _: policy, scorer, batch), policy
@@ -64,10 +64,10 @@ def test_the_metrics_of_pairs(batch):
 
 def test_losses_carry_the_gradient_and_nothing_else_does(batch):
     outcome, policy = run("dpo", batch)
-    assert outcome.losses.shape == (2,)
+    assert outcome.losses[0].shape == (2,)
     assert not outcome.logps.requires_grad
     assert not any(value.requires_grad for value, _ in outcome.sums.values())
-    outcome.losses[1].backward()
+    outcome.losses[0][1].backward()
     assert policy.grad[:3].tolist() == [0, 0, 0]
     assert policy.grad[3].item() < 0 < policy.grad[4].item()
     assert torch.equal(outcome.ref_logps.double(), torch.tensor(REFERENCE, dtype=torch.float64))
@@ -76,7 +76,7 @@ def test_losses_carry_the_gradient_and_nothing_else_does(batch):
 def test_the_metrics_of_demonstrations(batch):
     outcome, _ = run("sft", batch, reference=None)
     got = means(outcome)
-    assert outcome.losses.tolist() == [3.0, 4.0, 2.5, 3.5]
+    assert outcome.losses[0].tolist() == [3.0, 4.0, 2.5, 3.5]
     assert got["loss"] == pytest.approx(13.0 / 7)
     assert got["logps/responses"] == pytest.approx(-3.25)
     assert got["response_length"] == pytest.approx(7 / 4)
@@ -84,8 +84,8 @@ def test_the_metrics_of_demonstrations(batch):
 
 
 def test_the_weight_of_a_batch(batch):
-    assert Objective(find_loss("dpo"), 0.1).weight(batch) == 2
-    assert Objective(find_loss("sft"), 0.1).weight(batch) == 7
+    assert Objective(find_sum("dpo"), 0.1).weights(batch) == [2]
+    assert Objective(find_sum("sft"), 0.1).weights(batch) == [7]
 
 
 def test_sums_over_a_partition_are_the_averages_of_the_whole():
@@ -107,11 +107,11 @@ def test_double_precision_is_not_rounded_on_the_way():
 def test_the_reference_is_summed_in_the_type_of_the_policy():
     """A stored reference is float32; its sum over a long response must not depend on how far the batch is padded."""
     groups = random_pairs(40, seed=2)
-    objective = Objective(find_loss("dpo"), beta=0.5)
+    objective = Objective(find_sum("dpo"), beta=0.5)
 
     def score(dtype):
         return lambda batch: (-batch.targets.to(torch.float64) * 0.0123457).to(dtype)
 
-    together = objective(score(torch.float64), score(torch.float32), pack(groups)).losses
-    apart = [objective(score(torch.float64), score(torch.float32), pack([group])).losses for group in groups]
+    together = objective(score(torch.float64), score(torch.float32), pack(groups)).losses[0]
+    apart = [objective(score(torch.float64), score(torch.float32), pack([group])).losses[0] for group in groups]
     torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=1e-13)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from tokenq.core.losses import find_loss
+from tokenq.core.losses import find_sum
 from tokenq.data.examples import read_examples
 from tokenq.data.files import Row
 from tokenq.data.tokenize import tokenize
@@ -69,7 +69,7 @@ def tokenq_run(model, groups, config, parameters):
     store = ReferenceStore(None, identify(model, "tiny"))
     store.fill(groups, lm, config.tokens_per_batch)
     run = create_run(config.output)
-    objective = Objective(find_loss(config.loss, {"beta": BETA, **parameters}), BETA)
+    objective = Objective(find_sum(config.loss, {"beta": BETA, **parameters}), BETA)
     fit(
         Job(lm, Scored(groups, store.scorer(groups)), objective, config, run, start_tolerance=1e-4),
         Accelerator(cpu=True),

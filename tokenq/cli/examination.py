@@ -126,7 +126,7 @@ def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFac
     """Return examples to show the models (held-out ones, if there are any), and counts of both parts of the data."""
     settings = record.config
     given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
-    read = partial(read_examples, want=record.loss.unit, bad_rows="drop", **given)
+    read = partial(read_examples, want=record.loss.want, bad_rows="drop", **given)
     seed = int(settings.get("seed", 0))
     found = load_examples(settings["data"], read, seed=seed)
     kept, held_out = found.examples, found.examples[:0]

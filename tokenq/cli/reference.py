@@ -1,7 +1,7 @@
 """The reference of a training run: which model it is, and whether its log-probs come from the store or a forward."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tokenq.cli.progress import Progress
+from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.forward import PackedLM
 from tokenq.models.load import ModelIdentity, ModelSpec, identify, load_model, load_tokenizer
-from tokenq.models.policy import adapter_off, frozen_copy, no_grad
+from tokenq.models.policy import (
+    adapter_off,
+    frozen_copy,
+    frozen_model,
+    logits_of,
+    logits_without_adapter,
+    no_grad,
+)
 from tokenq.models.proof import fastest_exact
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
@@ -37,12 +45,16 @@ class Reference:
         store: its log-probs, or None when it is computed online.
         online: computes its log-probs, or None.
         tolerance: see `Job.start_tolerance`.
+        model: the model of `--reference`, where one was loaded.
+        logits: gives its logits, for a loss that reads them; see `with_logits`.
     """
 
     identity: ModelIdentity | None
     store: ReferenceStore | None
     online: TokenScorer | None
     tolerance: float | None
+    model: PackedLM | None = None
+    logits: Callable[[PackedBatch], Logits] | None = None
 
     def scorer(self, groups: Sequence[TokenGroup]) -> TokenScorer | None:
         """Return what gives log π_ref of batches packed from `groups`."""
@@ -68,7 +80,7 @@ def find_reference(
     """
     fresh_adapter = config.lora_rank > 0
     source: TokenScorer = no_grad(policy)
-    ref_identity, same_start = identity, config.lora_dropout == 0
+    ref_identity, same_start, other = identity, config.lora_dropout == 0, None
     if config.reference is not None:
         spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
         spec = replace(spec, trust_remote_code=config.trust_remote_code)
@@ -76,7 +88,8 @@ def find_reference(
         check_vocabularies(policy.model, model)
         _compare_tokenizers(tokenizer, spec, progress)
         ref_identity = identify(model, config.reference)
-        source = no_grad(proven_policy(model, config, progress))
+        other = proven_policy(model, config, progress)
+        source = no_grad(other)
         same_start = same_start and ref_identity.weights == identity.weights
     elif fresh_adapter:
         ref_identity = identify(policy.model, config.model, adapter="off")
@@ -86,7 +99,7 @@ def find_reference(
     tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
     if config.reference_store == "off":
         online = source if config.reference is not None or fresh_adapter else frozen_copy(policy)
-        return Reference(ref_identity, None, _autocast(online, accelerator), tolerance)
+        return Reference(ref_identity, None, _autocast(online, accelerator), tolerance, other)
     folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
     store = ReferenceStore(folder, ref_identity)
     groups = [group for part in data for group in part]
@@ -99,7 +112,27 @@ def find_reference(
     computed += fill(groups)
     total = sum(len(group.responses) for group in groups)
     progress.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
-    return Reference(ref_identity, store, None, tolerance)
+    return Reference(ref_identity, store, None, tolerance, other)
+
+
+def with_logits(
+    reference: Reference, policy: PackedLM, config: TrainConfig, accelerator: Accelerator, progress: Progress
+) -> Reference:
+    """Return the reference with its logits in every step: the adapter off, the model named, or a frozen copy.
+
+    Log-probs can be stored, whole distributions over the vocabulary cannot.
+    """
+    model = reference.model
+    if model is None and not config.lora_rank:
+        model = frozen_model(policy)
+        progress.say("reference: a frozen copy of the policy stays in memory, as the loss reads all of its logits")
+    read = logits_without_adapter(policy) if model is None else logits_of(model)
+
+    def logits(batch: PackedBatch) -> Logits:
+        with accelerator.autocast():
+            return read(batch)
+
+    return replace(reference, logits=logits)
 
 
 def _compare_tokenizers(tokenizer: Any, reference: ModelSpec, progress: Progress) -> None:

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 import tokenq
 from tokenq.cli.progress import Progress
-from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy
-from tokenq.core.losses import Loss, find_loss
+from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy, with_logits
+from tokenq.core.losses import LossSum, find_sum
+from tokenq.core.losses.inputs import INPUTS
+from tokenq.data.beside import with_contrast, with_mismatched, with_steps
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
@@ -48,7 +50,8 @@ def run(config: TrainConfig) -> Summary:
         UserError: for anything that the user can mend.
     """
     config.check()
-    loss = find_loss(config.loss, _loss_parameters(config))
+    loss = find_sum(config.loss, _loss_parameters(config))
+    _check_inputs(config, loss)
     if not config.resume:
         refuse_used(config.output)
     accelerator = _accelerator(config)
@@ -66,17 +69,18 @@ def run(config: TrainConfig) -> Summary:
         if loss.reference:
             groups = [data.groups, held_out.groups]
             reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, progress)
+        if "ref_kls" in loss.inputs:
+            reference = with_logits(reference, policy, config, accelerator, progress)
         if accelerator.is_main_process:
             _record(run_dir, config, identity, reference.identity, data, held_out, accelerator)
         _make_ready(policy, config, accelerator)
-        parameters = find_loss(config.loss).parameters() | _loss_parameters(config)
         job = Job(
             policy=policy,
-            data=Scored(data.groups, reference.scorer(data.groups)),
-            objective=Objective(loss, parameters.get("beta", 1.0)),
+            data=Scored(data.groups, reference.scorer(data.groups), reference.logits),
+            objective=Objective(loss, loss.beta),
             config=config,
             run=run_dir,
-            evaluation=Scored(held_out.groups, reference.scorer(held_out.groups)),
+            evaluation=Scored(held_out.groups, reference.scorer(held_out.groups), reference.logits),
             start_tolerance=reference.tolerance,
             work=policy.work,
             listener=progress,
@@ -90,10 +94,10 @@ def run(config: TrainConfig) -> Summary:
 
 
 def _load_data(
-    config: TrainConfig, loss: Loss, tokenizer: Any, progress: Progress
+    config: TrainConfig, loss: LossSum, tokenizer: Any, progress: Progress
 ) -> tuple[TokenizedData, TokenizedData]:
     """Return training and held-out data in token space."""
-    read = partial(read_examples, want=loss.unit, pairing=config.pairing, style=config.style)
+    read = partial(read_examples, want=loss.want, pairing=config.pairing, style=config.style)
     read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
     found = load_examples(config.data, read, seed=config.seed)
     kept, held_out = found.examples, found.examples[:0]
@@ -107,14 +111,36 @@ def _load_data(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         truncation=config.truncation,
+        with_texts=bool({"steps", "contrast"} & loss.inputs.keys()),
     )
     data = encode(kept, rows=found.rows, dropped=found.dropped)
     progress.say(f"data: {data.summary.line()}")
+    data = _with_inputs(data, config, loss)
     if not held_out:
         return data, TokenizedData([], data.summary)
     evaluation = encode(held_out)
     progress.say(f"held out: {evaluation.summary.line()}")
-    return data, evaluation
+    return data, _with_inputs(evaluation, config, loss)
+
+
+def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
+    """Refuse a loss without what it reads from elsewhere, and what no loss reads."""
+    if "contrast" in loss.inputs and config.contrast is None:
+        raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
+    if config.contrast is not None and "contrast" not in loss.inputs:
+        raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
+
+
+def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum) -> TokenizedData:
+    """Return the data with what the loss reads beside it."""
+    groups = data.groups
+    if "steps" in loss.inputs:
+        groups = with_steps(data)
+    if config.contrast is not None:
+        groups = with_contrast(replace(data, groups=groups), Path(config.contrast))
+    if loss.inputs.get("mismatched") == "data":
+        groups = with_mismatched(groups, config.max_length)
+    return replace(data, groups=groups)
 
 
 def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
@@ -220,10 +246,11 @@ def _finish(
     accelerator.end_training()
 
 
-def _loss_parameters(config: TrainConfig) -> dict[str, float]:
+def _loss_parameters(config: TrainConfig) -> dict[str, float | str]:
     """Return the parameters of the loss that were given."""
-    given = {"beta": config.beta, "label_smoothing": config.label_smoothing}
-    return {name: value for name, value in given.items() if value is not None}
+    if config.beta is not None and "beta" in config.loss_options:
+        raise UserError("beta is given twice: --beta and --loss-options beta.", "Give one of them.")
+    return {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options}
 
 
 def _read(path: str | None) -> str | None:

@@ -84,7 +84,7 @@ def contradictions(record: RunRecord) -> Finding | None:
         f"{percent(facts.reversed_pairs, pairs)} of the pairs stand in the data with their labels exchanged too: no "
         "policy can satisfy both, and the loss stays near ln 2 on them.",
         (Evidence("pairs that contradict an earlier one", facts.reversed_pairs), Evidence("pairs", pairs)),
-        "Decide or leave out both; with labels known to be noisy use --loss cdpo --label-smoothing SHARE.",
+        "Decide or leave out both; with labels known to be noisy use --loss cdpo --loss-options label_smoothing=SHARE.",
     )
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from tokenq.core.losses import Loss, find_loss
+from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.errors import UserError
 from tokenq.evaluate.run_facts import DataFacts, ModelNow, Samples, Scored
@@ -94,18 +94,16 @@ class RunRecord:
     samples: Samples | None = None
 
     @property
-    def loss(self) -> Loss:
+    def loss(self) -> LossSum:
         """The loss with its parameters bound; DPO for a policy without a run."""
-        given = {name: self.config.get(name) for name in ("beta", "label_smoothing")}
-        return find_loss(
-            self.config.get("loss", "dpo"), {name: value for name, value in given.items() if value is not None}
-        )
+        # Runs before there were options have one of their own.
+        alone = {name: self.config[name] for name in ("beta", "label_smoothing") if self.config.get(name) is not None}
+        return find_sum(self.config.get("loss", "dpo"), {**alone, **(self.config.get("loss_options") or {})})
 
     @property
     def beta(self) -> float:
         """KL temperature, the loss's own where none was given."""
-        given = self.config.get("beta")
-        return float(given or find_loss(self.config.get("loss", "dpo")).parameters().get("beta", 1.0))
+        return self.loss.beta
 
     @property
     def summary(self) -> Mapping[str, Any]:
@@ -158,12 +156,13 @@ class RunRecord:
         )
 
     def start_loss(self) -> float | None:
-        """Return the loss where policy = reference (ln 2 for DPO), None for a loss without a reference."""
-        if not self.loss.reference:
+        """Return the loss where policy = reference (ln 2 for DPO), None where that is no one number."""
+        plain = [term for term in self.loss.terms if term.loss.reference and not term.loss.inputs]
+        if len(plain) < len(self.loss.terms) or self.loss.unit != "pairs":
             return None
         nothing = TokenLogps(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))
         pair = PairLogps(nothing, nothing)
-        return float(self.loss.function(pair, pair)[0])
+        return sum(term.weight * float(term.loss.function(pair, pair)[0]) for term in plain)
 
 
 def read_run(path: Path) -> RunRecord:

@@ -55,9 +55,18 @@ class PackedLM(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
-        """Return log π of every target of the batch, float32 or better."""
-        return self.logits(batch).logps(batch.targets)
+    def forward(
+        self, batch: PackedBatch, read: Callable[[Logits], Float[Tensor, " N"]] | None = None
+    ) -> Float[Tensor, "*both N"]:
+        """Return log π of every target of the batch, float32 or better.
+
+        Args:
+            batch: the batch.
+            read: reads one more number off the logits of each target; then [2, N], log-probs first.
+        """
+        logits = self.logits(batch)
+        logps = logits.logps(batch.targets)
+        return logps if read is None else torch.stack((logps, read(logits).to(logps.dtype)))
 
     def logits(self, batch: PackedBatch) -> Logits:
         """Return what gives the logits at every target's position, tile by tile."""

@@ -2,13 +2,13 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from tokenq.core.readout import Readout, read_out
+from tokenq.core.readout import Logits, Readout, read_out
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.forward import PackedLM, is_peft
@@ -39,13 +39,38 @@ class ReferencedPolicy:
             return read_out(own, other, batch.targets, k)
 
 
-def frozen_copy(policy: PackedLM) -> TokenScorer:
+def frozen_model(policy: PackedLM) -> PackedLM:
     """Return the policy as it is now: a copy of the live weights, never a second load from a path."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
     model.eval()
     lm = PackedLM(model, policy.way)
     lm.own_attention = policy.own_attention
-    return no_grad(lm)
+    return lm
+
+
+def frozen_copy(policy: PackedLM) -> TokenScorer:
+    """Return what scores with the policy as it is now."""
+    return no_grad(frozen_model(policy))
+
+
+def logits_of(lm: PackedLM) -> Callable[[PackedBatch], Logits]:
+    """Return what gives a model's logits, without a graph."""
+
+    def logits(batch: PackedBatch) -> Logits:
+        with torch.no_grad():
+            return lm.logits(batch)
+
+    return logits
+
+
+def logits_without_adapter(policy: PackedLM) -> Callable[[PackedBatch], Logits]:
+    """Return what gives the logits of the base below the policy's adapter (which leaves the head as it is)."""
+
+    def logits(batch: PackedBatch) -> Logits:
+        with torch.no_grad(), without_adapter(policy.model):
+            return policy.logits(batch)
+
+    return logits
 
 
 def adapter_off(policy: PackedLM) -> TokenScorer:

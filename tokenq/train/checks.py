@@ -36,8 +36,19 @@ def check_start(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGrou
 
 def not_finite(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup]) -> list[str]:
     """Return where the examples with a loss that is no number came from."""
-    bad = (~torch.isfinite(outcome.losses.detach())).nonzero()[:, 0].tolist()
+    found: list[str] = []
+    for losses in outcome.losses:
+        bad = (~torch.isfinite(losses.detach())).nonzero()[:, 0].tolist()
+        found += [groups[batch.members[first][0]].where for first in _members(losses, batch, bad)]
+    return list(dict.fromkeys(found))
+
+
+def _members(losses: torch.Tensor, batch: PackedBatch, bad: list[int]) -> list[int]:
+    """Return a response that belongs to each of the losses `bad`."""
     if not bad:
         return []
-    first = batch.pairs[:, 0].tolist() if len(batch.pairs) == len(outcome.losses) else range(len(outcome.losses))
-    return [groups[batch.members[first[i]][0]].where for i in bad]
+    starts = [index for index, (_, place) in enumerate(batch.members) if place == 0]
+    for first in (starts, torch.nonzero(batch.labels >= 0)[:, 0].tolist(), list(range(batch.shape[0]))):
+        if len(first) == len(losses):
+            return [first[i] for i in bad]
+    return starts  # a loss of some responses only: any of the batch may be meant

@@ -13,7 +13,7 @@ from tokenq.errors import UserError, unknown_name
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a policy on demonstrations (loss sft) or on preferences (dpo, cdpo, ipo, ipo_sum, hinge)."""
+    """Train a policy on demonstrations, pairs, labelled responses or rankings: --loss says which, and how."""
 
     model: str
     """Model to start from: a folder, a hub id, or a .gguf file."""
@@ -68,16 +68,22 @@ class TrainConfig:
     """Rows to hold out of the training data for evaluation, when there is no --eval-data."""
 
     loss: str = "dpo"
-    """Loss: sft, dpo, cdpo, ipo (per token, as TRL), ipo_sum (as in the paper), hinge."""
+    """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, cdpo, robust, ipo (per token, as
+    TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero, apo_down, bco_pair,
+    r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired, tdpo1, tdpo2, tis_dpo,
+    step_dpo, wpo, vpo_offline, vpo_online, selm. Labelled responses: kto, bco, ce. Rankings: plackett_luce."""
     beta: float | None = None
-    """Temperature of the KL penalty. Default: the loss's own (0.1)."""
-    label_smoothing: float | None = None
-    """Assumed share of flipped labels, for cdpo. Default: the loss's own (0.1)."""
+    """Temperature of the KL penalty. Default: the loss's own (0.1 for dpo)."""
+    loss_options: Mapping[str, str] = field(default_factory=dict)
+    """Other parameters of the loss: --loss-options gamma=0.5; docs/methods.md lists them. In a sum, one loss's is
+    name.parameter."""
+    contrast: str | None = None
+    """Traces of the data under a contrastive pair (tokenq score --policy GOOD --reference BAD), for tis_dpo."""
     reference_store: str | None = None
     """Folder that keeps reference log-probs between runs; off: do not keep them. Default: the user's cache folder."""
 
     batch_size: int = 8
-    """Pairs (sft: responses) per optimiser step, over all processes."""
+    """Prompts with their pair, responses or ranking per optimiser step, over all processes."""
     tokens_per_batch: int = 4096
     """Most tokens in one forward pass on one process. Sets memory and speed, never the result."""
     learning_rate: float = 1e-6
@@ -195,6 +201,12 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "lr_scheduler_type": "schedule",
     "optim": "optimizer",
     "loss_type": "loss",
+    "loss_weights": "loss",
+    "rpo_alpha": "loss",
+    "label_smoothing": "loss_options",
+    "simpo_gamma": "loss_options",
+    "ld_alpha": "loss_options",
+    "discopop_tau": "loss_options",
     "lora_r": "lora_rank",
     "bf16": "mixed_precision",
     "fp16": "mixed_precision",

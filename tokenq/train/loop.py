@@ -6,108 +6,27 @@ same, and a row of the loss table. It never sees a network's inside, a tokenizer
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from tokenq.core.packing import pack, plan_pass, plan_step
-from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.core.packing import pack, plan_pass
+from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
-from tokenq.records import TokenGroup
-from tokenq.rundir import RunDir
 from tokenq.train import checkpoint
 from tokenq.train.checks import check_start, not_finite
-from tokenq.train.config import TrainConfig
-from tokenq.train.monitor import Event, Listener, Meter, silent
-from tokenq.train.objective import Objective, add_sums, averages
+from tokenq.train.job import Job, Scored, Summary, step_places, total_steps
+from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
+from tokenq.train.monitor import Event, Meter
+from tokenq.train.objective import Outcome, add_sums
 from tokenq.train.optim import learning_rate, make_optimizer, tell_deepspeed
 
-
-@dataclass(frozen=True)
-class Scored:
-    """Data with its reference.
-
-    Attributes:
-        groups: the examples.
-        reference: gives log π_ref of batches packed from `groups`, or None when the loss needs none.
-    """
-
-    groups: Sequence[TokenGroup]
-    reference: TokenScorer | None
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a run of the loop needs.
-
-    Attributes:
-        policy: an `nn.Module` that maps a packed batch to log-probs [N].
-        data: training examples with their reference.
-        objective: the loss.
-        config: optimisation, logging and checkpoint settings.
-        run: where metrics and checkpoints go.
-        evaluation: held-out examples with their reference, or None.
-        start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
-            rounding; None when the two models are meant to differ.
-        work: (batch) → (tokens, positions with padding) of one forward of the policy.
-        listener: told about progress.
-    """
-
-    policy: nn.Module
-    data: Scored
-    objective: Objective
-    config: TrainConfig
-    run: RunDir
-    evaluation: Scored | None = None
-    start_tolerance: float | None = None
-    work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
-    listener: Listener = silent
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        steps: updates done, those before a resume included.
-        before: evaluation before the first update (empty without evaluation data or after a resume).
-        after: evaluation after the last update.
-        last: metrics of the last update.
-        policy: the policy as accelerate has wrapped it.
-    """
-
-    steps: int
-    before: dict[str, float]
-    after: dict[str, float]
-    last: dict[str, float]
-    policy: nn.Module
-
-
-def total_steps(config: TrainConfig, examples: int) -> int:
-    """Return the number of updates of a run over so many examples."""
-    if config.max_steps is not None:
-        return config.max_steps
-    return math.ceil(config.epochs * math.ceil(examples / config.batch_size))
-
-
-def step_places(config: TrainConfig, examples: int, step: int) -> list[int]:
-    """Return the examples of an update: the epoch's permutation, cut into batches; the last may be smaller.
-
-    Args:
-        config: seed and batch size.
-        examples: how many there are.
-        step: updates done before this one.
-    """
-    per_epoch = math.ceil(examples / config.batch_size)
-    epoch, place = divmod(step, per_epoch)
-    order = np.random.default_rng([config.seed, epoch]).permutation(examples)
-    return [int(i) for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
+__all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
 
 
 def fit(job: Job, accelerator: Accelerator) -> Summary:
@@ -173,81 +92,148 @@ class _Trainer:
         """Do one update and return its metrics."""
         config, data = self.job.config, self.job.data
         places = step_places(config, len(data.groups), step)
-        batches, weight = self._micro_batches(places)
+        step_plan = plan(data.groups, places, config.tokens_per_batch, self.accelerator)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
             group["lr"] = rate
         totals: dict[str, list[float]] = {}
-        failed: list[str] = []
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            self.accelerator.sync_gradients = last
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
-                outcome = self.job.objective(self.policy, data.reference, batch.batch)
-                if step == 0 and self.job.start_tolerance is not None:
-                    check_start(outcome, batch.batch, data.groups, self.job.start_tolerance)
-                failed += not_finite(outcome, batch.batch, data.groups) if batch.counts else []
-                if last:
-                    self._stop_if_not_finite(failed, step)
-                share = outcome.losses.sum() * batch.counts / weight
-                # Data-parallel averages over processes; the step's average is over all examples.
-                self.accelerator.backward(share * self.accelerator.num_processes)
-            if batch.counts:
-                add_sums(totals, outcome.sums)
-                self.meter.count(*self.job.work(batch.batch))
+        if self.job.objective.loss.coupled and step_plan.parted:
+            self._together(step_plan, step, totals)
+        else:
+            self._one_by_one(step_plan, step, totals)
         norm = self._clip()
         if not math.isfinite(norm) and self.accelerator.scaler is None:  # a gradient scaler skips such steps itself
             self._stop_if_not_finite([data.groups[i].where for i in places], step)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        means = averages(self._reduce(totals))
+        means = self.job.objective.means(self._reduce(totals))
         metrics = {"learning_rate": rate, "grad_norm": norm, **means, **self._cost()}
         self._log(step + 1, metrics)
         self.job.listener(Event("train", step + 1, self.total, metrics))
         return metrics
+
+    def _one_by_one(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
+        """Do the forward and backward passes of an update, each micro-batch by itself."""
+        objective, data = self.job.objective, self.job.data
+        weights = self._step_weights(step_plan)
+        failed: list[str] = []
+        for i, micro in enumerate(step_plan.own):
+            last = i == len(step_plan.own) - 1
+            with self._accumulating(last):
+                outcome = objective(self.policy, data.reference, micro.batch, data.ref_logits)
+                self._check_start(outcome, micro.batch, step)
+                failed += not_finite(outcome, micro.batch, data.groups) if micro.counts else []
+                if last:
+                    self._stop_if_not_finite(failed, step)
+                share = objective.share(outcome, weights) * micro.counts
+                # Data-parallel averages over processes; the step's average is over all examples.
+                self.accelerator.backward(share * self.accelerator.num_processes)
+            self._count(micro, outcome, totals)
+
+    def _together(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
+        """Do the same for losses that see the whole step at once: forward, losses, and forward again with a graph."""
+        objective, data = self.job.objective, self.job.data
+        whole = self._whole(step_plan, data)
+        self._check_start(whole.outcome, whole.batch, step)
+        self._stop_if_not_finite(not_finite(whole.outcome, whole.batch, data.groups), step)
+        objective.share(whole.outcome, objective.weights(whole.batch)).backward()  # type: ignore[no-untyped-call]
+        slopes = iter(whole.slopes())
+        for i, micro in enumerate(step_plan.own):
+            with self._accumulating(i == len(step_plan.own) - 1):
+                scores = objective.score(self.policy, None, micro.batch, data.ref_logits)
+                slope, read_slope = next(slopes) if micro.counts else (scores.logps.new_zeros(1), None)
+                share = (scores.logps * slope).sum()
+                if scores.read is not None and read_slope is not None:
+                    share = share + (scores.read * read_slope).sum()
+                self.accelerator.backward(share * self.accelerator.num_processes)
+            if micro.counts:
+                self.meter.count(*self.job.work(micro.batch))
+        if self.accelerator.is_main_process:  # every process has the metrics of the whole step
+            add_sums(totals, whole.outcome.sums)
+
+    def _whole(self, step_plan: Step, data: Scored) -> Whole:
+        """Return the losses of a whole step, computed together."""
+        objective = self.job.objective
+        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):  # the second forward draws the same dropout
+            scores = [
+                objective.score(self.policy, data.reference, micro.batch, data.ref_logits) for micro in step_plan.own
+            ]
+        return judge_whole(step_plan, scores, objective, data.groups, self.accelerator)
+
+    @contextlib.contextmanager
+    def _accumulating(self, last: bool) -> Iterator[None]:
+        """Let gradients of all but the last micro-batch of a step pile up without being exchanged."""
+        self.accelerator.sync_gradients = last
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
+            yield
+
+    def _check_start(self, outcome: Outcome, batch: PackedBatch, step: int) -> None:
+        if step == 0 and self.job.start_tolerance is not None:
+            check_start(outcome, batch, self.job.data.groups, self.job.start_tolerance)
+
+    def _count(self, micro: Micro, outcome: Outcome, totals: dict[str, list[float]]) -> None:
+        if micro.counts:
+            add_sums(totals, outcome.sums)
+            self.meter.count(*self.job.work(micro.batch))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the averages over the evaluation data, under an `eval_` prefix."""
         evaluation = self.job.evaluation
         if evaluation is None or not evaluation.groups:
             return {}
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        plan = plan_pass([group.n_tokens for group in evaluation.groups], self.job.config.tokens_per_batch)
         totals: dict[str, list[float]] = {}
         self.policy.eval()
-        rounds = math.ceil(len(plan) / world)
-        for i in range(rounds):
-            # Every process takes part in every forward (sharded weights need that); a surplus one is not counted.
-            mine = i * world + rank
-            places = plan[min(mine, len(plan) - 1)]
-            batch = pack([evaluation.groups[p] for p in places], places).to(self.accelerator.device)
-            with torch.no_grad():
-                outcome = self.job.objective(self.policy, evaluation.reference, batch)
-            if mine < len(plan):
-                add_sums(totals, outcome.sums)
-            self.job.listener(Event("eval", i + 1, rounds))
+        if self.job.objective.loss.coupled:
+            rounds = self._evaluate_together(evaluation, totals)
+        else:
+            rounds = self._evaluate_one_by_one(evaluation, totals)
         self.policy.train()
-        metrics = {f"eval_{name}": value for name, value in averages(self._reduce(totals)).items()}
+        means = self.job.objective.means(self._reduce(totals))
+        metrics = {f"eval_{name}": value for name, value in means.items()}
         self._log(step, metrics)
         self.job.listener(Event("eval", rounds, rounds, metrics))
         self.meter.restart()
         return metrics
 
-    def _micro_batches(self, places: list[int]) -> tuple[list["_Micro"], int]:
-        """Return this process's micro-batches of a step, and the weight of the whole step."""
-        groups, objective = self.job.data.groups, self.job.objective
-        lengths = [groups[p].n_tokens for p in places]
-        plan = plan_step(lengths, self.job.config.tokens_per_batch, self.accelerator.num_processes)
-        mine = []
-        for bin_ in plan[self.accelerator.process_index]:
-            chosen = [places[i] for i in bin_] or places[:1]
-            batch = pack([groups[p] for p in chosen], chosen).to(self.accelerator.device)
-            mine.append(_Micro(batch, counts=1 if bin_ else 0))
-        weight = sum(objective.weight(micro.batch) * micro.counts for micro in mine)
+    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]]) -> int:
+        """Add the metrics of the evaluation data to `totals`, and return in how many forwards."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        bins = plan_pass([group.n_tokens for group in evaluation.groups], self.job.config.tokens_per_batch)
+        rounds: int = -(-len(bins) // world)
+        for i in range(rounds):
+            # Every process takes part in every forward (sharded weights need that); a surplus one is not counted.
+            mine = i * world + rank
+            places = bins[min(mine, len(bins) - 1)]
+            batch = pack([evaluation.groups[p] for p in places], places).to(self.accelerator.device)
+            with torch.no_grad():
+                outcome = self.job.objective(self.policy, evaluation.reference, batch, evaluation.ref_logits)
+            if mine < len(bins):
+                add_sums(totals, outcome.sums)
+            self.job.listener(Event("eval", i + 1, rounds))
+        return rounds
+
+    def _evaluate_together(self, evaluation: Scored, totals: dict[str, list[float]]) -> int:
+        """Do the same for losses that see a step at once: in steps of the training's size, in the data's order."""
+        size, budget = self.job.config.batch_size, self.job.config.tokens_per_batch
+        rounds = math.ceil(len(evaluation.groups) / size)
+        for i in range(rounds):
+            places = list(range(i * size, min((i + 1) * size, len(evaluation.groups))))
+            whole = self._whole(plan(evaluation.groups, places, budget, self.accelerator), evaluation)
+            if self.accelerator.is_main_process:
+                add_sums(totals, whole.outcome.sums)
+            self.job.listener(Event("eval", i + 1, rounds))
+        return rounds
+
+    def _step_weights(self, step_plan: Step) -> list[float]:
+        """Return how much the whole step counts for each loss."""
+        objective = self.job.objective
+        rows = [[float(w) for w in objective.weights(micro.batch)] for micro in step_plan.own if micro.counts]
+        sums = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(objective.loss.terms)).sum(0)
         if self.accelerator.num_processes > 1:
-            local = torch.tensor(float(weight), device=self.accelerator.device)
-            weight = int(self.accelerator.reduce(local, "sum").item())
-        return mine, weight
+            sums = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum")
+        weights: list[float] = sums.tolist()
+        return weights
 
     def _clip(self) -> float:
         """Clip the gradient and return its norm before that."""
@@ -301,11 +287,3 @@ def _still_holds(record: Mapping[str, float], step: int, total: int) -> bool:
     Evaluations within the run came before their checkpoint; the one at the start and the one at the end come again.
     """
     return record["step"] < step or (record["step"] == step and ("loss" in record or 0 < step < total))
-
-
-@dataclass(frozen=True)
-class _Micro:
-    """A micro-batch, and whether it counts (0 for one that only keeps a process busy in collective calls)."""
-
-    batch: PackedBatch
-    counts: int

@@ -5,18 +5,36 @@ that any partition of a step over micro-batches and processes gives the same ave
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tokenq.core.losses import Loss
+from tokenq.core.losses import LossSum, Term
+from tokenq.core.losses.inputs import INPUTS, Scene, labelled, rankings
 from tokenq.core.qfunction import sequence_rewards
+from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenLogps, TokenScorer
+from tokenq.errors import UserError
 
 Sums = dict[str, tuple[Tensor, int]]
 """Metric name → (sum over examples, number of examples), detached."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the models say of one batch.
+
+    Attributes:
+        logps: [N] log π of the targets.
+        ref_logps: [N] log π_ref of the targets, or None.
+        read: [N] what the loss reads off the policy's vocabulary besides, or None.
+    """
+
+    logps: Tensor
+    ref_logps: Tensor | None
+    read: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -24,41 +42,139 @@ class Objective:
     """What a run minimises.
 
     Attributes:
-        loss: a row of the loss table with its parameters bound.
+        loss: a loss, or a weighted sum of several.
         beta: temperature at which rewards are reported.
     """
 
-    loss: Loss
+    loss: LossSum
     beta: float
 
-    def weight(self, batch: PackedBatch) -> int:
-        """Return how much this batch counts in the step's average: pairs, or tokens of responses."""
-        return len(batch.pairs) if self.loss.unit == "pairs" else len(batch.targets)
+    @property
+    def reads(self) -> Callable[[Logits, Logits | None], Tensor] | None:
+        """What the losses read off the policy's vocabulary besides log-probs, None for most."""
+        found = {INPUTS[name].reads for name in self.loss.inputs} - {None}
+        if len(found) > 1:
+            raise UserError("The losses read different things off the vocabulary.", "Add only one that does.")
+        return next(iter(found), None)
+
+    def weights(self, batch: PackedBatch) -> list[int]:
+        """Return how much this batch counts in the step's average of each term: pairs, responses, or their tokens."""
+        return [self._count(term, batch) for term in self.loss.terms]
+
+    def score(
+        self,
+        policy: Callable[..., Tensor],
+        reference: TokenScorer | None,
+        batch: PackedBatch,
+        ref_logits: Callable[[PackedBatch], Logits] | None = None,
+    ) -> Scores:
+        """Return what the models say of a batch; the arguments are those of `__call__`."""
+        ref_logps = None if reference is None else reference(batch)
+        reads = self.reads
+        if reads is None:
+            return Scores(policy(batch), ref_logps, None)
+        other = None if ref_logits is None else ref_logits(batch)
+        logps, read = policy(batch, functools.partial(_read, reads=reads, reference=other)).unbind()
+        return Scores(logps, ref_logps, read)
+
+    def judge(self, scores: Scores, batch: PackedBatch) -> "Outcome":
+        """Return the losses and metrics that follow from what the models say."""
+        flat, ref_flat = scores.logps, scores.ref_logps
+        logps = batch.pad(flat)
+        ref_logps = None if ref_flat is None else batch.pad(ref_flat.to(flat.dtype))
+        scene = Scene(batch, logps, ref_logps, scores.read)
+        losses = tuple(self._losses(term, scene) for term in self.loss.terms)
+        counts = self.weights(batch)
+        names = ["loss"] if len(self.loss.terms) == 1 else [f"loss/{term.name}" for term in self.loss.terms]
+        sums: Sums = {
+            name: (values.detach().sum(), count) for name, values, count in zip(names, losses, counts, strict=True)
+        }
+        sums |= _SUMS[self.loss.unit](batch, logps)
+        if ref_logps is not None:
+            sums |= _REWARDS[self.loss.unit](batch, sequence_rewards(logps, ref_logps, self.beta).detach())
+            seen = self._seen(batch)
+            sums["kl"] = ((ref_logps.sums() - logps.sums()).detach()[seen].sum(), len(seen))
+        return Outcome(losses, sums, flat.detach(), ref_flat)
 
     def __call__(
-        self, policy: Callable[[PackedBatch], Tensor], reference: TokenScorer | None, batch: PackedBatch
+        self,
+        policy: Callable[..., Tensor],
+        reference: TokenScorer | None,
+        batch: PackedBatch,
+        ref_logits: Callable[[PackedBatch], Logits] | None = None,
     ) -> "Outcome":
         """Return the losses and metrics of one micro-batch.
 
         Args:
-            policy: gives log π, with a graph.
+            policy: gives log π, with a graph; with a second argument also what that reads off its logits, stacked.
             reference: gives log π_ref; may be None for a loss that needs none.
             batch: the micro-batch.
+            ref_logits: gives the reference's logits, for a loss that reads them.
         """
-        flat = policy(batch)
-        ref_flat = None if reference is None else reference(batch)
-        logps = batch.pad(flat)
-        if self.loss.unit == "responses":
-            losses = self.loss.function(logps)
-            return Outcome(losses, _response_sums(losses, logps), flat.detach(), ref_flat)
-        pairs = logps.pairs(batch.pairs)
-        if ref_flat is None:
-            losses = self.loss.function(pairs)
-            return Outcome(losses, _pair_sums(losses, batch, logps), flat.detach(), None)
-        ref_logps = batch.pad(ref_flat.to(flat.dtype))
-        losses = self.loss.function(pairs, ref_logps.pairs(batch.pairs))
-        sums = _pair_sums(losses, batch, logps) | _reward_sums(batch, logps, ref_logps, self.beta)
-        return Outcome(losses, sums, flat.detach(), ref_flat)
+        return self.judge(self.score(policy, reference, batch, ref_logits), batch)
+
+    def share(self, outcome: "Outcome", totals: Sequence[float]) -> Tensor:
+        """Return what a batch adds to the step's loss, given the step's totals of `weights`."""
+        parts = zip(self.loss.terms, outcome.losses, totals, strict=True)
+        added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
+        return torch.stack(added).sum() if added else outcome.losses[0].sum()
+
+    def means(self, totals: dict[str, list[float]]) -> dict[str, float]:
+        """Return the averages of a step or an evaluation, the loss first."""
+        found = averages(totals)
+        if len(self.loss.terms) > 1 and found:
+            loss = sum(term.weight * found.get(f"loss/{term.name}", 0.0) for term in self.loss.terms)
+            return {"loss": loss, **found}
+        return found
+
+    def _losses(self, term: Term, scene: Scene) -> Tensor:
+        loss, batch = term.loss, scene.batch
+        models = [scene.policy] if scene.reference is None or not loss.reference else [scene.policy, scene.reference]
+        inputs = [INPUTS[name].sources[_source(term, name)](scene) for name in loss.inputs]
+        if loss.unit == "pairs":
+            return loss.function(*(model.pairs(batch.pairs) for model in models), *inputs)
+        rows = self._rows(term, batch)
+        return loss.function(*(model.select(rows) for model in models), *inputs)
+
+    def _rows(self, term: Term, batch: PackedBatch) -> Tensor:
+        """Return the responses that a loss of responses sees: all, or those that the data says to imitate."""
+        unit = self.loss.unit
+        if term.loss.unit == "labelled":
+            return labelled(batch)
+        if term.loss.unit == "responses" and unit == "labelled":
+            return torch.nonzero(batch.labels == 1)[:, 0]
+        if term.loss.unit == "responses" and unit == "ranked":
+            return rankings(batch)[:, 0]
+        if term.loss.unit == "responses" and unit == "pairs":
+            return batch.pairs[:, 0]
+        return torch.arange(batch.shape[0], device=batch.targets.device)
+
+    def _seen(self, batch: PackedBatch) -> Tensor:
+        """Return the responses that are learnt from, without those that are only read beside them."""
+        match self.loss.unit:
+            case "pairs":
+                return batch.pairs.flatten()
+            case "labelled":
+                return labelled(batch)
+        return torch.arange(batch.shape[0], device=batch.targets.device)
+
+    def _count(self, term: Term, batch: PackedBatch) -> int:
+        match term.loss.unit:
+            case "pairs":
+                return len(batch.pairs)
+            case "labelled":
+                return int((batch.labels >= 0).sum())
+            case "ranked":
+                return sum(place == 0 for _, place in batch.members)
+        return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
+
+
+def _source(term: Term, name: str) -> str:
+    return term.loss.sources.get(name, next(iter(INPUTS[name].sources)))
+
+
+def _read(logits: Logits, reads: Callable[[Logits, Logits | None], Tensor], reference: Logits | None) -> Tensor:
+    return reads(logits, reference)
 
 
 @dataclass(frozen=True)
@@ -66,34 +182,36 @@ class Outcome:
     """What one micro-batch gave.
 
     Attributes:
-        losses: [B] one loss per pair or response, with a graph.
+        losses: for each term [B] one loss per pair, response or ranking, with a graph.
         sums: metrics.
         logps: [N] log π of the targets, detached.
         ref_logps: [N] log π_ref of the targets, or None.
     """
 
-    losses: Tensor
+    losses: tuple[Tensor, ...]
     sums: Sums
     logps: Tensor
     ref_logps: Tensor | None
 
 
-def _response_sums(losses: Tensor, logps: TokenLogps) -> Sums:
-    tokens = int(logps.mask.sum())
+def _response_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
     lengths = logps.lengths()
     return {
-        "loss": (losses.detach().sum(), tokens),
         "logps/responses": (logps.sums().detach().sum(), len(lengths)),
         "response_length": (lengths.sum(), len(lengths)),
     }
 
 
-def _pair_sums(losses: Tensor, batch: PackedBatch, logps: TokenLogps) -> Sums:
-    n = len(batch.pairs)
-    totals, lengths = logps.sums().detach()[batch.pairs], logps.lengths()[batch.pairs]
+def _pair_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
+    return _two_sums(logps, batch.pairs)
+
+
+def _two_sums(logps: TokenLogps, pairs: Tensor) -> Sums:
+    """Return the metrics of two responses of each group: chosen and rejected, best and worst."""
+    n = len(pairs)
+    totals, lengths = logps.sums().detach()[pairs], logps.lengths()[pairs]
     means = totals / lengths.clamp(min=1)
     return {
-        "loss": (losses.detach().sum(), n),
         "logps/chosen": (totals[:, 0].sum(), n),
         "logps/rejected": (totals[:, 1].sum(), n),
         "logps/accuracies": ((totals[:, 0] > totals[:, 1]).sum(), n),
@@ -103,17 +221,58 @@ def _pair_sums(losses: Tensor, batch: PackedBatch, logps: TokenLogps) -> Sums:
     }
 
 
-def _reward_sums(batch: PackedBatch, logps: TokenLogps, ref_logps: TokenLogps, beta: float) -> Sums:
-    n = len(batch.pairs)
-    rewards = sequence_rewards(logps, ref_logps, beta).detach()
-    chosen, rejected = rewards[batch.pairs].unbind(1)
+def _labelled_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
+    totals, lengths = logps.sums().detach(), logps.lengths()
+    sums: Sums = {}
+    for name, rows in _by_label(batch).items():
+        sums[f"logps/{name}"] = (totals[rows].sum(), int(rows.sum()))
+        sums[f"response_length/{name}"] = (lengths[rows].sum(), int(rows.sum()))
+    return sums
+
+
+def _by_label(batch: PackedBatch) -> dict[str, Tensor]:
+    return {"chosen": batch.labels == 1, "rejected": batch.labels == 0}
+
+
+def _extremes(batch: PackedBatch) -> Tensor:
+    """Return (best, worst) of every ranking."""
+    order = rankings(batch)
+    last = (order >= 0).sum(1, keepdim=True) - 1
+    return torch.cat((order[:, :1], order.gather(1, last)), 1)
+
+
+def _pair_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
+    return _two_rewards(rewards, batch.pairs)
+
+
+def _two_rewards(rewards: Tensor, pairs: Tensor) -> Sums:
+    n = len(pairs)
+    chosen, rejected = rewards[pairs].unbind(1)
     return {
         "rewards/chosen": (chosen.sum(), n),
         "rewards/rejected": (rejected.sum(), n),
         "rewards/accuracies": ((chosen > rejected).sum(), n),
         "rewards/margins": ((chosen - rejected).sum(), n),
-        "kl": (-(rewards / beta).sum(), len(rewards)),
     }
+
+
+def _labelled_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
+    return {f"rewards/{name}": (rewards[rows].sum(), int(rows.sum())) for name, rows in _by_label(batch).items()}
+
+
+_SUMS: dict[str, Callable[[PackedBatch, TokenLogps], Sums]] = {
+    "pairs": _pair_sums,
+    "responses": _response_sums,
+    "labelled": _labelled_sums,
+    "ranked": lambda batch, logps: _two_sums(logps, _extremes(batch)),
+}
+
+_REWARDS: dict[str, Callable[[PackedBatch, Tensor], Sums]] = {
+    "pairs": _pair_rewards,
+    "responses": lambda batch, rewards: {},
+    "labelled": _labelled_rewards,
+    "ranked": lambda batch, rewards: _two_rewards(rewards, _extremes(batch)),
+}
 
 
 def add_sums(total: dict[str, list[float]], sums: Sums) -> None:

@@ -1,0 +1,99 @@
+"""What a run of the loop needs, how it ended, and which examples an update sees: plain values, no behaviour."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from tokenq.core.readout import Logits
+from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.records import TokenGroup
+from tokenq.rundir import RunDir
+from tokenq.train.config import TrainConfig
+from tokenq.train.monitor import Listener, silent
+from tokenq.train.objective import Objective
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Data with its reference.
+
+    Attributes:
+        groups: the examples.
+        reference: gives log π_ref of batches packed from `groups`, or None when the loss needs none.
+        ref_logits: gives the reference's logits, for a loss that reads the whole vocabulary.
+    """
+
+    groups: Sequence[TokenGroup]
+    reference: TokenScorer | None
+    ref_logits: Callable[[PackedBatch], Logits] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run of the loop needs.
+
+    Attributes:
+        policy: an `nn.Module` that maps a packed batch to log-probs [N].
+        data: training examples with their reference.
+        objective: the loss.
+        config: optimisation, logging and checkpoint settings.
+        run: where metrics and checkpoints go.
+        evaluation: held-out examples with their reference, or None.
+        start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
+            rounding; None when the two models are meant to differ.
+        work: (batch) → (tokens, positions with padding) of one forward of the policy.
+        listener: told about progress.
+    """
+
+    policy: nn.Module
+    data: Scored
+    objective: Objective
+    config: TrainConfig
+    run: RunDir
+    evaluation: Scored | None = None
+    start_tolerance: float | None = None
+    work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
+    listener: Listener = silent
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        steps: updates done, those before a resume included.
+        before: evaluation before the first update (empty without evaluation data or after a resume).
+        after: evaluation after the last update.
+        last: metrics of the last update.
+        policy: the policy as accelerate has wrapped it.
+    """
+
+    steps: int
+    before: dict[str, float]
+    after: dict[str, float]
+    last: dict[str, float]
+    policy: nn.Module
+
+
+def total_steps(config: TrainConfig, examples: int) -> int:
+    """Return the number of updates of a run over so many examples."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return math.ceil(config.epochs * math.ceil(examples / config.batch_size))
+
+
+def step_places(config: TrainConfig, examples: int, step: int) -> list[int]:
+    """Return the examples of an update: the epoch's permutation, cut into batches; the last may be smaller.
+
+    Args:
+        config: seed and batch size.
+        examples: how many there are.
+        step: updates done before this one.
+    """
+    per_epoch = math.ceil(examples / config.batch_size)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng([config.seed, epoch]).permutation(examples)
+    return [int(i) for i in order[place * config.batch_size : (place + 1) * config.batch_size]]
