@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from small_runs import random_pairs, small_policy, train_small, weights_of
+from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
 from tokenq.errors import UserError
 
@@ -42,7 +42,16 @@ RUNS = {
     # One pair a step: one of the processes has nothing and must not count.
     "single": lambda out: train_small(out, batch_size=1, max_steps=2),
     "sft": lambda out: train_small(out, loss="sft", groups=demonstrations(), batch_size=5, tokens_per_batch=40),
+    # Losses that see a whole step at once, on whatever process its parts are.
+    "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
+    "labelled": lambda out: coupled(out, "kto"),
 }
+
+
+def coupled(out, loss):
+    """Train with a loss whose values depend on the other examples of the step; the last step is smaller."""
+    data = {"groups": groups_for(loss), "held_out": groups_for(loss, 7, seed=5)}
+    return train_small(out, loss=loss, batch_size=4, tokens_per_batch=30, epochs=1.0, start_tolerance=None, **data)
 
 
 def interrupted(out):

@@ -38,8 +38,9 @@ def reference_kls(policy: Logits, reference: Logits | None) -> Float[Tensor, " N
         own = policy.row(rows).log_softmax(0)
         with torch.no_grad():
             other = reference.row(rows).log_softmax(0)
-        # What the reference never says costs nothing, whatever the policy says of it.
-        return torch.where(other > -torch.inf, other.exp() * (other - own), 0.0).sum(0)
+        # What the reference never says costs nothing, whatever the policy says of it, and has no gradient.
+        never = other.isneginf()
+        return (other.exp() * (other.masked_fill(never, 0.0) - own.masked_fill(never, 0.0))).sum(0)
 
     return _by_rows(policy, divergence)
 

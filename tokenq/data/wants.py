@@ -100,7 +100,7 @@ def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterat
 
 
 def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    yield example
+    yield replace(example, responses=example.responses[:2]) if example.is_pair else example
 
 
 WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] = {

@@ -1,0 +1,126 @@
+"""`tokenq train` with losses that train on other data than pairs, or read more than log-probs: from file to policy."""
+
+import json
+import math
+
+import pytest
+import yaml
+
+from tokenq.cli.main import main
+from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
+
+QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat"]
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory):
+    """A tiny model on disk, another one, and data of every kind."""
+    folder = tmp_path_factory.mktemp("stand-in")
+    for name, seed in (("model", 0), ("other", 1)):
+        tiny_model("gpt_neox", seed=seed).save_pretrained(folder / name)
+        tiny_tokenizer("bytes").save_pretrained(folder / name)
+    pairs = [
+        {"prompt": f"{q}?", "chosen": f" a {q}\nand more", "rejected": f" a {q}\nno", "calibration": f" {q}"}
+        for q in QUESTIONS
+    ]
+    labelled = [{"prompt": f"{q}?", "completion": f" {i} {q}", "label": i % 2 == 0} for i, q in enumerate(QUESTIONS)]
+    ranked = [
+        {"prompt": f"{q}?", "answers": [{"answer": f" {q} {r}", "rank": r} for r in range(1, 3 + i % 2)]}
+        for i, q in enumerate(QUESTIONS)
+    ]
+    for name, values in (("pairs", pairs), ("labelled", labelled), ("ranked", ranked)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
+    return folder
+
+
+def train(folder, output, data, *words):
+    arguments = ["train", "--model", str(folder / "model"), "--data", str(folder / f"{data}.jsonl")]
+    arguments += ["--output", str(output), "--device", "cpu", "--max-steps", "2", "--batch-size", "3"]
+    arguments += ["--learning-rate", "1e-3", "--reference-store", str(output.parent / "store"), *words]
+    assert main(arguments) == 0
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("loss", "data", "start"),
+    [
+        ("kto", "labelled", 0.5),
+        ("kto", "pairs", 0.5),
+        ("bco", "labelled", math.log(2)),
+        ("ce", "pairs", math.log(2)),
+        ("plackett_luce", "ranked", None),  # log 2 or log 6
+        ("plackett_luce", "pairs", math.log(2)),
+        ("selm", "pairs", math.log(2)),
+        ("step_dpo", "pairs", math.log(2)),
+        ("tdpo2", "pairs", math.log(2)),
+        ("wpo", "pairs", None),
+        ("simpo", "pairs", None),
+        ("aot", "pairs", math.log(2)),
+    ],
+)
+def test_a_loss_trains_from_a_file(loss, data, start, stand_in, tmp_path):
+    lines = train(stand_in, tmp_path / "run", data, "--loss", loss)
+    assert [line["step"] for line in lines] == [1, 2]
+    if start is not None:
+        assert lines[0]["loss"] == pytest.approx(start, abs=1e-5)
+    assert all(math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"]) for line in lines)
+    assert lines[0]["grad_norm"] > 0
+
+
+def test_the_divergence_is_against_the_base_of_an_adapter(stand_in, tmp_path):
+    """The first step starts at no divergence; with a reference of its own it does not."""
+    lines = train(stand_in, tmp_path / "adapter", "pairs", "--loss", "tdpo1", "--lora-rank", "2")
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    lines = train(
+        stand_in, tmp_path / "other", "pairs", "--loss", "tdpo1", "--reference", str(stand_in / "other"), "--beta", "1"
+    )
+    assert abs(lines[0]["loss"] - math.log(2)) > 1e-3
+
+
+def test_a_sum_reports_its_parts_and_their_total(stand_in, tmp_path):
+    lines = train(stand_in, tmp_path / "run", "pairs", "--loss", "dpo+0.2*sft", "--beta", "0.5")
+    assert lines[0]["loss/dpo"] == pytest.approx(math.log(2), abs=1e-5)
+    # Mean of −log π over the tokens of the chosen responses.
+    tokens = lines[0]["logps/chosen"] / lines[0]["response_length/chosen"]
+    assert lines[0]["loss/sft"] == pytest.approx(-tokens, rel=1e-5)
+    assert lines[0]["loss"] == pytest.approx(lines[0]["loss/dpo"] + 0.2 * lines[0]["loss/sft"], rel=1e-6)
+
+
+def test_options_of_a_loss_reach_it_and_the_record_of_the_run(stand_in, tmp_path):
+    options = ("--loss-options", "gamma=0.25", "beta=3")
+    lines = train(stand_in, tmp_path / "run", "pairs", "--loss", "simpo", *options)
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["loss_options"] == {"gamma": "0.25", "beta": "3"}
+    card = (tmp_path / "run" / "policy" / "README.md").read_text()
+    assert "gamma" in card
+    other = train(stand_in, tmp_path / "other", "pairs", "--loss", "simpo", "--beta", "3")
+    assert lines[0]["loss"] != pytest.approx(other[0]["loss"], abs=1e-3)
+
+
+def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path):
+    """Scored by two models: the weights change the gradient, and not the loss before the first update."""
+    traces = tmp_path / "traces.jsonl"
+    score = ["score", "--policy", str(stand_in / "model"), "--reference", str(stand_in / "other"), "--device", "cpu"]
+    assert main([*score, "--data", str(stand_in / "pairs.jsonl"), "--output", str(traces)]) == 0
+    weighted = train(stand_in, tmp_path / "run", "pairs", "--loss", "tis_dpo", "--contrast", str(traces))
+    plain = train(stand_in, tmp_path / "plain", "pairs", "--loss", "dpo")
+    assert weighted[0]["loss"] == pytest.approx(plain[0]["loss"], abs=1e-6)
+    assert weighted[0]["grad_norm"] != pytest.approx(plain[0]["grad_norm"], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "said"),
+    [
+        ("pairs", ["--loss", "tis_dpo"], "needs token weights, and there are none"),
+        ("pairs", ["--contrast", "traces.jsonl"], "loss 'dpo' does not read it"),
+        ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),
+        ("ranked", ["--loss", "kto"], "row 1: no response of the row has a label"),
+        ("pairs", ["--loss", "simpo", "--loss-options", "gama=1"], "Did you mean 'gamma'"),
+        ("pairs", ["--loss", "dpo", "--beta", "1", "--loss-options", "beta=2"], "beta is given twice"),
+        ("pairs", ["--label-smoothing", "0.1"], "Did you mean --loss-options"),
+    ],
+)
+def test_what_a_loss_cannot_train_on_is_refused(data, words, said, stand_in, tmp_path, capsys):
+    arguments = ["train", "--model", str(stand_in / "model"), "--data", str(stand_in / f"{data}.jsonl")]
+    assert main([*arguments, "--output", str(tmp_path / "run"), "--device", "cpu", *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())

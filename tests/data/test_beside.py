@@ -1,0 +1,215 @@
+"""What losses train on besides pairs, and what they read beside responses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tokenq.core.losses import find_loss
+from tokenq.core.losses.inputs import INPUTS, Scene, deciding_steps, given_calibration, labels, mismatched, rankings
+from tokenq.core.packing import pack
+from tokenq.data.beside import with_contrast, with_mismatched, with_steps
+from tokenq.data.examples import read_examples
+from tokenq.data.files import Row
+from tokenq.data.tokenize import tokenize
+from tokenq.errors import UserError
+from tokenq.records import TokenGroup, TokenResponse
+from tokenq.worlds.tiny import tiny_tokenizer
+
+
+def rows(*values):
+    return [Row(dict(one), f"train.jsonl, row {number}") for number, one in enumerate(values, 1)]
+
+
+def tokenised(*values, want="pairs", **options):
+    return tokenize(read_examples(rows(*values), want=want).examples, tiny_tokenizer("bytes"), max_length=80, **options)
+
+
+LABELLED = [
+    {"prompt": "a", "completion": " good", "label": True},
+    {"prompt": "a", "completion": " bad", "label": False},
+    {"prompt": "b", "completion": " so", "label": "1"},
+]
+PAIR = {"prompt": "q", "chosen": " yes", "rejected": " no"}
+RATED = {
+    "prompt": "p",
+    "answers": [{"answer": t, "rank": r} for t, r in ((" b", 2.0), (" a", 1.0), (" c", 3.0), (" d", 3.0))],
+}
+
+
+def test_labelled_responses_of_one_prompt_are_one_example():
+    examples = read_examples(rows(*LABELLED), want="labelled").examples
+    assert [[response.label for response in one.responses] for one in examples] == [[True, False], [True]]
+    group = tokenised(*LABELLED, want="labelled").groups[0]
+    assert [response.label for response in group.responses] == [True, False]
+    assert pack([group]).labels.tolist() == [1, 0]
+
+
+def test_a_pair_is_two_labelled_responses():
+    (example,) = read_examples(rows(PAIR), want="labelled").examples
+    assert [(one.content, one.label) for one in example.responses] == [(" yes", True), (" no", False)]
+    assert not example.is_pair
+
+
+@pytest.mark.parametrize("label", ["maybe", 2, None, 0.5])
+def test_a_label_that_is_neither_true_nor_false_is_refused(label):
+    with pytest.raises(UserError, match=r"row 1: label .* is neither true nor false"):
+        read_examples(rows({"prompt": "a", "completion": " x", "label": label}), want="labelled")
+
+
+def test_ratings_are_no_labels():
+    with pytest.raises(UserError, match="row 1: no response of the row has a label"):
+        read_examples(rows(RATED), want="labelled")
+
+
+@pytest.mark.parametrize(
+    ("want", "missing"), [("labelled", "labelled ones"), ("ranked", "rankings"), ("calibrated", "pairs")]
+)
+def test_single_responses_are_refused_where_more_is_needed(want, missing):
+    with pytest.raises(UserError, match=f"the data holds single responses .*, not {missing}"):
+        read_examples(rows({"prompt": "a", "completion": " x"}), want=want)
+
+
+def test_responses_are_ranked_by_their_ratings_best_first():
+    """Rank 1 is the best; of two with one rating the first stays, and the other is counted."""
+    found = read_examples(rows(RATED), want="ranked")
+    (example,) = found.examples
+    assert [one.content for one in example.responses] == [" a", " b", " c"]
+    assert found.dropped["response with the rating of another"] == 1
+    (pair,) = read_examples(rows(PAIR), want="ranked").examples
+    assert [one.content for one in pair.responses] == [" yes", " no"]
+
+
+def test_a_ranking_of_one_response_is_refused():
+    with pytest.raises(UserError, match="row 1: there is one response, and a ranking takes two or more"):
+        read_examples(rows({"prompt": "p", "answers": [{"answer": " a", "rank": 1}]}), want="ranked")
+    tied = {"prompt": "p", "answers": [{"answer": " a", "rank": 1}, {"answer": " b", "rank": 1}]}
+    found = read_examples(rows(RATED, tied), want="ranked")
+    assert (len(found.examples), found.dropped["tied ratings"]) == (1, 1)
+
+
+def test_rankings_of_a_batch_follow_its_groups():
+    groups = tokenised(RATED, {**RATED, "answers": RATED["answers"][:2]}, want="ranked").groups
+    assert rankings(pack(groups)).tolist() == [[0, 1, 2], [3, 4, -1]]
+
+
+def test_a_response_to_calibrate_on_is_read_only_where_it_is_wanted():
+    row = PAIR | {"calibration": " maybe"}
+    assert [one.content for one in read_examples(rows(row)).examples[0].responses] == [" yes", " no"]
+    (example,) = read_examples(rows(row), want="calibrated").examples
+    assert [one.content for one in example.responses] == [" yes", " no", " maybe"]
+    assert example.is_pair
+    data = tokenised(row, want="calibrated")
+    assert set(data.summary.tokens) == {"prompt", "chosen", "rejected", "calibration"}
+    batch = pack(data.groups * 2)
+    assert batch.pairs.tolist() == [[0, 1], [3, 4]]
+    with pytest.raises(UserError, match=r"row 2: the row has no pair with a text in column 'calibration'"):
+        read_examples(rows(row, PAIR), want="calibrated")
+
+
+def scene(groups, policy, reference):
+    """Return a scene in which every token of response i has log-prob policy[i], and reference[i]."""
+    batch = pack(groups)
+
+    def logps(values):
+        flat = batch.targets.new_tensor(values, dtype=float)[batch.responses]
+        return batch.pad(flat)
+
+    return Scene(batch, logps(policy), logps(reference))
+
+
+def test_inputs_come_from_the_right_responses():
+    """Responses of 5, 4 and 7 bytes with their EOS: log-ratios 5 · 1, 4 · 2, 7 · 3, each times ½."""
+    groups = tokenised(PAIR | {"calibration": " maybe"}, want="calibrated").groups
+    found = scene(groups, [1.0, 2.0, 3.0], [0.5, 1.0, 1.5])
+    assert given_calibration(found).tolist() == [10.5]
+    for source, want in (("chosen", 2.5), ("rejected", 4.0), ("both", 3.25)):
+        assert INPUTS["calibration"].sources[source](found).tolist() == [want]
+    beside = with_mismatched(tokenised(*LABELLED, want="labelled").groups, 80)
+    found = scene(beside, [1.0] * 5, [0.5] * 5)
+    assert labels(found).tolist() == [True, False, True]
+    # " so" with its EOS beside "a", " good" with its EOS beside "b".
+    assert mismatched(found).tolist() == [2.0, 3.0]
+
+
+def test_mismatched_responses_are_those_of_the_next_other_prompt():
+    def group(prompt, *answers):
+        def one(ids):
+            return TokenResponse(np.array(ids, np.int32), np.ones(len(ids), np.bool_), True, label=True)
+
+        return TokenGroup(np.array(prompt, np.int32), tuple(map(one, answers)), False, "here")
+
+    groups = [group([1], [10, 11], [12]), group([1], [20]), group([2, 2], [30, 31, 32]), group([3], [40])]
+    found = with_mismatched(groups, 4)
+    added = [one.responses[-1] for one in found]
+    assert [one.ids.tolist() for one in added] == [[30, 31, 32], [30, 31, 32], [40], [10, 11]]
+    assert [one.label for one in added] == [None] * 4
+    assert [len(one.responses) for one in found] == [3, 2, 2, 2]
+    assert with_mismatched(groups, 3)[0].responses[-1].ids.tolist() == [30, 31]  # two tokens leave room for one prompt
+    with pytest.raises(UserError, match="All rows have one prompt"):
+        with_mismatched(groups[:2], None)
+
+
+def test_steps_are_lines_and_blank_lines_belong_to_the_one_before():
+    data = tokenised({"prompt": "q", "chosen": "ab\n\ncd\n e", "rejected": "ab\ncx"}, with_texts=True)
+    chosen, rejected = with_steps(data)[0].responses
+    assert chosen.steps.tolist() == [0] * 4 + [1] * 3 + [2] * 3  # the last is EOS, at the end of the text
+    assert rejected.steps.tolist() == [0] * 3 + [1] * 3
+
+
+def test_the_deciding_step_is_the_first_that_differs():
+    """ "ab / cd / ef" against "ab / cx": the second line of each, with EOS where it ends there."""
+    data = tokenised({"prompt": "q", "chosen": "ab\ncd\nef", "rejected": "ab\ncx"}, with_texts=True)
+    batch = pack(with_steps(data))
+    found = deciding_steps(Scene(batch, batch.pad(batch.targets.double()), None))
+    assert found.chosen[0].tolist() == [0.0] * 3 + [1.0] * 3 + [0.0] * 3
+    assert found.rejected[0].tolist() == [0.0] * 3 + [1.0] * 3 + [0.0] * 3
+
+
+def test_the_deciding_step_where_one_response_ends_first():
+    data = tokenised({"prompt": "q", "chosen": "ab", "rejected": "ab\ncx"}, with_texts=True)
+    batch = pack(with_steps(data))
+    found = deciding_steps(Scene(batch, batch.pad(batch.targets.double()), None))
+    assert found.chosen[0].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]  # with the EOS that the other lacks
+    assert found.rejected[0].tolist() == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_what_stands_beside_tokens_is_cut_with_them():
+    response = TokenResponse(
+        np.arange(4, dtype=np.int32),
+        np.ones(4, np.bool_),
+        True,
+        label=True,
+        contrast=np.arange(4, dtype=np.float32),
+        steps=np.array([0, 0, 1, 1], np.int32),
+    )
+    cut = response.cut(3)
+    assert (cut.contrast.tolist(), cut.steps.tolist(), cut.terminal, cut.label) == ([0, 1, 2], [0, 0, 1], False, True)
+    assert response.cut(4) is response
+
+
+def test_what_stands_beside_masked_tokens_is_left_out():
+    response = TokenResponse(
+        np.arange(3, dtype=np.int32),
+        np.array([True, False, True]),
+        True,
+        contrast=np.array([0.5, 9.0, -0.5], np.float32),
+    )
+    group = TokenGroup(np.array([7], np.int32), (response, response), True, "here")
+    assert pack([group]).contrast.tolist() == [0.5, -0.5, 0.5, -0.5]
+    bare = replace(group, responses=(response, replace(response, contrast=None)))
+    assert pack([bare]).contrast is None
+
+
+def test_a_loss_without_what_it_needs_says_what_to_do():
+    batch = pack(tokenised(PAIR).groups)
+    nothing = Scene(batch, batch.pad(batch.targets.double()), None)
+    assert find_loss("tis_dpo").inputs == ("contrast",)
+    with pytest.raises(UserError, match=r"The loss needs contrast(.|\n)*--contrast traces.jsonl"):
+        INPUTS["contrast"].sources["data"](nothing)
+
+
+def test_traces_of_other_data_are_no_contrast(tmp_path):
+    (tmp_path / "traces.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"row 1: .* holds no trace of one of its responses"):
+        with_contrast(tokenised(PAIR, with_texts=True), tmp_path / "traces.jsonl")
