@@ -8,7 +8,7 @@ import torch
 
 from tokenq.core import qfunction
 from tokenq.worlds import draws
-from tokenq.worlds.claims import decoding, environment, equivalence, learning, optimality, readouts
+from tokenq.worlds.claims import decoding, environment, equivalence, learning, objectives, optimality, readouts
 from tokenq.worlds.claims.claim import Case, Claim, Finding, excess, find, largest
 from tokenq.worlds.claims.table import CLAIMS
 from tokenq.worlds.mdp import build
@@ -51,6 +51,11 @@ def zeros(shape, dice):
     return torch.zeros(shape, dtype=torch.float64)
 
 
+def unmoved(model, *_, **__):
+    """Fit nothing."""
+    return model.world.reference_logps
+
+
 PATCHES = {
     # Checks that hold for any policy, so that a wrong optimum does not disturb them: what they are made of is broken.
     optimality.every_policy: (qfunction, "logit_values", lambda logits, beta: beta * logits.amax(-1)),
@@ -58,6 +63,13 @@ PATCHES = {
     equivalence.one_member: (equivalence, "solve", wrong),
     learning.reference_falls: (learning, "behind", lambda world, *_: torch.zeros(world.n_states, dtype=torch.float64)),
     learning.chosen_falls_after_sft: (learning, "fitted_to", lambda world, *_: world),
+    objectives.ipo_finds_win_rates: (objectives, "fit", unmoved),
+    objectives.ipo_per_token_finds_win_rates: (objectives, "fit", unmoved),
+    objectives.forward_kl_optimum: (objectives, "fit", unmoved),
+    objectives.js_optimum: (objectives, "fit", unmoved),
+    objectives.alpha_optimum: (objectives, "fit", unmoved),
+    objectives.optimism: (objectives, "minimise", unmoved),
+    objectives.pessimism: (objectives, "minimise", unmoved),
     readouts.identities: (readouts, "log_ratios", lambda one, other: log_ratios(one, other) + 0.1),
     decoding.proxy_is_greedy_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
     decoding.proxy_is_shaped_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
@@ -105,6 +117,9 @@ MENDED = {
     equivalence.shaping_at_ends: (draws.dense, (equivalence, "normal", zeros)),
     learning.dpo_without_coverage: (draws.small, (learning, "fit", lambda model, *_: solve(model.world).logps)),
     learning.chosen_falls_without_sft: (no_reward, None),
+    objectives.dpo_on_flipped_labels: (draws.small, (objectives, "FLIPS", 0.0)),
+    objectives.r_dpo_with_a_minus: (draws.small, (objectives, "TOKEN_PRICE", 0.0)),
+    objectives.labels_without_value: (coherent, None),
     readouts.credit_is_reward: (coherent, None),
     readouts.order_of_reward: (coherent, None),
     readouts.worst_token: (coherent, None),

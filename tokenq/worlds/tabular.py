@@ -3,7 +3,7 @@
 The project's own losses, packing, read-outs and searches run on it unchanged, in a world whose answers are known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,8 +116,9 @@ def fit(
     weights: Float[Tensor, " P"],
     *,
     loss: str = "dpo",
+    parameters: Mapping[str, float] | None = None,
 ) -> Float[Tensor, "S V"]:
-    """Minimise Σ_p w_p loss_p over weighted pairs to the last digits (L-BFGS), and return the policy's log-probs.
+    """Minimise Σ_p w_p loss_p over weighted pairs to the last digits, and return the policy's log-probs.
 
     The reference is the world's, the loss is the project's own at the world's β.
 
@@ -126,11 +127,26 @@ def fit(
         sequences: all responses of its world.
         pairs: (chosen, rejected) as indices of responses.
         weights: how much each pair counts.
-        loss: a key of `LOSSES` for pairs.
+        loss: a key of `LOSSES` for pairs without further inputs.
+        parameters: of the loss, besides β.
     """
     world = model.world
-    objective = find_loss(loss, {"beta": world.beta}).function
+    objective = find_loss(loss, {"beta": world.beta, **(parameters or {})}).function
     reference = token_logps(sequences, world.reference_logps).pairs(pairs)
+
+    def value(logps: Float[Tensor, "S V"]) -> Tensor:
+        return (objective(token_logps(sequences, logps).pairs(pairs), reference) * weights).sum()
+
+    return minimise(model, value)
+
+
+def minimise(model: TabularLM, value: Callable[[Float[Tensor, "S V"]], Tensor]) -> Float[Tensor, "S V"]:
+    """Minimise a function of the policy's log-probs to the last digits (L-BFGS), and return them.
+
+    Args:
+        model: where to begin; changed in place.
+        value: [S, V] log π → what is to be small.
+    """
     search = torch.optim.LBFGS(
         model.parameters(),
         max_iter=2000,
@@ -142,9 +158,9 @@ def fit(
 
     def closure() -> Tensor:
         search.zero_grad()
-        value = (objective(token_logps(sequences, model.table()).pairs(pairs), reference) * weights).sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        found = value(model.table())
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
 
     search.step(closure)  # type: ignore[no-untyped-call]
     return model.table().detach()
