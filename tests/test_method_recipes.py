@@ -1,0 +1,93 @@
+"""A recipe for every loss: it resolves, says where its values come from, and trains."""
+
+import json
+import math
+
+import pytest
+from test_recipes import FOLDER, resolve
+
+from tokenq.cli.main import main
+from tokenq.core.losses import LOSSES, find_sum
+from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
+
+METHODS = sorted((FOLDER / "methods").glob("*.yaml"))
+ALIKE = {"tis_dpo", "selm", "kto", "plackett_luce", "rpo", "simpo", "tdpo2"}
+"""Recipes that run in the fast tests: one of each kind of data or of computing; the others differ in a formula."""
+
+each_method = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
+
+
+def test_every_loss_has_a_recipe():
+    assert {path.stem for path in METHODS} == {*LOSSES, "rpo"}
+
+
+@each_method
+def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path):
+    config = resolve(path)
+    config.check()
+    given = {} if config.beta is None else {"beta": config.beta}
+    loss = find_sum(config.loss, {**given, **config.loss_options})
+    assert loss.terms[0].name == (path.stem if path.stem != "rpo" else "dpo")
+    text = path.read_text()
+    assert "# Source: " in text
+    assert f"--config recipes/methods/{path.name}" in text
+    assert ("RANKED" in text, "LABELLED" in text) == (loss.unit == "ranked", loss.unit == "labelled")
+    # What the recipe sets is what it names: β, where the loss has one.
+    assert (config.beta is not None) == ("beta" in LOSSES[loss.terms[0].name].parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("dpo", {"beta": 0.1, "learning_rate": 1e-6, "batch_size": 64, "warmup_steps": 150, "optimizer": "rmsprop"}),
+        ("simpo", {"beta": 2.0, "loss_options": {"gamma": "1.0"}, "learning_rate": 6e-7, "batch_size": 128}),
+        ("selm", {"beta": 0.01, "loss_options": {"alpha": "1e-3"}, "learning_rate": 5e-7, "batch_size": 256}),
+        ("rpo", {"beta": 0.01, "loss": "dpo+0.005*sft", "learning_rate": 5e-7}),
+        ("tdpo2", {"beta": 0.1, "loss_options": {"alpha": "0.5"}}),
+        ("ce", {"beta": 0.05, "learning_rate": 5e-7, "batch_size": 64, "max_length": 8192}),
+        ("bco", {"beta": 0.01, "learning_rate": 5e-7, "batch_size": 128}),
+        ("orpo", {"loss_options": {"odds_weight": "0.1"}, "learning_rate": 5e-6}),
+        ("ld_dpo", {"loss_options": {"alpha": "0.5"}}),
+        ("aot", {"beta": 0.01}),
+    ],
+)
+def test_the_published_values(name, published):
+    config = resolve(FOLDER / "methods" / f"{name}.yaml")
+    assert {field: getattr(config, field) for field in published} == published
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """A tiny model, data of every kind, and traces of a contrastive pair."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    for name, seed in (("model", 0), ("other", 1)):
+        tiny_model("gpt_neox", seed=seed).save_pretrained(folder / name)
+        tiny_tokenizer("bytes").save_pretrained(folder / name)
+    prompts = [f"Say {i}." for i in range(6)]
+    rows = {
+        "pairs": [{"prompt": p, "chosen": f" {p}\nyes", "rejected": " no", "calibration": " so"} for p in prompts],
+        "labelled": [{"prompt": p, "completion": f" {p}", "label": i % 2 == 0} for i, p in enumerate(prompts)],
+        "ranked": [{"prompt": p, "answers": [{"answer": f" {r}", "rank": r} for r in range(3)]} for p in prompts],
+    }
+    for name, values in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
+    score = ["score", "--policy", str(folder / "model"), "--reference", str(folder / "other"), "--device", "cpu"]
+    assert main([*score, "--data", str(folder / "pairs.jsonl"), "--output", str(folder / "traces.jsonl")]) == 0
+    return folder
+
+
+def _case(path):
+    return path if path.stem in ALIKE else pytest.param(path, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("path", [_case(path) for path in METHODS], ids=[path.stem for path in METHODS])
+def test_a_recipe_trains(path, stand_ins, tmp_path):
+    loss = find_sum(resolve(path).loss)
+    data = loss.unit if loss.unit in ("labelled", "ranked") else "pairs"
+    words = ["train", "--config", str(path), "--model", str(stand_ins / "model"), "--device", "cpu"]
+    words += ["--data", str(stand_ins / f"{data}.jsonl"), "--output", str(tmp_path / "run"), "--max-steps", "2"]
+    words += ["--batch-size", "3", "--contrast", str(stand_ins / "traces.jsonl")] if path.stem == "tis_dpo" else []
+    assert main(words) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in lines)
