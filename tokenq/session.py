@@ -206,7 +206,8 @@ def models_of_run(run: str) -> tuple[str, str | None, float | None]:
     folder = RunDir(Path(run))
     if not folder.policy.exists():
         raise UserError(f"{run} holds no trained policy.", "Give the --output folder of a finished tokenq train.")
-    config = read_json(folder.provenance)["config"]
+    recorded = read_json(folder.provenance)
+    config = recorded["config"]
     policy = str(folder.policy)
     reference = config.get("reference") or (None if is_adapter_folder(policy) else config["model"])
-    return policy, reference, config.get("beta")
+    return policy, reference, config.get("beta") or recorded.get("beta")

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from tokenq.cli.main import main
+from tokenq.session import models_of_run
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat"]
@@ -124,3 +125,15 @@ def test_what_a_loss_cannot_train_on_is_refused(data, words, said, stand_in, tmp
     arguments = ["train", "--model", str(stand_in / "model"), "--data", str(stand_in / f"{data}.jsonl")]
     assert main([*arguments, "--output", str(tmp_path / "run"), "--device", "cpu", *words]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_says_what_later_readers_need(stand_in, tmp_path, capsys):
+    """The loss's own β, and the data as it was read: without what stands beside it only to be compared with."""
+    train(stand_in, tmp_path / "ce", "labelled", "--loss", "ce")
+    assert models_of_run(str(tmp_path / "ce"))[2] == 0.05
+    train(stand_in, tmp_path / "simpo", "pairs", "--loss", "simpo")
+    assert models_of_run(str(tmp_path / "simpo"))[2] is None
+    train(stand_in, tmp_path / "kto", "labelled", "--loss", "kto", "--eval-size", "2")
+    capsys.readouterr()
+    assert main(["doctor", str(tmp_path / "kto")]) == 0
+    assert "data-changed" not in capsys.readouterr().out

@@ -60,7 +60,8 @@ def run(config: TrainConfig) -> Summary:
         spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
         spec = replace(spec, trust_remote_code=config.trust_remote_code)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
-        data, held_out = _load_data(config, loss, tokenizer, progress)
+        rows, held_out_rows = _load_data(config, loss, tokenizer, progress)
+        data, held_out = (_with_inputs(part, config, loss) for part in (rows, held_out_rows))
         model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
         policy = proven_policy(model, config, progress)
         run_dir = _open_run(config, accelerator)
@@ -72,7 +73,7 @@ def run(config: TrainConfig) -> Summary:
         if "ref_kls" in loss.inputs:
             reference = with_logits(reference, policy, config, accelerator, progress)
         if accelerator.is_main_process:
-            _record(run_dir, config, identity, reference.identity, data, held_out, accelerator)
+            _record(run_dir, config, identity, reference.identity, rows, held_out_rows, loss, accelerator)
         _make_ready(policy, config, accelerator)
         job = Job(
             policy=policy,
@@ -115,12 +116,11 @@ def _load_data(
     )
     data = encode(kept, rows=found.rows, dropped=found.dropped)
     progress.say(f"data: {data.summary.line()}")
-    data = _with_inputs(data, config, loss)
     if not held_out:
         return data, TokenizedData([], data.summary)
     evaluation = encode(held_out)
     progress.say(f"held out: {evaluation.summary.line()}")
-    return data, _with_inputs(evaluation, config, loss)
+    return data, evaluation
 
 
 def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
@@ -133,6 +133,8 @@ def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
 
 def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum) -> TokenizedData:
     """Return the data with what the loss reads beside it."""
+    if not data.groups:
+        return data
     groups = data.groups
     if "steps" in loss.inputs:
         groups = with_steps(data)
@@ -200,6 +202,7 @@ def _record(
     reference: ModelIdentity | None,
     data: TokenizedData,
     held_out: TokenizedData,
+    loss: LossSum,
     accelerator: Accelerator,
 ) -> None:
     """Write down where the run comes from."""
@@ -208,6 +211,7 @@ def _record(
         "reference": None if reference is None else reference.to_dict(),
         "data": _data_identity(config.data, data),
         "eval_data": _data_identity(config.eval_data, held_out) if held_out.groups else None,
+        "beta": loss.beta if loss.reference else None,
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
     record_start(run_dir, provenance(asdict(config), config.seed, identities))
