@@ -69,6 +69,7 @@ def test_the_verdict_follows_the_signs(without, after, verdict, said):
     assert section.verdict == verdict
     assert said in section.reading
     gap = BETA * (after[0] - without[0])
+    assert f"β ln 2 = {BETA * np.log(2):.2f}" in section.reading
     assert f"a difference of {gap:+.2f}" in section.reading
 
 

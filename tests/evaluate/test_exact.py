@@ -40,6 +40,15 @@ def test_the_mean_over_worlds_keeps_the_identity_and_falls_more_after_sft_on_cho
     assert rows["chosen, after SFT on chosen"] < rows["chosen, without SFT on chosen"] < 0
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sft_on_chosen_lowers_chosen_rewards_by_at_most_beta_ln_2(seed):
+    rows = {label: estimate.value for label, estimate in exact_drift([seed]).rows}
+    gap = rows["chosen, after SFT on chosen"] - rows["chosen, without SFT on chosen"]
+    assert rows["its bound, −β ln 2"] == pytest.approx(-dense(seed).beta * log(2))
+    assert rows["its bound, −β ln 2"] < gap < 0
+    assert rows["chosen, after − without"] == pytest.approx(gap)
+
+
 def test_a_corrupted_response_is_the_greedy_one_with_a_worse_token():
     world = dense(1)
     optimum, sequences = solve(world), dense(1).sequences()

@@ -6,6 +6,7 @@ implicit reward starts at 0 and falls. Where the reference was trained on the ch
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 
@@ -143,6 +144,11 @@ def _reading(training: Training, without: Drift, after_chosen: Drift, more: Esti
         f"{_said(without.predicted)} on average. Of chosen ones alone it goes to {_said(without.chosen)}, and after "
         f"SFT on chosen responses to {_said(after_chosen.chosen)}: a difference of {_said(more)}. "
     )
+    if training.drawn:
+        bound = training.traces[0].beta * log(2)
+        said += (
+            f"At the optimum it is at most β ln 2 = {bound:.2f}: chosen draws are at most twice as likely as draws. "
+        )
     if without.chosen.high < 0:
         return said + f"So it falls without that SFT too, against the paper; {wrote} here."
     if without.chosen.low > 0:

@@ -5,6 +5,7 @@ enumeration. Nothing is fitted; the intervals are over worlds.
 """
 
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,8 @@ def exact_drift(seeds: Sequence[int] = WORLDS) -> Table:
     """Return how far pairs drawn from the reference go under π*, trained from it and from the law of chosen responses.
 
     A pair is two draws from π_ref, labelled by Bradley-Terry on the true return R. Without SFT on chosen responses the
-    policy is π* ∝ π_ref exp(R/β); with it the reference is the law of chosen responses itself.
+    policy is π* ∝ π_ref exp(R/β); with it the reference is the law of chosen responses itself. That law is at most
+    twice π_ref, whatever the labels, so that chosen rewards fall by at most β ln 2 more.
     """
     found: dict[str, list[float]] = {}
     for seed in seeds:
@@ -48,6 +50,9 @@ def exact_drift(seeds: Sequence[int] = WORLDS) -> Table:
             drift_of(scores[rows], logps[rows].exp(), world.beta)
             for rows in map(sequences.of_prompt, range(world.n_prompts))
         ]
+        for one in per_prompt:
+            gap = one["chosen, after SFT on chosen"] - one["chosen, without SFT on chosen"]
+            one |= {"chosen, after − without": gap, "its bound, −β ln 2": -world.beta * log(2)}
         for name in per_prompt[0]:
             found.setdefault(name, []).append(sum(one[name] for one in per_prompt) / len(per_prompt))
     note = "Pairs are drawn from the reference and labelled by Bradley-Terry; the policy is the optimum, not trained."
