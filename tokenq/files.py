@@ -192,17 +192,27 @@ class JsonLines:
 
 def plain(value: Any) -> Any:
     """Return `value` as what JSON and YAML know: dict, list, str, bool, int, finite float, None."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
+    kind = type(value)  # the commonest kinds first: traces have thousands of numbers a line
+    if kind is float:
         return value if math.isfinite(value) else None
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if kind in _PLAIN:
+        return value
+    if kind is list or kind is tuple:
         return [plain(item) for item in value]
+    if kind is dict:
+        return {name if type(name) is str else str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return plain(dict(value))
+    if isinstance(value, float | list | tuple):
+        return plain(float(value) if isinstance(value, float) else list(value))
     return str(value) if isinstance(value, os.PathLike) else value
+
+
+_PLAIN = frozenset({str, int, bool, type(None)})
 
 
 def remove(path: Path) -> None:

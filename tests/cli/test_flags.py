@@ -7,9 +7,10 @@ from typing import Literal
 
 import pytest
 
+from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.flags import as_yaml, convert, parse, read_yaml
 from tokenq.errors import UserError
-from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
+from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
 
 @dataclass(frozen=True)

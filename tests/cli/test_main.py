@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import tokenq
+from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.main import COMMANDS, main
 from tokenq.errors import UserError
-from tokenq.train.config import DemoConfig, TrainConfig
+from tokenq.train.config import TrainConfig
 
 FLAGS = Path(__file__).parent / "train_flags.txt"
 NEEDED = ["--model", "m", "--data", "d", "--output", "runs/none"]

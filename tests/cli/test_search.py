@@ -136,7 +136,7 @@ def test_batches_and_order_do_not_matter(place, tmp_path, method):
             other.cost.policy_tokens,
             other.cost.reference_tokens,
         )
-        assert (one.tree is not None) == (method in ("beam", "chunk_beam", "lookahead", "mcts"))
+        assert (one.tree is not None) == (method in ("beam", "beam_sample", "chunk_beam", "lookahead", "mcts"))
         if one.tree is not None:
             paths = {-1: ()}
             for number, parent in enumerate(one.tree.parents):

@@ -31,13 +31,13 @@ JUDGED = ("--answer", r"regex:\w", "--gold", "solution")
 
 def test_a_table_a_figure_and_every_result(place, tmp_path, capsys):
     settings = ["--settings", "greedy", "sample n=3", "best_of_n n=2", "majority n=3", "beam width=2"]
-    settings += ["mcts simulations=2", "sample n=2 temperature=0.5"]
+    settings += ["mcts simulations=2", "sample n=2 temperature=0.5", "beam_sample width=2 top_k=50"]
     assert main(words(place, tmp_path, *JUDGED, *settings, "--pool", "4")) == 0
     table = capsys.readouterr().out
     out = tmp_path / "out"
     assert table == (out / "sweep.md").read_text()
     names = ["greedy", "sample n=3", "best_of_n n=2", "majority n=3", "beam width=2", "mcts simulations=2"]
-    names.append("sample n=2 temperature=0.5")
+    names += ["sample n=2 temperature=0.5", "beam_sample width=2 top_k=50"]
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == names
     record = json.loads((out / "sweep.json").read_text())
     points = {one["setting"]: one for one in record["points"]}
@@ -48,6 +48,10 @@ def test_a_table_a_figure_and_every_result(place, tmp_path, capsys):
     right = [sum(c.answer == str(number) for c in one.candidates[:3]) / 3 for number, one in enumerate(pool)]
     assert points["sample n=3"]["quality"]["value"] == pytest.approx(sum(right) / 5)
     assert [one["name"] for one in points["greedy"]["rivals"]] == ["sample", "best_of_n", "majority"]
+    assert [points["greedy"]["beats_greedy"][name]["value"] for name in ("wins", "ties", "losses")] == [0, 1, 0]
+    for one in points.values():
+        for found in (one["beats_greedy"], *(rival["beats"] for rival in one["rivals"])):
+            assert sum(share["value"] for share in found.values()) == pytest.approx(1)
     files = {"sweep.json", "sweep.md", "sweep.svg", "sweep.png", "results"}
     assert {path.name for path in out.iterdir()} == files
     assert record["config"]["seed"] == 0

@@ -9,8 +9,9 @@ from tokenq.models.forward import PackedLM
 from tokenq.models.proof import fastest_exact
 from tokenq.models.stepper import Caching, ModelStepper, Rereading, writer
 from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Limits, Walk
-from tokenq.search.sampling import greedy
+from tokenq.search.sampling import Dice, Sampling, greedy, mixed_seed
 from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 PROMPTS = [[5, 9, 2, 200, 31, 8, 77, 41, 12, 150, 3], [17], [88, 4, 250]]
@@ -116,14 +117,23 @@ def test_both_models_and_what_they_cost():
     assert (stepper.policy_tokens, stepper.reference_tokens) == (15 + 2, 15 + 2)
 
 
-def generated(model, prompt, **options):
+def generated(model, prompt, eos=(2,), **options):
     """Return the sequences and scores that transformers finds for one prompt."""
-    config = GenerationConfig(eos_token_id=[2], pad_token_id=0, bos_token_id=1, **options)
+    config = GenerationConfig(eos_token_id=list(eos), pad_token_id=0, bos_token_id=1, **options)
     found = model.generate(
         torch.tensor([prompt]), generation_config=config, return_dict_in_generate=True, output_scores=True
     )
     rows = [row[len(prompt) :].tolist() for row in found.sequences]
-    return [tuple(row[: row.index(2) + 1] if 2 in row else row) for row in rows], found.sequences_scores
+    ends = [next((place for place, token in enumerate(row, 1) if token in eos), len(row)) for row in rows]
+    return [tuple(row[:end]) for row, end in zip(rows, ends, strict=True)], found.sequences_scores
+
+
+def model_that_ends():
+    """Return a model that writes EOS often enough: a head without bias has its weight alone."""
+    model = tiny_model("gpt_neox")
+    with torch.no_grad():
+        model.get_output_embeddings().weight[2] *= 3.0
+    return model
 
 
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
@@ -131,10 +141,7 @@ def generated(model, prompt, **options):
 @pytest.mark.parametrize("width", [1, 2, 5, 10])
 @torch.no_grad()
 def test_beams_are_those_of_transformers(width, length_penalty, early_stopping):
-    model = tiny_model("gpt_neox")
-    # EOS often enough that responses end at all: 288 tokens, and the bias of a head that has none is its weight.
-    with torch.no_grad():
-        model.get_output_embeddings().weight[2] *= 3.0
+    model = model_that_ends()
     lm, _ = fastest_exact(model)
     beams = Beams(width, length_penalty, early_stopping)
     found = beam_search(Walk(ModelStepper(lm), PROMPTS, Limits((2,), 12)), beams)
@@ -152,6 +159,41 @@ def test_beams_are_those_of_transformers(width, length_penalty, early_stopping):
             early_stopping=early_stopping,
             do_sample=False,
         )
+        assert [branch.tokens for branch in branches] == sequences
+        assert [branch.score for branch in branches] == pytest.approx(scores.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [{}, {"temperature": 0.7}, {"top_k": 50}, {"temperature": 1.3, "top_k": 40, "top_p": 0.5}, {"min_p": 0.3}],
+)
+@pytest.mark.parametrize(
+    ("length_penalty", "early_stopping"), [(0.0, False), (1.0, False), (1.0, True), (2.0, "never")]
+)
+@pytest.mark.parametrize("eos", [(2,), (2, 7)])
+@torch.no_grad()
+def test_the_same_draw_gives_the_beams_of_transformers(monkeypatch, eos, length_penalty, early_stopping, filters):
+    """`generate` draws continuations by torch.multinomial; here it is given the dice of the prompt instead."""
+    model = model_that_ends()
+    lm, _ = fastest_exact(model)
+    beams, limits = Beams(4, length_penalty, early_stopping), Limits(eos, 12)
+    found = beam_sample(Walk(ModelStepper(lm), PROMPTS, limits), beams, Sampling(**filters), seed=1)
+    lm.release()
+    options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **filters, "do_sample": True, "max_new_tokens": 12}
+    options |= {"length_penalty": length_penalty, "early_stopping": early_stopping}
+    for prompt, branches in zip(PROMPTS, found, strict=True):
+        dice, counts = Dice(mixed_seed(1, prompt, 0)), []
+
+        def multinomial(chances, num_samples, dice=dice, counts=counts):
+            (row,), counts[:] = chances, [*counts, num_samples]
+            noise = torch.zeros_like(row, dtype=torch.float64)
+            noise[row > 0] = -(-dice.many(int((row > 0).sum())).log()).log()
+            return (row.log() + noise).topk(num_samples).indices[None]
+
+        monkeypatch.setattr(torch, "multinomial", multinomial)
+        sequences, scores = generated(model, prompt, eos, num_beams=4, num_return_sequences=4, **options)
+        monkeypatch.undo()
+        assert set(counts) == {4 * (1 + len(eos))}
         assert [branch.tokens for branch in branches] == sequences
         assert [branch.score for branch in branches] == pytest.approx(scores.tolist(), abs=1e-4)
 

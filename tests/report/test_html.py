@@ -154,6 +154,13 @@ def test_a_fragment_runs_nothing():
     assert all(not name.startswith("on") for _, attributes, _ in found.found for name in attributes)
 
 
+def test_a_fragment_has_a_sign_for_what_cannot_be_seen():
+    shown = fragment(make_trace("1", ["a\n", "\t", "\u202eb", ""], [-1.0] * 4, [-1.0] * 4))
+    signs = re.findall(r'<span aria-hidden="true"[^>]*>([^<]*)</span>', shown)
+    assert signs == ["↵", "⇥", "U+202E", "EOS"]
+    assert shown_text(shown) == "a\n\t\u202eb"
+
+
 def test_a_fragment_lists_the_tokens_that_stand_out():
     shown = fragment(hand_made_pair()[1])
     rows = [body for _, body in Elements(shown.split("<tbody>")[1]).named("code")]

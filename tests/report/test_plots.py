@@ -6,7 +6,7 @@ import pytest
 from hand_made_traces import hand_made_pair, make_trace
 
 from tokenq.errors import UserError
-from tokenq.report.plots import CELLS, figure, lay_out, save_figure
+from tokenq.report.plots import CELLS, figure, lay_out, save_figure, wrong_tokens
 
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
@@ -55,6 +55,32 @@ def test_colours_and_curve_are_those_of_the_numbers():
     heights = [segment[:, 1].tolist() for segment in steps.get_segments()]
     assert heights[0] == [0, 0]
     assert [segment[1] for segment in heights] == pytest.approx([0, 0.1, -0.9, -1.1, -1.4])
+
+
+def test_wrong_stretches_are_outlined_word_by_word_and_neighbours_together():
+    """The word Paris begins at 6, its token at 5; "It" and " is" are neighbours; a line end parts a stretch."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    chosen = hand_made_pair()[0]
+    assert wrong_tokens(chosen, [(6, 11)]) == {2}
+    boxes = [outlines(figure(chosen, wrong=wrong)) for wrong in ([(6, 11)], [(0, 5), (6, 7)], [(1, 2), (11, 12)])]
+    assert boxes == [[(6, 0.08, 5)], [(0, 0.08, 11)], [(0, 0.08, 2), (11, 0.08, 1)]]
+    lines = make_trace("1", [" a", "\n", " b", " c"], [-1.0] * 4, [-1.0] * 4)
+    assert outlines(figure(lines, wrong=[(0, 7)])) == [(1, 0.08, 2), (1, 1.08, 3)]
+    assert outlines(figure(chosen)) == []
+    with pytest.raises(UserError, match="outside the response"):
+        figure(chosen, wrong=[(0, 99)])
+
+
+def outlines(drawn):
+    return [(box.get_x(), box.get_y(), box.get_width()) for box in drawn.axes[0].patches if not box.get_fill()]
+
+
+def test_figures_beside_each_other_can_have_one_scale():
+    """The largest of the chosen response is .5: on a scale of 1 it is half as deep as the deepest."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    own, shared = (figure(hand_made_pair()[0], scale=scale).axes[0].patches for scale in (None, 1.0))
+    assert max(patch.get_facecolor()[3] for patch in own) == pytest.approx(0.72)
+    assert max(patch.get_facecolor()[3] for patch in shared) == pytest.approx(0.36)
 
 
 def test_dollars_are_not_mathematics():

@@ -7,7 +7,7 @@ import pytest
 from hand_made_traces import HOSTILE, hand_made_pair, long_trace, make_trace
 
 from tokenq.errors import UserError
-from tokenq.report.channels import CHANNELS, find_channel, shares
+from tokenq.report.channels import CHANNELS, find_channel, largest, shares
 from tokenq.report.view import page_data, short
 
 
@@ -134,6 +134,9 @@ def test_channels_are_coloured_by_what_they_say():
     assert shares(rejected, CHANNELS["implicit_reward"]) == pytest.approx([0, 0.1, -1, -0.2, -0.3])
     drawn = shares(rejected, CHANNELS["policy_surprisal"])
     assert drawn == pytest.approx([-0.1 / 2.4, -0.2 / 2.4, -1, -1 / 2.4, -0.8 / 2.4])
+    assert shares(rejected, CHANNELS["implicit_reward"], 2.0) == pytest.approx([0, 0.05, -0.5, -0.1, -0.15])
+    assert largest(hand_made_pair(), CHANNELS["policy_surprisal"]) == 2.4
+    assert largest([], CHANNELS["policy_surprisal"]) == 0
     values = [CHANNELS["reference_surprisal"].value(token) for token in rejected.tokens]
     assert values == pytest.approx([0.1, 0.4, 0.4, 0.6, 0.2])
 

@@ -4,13 +4,12 @@ from collections import Counter
 from math import exp, log
 
 import pytest
-import torch
 
 from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES, find_objective
 from tokenq.search.mcts import Aim, mcts
-from tokenq.search.sampling import Sampling, greedy
+from tokenq.search.sampling import Dice, Sampling, greedy
 from tokenq.search.tree import RULES, Halving, Node, Tree, completed, improved, puct, towards_improved
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
@@ -152,7 +151,7 @@ def test_halving_visits_half_as_many_twice_as_often():
     """16 simulations over 4 children: each twice, then two of them four times each; the best is one of the two."""
     parent = Node(Branch(), -1, 0.0, False, value=0.0, visits=1)
     children = [node(0.25) for _ in range(4)]
-    halving = Halving([log(0.25)] * 4, 16, torch.Generator().manual_seed(0))
+    halving = Halving([log(0.25)] * 4, 16, Dice(0))
     values = [0.0, 10.0, 0.0, 10.0]
     for _ in range(16):
         chosen = halving.next(parent, children, Tree(rule="gumbel", backup="mean"))

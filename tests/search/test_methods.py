@@ -91,7 +91,7 @@ def test_every_method_has_one_signature(name):
         if name != "sample":
             scores = [branch.score for branch in one.candidates]
             assert scores == sorted(scores, reverse=True)
-        assert bool(one.tree) == (name in ("beam", "chunk_beam", "lookahead", "mcts"))
+        assert bool(one.tree) == (name in ("beam", "beam_sample", "chunk_beam", "lookahead", "mcts"))
 
 
 @pytest.mark.parametrize("name", ["best_of_n", "weighted_vote"])

@@ -6,6 +6,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.flags import field_docs
 from tokenq.core.losses import LOSSES
 from tokenq.data.examples import BAD_ROWS, PAIRINGS, STYLES
@@ -17,7 +18,6 @@ from tokenq.train.config import (
     FREE_ON_RESUME,
     SECTIONS,
     SPELT_ELSEWHERE,
-    DemoConfig,
     TrainConfig,
     check_resume,
 )

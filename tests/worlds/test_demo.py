@@ -13,7 +13,6 @@ from tokenq.worlds.demo import (
     SftStage,
     demo_model,
     demo_tokenizer,
-    demonstration_pairs,
     label_pairs,
     sft_rows,
 )
@@ -26,6 +25,8 @@ SMALL = replace(
     sft_stages=(SftStage(20, SHORT, CLEAN, "cosine"), SftStage(30, Difficulty(), CARELESS, "cosine")),
     pair_posts=40,
     held_out_posts=30,
+    test_posts=10,
+    corrupted_posts=12,
 )
 
 
@@ -64,6 +65,7 @@ def test_labels_are_drawn_by_bradley_terry(temperature, reward):
 def test_a_post_without_two_different_texts_gives_no_pair():
     assert label_pairs(POSTS[:2], [[" a", " a"], [" a", " b"]])[0]["prompt"] == POSTS[1].prompt
     assert label_pairs(POSTS[:1], [[]]) == []
+    assert label_pairs(POSTS[:1], [["", " ", " a"]]) == []
 
 
 def test_a_reward_beyond_floats_still_decides():
@@ -72,23 +74,34 @@ def test_a_reward_beyond_floats_still_decides():
 
 
 def test_the_labeller_who_likes_length_chooses_longer_texts():
+    candidates = [[write_summary(post, CARELESS, seed=i) for i in range(4)] for post in POSTS]
+
     def surplus(reward):
-        rows = demonstration_pairs(POSTS, CARELESS, reward)
+        rows = label_pairs(POSTS, candidates, reward)
         return sum(count_tokens(row["chosen"]) - count_tokens(row["rejected"]) for row in rows) / len(rows)
 
     assert surplus(GoldReward(length_bonus=0.5)) > surplus(GOLD) + 1
 
 
-def test_the_settings_give_rows_and_nothing_is_both_trained_and_measured_on():
+def test_the_settings_give_posts_and_nothing_is_both_trained_and_measured_on():
     first, second = SMALL.sft_rows()
     assert (len(first), len(second)) == (20, 30)
     assert max(map(count_tokens, (row["prompt"] for row in first))) < 60
-    parts = [first, second, SMALL.pair_rows(), SMALL.held_out_rows()]
-    prompts = [{row["prompt"] for row in rows} for rows in parts]
-    assert prompts[3] <= {post.prompt for post in SMALL.held_out()}
+    parts = [SMALL.for_pairs(), SMALL.held_out(), SMALL.for_corruption()]
+    assert [len(posts) for posts in parts] == [40, 30, 12]
+    prompts = [{row["prompt"] for row in rows} for rows in (first, second)]
+    prompts += [{post.prompt for post in posts} for posts in parts]
     assert len(set().union(*prompts)) == sum(map(len, prompts))
-    assert SMALL.pair_rows() == SMALL.pair_rows() != replace(SMALL, seed=1).pair_rows()
-    assert len(parts[2]) > 35
+    assert SMALL.for_test() == SMALL.for_corruption()[:10]
+    assert SMALL.for_pairs() == SMALL.for_pairs() != replace(SMALL, seed=1).for_pairs()
+
+
+def test_a_quick_demonstration_has_an_easier_world():
+    quick = DemoSettings.quick(4)
+    assert quick.seed == 4
+    facts = [len(post.facts) for post in quick.for_pairs()]
+    assert (min(facts), max(facts)) == (2, 3)
+    assert len(facts) < len(DemoSettings().for_pairs())
 
 
 def test_text_goes_through_the_tokenizer_unchanged_and_the_prompt_ends_between_tokens():

@@ -10,6 +10,8 @@ from typing import Any
 
 import tokenq
 from tokenq.cli.command import Command
+from tokenq.cli.demo_config import SECTIONS as DEMO_SECTIONS
+from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
 from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
 from tokenq.cli.doctor import DoctorConfig
@@ -24,7 +26,7 @@ from tokenq.evaluate.config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
-from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, DemoConfig, TrainConfig
+from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -206,9 +208,9 @@ COMMANDS: dict[str, Command] = {
         DemoConfig,
         _demo,
         _demo_again,
-        "train a tiny model in three minutes, offline, on CPU",
-        {"output": "flags"},
-        {},
+        "train, read and search a tiny model in five minutes, offline, on a CPU: three figures",
+        DEMO_SECTIONS,
+        {"model_name_or_path": "model", "dataset_name": "data", "output_dir": "output"},
     ),
     "verify": Command(
         VerifyConfig,

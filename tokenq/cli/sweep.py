@@ -22,11 +22,13 @@ def run(config: SweepConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    return sweep(config)
+    from tokenq.cli.search import INTERRUPTED
+
+    return INTERRUPTED if sweep(config) is None else 0
 
 
-def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
-    """Search in every way that `config` asks for, and return 0; 130 when that was interrupted.
+def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point] | None":
+    """Search in every way that `config` asks for, write what came out, and return it; None when that was interrupted.
 
     Args:
         config: what is asked for.
@@ -38,7 +40,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
     from accelerate import PartialState
     from rich.console import Console
 
-    from tokenq.cli.search import INTERRUPTED, interruptible, search_to_file
+    from tokenq.cli.search import interruptible, search_to_file
     from tokenq.data.prompts import load_prompts
     from tokenq.decoding import check_needs, load_searcher
     from tokenq.evaluate.answers import find_extractor
@@ -69,13 +71,13 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> int:
             say.print(f"{name}:", end=" ")
             search_to_file(path, _as_loaded(one, loaded), prompts, interrupted, say)
             if interrupted():
-                return INTERRUPTED
+                return None
             state.wait_for_everyone()
             found[name] = list(read_results(path))
+    points = _points(settings, base, found, loaded, quality or _quality(task, loaded), config.seed)
     if state.is_main_process:
-        points = _points(settings, base, found, loaded, quality or _quality(task, loaded), config.seed)
         _report(config, points, loaded.identities, say)
-    return 0
+    return points
 
 
 def parse_settings(config: SweepConfig) -> dict[str, SearchConfig]:

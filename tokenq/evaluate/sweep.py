@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenq.evaluate.bootstrap import PLAIN, Estimate, Resampling, difference_interval, mean_interval
+from tokenq.evaluate.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
 from tokenq.evaluate.task_generation import Quality, qualities
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.search.methods import METHODS, Plan
@@ -21,6 +21,23 @@ POOLED = ("sample", "best_of_n", "majority", "weighted_vote")
 
 
 @dataclass(frozen=True)
+class Beats:
+    """How often one search is better than another, prompt by prompt; the three shares sum to 1.
+
+    Where one of them is a number of samples, each of these counts, averaged within the prompt.
+
+    Attributes:
+        wins: share of prompts on which it is better.
+        ties: on which both are as good, but for rounding.
+        losses: on which it is worse.
+    """
+
+    wins: Estimate
+    ties: Estimate
+    losses: Estimate
+
+
+@dataclass(frozen=True)
 class Rival:
     """What samples of the same cost reach.
 
@@ -28,11 +45,13 @@ class Rival:
         name: "sample" (their mean), "best_of_n" or "majority".
         quality: its mean over prompts.
         gain: the search's quality less this one's, on the same prompts.
+        beats: how often the search is better; for "sample" than a single one of them.
     """
 
     name: str
     quality: Estimate
     gain: Estimate
+    beats: Beats
 
 
 @dataclass(frozen=True)
@@ -44,25 +63,27 @@ class Point:
         method: its name.
         quality: of the best candidate, its mean over prompts; for "sample" the mean over all candidates.
         gain: its quality less that of greedy decoding, on the same prompts; None where greedy was not among them.
+        beats_greedy: how often it is better than greedy decoding; None where greedy was not among them.
         rivals: what samples of the same cost reach.
         policy_tokens: mean tokens a prompt through the policy.
         reference_tokens: mean tokens a prompt through the reference.
         value_tokens: mean tokens a prompt that a judge of prefixes was shown.
         seconds: mean seconds a prompt.
-        length: mean tokens of the best candidate.
-        terminal: share of prompts whose best candidate ends in EOS.
+        length: mean tokens of the best candidate; for "sample" of all candidates.
+        terminal: share of these that end in EOS.
     """
 
     setting: str
     method: str
     quality: Estimate
     gain: Estimate | None
+    beats_greedy: Beats | None
     rivals: tuple[Rival, ...]
     policy_tokens: float
     reference_tokens: float
     value_tokens: float
     seconds: float
-    length: float
+    length: Estimate
     terminal: float
 
 
@@ -124,25 +145,61 @@ def point(
         how: how intervals are made.
     """
     own = qualities(results, quality)
+    single = _one_by_one(results, quality)
     beaten = tuple(
-        Rival(name, mean_interval(theirs, how=how), difference_interval(own, theirs, how=how))
-        for name, theirs in ((name, qualities(found, quality)) for name, found in rivals.items())
+        Rival(
+            name,
+            mean_interval(theirs, how=how),
+            difference_interval(own, theirs, how=how),
+            beats(single, _one_by_one(found, quality), how),
+        )
+        for name, found, theirs in ((name, found, qualities(found, quality)) for name, found in rivals.items())
     )
-    best = [one.candidates[0] for one in results if one.candidates]
     costs = [one.cost for one in results]
+    judged = [_judged(one) for one in results]
+    lengths = [np.mean([len(one.token_ids) for one in some]) if some else np.nan for some in judged]
+    ends = [np.mean([one.terminal for one in some]) for some in judged if some]
     return Point(
         setting=setting,
         method=results[0].method,
         quality=mean_interval(own, how=how),
         gain=None if greedy is None else difference_interval(own, qualities(greedy, quality), how=how),
+        beats_greedy=None if greedy is None else beats(single, _one_by_one(greedy, quality), how),
         rivals=beaten,
         policy_tokens=float(np.mean([cost.policy_tokens for cost in costs])),
         reference_tokens=float(np.mean([cost.reference_tokens for cost in costs])),
         value_tokens=float(np.mean([cost.value_tokens for cost in costs])),
         seconds=float(np.mean([cost.seconds for cost in costs])),
-        length=float(np.mean([len(one.token_ids) for one in best])) if best else 0.0,
-        terminal=float(np.mean([one.terminal for one in best])) if best else 0.0,
+        length=mean_interval(np.array(lengths), how=how),
+        terminal=float(np.mean(ends)) if ends else 0.0,
     )
+
+
+def beats(ours: Sequence[Floats], theirs: Sequence[Floats], how: Resampling = PLAIN) -> Beats:
+    """Return how often the first of two searches is better, as good, and worse.
+
+    Args:
+        ours: by prompt, the quality of each response that counts; every one is compared with every one of the other.
+        theirs: likewise, for the same prompts.
+        how: how intervals are made.
+    """
+    shares = np.empty((len(ours), 3))
+    for row, (own, other) in enumerate(zip(ours, theirs, strict=True)):
+        apart = own[:, None] - other[None, :]
+        near = 1e-9 * np.maximum(1.0, np.maximum(np.abs(own[:, None]), np.abs(other[None, :])))
+        shares[row] = np.mean(apart > near), np.mean(np.abs(apart) <= near), np.mean(apart < -near)
+    wins, ties, losses = (mean_interval(share, how=how) for share in shares.T)
+    return Beats(wins, ties, losses)
+
+
+def _judged(result: SearchResult) -> tuple[Candidate, ...]:
+    """Return the candidates whose quality counts: all samples, else the best."""
+    return result.candidates if result.method == "sample" else result.candidates[:1]
+
+
+def _one_by_one(results: Sequence[SearchResult], quality: Quality) -> list[Floats]:
+    """Return by prompt the quality of each candidate that counts; one of 0 where nothing was found."""
+    return [np.array([quality(one, candidate) for candidate in _judged(one)] or [0.0]) for one in results]
 
 
 def rivals_of(

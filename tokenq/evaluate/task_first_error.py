@@ -96,7 +96,8 @@ def _label(trace: TokenTrace) -> int | None:
     steps = [span.label for span in trace.spans if span.level == "step"]
     if not steps or any(label is None for label in steps):
         raise UserError(
-            f"Trace {trace.id} has no labelled steps.", "Give rows with steps and the first wrong one of them."
+            f"Trace {trace.id} has no labelled steps.",
+            "Give rows with steps and the first wrong one of them; traces of tokenq score need --levels step.",
         )
     return first_wrong([bool(label) for label in steps])
 

@@ -15,12 +15,12 @@ class Bucket:
     """Prompts of like length, side by side with their ends in line; what is missing at the front is masked.
 
     Attributes:
-        prompts: which they are.
+        prompts: [P] which they are.
         places: [P, L] where their tokens stand in the flat row; some token of the row where there is none.
         missing: [P, L] True where there is none; None where they are of one length.
     """
 
-    prompts: tuple[int, ...]
+    prompts: Tensor
     places: Tensor
     missing: Tensor | None
 
@@ -32,7 +32,8 @@ class Bucket:
         starts = torch.tensor([spans[prompt][0] for prompt in prompts], device=device)
         places = ends[:, None] + torch.arange(-longest, 0, device=device)
         missing = places < starts[:, None]
-        return cls(tuple(prompts), places.clamp(min=0), missing if bool(missing.any()) else None)
+        numbers = torch.tensor(prompts, device=device)
+        return cls(numbers, places.clamp(min=0), missing if bool(missing.any()) else None)
 
 
 def buckets_of(spans: Sequence[tuple[int, int]], device: torch.device) -> tuple[Bucket, ...]:
@@ -52,27 +53,45 @@ class Rows:
 
     Attributes:
         index: [P, n] rows of the step; some row where a prompt has fewer branches than another.
-        real: [P, n] whether it is one of the prompt's own.
+        real: [K] where in the flattened index a prompt's own branches stand; None where all of them are.
         every: whether these are all rows of the step, in their order.
     """
 
     index: Tensor
-    real: Tensor
+    real: Tensor | None
     every: bool
 
+    def put(self, table: Tensor, values: Tensor) -> None:
+        """Write `values` [heads, P n, …] into the rows of `table` [heads, M, …] that they belong to."""
+        rows = self.index.flatten()
+        if self.real is not None:
+            rows, values = rows[self.real], values.index_select(1, self.real)
+        table.index_copy_(1, rows, values)
 
-def rows_of(bucket: Bucket, owners: Tensor) -> Rows | None:
-    """Return the branches of a bucket's prompts, None where there are none."""
-    found = [torch.nonzero(owners == prompt).squeeze(-1) for prompt in bucket.prompts]
-    most = max(len(rows) for rows in found)
-    if not most:
-        return None
-    index = torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
-    real = (
-        torch.arange(most, device=owners.device)
-        < torch.tensor([len(rows) for rows in found], device=owners.device)[:, None]
-    )
-    in_order = index.numel() == len(owners) and bool(
-        (index.flatten() == torch.arange(len(owners), device=owners.device)).all()
-    )
-    return Rows(index, real, in_order and bool(real.all()))
+
+def rows_of(buckets: Sequence[Bucket], owners: Tensor) -> list[Rows | None]:
+    """Return the branches of each bucket's prompts, None where there are none.
+
+    Args:
+        buckets: all prompts.
+        owners: [M] prompt of each branch.
+    """
+    by_prompt = owners.argsort(stable=True)
+    counts = torch.bincount(owners, minlength=sum(len(bucket.prompts) for bucket in buckets))
+    firsts = counts.cumsum(0) - counts
+    found: list[Rows | None] = []
+    for bucket in buckets:
+        own = counts[bucket.prompts]
+        most = int(own.max())
+        if not most:
+            found.append(None)
+            continue
+        each = torch.arange(most, device=owners.device)
+        index = by_prompt[(firsts[bucket.prompts][:, None] + each).clamp(max=len(owners) - 1)]
+        real = (each < own[:, None]).flatten().nonzero().squeeze(1)
+        if len(real) < index.numel():
+            found.append(Rows(index, real, False))
+        else:
+            every = torch.equal(index.flatten(), torch.arange(len(owners), device=owners.device))
+            found.append(Rows(index, None, every))
+    return found

@@ -24,6 +24,7 @@ class Prefill:
         layout: the row.
         keys: by layer [key-value heads, T, d], until they are needed by bucket.
         values: by layer [key-value heads, T, d], until they are needed by bucket.
+        sizes: [P] tokens of every prompt.
         buckets: the prompts, those of like length together.
         tabled: by layer, keys and values of every bucket.
     """
@@ -31,13 +32,16 @@ class Prefill:
     layout: Layout
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
-    buckets: tuple[Bucket, ...] = ()
+    sizes: Tensor = field(init=False)
+    buckets: tuple[Bucket, ...] = field(init=False)
     tabled: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Put prompts of like length together."""
         spans = [(segment.start, segment.stop) for segment in self.layout.segments]
-        self.buckets = buckets_of(spans, self.layout.positions.device)
+        device = self.layout.positions.device
+        self.sizes = torch.tensor([stop - start for start, stop in spans], device=device)
+        self.buckets = buckets_of(spans, device)
 
     def tables(self, layer: int) -> list[tuple[Tensor, Tensor]]:
         """Return the keys and values [heads, P, L, d] of every bucket, made from the flat row the first time."""
@@ -57,16 +61,34 @@ class _Growth:
     """Keys and values of a layer's branches, with room for more tokens.
 
     Attributes:
-        keys: [heads, B, room, d].
-        values: [heads, B, room, d].
+        keys: [heads, B, room, d]; some finite number where a branch has no token.
+        values: [heads, B, room, d]; likewise.
     """
 
     keys: Tensor
     values: Tensor
 
+    @classmethod
+    def empty(cls, like: tuple[Tensor, Tensor], count: int, room: int) -> "_Growth":
+        """Return room for the tokens of some branches, with heads and sizes as in keys and values [heads, …, d]."""
+        keys, values = (one.new_zeros(len(one), count, room, one.shape[-1]) for one in like)
+        return cls(keys, values)
 
-ROOM = 16
+    def picked(self, rows: Tensor) -> "_Growth":
+        """Return a copy of some rows."""
+        return _Growth(self.keys.index_select(1, rows), self.values.index_select(1, rows))
+
+    def roomier(self) -> "_Growth":
+        """Return a copy with room for more tokens."""
+        more = (0, 0, 0, ROOM)
+        return _Growth(torch.nn.functional.pad(self.keys, more), torch.nn.functional.pad(self.values, more))
+
+
+ROOM = 32
 """Tokens for which memory is added at a time."""
+
+SLOW = 400
+"""Products in one of many small matrices below which torch takes its slow way on CPU: such are made wider."""
 
 
 @dataclass
@@ -75,57 +97,60 @@ class Branches:
 
     Attributes:
         prompts: the prefill they grow from.
-        starts: for every prompt (first, one past the last) of its tokens in the prefill.
         owners: [B] prompt of each branch.
         lengths: [B] own tokens of each branch that have keys.
+        longest: most of them.
+        level: whether all have as many.
+        rows: by bucket of prompts, which of the branches grow from it.
         layers: by layer, what they have grown.
         filled: own tokens for which the memory of `layers` is written: another step may have used it already.
     """
 
     prompts: Prefill
-    starts: tuple[tuple[int, int], ...]
     owners: Tensor
     lengths: Tensor
+    longest: int
+    level: bool
+    rows: list[Rows | None]
     layers: dict[int, _Growth]
     filled: list[int]
 
     @classmethod
     def of(cls, prompts: Prefill) -> "Branches":
         """Return one branch for each prompt, without own tokens."""
-        starts = tuple((segment.start, segment.stop) for segment in prompts.layout.segments)
-        count = len(starts)
-        zero = torch.zeros(count, dtype=torch.long, device=prompts.layout.positions.device)
-        return cls(prompts, starts, torch.arange(count, device=zero.device), zero, {}, [0])
+        owners = torch.arange(len(prompts.sizes), device=prompts.sizes.device)
+        return cls(prompts, owners, torch.zeros_like(owners), 0, True, rows_of(prompts.buckets, owners), {}, [0])
 
-    def positions(self) -> Tensor:
-        """Return [B] the position of the next token of each branch."""
-        sizes = torch.tensor([stop - start for start, stop in self.starts], device=self.owners.device)
-        return sizes[self.owners] + self.lengths
-
-    def grown(self, parents: Tensor) -> "Steps":
-        """Return the layout of a step in which branch m goes on from `parents[m]`."""
-        return Steps(self, parents)
+    def picked(self, parents: Tensor) -> "Branches":
+        """Return the branches at `parents` [M], as often as they stand there; their layers are picked one by one."""
+        owners, lengths = self.owners[parents], self.lengths[parents]
+        longest = self.longest if self.level else int(lengths.max())
+        level = self.level or bool((lengths == longest).all())
+        rows = rows_of(self.prompts.buckets, owners)
+        return Branches(self.prompts, owners, lengths, longest, level, rows, self.layers, [longest])
 
 
 def gathered(places: Sequence[tuple[Branches, int]]) -> Branches:
     """Return branches picked from several states that grew from the same prefill, as (state, row) of each."""
-    first = places[0][0]
-    device = first.owners.device
-    owners = torch.tensor([int(state.owners[row]) for state, row in places], device=device)
-    lengths = torch.tensor([int(state.lengths[row]) for state, row in places], device=device)
-    longest = int(lengths.max())
-    layers = {}
-    for number in first.prompts.tabled if longest else ():
-        keys, values = first.prompts.tables(number)[0]
-        shape = len(keys), len(places), longest + ROOM
-        own = _Growth(keys.new_zeros(*shape, keys.shape[-1]), values.new_zeros(*shape, values.shape[-1]))
-        for place, (state, row) in enumerate(places):
-            size = int(lengths[place])
-            if size:
-                own.keys[:, place, :size] = state.layers[number].keys[:, row, :size]
-                own.values[:, place, :size] = state.layers[number].values[:, row, :size]
-        layers[number] = own
-    return Branches(first.prompts, first.starts, owners, lengths, layers, [longest])
+    states = {id(state): state for state, _ in places}
+    prompts = places[0][0].prompts
+    device = prompts.sizes.device
+    owners, lengths = torch.zeros((2, len(places)), dtype=torch.long, device=device)
+    longest = max(state.longest for state in states.values())
+    layers = {
+        number: _Growth.empty(prompts.tables(number)[0], len(places), longest + ROOM)
+        for number in (prompts.tabled if longest else ())
+    }
+    for name, state in states.items():
+        own = [(place, row) for place, (other, row) in enumerate(places) if id(other) == name]
+        into, rows = torch.tensor(own, device=device).T
+        owners[into], lengths[into] = state.owners[rows], state.lengths[rows]
+        for number, growth in layers.items() if state.longest else ():
+            room = slice(state.longest)
+            growth.keys[:, into, room] = state.layers[number].keys[:, rows, room]
+            growth.values[:, into, room] = state.layers[number].values[:, rows, room]
+    level = all(state.level and state.longest == longest for state in states.values())
+    return Branches(prompts, owners, lengths, longest, level, rows_of(prompts.buckets, owners), layers, [longest])
 
 
 class Steps:
@@ -137,22 +162,26 @@ class Steps:
     """
 
     def __init__(self, before: Branches, parents: Tensor) -> None:
-        self._before, self._parents = before, parents
-        count, device = len(before.owners), before.owners.device
-        same = len(parents) == count and bool((parents == torch.arange(count, device=device)).all())
-        longest = int(before.lengths.max()) if count else 0
+        same = torch.equal(parents, torch.arange(len(before.owners), device=parents.device))
+        self._parents = parents.to(before.owners.device)
+        self._branches = before if same else before.picked(self._parents)
         # Memory is written in place only by the first step that goes on from these branches just as they are.
-        self._in_place = same and before.filled[0] == longest and bool((before.lengths == longest).all())
-        owners, lengths = before.owners[parents], before.lengths[parents]
-        filled = before.filled if self._in_place else [longest]
-        self.after = Branches(before.prompts, before.starts, owners, lengths + 1, {}, filled)
-        self._places, self._longest = lengths, longest
-        self._rows = [rows_of(bucket, owners) for bucket in before.prompts.buckets]
-        self._masks: dict[int | None, Tensor] = {}
+        self._in_place = same and before.filled[0] == before.longest
+        now = self._branches
+        filled = before.filled if self._in_place else [now.longest]
+        self.after = Branches(
+            now.prompts, now.owners, now.lengths + 1, now.longest + 1, now.level, now.rows, {}, filled
+        )
+        self._masks: dict[tuple[int | None, int], Tensor | None] = {}
+
+    @property
+    def positions(self) -> Tensor:
+        """Return [M] the position of each new token."""
+        return self._branches.prompts.sizes[self._branches.owners] + self._branches.lengths
 
     def done(self) -> Branches:
         """Return the branches after the step, once every layer has seen it."""
-        self.after.filled[0] = self._longest + 1
+        self.after.filled[0] = self.after.longest
         return self.after
 
     def attend(
@@ -184,81 +213,81 @@ class Steps:
         repeats = query.shape[1] // heads
         scale = size**-0.5 if scaling is None else scaling
         asked = (query[0] * scale).view(heads, repeats, -1, size).transpose(1, 2)  # [heads, M, repeats, d]
-        length = self._longest + 1
-        near = asked @ own.keys[:, :, :length].transpose(-1, -2)  # [heads, M, repeats, length]
-        near = _capped(near, softcap).masked_fill(~self._visible(window)[None, :, None], -torch.inf)
-        prompts = self._before.prompts
-        output = torch.empty_like(asked)
-        for bucket, rows, (keys, values) in zip(
-            prompts.buckets, self._rows, prompts.tables(module.layer_idx), strict=True
-        ):
+        width = min(own.keys.shape[2], max(self.after.longest, -(-SLOW // (repeats * size))))
+        near = _capped(asked @ own.keys[:, :, :width].transpose(-1, -2), softcap)  # [heads, M, repeats, width]
+        hidden = self._hidden(window, width)
+        if hidden is not None:
+            near.masked_fill_(hidden[None, :, None], -torch.inf)
+        output, near_weights = value.new_empty(*asked.shape[:3], value.shape[-1]), near.to(value.dtype)
+        prompts = self._branches.prompts
+        tables = prompts.tables(module.layer_idx)
+        for bucket, rows, (keys, values) in zip(prompts.buckets, self._branches.rows, tables, strict=True):
             if rows is None:
                 continue
             count, each = rows.index.shape
-            picked = slice(None) if rows.every else rows.index.flatten()
-            part = asked[:, picked].reshape(heads, count, each * repeats, size)
+            part, close = (
+                table if rows.every else table.index_select(1, rows.index.flatten()) for table in (asked, near)
+            )
             first = self._reach(window, rows, keys.shape[2])
-            far = part @ keys[:, :, first:].transpose(-1, -2)  # [heads, P, n · repeats, L]
+            far = part.reshape(heads, count, each * repeats, size) @ keys[:, :, first:].transpose(-1, -2)
             far = self._masked(_capped(far, softcap).view(heads, count, each, repeats, -1), bucket, rows, window)
-            scores = torch.cat((far, near[:, picked].reshape(heads, count, each, repeats, -1)), -1)
+            scores = torch.cat((far.flatten(1, 2), close), -1)  # [heads, P n, repeats, L + width]
             weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-            told = weights[..., : far.shape[-1]].flatten(2, 3) @ values[:, :, first:]
-            mine = weights[..., far.shape[-1] :].flatten(1, 2) @ own.values[:, picked, :length]
-            both = told.reshape(heads, count * each, repeats, size) + mine
+            on_prompt = weights[..., : far.shape[-1]].reshape(heads, count, each * repeats, -1)
+            told = (on_prompt @ values[:, :, first:]).view(heads, count * each, repeats, -1)
             if rows.every:
-                output = both
+                output, near_weights = told, weights[..., far.shape[-1] :]
             else:
-                output[:, rows.index[rows.real]] = both[:, rows.real.flatten()]
-        return output.transpose(1, 2).reshape(1, heads * repeats, -1, size).transpose(1, 2)
+                rows.put(output, told)
+                rows.put(near_weights, weights[..., far.shape[-1] :])
+        output = output + near_weights @ own.values[:, :, :width]
+        return output.transpose(1, 2).reshape(1, heads * repeats, -1, value.shape[-1]).transpose(1, 2)
 
     def _reach(self, window: int | None, rows: Rows, longest: int) -> int:
         """Return the first place of a bucket that a window reaches back to from its branch with the fewest tokens."""
         if window is None:
             return 0
-        return longest - min(longest, max(0, window - 1 - int(self._places[rows.index].min())))
+        now = self._branches
+        fewest = now.longest if now.level else int(now.lengths[rows.index].min())
+        return longest - min(longest, max(0, window - 1 - fewest))
 
     def _masked(self, far: Tensor, bucket: Bucket, rows: Rows, window: int | None) -> Tensor:
-        """Return scores [heads, P, n, repeats, L] of prompt tokens, without those that are missing or out of reach."""
+        """Mask the prompt tokens among scores [heads, P, n, repeats, L] that are missing or out of reach."""
         length = far.shape[-1]
         if bucket.missing is not None and length:
-            far = far.masked_fill(bucket.missing[:, None, None, -length:], -torch.inf)
+            far.masked_fill_(bucket.missing[:, None, None, -length:], -torch.inf)
         if window is not None:
-            back = self._places[rows.index][..., None] + torch.arange(length, 0, -1, device=far.device)
-            far = far.masked_fill((back >= window)[:, :, None], -torch.inf)
+            back = self._branches.lengths[rows.index][..., None] + torch.arange(length, 0, -1, device=far.device)
+            far.masked_fill_((back >= window)[:, :, None], -torch.inf)
         return far
 
     def _grow(self, layer: int, key: Tensor, value: Tensor) -> _Growth:
         """Return the layer's keys and values with those of the new tokens, [heads, M, d] each."""
-        before = self._before.layers.get(layer)
-        heads, count, size = key.shape
-        if before is None:
-            room = key.new_zeros(heads, count, ROOM, size), value.new_zeros(heads, count, ROOM, value.shape[-1])
-        elif self._in_place and self._longest < before.keys.shape[2]:
-            room = before.keys, before.values
+        now, longest = self._branches, self._branches.longest
+        if layer not in now.layers:
+            grown = _Growth.empty((key, value), key.shape[1], ROOM)
         else:
-            more = ROOM * (self._longest >= before.keys.shape[2])
-            room = _picked(before.keys, self._parents, more), _picked(before.values, self._parents, more)
-        rows = torch.arange(count, device=key.device)
-        room[0][:, rows, self._places] = key
-        room[1][:, rows, self._places] = value
-        self.after.layers[layer] = grown = _Growth(*room)
+            grown = now.layers[layer] if self._in_place else now.layers[layer].picked(self._parents)
+            grown = grown if longest < grown.keys.shape[2] else grown.roomier()
+        if now.level:
+            grown.keys[:, :, longest], grown.values[:, :, longest] = key, value
+        else:
+            rows = torch.arange(key.shape[1], device=key.device)
+            grown.keys[:, rows, now.lengths], grown.values[:, rows, now.lengths] = key, value
+        self.after.layers[layer] = grown
         return grown
 
-    def _visible(self, window: int | None) -> Tensor:
-        """Return [M, length] True for own tokens that the new token sees, itself included."""
-        if window not in self._masks:
-            back = self._places[:, None] - torch.arange(self._longest + 1, device=self._places.device)
-            self._masks[window] = (back >= 0) if window is None else (back >= 0) & (back < window)
-        return self._masks[window]
+    def _hidden(self, window: int | None, width: int) -> Tensor | None:
+        """Return [M or 1, width] True for places that the new token does not see, None where it sees all of them."""
+        asked, now = (window, width), self._branches
+        if asked not in self._masks:
+            lengths = now.lengths[:1] if now.level else now.lengths
+            back = lengths[:, None] - torch.arange(width, device=lengths.device)
+            hidden = (back < 0) if window is None else (back < 0) | (back >= window)
+            none = now.level and width == now.longest + 1 and (window is None or window > now.longest)
+            self._masks[asked] = None if none else hidden
+        return self._masks[asked]
 
 
 def _capped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
-
-
-def _picked(table: Tensor, parents: Tensor, more: int) -> Tensor:
-    """Return the rows of the parents, [heads, M, room + more, d]."""
-    heads, _, room, size = table.shape
-    picked = table.new_zeros(heads, len(parents), room + more, size)
-    picked[:, :, :room] = table[:, parents]
-    return picked

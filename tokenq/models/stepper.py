@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenq.core.logps import tile_logits
+from tokenq.core.logps import Head, tile_logits
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Frontier, PackedBatch
 from tokenq.models.attention import SEGMENTS, Layout
-from tokenq.models.cache import Branches, Prefill, gathered
+from tokenq.models.cache import Branches, Prefill, Steps, gathered
 from tokenq.models.forward import WAYS, PackedLM, set_attention
 from tokenq.records import TokenGroup, TokenResponse
 
@@ -112,7 +112,9 @@ class Caching:
     """
 
     def __init__(self, lm: PackedLM) -> None:
-        self._lm = lm
+        head = lm.head()
+        assert head is not None  # the way in which it shares prompts has proved that it has one
+        self._lm, self._head = lm, head
         self.tokens = 0
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Branches]:
@@ -120,17 +122,15 @@ class Caching:
         batch = _as_batch(prompts).to(self._lm.device)
         kept = Prefill(Layout.of(batch))
         hidden = self._run(batch.input_ids, batch.position_ids, kept)
-        return _logps(self._lm, hidden[batch.predictors]), Branches.of(kept)
+        return _logps(self._head, hidden[batch.predictors]), Branches.of(kept)
 
     def step(
         self, state: Branches, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
     ) -> tuple[Float[Tensor, "M V"], Branches]:
         """Return the next-token log-probs after each token, and the branches that have grown by it."""
-        device = self._lm.device
-        parents = parents.to(device)
-        steps = state.grown(parents)
-        hidden = self._run(tokens.to(device), state.positions()[parents], steps)
-        return _logps(self._lm, hidden), steps.done()
+        steps = Steps(state, parents)
+        hidden = self._run(tokens.to(self._lm.device), steps.positions, steps)
+        return _logps(self._head, hidden), steps.done()
 
     def gather(self, places: Sequence[tuple[Branches, int]]) -> Branches:
         """Return branches picked from several steps."""
@@ -186,14 +186,12 @@ def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
     return pack([TokenGroup(np.array(text, np.int32), (nothing,), False, "prompt") for text in texts])
 
 
-def _logps(lm: PackedLM, hidden: Tensor) -> Tensor:
+def _logps(head: Head, hidden: Tensor) -> Tensor:
     """Return [N, V] log-probs over the whole vocabulary.
 
     Few rows times a large matrix is fastest as the matrix times the rows, a tile of the vocabulary at a time; a tile is
     turned round while it is in the cache.
     """
-    head = lm.head()
-    assert head is not None
     size = len(head.weight)
     logps = hidden.new_empty(len(hidden), size, dtype=torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, size, TILE):

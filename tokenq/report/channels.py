@@ -3,7 +3,7 @@
 One table for the page, the notebook and figures, so that none of them shows a map without its caption.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -115,11 +115,20 @@ def find_channel(name: str) -> Channel:
     return CHANNELS[name]
 
 
-def shares(trace: TokenTrace, channel: Channel) -> list[float]:
-    """Return for each token its share of the largest absolute value of the trace, −1 … 1.
+def largest(traces: Iterable[TokenTrace], channel: Channel) -> float:
+    """Return the largest absolute value of a channel in some traces, 0 where there is none."""
+    return max((abs(channel.value(token) or 0.0) for trace in traces for token in trace.tokens), default=0.0)
+
+
+def shares(trace: TokenTrace, channel: Channel, scale: float | None = None) -> list[float]:
+    """Return for each token its share of the largest absolute value, −1 … 1.
 
     Surprisal is drawn as negative; tokens that the policy did not write have 0.
+
+    Args:
+        trace: whose tokens.
+        channel: which number.
+        scale: the largest absolute value, where traces are shown side by side; None: that of this trace.
     """
-    values = [channel.value(token) or 0.0 for token in trace.tokens]
-    scale = max(map(abs, values), default=0.0) or 1.0
-    return [channel.factor * value / scale for value in values]
+    scale = largest([trace], channel) if scale is None else scale
+    return [channel.factor * (channel.value(token) or 0.0) / (scale or 1.0) for token in trace.tokens]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenq.files import write_text
@@ -14,8 +15,38 @@ from tokenq.traces import TokenTrace, TraceToken
 SCRIPTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "export.js", "page.js")
 """The parts of the page's script, in the order in which they are put together."""
 
+STYLES = ("theme.css", "tokens.css", "page.css")
+"""The parts of its style."""
+
 _DEEPEST = 0.7
 """Opacity of the deepest colour: black and white text stay readable on it."""
+
+
+_UNSEEN = re.compile(
+    "([\n\t\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff])"
+)
+"""Characters without a look of their own, as data.js has them."""
+
+_SIGNS = {"\n": "↵", "\t": "⇥"}
+
+
+@dataclass(frozen=True)
+class ShownToken:
+    """A token as it is shown without script.
+
+    Attributes:
+        name: its piece; EOS, or its number where it has no piece.
+        parts: its piece as (mark, text): marks stand for what has no look of its own.
+        share: how deep it is coloured, −1 … 1.
+        said: its numbers in words.
+        written: whether the policy wrote it.
+    """
+
+    name: str
+    parts: tuple[tuple[str, str], ...]
+    share: float
+    said: str
+    written: bool
 
 
 def page(traces: Sequence[TokenTrace], title: str = "tokenq") -> str:
@@ -29,7 +60,7 @@ def page(traces: Sequence[TokenTrace], title: str = "tokenq") -> str:
     islands = {"index": {name: value for name, value in data.items() if name not in ("traces", "pairs")}}
     islands |= {f"trace-{number}": trace for number, trace in enumerate(data["traces"])}
     islands |= {f"pair-{number}": pair for number, pair in enumerate(data["pairs"])}
-    return offline_page("page.html.jinja", SCRIPTS, ("page.css",), title, islands)
+    return offline_page("page.html.jinja", SCRIPTS, STYLES, title, islands)
 
 
 def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq") -> None:
@@ -52,23 +83,37 @@ def fragment(trace: TokenTrace, channel: str = "implicit_reward") -> str:
         UserError: an unknown channel.
     """
     shown = find_channel(channel)
-    pieces = [
-        {"parts": _parts(token, trace), "style": _ground(share), "title": _tooltip(token, shown), "own": token.written}
-        for token, share in zip(trace.tokens, shares(trace, shown), strict=True)
-    ]
-    written = [token for token in trace.tokens if token.written]
-    worst = sorted(written, key=lambda token: shown.factor * (shown.value(token) or 0.0))[:5]
     text = (
         templates()
         .get_template("fragment.html.jinja")
         .render(
             trace=trace,
             channel=shown,
-            pieces=pieces,
-            worst=[(_quoted(_name(token, trace)), token, _favoured(token)) for token in worst],
+            pieces=[(one, _ground(one.share)) for one in shown_tokens(trace, shown)],
+            worst=[(_quoted(_name(token, trace)), token, _favoured(token)) for token in standing_out(trace, shown)],
         )
     )
     return writable(text)
+
+
+def shown_tokens(trace: TokenTrace, channel: Channel, scale: float | None = None) -> list[ShownToken]:
+    """Return the tokens of a response as they are shown without script.
+
+    Args:
+        trace: whose tokens.
+        channel: what the colour stands for.
+        scale: the value of the deepest colour; None: the largest of this trace.
+    """
+    return [
+        ShownToken(_name(token, trace), _parts(token, trace), share, _tooltip(token, channel), token.written)
+        for token, share in zip(trace.tokens, shares(trace, channel, scale), strict=True)
+    ]
+
+
+def standing_out(trace: TokenTrace, channel: Channel, most: int = 5) -> list[TraceToken]:
+    """Return the most negative (or most surprising) tokens of those that the policy wrote, from the worst on."""
+    written = [token for token in trace.tokens if token.written]
+    return sorted(written, key=lambda token: channel.factor * (channel.value(token) or 0.0))[:most]
 
 
 def _ground(share: float) -> str:
@@ -76,11 +121,15 @@ def _ground(share: float) -> str:
     return f"background:rgba({red},{green},{blue},{_DEEPEST * abs(share):.3f})" if abs(share) >= 0.005 else ""
 
 
-def _parts(token: TraceToken, trace: TokenTrace) -> list[tuple[str, str]]:
+def _parts(token: TraceToken, trace: TokenTrace) -> tuple[tuple[str, str], ...]:
     """Return the piece of a token as (mark, text): marks stand for what has no look of its own."""
     if not token.text:
-        return [(_name(token, trace), "")]
-    return [("↵" if "\n" in part else "", part) for part in re.split("(\n)", token.text) if part]
+        return ((_name(token, trace), ""),)
+    return tuple((_mark(part), part) for part in _UNSEEN.split(token.text) if part)
+
+
+def _mark(part: str) -> str:
+    return _SIGNS.get(part, f"U+{ord(part):04X}") if _UNSEEN.fullmatch(part) else ""
 
 
 def _name(token: TraceToken, trace: TokenTrace) -> str:

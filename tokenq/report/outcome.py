@@ -1,17 +1,29 @@
 """An evaluation in the terminal, and its figures: what every task's outcome looks like, whichever task it is."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table as Drawn
 
 from tokenq.evaluate.bootstrap import Estimate
 from tokenq.evaluate.outcome import Cell, Chart, Curve, Outcome
-from tokenq.report.sweep import COLOURS
+from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, text_width
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_WIDTH = 5.0  # of a figure, in inches: two stand side by side on a page, one fills a telephone
+_HEIGHT = 2.9  # of what stands below the legend
+_SIZE = 10.5  # of the letters, in points
+_LINE = 1.45 * _SIZE / 72  # height of a line of them, in inches
+_BESIDE = (1.4 + 0.6 + 1.4) * _SIZE / 72  # of a name in a legend: its line, and room before and behind it, in inches
+_BANDED = 12
+"""Points from which on intervals are a band and no bars."""
 
 
 def tables(outcome: Outcome) -> list[Drawn]:
@@ -41,40 +53,154 @@ def said(cell: Cell) -> str:
 
 
 def figure(chart: Chart) -> "Figure":
-    """Return a figure of a chart; matplotlib is imported now.
+    """Return a figure of a chart, its legend above it; the same chart gives the same figure.
+
+    Places with names stand below each other where the names are too long to stand side by side.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        UserError: matplotlib is not installed.
     """
-    from matplotlib.figure import Figure
-
-    drawn = Figure(figsize=(6.4, 3.8), layout="constrained")
+    lying = bool(chart.labels) and not _side_by_side(chart.labels)
+    across, upright = (chart.y, chart.x) if lying else (chart.x, chart.y)
+    names = [textwrap.fill(drawable(curve.name), 50) for curve in chart.curves]
+    columns = _columns(names)
+    rows = math.ceil(len(names) / columns) + sum(name.count("\n") for name in names)
+    height = _height_lying(chart) if lying else _HEIGHT
+    drawn = blank(_WIDTH, height + _LINE * (rows + len(across) // 50), layout="constrained")
     axes = drawn.subplots()
-    for number, curve in enumerate(chart.curves):
-        low, middle, high = _points(curve)
-        errors = [[m - a for a, m in zip(low, middle, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
-        axes.errorbar(
-            list(curve.x),
-            middle,
-            yerr=errors,
-            label=curve.name,
-            color=COLOURS[number % len(COLOURS)],
-            marker="osD^v<>Px*"[number % 10],
-            capsize=2,
-            linewidth=1.2,
-            markersize=4,
+    axes.tick_params(labelsize=_SIZE)
+    axes.spines[["top", "right"]].set_visible(False)
+    draw = _draw_lying if lying else _draw_standing if chart.labels else _draw_lines
+    handles = draw(axes, chart)
+    low, high = _range(chart)
+    if low < 0 <= high:
+        (axes.axvline if lying else axes.axhline)(0, color="black", linewidth=0.8, zorder=1)
+    axes.set_xlabel(textwrap.fill(drawable(across), 50), fontsize=_SIZE, parse_math=False)
+    axes.set_ylabel(textwrap.fill(drawable(upright), 34), fontsize=_SIZE, parse_math=False)
+    if handles:
+        legend = drawn.legend(
+            handles,
+            names,
+            loc="outside upper left",
+            ncols=columns,
+            frameon=False,
+            fontsize=_SIZE,
+            **{"borderpad": 0.1, "handlelength": 1.4, "handletextpad": 0.6, "columnspacing": 1.4},
         )
-    if chart.log_x:
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel(chart.x)
-    axes.set_ylabel(chart.y)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return drawn
 
 
-def _points(curve: Curve) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
-    rows = [(y.low, y.value, y.high) if isinstance(y, Estimate) else (y, y, y) for y in curve.y]
-    low, middle, high = zip(*rows, strict=True) if rows else ((), (), ())
-    return low, middle, high
+def _draw_lines(axes: "Axes", chart: Chart) -> list[Any]:
+    """Draw each curve as a line over numbers, its intervals as bars or as a band; return what the legend shows."""
+    handles: list[Any] = []
+    for number, curve in enumerate(chart.curves):
+        colour = COLOURS[number % len(COLOURS)]
+        style: dict[str, Any] = {
+            "marker": MARKERS[number % len(MARKERS)],
+            "markersize": 4.5 if len(curve.x) <= _BANDED else 2.5,
+        }
+        line = ("-", "--", ":")[number // len(COLOURS) % 3]
+        handles += axes.plot(list(curve.x), _values(curve), color=colour, linestyle=line, linewidth=1.4, **style)
+        x, low, high = _intervals(curve)
+        if len(x) > _BANDED:
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+        else:
+            axes.vlines(x, low, high, color=colour, linewidth=1.1)
+    axes.grid(color="black", alpha=0.13)
+    if chart.log_x:
+        _number_log_axis(axes, sorted({x for curve in chart.curves for x in curve.x if x > 0}))
+    return handles
+
+
+def _number_log_axis(axes: "Axes", places: Sequence[float]) -> None:
+    """Make the horizontal axis logarithmic; few whole places are its numbers, else powers of two."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    axes.set_xscale("log", base=2)
+    far = [after / before >= 1.2 for before, after in pairwise(places)]
+    if len(places) <= 8 and all(far) and all(place == int(place) for place in places):
+        axes.set_xticks(list(places))
+    elif places and places[-1] < 4 * places[0]:
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+
+
+def _draw_standing(axes: "Axes", chart: Chart) -> list[Any]:
+    """Draw each curve as points over places with names, with bars; return what the legend shows."""
+    handles: list[Any] = []
+    for places, values, bars, look in _placed(chart):
+        handles += axes.plot(places, values, linestyle="none", **look)
+        axes.vlines(*bars, color=look["color"], linewidth=1.6)
+    axes.set_xticks(list(range(len(chart.labels))), list(map(drawable, chart.labels)), parse_math=False)
+    axes.set_xlim(-0.5, len(chart.labels) - 0.5)
+    axes.grid(color="black", alpha=0.13, axis="y")
+    axes.tick_params(axis="x", length=0)
+    return handles
+
+
+def _draw_lying(axes: "Axes", chart: Chart) -> list[Any]:
+    """Draw each curve as points beside places with names, the first on top; return what the legend shows."""
+    handles: list[Any] = []
+    for places, values, bars, look in _placed(chart):
+        handles += axes.plot(values, places, linestyle="none", **look)
+        axes.hlines(*bars, color=look["color"], linewidth=1.6)
+    axes.set_yticks(list(range(len(chart.labels))), _stacked(chart.labels), parse_math=False, multialignment="left")
+    axes.set_ylim(len(chart.labels) - 0.5, -0.5)
+    axes.grid(color="black", alpha=0.13, axis="x")
+    axes.tick_params(axis="y", length=0)
+    return handles
+
+
+def _placed(chart: Chart) -> Iterator[tuple[list[float], list[float], tuple[list[float], ...], dict[str, Any]]]:
+    """Yield of each curve its places, values, intervals and look; curves stand beside each other at a place."""
+    step = min(0.2, 0.7 / max(1, len(chart.curves)))
+    for number, curve in enumerate(chart.curves):
+        aside = step * (number - (len(chart.curves) - 1) / 2)
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)], "markersize": 5.5}
+        x, low, high = _intervals(curve)
+        yield [x + aside for x in curve.x], _values(curve), ([place + aside for place in x], low, high), look
+
+
+def _height_lying(chart: Chart) -> float:
+    """Return how high a chart is, in inches, whose places stand below each other: all have room for points and name."""
+    lines = max(name.count("\n") + 1 for name in _stacked(chart.labels))
+    return 0.6 + len(chart.labels) * max(0.5, 0.17 * len(chart.curves) + 0.2, _LINE * lines + 0.15)
+
+
+def _stacked(labels: Sequence[str]) -> list[str]:
+    return [textwrap.fill(drawable(label), 24) for label in labels]
+
+
+def _side_by_side(labels: Sequence[str]) -> bool:
+    """Return whether names stand below an axis without touching each other."""
+    return max(text_width(drawable(label), _SIZE) for label in labels) < (_WIDTH - 0.8) / len(labels) - 0.15
+
+
+def _columns(names: Sequence[str]) -> int:
+    """Return how many columns a legend has: as many as the longest name leaves room for."""
+    width = max((text_width(name, _SIZE) for name in names), default=0.0) + _BESIDE
+    return max(1, min(len(names), int(_WIDTH / width)))
+
+
+def _range(chart: Chart) -> tuple[float, float]:
+    """Return the least and the largest number that a chart draws; NaN twice where there is none."""
+    drawn = chain.from_iterable((*_values(curve), *chain(*_intervals(curve)[1:])) for curve in chart.curves)
+    numbers = [number for number in drawn if math.isfinite(number)]
+    return min(numbers, default=math.nan), max(numbers, default=math.nan)
+
+
+def _values(curve: Curve) -> list[float]:
+    return [y.value if isinstance(y, Estimate) else y for y in curve.y]
+
+
+def _intervals(curve: Curve) -> tuple[list[float], list[float], list[float]]:
+    """Return places, lower and upper ends of the intervals of a curve."""
+    rows = [
+        (x, y.low, y.high)
+        for x, y in zip(curve.x, curve.y, strict=True)
+        if isinstance(y, Estimate) and math.isfinite(y.low) and math.isfinite(y.high)
+    ]
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]

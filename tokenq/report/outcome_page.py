@@ -4,20 +4,20 @@ The heat maps are the page of traces, written beside this one; labelled stretche
 traces lists its examples alone.
 """
 
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from markupsafe import Markup
-
-from tokenq.evaluate.outcome import Chart, Example, Outcome
+from tokenq.evaluate.outcome import Example, Outcome
 from tokenq.files import write_text
 from tokenq.records import Response
+from tokenq.report.drawing import installed
 from tokenq.report.html import page
+from tokenq.report.inline_svg import inline_svg
 from tokenq.report.offline import offline_page
 from tokenq.report.outcome import figure, said
+from tokenq.report.page_tables import shown_table
 from tokenq.score.spans import Cut, spans_of
 from tokenq.traces import TokenTrace
 
@@ -52,11 +52,14 @@ def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace
     text = offline_page(
         "outcome.html.jinja",
         (),
-        ("page.css", "outcome.css"),
+        ("theme.css", "sheet.css"),
         f"tokenq eval {outcome.task}",
         {},
-        tables=[{**asdict(table), "rows": [list(map(said, row)) for row in table.rows]} for table in outcome.tables],
-        charts=[{"title": chart.title, "svg": _svg(chart)} for chart in outcome.charts],
+        tables=list(map(shown_table, outcome.tables)),
+        charts=[
+            {"title": chart.title, "svg": inline_svg(figure(chart), f"chart-{number}", chart.title), "files": ()}
+            for number, chart in enumerate(outcome.charts if installed() else ())
+        ],
         examples=[
             {
                 "title": one.title,
@@ -99,15 +102,3 @@ def _whole(trace: TokenTrace, start: int, end: int) -> tuple[int, int]:
     """Return a stretch grown to whole tokens: pieces often begin with the blank before a word."""
     held = [one for one in trace.tokens if trace.response[max(start, one.start) : min(end, one.end)].strip()]
     return (held[0].start, held[-1].end) if held else (start, end)
-
-
-def _svg(chart: Chart) -> Markup:
-    """Return a figure as SVG, empty where matplotlib is not installed: the tables hold its numbers."""
-    try:
-        drawn = figure(chart)
-    except ImportError:
-        return Markup("")
-    target = io.StringIO()
-    drawn.savefig(target, format="svg", metadata={"Date": None})
-    svg = target.getvalue()
-    return Markup(svg[svg.index("<svg") :])

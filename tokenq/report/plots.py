@@ -6,23 +6,20 @@ figure is the same wherever it is made; scripts that need shaping are drawn bett
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenq.errors import UserError
-from tokenq.files import written_aside
+from tokenq.evaluate.token_labels import labels_from_stretches
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, shares
+from tokenq.report.drawing import blank, drawable, form_of, save
 from tokenq.traces import TokenTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-FORMS = (".svg", ".png", ".pdf")
-"""Endings that `save_figure` knows."""
 
 CELLS = 96
 """Characters in a line."""
@@ -40,7 +37,7 @@ class Piece:
     """Part of a token on one line.
 
     Attributes:
-        token: its number.
+        token: its number in the response.
         text: what is drawn.
         line: the line it stands on.
         start: first cell.
@@ -54,56 +51,74 @@ class Piece:
     width: int
 
 
-def figure(trace: TokenTrace, channel: str = "implicit_reward") -> "Figure":
+def figure(
+    trace: TokenTrace,
+    channel: str = "implicit_reward",
+    wrong: Sequence[tuple[int, int]] = (),
+    scale: float | None = None,
+) -> "Figure":
     """Return a figure of one trace: its text coloured by a channel, and its value curve.
 
     Args:
         trace: what to draw.
         channel: what the colour stands for; see `tokenq.report.channels.CHANNELS`.
+        wrong: (start, end) stretches of the response to be outlined, in characters.
+        scale: the value of the deepest colour; None: the largest of this trace.
 
     Raises:
-        UserError: an unknown channel, or matplotlib is not installed.
+        UserError: an unknown channel, a stretch outside the response, or matplotlib is not installed.
     """
     shown = find_channel(channel)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as problem:
-        raise UserError(
-            "Figures are drawn by matplotlib, which is missing.", "pip install 'tokenq[plots]'"
-        ) from problem
+    outlined = wrong_tokens(trace, wrong)
     pieces = list(lay_out(trace))
     lines = 1 + max((piece.line for piece in pieces), default=0)
     width, text = CELLS * _CELL, lines * _LINE
     whole = (width + 2 * _MARGIN, text + _CURVE + 2.5 * _MARGIN)
-    drawn = Figure(figsize=(whole[0] / 72, whole[1] / 72))
+    drawn = blank(whole[0] / 72, whole[1] / 72)
 
     def axes(bottom: float, height: float) -> "Axes":
         return drawn.add_axes((_MARGIN / whole[0], bottom / whole[1], width / whole[0], height / whole[1]))
 
-    _draw_text(axes(whole[1] - _MARGIN - text, text), trace, shown, pieces, lines)
+    words = axes(whole[1] - _MARGIN - text, text)
+    words.set(xlim=(0, CELLS), ylim=(lines, 0))
+    _draw_text(words, trace, shown, pieces, shares(trace, shown, scale))
+    _outline(words, [piece for piece in pieces if piece.token in outlined])
     _draw_curve(axes(_MARGIN, _CURVE), trace)
     return drawn
 
 
-def save_figure(path: Path, trace: TokenTrace, channel: str = "implicit_reward") -> None:
+def save_figure(
+    path: Path,
+    trace: TokenTrace,
+    channel: str = "implicit_reward",
+    wrong: Sequence[tuple[int, int]] = (),
+    scale: float | None = None,
+) -> None:
     """Draw a trace into a file, written aside and renamed; the same trace gives the same bytes.
 
     Args:
         path: ends in .svg, .png or .pdf.
         trace: what to draw.
         channel: what the colour stands for.
+        wrong: stretches to be outlined; see `figure`.
+        scale: the value of the deepest colour; see `figure`.
 
     Raises:
         UserError: another ending, an unknown channel, no matplotlib, or a place that cannot be written.
     """
-    if path.suffix not in FORMS:
-        raise UserError(f"{path}: no figure is written in this form.", f"Name it {', '.join(FORMS)}.")
-    drawn = figure(trace, channel)
-    from matplotlib import rc_context
+    form_of(path)
+    save(path, figure(trace, channel, wrong, scale))
 
-    undated: dict[str, Any] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}[path.suffix]
-    with rc_context({"svg.hashsalt": "tokenq"}), written_aside(path) as aside:
-        drawn.savefig(aside, format=path.suffix[1:], dpi=160, metadata=undated)
+
+def wrong_tokens(trace: TokenTrace, wrong: Sequence[tuple[int, int]]) -> frozenset[int]:
+    """Return the numbers of the tokens that are in stretches labelled as wrong, as localisation counts them.
+
+    Raises:
+        UserError: a stretch is empty, or outside the response.
+    """
+    written = [number for number, token in enumerate(trace.tokens) if token.written]
+    labels = labels_from_stretches(trace, wrong)
+    return frozenset(number for number, label in zip(written, labels.tolist(), strict=True) if label)
 
 
 def lay_out(trace: TokenTrace) -> Iterator[Piece]:
@@ -134,12 +149,10 @@ def _colour(signed: float) -> tuple[float, float, float]:
     return red / 255, green / 255, blue / 255
 
 
-def _draw_text(axes: "Axes", trace: TokenTrace, channel: Channel, pieces: list[Piece], lines: int) -> None:
+def _draw_text(axes: "Axes", trace: TokenTrace, channel: Channel, pieces: list[Piece], depths: Sequence[float]) -> None:
     from matplotlib.patches import Rectangle
 
-    axes.set(xlim=(0, CELLS), ylim=(lines, 0))
     axes.axis("off")
-    depths = shares(trace, channel)
     for piece in pieces:
         depth = depths[piece.token]
         if abs(depth) >= 0.005:
@@ -148,10 +161,26 @@ def _draw_text(axes: "Axes", trace: TokenTrace, channel: Channel, pieces: list[P
             axes.add_patch(ground)
         ink = "black" if trace.tokens[piece.token].written else "gray"
         style: dict[str, Any] = {"family": "monospace", "size": _SIZE, "color": ink, "va": "center_baseline"}
-        axes.text(piece.start, piece.line + 0.5, piece.text, parse_math=False, **style)
+        axes.text(piece.start, piece.line + 0.5, drawable(piece.text), parse_math=False, **style)
     totals = f"implicit reward {trace.totals.implicit_reward:+.3f}, β = {trace.beta:g}"
     title = f"{trace.id}: {totals}. Colour: {channel.label} {channel.formula}"
-    axes.set_title(title, fontsize=_SIZE, loc="left", parse_math=False)
+    axes.set_title(drawable(title), fontsize=_SIZE, loc="left", parse_math=False)
+
+
+def _outline(axes: "Axes", pieces: Sequence[Piece]) -> None:
+    """Draw a dashed line round pieces, round neighbours on a line together."""
+    from matplotlib.patches import Rectangle
+
+    def row(placed: tuple[int, Piece]) -> tuple[int, int]:
+        number, piece = placed
+        return piece.line, piece.start - sum(one.width for one in pieces[:number] if one.line == piece.line)
+
+    for (line, _), placed in groupby(enumerate(pieces), row):
+        run = [piece for _, piece in placed]
+        blanks = len(run[0].text) - len(run[0].text.lstrip(" "))  # before the word that is meant
+        start, width = run[0].start + blanks, sum(piece.width for piece in run) - blanks
+        look: dict[str, Any] = {"fill": False, "edgecolor": "black", "linewidth": 1.1, "linestyle": (0, (3, 1.5))}
+        axes.add_patch(Rectangle((start, line + 0.08), width, 0.84, clip_on=False, **look))
 
 
 def _draw_curve(axes: "Axes", trace: TokenTrace) -> None:

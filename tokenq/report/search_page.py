@@ -15,8 +15,8 @@ from tokenq.results import SearchResult
 SCRIPTS = ("data.js", "search.js", "search_candidates.js", "search_tree.js")
 """The parts of the page's script, in the order in which they are put together; data.js is that of the other page."""
 
-STYLES = ("page.css", "search.css")
-"""The parts of its style; page.css is that of the other page."""
+STYLES = ("theme.css", "tokens.css", "page.css", "search.css")
+"""The parts of its style; all but the last are those of the other page."""
 
 
 def search_page(results: Sequence[SearchResult], *, title: str = "tokenq search") -> str:

@@ -4,18 +4,18 @@ Of the 2 W best continuations of all beams, those among the first W that end are
 go on. A finished response is ranked by score / length^length_penalty, its length that of the generated tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tokenq.core.tensors import Frontier
 from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
 from tokenq.search.guidance import OBJECTIVES, Objective
-
-_Offers = list[list[tuple[float, int]]]
 
 
 @dataclass(frozen=True)
@@ -45,42 +45,58 @@ class Beams:
             raise UserError(f"{self.width} beams cannot be parted into {self.groups} groups.", "Choose a divisor.")
 
 
+Order = Callable[[Tensor, Sequence[Branch]], Tensor]
+"""([R, V] what each token adds to the scores of R beams, the beams) → [R, V] by what continuations are chosen, less the
+score of the beam."""
+
+
+def by_score(added: Float[Tensor, "R V"], beams: Sequence[Branch]) -> Float[Tensor, "R V"]:
+    """Return what is added: continuations are chosen by their scores."""
+    return added
+
+
+class _Offer(NamedTuple):
+    """A continuation that was chosen: a beam of its group, a token, and what comes of it."""
+
+    beam: int
+    token: int
+    score: float
+    logp: float
+    ref_logp: float | None = None
+
+
 @dataclass
-class _Search:
-    """The beams of one group of one prompt: those that run, and those that are finished, best first."""
+class _Group:
+    """The beams of one group of one prompt: those that run, best first, and those that are finished, best first."""
 
     walk: Walk
-    limits: Limits
     beams: Beams
     width: int
     running: list[Branch]
     finished: list[Branch] = field(default_factory=list)
     done: bool = False
 
-    def take(self, frontier: Frontier, offers: Sequence[Sequence[tuple[float, int]]]) -> None:
-        """Extend the running beams by their best continuations.
+    def take(self, offers: Sequence[_Offer]) -> None:
+        """Extend the running beams: those that end are finished if they are among the first W, the W best others go on.
 
         Args:
-            frontier: where they stand.
-            offers: for every beam (what a token adds to its score, the token), best first, `most` at least.
+            offers: continuations in the order in which they were chosen, `most` or all that there are.
         """
-        rows = zip(self.running, offers, strict=True)
-        totals = [(branch.score + gain, branch, token) for branch, own in rows for gain, token in own]
-        best = sorted(totals, key=lambda offer: -offer[0])[: most(self.limits, self.width)]
         length = len(self.running[0].tokens) + 1
-        running: list[Branch] = []
-        for rank, (score, branch, token) in enumerate(best):
-            if score == -torch.inf:
-                continue
-            ends = self.limits.ends(token, length)
-            if ends and rank < self.width:
-                complete = branch.with_token(token, frontier, score)
+        longer: list[_Offer] = []
+        for rank, offer in enumerate(offers):
+            if not self.walk.limits.ends(offer.token, length):
+                longer.append(offer)
+            elif rank < self.width:
+                complete = self._extended(offer)
                 self.walk.end(complete)
                 self._finish(complete)
-            elif not ends and len(running) < self.width:
-                running.append(branch.with_token(token, frontier, score))
-        self.running = running
-        self.done = not running or (self.beams.early_stopping is True and self._full()) or not self._may_improve(length)
+        self.running = [self._extended(one) for one in sorted(longer, key=lambda one: -one.score)[: self.width]]
+        full = self.beams.early_stopping is True and self._full()
+        self.done = not self.running or full or not self._may_improve(length)
+
+    def _extended(self, offer: _Offer) -> Branch:
+        return self.running[offer.beam].with_token(offer.token, offer.score, offer.logp, offer.ref_logp)
 
     def _finish(self, branch: Branch) -> None:
         """Rank a response that has ended among the finished ones; the best W stay, the older first among equals."""
@@ -95,7 +111,8 @@ class _Search:
         if not self._full():
             return True
         penalty = self.beams.length_penalty
-        longest = self.limits.max_new_tokens if self.beams.early_stopping == "never" and penalty > 0 else length
+        most_tokens = self.walk.limits.max_new_tokens
+        longest = most_tokens if self.beams.early_stopping == "never" and penalty > 0 else length
         best: float = self.running[0].score / longest**penalty
         return best > self.finished[-1].score
 
@@ -113,6 +130,7 @@ def beam_search(
     objective: Objective = OBJECTIVES["likelihood"],
     beta: float = 1.0,
     progress: Progress = silent,
+    order: Order = by_score,
 ) -> list[list[Branch]]:
     """Return for every prompt the W best responses, best first; their scores are normalised by length.
 
@@ -122,21 +140,18 @@ def beam_search(
         objective: what is maximised.
         beta: KL temperature, for objectives that have one.
         progress: told (tokens of the longest response so far, most tokens) after every step.
+        order: how continuations are chosen at every step.
 
     Raises:
         UserError: a budget smaller than one step, or an objective without what it needs.
     """
     beams = beams or Beams()
     limits = walk.limits
-    searches = [
-        [_Search(walk, limits, beams, beams.width // beams.groups, [root]) for _ in range(beams.groups)]
-        for root in walk.roots()
-    ]
+    width = beams.width // beams.groups
+    searches = [[_Group(walk, beams, width, [root]) for _ in range(beams.groups)] for root in walk.roots()]
     for length in range(1, limits.max_new_tokens + 1):
-        added = objective.score(walk.frontier, beta)
-        best = _offers(added, most(limits, beams.width // beams.groups))
+        _lengthen(searches, walk.frontier, objective.score(walk.frontier, beta), beams.diversity_penalty, order)
         for prompt, groups in enumerate(searches):
-            _take(groups, walk.frontier, added, best, beams.diversity_penalty)
             rows = sum(len(group.running) for group in groups if not group.done)
             if rows and not walk.may_step(prompt, rows):
                 for group in groups:
@@ -159,26 +174,59 @@ def most(limits: Limits, width: int) -> int:
     return max(2, 1 + len(limits.eos)) * width
 
 
-def _take(groups: Sequence[_Search], frontier: Frontier, added: torch.Tensor, best: _Offers, penalty: float) -> None:
-    """Extend every group of a prompt in turn; later groups pay for tokens that earlier ones chose."""
-    chosen: list[int] = []
-    for group in groups:
-        if group.done:
+def _lengthen(
+    searches: Sequence[Sequence[_Group]], frontier: Frontier, added: Tensor, penalty: float, order: Order
+) -> None:
+    """Extend every group of every prompt, in turn; later groups of a prompt pay for tokens that earlier ones chose."""
+    chosen = torch.zeros((len(searches), added.shape[1]), device=added.device) if penalty else None
+    for members in zip(*searches, strict=True):
+        going = [group for group in members if not group.done]
+        if not going:
             continue
-        rows = [branch.row for branch in group.running]
-        if penalty and chosen:
-            counts = torch.bincount(torch.tensor(chosen, device=added.device), minlength=added.shape[1])
-            own = added[torch.tensor(rows, device=added.device)] - penalty * counts
-            group.take(frontier, _offers(own, most(group.limits, group.width)))
-        else:
-            group.take(frontier, [best[row] for row in rows])
-        chosen += [branch.tokens[-1] for branch in group.running]
+        beams = [branch for group in going for branch in group.running]
+        rows = [branch.row for branch in beams]
+        own = added if rows == list(range(len(added))) else added[torch.tensor(rows, device=added.device)]
+        if chosen is not None:
+            own = own - penalty * chosen[[branch.prompt for branch in beams]]
+        for group, offers in zip(going, _offers(going, own, order(own, beams), frontier), strict=True):
+            group.take(offers)
+            if chosen is not None and group.running:
+                tokens = torch.tensor([branch.tokens[-1] for branch in group.running], device=added.device)
+                chosen[group.running[0].prompt] += torch.bincount(tokens, minlength=added.shape[1])
 
 
-def _offers(added: torch.Tensor, count: int) -> _Offers:
-    """Return the best tokens of every row, as (what it adds, token)."""
-    found = added.topk(min(count, added.shape[1]))
+def _offers(groups: Sequence[_Group], added: Tensor, keys: Tensor, frontier: Frontier) -> list[list[_Offer]]:
+    """Return the continuations of every group that are chosen, in their order; equals in the order of the beams.
+
+    Args:
+        groups: which of them.
+        added: [R, V] what each token adds to the score of each of their beams.
+        keys: [R, V] by what they are chosen, less the score of the beam.
+        frontier: where the beams stand.
+    """
+    width, count = groups[0].width, most(groups[0].walk.limits, groups[0].width)
+    found = keys.topk(min(count, keys.shape[1]))
+    slots = [number * width + beam for number, group in enumerate(groups) for beam in range(len(group.running))]
+    slots_of_beams = torch.tensor(slots, device=keys.device)
+
+    def by_group(values: Tensor, nothing: float) -> Tensor:
+        """Return values [R, K] of all beams as [groups, W K]."""
+        table = values.new_full((len(groups) * width, values.shape[1]), nothing)
+        table[slots_of_beams] = values
+        return table.view(len(groups), -1)
+
+    beams = [branch for group in groups for branch in group.running]
+    scores = torch.tensor([[branch.score] for branch in beams], dtype=torch.float64, device=keys.device)
+    ranked, places = by_group(found.values + scores, -torch.inf).sort(dim=-1, descending=True, stable=True)
+    places = places[:, :count]
+    tokens = by_group(found.indices, 0).gather(1, places)
+    totals = by_group(added.gather(1, found.indices) + scores, 0.0).gather(1, places)
+    rows = torch.tensor([[branch.row] for branch in beams], device=keys.device)
+    at = by_group(rows.expand_as(found.indices), 0).gather(1, places), tokens
+    columns = [places // found.indices.shape[1], tokens, totals, frontier.logps[at]]
+    columns += [] if frontier.ref_logps is None else [frontier.ref_logps[at]]
+    possible = (ranked[:, :count] > -torch.inf).sum(-1).tolist()
     return [
-        list(zip(gains, tokens, strict=True))
-        for gains, tokens in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        [_Offer(*values) for values in zip(*own, strict=True)][:some]
+        for some, *own in zip(possible, *(column.tolist() for column in columns), strict=True)
     ]

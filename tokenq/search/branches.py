@@ -1,10 +1,12 @@
 """What all searches share: branches that are being written, the limits they keep, how they end, and what they cost."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.errors import UserError
@@ -71,11 +73,42 @@ class Branch:
     prompt: int = 0
     node: int = 0
 
-    def with_token(self, token: int, frontier: Frontier, score: float) -> "Branch":
-        """Return the branch with one more token, as the frontier sees it from this branch."""
-        ref = () if frontier.ref_logps is None else (float(frontier.ref_logps[self.row, token]),)
-        logps = (*self.logps, float(frontier.logps[self.row, token]))
-        return replace(self, tokens=(*self.tokens, token), logps=logps, ref_logps=(*self.ref_logps, *ref), score=score)
+    def with_token(self, token: int, score: float, logp: float, ref_logp: float | None) -> "Branch":
+        """Return the branch with one more token, its log-probs and what the objective then gives the whole."""
+        tokens, logps = (*self.tokens, token), (*self.logps, logp)
+        ref_logps = self.ref_logps if ref_logp is None else (*self.ref_logps, ref_logp)
+        return Branch(tokens, logps, ref_logps, score, self.row, self.prompt, self.node)
+
+    def at(self, row: int, node: int) -> "Branch":
+        """Return the branch at another row of the frontier and node of the lattice."""
+        return Branch(self.tokens, self.logps, self.ref_logps, self.score, row, self.prompt, node)
+
+
+def grown(
+    branches: Sequence[Branch], tokens: Sequence[int], frontier: Frontier, added: Float[Tensor, "B V"] | None = None
+) -> list[Branch]:
+    """Return every branch with one more token, as the frontier sees it from there.
+
+    Args:
+        branches: the branches, at their rows of the frontier.
+        tokens: a token for each of them.
+        frontier: where they stand.
+        added: what each token adds to the score; nothing when None.
+    """
+    places = _places(branches, tokens, frontier.logps.device)
+    logps = frontier.logps[places].tolist()
+    ref_logps = [None] * len(branches) if frontier.ref_logps is None else frontier.ref_logps[places].tolist()
+    gains = [0.0] * len(branches) if added is None else logps if added is frontier.logps else added[places].tolist()
+    return [
+        branch.with_token(token, branch.score + gain, logp, ref_logp)
+        for branch, token, gain, logp, ref_logp in zip(branches, tokens, gains, logps, ref_logps, strict=True)
+    ]
+
+
+def _places(branches: Sequence[Branch], tokens: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return where the next-token tables have each branch's next token."""
+    rows = torch.tensor([branch.row for branch in branches], dtype=torch.long, device=device)
+    return rows, torch.tensor(tokens, dtype=torch.long, device=device)
 
 
 class Visited(NamedTuple):
@@ -165,12 +198,12 @@ class Walk:
         """Note that a branch is over with its last token."""
         self._note(branch, True)
 
-    def _stepped(self, state: Any, parents: torch.Tensor, branches: Sequence[Branch]) -> list[Branch]:
+    def _stepped(self, state: Any, parents: Tensor, branches: Sequence[Branch]) -> list[Branch]:
         tokens = torch.tensor([branch.tokens[-1] for branch in branches])
         self.frontier = self._stepper.step(state, parents, tokens)
         for branch in branches:
             self.spent[branch.prompt] += 1
-        return [replace(branch, row=row, node=self._note(branch, False)) for row, branch in enumerate(branches)]
+        return [branch.at(row, self._note(branch, False)) for row, branch in enumerate(branches)]
 
     def _note(self, branch: Branch, ends: bool) -> int:
         lattice = self.lattices[branch.prompt]

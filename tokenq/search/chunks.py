@@ -4,13 +4,13 @@ Weak-to-strong search (arXiv 2405.19262): the samples come from one model (the s
 steered by nothing), and the reward is a small pair's Σ β log π/π_ref.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
-from tokenq.search.sampling import Sampling, draw, filtered, mixed_seed
+from tokenq.search.branches import Branch, Progress, Walk, grown, silent
+from tokenq.search.guidance import reward
+from tokenq.search.sampling import Dice, Sampling, draw, filtered, mixed_seed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Chunks:
 class _Search:
     """The responses of one prompt: those that run, and those that are complete."""
 
-    dice: torch.Generator
+    dice: Dice
     running: list[Branch]
     finished: list[Branch] = field(default_factory=list)
 
@@ -78,7 +78,7 @@ def chunk_search(
     chunks, sampling = chunks or Chunks(), sampling or Sampling()
     limits = walk.limits
     searches = [
-        _Search(torch.Generator().manual_seed(mixed_seed(seed, prompt, 0)), [root])
+        _Search(Dice(mixed_seed(seed, prompt, 0)), [root])
         for prompt, root in zip(walk.prompts, walk.roots(), strict=True)
     ]
     for length in range(limits.max_new_tokens):
@@ -89,8 +89,7 @@ def chunk_search(
         going = [search for search in searches if search.running]
         if not going:
             break
-        for search in going:
-            _one_token(search, walk, limits, chunks, sampling, beta)
+        _one_token(going, walk, chunks.sample_from, sampling, beta)
         progress(length + 1, limits.max_new_tokens)
         for prompt, search in enumerate(searches):
             if search.running and not walk.may_step(prompt, len(search.running)):
@@ -105,23 +104,22 @@ def chunk_search(
     return [search.finished for search in searches]
 
 
-def _one_token(search: _Search, walk: Walk, limits: Limits, chunks: Chunks, sampling: Sampling, beta: float) -> None:
-    """Give every running response of a prompt one more token."""
-    frontier = walk.frontier
+def _one_token(searches: Sequence[_Search], walk: Walk, source: str, sampling: Sampling, beta: float) -> None:
+    """Give every running response one more token."""
+    frontier, limits = walk.frontier, walk.limits
     if frontier.ref_logps is None:
         raise UserError("Chunks are chosen by reward, which needs a reference.", "Name one with --reference.")
-    source = frontier.logps if chunks.sample_from == "policy" else frontier.ref_logps
-    rows = [branch.row for branch in search.running]
-    unique = sorted(set(rows))  # rows that share a parent are filtered once
-    drawn_from = filtered(source[torch.tensor(unique, device=source.device)], sampling)
-    tokens = draw(drawn_from, [unique.index(row) for row in rows], [search.dice] * len(rows))
-    going: list[Branch] = []
-    for branch, token in zip(search.running, tokens, strict=True):
-        gain = float(frontier.logps[branch.row, token] - frontier.ref_logps[branch.row, token])
-        after = branch.with_token(token, frontier, branch.score + beta * gain)
-        if limits.ends(token, len(after.tokens)):
-            walk.end(after)
-            search.finished.append(after)
-        else:
-            going.append(after)
-    search.running = going
+    drawn_from = filtered(frontier.logps if source == "policy" else frontier.ref_logps, sampling)
+    running = [branch for search in searches for branch in search.running]
+    dice = [search.dice for search in searches for _ in search.running]
+    tokens = draw(drawn_from, [branch.row for branch in running], dice)
+    longer = iter(grown(running, tokens, frontier, reward(frontier, beta)))
+    for search in searches:
+        after = [next(longer) for _ in search.running]
+        search.running = []
+        for branch in after:
+            if limits.ends(branch.tokens[-1], len(branch.tokens)):
+                walk.end(branch)
+                search.finished.append(branch)
+            else:
+                search.running.append(branch)

@@ -7,6 +7,7 @@ from typing import Literal
 from tokenq.errors import UserError
 
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p")
+_BEAMS = ("width", "length_penalty", "early_stopping")
 _TREE = ("simulations", "children", "rule", "exploration", "backup", "commit", "rollouts")
 _OBJECTIVE = ("objective",)
 
@@ -16,7 +17,8 @@ USED: Mapping[str, tuple[str, ...]] = {
     "best_of_n": ("n", "ranking", *_SAMPLED),
     "majority": ("n", *_SAMPLED),
     "weighted_vote": ("n", "ranking", *_SAMPLED),
-    "beam": ("width", "length_penalty", "early_stopping", "groups", "diversity_penalty", *_OBJECTIVE),
+    "beam": (*_BEAMS, "groups", "diversity_penalty", *_OBJECTIVE),
+    "beam_sample": (*_BEAMS, *_SAMPLED),
     "chunk_beam": ("width", "chunk_samples", "chunk_length", "chunk_from", *_SAMPLED),
     "lookahead": ("width", "lookahead_top_k", "lookahead_weight"),
     "mcts": (*_TREE, *_OBJECTIVE, *_SAMPLED),
@@ -59,11 +61,11 @@ class SearchConfig:
     """Further tokens that end a response, as text: one token each."""
 
     method: str = "beam"
-    """greedy, sample, best_of_n, majority, weighted_vote, beam, chunk_beam, lookahead or mcts."""
+    """greedy, sample, best_of_n, majority, weighted_vote, beam, beam_sample, chunk_beam, lookahead or mcts."""
     objective: str = "likelihood"
     """What beams and trees maximise: likelihood (log π) or reward (β log π/π_ref)."""
     width: int = 5
-    """Beams (beam, chunk_beam, lookahead)."""
+    """Beams (beam, beam_sample, chunk_beam, lookahead)."""
     n: int = 8
     """Samples (sample, best_of_n, majority, weighted_vote)."""
     ranking: str = "reward"
@@ -80,13 +82,13 @@ class SearchConfig:
     diversity_penalty: float = 0.0
     """Beams: what a token costs a group for every beam of an earlier group that chose it."""
     temperature: float = 1.0
-    """Samples: logits are divided by it; 0 takes the likeliest token."""
+    """Samples, drawn beams: logits are divided by it; 0 takes the likeliest token."""
     top_k: int = 0
-    """Samples: only the k likeliest tokens; 0 for all."""
+    """Samples, drawn beams: only the k likeliest tokens; 0 for all."""
     top_p: float = 1.0
-    """Samples: only the likeliest tokens that together have this probability."""
+    """Samples, drawn beams: only the likeliest tokens that together have this probability."""
     min_p: float = 0.0
-    """Samples: only tokens at least this often as likely as the likeliest."""
+    """Samples, drawn beams: only tokens at least this often as likely as the likeliest."""
     chunk_samples: int = 4
     """Chunk beams: continuations of each beam, K."""
     chunk_length: int = 5

@@ -4,12 +4,13 @@ ARGS (arXiv 2402.01694) with one beam: argmax over the k most likely tokens of l
 With more beams the W best by Σ log π + w · value go on. The value is of the whole prefix and is not added up.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
+from tokenq.search.branches import Branch, Limits, Progress, Walk, grown, silent
 from tokenq.search.guidance import Value
 
 
@@ -62,7 +63,7 @@ def lookahead_search(
     limits = walk.limits
     searches = [_Search([root]) for root in walk.roots()]
     for length in range(1, limits.max_new_tokens + 1):
-        offered = [_offers(search, walk, lookahead.top_k) for search in searches]
+        offered = _offers(searches, walk, lookahead.top_k)
         worth = iter(value([branch for branches in offered for branch in branches]))
         for prompt, (search, branches) in enumerate(zip(searches, offered, strict=True)):
             ranked = [replace(one, score=sum(one.logps) + lookahead.weight * next(worth)) for one in branches]
@@ -79,18 +80,21 @@ def lookahead_search(
     return [sorted(search.finished, key=lambda one: -one.score)[: lookahead.width] for search in searches]
 
 
-def _offers(search: _Search, walk: Walk, top_k: int) -> list[Branch]:
-    """Return every running response with each of its k most likely next tokens."""
-    if not search.running:
-        return []
-    rows = torch.tensor([branch.row for branch in search.running], device=walk.frontier.logps.device)
-    best = walk.frontier.logps[rows].topk(min(top_k, walk.frontier.logps.shape[1]))
-    return [
-        branch.with_token(token, walk.frontier, 0.0)
-        for branch, tokens, logps in zip(search.running, best.indices.tolist(), best.values.tolist(), strict=True)
-        for token, logp in zip(tokens, logps, strict=True)
+def _offers(searches: Sequence[_Search], walk: Walk, top_k: int) -> list[list[Branch]]:
+    """Return for every search its running responses with each of their k most likely next tokens."""
+    found = walk.frontier.logps.topk(min(top_k, walk.frontier.logps.shape[1]))
+    tokens, logps = found.indices.tolist(), found.values.tolist()
+    offers = [
+        (branch, token)
+        for search in searches
+        for branch in search.running
+        for token, logp in zip(tokens[branch.row], logps[branch.row], strict=True)
         if logp > -torch.inf
     ]
+    offered: list[list[Branch]] = [[] for _ in searches]
+    for branch in grown([branch for branch, _ in offers], [token for _, token in offers], walk.frontier):
+        offered[branch.prompt].append(branch)
+    return offered
 
 
 def _keep(search: _Search, ranked: list[Branch], walk: Walk, limits: Limits, width: int) -> None:

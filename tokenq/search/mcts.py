@@ -6,14 +6,15 @@ simulations the best response of the tree is the exact one. The trees of many pr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from tokenq.core.tensors import Frontier
-from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, silent
+from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, grown, silent
 from tokenq.search.guidance import OBJECTIVES, Objective, Value, so_far
-from tokenq.search.sampling import Sampling, draw, filtered, mixed_seed
+from tokenq.search.sampling import Dice, Sampling, draw, filtered, mixed_seed
 from tokenq.search.tree import RULES, Halving, Node, Tree
 
 
@@ -44,7 +45,7 @@ class _Search:
     tree: Tree
     aim: Aim
     nodes: list[Node]
-    dice: torch.Generator
+    dice: Dice
     root: int = 0
     left: int = 0
     halving: Halving | None = None
@@ -75,20 +76,21 @@ class _Search:
         open_ones = [number for number, child in enumerate(children) if not child.solved]
         return node.children[max(open_ones, key=lambda number: bounds[number])]
 
-    def expand(self, place: int, frontier: Frontier, row: int) -> None:
-        """Give a node that the model has read its children."""
-        node = self.nodes[place]
-        branch = replace(node.branch, row=row)
-        logps, added = frontier.logps[row], self.aim.objective.score(frontier, self.aim.beta)[row]
-        possible = int(logps.isfinite().sum())
-        count = possible if self.tree.children == 0 else min(self.tree.children, possible)
-        priors, tokens = (values.tolist() for values in logps.topk(count))
-        for prior, token in zip(priors, tokens, strict=True):
-            after = branch.with_token(token, frontier, branch.score + float(added[token]))
+    def expand(self, place: int, state: Any, branch: Branch, children: Sequence[Branch]) -> None:
+        """Give a node that the model has read its children, most likely first.
+
+        Args:
+            place: the node.
+            state: of the frontier in which it was read.
+            branch: its prefix, at its row there.
+            children: the prefix with one more token.
+        """
+        for after in children:
+            token, prior = after.tokens[-1], after.logps[-1]
             ends = self.limits.ends(token, len(after.tokens))
             guess = after.score if ends or (self.aim.value is so_far and not self.tree.rollouts) else None
-            node.children.append(len(self.nodes))
-            self.nodes.append(Node(after, place, prior, ends, guess, place=(frontier.state, row)))
+            self.nodes[place].children.append(len(self.nodes))
+            self.nodes.append(Node(after, place, prior, ends, guess, place=(state, branch.row)))
 
     def finish(self, place: int, value: float) -> None:
         """Carry the value of a node that was visited first back to the root."""
@@ -171,13 +173,13 @@ def mcts(
             tree,
             aim,
             [Node(root, -1, 0.0, False)],
-            torch.Generator().manual_seed(mixed_seed(aim.seed, prompt, 0)),
+            Dice(mixed_seed(aim.seed, prompt, 0)),
             left=tree.simulations,
         )
         for prompt, root in zip(walk.prompts, walk.roots(), strict=True)
     ]
-    for row, search in enumerate(searches):
-        search.expand(0, walk.frontier, row)
+    _expand(searches, [(search, 0) for search in range(len(searches))], walk.roots(), walk.frontier)
+    for search in searches:
         search.finish(0, aim.value([search.nodes[0].branch])[0])
     most = tree.simulations * (limits.max_new_tokens if tree.commit == "token" else 1)
     for done in range(most):
@@ -206,14 +208,40 @@ def _simulate(searches: Sequence[_Search], walk: Walk, aim: Aim) -> None:
     nodes = [searches[prompt].nodes[place] for prompt, place in leaves]
     places = [node.place for node in nodes if node.place is not None]
     branches = walk.step_from(places, [node.branch for node in nodes])
-    frontier = walk.frontier
-    for row, (prompt, place) in enumerate(leaves):
-        searches[prompt].nodes[place].place = None
-        searches[prompt].expand(place, frontier, row)
+    for node in nodes:
+        node.place = None
+    _expand(searches, leaves, branches, walk.frontier)
     scored = _rollouts(searches, branches, walk) if searches[0].tree.rollouts else aim.value(branches)
     for (prompt, place), value in zip(leaves, scored, strict=True):
         searches[prompt].finish(place, value)
         searches[prompt].count()
+
+
+def _expand(
+    searches: Sequence[_Search], leaves: Sequence[tuple[int, int]], branches: Sequence[Branch], frontier: Frontier
+) -> None:
+    """Give nodes that the model has read the children that their tree asks for.
+
+    Args:
+        searches: all trees.
+        leaves: (tree, node) of each.
+        branches: the prefix of each node, at its row of the frontier.
+        frontier: what may come next on each.
+    """
+    tree, aim = searches[0].tree, searches[0].aim
+    size = frontier.logps.shape[1]
+    best = frontier.logps.topk(min(tree.children, size) if tree.children else size)
+    tokens, logps = best.indices.tolist(), best.values.tolist()
+    possible = [
+        [token for token, logp in zip(tokens[branch.row], logps[branch.row], strict=True) if logp > -torch.inf]
+        for branch in branches
+    ]
+    parents = [branch for branch, own in zip(branches, possible, strict=True) for _ in own]
+    children = iter(
+        grown(parents, [token for own in possible for token in own], frontier, aim.objective.score(frontier, aim.beta))
+    )
+    for (number, place), branch, own in zip(leaves, branches, possible, strict=True):
+        searches[number].expand(place, frontier.state, branch, [next(children) for _ in own])
 
 
 def _rollouts(searches: Sequence[_Search], branches: Sequence[Branch], walk: Walk) -> list[float]:
@@ -225,18 +253,17 @@ def _rollouts(searches: Sequence[_Search], branches: Sequence[Branch], walk: Wal
         frontier = walk.frontier
         added = searches[0].aim.objective.score(frontier, searches[0].aim.beta)
         logps = filtered(frontier.logps, searches[0].aim.sampling)
-        dice = [searches[branch.prompt].dice for branch in running.values()]
-        tokens = draw(logps, [branch.row for branch in running.values()], dice)
-        grown: dict[tuple[int, int], Branch] = {}
-        for (place, branch), token in zip(running.items(), tokens, strict=True):
-            after = branch.with_token(token, frontier, branch.score + float(added[branch.row, token]))
-            search = searches[branch.prompt]
-            if search.limits.ends(token, len(after.tokens)) or not walk.may_step(branch.prompt, count):
+        now = list(running.values())
+        tokens = draw(logps, [branch.row for branch in now], [searches[branch.prompt].dice for branch in now])
+        longer: dict[tuple[int, int], Branch] = {}
+        for place, after in zip(running, grown(now, tokens, frontier, added), strict=True):
+            search = searches[after.prompt]
+            if search.limits.ends(after.tokens[-1], len(after.tokens)) or not walk.may_step(after.prompt, count):
                 scores[place[0]].append(after.score)
                 search.rolled.append(after)
             else:
-                grown[place] = after
-        running = dict(zip(grown, walk.step(list(grown.values())), strict=True)) if grown else {}
+                longer[place] = after
+        running = dict(zip(longer, walk.step(list(longer.values())), strict=True)) if longer else {}
     return [sum(own) / len(own) for own in scores]
 
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from tokenq.core.tensors import TokenScorer
 from tokenq.errors import UserError, unknown_name
 from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Branch, Progress, Visited, Walk, silent
 from tokenq.search.chunks import Chunks, chunk_search
 from tokenq.search.guidance import OBJECTIVES, Objective, Value, implicit_reward, so_far
@@ -28,7 +29,7 @@ class Plan:
     Attributes:
         objective: what beams and trees maximise.
         beta: KL temperature of rewards.
-        beams: for "beam".
+        beams: for "beam" and "beam_sample".
         sampling: for all that samples.
         count: samples for each prompt.
         ranking: key of `RANKINGS`, or "value": for "best_of_n", and the votes of "weighted_vote".
@@ -112,6 +113,11 @@ def _beam(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
     return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
 
 
+def _beam_sample(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
+    found = beam_sample(walk, plan.beams, plan.sampling, seed=plan.seed, progress=progress)
+    return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
+
+
 def _chunk_beam(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
     found = chunk_search(walk, plan.chunks, plan.sampling, beta=plan.beta, seed=plan.seed, progress=progress)
     return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
@@ -156,6 +162,7 @@ METHODS: dict[str, Method] = {
     "majority": Method(_sample, rank=_majority),
     "weighted_vote": Method(_sample, rank=_weighted_vote),
     "beam": Method(_beam, _objective_needs_it),
+    "beam_sample": Method(_beam_sample),
     "chunk_beam": Method(_chunk_beam, lambda _: True),
     "lookahead": Method(_lookahead, lambda plan: plan.value is None),
     "mcts": Method(_mcts, _objective_needs_it),

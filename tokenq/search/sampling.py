@@ -1,4 +1,4 @@
-"""Sampling, with the usual filters: every sample has a generator of its own, so that no batch changes it."""
+"""Sampling, with the usual filters: every sample has a die of its own, so that no batch changes it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Progress, Walk, silent
+from tokenq.search.branches import Branch, Progress, Walk, grown, silent
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,33 @@ class Sampling:
             )
 
 
+def kept(logps: Tensor, sampling: Sampling, least: int = 1) -> Tensor:
+    """Return [B, V] tempered log-probs, not normalised; −inf for what the filters leave out.
+
+    Args:
+        logps: [B, V] log π.
+        sampling: the filters; a temperature of 0 changes nothing.
+        least: tokens that every filter leaves.
+    """
+    scores = logps if sampling.temperature in (0, 1) else logps / sampling.temperature
+    least = min(least, scores.shape[-1])
+    if 0 < sampling.top_k < scores.shape[-1]:
+        edge = scores.topk(max(sampling.top_k, least), -1).values[..., -1:]
+        scores = scores.masked_fill(scores < edge, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, places = scores.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
+        out = before >= sampling.top_p
+        out[..., :least] = False
+        left_out = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, places, out)
+        scores = scores.masked_fill(left_out, -torch.inf)
+    if sampling.min_p > 0:
+        chances = scores.softmax(-1)
+        edge = torch.minimum(sampling.min_p * chances.amax(-1, keepdim=True), chances.topk(least, -1).values[..., -1:])
+        scores = scores.masked_fill(chances < edge, -torch.inf)
+    return scores
+
+
 def filtered(logps: Tensor, sampling: Sampling) -> Tensor:
     """Return [B, V] log-probs of what is drawn from: tempered, filtered, normalised; −inf for what is left out.
 
@@ -48,19 +75,7 @@ def filtered(logps: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         best = logps.argmax(-1, keepdim=True)
         return torch.full_like(logps, -torch.inf).scatter(-1, best, 0.0)
-    scores = logps / sampling.temperature
-    if 0 < sampling.top_k < scores.shape[-1]:
-        least = scores.topk(sampling.top_k, -1).values[..., -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
-    if sampling.top_p < 1:
-        ordered, places = scores.sort(-1, descending=True)
-        before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-        left_out = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, places, before >= sampling.top_p)
-        scores = scores.masked_fill(left_out, -torch.inf)
-    if sampling.min_p > 0:
-        chances = scores.softmax(-1)
-        scores = scores.masked_fill(chances < sampling.min_p * chances.amax(-1, keepdim=True), -torch.inf)
-    return scores.log_softmax(-1)
+    return kept(logps, sampling).log_softmax(-1)
 
 
 def sample(
@@ -89,46 +104,73 @@ def sample(
         raise UserError(f"{count} samples are none.", "Draw 1 or more.")
     sampling = sampling or Sampling()
     limits = walk.limits
-    dice = [
-        [torch.Generator().manual_seed(mixed_seed(seed, prompt, number)) for number in range(count)]
-        for prompt in walk.prompts
-    ]
+    dice = [[Dice(mixed_seed(seed, prompt, number)) for number in range(count)] for prompt in walk.prompts]
     running = {(root.prompt, number): root for root in walk.roots() for number in range(count)}
     finished: dict[tuple[int, int], Branch] = {}
     for length in range(1, limits.max_new_tokens + 1):
+        frontier = walk.frontier
         rows = [branch.row for branch in running.values()]
         if sampling.temperature == 0:
-            likeliest = walk.frontier.logps.argmax(-1).tolist()
+            likeliest = frontier.logps.argmax(-1).tolist()
             tokens = [likeliest[row] for row in rows]
         else:
-            drawn_from = filtered(walk.frontier.logps, sampling)
-            tokens = draw(drawn_from, rows, [dice[row][number] for row, number in running])
-        grown: dict[tuple[int, int], Branch] = {}
-        for (place, branch), token in zip(running.items(), tokens, strict=True):
-            score = branch.score + float(walk.frontier.logps[branch.row, token])
-            after = branch.with_token(token, walk.frontier, score)
+            tokens = draw(filtered(frontier.logps, sampling), rows, [dice[row][number] for row, number in running])
+        after = grown(list(running.values()), tokens, frontier, frontier.logps)
+        longer: dict[tuple[int, int], Branch] = {}
+        for place, branch, token in zip(running, after, tokens, strict=True):
             if limits.ends(token, length):
-                walk.end(after)
-                finished[place] = after
+                walk.end(branch)
+                finished[place] = branch
             else:
-                grown[place] = after
+                longer[place] = branch
         progress(length, limits.max_new_tokens)
-        asking = Counter(row for row, _ in grown)
+        asking = Counter(row for row, _ in longer)
         may = {row for row, rows_of_it in asking.items() if walk.may_step(row, rows_of_it)}
-        finished |= {place: branch for place, branch in grown.items() if place[0] not in may}
-        running = {place: branch for place, branch in grown.items() if place[0] in may}
+        finished |= {place: branch for place, branch in longer.items() if place[0] not in may}
+        running = {place: branch for place, branch in longer.items() if place[0] in may}
         if not running:
             break
         running = dict(zip(running, walk.step(list(running.values())), strict=True))
     return [[finished[row, number] for number in range(count)] for row in range(len(walk.prompts))]
 
 
-def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[torch.Generator]) -> list[int]:
+class Dice:
+    """Uniform numbers in [0, 1) of one seed, drawn in blocks: the same, however they are asked for.
+
+    Args:
+        seed: decides all of them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._drawn: list[float] = []
+
+    def one(self) -> float:
+        """Return the next number."""
+        if not self._drawn:
+            self._drawn = self._fresh(BLOCK).tolist()
+            self._drawn.reverse()
+        return self._drawn.pop()
+
+    def many(self, count: int) -> Tensor:
+        """Return the next numbers, [count] in double precision."""
+        drawn = [self._drawn.pop() for _ in range(min(count, len(self._drawn)))]
+        return torch.cat((torch.tensor(drawn, dtype=torch.float64), self._fresh(count - len(drawn))))
+
+    def _fresh(self, count: int) -> Tensor:
+        return torch.rand(count, generator=self._generator, dtype=torch.float64)
+
+
+BLOCK = 32
+"""Numbers of one die that are drawn at a time: calls for single ones cost more than all that is done with them."""
+
+
+def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[Dice]) -> list[int]:
     """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number."""
     totals = logps.exp().cumsum(-1, dtype=torch.float64)
     if list(rows) != list(range(len(logps))):
         totals = totals[torch.tensor(rows, device=logps.device)]
-    uniform = torch.stack([torch.rand((1,), generator=one, dtype=torch.float64) for one in dice]).to(totals.device)
+    uniform = torch.tensor([[one.one()] for one in dice], dtype=torch.float64, device=totals.device)
     places = torch.searchsorted(totals, uniform * totals[:, -1:], right=True)
     tokens: list[int] = places[:, 0].clamp(max=totals.shape[1] - 1).tolist()
     return tokens

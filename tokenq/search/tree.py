@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from math import exp, log
 from typing import Any, Literal
 
-import torch
-
 from tokenq.errors import UserError, unknown_name
 from tokenq.search.branches import Branch
+from tokenq.search.sampling import Dice
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,14 @@ class Node:
         return self.best if backup == "max" or self.solved else self.total / self.visits
 
 
+SAME = 1e-5
+"""Relative difference up to which values are the same: what float32 leaves of sums, which rescaling would blow up."""
+
+
 def completed(parent: Node, children: Sequence[Node], backup: str) -> list[float]:
     """Return Q of every child, rescaled to [0, 1] among them and their parent.
+
+    Where they differ by rounding alone all are 0.
 
     A child that nobody has visited has its guess, else the mixed value of its parent: (v + N · Σ P Q / Σ P) / (1 + N),
     the sums over visited children and N their visits (arXiv 2111.03604, appendix D).
@@ -101,8 +106,9 @@ def completed(parent: Node, children: Sequence[Node], backup: str) -> list[float
         mixed = (parent.value + visits * known / max(sum(weights), 1e-30)) / (1 + visits)
     values = [child.q(backup) if child.visits else mixed if child.guess is None else child.guess for child in children]
     low, high = min(*values, parent.value), max(*values, parent.value)
-    scale = high - low if high > low else 1.0
-    return [(value - low) / scale for value in values]
+    if high - low <= SAME * max(1.0, abs(high), abs(low)):
+        return [0.0 for _ in values]
+    return [(value - low) / (high - low) for value in values]
 
 
 def puct(parent: Node, children: Sequence[Node], tree: Tree) -> list[float]:
@@ -145,8 +151,8 @@ class Halving:
         considered: most children that are looked at.
     """
 
-    def __init__(self, logps: Sequence[float], simulations: int, dice: torch.Generator, considered: int = 16) -> None:
-        uniform = torch.rand(len(logps), generator=dice, dtype=torch.float64).clamp(1e-12, 1 - 1e-12).tolist()
+    def __init__(self, logps: Sequence[float], simulations: int, dice: Dice, considered: int = 16) -> None:
+        uniform = dice.many(len(logps)).clamp(1e-12, 1 - 1e-12).tolist()
         self.noise = [-log(-log(number)) for number in uniform]
         ranked = sorted(range(len(logps)), key=lambda child: -(self.noise[child] + logps[child]))
         self.left = ranked[: min(considered, len(ranked), simulations)]

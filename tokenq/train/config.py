@@ -246,18 +246,6 @@ def check_resume(config: TrainConfig, recorded: Mapping[str, Any]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class DemoConfig:
-    """Train a tiny model built in code, first on demonstrations, then on preferences, and show what it learnt."""
-
-    output: str = "runs/demo"
-    """Folder of the run."""
-    seed: int = 0
-    """Seed of the world, of the model and of both trainings."""
-    quick: bool = False
-    """Stop after a few steps: shows that everything works, not that it learns."""
-
-
 class _Range(NamedTuple):
     names: tuple[str, ...]
     allowed: Callable[[float], bool]

@@ -39,8 +39,8 @@ def label_pairs(
 ) -> list[dict[str, str]]:
     """Return {"prompt", "chosen", "rejected"} rows: two different candidates per post, labelled by Bradley-Terry.
 
-    P(a ≻ b) = σ((r(a) − r(b)) / temperature) with the gold reward r. A post without two different candidates gives
-    no row.
+    P(a ≻ b) = σ((r(a) − r(b)) / temperature) with the gold reward r. A post without two different candidates that
+    say anything gives no row.
 
     Args:
         posts: the prompts.
@@ -52,7 +52,7 @@ def label_pairs(
     rows = []
     for post, texts in zip(posts, candidates, strict=True):
         draw = dice("pair", seed, post.prompt)
-        different = list(dict.fromkeys(texts))
+        different = [text for text in dict.fromkeys(texts) if text.strip()]
         if len(different) < 2:
             continue
         first, second = draw.sample(different, 2)
@@ -71,23 +71,6 @@ def _prefers_first(gap: float, temperature: float, draw: random.Random) -> bool:
         return gap > 0 or (gap == 0 and chance < 0.5)
     scaled = max(-60.0, min(60.0, gap / temperature))
     return chance < 1 / (1 + exp(-scaled))
-
-
-def demonstration_pairs(
-    posts: Sequence[Post],
-    noise: Noise = CARELESS,
-    reward: GoldReward = GOLD,
-    *,
-    seed: int = 0,
-    temperature: float = 1.0,
-    wordings: int = 3,
-) -> list[dict[str, str]]:
-    """Return preference rows between demonstrations of one careless writer, who by chance did better or worse."""
-    candidates = [
-        [write_summary(post, noise, seed=1000 * seed + number, wordings=wordings) for number in range(4)]
-        for post in posts
-    ]
-    return label_pairs(posts, candidates, reward, seed=seed, temperature=temperature)
 
 
 def demo_tokenizer() -> "PreTrainedTokenizerFast":
@@ -148,21 +131,30 @@ class SftStage:
 SHORT: Final = Difficulty(facts=(1, 2), asides=(0, 1), fillers=(0, 0))
 """Posts of about 25 words, from which copying is learnt in seconds, as from full posts alone it is not."""
 
+FULL: Final = Difficulty()
+"""Posts of about 75 words: the world of the demonstration."""
+
+MIDDLE: Final = Difficulty(facts=(2, 3), asides=(1, 2), fillers=(0, 0))
+"""Posts of about 40 words: the easier world of a quick demonstration."""
+
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demonstration trains on and how: found by trial, so that it learns within two minutes on one core.
+    """What the demonstration trains on and how: found by trial, so that all of it fits into minutes on two cores.
 
     Attributes:
         seed: of the posts, the writers, the labels and the model.
+        difficulty: of the posts that the policy is to summarise in the end.
         sft_stages: the curriculum: short posts, full posts, careless demonstrations of full posts.
         sft_batch_size: demonstrations per step; small, because here it is steps that count.
-        sft_learning_rate: peak of every stage.
+        sft_learning_rate: peak of every stage, and of SFT on chosen responses.
         sft_warmup_steps: at the start of every stage.
         pair_posts: posts whose preference pairs the policy is trained on.
-        held_out_posts: other posts, for the preference accuracy before and after.
-        pair_noise: how careless the writers of the pairs are.
+        held_out_posts: other posts, for what happens to pairs that nothing was trained on.
+        test_posts: further posts, which policies summarise and the true reward judges.
+        corrupted_posts: of posts whose clean summary gets one wrong fact; the first ones are the test posts.
         label_temperature: of the Bradley-Terry labels, in units of gold reward.
+        length_bonus: for each token, in the taste of the labeller who likes long summaries.
         dpo_beta: temperature of the KL penalty.
         dpo_batch_size: pairs per step.
         dpo_learning_rate: peak, falling as a cosine.
@@ -170,22 +162,42 @@ class DemoSettings:
     """
 
     seed: int = 0
+    difficulty: Difficulty = FULL
     sft_stages: tuple[SftStage, ...] = (
         SftStage(4000, SHORT, CLEAN, "constant_with_warmup"),
-        SftStage(7000, Difficulty(), CLEAN, "constant_with_warmup"),
-        SftStage(3500, Difficulty(), CARELESS, "cosine"),
+        SftStage(7000, FULL, CLEAN, "constant_with_warmup"),
+        SftStage(3500, FULL, CARELESS, "cosine"),
     )
     sft_batch_size: int = 8
     sft_learning_rate: float = 3e-3
     sft_warmup_steps: int = 20
     pair_posts: int = 2600
-    held_out_posts: int = 400
-    pair_noise: Noise = CARELESS
+    held_out_posts: int = 300
+    test_posts: int = 150
+    corrupted_posts: int = 300
     label_temperature: float = 0.5
+    length_bonus: float = 0.1
     dpo_beta: float = 0.1
     dpo_batch_size: int = 32
     dpo_learning_rate: float = 1.2e-3
     dpo_warmup_steps: int = 5
+
+    @classmethod
+    def quick(cls, seed: int) -> "DemoSettings":
+        """Return the settings of a quick demonstration: an easier world, and fewer posts of each kind."""
+        return cls(
+            seed=seed,
+            difficulty=MIDDLE,
+            sft_stages=(
+                SftStage(3000, SHORT, CLEAN, "constant_with_warmup"),
+                SftStage(2000, MIDDLE, CLEAN, "constant_with_warmup"),
+                SftStage(1600, MIDDLE, CARELESS, "cosine"),
+            ),
+            pair_posts=1000,
+            held_out_posts=150,
+            test_posts=60,
+            corrupted_posts=120,
+        )
 
     def sft_rows(self) -> tuple[list[dict[str, str]], ...]:
         """Return the demonstrations of every stage, {"prompt", "completion"} rows."""
@@ -194,17 +206,21 @@ class DemoSettings:
             for i, stage in enumerate(self.sft_stages)
         )
 
-    def pair_rows(self) -> list[dict[str, str]]:
-        """Return the preferences to train on, {"prompt", "chosen", "rejected"} rows."""
-        return self._pairs(make_posts(self.pair_posts, seed=100 * self.seed + 98))
-
-    def held_out_rows(self) -> list[dict[str, str]]:
-        """Return the preferences to measure on, {"prompt", "chosen", "rejected"} rows on posts of their own."""
-        return self._pairs(self.held_out())
+    def for_pairs(self) -> tuple[Post, ...]:
+        """Return the posts whose preferences are trained on."""
+        return self._posts(98, self.pair_posts)
 
     def held_out(self) -> tuple[Post, ...]:
-        """Return the posts behind `held_out_rows`, to summarise and to judge by the gold reward."""
-        return make_posts(self.held_out_posts, seed=100 * self.seed + 99)
+        """Return the posts of pairs that nothing is trained on."""
+        return self._posts(99, self.held_out_posts)
 
-    def _pairs(self, posts: Sequence[Post]) -> list[dict[str, str]]:
-        return demonstration_pairs(posts, self.pair_noise, seed=self.seed, temperature=self.label_temperature)
+    def for_test(self) -> tuple[Post, ...]:
+        """Return the posts to summarise and to judge by the gold reward."""
+        return self.for_corruption()[: self.test_posts]
+
+    def for_corruption(self) -> tuple[Post, ...]:
+        """Return the posts whose clean summaries are corrupted."""
+        return self._posts(97, self.corrupted_posts)
+
+    def _posts(self, kind: int, count: int) -> tuple[Post, ...]:
+        return make_posts(count, seed=100 * self.seed + kind, difficulty=self.difficulty)

@@ -1,0 +1,47 @@
+"""What the tests of pages share: a headless Chromium, and a way to open a file in it that sees what goes wrong."""
+
+import shutil
+
+import pytest
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("needs a browser of the system: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Return a function that opens a page from disk.
+
+    Afterwards, see that the console stayed silent and that nothing was asked for but the files that were opened.
+    """
+    said, asked, opened = [], [], set()
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light", accept_downloads=True)
+
+    def open_file(path, address=""):
+        view = context.new_page()
+        view.on("console", lambda message: said.append(message.text))
+        view.on("pageerror", lambda error: said.append(str(error)))
+        view.on("dialog", lambda dialog: said.append(dialog.message))
+        view.on("request", lambda request: asked.append(request.url))
+        opened.add(path.as_uri())
+        view.goto(path.as_uri() + address)
+        return view
+
+    yield open_file
+    context.close()
+    assert said == []
+    own = ("blob:file", "blob:null", "data:")  # what a page makes by itself, to be taken away
+    assert [url for url in asked if url.split("#")[0] not in opened and not url.startswith(own)] == []

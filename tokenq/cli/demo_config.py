@@ -1,0 +1,90 @@
+"""What a demonstration may be asked for. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from tokenq.errors import UserError
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """See what "a language model is a Q-function" means: train, read, search, and a report with three figures."""
+
+    output: str = "runs/demo"
+    """Folder of everything; the report is in report/index.html."""
+    seed: int = 0
+    """Seed of the world, of the model, of all trainings and of everything that is drawn."""
+    quick: bool = False
+    """An easier world and fewer posts: a minute and a half, with wider intervals."""
+
+    model: str | None = None
+    """A model of your own instead of the tiny one: a folder, a hub id, or a .gguf file."""
+    data: Sequence[str] = ()
+    """Preferences for it, in every form that tokenq train reads."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make chat turns of it."""
+    errors: str | None = None
+    """Column with the wrong stretches of the rejected response, [[start, end], …] in characters, if there is one."""
+    pairs: int = 300
+    """Most pairs to train on."""
+    held_out: int = 100
+    """Pairs that nothing is trained on: for accuracies, for credit and for falling likelihoods."""
+    prompts: int = 24
+    """Held-out prompts that are searched."""
+    reward_model: str | None = None
+    """A sequence classifier with one output that judges what searches find."""
+    judge: str | None = None
+    """Name of a model behind an OpenAI-compatible endpoint that compares beams with greedy decoding."""
+    lora_rank: int = 16
+    """Rank of the adapters; 0 trains all weights."""
+    beta: float = 0.1
+    """Temperature of the KL penalty."""
+    sft_learning_rate: float = 2e-4
+    """Peak learning rate of SFT on the chosen responses."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of DPO."""
+    batch_size: int = 16
+    """Pairs (SFT: responses) per step."""
+    max_length: int = 512
+    """Most tokens of prompt and response; longer pairs are left out."""
+    max_new_tokens: int = 128
+    """Most tokens of a response that is searched for."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        if (self.model is None) != (not self.data):
+            given, missing = ("--data", "--model") if self.model is None else ("--model", "--data")
+            raise UserError(f"{given} needs {missing}.", "Give both for a model of your own, or neither.")
+        changed = [
+            one.name for one in fields(self) if one.name in _OWN and getattr(self, one.name) != _default(one.name)
+        ]
+        if self.model is None and changed:
+            flag = changed[0].replace("_", "-")
+            raise UserError(f"--{flag} has no effect without --model.", "Give --model and --data, or leave it out.")
+        if self.model is not None and self.quick:
+            raise UserError("--quick is for the tiny world.", "With --model, lower --pairs, --held-out and --prompts.")
+        for name in ("pairs", "held_out", "prompts", "batch_size", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be 1 or more.", "See tokenq demo --help.")
+        if self.prompts > self.held_out:
+            raise UserError("--prompts are taken from --held-out pairs, and there are fewer.", "Raise --held-out.")
+
+
+SECTIONS = {"output": "flags", "model": "a model of your own"}
+
+_OWN = tuple(one.name for one in fields(DemoConfig) if one.name not in ("output", "seed", "quick", "model", "data"))
+
+
+def _default(name: str) -> object:
+    return getattr(DemoConfig(), name)
