@@ -58,10 +58,10 @@ def training(name, chosen, rejected, drawn=False):
 @pytest.mark.parametrize(
     ("without", "after", "verdict", "said"),
     [
-        ((0.3, -0.9), (-0.4, -1.0), "reproduced", "stays above 0, as in the paper"),
+        ((0.3, -0.9), (-0.4, -1.0), "reproduced", "reward stays above 0, as in the paper"),
         ((-0.3, -0.9), (-0.4, -1.0), "in part", "against the paper; the reference drew both responses here"),
         ((-0.3, -0.9), (0.4, -1.0), "not reproduced", "against the paper"),
-        ((0.4, -0.1), (-0.4, -1.0), "not reproduced", "stays above 0"),
+        ((0.4, -0.1), (-0.4, -1.0), "not reproduced", "reward stays above 0"),
     ],
 )
 def test_the_verdict_follows_the_signs(without, after, verdict, said):

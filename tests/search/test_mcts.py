@@ -147,6 +147,16 @@ def test_rules_by_hand():
     assert towards_improved(parent, children, tree) == pytest.approx(expected)
 
 
+def test_values_that_differ_by_rounding_are_the_same():
+    """Rescaled, a last bit would be all the difference there is, and lead where it points: priors alone decide."""
+    parent = Node(Branch(), -1, 0.0, False, value=-4.7802155, visits=3)
+    children = [node(0.25, 1, -4.7802155), node(0.5, 1, -4.7802158), node(0.25)]
+    assert completed(parent, children, "max") == [0.0, 0.0, 0.0]
+    assert max(range(3), key=puct(parent, children, Tree()).__getitem__) == 1
+    children[2] = node(0.25, 1, -4.78)
+    assert completed(parent, children, "max") == pytest.approx([0.0, 0.0, 1.0], abs=0.01)
+
+
 def test_halving_visits_half_as_many_twice_as_often():
     """16 simulations over 4 children: each twice, then two of them four times each; the best is one of the two."""
     parent = Node(Branch(), -1, 0.0, False, value=0.0, visits=1)

@@ -13,7 +13,9 @@ from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.demo_parts import Shown
 from tokenq.cli.stages import Stages
 from tokenq.errors import UserError
+from tokenq.evaluate.outcome import Outcome
 from tokenq.report.figure_page import write_figures
+from tokenq.report.outcome import tables
 from tokenq.rundir import provenance
 
 
@@ -24,15 +26,19 @@ def run(config: DemoConfig) -> None:
         UserError: the output folder is in use, or a flag without effect was given.
     """
     config.check()
-    output, console, stages = Path(config.output), Console(highlight=False, soft_wrap=True), Stages()
+    output, console, stages = Path(config.output), Console(highlight=False), Stages()
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty.", f"Remove it (rm -r {output}), or choose another --output.")
     shown = _shown(config, stages)
     record = provenance(asdict(config), config.seed, {}) | {"seconds": stages.seconds}
     facts = {"seed": str(config.seed)} | {name: f"{seconds:.0f} s" for name, seconds in stages.seconds.items()}
     page = write_figures(output / "report", "From r to Q* on a laptop", shown.sections, facts, shown.summary, record)
+    for table in tables(Outcome("demo", {}, shown.summary)):
+        console.print(table)
     for section in shown.sections:
-        console.print(f"{section.name}: {section.verdict}. {section.reading}")
+        console.print(f"[bold]{section.title}[/bold] {section.verdict}")
+        for line in section.reading.splitlines():
+            console.print(f"  {line}", markup=False)
     console.print(f"{stages.total:.0f} s in all. The report: {page}")
 
 

@@ -21,7 +21,7 @@ from tokenq.train.config import TrainConfig
 
 Quality = Callable[[SearchResult, Candidate], float]
 
-EVALUATIONS = 10
+EVALUATIONS = 8
 """Evaluations on held-out pairs during a training whose course is shown."""
 
 

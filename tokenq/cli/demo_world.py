@@ -151,11 +151,12 @@ def _sft(world: World, name: str, model: Path, data: Path, schedule: str) -> Pat
 
 def _dpo(world: World, name: str, model: Path, data: Path, held_out: Path | None = None) -> None:
     own = world.settings
-    steps = -(-own.pair_posts // own.dpo_batch_size)
+    steps = round(own.dpo_epochs * own.pair_posts / own.dpo_batch_size)
     trained(
         world.folder / name,
         beta=own.dpo_beta,
         batch_size=own.dpo_batch_size,
+        epochs=own.dpo_epochs,
         learning_rate=own.dpo_learning_rate,
         warmup_steps=own.dpo_warmup_steps,
         schedule="cosine",

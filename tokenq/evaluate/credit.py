@@ -102,7 +102,7 @@ def _verdict(found: Localisation) -> Verdict:
 
 
 def _reading(found: Mapping[str, Localisation]) -> str:
-    return " ".join(_about(name, one) for name, one in found.items())
+    return "\n".join(_about(name, one) for name, one in found.items())
 
 
 def _about(name: str, found: Localisation) -> str:

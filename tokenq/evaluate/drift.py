@@ -141,8 +141,8 @@ def _reading(training: Training, without: Drift, after_chosen: Drift, more: Esti
     wrote = "the reference drew both responses" if training.drawn else "others wrote the responses"
     said = (
         f"The mean implicit reward of held-out pairs goes to {_said(without.both)}; for draws from the reference it is "
-        f"{_said(without.predicted)} on average. Of chosen ones alone it goes to {_said(without.chosen)}, and after "
-        f"SFT on chosen responses to {_said(after_chosen.chosen)}: a difference of {_said(more)}. "
+        f"{_said(without.predicted)} on average.\nOf chosen ones alone it goes to {_said(without.chosen)}, and after "
+        f"SFT on chosen responses to {_said(after_chosen.chosen)}: a difference of {_said(more)}.\n"
     )
     if training.drawn:
         bound = training.traces[0].beta * log(2)
@@ -150,10 +150,10 @@ def _reading(training: Training, without: Drift, after_chosen: Drift, more: Esti
             f"At the optimum it is at most β ln 2 = {bound:.2f}: chosen draws are at most twice as likely as draws. "
         )
     if without.chosen.high < 0:
-        return said + f"So it falls without that SFT too, against the paper; {wrote} here."
+        return said + f"Chosen responses fall without that SFT too, against the paper; {wrote} here."
     if without.chosen.low > 0:
-        return said + "Without that SFT it stays above 0, as in the paper."
-    return said + "Without that SFT its sign is open."
+        return said + "Without that SFT their reward stays above 0, as in the paper."
+    return said + "Without that SFT the sign of their reward is open."
 
 
 def _said(estimate: Estimate) -> str:

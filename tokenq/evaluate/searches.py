@@ -87,7 +87,7 @@ def searches(sweeps: Sequence[Sweep], *, exact: Table | None = None, links: Sequ
         title="What does search buy?",
         claim=CLAIM,
         verdict=_verdict(first.points) if first.judged else "not tested",
-        reading=" ".join(_reading(sweep) for sweep in sweeps),
+        reading="\n".join(_reading(sweep) for sweep in sweeps),
         tables=[_table(sweep) for sweep in sweeps],
         charts=[chart for sweep in sweeps for chart in _charts(sweep)],
         exact=exact,
@@ -128,7 +128,7 @@ def _reading(sweep: Sweep) -> str:
         said.append(
             f"greedy decoding alone gains {_gain(rival.gain)} over one sample, which is determinism, not search"
         )
-    return "; ".join(said) + "."
+    return "; ".join(said)[:1].upper() + "; ".join(said)[1:] + "."
 
 
 def _gain(estimate: Estimate | None) -> str:

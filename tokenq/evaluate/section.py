@@ -51,7 +51,7 @@ class Section:
         title: what it is about, as a question.
         claim: what is claimed, and where.
         verdict: whether it came out.
-        reading: one sentence or two: by how much, and why.
+        reading: a few lines: by how much, and why.
         tables: its numbers; the first ones matter most.
         charts: its figures.
         heat_maps: responses to be shown token by token.

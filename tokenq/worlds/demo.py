@@ -157,6 +157,7 @@ class DemoSettings:
         length_bonus: for each token, in the taste of the labeller who likes long summaries.
         dpo_beta: temperature of the KL penalty.
         dpo_batch_size: pairs per step.
+        dpo_epochs: passes over the pairs.
         dpo_learning_rate: peak, falling as a cosine.
         dpo_warmup_steps: at the start.
     """
@@ -171,15 +172,16 @@ class DemoSettings:
     sft_batch_size: int = 8
     sft_learning_rate: float = 3e-3
     sft_warmup_steps: int = 20
-    pair_posts: int = 2600
+    pair_posts: int = 2000
     held_out_posts: int = 300
-    test_posts: int = 150
+    test_posts: int = 100
     corrupted_posts: int = 300
     label_temperature: float = 0.5
     length_bonus: float = 0.1
     dpo_beta: float = 0.1
     dpo_batch_size: int = 32
-    dpo_learning_rate: float = 1.2e-3
+    dpo_epochs: float = 2.0
+    dpo_learning_rate: float = 1.5e-3
     dpo_warmup_steps: int = 5
 
     @classmethod
@@ -190,12 +192,12 @@ class DemoSettings:
             difficulty=MIDDLE,
             sft_stages=(
                 SftStage(3000, SHORT, CLEAN, "constant_with_warmup"),
-                SftStage(2000, MIDDLE, CLEAN, "constant_with_warmup"),
+                SftStage(3000, MIDDLE, CLEAN, "constant_with_warmup"),
                 SftStage(1600, MIDDLE, CARELESS, "cosine"),
             ),
-            pair_posts=1000,
-            held_out_posts=150,
-            test_posts=60,
+            pair_posts=1200,
+            held_out_posts=120,
+            test_posts=50,
             corrupted_posts=120,
         )
 
