@@ -15,16 +15,21 @@ def test_create_run_makes_the_folder_and_its_parents(tmp_path):
     run = create_run(tmp_path / "a" / "b")
     assert run.path.is_dir()
     assert not run.holds_run()
-    assert [p.name for p in (run.config, run.provenance, run.metrics, run.checkpoints, run.policy)] == [
+    places = (run.config, run.provenance, run.metrics, run.held_out, run.checkpoints, run.policy)
+    assert [p.name for p in places] == [
         "config.yaml",
         "provenance.json",
         "metrics.jsonl",
+        "held_out.jsonl",
         "checkpoints",
         "policy",
     ]
 
 
-@pytest.mark.parametrize("trace", ["config.yaml", "provenance.json", "metrics.jsonl", "checkpoints", "policy"])
+TRACES = ["config.yaml", "provenance.json", "metrics.jsonl", "held_out.jsonl", "checkpoints", "policy"]
+
+
+@pytest.mark.parametrize("trace", TRACES)
 def test_create_run_refuses_a_folder_with_any_trace_of_a_run(tmp_path, trace):
     (tmp_path / trace).mkdir()
     with pytest.raises(UserError) as caught:

@@ -57,6 +57,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def held_out(self) -> Path:
+        """One JSON object a held-out response: what the last evaluation found."""
+        return self.path / "held_out.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """What `--resume` continues from."""
         return self.path / "checkpoints"
@@ -71,7 +76,7 @@ class RunDir:
         return bool(self._traces())
 
     def _traces(self) -> list[str]:
-        places = (self.config, self.provenance, self.metrics, self.checkpoints, self.policy)
+        places = (self.config, self.provenance, self.metrics, self.held_out, self.checkpoints, self.policy)
         return [place.name for place in places if place.exists()]
 
 

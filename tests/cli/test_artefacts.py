@@ -47,6 +47,14 @@ def test_fields_of_the_provenance(run):
     assert set(record) == explained("provenance.json")
 
 
+def test_fields_of_the_held_out_responses(run):
+    loss, folder = run
+    rows = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
+    assert all(set(row) == explained("held_out.jsonl") for row in rows)
+    assert [row["side"] for row in rows] == (["chosen", "rejected"] * 2 if loss == "dpo" else [None] * 2)
+    assert all((row["ref_logp"] is None) == (loss == "sft") for row in rows)
+
+
 def test_fields_of_the_metrics(run):
     loss, folder = run
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,5 +1,6 @@
 """Two processes give what one gives: weights, metrics, checkpoints of an adapter, and the end of a run that fails."""
 
+import json
 import os
 import socket
 import subprocess
@@ -52,6 +53,19 @@ def test_weights_and_metrics_are_those_of_one_process(name, two, tmp_path):
         assert mine.keys() == theirs.keys()
         for key, value in theirs.items():
             assert mine[key] == pytest.approx(value, abs=1e-10), f"step {theirs['step']}: {key}"
+
+
+@pytest.mark.parametrize("name", ["full", "coupled", "labelled"])
+def test_held_out_responses_are_those_of_one_process(name, two, tmp_path):
+    folder, _ = two
+    RUNS[name](tmp_path)
+    got, want = (
+        [json.loads(line) for line in (place / "held_out.jsonl").read_text().splitlines()]
+        for place in (folder / name, tmp_path)
+    )
+    assert len(got) == len(want) >= 7
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-9)
 
 
 def test_a_resumed_adapter_is_that_of_an_uninterrupted_run(two):

@@ -20,6 +20,7 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.train import checkpoint
 from tokenq.train.checks import check_start, not_finite
+from tokenq.train.held_out import Row, rows_of, write_held_out
 from tokenq.train.job import Job, Scored, Summary, step_places, total_steps
 from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
 from tokenq.train.monitor import Event, Meter
@@ -183,12 +184,17 @@ class _Trainer:
         if evaluation is None or not evaluation.groups:
             return {}
         totals: dict[str, list[float]] = {}
+        rows: list[Row] = []
         self.policy.eval()
         if self.job.objective.loss.coupled:
-            rounds = self._evaluate_together(evaluation, totals)
+            rounds = self._evaluate_together(evaluation, totals, rows)
         else:
-            rounds = self._evaluate_one_by_one(evaluation, totals)
+            rounds = self._evaluate_one_by_one(evaluation, totals, rows)
         self.policy.train()
+        if self.accelerator.num_processes > 1:
+            rows = self.accelerator.gather_for_metrics(rows, True)
+        if self.accelerator.is_main_process:
+            write_held_out(self.job.run, evaluation.groups, self.job.objective.loss.unit, rows, step)
         means = self.job.objective.means(self._reduce(totals))
         metrics = {f"eval_{name}": value for name, value in means.items()}
         self._log(step, metrics)
@@ -196,8 +202,8 @@ class _Trainer:
         self.meter.restart()
         return metrics
 
-    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]]) -> int:
-        """Add the metrics of the evaluation data to `totals`, and return in how many forwards."""
+    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]], rows: list[Row]) -> int:
+        """Add the metrics of the evaluation data to `totals`, its responses to `rows`; return in how many forwards."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         bins = plan_pass([group.n_tokens for group in evaluation.groups], self.job.config.tokens_per_batch)
         rounds: int = -(-len(bins) // world)
@@ -210,10 +216,11 @@ class _Trainer:
                 outcome = self.job.objective(self.policy, evaluation.reference, batch, evaluation.ref_logits)
             if mine < len(bins):
                 add_sums(totals, outcome.sums)
+                rows += rows_of(outcome, batch)
             self.job.listener(Event("eval", i + 1, rounds))
         return rounds
 
-    def _evaluate_together(self, evaluation: Scored, totals: dict[str, list[float]]) -> int:
+    def _evaluate_together(self, evaluation: Scored, totals: dict[str, list[float]], rows: list[Row]) -> int:
         """Do the same for losses that see a step at once: in steps of the training's size, in the data's order."""
         size, budget = self.job.config.batch_size, self.job.config.tokens_per_batch
         rounds = math.ceil(len(evaluation.groups) / size)
@@ -222,6 +229,7 @@ class _Trainer:
             whole = self._whole(plan(evaluation.groups, places, budget, self.accelerator), evaluation)
             if self.accelerator.is_main_process:
                 add_sums(totals, whole.outcome.sums)
+                rows += rows_of(whole.outcome, whole.batch)
             self.job.listener(Event("eval", i + 1, rounds))
         return rounds
 
