@@ -1,6 +1,6 @@
 """What all evaluations share on the command line: traces and results to judge, and an outcome to show and keep."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,13 +154,21 @@ def with_answers(config: ResultsEvaluation, results: "Sequence[SearchResult]") -
     ]
 
 
-def finish(config: Evaluation, outcome: "Outcome", traces: "Sequence[TokenTrace]" = ()) -> int:
+def finish(
+    config: Evaluation,
+    outcome: "Outcome",
+    traces: "Sequence[TokenTrace]" = (),
+    identities: Mapping[str, Any] | None = None,
+    title: str = "",
+) -> int:
     """Show an outcome, write it wherever the configuration asks, and return 0.
 
     Args:
         config: what was asked for.
         outcome: what it came to.
         traces: what was read; they say which models it was.
+        identities: what identifies models and data, where no traces say it.
+        title: of the page. Default: the command that evaluates the task.
     """
     from rich.console import Console
 
@@ -174,12 +182,12 @@ def finish(config: Evaluation, outcome: "Outcome", traces: "Sequence[TokenTrace]
         out.print(table)
     say = console()
     if config.output is not None:
-        identities = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)} if traces else {}
-        record = provenance(asdict(config), config.seed, identities)
+        read = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)} if traces else {}
+        record = provenance(asdict(config), config.seed, identities or read)
         numbers = {"task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
         write_json(Path(config.output), {**record, **numbers})
         say.print(f"done: the numbers are in {config.output}")
     if config.html is not None:
-        write_outcome_page(Path(config.html), outcome, traces)
+        write_outcome_page(Path(config.html), outcome, traces, title or f"tokenq eval {outcome.task}")
         say.print(f"page: {config.html}")
     return 0

@@ -10,6 +10,9 @@ from typing import Any
 
 import tokenq
 from tokenq.cli.command import Command
+from tokenq.cli.compare import SECTIONS as COMPARE_SECTIONS
+from tokenq.cli.compare import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
+from tokenq.cli.compare import CompareConfig
 from tokenq.cli.demo_config import SECTIONS as DEMO_SECTIONS
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
@@ -151,6 +154,12 @@ def _doctor(config: DoctorConfig) -> int:
     return run(config)
 
 
+def _compare(config: CompareConfig) -> int:
+    from tokenq.cli.compare import run
+
+    return run(config)
+
+
 def _nothing_written(_: object) -> str:
     return "Nothing was written; start again with the same command."
 
@@ -203,6 +212,15 @@ COMMANDS: dict[str, Command] = {
         DOCTOR_SECTIONS,
         DOCTOR_SPELT_ELSEWHERE,
         bare="run",
+    ),
+    "compare": Command(
+        CompareConfig,
+        _compare,
+        _nothing_written,
+        "set runs on the same data side by side: accuracy, margin, KL, drift, cost",
+        COMPARE_SECTIONS,
+        COMPARE_SPELT_ELSEWHERE,
+        bare="runs",
     ),
     "demo": Command(
         DemoConfig,

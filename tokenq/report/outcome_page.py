@@ -28,13 +28,14 @@ SHOWN = 200
 """Of them, those whose traces are shown, for the size of the page."""
 
 
-def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace] = ()) -> None:
+def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace] = (), title: str = "") -> None:
     """Write the page of an outcome, and beside it the page of its traces where it has any.
 
     Args:
         path: where to.
         outcome: what to show.
         traces: of the examples, by their ids.
+        title: of the page. Default: the name of the task.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
@@ -53,7 +54,7 @@ def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace
         "outcome.html.jinja",
         (),
         ("theme.css", "sheet.css"),
-        f"tokenq eval {outcome.task}",
+        title or outcome.task,
         {},
         tables=list(map(shown_table, outcome.tables)),
         charts=[
