@@ -189,6 +189,7 @@ class TestCurves:
         for curve in charts["margin of log-ratios, training batches"].curves:
             assert list(curve.x) == list(range(20))
             assert curve.y == pytest.approx([0.1 * step for step in range(20)])
+        assert charts["log π/π_ref, rejected, training batches"].curves[1].y[-1] == pytest.approx(-3.8)
 
     def test_a_loss_without_rewards_has_its_evaluations(self, tmp_path):
         simpo = tmp_path / "simpo"

@@ -24,13 +24,13 @@ ENOUGH = 3
 Points = dict[int, dict[str, float]]
 """Step → numbers at that step, by the names of `CURVES`."""
 
-CURVES: Mapping[str, str] = {
-    "margin": "margin of log-ratios",
-    "kl": "KL estimate",
-    "chosen": "drift of log π, chosen",
-    "rejected": "drift of log π, rejected",
+CURVES: Mapping[str, tuple[str, str]] = {
+    "margin": ("margin of log-ratios", "margin of log-ratios"),
+    "kl": ("KL estimate", "KL estimate"),
+    "chosen": ("drift of log π, chosen", "log π/π_ref, chosen"),
+    "rejected": ("drift of log π, rejected", "log π/π_ref, rejected"),
 }
-"""What is drawn, and its title."""
+"""What is drawn, with its title for held-out pairs (since the start) and for training batches (against π_ref)."""
 
 
 def curves_of(setups: Sequence[Setup]) -> list[Chart]:
@@ -42,7 +42,8 @@ def curves_of(setups: Sequence[Setup]) -> list[Chart]:
     points: Callable[[RunRecord], Points] = _held_out if measured else _training
     where = "held-out pairs" if measured else "training batches"
     charts = []
-    for name, title in CURVES.items():
+    for name, titles in CURVES.items():
+        title = titles[0 if measured else 1]
         drawn = [_curve(setup.name, [points(run.record) for run in setup.runs], name) for setup in setups]
         shown = [curve for curve in drawn if len(curve.x)]
         if shown:

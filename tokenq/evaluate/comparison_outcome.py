@@ -107,7 +107,7 @@ def _drifts(found: Comparison) -> Table:
 def _accuracies(found: Comparison) -> Table:
     title = "how often the chosen response has more of it"
     table = _table(title, found.compared, _ACCURACIES, lambda one: one.held_out, "A tie is wrong.")
-    return Table(title, ("run", "log π/π_ref", *table.head[2:]), table.rows, table.note)
+    return Table(title, ("run", "by log π/π_ref", *table.head[2:]), table.rows, table.note)
 
 
 def _seeds(found: Comparison) -> Table:
