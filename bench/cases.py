@@ -9,9 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-BATCH_SIZE = 8
-"""Pairs in one update, in both systems."""
-
 LEARNING_RATE = 1e-6
 BETA = 0.1
 SEED = 0
@@ -32,7 +29,7 @@ class Case:
         workload: name of the pairs.
         pairs: how many of them, from the first.
         tokens_per_batch: tokenq's budget for one forward.
-        per_device: TRL's batch size; gradients are accumulated to `BATCH_SIZE`.
+        per_device: TRL's batch size; gradients are accumulated to the pairs of an update.
         reference: "store" (log-probs computed once and kept in `store`), "online" (a forward of a second model in every
             step; TRL's default) or "precomputed" (TRL's option).
         store: name of the reference store; one that an earlier case filled is warm.

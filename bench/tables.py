@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.cases import BATCH_SIZE, WHOLE_STEP
+from bench.cases import WHOLE_STEP
 
 Result = Mapping[str, Any]
 """What a worker wrote of one case."""
@@ -15,11 +15,12 @@ COLUMNS = (
 
 LEGEND = """\
 pairs: passes over pairs (pairs × epochs). seconds: from weights and token ids in memory to the last update, reference
-included. tokens: a prompt counted once for its two responses. peak: most resident memory of the process. TFLOP: what
-the pairs need: 6 P_body T + 6 P_head N + attention for the updates and a third of it for a reference pass, with T the
-tokens of shared rows and N those of responses; no padding, nothing that is computed twice. % in updates: needed
-operations of the updates over their time, as a share of the best 2048³ float32 product in the same process (empty where
-the reference is computed inside the updates). % in all: the same with the reference pass and everything else.
+included. tokens: a prompt counted once for its two responses. peak: most memory of the process, resident or, with an
+accelerator, allocated there. TFLOP: what is needed: 6 P_body T + 6 P_head N + attention for the updates and a third
+of it for a reference pass, with T the tokens of shared rows and N those of responses; no padding, nothing that is
+computed twice. % in updates: needed operations of the updates over their time, as a share of the best 2048³ product in
+the same process and type (empty where the reference is computed inside the updates). % in all: the same with the
+reference pass and everything else.
 Section search: prompts instead of pairs, seconds after a warm-up of two tokens, and the new tokens of what is returned
 (the best beam, every sample); TFLOP is one forward pass over each prompt and over every beam or sample of it."""
 
@@ -153,7 +154,7 @@ def _beside_trl(ours: Sequence[Result], theirs: Sequence[Result]) -> list[str]:
         lines.append(f"no tokenq setting stays within TRL's leanest ({memory(leanest):.2f} GB)")
     largest = max(theirs, key=lambda result: result["case"]["per_device"])
     lines += [
-        f"memory with all {BATCH_SIZE} pairs of an update in one forward: {memory(whole):.2f} GB against "
+        f"memory with all pairs of an update in one forward: {memory(whole):.2f} GB against "
         f"{memory(largest):.2f} GB (TRL {largest['case']['setting']}), {memory(whole) / memory(largest):.2f} ×"
         for whole in ours
         if whole["case"]["tokens_per_batch"] == WHOLE_STEP

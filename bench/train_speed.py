@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.cases import BATCH_SIZE, BETA, LEARNING_RATE, QUICK, SECTIONS, Case, Plan
+from bench.cases import BETA, LEARNING_RATE, QUICK, SECTIONS, Case, Plan
 from bench.tables import LEGEND, claims, table
 
 PACKAGES = ("tokenq", "trl", "torch", "transformers", "accelerate", "datasets", "numpy")
@@ -53,11 +53,12 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def page(report: dict[str, Any]) -> str:
     """Return the results as Markdown: the machine, the rules, the table, the claims."""
+    asked = report["arguments"]
     where = "\n".join(f"- {key}: {value}" for key, value in {**report["machine"], **report["pairs"]}.items())
     rules = (
-        f"- rules: full fine-tuning in float32, AdamW, learning rate {LEARNING_RATE:g}, DPO with beta {BETA:g}, "
-        f"{BATCH_SIZE} pairs an update, the same token ids in the same order, one process for each row; TRL without "
-        "gradient checkpointing, which is faster (its default is in the rows of section trl)"
+        f"- rules: full fine-tuning in {asked['dtype']} on {asked['device']}, AdamW, learning rate {LEARNING_RATE:g}, "
+        f"DPO with beta {BETA:g}, {asked['batch_size']} pairs an update, the same token ids in the same order, one "
+        "process a row; TRL without gradient checkpointing, which is faster (its default is in section trl)"
     )
     found = "\n".join(f"- {line}" for line in claims(report["results"]))
     return f"{where}\n{rules}\n\n{table(report['results'])}\n\n{LEGEND}\n\n{found}\n"
@@ -111,8 +112,9 @@ class _Bench:
     def _run(self, job: dict[str, Any], name: str) -> dict[str, Any]:
         paths = {kind: self.scratch / f"{name}.{kind}" for kind in ("job", "result")}
         asked = self.asked
-        common = {"folder": str(self.scratch), "model": self.model, "quick": asked.quick, "threads": asked.threads}
-        paths["job"].write_text(json.dumps({**common, "max_length": asked.max_length, **job}))
+        names = ("quick", "threads", "max_length", "batch_size", "device", "dtype")
+        common = {"folder": str(self.scratch), "model": self.model, **{name: vars(asked)[name] for name in names}}
+        paths["job"].write_text(json.dumps({**common, **job}))
         log = asked.output / f"{name}.log"
         with log.open("w") as file:
             command = [sys.executable, "-m", "bench.worker", str(paths["job"]), str(paths["result"])]
@@ -147,6 +149,9 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=int, nargs="+", help=f"tokens a forward beside TRL {Plan.budgets}")
     parser.add_argument("--budget", type=int, help=f"tokens a forward elsewhere ({Plan.budget})")
     parser.add_argument("--per-device", type=int, nargs="+", help=f"TRL's batch sizes {Plan.per_device}")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs in an update (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
+    parser.add_argument("--dtype", default="float32", help="of weights and arithmetic (%(default)s)")
     parser.add_argument("--search-prompts", type=int, help=f"prompts searched side by side ({Plan.search_prompts})")
     parser.add_argument("--new-tokens", type=int, help=f"tokens written by a search ({Plan.new_tokens})")
     parser.add_argument("--sections", nargs="+", choices=list(SECTIONS), default=list(SECTIONS), metavar="SECTION")
@@ -160,8 +165,10 @@ def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     elif not asked.quick and (asked.model is None or (asked.data is None and set(asked.sections) != {"search"})):
         parser.error("give both --model and --data, or neither for the quick run; --sections search needs no --data")
     asked.threads = asked.threads or (1 if asked.quick else os.cpu_count())
-    if any(BATCH_SIZE % n for n in asked.per_device or ()):
-        parser.error(f"--per-device must divide {BATCH_SIZE}")
+    if any(asked.batch_size % n for n in asked.per_device or ()):
+        parser.error(f"--per-device must divide {asked.batch_size}")
+    if asked.device != "cpu" and {"score", "search"} & set(asked.sections):
+        parser.error("sections score and search are measured on the CPU; name others with --sections")
     return asked
 
 

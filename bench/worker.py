@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench.cases import BATCH_SIZE, BETA, LEARNING_RATE, SEED, Case
+from bench.cases import BETA, LEARNING_RATE, SEED, Case
 from bench.flops import ModelShape, forward_flops, model_shape, repeated_head_flops
 from bench.reading import run_reading, with_shared_prompts
 from bench.searching import run_search, written
@@ -28,7 +28,7 @@ from tokenq.train.loop import step_places, total_steps
 from tokenq.train.monitor import peak_memory
 
 MATMUL = 2048
-"""Side of the square float32 matrices whose product is the machine's peak."""
+"""Side of the square matrices whose product is the machine's peak."""
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def prepare(asked: dict[str, Any]) -> dict[str, Any]:
     if asked["quick"]:
         write_tiny_model(Path(asked["model"]))
     plan = replace(QUICK if asked["quick"] else Plan(), **asked["sizes"])
-    return write_workloads(folder, asked["model"], asked["data"], plan, asked["max_length"])
+    return write_workloads(folder, asked["model"], asked["data"], plan, asked["max_length"], asked["batch_size"])
 
 
 def measure(asked: dict[str, Any]) -> dict[str, Any]:
@@ -58,16 +58,18 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
         model=asked["model"],
         data=[case.workload],
         output=asked["output"],
-        batch_size=BATCH_SIZE,
+        batch_size=asked["batch_size"],
         tokens_per_batch=max(1, case.tokens_per_batch),
         learning_rate=LEARNING_RATE,
         epochs=case.epochs,
         beta=BETA,
         seed=SEED,
         keep_checkpoints=0,
+        device=asked["device"],
+        dtype=asked["dtype"],
     )
     load_average = os.getloadavg()[0]
-    peak_before = matmul_rate(4)
+    peak_before = matmul_rate(4, config)
     whole, passes = groups, 3  # a training step is worth three forward passes
     if case.section == "score":
         measured, shape = run_reading(case, asked["model"], groups)
@@ -78,7 +80,7 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
     else:
         run = run_tokenq if case.system == "tokenq" else run_trl
         measured, shape = run(case, config, groups, folder)
-    measured["peak_memory"] = peak_memory(torch.device("cpu"))
+    measured["peak_memory"] = peak_memory(torch.device(config.device))
     needed = forward_flops(shape, pack(whole))
     # The reference is wanted once however often the data is passed over; whoever computes it again does more than is
     # needed. A warm store needs none.
@@ -90,19 +92,20 @@ def measure(asked: dict[str, Any]) -> dict[str, Any]:
             "updates": passes * needed * case.epochs,
             "reference": needed * references,
         },
-        "matmul_rate": max(peak_before, matmul_rate(6)),
+        "matmul_rate": max(peak_before, matmul_rate(6, config)),
         "load_average": load_average,
         **measured,
     }
 
 
-def matmul_rate(times: int) -> float:
-    """Return the best rate of some products of two square float32 matrices, in operations a second."""
-    a, b = torch.rand(MATMUL, MATMUL), torch.rand(MATMUL, MATMUL)
+def matmul_rate(times: int, config: TrainConfig) -> float:
+    """Return the best rate of some products of two square matrices, in operations a second."""
+    place = {"device": config.device, "dtype": getattr(torch, config.dtype)}
+    a, b = torch.rand(MATMUL, MATMUL, **place), torch.rand(MATMUL, MATMUL, **place)
     best = float("inf")
     for _ in range(times):
         begin = time.perf_counter()
-        a @ b
+        (a @ b)[0, 0].item()  # waits for the accelerator
         best = min(best, time.perf_counter() - begin)
     return 2 * MATMUL**3 / best
 
@@ -124,9 +127,9 @@ def run_tokenq(
     from tokenq.train.objective import Objective
 
     begin = time.perf_counter()
-    model = load_model(ModelSpec(config.model, "float32", "cpu"))
+    model = load_model(ModelSpec(config.model, config.dtype, config.device))
     lm, warnings = fastest_exact(model, max_length=max(_lengths(groups)))
-    accelerator, run = Accelerator(cpu=True), create_run(config.output)
+    accelerator, run = Accelerator(cpu=config.device == "cpu"), create_run(config.output)
     shape, repeated = model_shape(bare(model)), 0
 
     def work(batch: PackedBatch) -> tuple[int, int]:
@@ -191,15 +194,15 @@ def run_trl(
         output_dir=config.output,
         beta=BETA,
         per_device_train_batch_size=case.per_device,
-        gradient_accumulation_steps=BATCH_SIZE // case.per_device,
+        gradient_accumulation_steps=config.batch_size // case.per_device,
         learning_rate=LEARNING_RATE,
         num_train_epochs=1,  # the rows already follow one another as often as they are seen
         max_length=max(_lengths(groups)),
         train_sampling_strategy="sequential",
         precompute_ref_log_probs=case.reference == "precomputed",
         gradient_checkpointing=case.checkpointing,
-        model_init_kwargs={"dtype": "float32"},
-        use_cpu=True,
+        model_init_kwargs={"dtype": config.dtype},
+        use_cpu=config.device == "cpu",
         bf16=False,
         logging_steps=1,
         save_strategy="no",

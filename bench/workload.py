@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import BATCH_SIZE, SEED, Plan, Shape
+from bench.cases import SEED, Plan, Shape
 from tokenq.records import TokenGroup, TokenResponse
 
 TINY = "tiny"
 """Name of the model that is built in code."""
 
 
-def write_workloads(folder: Path, model: str, data: str, plan: Plan, max_length: int) -> dict[str, Any]:
+def write_workloads(
+    folder: Path, model: str, data: str, plan: Plan, max_length: int, batch_size: int
+) -> dict[str, Any]:
     """Write the pairs of a run to `folder` and return what is worth knowing of them.
 
     Args:
@@ -24,16 +26,17 @@ def write_workloads(folder: Path, model: str, data: str, plan: Plan, max_length:
         data: the preference data; "" for random pairs.
         plan: sizes.
         max_length: longer rows are left out.
+        batch_size: pairs in an update.
     """
     from transformers import AutoConfig
 
     vocabulary = AutoConfig.from_pretrained(model).get_text_config().vocab_size
     rng = np.random.default_rng(SEED)
     found, about = _read(model, data, max_length) if data else _random_lengths(plan.pairs, vocabulary, rng)
-    taken = _spread(found, plan.pairs)
+    taken = _spread(found, plan.pairs, batch_size)
     _write(folder / "data.json", taken)
     for name, shape in plan.shapes().items():
-        pairs_of_shape = [_random_pair(shape, vocabulary, rng) for _ in range(shape.pairs)]
+        pairs_of_shape = [random_pair(shape, vocabulary, rng) for _ in range(shape.pairs)]
         if shape.prompts is not None:
             pairs_of_shape = [
                 replace(pair, prompt_ids=pairs_of_shape[i % shape.prompts].prompt_ids)
@@ -83,23 +86,25 @@ def _read(model: str, data: str, max_length: int) -> tuple[list[TokenGroup], str
     return tokenized.groups, f"{Path(data).name}: {tokenized.summary.line()}"
 
 
-def _spread(groups: list[TokenGroup], pairs: int) -> list[TokenGroup]:
-    """Return so many pairs at even distances in the order of length, arranged so that every 8 span all lengths.
+def _spread(groups: list[TokenGroup], pairs: int, batch_size: int) -> list[TokenGroup]:
+    """Return so many pairs at even distances in the order of length, arranged so that every update spans all lengths.
 
     A few pairs taken at random have lengths of their own, and the two systems do not mind length alike.
     """
     by_length = sorted(groups, key=lambda group: group.n_tokens)
     taken = [by_length[int((k + 0.5) * len(by_length) / pairs)] for k in range(pairs)]
-    blocks = max(1, pairs // BATCH_SIZE)
+    blocks = max(1, pairs // batch_size)
     return [group for block in range(blocks) for group in taken[block::blocks]]
 
 
 def _random_lengths(pairs: int, vocabulary: int, rng: np.random.Generator) -> tuple[list[TokenGroup], str]:
     shapes = [Shape(int(rng.integers(10, 60)), int(rng.integers(5, 30)), pairs) for _ in range(pairs)]
-    return [_random_pair(shape, vocabulary, rng) for shape in shapes], "random tokens"
+    return [random_pair(shape, vocabulary, rng) for shape in shapes], "random tokens"
 
 
-def _random_pair(shape: Shape, vocabulary: int, rng: np.random.Generator) -> TokenGroup:
+def random_pair(shape: Shape, vocabulary: int, rng: np.random.Generator) -> TokenGroup:
+    """Return a pair of random tokens."""
+
     def draw(n: int) -> np.ndarray:
         return rng.integers(4, vocabulary, n).astype(np.int32)
 
