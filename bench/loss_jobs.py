@@ -147,14 +147,13 @@ def _policy(demo: Demo, setting: Setting, extra: Path, folder: Path) -> Path:
     """Return the policy of a setting, trained where it is not there yet; beside it the seconds that it took."""
     if setting.loss == "none":
         return demo.sft
-    seconds = folder / "seconds.json"
-    if not seconds.exists():
+    if not (folder / "run" / "policy").exists():
         begin = time.perf_counter()
         needs = find_sum(setting.loss).inputs
         data = extra / "calibrated.jsonl" if setting.name == "selm" else demo.data("pairs")
         more = {"contrast": str(extra / "contrast.jsonl")} if "contrast" in needs else {}
         _trained(demo, setting, folder / "run", data, **more)
-        write_json(seconds, time.perf_counter() - begin)
+        write_json(folder / "seconds.json", time.perf_counter() - begin)
     return folder / "run" / "policy"
 
 

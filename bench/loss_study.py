@@ -1,7 +1,7 @@
 """All losses on the same pairs, from the same start: `python -m bench.loss_study --output runs/losses --seeds 0 1 2`.
 
 Makes the demonstrations that it needs (`tokenq demo`, one each seed; folders that are there are used), chooses the
-temperature and the learning rate of every loss by the true reward on a validation split of the first seed, trains
+temperature (and the learning rate) of every loss by the true reward on a validation split of the first seed, trains
 every loss with them on every seed, and judges on posts that neither training nor choice has seen. What is finished is
 not done again.
 """
@@ -21,9 +21,6 @@ from bench.loss_jobs import Demo, Setting, judge, prepare, quietly, tune
 from tokenq.core.losses import LOSSES
 from tokenq.files import write_json
 from tokenq.rundir import provenance
-
-RATES = (5e-4, 1.5e-3)
-"""Learning rates to choose from; the larger is the demonstration's, found for DPO."""
 
 STRENGTHS: dict[str, tuple[str, Sequence[float]]] = {
     "ipo": ("beta", (0.1, 0.3, 1.0)),  # of a mean over tokens: a response of ten has a tenth of the sum
@@ -68,6 +65,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--losses", nargs="*", help="these alone")
+    parser.add_argument(
+        "--learning-rates", type=float, nargs="+", default=[1.5e-3], help="to choose from; the demonstration's"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, a thread each")
     asked = parser.parse_args()
     demos = [Demo(asked.output / f"demo{seed}", seed) for seed in asked.seeds]
@@ -78,7 +78,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.jobs, mp_context=context) as pool:
         study = Study(asked.output, demos, pool)
-        chosen, tried = study.choose([name for name in names() if not asked.losses or name in asked.losses])
+        losses = [name for name in names() if not asked.losses or name in asked.losses]
+        chosen, tried = study.choose({name: candidates(name, asked.learning_rates) for name in losses})
         results = study.judge(chosen)
     text = table(chosen, results)
     record = provenance({"seeds": asked.seeds, "losses": sorted(chosen)}, asked.seeds[0], {})
@@ -99,11 +100,10 @@ class Study:
     def __init__(self, folder: Path, demos: Sequence[Demo], pool: ProcessPoolExecutor) -> None:
         self._folder, self._demos, self._pool = folder, demos, pool
 
-    def choose(self, losses: Sequence[str]) -> tuple[dict[str, Setting], dict[str, dict[str, float]]]:
+    def choose(self, every: dict[str, list[Setting]]) -> tuple[dict[str, Setting], dict[str, dict[str, float]]]:
         """Return for every loss the setting of the best validation reward, and the rewards of all."""
         self._all({demo.seed: (prepare, demo, self._extra(demo)) for demo in self._demos}, "prepared")
         first = self._demos[0]
-        every = {name: candidates(name) for name in losses}
         jobs = {
             (name, setting.label): (tune, first, setting, self._extra(first), self._place(first, setting))
             for name, settings in every.items()
@@ -158,13 +158,13 @@ def names() -> list[str]:
     return [name for name in LOSSES if name not in LEFT_OUT] + list(SUMS)
 
 
-def candidates(name: str) -> list[Setting]:
+def candidates(name: str, rates: Sequence[float]) -> list[Setting]:
     """Return the settings of a loss to choose from."""
     loss = SUMS.get(name, name)
     if name == "sft":
-        return [Setting(name, loss, {}, rate) for rate in RATES]
+        return [Setting(name, loss, {}, rate) for rate in rates]
     parameter, values = STRENGTHS.get(name, BETAS)
-    return [Setting(name, loss, {parameter: value}, rate) for value, rate in itertools.product(values, RATES)]
+    return [Setting(name, loss, {parameter: value}, rate) for value, rate in itertools.product(values, rates)]
 
 
 def table(chosen: dict[str, Setting], results: dict[str, list[dict[str, float]]]) -> str:

@@ -45,7 +45,7 @@ def own_logps(model, groups):
     found = []
     for group in groups:
         for response in group.responses:
-            row = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64))
+            row = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(model.device)
             logps = model(input_ids=row[None], use_cache=False).logits[0].log_softmax(-1)
             columns = torch.from_numpy(np.flatnonzero(response.mask))
             places = columns + len(group.prompt_ids)
@@ -56,7 +56,7 @@ def own_logps(model, groups):
 def dpo_loss(logps, groups):
     """Return the mean DPO loss (β = 0.3) against a made-up reference, written without the package."""
     lengths = [int(response.mask.sum()) for group in groups for response in group.responses]
-    reference = torch.linspace(-8, -2, len(logps), dtype=logps.dtype)
+    reference = torch.linspace(-8, -2, len(logps), dtype=logps.dtype, device=logps.device)
     sums = torch.stack([part.sum() for part in (logps - reference).split(lengths)])
     chosen, rejected = sums.reshape(-1, 2).unbind(1)
     return -F.logsigmoid(0.3 * (chosen - rejected)).mean()

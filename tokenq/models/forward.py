@@ -58,19 +58,20 @@ class PackedLM(nn.Module):
     def forward(
         self, batch: PackedBatch, read: Callable[[Logits], Float[Tensor, " N"]] | None = None
     ) -> Float[Tensor, "*both N"]:
-        """Return log π of every target of the batch, float32 or better.
+        """Return log π of every target of the batch, float32 or better, where the weights are.
 
         Args:
-            batch: the batch.
+            batch: the batch, on any device.
             read: reads one more number off the logits of each target; then [2, N], log-probs first.
         """
+        batch = batch.to(self.device)
         logits = self.logits(batch)
         logps = logits.logps(batch.targets)
         return logps if read is None else torch.stack((logps, read(logits).to(logps.dtype)))
 
     def logits(self, batch: PackedBatch) -> Logits:
         """Return what gives the logits at every target's position, tile by tile."""
-        return WAYS[self.way].compute(self, batch)
+        return WAYS[self.way].compute(self, batch.to(self.device))
 
     def work(self, batch: PackedBatch) -> tuple[int, int]:
         """Return (tokens, positions with padding) that one forward of this batch computes."""

@@ -79,7 +79,7 @@ def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
     training, groups = lm.model.training, _probe_groups(lm.lm, max_length)
     lm.model.eval()
     try:
-        got = lm(pack(groups).to(lm.device))
+        got = lm(pack(groups))
         set_attention(lm.lm, lm.own_attention)
         want = _own_logps(lm, groups)
         dtype = _compute_dtype(lm.model)

@@ -173,7 +173,7 @@ class Rereading:
         return [state[row] for state, row in places]
 
     def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
-        batch = _as_batch(texts).to(self._lm.device)
+        batch = _as_batch(texts)
         self.tokens += len(batch.input_ids)
         logits = self._lm.logits(batch)
         count, vocabulary = logits.shape
