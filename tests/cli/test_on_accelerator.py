@@ -1,4 +1,4 @@
-"""Every job gives on an accelerator what it gives on the CPU: training by each kind of reference, reading, searching."""
+"""Every job gives on an accelerator what it gives on the CPU: training by any kind of reference, reading, searching."""
 
 import json
 
