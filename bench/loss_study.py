@@ -1,9 +1,9 @@
 """All losses on the same pairs, from the same start: `python -m bench.loss_study --output runs/losses --seeds 0 1 2`.
 
 Makes the demonstrations that it needs (`tokenq demo`, one each seed; folders that are there are used), chooses the
-temperature (and the learning rate) of every loss by the true reward on a validation split of the first seed, trains
-every loss with them on every seed, and judges on posts that neither training nor choice has seen. What is finished is
-not done again.
+temperature (and the learning rate) of every loss by the true reward on a validation split of the first seed (one step
+further where the best is at the edge), trains every loss with them on every seed, and judges on posts that neither
+training nor choice has seen. What is finished is not done again.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,17 @@ class Study:
     def choose(self, every: dict[str, list[Setting]]) -> tuple[dict[str, Setting], dict[str, dict[str, float]]]:
         """Return for every loss the setting of the best validation reward, and the rewards of all."""
         self._all({demo.seed: (prepare, demo, self._extra(demo)) for demo in self._demos}, "prepared")
+        found = self._tuned(every)
+        further = {name: beyond(settings, found[name]) for name, settings in every.items()}
+        more = self._tuned(further)
+        tried = {name: {**found[name], **more[name]} for name in every}
+        best = {
+            name: max([*settings, *further[name]], key=lambda setting: tried[setting.name][setting.label])
+            for name, settings in every.items()
+        }
+        return best, tried
+
+    def _tuned(self, every: dict[str, list[Setting]]) -> dict[str, dict[str, float]]:
         first = self._demos[0]
         jobs = {
             (name, setting.label): (tune, first, setting, self._extra(first), self._place(first, setting))
@@ -110,11 +122,7 @@ class Study:
             for setting in settings
         }
         found = self._all(jobs, "tried")
-        best = {
-            name: max(settings, key=lambda setting: found[setting.name, setting.label])
-            for name, settings in every.items()
-        }
-        return best, {name: {s.label: found[name, s.label] for s in settings} for name, settings in every.items()}
+        return {name: {one.label: found[name, one.label] for one in settings} for name, settings in every.items()}
 
     def judge(self, chosen: dict[str, Setting]) -> dict[str, list[dict[str, float]]]:
         """Return what every loss came to, one entry for each seed; before them the SFT policy itself."""
@@ -165,6 +173,17 @@ def candidates(name: str, rates: Sequence[float]) -> list[Setting]:
         return [Setting(name, loss, {}, rate) for rate in rates]
     parameter, values = STRENGTHS.get(name, BETAS)
     return [Setting(name, loss, {parameter: value}, rate) for value, rate in itertools.product(values, rates)]
+
+
+def beyond(settings: Sequence[Setting], rewards: dict[str, float]) -> list[Setting]:
+    """Return the setting one step outside, where the best strength is the smallest or the largest that was tried."""
+    best = max(settings, key=lambda setting: rewards[setting.label])
+    if not best.options:
+        return []
+    ((parameter, value),) = best.options.items()
+    values = sorted({one.options[parameter] for one in settings})
+    wider = {values[0]: values[0] / 3, values[-1]: values[-1] * 3}
+    return [replace(best, options={parameter: wider[value]})] if value in wider else []
 
 
 def table(chosen: dict[str, Setting], results: dict[str, list[dict[str, float]]]) -> str:
