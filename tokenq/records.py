@@ -80,6 +80,7 @@ class TokenResponse:
         label: desirable or not, None where the data does not say.
         contrast: [n] log π₊ − log π₋ of each token under a contrastive pair of models, None without one.
         steps: [n] which step of the response each token belongs to, None where nothing asked for steps.
+        reward: the data's rating of the whole response, or what became of it; None where there is none.
     """
 
     ids: NDArray[np.int32]
@@ -88,6 +89,7 @@ class TokenResponse:
     label: bool | None = None
     contrast: NDArray[np.float32] | None = None
     steps: NDArray[np.int32] | None = None
+    reward: float | None = None
 
     def cut(self, size: int) -> "TokenResponse":
         """Return the first tokens of a response, itself when it has no more."""

@@ -122,6 +122,12 @@ def _read_labelled(values: Values) -> Parsed:
     return Parsed(prompt, (Response(responses[0].content, label=cells.label(values.get("label"))),))
 
 
+def _read_rewarded(values: Values) -> Parsed:
+    prompt, responses, *_ = _read_completion(values)
+    label = None if values.get("label") is None else cells.label(values["label"])
+    return Parsed(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
+
+
 def _read_helpsteer(values: Values) -> Parsed:
     prompt, responses, *_ = _read_completion(values)
     return Parsed(prompt, (Response(responses[0].content, score=cells.number(values.get("helpfulness"))),))
@@ -261,6 +267,7 @@ FORMATS: dict[str, Format] = {
     "preference": Format(("prompt", "chosen", "rejected"), _read_preference, "pairs"),
     "question preference": Format(("question|instruction|input", "chosen", "rejected"), _read_question_pair, "pairs"),
     "implicit preference": Format(("chosen", "rejected"), _read_implicit, "pairs"),
+    "rewarded": Format(("prompt", "completion|response", "reward"), _read_rewarded, "ratings", grouped=True),
     "labelled": Format(("prompt", "completion", "label"), _read_labelled, "ratings", grouped=True),
     "completion": Format(("prompt", "completion|response"), _read_completion, "responses"),
     "messages": Format(("messages|conversations",), _read_messages, "responses"),

@@ -187,7 +187,7 @@ def _group(
             return "response without tokens"
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
             return "EOS inside a response"
-        responses.append(replace(ended, label=source.label))
+        responses.append(replace(ended, label=source.label, reward=source.score))
     counts["template_rewrites"] += rendered.is_rewritten
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0
