@@ -59,6 +59,6 @@ def test_noise_in_the_rewards_averages_out():
     """Of mean 0, it moves neither optimum: 3,000 rewards with a standard deviation of 0.5 leave little of it."""
     case = Case.of(small(2), 2)
     logps, values = trained(case, prompts_alone(case), noise=0.5)
-    assert divergence(case, logps) < 0.05
+    assert divergence(case, logps) < 0.01
     starts = torch.arange(case.world.n_prompts)
-    assert largest(values[starts] - case.optimum.values[starts]) < 0.1
+    assert largest(values[starts] - case.optimum.values[starts]) < 0.02
