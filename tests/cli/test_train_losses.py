@@ -36,7 +36,11 @@ def stand_in(tmp_path_factory):
     alike = [row | {"reward": 2} for row in rewarded]
     unclear = [*labelled[:2], labelled[2] | {"label": "good"}]
     named = {"pairs": pairs, "labelled": labelled, "ranked": ranked, "rewarded": rewarded, "alike": alike}
-    for name, values in (named | {"unclear": unclear}).items():
+    begun = "Step 1: so\nStep 2:"
+    steps = [
+        {"prompt": f"{q}?", "initial_reason_steps": begun, "chosen": f" {q}", "rejected": " no"} for q in QUESTIONS
+    ]
+    for name, values in (named | {"unclear": unclear, "steps": steps}).items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
     return folder
 
@@ -62,6 +66,8 @@ def train(folder, output, data, *words):
         ("dro", "labelled", 1.0),  # V = 0 and d = 0 leave two halves of 1, the square of every normalised reward
         ("selm", "pairs", math.log(2)),
         ("step_dpo", "pairs", math.log(2)),
+        ("step_dpo", "steps", math.log(2)),
+        ("dpo", "steps", math.log(2)),
         ("tdpo2", "pairs", math.log(2)),
         ("wpo", "pairs", None),
         ("simpo", "pairs", None),

@@ -66,6 +66,29 @@ PAIRS = {
         (A("c"),),
         (A("r"),),
     ),
+    "a step amid a solution": (
+        "step preference",
+        {
+            "dataset": "MATH_Rephrased",
+            "prompt": "1+1+1?",
+            "initial_reason_steps": "Step 1: 1+1=2\nStep 2:",
+            "chosen": " 2+1=3",
+            "rejected": " 2+1=4",
+            "full_chosen": " 2+1=3\nStep 3: so 3",
+            "full_rejected": " 2+1=4\nStep 3: so 4",
+            "answer": "3",
+        },
+        "1+1+1?\n",
+        "Step 1: 1+1=2\nStep 2: 2+1=3",
+        "Step 1: 1+1=2\nStep 2: 2+1=4",
+    ),
+    "the first step of a solution": (
+        "step preference",
+        {"prompt": "1+1?", "initial_reason_steps": "", "chosen": "2", "rejected": "3"},
+        "1+1?\n",
+        "2",
+        "3",
+    ),
     "implicit turns": (
         "implicit preference",
         {"chosen": [user("q"), assistant("c")], "rejected": [user("q"), assistant("r")]},
@@ -356,6 +379,10 @@ UNUSABLE = {
     "reward that is none": (
         {"prompt": "q", "completion": "c", "reward": float("nan")},
         "reward nan is no finite number",
+    ),
+    "begun with a list": (
+        {"prompt": "q", "initial_reason_steps": ["a"], "chosen": "c", "rejected": "r"},
+        "column 'initial_reason_steps' holds list, not text",
     ),
     "labels": ({"prompt": "q", "completions": ["a", "b"], "labels": [True]}, "2 completions but 1 labels"),
     "step": ({"prompt": "q", "completions": ["a", 1], "labels": [True, True]}, "a step that is not text"),

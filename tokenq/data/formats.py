@@ -90,6 +90,14 @@ def _read_preference(values: Values) -> Parsed:
     return _pair(talk.prompt_turns(prompt), chosen, rejected, values)
 
 
+def _read_step_preference(values: Values) -> Parsed:
+    """Read two next steps of one solution (Step-DPO): what was written before stands in both responses."""
+    begun = cells.text(values, "initial_reason_steps") if values.get("initial_reason_steps") is not None else ""
+    steps = [cells.text(values, side) for side in ("chosen", "rejected")]
+    chosen, rejected = (Response(_reply(begun + step), goes_on=True) for step in steps)
+    return Parsed((Message("user", cells.text(values, "prompt")),), (chosen, rejected), is_pair=True, fields=True)
+
+
 def _read_implicit(values: Values) -> Parsed:
     chosen, rejected = cells.content(values, "chosen"), cells.content(values, "rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -264,6 +272,7 @@ FORMATS: dict[str, Format] = {
     ),
     "helpsteer": Format(("prompt", "response", "helpfulness"), _read_helpsteer, "ratings", grouped=True),
     "conversation preference": Format(("conversations", "chosen", "rejected"), _read_conversation_pair, "pairs"),
+    "step preference": Format(("prompt", "initial_reason_steps", "chosen", "rejected"), _read_step_preference, "pairs"),
     "preference": Format(("prompt", "chosen", "rejected"), _read_preference, "pairs"),
     "question preference": Format(("question|instruction|input", "chosen", "rejected"), _read_question_pair, "pairs"),
     "implicit preference": Format(("chosen", "rejected"), _read_implicit, "pairs"),
