@@ -142,9 +142,9 @@ def test_the_row():
         "rated",
         "rated",
         {"beta": 1.0},
-        {"values": "tokens"},
+        {"values": "prompt"},
     )
-    assert find_sum("dro", {"values": "prompt"}).inputs == {"rewards": "data", "values": "prompt"}
+    assert find_sum("dro", {"values": "tokens"}).inputs == {"rewards": "data", "values": "tokens"}
     assert find_sum("dro").valued
     assert not find_sum("kto").valued
     with pytest.raises(UserError, match="Unknown source of values 'token'"):

@@ -170,7 +170,7 @@ INPUTS: dict[str, Input] = {
     "steps": Input({"data": deciding_steps}, "steps", "Tokenise with steps."),
     "rewards": Input({"data": rewards}, "rewards", "Give data with a column reward, with labels or with ratings."),
     "values": Input(
-        {"tokens": token_values, "prompt": prompt_values},
+        {"prompt": prompt_values, "tokens": token_values},
         "values",
         "Train with a policy that has a value network beside it.",
         network=True,
