@@ -1,4 +1,4 @@
-"""DRO-V through the loop: what is shared and what not, its own optimiser group and clip, resume, what metrics say."""
+"""A value network beside the policy (DRO-V): what is shared, its own optimiser group and clip, resume, metrics."""
 
 import math
 
