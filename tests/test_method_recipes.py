@@ -11,8 +11,11 @@ from tokenq.core.losses import LOSSES, find_sum
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 METHODS = sorted((FOLDER / "methods").glob("*.yaml"))
-ALIKE = {"tis_dpo", "selm", "kto", "plackett_luce", "rpo", "simpo", "tdpo2"}
+ALIKE = {"tis_dpo", "selm", "kto", "plackett_luce", "rpo", "simpo", "tdpo2", "dro"}
 """Recipes that run in the fast tests: one of each kind of data or of computing; the others differ in a formula."""
+
+WORDS = {"ranked": "RANKED", "labelled": "LABELLED", "rated": "REWARDED"}
+"""What a recipe's command calls data other than pairs."""
 
 each_method = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
 
@@ -31,7 +34,7 @@ def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path)
     text = path.read_text()
     assert "# Source: " in text
     assert f"--config recipes/methods/{path.name}" in text
-    assert ("RANKED" in text, "LABELLED" in text) == (loss.unit == "ranked", loss.unit == "labelled")
+    assert {word for word in ("ranked", "labelled", "rated") if WORDS[word] in text} == {loss.unit} & WORDS.keys()
     # What the recipe sets is what it names: β, where the loss has one.
     assert (config.beta is not None) == ("beta" in LOSSES[loss.terms[0].name].parameters())
 
@@ -67,6 +70,7 @@ def stand_ins(tmp_path_factory):
     rows = {
         "pairs": [{"prompt": p, "chosen": f" {p}\nyes", "rejected": " no", "calibration": " so"} for p in prompts],
         "labelled": [{"prompt": p, "completion": f" {p}", "label": i % 2 == 0} for i, p in enumerate(prompts)],
+        "rated": [{"prompt": p, "completion": f" {p}", "reward": i} for i, p in enumerate(prompts)],
         "ranked": [{"prompt": p, "answers": [{"answer": f" {r}", "rank": r} for r in range(3)]} for p in prompts],
     }
     for name, values in rows.items():
@@ -83,7 +87,7 @@ def _case(path):
 @pytest.mark.parametrize("path", [_case(path) for path in METHODS], ids=[path.stem for path in METHODS])
 def test_a_recipe_trains(path, stand_ins, tmp_path):
     loss = find_sum(resolve(path).loss)
-    data = loss.unit if loss.unit in ("labelled", "ranked") else "pairs"
+    data = loss.unit if loss.unit in WORDS else "pairs"
     words = ["train", "--config", str(path), "--model", str(stand_ins / "model"), "--device", "cpu"]
     words += ["--data", str(stand_ins / f"{data}.jsonl"), "--output", str(tmp_path / "run"), "--max-steps", "2"]
     words += ["--batch-size", "3", "--contrast", str(stand_ins / "traces.jsonl")] if path.stem == "tis_dpo" else []

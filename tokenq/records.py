@@ -40,6 +40,7 @@ class Response:
         score: a rating, higher is better, None where the data set has none.
         step_labels: for step-wise data, whether each step is correct; the steps are the `steps` strings.
         steps: for step-wise data, the strings whose concatenation is `content`.
+        goes_on: whether more would follow (a step amid a solution), so that no EOS and no end of a turn belongs to it.
     """
 
     content: Text
@@ -47,6 +48,7 @@ class Response:
     score: float | None = None
     steps: tuple[str, ...] = ()
     step_labels: tuple[bool, ...] = ()
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ class TokenResponse:
     Attributes:
         ids: token ids [n], int32, without the prompt, ending in EOS where the response is complete.
         mask: [n], True = a token that the policy wrote (False: user, tool and template tokens inside the response).
-        terminal: whether the response ends in EOS here (False when truncated).
+        terminal: whether the response ends in EOS here (False when truncated, or when it goes on in the data).
         label: desirable or not, None where the data does not say.
         contrast: [n] log π₊ − log π₋ of each token under a contrastive pair of models, None without one.
         steps: [n] which step of the response each token belongs to, None where nothing asked for steps.
+        reward: the data's rating of the whole response, or what became of it; None where there is none.
     """
 
     ids: NDArray[np.int32]
@@ -88,6 +91,7 @@ class TokenResponse:
     label: bool | None = None
     contrast: NDArray[np.float32] | None = None
     steps: NDArray[np.int32] | None = None
+    reward: float | None = None
 
     def cut(self, size: int) -> "TokenResponse":
         """Return the first tokens of a response, itself when it has no more."""

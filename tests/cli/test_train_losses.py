@@ -2,10 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 
+import tokenq
 from tokenq.cli.main import main
 from tokenq.session import models_of_run
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
@@ -29,7 +32,15 @@ def stand_in(tmp_path_factory):
         {"prompt": f"{q}?", "answers": [{"answer": f" {q} {r}", "rank": r} for r in range(1, 3 + i % 2)]}
         for i, q in enumerate(QUESTIONS)
     ]
-    for name, values in (("pairs", pairs), ("labelled", labelled), ("ranked", ranked)):
+    rewarded = [{"prompt": f"{q}?", "completion": f" {i} {q}", "reward": i % 3} for i, q in enumerate(QUESTIONS)]
+    alike = [row | {"reward": 2} for row in rewarded]
+    unclear = [*labelled[:2], labelled[2] | {"label": "good"}]
+    named = {"pairs": pairs, "labelled": labelled, "ranked": ranked, "rewarded": rewarded, "alike": alike}
+    begun = "Step 1: so\nStep 2:"
+    steps = [
+        {"prompt": f"{q}?", "initial_reason_steps": begun, "chosen": f" {q}", "rejected": " no"} for q in QUESTIONS
+    ]
+    for name, values in (named | {"unclear": unclear, "steps": steps}).items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
     return folder
 
@@ -51,8 +62,12 @@ def train(folder, output, data, *words):
         ("ce", "pairs", math.log(2)),
         ("plackett_luce", "ranked", None),  # log 2 or log 6
         ("plackett_luce", "pairs", math.log(2)),
+        ("dro", "rewarded", None),
+        ("dro", "labelled", 1.0),  # V = 0 and d = 0 leave two halves of 1, the square of every normalised reward
         ("selm", "pairs", math.log(2)),
         ("step_dpo", "pairs", math.log(2)),
+        ("step_dpo", "steps", math.log(2)),
+        ("dpo", "steps", math.log(2)),
         ("tdpo2", "pairs", math.log(2)),
         ("wpo", "pairs", None),
         ("simpo", "pairs", None),
@@ -115,6 +130,9 @@ def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path
         ("pairs", ["--loss", "tis_dpo"], "needs token weights, and there are none"),
         ("pairs", ["--contrast", "traces.jsonl"], "loss 'dpo' does not read it"),
         ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),
+        ("alike", ["--loss", "dro"], "All 6 rewards are 2"),
+        ("unclear", ["--loss", "dro"], "row 3: label 'good' is neither true nor false"),
+        ("rewarded", ["--loss", "dro", "--loss-options", "values=prompts"], "Did you mean 'prompt'"),
         ("ranked", ["--loss", "kto"], "row 1: no response of the row has a label"),
         ("pairs", ["--loss", "simpo", "--loss-options", "gama=1"], "Did you mean 'gamma'"),
         ("pairs", ["--loss", "dpo", "--beta", "1", "--loss-options", "beta=2"], "beta is given twice"),
@@ -127,10 +145,61 @@ def test_what_a_loss_cannot_train_on_is_refused(data, words, said, stand_in, tmp
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["--lora-rank", "2"], ["--gradient-checkpointing"]], ids=["full", "adapter", "checked"]
+)
+def test_a_run_with_a_value_network_leaves_a_policy_and_the_scale_of_its_rewards(words, stand_in, tmp_path):
+    """The policy loads as any other and has moved; the value network is in the checkpoint; rewards are 0, 1 and 2."""
+    words = ["--loss", "dro", "--beta", "0.5", "--loss-options", "values=prompt", "--eval-size", "2", *words]
+    lines = train(stand_in, tmp_path / "run", "rewarded", *words)
+    evaluated = [line for line in lines if "eval_loss" in line]
+    assert {"eval_values/loss", "eval_values/explained_variance", "eval_rewards/responses"} <= evaluated[-1].keys()
+    assert all(line["values/grad_norm"] > 0 for line in lines if "loss" in line)
+    said = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    kept = [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]
+    assert said["beta"] == 0.5
+    assert min(kept) < said["rewards"]["mean"] < max(kept)
+    assert 0.4 < said["rewards"]["sd"] < 1.0
+    session = tokenq.load(str(tmp_path / "run" / "policy"), reference=str(stand_in / "model"), device="cpu")
+    ratios = [token.logp - token.ref_logp for token in session.score("cat?", " 0 cat").tokens]
+    assert max(map(abs, ratios)) > 1e-4
+    stored = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
+    assert any(name.startswith("values.head") for name in stored)
+    assert not any("values" in path.name for path in (tmp_path / "run" / "policy").iterdir())
+
+
+def test_a_run_with_a_value_network_resumes_from_the_command_line(stand_in, tmp_path):
+    whole = train(stand_in, tmp_path / "whole", "rewarded", "--loss", "dro", "--max-steps", "4", "--save-steps", "2")
+    folder = tmp_path / "cut"
+    train(
+        stand_in,
+        folder,
+        "rewarded",
+        "--loss",
+        "dro",
+        "--max-steps",
+        "4",
+        "--save-steps",
+        "2",
+        "--keep-checkpoints",
+        "9",
+    )
+    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    shutil.rmtree(folder / "policy")
+    assert main(["train", "--config", str(folder / "config.yaml"), "--resume"]) == 0
+    again = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    moving = {"seconds", "tokens_per_second", "peak_memory_gb"}
+    assert [{k: v for k, v in line.items() if k not in moving} for line in again] == [
+        {k: v for k, v in line.items() if k not in moving} for line in whole
+    ]
+
+
 def test_a_run_says_what_later_readers_need(stand_in, tmp_path, capsys):
     """The loss's own β, and the data as it was read: without what stands beside it only to be compared with."""
     train(stand_in, tmp_path / "ce", "labelled", "--loss", "ce")
     assert models_of_run(str(tmp_path / "ce"))[2] == 0.05
+    train(stand_in, tmp_path / "dro", "rewarded", "--loss", "dro", "--eval-size", "2")
+    assert models_of_run(str(tmp_path / "dro"))[2] == 1.0
     train(stand_in, tmp_path / "simpo", "pairs", "--loss", "simpo")
     assert models_of_run(str(tmp_path / "simpo"))[2] is None
     train(stand_in, tmp_path / "kto", "labelled", "--loss", "kto", "--eval-size", "2")

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from tokenq.core.losses import find_loss
-from tokenq.core.losses.inputs import INPUTS, Scene, deciding_steps, given_calibration, labels, mismatched, rankings
+from tokenq.core.losses.inputs import (
+    INPUTS,
+    Scene,
+    deciding_steps,
+    given_calibration,
+    labels,
+    mismatched,
+    rankings,
+    rewards,
+)
 from tokenq.core.packing import pack
-from tokenq.data.beside import with_contrast, with_mismatched, with_steps
+from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.examples import read_examples
 from tokenq.data.files import Row
 from tokenq.data.tokenize import tokenize
@@ -63,11 +72,77 @@ def test_ratings_are_no_labels():
 
 
 @pytest.mark.parametrize(
-    ("want", "missing"), [("labelled", "labelled ones"), ("ranked", "rankings"), ("calibrated", "pairs")]
+    ("want", "missing"),
+    [("labelled", "labelled ones"), ("rated", "rated ones"), ("ranked", "rankings"), ("calibrated", "pairs")],
 )
 def test_single_responses_are_refused_where_more_is_needed(want, missing):
     with pytest.raises(UserError, match=f"the data holds single responses .*, not {missing}"):
         read_examples(rows({"prompt": "a", "completion": " x"}), want=want)
+
+
+def test_labels_pairs_and_ratings_give_rewards():
+    """A label counts as 1 or 0, so do the sides of a pair without ratings of their own."""
+
+    def scores(*values):
+        return [
+            [one.score for one in example.responses] for example in read_examples(rows(*values), want="rated").examples
+        ]
+
+    assert scores(*LABELLED) == [[1.0, 0.0], [1.0]]
+    assert scores(PAIR) == [[1.0, 0.0]]
+    assert scores(PAIR | {"score_chosen": 7, "score_rejected": 3.5}) == [[7.0, 3.5]]
+    assert scores(PAIR | {"score_chosen": 7}) == [[1.0, 0.0]]
+    assert scores(RATED) == [[-2.0, -1.0, -3.0, -3.0]]
+    missing = {**RATED, "answers": [*RATED["answers"], {"answer": " e", "rank": None}]}
+    assert read_examples(rows(missing), want="rated").dropped == {"response without a reward": 1}
+    nothing = {**RATED, "answers": [{"answer": " e", "rank": None}]}
+    with pytest.raises(UserError, match="row 1: no response of the row has a reward, a rating or a label"):
+        read_examples(rows(nothing), want="rated")
+
+
+def test_a_label_in_place_of_a_reward_must_be_one():
+    with pytest.raises(UserError, match="row 1: label 'good' is neither true nor false"):
+        read_examples(rows({"prompt": "a", "completion": " x", "label": "good"}), want="rated")
+
+
+REWARDED = [
+    {"prompt": "a", "completion": " one", "reward": 1.0},
+    {"prompt": "a", "completion": " two", "reward": 4.0},
+    {"prompt": "b", "completion": " three", "reward": 7.0},
+]
+
+
+def test_rewards_are_normalised_over_the_data_set():
+    """Mean 4, standard deviation √6; data held out is put on the same scale, whatever its own."""
+    groups = tokenised(*REWARDED, want="rated").groups
+    scale = reward_scale(groups)
+    assert scale == pytest.approx((4.0, 6**0.5))
+    normal = with_rewards(groups, scale)
+    assert pack(normal).rewards.tolist() == pytest.approx([-(1.5**0.5), 0.0, 1.5**0.5])
+    assert pack(with_rewards(groups[1:], scale)).rewards.tolist() == pytest.approx([1.5**0.5])
+    assert [one.reward for group in groups for one in group.responses] == [1.0, 4.0, 7.0]
+
+
+def test_rewards_that_do_not_differ_are_refused():
+    groups = tokenised(*({**row, "reward": 0.1} for row in REWARDED), want="rated").groups
+    with pytest.raises(UserError, match=r"All 3 rewards are 0\.1 \(train\.jsonl, row 1 is the first\)"):
+        reward_scale(groups)
+
+
+def test_a_batch_has_rewards_only_where_every_response_has_one():
+    groups = tokenised(*REWARDED, want="rated").groups
+    bare = replace(groups[1], responses=tuple(replace(one, reward=None) for one in groups[1].responses))
+    assert pack([groups[0], bare]).rewards is None
+    with pytest.raises(UserError, match="Some responses have no reward"):
+        reward_scale([groups[0], bare])
+    batch = pack([bare])
+    with pytest.raises(UserError, match="needs rewards of every response"):
+        rewards(Scene(batch, batch.pad(np_zeros(batch)), None))
+
+
+def np_zeros(batch):
+    """Return log-probs of nothing."""
+    return batch.targets.double() * 0
 
 
 def test_responses_are_ranked_by_their_ratings_best_first():

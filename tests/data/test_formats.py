@@ -66,6 +66,29 @@ PAIRS = {
         (A("c"),),
         (A("r"),),
     ),
+    "a step amid a solution": (
+        "step preference",
+        {
+            "dataset": "MATH_Rephrased",
+            "prompt": "1+1+1?",
+            "initial_reason_steps": "Step 1: 1+1=2\nStep 2:",
+            "chosen": " 2+1=3",
+            "rejected": " 2+1=4",
+            "full_chosen": " 2+1=3\nStep 3: so 3",
+            "full_rejected": " 2+1=4\nStep 3: so 4",
+            "answer": "3",
+        },
+        "1+1+1?\n",
+        "Step 1: 1+1=2\nStep 2: 2+1=3",
+        "Step 1: 1+1=2\nStep 2: 2+1=4",
+    ),
+    "the first step of a solution": (
+        "step preference",
+        {"prompt": "1+1?", "initial_reason_steps": "", "chosen": "2", "rejected": "3"},
+        "1+1?\n",
+        "2",
+        "3",
+    ),
     "implicit turns": (
         "implicit preference",
         {"chosen": [user("q"), assistant("c")], "rejected": [user("q"), assistant("r")]},
@@ -269,6 +292,21 @@ def test_labelled_responses():
     assert right.dropped == {"undesirable response": 1}
 
 
+def test_responses_with_a_reward():
+    """Those of one prompt are one example; text cells hold numbers too; a label beside a reward stays one."""
+    rows = [
+        Row({"prompt": "q", "completion": " c", "reward": 0.5}, "row 1"),
+        Row({"prompt": "q", "completion": " r", "reward": "-2"}, "row 2"),
+        Row({"prompt": "p", "response": " s", "reward": 1, "label": False}, "row 3"),
+    ]
+    assert {find_format(row) for row in rows} == {"rewarded"}
+    both, last = read_examples(rows, want="rated").examples
+    assert [(one.content, one.score) for one in both.responses] == [(" c", 0.5), (" r", -2.0)]
+    assert [(one.content, one.score, one.label) for one in last.responses] == [(" s", 1.0, False)]
+    pairs = read_examples(rows)
+    assert [[one.content for one in pair.responses] for pair in pairs.examples] == [[" c", " r"]]
+
+
 @pytest.mark.parametrize(
     ("values", "labels"),
     [
@@ -335,6 +373,17 @@ UNUSABLE = {
     "no list": ({"prompt": "q", "answers": "x"}, "column 'answers' holds no list"),
     "item without text": ({"prompt": "q", "answers": [{"rank": 1}]}, "an item without text under 'answer'"),
     "label": ({"prompt": "q", "completion": "c", "label": "maybe"}, "label 'maybe' is neither true nor false"),
+    "reward": ({"prompt": "q", "completion": "c", "reward": "good"}, "reward 'good' is no finite number"),
+    "no reward": ({"prompt": "q", "completion": "c", "reward": None}, "column 'reward' is empty"),
+    "endless reward": ({"prompt": "q", "completion": "c", "reward": "inf"}, "reward 'inf' is no finite number"),
+    "reward that is none": (
+        {"prompt": "q", "completion": "c", "reward": float("nan")},
+        "reward nan is no finite number",
+    ),
+    "begun with a list": (
+        {"prompt": "q", "initial_reason_steps": ["a"], "chosen": "c", "rejected": "r"},
+        "column 'initial_reason_steps' holds list, not text",
+    ),
     "labels": ({"prompt": "q", "completions": ["a", "b"], "labels": [True]}, "2 completions but 1 labels"),
     "step": ({"prompt": "q", "completions": ["a", 1], "labels": [True, True]}, "a step that is not text"),
     "tools": (
@@ -359,6 +408,7 @@ def test_turns_are_needed_where_a_conversation_is_asked_for():
 def test_every_format_is_tried_here():
     tried = {case[0] for case in [*PAIRS.values(), *RESPONSES.values()]} | {
         "labelled",
+        "rewarded",
         "stepwise",
         "first error",
         "helpsteer",

@@ -388,3 +388,41 @@ def test_the_key_does_not_change_from_release_to_release():
     response = TokenResponse(np.array([2, 1], np.int32), np.array([True, True]), True)
     group = TokenGroup(np.array([7], np.int32), (response,), False, "")
     assert group_key(group) == "c2dca618f75cdc3e4256af87e10b733d"
+
+
+def step_pair(prompt, begun, chosen, rejected, role=None):
+    """Return two steps amid a solution, as text or as turns."""
+    wrapped = [begun + step if role is None else talk((role, begun + step)) for step in (chosen, rejected)]
+    responses = tuple(Response(content, goes_on=True) for content in wrapped)
+    return Example(prompt if role is None else talk(("user", prompt)), responses, True, "file.jsonl, row 1")
+
+
+def test_nothing_ends_behind_a_step_amid_a_solution():
+    """Neither EOS nor, in a conversation, the end of the turn; and nothing counts as cut."""
+    group, summary = one(step_pair("q w", " more", " chosen", " rejected"), words_tokenizer(WORDS))
+    assert ids(group) == [[7, 8], [11, 9], [11, 10]]
+    assert [response.terminal for response in group.responses] == [False, False]
+    assert (summary.eos_added, summary.truncated_responses) == (0, 0)
+    for template in (CHATML, MARKED):
+        tokenizer = bytes_tokenizer(eos="<|im_end|>", chat_template=template)
+        group, summary = one(step_pair("q", "a\n", "b ", "c", role="assistant"), tokenizer)
+        texts = [tokenizer.decode(response.ids) for response in group.responses]
+        assert tokenizer.decode(group.prompt_ids) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
+        assert texts == ["a\nb", "a\nc"]
+        assert all(response.mask.all() for response in group.responses)
+        assert summary.eos_added == 0
+    group, _ = one(step_pair("q", "a ", "b", "c", role="assistant"), bytes_tokenizer(chat_template=HEADERS))
+    assert [bytes_tokenizer().decode(response.ids) for response in group.responses] == ["a b", "a c"]
+
+
+def test_a_step_may_be_one_token_and_may_be_cut():
+    group, _ = one(step_pair("q", "", " chosen", " rejected"), words_tokenizer(WORDS))
+    assert ids(group) == [[7], [9], [10]]
+    data = tokenize(
+        [step_pair("q", " w", " chosen", " rejected more")],
+        words_tokenizer(WORDS),
+        max_length=3,
+        truncation="response_right",
+    )
+    assert ids(data.groups[0]) == [[7], [8, 9], [8, 10]]
+    assert data.summary.truncated_responses == 1

@@ -16,6 +16,7 @@ from tokenq.models.forward import PackedLM
 from tokenq.models.load import add_lora, disable_dropout, identify
 from tokenq.models.policy import frozen_model, logits_of, no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
+from tokenq.models.value_network import ValuedPolicy
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import resume_run
 from tokenq.train.config import TrainConfig
@@ -59,6 +60,11 @@ def groups_for(loss, count=10, seed=0):
     if want == "ranked":
         some = [(*g.responses, r)[: 2 + i % 2] for i, (g, r) in enumerate(zip(groups, extra, strict=True))]
         return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, some, strict=True)]
+    if want == "rated":
+        rewards = iter(rng.normal(size=2 * count))
+        some = [g.responses[: 1 + i % 2] for i, g in enumerate(groups)]
+        rated = [tuple(replace(r, reward=next(rewards)) for r in rs) for rs in some]
+        return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, rated, strict=True)]
     if want == "labelled":
         found = []
         for i, (g, r) in enumerate(zip(groups, extra, strict=True)):
@@ -109,40 +115,46 @@ def train_small(
     start_tolerance=1e-5,
     stop=None,
     accelerator=None,
+    parameters=None,
     **changes,
 ) -> tuple[PackedLM, Summary]:
-    """Train on ten pairs and return the policy and the summary.
+    """Train on ten pairs and return the policy (without its value network) and the summary.
 
     Args:
         output: run directory.
         loss: name of the loss.
         groups: the data; ten random pairs when None.
         held_out: pairs to evaluate on.
-        policy: what to train; `small_policy` when None.
+        policy: what to train, a `ValuedPolicy` to see its value network afterwards; `small_policy` when None.
         lora: whether to train an adapter.
         reference: a store; one with the policy's own log-probs when None.
         start_tolerance: as in `Job`; by default what float32 in the store allows.
         stop: (stage, done) of the event at which an exception stops the run from outside.
         accelerator: a plain one on CPU when None.
+        parameters: of the loss.
         changes: settings that differ from `small_config`.
     """
     groups = random_pairs(10) if groups is None else groups
-    policy = policy or small_policy(lora)
+    valued = policy if isinstance(policy, ValuedPolicy) else None
+    policy = valued.policy if valued else policy or small_policy(lora)
+    valued = valued or (ValuedPolicy(policy) if find_sum(loss).valued else None)
     store = reference or stored_reference(policy, groups, held_out)
 
     def listener(event):
         if (event.stage, event.done) == stop:
             raise KeyboardInterrupt
 
-    logits = logits_of(frozen_model(policy)) if "ref_kls" in find_sum(loss).inputs else None
+    row = find_sum(loss, parameters)
+    logits = logits_of(frozen_model(policy)) if "ref_kls" in row.inputs else None
     job = Job(
-        policy=policy,
+        policy=valued or policy,
         data=Scored(groups, store.scorer(groups), logits),
-        objective=Objective(find_sum(loss), 0.1),
+        objective=Objective(row, row.beta if row.valued else 0.1),
         config=small_config(output, loss=loss, **changes),
         run=resume_run(Path(output)),
         evaluation=Scored(held_out, store.scorer(held_out), logits) if held_out else None,
         start_tolerance=start_tolerance,
+        values=valued and valued.values,
         work=policy.work,
         listener=listener,
     )

@@ -162,6 +162,17 @@ def test_the_command_line_with_two_processes(data, straight, tmp_path):
     assert '"cpu:0 x 2"' in (tmp_path / "run" / "provenance.json").read_text()
 
 
+def test_the_command_line_with_two_processes_and_a_value_network(data, tmp_path):
+    """Pairs count as rewards 1 and 0; what is exported is the policy alone, whole."""
+    more = ["--loss", "dro", "--loss-options", "values=tokens"]
+    subprocess.run(
+        command(data, tmp_path / "one", *more), env=ENVIRONMENT, check=True, capture_output=True, timeout=120
+    )
+    launch("ddp", "-m", *words_of(data, tmp_path / "two", *more))
+    assert_equal_runs(tmp_path / "two", tmp_path / "one", 1e-9)
+    assert "values/grad_norm" in lines_of(tmp_path / "two")[-2]
+
+
 def kill_when(process, condition):
     """Kill a process without a warning, as soon as a condition holds."""
     deadline = time.monotonic() + 100

@@ -433,7 +433,7 @@ def _case(name):
     return pytest.param(name, marks=pytest.mark.slow) if plain else name
 
 
-SUMS = ["dpo+0.2*sft", "kto+0.5*sft", "plackett_luce+0.1*sft", "aot+0.5*tdpo2"]
+SUMS = ["dpo+0.2*sft", "kto+0.5*sft", "plackett_luce+0.1*sft", "aot+0.5*tdpo2", "dro+0.2*sft"]
 
 
 @pytest.mark.parametrize("loss", [*map(_case, LOSSES), *SUMS])

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
 from tokenq.errors import UserError
+from tokenq.models.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(7, seed=5)
 
@@ -45,7 +46,15 @@ RUNS = {
     # Losses that see a whole step at once, on whatever process its parts are.
     "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
     "labelled": lambda out: coupled(out, "kto"),
+    "valued": lambda out: valued(out),
 }
+
+
+def valued(out):
+    """Train a value network beside the policy, and return both."""
+    data = {"groups": groups_for("dro"), "held_out": groups_for("dro", 7, seed=5)}
+    both = ValuedPolicy(small_policy())
+    return both, train_small(out, loss="dro", policy=both, batch_size=5, tokens_per_batch=30, max_steps=3, **data)[1]
 
 
 def coupled(out, loss):

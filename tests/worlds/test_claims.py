@@ -8,7 +8,7 @@ import torch
 
 from tokenq.core import qfunction
 from tokenq.worlds import draws
-from tokenq.worlds.claims import decoding, environment, equivalence, learning, objectives, optimality, readouts
+from tokenq.worlds.claims import decoding, environment, equivalence, learning, objectives, optimality, readouts, values
 from tokenq.worlds.claims.claim import Case, Claim, Finding, excess, find, largest
 from tokenq.worlds.claims.table import CLAIMS
 from tokenq.worlds.mdp import build
@@ -120,6 +120,8 @@ MENDED = {
     objectives.dpo_on_flipped_labels: (draws.small, (objectives, "FLIPS", 0.0)),
     objectives.r_dpo_with_a_minus: (draws.small, (objectives, "TOKEN_PRICE", 0.0)),
     objectives.labels_without_value: (coherent, None),
+    values.dro_without_value: (coherent, None),
+    values.dro_with_a_baseline: (no_reward, None),
     readouts.credit_is_reward: (coherent, None),
     readouts.order_of_reward: (coherent, None),
     readouts.worst_token: (coherent, None),

@@ -109,7 +109,7 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages) -> Shown:
         quick_searches() if quick else all_searches(),
     )
     with stages("learn to summarise from demonstrations"):
-        _learn(world)
+        learn(world)
     with stages("write summaries, and have pairs of them labelled"):
         pairs, by_length, held_out = _pairs(world)
     with stages("learn from preferences (DPO)"):
@@ -126,7 +126,7 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages) -> Shown:
     return Shown(sections, [summary])
 
 
-def _learn(world: World) -> None:
+def learn(world: World) -> None:
     """Train a model that knows nothing on demonstrations, stage by stage."""
     model, tokenizer = demo_model(world.settings.seed)
     policy = world.folder / "start"

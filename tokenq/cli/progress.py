@@ -28,6 +28,7 @@ SHOWN = (
         "logps/chosen",
         "logps/rejected",
         "logps/responses",
+        "values/explained_variance",
         "grad_norm",
     ),
     *("learning_rate", "tokens_per_second", "peak_memory_gb"),

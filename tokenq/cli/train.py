@@ -20,7 +20,7 @@ from tokenq.cli.progress import Progress
 from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy, with_logits
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.losses.inputs import INPUTS
-from tokenq.data.beside import with_contrast, with_mismatched, with_steps
+from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
@@ -37,6 +37,7 @@ from tokenq.models.load import (
     load_model,
     load_tokenizer,
 )
+from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
 from tokenq.train.config import TrainConfig, check_resume
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
@@ -61,7 +62,7 @@ def run(config: TrainConfig) -> Summary:
         spec = replace(spec, trust_remote_code=config.trust_remote_code)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
         rows, held_out_rows = _load_data(config, loss, tokenizer, progress)
-        data, held_out = (_with_inputs(part, config, loss) for part in (rows, held_out_rows))
+        data, held_out = (_with_inputs(part, config, loss, rows) for part in (rows, held_out_rows))
         model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
         policy = proven_policy(model, config, progress)
         run_dir = _open_run(config, accelerator)
@@ -74,15 +75,17 @@ def run(config: TrainConfig) -> Summary:
             reference = with_logits(reference, policy, config, accelerator, progress)
         if accelerator.is_main_process:
             _record(run_dir, config, identity, reference.identity, rows, held_out_rows, loss, accelerator)
-        _make_ready(policy, config, accelerator)
+        valued = ValuedPolicy(policy) if loss.valued else None
+        _make_ready(policy, valued, config, accelerator)
         job = Job(
-            policy=policy,
+            policy=valued or policy,
             data=Scored(data.groups, reference.scorer(data.groups), reference.logits),
             objective=Objective(loss, loss.beta),
             config=config,
             run=run_dir,
             evaluation=Scored(held_out.groups, reference.scorer(held_out.groups), reference.logits),
             start_tolerance=reference.tolerance,
+            values=None if valued is None else valued.values,
             work=policy.work,
             listener=progress,
         )
@@ -131,8 +134,8 @@ def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
         raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
 
 
-def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum) -> TokenizedData:
-    """Return the data with what the loss reads beside it."""
+def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained: TokenizedData) -> TokenizedData:
+    """Return the data with what the loss reads beside it; rewards on the scale of the data that is trained on."""
     if not data.groups:
         return data
     groups = data.groups
@@ -140,6 +143,8 @@ def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum) -> Tok
         groups = with_steps(data)
     if config.contrast is not None:
         groups = with_contrast(replace(data, groups=groups), Path(config.contrast))
+    if "rewards" in loss.inputs:
+        groups = with_rewards(groups, reward_scale(trained.groups))
     if loss.inputs.get("mismatched") == "data":
         groups = with_mismatched(groups, config.max_length)
     return replace(data, groups=groups)
@@ -153,10 +158,12 @@ def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
     return add_lora(model, rank=config.lora_rank, alpha=alpha, dropout=config.lora_dropout, targets=targets)
 
 
-def _make_ready(policy: PackedLM, config: TrainConfig, accelerator: Accelerator) -> None:
+def _make_ready(policy: PackedLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator) -> None:
     """Choose how gradients are computed."""
     if config.gradient_checkpointing:
         bare(policy.model).gradient_checkpointing_enable({"use_reentrant": False})
+        if valued is not None:
+            valued.values.body.gradient_checkpointing_enable({"use_reentrant": False})
     if accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no":
         policy.accumulate_in_place()
 
@@ -212,6 +219,7 @@ def _record(
         "data": _data_identity(config.data, data),
         "eval_data": _data_identity(config.eval_data, held_out) if held_out.groups else None,
         "beta": loss.beta if loss.reference else None,
+        "rewards": reward_scale(data.groups)._asdict() if "rewards" in loss.inputs else None,
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
     record_start(run_dir, provenance(asdict(config), config.seed, identities))
@@ -233,7 +241,9 @@ def _finish(
     """Write the policy."""
     state: Mapping[str, Tensor] | None = None
     if accelerator.num_processes > 1:
-        state = accelerator.get_state_dict(summary.policy)
+        gathered = accelerator.get_state_dict(summary.policy)
+        own = (name for name in gathered if not name.startswith("values."))
+        state = {name.removeprefix("policy."): gathered[name] for name in own}
     if accelerator.is_main_process:
         facts = {
             "data": ", ".join(config.data),

@@ -51,6 +51,7 @@ class PackedBatch:
         labels: [S] 1 = desirable, 0 = not, −1 = the data does not say.
         contrast: [N] log π₊ − log π₋ of every target under a contrastive pair of models, None without one.
         steps: [N] step of its response that target n belongs to, None where nothing asked for steps.
+        rewards: [S] a number for every response, None unless all of them have one.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -66,6 +67,7 @@ class PackedBatch:
     labels: Int[Tensor, " S"]
     contrast: Float[Tensor, " N"] | None = None
     steps: Int[Tensor, " N"] | None = None
+    rewards: Float[Tensor, " S"] | None = None
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`."""
@@ -87,6 +89,10 @@ class PackedBatch:
         """Return flat per-target values [N] of the chosen and the rejected responses, padded."""
         padded = self._padded(flat)
         return PairValues(padded[self.pairs[:, 0]], padded[self.pairs[:, 1]])
+
+    def prefix_values(self, flat: Float[Tensor, " N"]) -> "PrefixValues":
+        """Return the flat values [N] of the prefix before every target, padded."""
+        return PrefixValues(self._padded(flat), self.mask())
 
     def _padded(self, flat: Tensor) -> Tensor:
         return flat.new_zeros(self.shape).index_put((self.responses, self.columns), flat)
@@ -145,6 +151,23 @@ class PairValues:
 
     chosen: Float[Tensor, "B T"]
     rejected: Float[Tensor, "B T"]
+
+
+@dataclass(frozen=True)
+class PrefixValues:
+    """What a value network says of prefixes of N responses.
+
+    Attributes:
+        values: [N, T] V(x, y_<t), the value before token t was written; 0 where the mask is False.
+        mask: [N, T] True = a prefix whose value counts.
+    """
+
+    values: Float[Tensor, "N T"]
+    mask: Bool[Tensor, "N T"]
+
+    def select(self, index: Int[Tensor, " M"]) -> "PrefixValues":
+        """Return those of the responses at `index`, in that order."""
+        return PrefixValues(self.values[index], self.mask[index])
 
 
 class TokenScorer(Protocol):

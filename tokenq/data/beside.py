@@ -1,4 +1,4 @@
-"""What a loss reads beside the responses of the data: responses to other prompts, steps, a contrast of two models.
+"""What a loss reads beside the responses: those to other prompts, steps, a contrast of two models, normal rewards.
 
 Each function takes token groups and returns them with one thing more. Nothing here changes a token that is learnt from.
 """
@@ -6,6 +6,7 @@ Each function takes token groups and returns them with one thing more. Nothing h
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,6 +112,56 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
         replace(group, responses=tuple(contrasted(group, *both) for both in zip(group.responses, texts, strict=True)))
         for group, texts in zip(data.groups, data.texts, strict=True)
     ]
+
+
+class RewardScale(NamedTuple):
+    """How rewards are normalised: (r − mean)/sd.
+
+    Attributes:
+        mean: of all rewards of the training data.
+        sd: their standard deviation, of the population.
+    """
+
+    mean: float
+    sd: float
+
+
+def reward_scale(groups: Sequence[TokenGroup]) -> RewardScale:
+    """Return mean and standard deviation of the rewards of all responses.
+
+    Raises:
+        UserError: all rewards are the same, so that there is nothing to learn from them.
+    """
+    rewards = np.array(_rewards(groups))
+    if np.ptp(rewards) == 0:
+        raise UserError(
+            f"All {len(rewards)} rewards are {rewards[0]:g} ({groups[0].where} is the first).",
+            "Rewards that do not differ say nothing: give responses of different quality, or look at the column.",
+        )
+    return RewardScale(float(rewards.mean()), float(rewards.std()))
+
+
+def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[TokenGroup]:
+    """Return the groups with normalised rewards.
+
+    Args:
+        groups: the data, every response with its reward as the data has it.
+        scale: of the training data, also for data that is held out.
+    """
+    normal = iter([(reward - scale.mean) / scale.sd for reward in _rewards(groups)])
+    return [
+        replace(group, responses=tuple(replace(response, reward=next(normal)) for response in group.responses))
+        for group in groups
+    ]
+
+
+def _rewards(groups: Sequence[TokenGroup]) -> list[float]:
+    """Return the rewards of all responses, in order."""
+    rewards = [response.reward for group in groups for response in group.responses]
+    held = [reward for reward in rewards if reward is not None]
+    if len(held) < len(rewards):
+        raise UserError("Some responses have no reward.", "Read the data with want='rated'.")
+    return held
 
 
 def _ids(trace: TokenTrace) -> tuple[int, ...]:

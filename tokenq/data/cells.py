@@ -58,6 +58,16 @@ def number(value: Any) -> float | None:
     return None if math.isnan(rating) else rating
 
 
+def reward(value: Any) -> float:
+    """Return a reward, a finite number."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise BadRow("no reward", "column 'reward' is empty")
+    found = number(value)
+    if found is None or math.isinf(found):
+        raise BadRow("a reward that is no number", f"reward {value!r} is no finite number")
+    return found
+
+
 _LABELS = {"true": True, "1": True, "1.0": True, "+": True, "false": False, "0": False, "0.0": False, "-": False}
 
 

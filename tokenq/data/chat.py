@@ -119,6 +119,8 @@ def render(example: Example, tokenizer: Tokenizer) -> Rendered:
             )
         turns = (*example.prompt, *response.content)
         whole = text(turns, False)
+        if response.goes_on:
+            whole = _up_to(whole, response.content[-1].content)
         full, trimmed = whole.rstrip(), whole != whole.rstrip()
         if marked:
             asked = {**options, "tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
@@ -141,6 +143,14 @@ def _apply(tokenizer: Tokenizer, turns: Sequence[Message], where: str, options: 
             f"{where}: the chat template refuses the conversation ({' '.join(turn.role for turn in turns)}): {error}",
             "Mend the row, or give another template with --chat-template FILE.",
         ) from error
+
+
+def _up_to(whole: str, content: str) -> str:
+    """Return a rendered conversation up to the end of its last turn's text, without what closes the turn."""
+    place = whole.rfind(content.strip())
+    if place < 0:
+        raise BadRow("assistant turn not found in the chat template's text")
+    return whole[: place + len(content.strip())]
 
 
 def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> Written:

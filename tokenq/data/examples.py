@@ -52,8 +52,8 @@ def read_examples(
     Args:
         rows: rows of one source; all have the format of the first.
         want: "pairs" (chosen over rejected), "calibrated" (pairs with a response to calibrate on), "responses" (one to
-            imitate: chosen, or the best), "labelled" (desirable and undesirable), "ranked" (best first) or "all" (as
-            they are).
+            imitate: chosen, or the best), "labelled" (desirable and undesirable), "rated" (with a reward each),
+            "ranked" (best first) or "all" (as they are).
         pairing: which pairs rated responses give: "best_worst" (one) or "all" (every two of different rating).
         columns: the data set's name for a column of ours, such as {"prompt": "question"}.
         bad_rows: "error" or "drop".

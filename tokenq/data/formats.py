@@ -90,6 +90,14 @@ def _read_preference(values: Values) -> Parsed:
     return _pair(talk.prompt_turns(prompt), chosen, rejected, values)
 
 
+def _read_step_preference(values: Values) -> Parsed:
+    """Read two next steps of one solution (Step-DPO): what was written before stands in both responses."""
+    begun = cells.text(values, "initial_reason_steps") if values.get("initial_reason_steps") is not None else ""
+    steps = [cells.text(values, side) for side in ("chosen", "rejected")]
+    chosen, rejected = (Response(_reply(begun + step), goes_on=True) for step in steps)
+    return Parsed((Message("user", cells.text(values, "prompt")),), (chosen, rejected), is_pair=True, fields=True)
+
+
 def _read_implicit(values: Values) -> Parsed:
     chosen, rejected = cells.content(values, "chosen"), cells.content(values, "rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -120,6 +128,12 @@ def _read_completion(values: Values) -> Parsed:
 def _read_labelled(values: Values) -> Parsed:
     prompt, responses, *_ = _read_completion(values)
     return Parsed(prompt, (Response(responses[0].content, label=cells.label(values.get("label"))),))
+
+
+def _read_rewarded(values: Values) -> Parsed:
+    prompt, responses, *_ = _read_completion(values)
+    label = None if values.get("label") is None else cells.label(values["label"])
+    return Parsed(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
 
 
 def _read_helpsteer(values: Values) -> Parsed:
@@ -258,9 +272,11 @@ FORMATS: dict[str, Format] = {
     ),
     "helpsteer": Format(("prompt", "response", "helpfulness"), _read_helpsteer, "ratings", grouped=True),
     "conversation preference": Format(("conversations", "chosen", "rejected"), _read_conversation_pair, "pairs"),
+    "step preference": Format(("prompt", "initial_reason_steps", "chosen", "rejected"), _read_step_preference, "pairs"),
     "preference": Format(("prompt", "chosen", "rejected"), _read_preference, "pairs"),
     "question preference": Format(("question|instruction|input", "chosen", "rejected"), _read_question_pair, "pairs"),
     "implicit preference": Format(("chosen", "rejected"), _read_implicit, "pairs"),
+    "rewarded": Format(("prompt", "completion|response", "reward"), _read_rewarded, "ratings", grouped=True),
     "labelled": Format(("prompt", "completion", "label"), _read_labelled, "ratings", grouped=True),
     "completion": Format(("prompt", "completion|response"), _read_completion, "responses"),
     "messages": Format(("messages|conversations",), _read_messages, "responses"),

@@ -108,7 +108,8 @@ def tokenize(
                 texts.append(tuple(map(_fit, said, fitted.responses)))
                 mended.update(counts)
                 mended["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
-                mended["truncated_responses"] += sum(not response.terminal for response in fitted.responses)
+                both = zip(group.responses, fitted.responses, strict=True)
+                mended["truncated_responses"] += sum(len(cut.ids) < len(whole.ids) for whole, cut in both)
     if long and truncation == "error":
         raise _too_long(long, limits)
     if not groups:
@@ -180,14 +181,15 @@ def _group(
     responses = []
     for source, response, whole in zip(example.responses, rendered.responses, wholes, strict=True):
         mask = _mask(response, whole, size, table)
-        ended = _ended(whole.ids[size:], mask, encoder.eos, counts)
+        own = whole.ids[size:]
+        ended = TokenResponse(own, mask, False) if source.goes_on else _ended(own, mask, encoder.eos, counts)
         counts["eos_cut"] += response.trimmed and whole.ids[-1] == encoder.eos
         counts["last_turn_only"] += response.last_turn_only
-        if len(ended.ids) < 2:
+        if len(ended.ids) < 1 + ended.terminal:
             return "response without tokens"
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
             return "EOS inside a response"
-        responses.append(replace(ended, label=source.label))
+        responses.append(replace(ended, label=source.label, reward=source.score))
     counts["template_rewrites"] += rendered.is_rewritten
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0

@@ -1,4 +1,4 @@
-"""What is asked of a data set, one function each in `WANTS`: pairs, rankings, labelled or single responses.
+"""What is asked of a data set, one function each in `WANTS`: pairs, rankings, labelled, rated or single responses.
 
 A row that cannot give it raises `BadRow`; ratings that decide nothing are counted.
 """
@@ -99,6 +99,21 @@ def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterat
     yield replace(example, responses=tuple(kept), is_pair=False)
 
 
+def _rewarded(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses with a rating as their score; a label counts as 1 or 0, and so do the sides of a pair."""
+    responses = example.responses
+    if example.is_pair:
+        sides = responses[:2]
+        rated = all(side.score is not None for side in sides)
+        responses = sides if rated else tuple(replace(s, score=v) for s, v in zip(sides, (1.0, 0.0), strict=True))
+    taken = _rated(replace(example, responses=responses))
+    if not taken:
+        raise BadRow("no reward", "no response of the row has a reward, a rating or a label, and they are no pair")
+    dropped["response without a reward"] += len(responses) - len(taken)
+    kept = tuple(replace(response, score=reward) for reward, response in taken)
+    yield replace(example, responses=kept, is_pair=False)
+
+
 def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     yield replace(example, responses=example.responses[:2]) if example.is_pair else example
 
@@ -109,6 +124,7 @@ WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] 
     "labelled": _labelled,
     "pairs": _pairs,
     "ranked": _ranked,
+    "rated": _rewarded,
     "responses": _responses,
 }
 """What can be asked of a data set."""
@@ -117,6 +133,7 @@ NEEDED = {
     "calibrated": ("pairs", "chosen and rejected responses and one to calibrate on"),
     "labelled": ("labelled ones", "a column label, or chosen and rejected responses"),
     "pairs": ("pairs", "chosen and rejected responses"),
+    "rated": ("rated ones", "a column reward, or one label"),
     "ranked": ("rankings", "several rated responses to each prompt"),
 }
 """What is missing in data of single responses, and how it is given."""

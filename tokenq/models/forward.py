@@ -141,20 +141,26 @@ def _grad_buffer(weight: Tensor) -> Tensor:
     return weight.grad
 
 
-def _packed(lm: PackedLM, batch: PackedBatch) -> Logits:
-    output = lm.lm.base_model(
+def _packed_states(body: nn.Module, batch: PackedBatch) -> Tensor:
+    output = body(
         input_ids=batch.input_ids[None],
         position_ids=batch.position_ids[None],
         use_cache=False,
         tokenq_layout=attention.Layout.of(batch),
     )
-    return _project(lm, output.last_hidden_state[0], batch)
+    states: Tensor = output.last_hidden_state[0]
+    return states
 
 
-def _plain(lm: PackedLM, batch: PackedBatch) -> Logits:
+def _plain_states(body: nn.Module, batch: PackedBatch) -> Tensor:
     rows = _padded_rows(batch)
-    output = lm.lm.base_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
-    return _project(lm, output.last_hidden_state.flatten(0, 1)[rows.places], batch)
+    output = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+    states: Tensor = output.last_hidden_state.flatten(0, 1)[rows.places]
+    return states
+
+
+def _by_states(lm: PackedLM, batch: PackedBatch) -> Logits:
+    return _project(lm, WAYS[lm.way].states(lm.lm.base_model, batch), batch)
 
 
 def _full(lm: PackedLM, batch: PackedBatch) -> Logits:
@@ -213,20 +219,22 @@ class Way:
 
     Attributes:
         compute: (model, batch) → logits at the position of every target.
+        states: (model without its head, batch) → states [T, H] of the flat row.
         attention: name of the attention function it needs; None for the model's own.
         shares_prompts: whether a prompt is computed once for all its responses (else rows are padded).
     """
 
     compute: Callable[[PackedLM, PackedBatch], Logits]
+    states: Callable[[nn.Module, PackedBatch], Tensor]
     attention: str | None
     shares_prompts: bool
 
 
 WAYS: dict[str, Way] = {
-    "flex": Way(_packed, attention.FLEX, shares_prompts=True),
-    "segments": Way(_packed, attention.SEGMENTS, shares_prompts=True),
-    "plain": Way(_plain, None, shares_prompts=False),
-    "full": Way(_full, None, shares_prompts=False),
+    "flex": Way(_by_states, _packed_states, attention.FLEX, shares_prompts=True),
+    "segments": Way(_by_states, _packed_states, attention.SEGMENTS, shares_prompts=True),
+    "plain": Way(_by_states, _plain_states, None, shares_prompts=False),
+    "full": Way(_full, _plain_states, None, shares_prompts=False),
 }
 """flex: one block-sparse kernel. segments: one SDPA call per run. plain: padded rows, response-only head. full: padded
 rows and the model's own logits, the slow truth that holds for every causal LM."""

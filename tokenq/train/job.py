@@ -36,7 +36,7 @@ class Job:
     """Everything that a run of the loop needs.
 
     Attributes:
-        policy: an `nn.Module` that maps a packed batch to log-probs [N].
+        policy: an `nn.Module` that maps a packed batch to log-probs [N], for a loss with values to [2, N]: V as well.
         data: training examples with their reference.
         objective: the loss.
         config: optimisation, logging and checkpoint settings.
@@ -44,6 +44,8 @@ class Job:
         evaluation: held-out examples with their reference, or None.
         start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
             rounding; None when the two models are meant to differ.
+        values: the value network within `policy`: an optimiser group and a limit of the gradient of its own. None
+            without one.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
         listener: told about progress.
     """
@@ -55,6 +57,7 @@ class Job:
     run: RunDir
     evaluation: Scored | None = None
     start_tolerance: float | None = None
+    values: nn.Module | None = None
     work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
     listener: Listener = silent
 

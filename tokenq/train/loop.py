@@ -25,7 +25,7 @@ from tokenq.train.job import Job, Scored, Summary, step_places, total_steps
 from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
 from tokenq.train.monitor import Event, Meter
 from tokenq.train.objective import Outcome, add_sums
-from tokenq.train.optim import learning_rate, make_optimizer, tell_deepspeed
+from tokenq.train.optim import learning_rate, make_optimizer, parted, tell_deepspeed
 
 __all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
 
@@ -41,7 +41,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
         UserError: the policy does not start equal to its reference where it should; a loss is not finite.
     """
     config, metrics_file = job.config, JsonLines(job.run.metrics)
-    optimizer = make_optimizer(job.policy, config)
+    optimizer = make_optimizer(job.policy, config, job.values)
     checkpoint.keep_trainable_only(accelerator, job.policy)
     tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
@@ -102,13 +102,15 @@ class _Trainer:
             self._together(step_plan, step, totals)
         else:
             self._one_by_one(step_plan, step, totals)
-        norm = self._clip()
-        if not math.isfinite(norm) and self.accelerator.scaler is None:  # a gradient scaler skips such steps itself
+        norms = self._clip()
+        if (
+            not all(map(math.isfinite, norms.values())) and self.accelerator.scaler is None
+        ):  # a gradient scaler skips such steps itself
             self._stop_if_not_finite([data.groups[i].where for i in places], step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         means = self.job.objective.means(self._reduce(totals))
-        metrics = {"learning_rate": rate, "grad_norm": norm, **means, **self._cost()}
+        metrics = {"learning_rate": rate, **norms, **means, **self._cost()}
         self._log(step + 1, metrics)
         self.job.listener(Event("train", step + 1, self.total, metrics))
         return metrics
@@ -243,11 +245,15 @@ class _Trainer:
         weights: list[float] = sums.tolist()
         return weights
 
-    def _clip(self) -> float:
-        """Clip the gradient and return its norm before that."""
+    def _clip(self) -> dict[str, float]:
+        """Clip the gradient, that of a value network by itself, and return the norms before that."""
         limit = self.job.config.max_grad_norm or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.policy.parameters(), limit)
-        return float(norm) if norm is not None else float("nan")
+        own, apart = parted(self.policy, self.job.values)
+        norm = self.accelerator.clip_grad_norm_(self.policy.parameters() if not apart else own, limit)
+        norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
+        if apart:  # after accelerate has undone the scale of all gradients, where there is one
+            norms["values/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(apart, limit))
+        return norms
 
     def _stop_if_not_finite(self, failed: list[str], step: int) -> None:
         bad = torch.tensor(float(len(failed)), device=self.accelerator.device)

@@ -17,9 +17,7 @@ from tokenq.core.qfunction import sequence_rewards
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenLogps, TokenScorer
 from tokenq.errors import UserError
-
-Sums = dict[str, tuple[Tensor, int]]
-"""Metric name → (sum over examples, number of examples), detached."""
+from tokenq.train.values import Sums, value_sums, with_explained_variance
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Scores:
     Attributes:
         logps: [N] log π of the targets.
         ref_logps: [N] log π_ref of the targets, or None.
-        read: [N] what the loss reads off the policy's vocabulary besides, or None.
+        read: [N] what the loss reads besides, off the policy's vocabulary or off a value network, or None.
     """
 
     logps: Tensor
@@ -70,6 +68,9 @@ class Objective:
     ) -> Scores:
         """Return what the models say of a batch; the arguments are those of `__call__`."""
         ref_logps = None if reference is None else reference(batch)
+        if self.loss.valued:  # a policy with a value network beside it gives log-probs and values
+            logps, values = policy(batch).unbind()
+            return Scores(logps, ref_logps, values)
         reads = self.reads
         if reads is None:
             return Scores(policy(batch), ref_logps, None)
@@ -93,6 +94,8 @@ class Objective:
         if ref_logps is not None:
             sums |= _REWARDS[self.loss.unit](batch, sequence_rewards(logps, ref_logps, self.beta).detach())
             seen = self._seen(batch)
+            if self.loss.valued:
+                sums |= value_sums(scene, self.loss.inputs["values"], self.beta)
             sums["kl"] = ((ref_logps.sums() - logps.sums()).detach()[seen].sum(), len(seen))
         return Outcome(losses, sums, flat.detach(), ref_flat)
 
@@ -121,7 +124,7 @@ class Objective:
 
     def means(self, totals: dict[str, list[float]]) -> dict[str, float]:
         """Return the averages of a step or an evaluation, the loss first."""
-        found = averages(totals)
+        found = with_explained_variance(averages(totals))
         if len(self.loss.terms) > 1 and found:
             loss = sum(term.weight * found.get(f"loss/{term.name}", 0.0) for term in self.loss.terms)
             return {"loss": loss, **found}
@@ -143,6 +146,8 @@ class Objective:
             return labelled(batch)
         if term.loss.unit == "responses" and unit == "labelled":
             return torch.nonzero(batch.labels == 1)[:, 0]
+        if term.loss.unit == "responses" and unit == "rated" and batch.rewards is not None:
+            return torch.nonzero(batch.rewards > 0)[:, 0]  # they are normalised: those above the mean
         if term.loss.unit == "responses" and unit == "ranked":
             return rankings(batch)[:, 0]
         if term.loss.unit == "responses" and unit == "pairs":
@@ -164,6 +169,8 @@ class Objective:
                 return len(batch.pairs)
             case "labelled":
                 return int((batch.labels >= 0).sum())
+            case "rated":
+                return batch.shape[0]
             case "ranked":
                 return sum(place == 0 for _, place in batch.members)
         return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
@@ -264,6 +271,7 @@ _SUMS: dict[str, Callable[[PackedBatch, TokenLogps], Sums]] = {
     "pairs": _pair_sums,
     "responses": _response_sums,
     "labelled": _labelled_sums,
+    "rated": _response_sums,
     "ranked": lambda batch, logps: _two_sums(logps, _extremes(batch)),
 }
 
@@ -271,6 +279,7 @@ _REWARDS: dict[str, Callable[[PackedBatch, Tensor], Sums]] = {
     "pairs": _pair_rewards,
     "responses": lambda batch, rewards: {},
     "labelled": _labelled_rewards,
+    "rated": lambda batch, rewards: {"rewards/responses": (rewards.sum(), len(rewards))},
     "ranked": lambda batch, rewards: _two_rewards(rewards, _extremes(batch)),
 }
 

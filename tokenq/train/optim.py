@@ -10,19 +10,27 @@ from torch import nn
 from tokenq.train.config import TrainConfig
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainConfig, values: nn.Module | None = None) -> torch.optim.Optimizer:
     """Return the optimiser over the trainable weights; biases and norms are not decayed.
+
+    A value network has groups of its own behind the policy's.
 
     AdamW runs fused where torch offers it: one pass over weights, gradients and moments instead of a dozen.
 
     Args:
-        model: the policy.
+        model: what is trained.
         config: names the optimiser and its constants.
+        values: the value network in it, if there is one.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
+    own, apart = parted(model, values)
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        group
+        for part in (own, apart)
+        for group in (
+            {"params": [p for p in part if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in part if p.ndim < 2], "weight_decay": 0.0},
+        )
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "rmsprop":
@@ -32,6 +40,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     betas = (config.adam_beta1, config.adam_beta2)
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "xpu", "mps") for p in trainable)
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)
+
+
+def parted(model: nn.Module, values: nn.Module | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the trainable weights of what is trained: those of the policy, and those of the value network."""
+    apart = [] if values is None else [p for p in values.parameters() if p.requires_grad]
+    theirs = {id(p) for p in apart}
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in theirs], apart
 
 
 def tell_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:

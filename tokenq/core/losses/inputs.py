@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenq.core.readout import Logits
-from tokenq.core.tensors import PackedBatch, PairValues, TokenLogps
+from tokenq.core.tensors import PackedBatch, PairValues, PrefixValues, TokenLogps
 from tokenq.core.vocabulary import overlaps, reference_kls
 from tokenq.errors import UserError
 
@@ -26,7 +26,8 @@ class Scene:
         batch: the batch.
         policy: [S, C] log π of all its responses.
         reference: [S, C] log π_ref, None for losses without a reference.
-        read: [N] what was read off the policy's vocabulary at every target, None where no input asked.
+        read: [N] what was read off the policy's vocabulary, or off a value network, at every target; None where no
+            input asked.
     """
 
     batch: PackedBatch
@@ -92,6 +93,24 @@ def deciding_steps(scene: Scene) -> PairValues:
     return PairValues(*masks)
 
 
+def rewards(scene: Scene) -> Float[Tensor, " N"]:
+    """Return the rewards of the responses."""
+    return _of_data(scene.batch.rewards, "rewards").to(scene.policy.logps)
+
+
+def token_values(scene: Scene) -> PrefixValues:
+    """Return the value before each token that the policy wrote."""
+    if scene.read is None:
+        raise UserError("The loss needs a value network, and there is none.", INPUTS["values"].hint)
+    return scene.batch.prefix_values(scene.read)
+
+
+def prompt_values(scene: Scene) -> PrefixValues:
+    """Return the value before the first of them alone: the prompt's."""
+    every = token_values(scene)
+    return PrefixValues(every.values, every.mask & (every.mask.cumsum(1) == 1))
+
+
 def _of_data(values: Tensor | None, name: str) -> Tensor:
     if values is None:
         raise UserError(f"The loss needs {name} of every response, and a batch has none.", INPUTS[name].hint)
@@ -112,12 +131,14 @@ class Input(NamedTuple):
         says: what it is, for messages.
         hint: what to do where the data has none.
         reads: what to read off the policy's logits, and the reference's (None: not needed), at every target.
+        network: whether a value network gives it, which stands beside the policy and is trained with it.
     """
 
     sources: Mapping[str, Callable[[Scene], Any]]
     says: str
     hint: str = ""
     reads: Callable[[Logits, Logits | None], Tensor] | None = None
+    network: bool = False
 
 
 INPUTS: dict[str, Input] = {
@@ -147,6 +168,13 @@ INPUTS: dict[str, Input] = {
         "then add --contrast traces.jsonl.",
     ),
     "steps": Input({"data": deciding_steps}, "steps", "Tokenise with steps."),
+    "rewards": Input({"data": rewards}, "rewards", "Give data with a column reward, with labels or with ratings."),
+    "values": Input(
+        {"prompt": prompt_values, "tokens": token_values},
+        "values",
+        "Train with a policy that has a value network beside it.",
+        network=True,
+    ),
     "ref_kls": Input({"vocabulary": _read}, "KL(π_ref‖π) at every position", reads=reference_kls),
     "overlaps": Input({"vocabulary": _read}, "log Σ π² at every position", reads=lambda own, _: overlaps(own)),
 }

@@ -34,7 +34,8 @@ class LossSum:
     """Losses that are added: one of weight 1 for a plain loss.
 
     Attributes:
-        terms: the losses; those of single responses learn from the chosen, desirable or best ones of the others' data.
+        terms: the losses; those of single responses learn from the chosen, desirable or best ones of the others' data,
+            of rated ones from those above the mean.
     """
 
     terms: tuple[Term, ...]
@@ -58,6 +59,11 @@ class LossSum:
     def coupled(self) -> bool:
         """Whether any of the losses must see all examples of a step at once."""
         return any(term.loss.coupled for term in self.terms)
+
+    @property
+    def valued(self) -> bool:
+        """Whether any of the losses trains a value network beside the policy."""
+        return any(INPUTS[name].network for name in self.inputs)
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tokenq.core.losses import (
     anchored,
     divergences,
+    dro,
     lengths,
     pairs,
     ranking,
@@ -25,8 +26,8 @@ from tokenq.core.losses import (
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.errors import UserError, nearest, unknown_name
 
-Unit = Literal["pairs", "responses", "labelled", "ranked"]
-"""What one value of a loss stands for: a pair, a response, a response with a label, or the ranking of a prompt."""
+Unit = Literal["pairs", "responses", "labelled", "rated", "ranked"]
+"""What one value of a loss stands for: a pair, a response, one with a label, one with a reward, a prompt's ranking."""
 
 
 class Limit(NamedTuple):
@@ -137,6 +138,7 @@ LOSSES: dict[str, Loss] = {
     "kto": Loss(single.kto, "labelled", reference=True, inputs=("labels", "mismatched"), coupled=True),
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
+    "dro": Loss(dro.dro, "rated", reference=True, inputs=("rewards", "values")),
     "plackett_luce": Loss(ranking.plackett_luce, "ranked", reference=True, inputs=("rankings",)),
 }
 
