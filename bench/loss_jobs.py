@@ -6,6 +6,7 @@ Everything goes through the jobs behind `tokenq train`, `tokenq search` and `tok
 
 import contextlib
 import io
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,6 +160,7 @@ def _policy(demo: Demo, setting: Setting, extra: Path, folder: Path) -> Path:
 
 def _trained(demo: Demo, setting: Setting, output: Path, data: Path, **more: Any) -> Path:
     own = demo.settings
+    shutil.rmtree(output, ignore_errors=True)  # of a training that was broken off
     return trained(
         output,
         model=str(demo.sft),
