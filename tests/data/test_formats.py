@@ -362,6 +362,7 @@ def test_every_format_is_tried_here():
         "stepwise",
         "first error",
         "helpsteer",
+        "rated",  # tests/data/test_ratings.py
     }
     assert tried == set(FORMATS)
 

@@ -82,6 +82,19 @@ def items(values: Values, name: str) -> list[Any]:
     return list(value)
 
 
+def record(values: Values, name: str) -> Mapping[str, Any]:
+    """Return a column that holds a record, or its JSON."""
+    value = values.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise BadRow("a column without a record", f"column {name!r} holds no record")
+    return value
+
+
 def turns(values: Values, name: str) -> tuple[Message, ...]:
     """Return a column that holds a list of turns."""
     value = items(values, name)

@@ -72,6 +72,17 @@ class PackedLM(nn.Module):
         """Return what gives the logits at every target's position, tile by tile."""
         return WAYS[self.way].compute(self, batch)
 
+    def states(self, batch: PackedBatch) -> Float[Tensor, "N H"]:
+        """Return the hidden state at every target's position, for a head of another kind.
+
+        Raises:
+            UserError: this way gives logits alone.
+        """
+        states = WAYS[self.way].states
+        if states is None:
+            raise UserError(f"The way {self.way!r} gives no hidden states.", "Use --attention plain.")
+        return states(self, batch)[batch.predictors]
+
     def work(self, batch: PackedBatch) -> tuple[int, int]:
         """Return (tokens, positions with padding) that one forward of this batch computes."""
         if WAYS[self.way].shares_prompts:
@@ -140,20 +151,30 @@ def _grad_buffer(weight: Tensor) -> Tensor:
     return weight.grad
 
 
-def _packed(lm: PackedLM, batch: PackedBatch) -> Logits:
+def _packed_states(lm: PackedLM, batch: PackedBatch) -> Tensor:
     output = lm.lm.base_model(
         input_ids=batch.input_ids[None],
         position_ids=batch.position_ids[None],
         use_cache=False,
         tokenq_layout=attention.Layout.of(batch),
     )
-    return _project(lm, output.last_hidden_state[0], batch)
+    states: Tensor = output.last_hidden_state[0]
+    return states
+
+
+def _plain_states(lm: PackedLM, batch: PackedBatch) -> Tensor:
+    rows = _padded_rows(batch)
+    output = lm.lm.base_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+    states: Tensor = output.last_hidden_state.flatten(0, 1)[rows.places]
+    return states
+
+
+def _packed(lm: PackedLM, batch: PackedBatch) -> Logits:
+    return _project(lm, _packed_states(lm, batch), batch)
 
 
 def _plain(lm: PackedLM, batch: PackedBatch) -> Logits:
-    rows = _padded_rows(batch)
-    output = lm.lm.base_model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
-    return _project(lm, output.last_hidden_state.flatten(0, 1)[rows.places], batch)
+    return _project(lm, _plain_states(lm, batch), batch)
 
 
 def _full(lm: PackedLM, batch: PackedBatch) -> Logits:
@@ -214,17 +235,19 @@ class Way:
         compute: (model, batch) → logits at the position of every target.
         attention: name of the attention function it needs; None for the model's own.
         shares_prompts: whether a prompt is computed once for all its responses (else rows are padded).
+        states: (model, batch) → hidden states [T, H] of the flat row, None where only logits come out.
     """
 
     compute: Callable[[PackedLM, PackedBatch], Logits]
     attention: str | None
     shares_prompts: bool
+    states: Callable[[PackedLM, PackedBatch], Tensor] | None = None
 
 
 WAYS: dict[str, Way] = {
-    "flex": Way(_packed, attention.FLEX, shares_prompts=True),
-    "segments": Way(_packed, attention.SEGMENTS, shares_prompts=True),
-    "plain": Way(_plain, None, shares_prompts=False),
+    "flex": Way(_packed, attention.FLEX, shares_prompts=True, states=_packed_states),
+    "segments": Way(_packed, attention.SEGMENTS, shares_prompts=True, states=_packed_states),
+    "plain": Way(_plain, None, shares_prompts=False, states=_plain_states),
     "full": Way(_full, None, shares_prompts=False),
 }
 """flex: one block-sparse kernel. segments: one SDPA call per run. plain: padded rows, response-only head. full: padded

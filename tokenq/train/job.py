@@ -14,6 +14,7 @@ from tokenq.rundir import RunDir
 from tokenq.train.config import TrainConfig
 from tokenq.train.monitor import Listener, silent
 from tokenq.train.objective import Objective
+from tokenq.train.reward_model import RewardObjective
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Job:
     """Everything that a run of the loop needs.
 
     Attributes:
-        policy: an `nn.Module` that maps a packed batch to log-probs [N].
+        policy: an `nn.Module` that maps a packed batch to log-probs [N], or to rewards [N, A].
         data: training examples with their reference.
         objective: the loss.
         config: optimisation, logging and checkpoint settings.
@@ -50,7 +51,7 @@ class Job:
 
     policy: nn.Module
     data: Scored
-    objective: Objective
+    objective: Objective | RewardObjective
     config: TrainConfig
     run: RunDir
     evaluation: Scored | None = None

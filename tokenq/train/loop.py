@@ -25,6 +25,7 @@ from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
 from tokenq.train.monitor import Event, Meter
 from tokenq.train.objective import Outcome, add_sums
 from tokenq.train.optim import learning_rate, make_optimizer, tell_deepspeed
+from tokenq.train.reward_model import correlations
 
 __all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
 
@@ -183,21 +184,26 @@ class _Trainer:
         if evaluation is None or not evaluation.groups:
             return {}
         totals: dict[str, list[float]] = {}
+        rated: list[Mapping[str, list[list[float]]]] = []
         self.policy.eval()
         if self.job.objective.loss.coupled:
             rounds = self._evaluate_together(evaluation, totals)
         else:
-            rounds = self._evaluate_one_by_one(evaluation, totals)
+            rounds = self._evaluate_one_by_one(evaluation, totals, rated)
         self.policy.train()
-        means = self.job.objective.means(self._reduce(totals))
+        if self.accelerator.num_processes > 1:
+            rated = self.accelerator.gather_for_metrics(rated, True)
+        means = self.job.objective.means(self._reduce(totals)) | correlations(rated)
         metrics = {f"eval_{name}": value for name, value in means.items()}
         self._log(step, metrics)
         self.job.listener(Event("eval", rounds, rounds, metrics))
         self.meter.restart()
         return metrics
 
-    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]]) -> int:
-        """Add the metrics of the evaluation data to `totals`, and return in how many forwards."""
+    def _evaluate_one_by_one(
+        self, evaluation: Scored, totals: dict[str, list[float]], rated: list[Mapping[str, list[list[float]]]]
+    ) -> int:
+        """Add the metrics of the evaluation data to `totals`, what is rated to `rated`; return in how many forwards."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         bins = plan_pass([group.n_tokens for group in evaluation.groups], self.job.config.tokens_per_batch)
         rounds: int = -(-len(bins) // world)
@@ -210,6 +216,7 @@ class _Trainer:
                 outcome = self.job.objective(self.policy, evaluation.reference, batch, evaluation.ref_logits)
             if mine < len(bins):
                 add_sums(totals, outcome.sums)
+                rated.append(outcome.rated)
             self.job.listener(Event("eval", i + 1, rounds))
         return rounds
 

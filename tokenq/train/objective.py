@@ -5,8 +5,8 @@ that any partition of a step over micro-batches and processes gives the same ave
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -186,12 +186,14 @@ class Outcome:
         sums: metrics.
         logps: [N] log π of the targets, detached.
         ref_logps: [N] log π_ref of the targets, or None.
+        rated: attribute → (output, rating) of responses, for what an evaluation says of all of them together.
     """
 
     losses: tuple[Tensor, ...]
     sums: Sums
     logps: Tensor
     ref_logps: Tensor | None
+    rated: Mapping[str, list[list[float]]] = field(default_factory=dict)
 
 
 def _response_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
@@ -241,7 +243,8 @@ def _extremes(batch: PackedBatch) -> Tensor:
     return torch.cat((order[:, :1], order.gather(1, last)), 1)
 
 
-def _pair_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
+def pair_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
+    """Return the metrics of the rewards [S] of pairs."""
     return _two_rewards(rewards, batch.pairs)
 
 
@@ -268,7 +271,7 @@ _SUMS: dict[str, Callable[[PackedBatch, TokenLogps], Sums]] = {
 }
 
 _REWARDS: dict[str, Callable[[PackedBatch, Tensor], Sums]] = {
-    "pairs": _pair_rewards,
+    "pairs": pair_rewards,
     "responses": lambda batch, rewards: {},
     "labelled": _labelled_rewards,
     "ranked": lambda batch, rewards: _two_rewards(rewards, _extremes(batch)),
