@@ -126,7 +126,7 @@ def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate]
     if config.reward_model is not None:
         from tokenq.models.reward_model import RewardModel
 
-        model = RewardModel(config.reward_model)
+        model = RewardModel(config.reward_model, weights=config.reward_weights)
         return lambda result, candidate: model.score([result.prompt], [candidate.text])[0]
     if config.task is not None:
         kind, _, rest = config.task.partition(":")

@@ -121,7 +121,9 @@ class ResultsEvaluation(Evaluation):
     task: str | None = None
     """A task that verifies answers itself, instead of --prompts: reasoning-gym:NAME:SIZE:SEED."""
     reward_model: str | None = None
-    """A sequence classifier with one output that judges instead of true answers."""
+    """A sequence classifier that judges instead of true answers."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -182,7 +184,9 @@ class WinRateConfig(Evaluation):
     concurrency: int = 8
     """Questions under way at once."""
     reward_model: str | None = None
-    """A sequence classifier with one output that judges instead."""
+    """A sequence classifier that judges instead."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.

@@ -19,11 +19,11 @@ from tokenq.traces import TokenTrace
 Reward = Callable[[TokenTrace], float]
 
 REWARDS: Mapping[str, Reward] = {
-    "implicit_reward": lambda trace: trace.totals.implicit_reward,
-    "mean_implicit_reward": lambda trace: trace.totals.implicit_reward / trace.totals.tokens,
-    "likelihood": lambda trace: trace.totals.logp,
-    "mean_likelihood": lambda trace: trace.totals.logp / trace.totals.tokens,
-    "reference_likelihood": lambda trace: trace.totals.ref_logp,
+    "implicit_reward": lambda trace: trace.totals.given("implicit_reward"),
+    "mean_implicit_reward": lambda trace: trace.totals.given("implicit_reward") / trace.totals.tokens,
+    "likelihood": lambda trace: trace.totals.given("logp"),
+    "mean_likelihood": lambda trace: trace.totals.given("logp") / trace.totals.tokens,
+    "reference_likelihood": lambda trace: trace.totals.given("ref_logp"),
     "length": lambda trace: float(trace.totals.tokens),
 }
 """Rewards of a response by name; the first is the one in question, the others what it is measured against."""

@@ -6,7 +6,7 @@ transformers, so that anybody can load it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from tokenq.core.packing import every_token, opened, pack
 from tokenq.core.tensors import PackedBatch
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.load import (
     DTYPES,
@@ -86,6 +86,38 @@ class RewardLM(nn.Module):
 def outputs_of(model: PreTrainedModel) -> list[str]:
     """Return the names of a classifier's outputs, in their order."""
     return [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+
+
+def output_weights(names: Sequence[str], weights: Mapping[str, str | float] | None, path: str) -> tuple[float, ...]:
+    """Return what each output of a reward model weighs in its one number.
+
+    Args:
+        names: the outputs.
+        weights: by name; an output that is not named weighs nothing. None or none: only one output needs no weight.
+        path: of the model, for errors.
+
+    Raises:
+        UserError: several outputs and no weights, an output that the model does not have, a weight that is no number.
+    """
+    if not weights:
+        if len(names) == 1:
+            return (1.0,)
+        example = " ".join(f"{name}=1" for name in names[:2])
+        raise UserError(
+            f"{path} has {len(names)} outputs ({', '.join(names)}), and one number is needed.",
+            f"Weigh them: --reward-weights {example}. HelpSteer2's: helpfulness=0.65 correctness=0.8 coherence=0.45.",
+        )
+    found = dict.fromkeys(names, 0.0)
+    for name, weight in weights.items():
+        if name not in found:
+            raise unknown_name(f"output of {path}", name, names)
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            found[name] = math.nan
+        if not math.isfinite(found[name]):
+            raise UserError(f"--reward-weights {name}={weight}: that is no number.", "Give a number.")
+    return tuple(found.values())
 
 
 def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], seed: int) -> nn.Module:
