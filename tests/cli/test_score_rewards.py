@@ -157,10 +157,34 @@ def test_what_is_refused(words, said, place, tmp_path, capsys):
     assert re.search(re.sub(r"([()])", r"\\\1", said), " ".join(capsys.readouterr().err.split()))
 
 
-def test_traces_without_log_probs_are_no_pairs_of_a_policy(place, tmp_path, capsys):
-    score(place, tmp_path)
-    assert main(["eval", "preference", "--traces", str(tmp_path / "traces.jsonl")]) == 2
-    assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+def test_traces_without_log_probs_are_of_no_policy(place, tmp_path, capsys):
+    score(place, tmp_path, "--levels", "step", data="steps")
+    for words in (["first-error"], ["localisation"]):
+        assert main(["eval", *words, "--traces", str(tmp_path / "traces.jsonl")]) == 2
+        assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+
+
+def test_accuracy_on_pairs(place, tmp_path, capsys):
+    """From the model, from stored traces, and beside a policy, whose implicit reward then comes first."""
+    traces = score(place, tmp_path)
+    right = sum(a.totals.reward > b.totals.reward for a, b in zip(traces[::2], traces[1::2], strict=True)) / 2
+    pairs = ["--data", str(place / "pairs.jsonl"), "--device", "cpu", *_reward(place)]
+    models = ["--policy", str(place / "policy"), "--reference", str(place / "reference")]
+    for name, words, rewards in (
+        ("alone", pairs, {"reward_model", "length"}),
+        ("stored", ["--traces", str(tmp_path / "traces.jsonl")], {"reward_model", "length"}),
+        ("both", [*pairs, *models], {"reward_model", "length", "implicit_reward", "likelihood", "mean_likelihood"}),
+    ):
+        output = tmp_path / f"{name}.json"
+        assert main(["eval", "preference", *words, "--output", str(output)]) == 0
+        record = json.loads(output.read_text())
+        assert rewards <= set(record["numbers"]["rewards"])
+        assert (name == "both") == ("implicit_reward" in record["numbers"]["rewards"])
+        assert record["numbers"]["rewards"]["reward_model"]["rewardbench"]["accuracy"]["value"] == right
+        assert record["reward_model"]["outputs"] == ["reward"]
+    assert "implicit reward − this" in capsys.readouterr().out
+    assert main(["eval", "preference", *pairs, "--html", str(tmp_path / "page.html")]) == 2
+    assert "Pages show what a policy says" in capsys.readouterr().err
 
 
 def test_weights():

@@ -168,6 +168,7 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
                 f"{group.where}: {path} holds no trace of one of its responses with the same tokens.",
                 "Score this very data, with models of this tokenizer and the same --max-length and --style.",
             )
+        trace.totals.given("logp")
         numbers = [0.0 if t.logp is None or t.ref_logp is None else t.logp - t.ref_logp for t in trace.tokens]
         return replace(response, contrast=np.array(numbers, np.float32))
 
