@@ -8,6 +8,7 @@ share of them that each model orders rightly, with that of length beside it.
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
 def main() -> None:
     """Train, evaluate and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="SFT policy to start from: RUN/sft/policy of tokenq demo")
+    parser.add_argument("--model", required=True, help="policy to start from: RUN/sft3/policy of tokenq demo --quick")
     parser.add_argument("--output", required=True, type=Path, help="folder of the runs")
-    parser.add_argument("--quick", action="store_true", help="posts as in tokenq demo --quick")
+    parser.add_argument("--pairs", type=int, default=6000, help="posts with a pair to train on")
+    parser.add_argument("--held-out", type=int, default=300, help="posts with a pair to judge by")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0")
     asked = parser.parse_args()
-    settings = DemoSettings.quick(0) if asked.quick else DemoSettings()
+    settings = replace(DemoSettings.quick(0), pair_posts=asked.pairs, held_out_posts=asked.held_out)
     write_data(asked.output, settings)
     rows = [
         (name, seed, trained(asked.model, asked.output, name, seed)) for seed in range(asked.seeds) for name in RUNS
@@ -91,7 +93,7 @@ def trained(model: str, folder: Path, name: str, seed: int) -> dict[str, Any]:
     data, options, weights = RUNS[name]
     run, found = folder / f"{name}-{seed}", folder / f"{name}-{seed}.json"
     words = ["--model", model, "--data", str(folder / f"{data}.jsonl"), "--output", str(run), "--seed", str(seed)]
-    words += ["--batch-size", "32", "--learning-rate", "1.5e-3", "--epochs", "4", "--schedule", "cosine"]
+    words += ["--batch-size", "32", "--learning-rate", "3e-3", "--epochs", "3", "--schedule", "cosine"]
     checked(["train", *words, "--warmup-ratio", "0.05", "--keep-checkpoints", "0", "--device", "cpu", *options])
     read = ["--reward-model", str(run / "reward_model"), "--data", str(folder / "held_out.jsonl"), "--device", "cpu"]
     checked(["eval", "preference", *read, *weights, "--output", str(found)])

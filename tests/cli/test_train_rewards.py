@@ -169,6 +169,22 @@ def test_training_goes_on_from_a_reward_model_and_after_a_kill(place, tmp_path):
     assert train(place, tmp_path / "run", "pairs", *options, "--resume") == 0
 
 
+def test_the_doctor_and_others_know_a_run_of_a_reward_model(place, tmp_path, capsys):
+    """It is finished, and began from the weights that are there; there is no policy to score."""
+    options = ("--loss", "bradley_terry", "--eval-size", "4", "--max-steps", "2")
+    assert train(place, tmp_path / "run", "pairs", *options) == 0
+    capsys.readouterr()
+    assert main(["doctor", str(tmp_path / "run")]) == 1  # for the data, whose chosen responses are the longer ones
+    said = capsys.readouterr().out
+    assert "unfinished" not in said
+    assert "start-model-changed" not in said
+    assert "data-changed" not in said
+    assert main(["doctor", str(tmp_path / "run"), "--samples", "2"]) == 2
+    assert "A reward model writes nothing" in capsys.readouterr().err
+    assert main(["score", "--run", str(tmp_path / "run"), "--prompt", "a", "--response", "b"]) == 2
+    assert "holds a reward model and no policy" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [

@@ -45,6 +45,8 @@ RUNS = {
     # Losses that see a whole step at once, on whatever process its parts are.
     "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
     "labelled": lambda out: coupled(out, "kto"),
+    # A reward model: errors and correlations over what both processes have read.
+    "rated": lambda out: coupled(out, "regression"),
 }
 
 

@@ -207,6 +207,7 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "loss_weights": "loss",
     "rpo_alpha": "loss",
     "label_smoothing": "loss_options",
+    "center_rewards_coefficient": "loss_options",
     "simpo_gamma": "loss_options",
     "ld_alpha": "loss_options",
     "discopop_tau": "loss_options",
