@@ -8,13 +8,25 @@ from test_recipes import FOLDER, resolve
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
+from tokenq.data.formats import HELPSTEER
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 METHODS = sorted((FOLDER / "methods").glob("*.yaml"))
-ALIKE = {"tis_dpo", "selm", "kto", "plackett_luce", "rpo", "simpo", "tdpo2", "dro"}
+ALIKE = {
+    "tis_dpo",
+    "selm",
+    "kto",
+    "plackett_luce",
+    "rpo",
+    "simpo",
+    "tdpo2",
+    "dro",
+    "scaled_bradley_terry",
+    "regression",
+}
 """Recipes that run in the fast tests: one of each kind of data or of computing; the others differ in a formula."""
 
-WORDS = {"ranked": "RANKED", "labelled": "LABELLED", "rated": "REWARDED"}
+WORDS = {"ranked": "RANKED", "labelled": "LABELLED", "rewarded": "REWARDED", "rated": "RATED", "steps": "STEPS"}
 """What a recipe's command calls data other than pairs."""
 
 each_method = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
@@ -34,7 +46,7 @@ def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path)
     text = path.read_text()
     assert "# Source: " in text
     assert f"--config recipes/methods/{path.name}" in text
-    assert {word for word in ("ranked", "labelled", "rated") if WORDS[word] in text} == {loss.unit} & WORDS.keys()
+    assert {word for word in WORDS if WORDS[word] in text} == {loss.unit} & WORDS.keys()
     # What the recipe sets is what it names: β, where the loss has one.
     assert (config.beta is not None) == ("beta" in LOSSES[loss.terms[0].name].parameters())
 
@@ -52,6 +64,8 @@ def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path)
         ("orpo", {"loss_options": {"odds_weight": "0.1"}, "learning_rate": 5e-6}),
         ("ld_dpo", {"loss_options": {"alpha": "0.5"}}),
         ("aot", {"beta": 0.01}),
+        ("regression", {"learning_rate": 2e-6, "batch_size": 128, "epochs": 2.0, "warmup_steps": 10}),
+        ("scaled_bradley_terry", {"learning_rate": 1e-6, "max_steps": 105}),
     ],
 )
 def test_the_published_values(name, published):
@@ -68,9 +82,15 @@ def stand_ins(tmp_path_factory):
         tiny_tokenizer("bytes").save_pretrained(folder / name)
     prompts = [f"Say {i}." for i in range(6)]
     rows = {
-        "pairs": [{"prompt": p, "chosen": f" {p}\nyes", "rejected": " no", "calibration": " so"} for p in prompts],
+        "pairs": [
+            {"prompt": p, "chosen": f" {p}\nyes", "rejected": " no", "calibration": " so", "margin": 1} for p in prompts
+        ],
         "labelled": [{"prompt": p, "completion": f" {p}", "label": i % 2 == 0} for i, p in enumerate(prompts)],
-        "rated": [{"prompt": p, "completion": f" {p}", "reward": i} for i, p in enumerate(prompts)],
+        "rewarded": [{"prompt": p, "completion": f" {p}", "reward": i} for i, p in enumerate(prompts)],
+        "rated": [
+            {"prompt": p, "response": " so"} | {name: i % 5 for name in HELPSTEER} for i, p in enumerate(prompts)
+        ],
+        "steps": [{"prompt": p, "completions": ["so", p], "labels": [True, False]} for p in prompts],
         "ranked": [{"prompt": p, "answers": [{"answer": f" {r}", "rank": r} for r in range(3)]} for p in prompts],
     }
     for name, values in rows.items():
@@ -87,7 +107,7 @@ def _case(path):
 @pytest.mark.parametrize("path", [_case(path) for path in METHODS], ids=[path.stem for path in METHODS])
 def test_a_recipe_trains(path, stand_ins, tmp_path):
     loss = find_sum(resolve(path).loss)
-    data = loss.unit if loss.unit in WORDS else "pairs"
+    data = "pairs" if loss.unit == "responses" else loss.unit
     words = ["train", "--config", str(path), "--model", str(stand_ins / "model"), "--device", "cpu"]
     words += ["--data", str(stand_ins / f"{data}.jsonl"), "--output", str(tmp_path / "run"), "--max-steps", "2"]
     words += ["--batch-size", "3", "--contrast", str(stand_ins / "traces.jsonl")] if path.stem == "tis_dpo" else []

@@ -259,7 +259,13 @@ def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = l
     )
     if judge is None and config.reward_model is not None:
         code = config.trust_remote_code
-        judge = RewardModel(config.reward_model, config.dtype, config.device, trust_remote_code=code).score
+        judge = RewardModel(
+            config.reward_model,
+            config.dtype,
+            config.device,
+            trust_remote_code=code,
+            weights=config.reward_weights,
+        ).score
     return Searcher(config, tokenizer, policy, reference, terms, judge, identities)
 
 

@@ -3,13 +3,14 @@
 This module imports neither torch nor transformers, so that reports and the command line can read records at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of every JSON artefact that tokenq writes; see docs/artefacts.md for its history."""
 
 
@@ -41,6 +42,8 @@ class Response:
         step_labels: for step-wise data, whether each step is correct; the steps are the `steps` strings.
         steps: for step-wise data, the strings whose concatenation is `content`.
         goes_on: whether more would follow (a step amid a solution), so that no EOS and no end of a turn belongs to it.
+        ratings: ratings by attribute ("helpfulness", …); an attribute that was not rated is not there.
+        scale: the least and the greatest that such a rating can be, None where the data set has no fixed scale.
     """
 
     content: Text
@@ -49,6 +52,8 @@ class Response:
     steps: tuple[str, ...] = ()
     step_labels: tuple[bool, ...] = ()
     goes_on: bool = False
+    ratings: Mapping[str, float] = field(default_factory=dict)
+    scale: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Example:
         is_pair: whether `responses` begins with a (chosen, rejected) pair.
         where: origin for error messages, such as "train.jsonl, row 17".
         context: keyword arguments for the chat template (for instance `tools`).
+        margin: by how much the chosen response of a pair was rated above the rejected one, None where nothing says.
     """
 
     prompt: Text
@@ -69,6 +75,7 @@ class Example:
     is_pair: bool
     where: str
     context: dict[str, Any] = field(default_factory=dict)
+    margin: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +90,9 @@ class TokenResponse:
         contrast: [n] log π₊ − log π₋ of each token under a contrastive pair of models, None without one.
         steps: [n] which step of the response each token belongs to, None where nothing asked for steps.
         reward: the data's rating of the whole response, or what became of it; None where there is none.
+        ratings: [A] by attribute, NaN where one is missing, None where nothing asked for ratings.
+        step_labels: [n] at the last token of a step 1 = right or 0 = wrong, −1 elsewhere, None where nothing asked.
+        given: the response as the data has it.
     """
 
     ids: NDArray[np.int32]
@@ -92,6 +102,9 @@ class TokenResponse:
     contrast: NDArray[np.float32] | None = None
     steps: NDArray[np.int32] | None = None
     reward: float | None = None
+    ratings: NDArray[np.float32] | None = None
+    step_labels: NDArray[np.int8] | None = None
+    given: Response | None = None
 
     def cut(self, size: int) -> "TokenResponse":
         """Return the first tokens of a response, itself when it has no more."""
@@ -104,6 +117,7 @@ class TokenResponse:
             terminal=False,
             contrast=None if self.contrast is None else self.contrast[:size],
             steps=None if self.steps is None else self.steps[:size],
+            step_labels=None if self.step_labels is None else self.step_labels[:size],
         )
 
 
@@ -116,12 +130,14 @@ class TokenGroup:
         responses: the responses, in the order of `Example.responses`.
         is_pair: whether `responses` begins with a (chosen, rejected) pair.
         where: origin for error messages.
+        margin: by how much the chosen response was rated above the rejected one, None where nothing says.
     """
 
     prompt_ids: NDArray[np.int32]
     responses: tuple[TokenResponse, ...]
     is_pair: bool
     where: str
+    margin: float | None = None
 
     @property
     def n_tokens(self) -> int:

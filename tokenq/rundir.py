@@ -71,12 +71,18 @@ class RunDir:
         """The trained policy, in the layout that transformers loads."""
         return self.path / "policy"
 
+    @property
+    def reward_model(self) -> Path:
+        """The trained reward model, where the run trained one and no policy."""
+        return self.path / "reward_model"
+
     def holds_run(self) -> bool:
         """Return whether a run has left anything here (other files, such as a shell's log, do not count)."""
         return bool(self._traces())
 
     def _traces(self) -> list[str]:
-        places = (self.config, self.provenance, self.metrics, self.held_out, self.checkpoints, self.policy)
+        written = (self.config, self.provenance, self.metrics, self.held_out, self.checkpoints)
+        places = (*written, self.policy, self.reward_model)
         return [place.name for place in places if place.exists()]
 
 

@@ -1,6 +1,6 @@
 """A policy and its reference, loaded and ready to be read: what the command line and Python both work with."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,14 +13,17 @@ from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.files import read_json
 from tokenq.models.adapters import adapter_config
+from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
 from tokenq.models.load import (
     ModelSpec,
+    disable_dropout,
     hide_progress_bars,
     identify,
     is_adapter_folder,
     is_quantised,
     load_model,
     load_tokenizer,
+    locate,
 )
 from tokenq.models.policy import ReferencedPolicy, no_grad
 from tokenq.models.proof import fastest_exact
@@ -30,6 +33,7 @@ from tokenq.report.notebook import Shown
 from tokenq.rundir import RunDir
 from tokenq.score.aligned import score_aligned
 from tokenq.score.health import row_warnings
+from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import Row, Scoring, score
 from tokenq.traces import TokenTrace
@@ -69,20 +73,22 @@ class Session:
     """Two models that are read against each other.
 
     Attributes:
-        models: policy and reference.
+        models: policy and reference; None where a reward model reads alone.
         tokenizer: the policy's.
         other_tokenizer: the reference's, where it is another one; credit then goes to stretches of text.
         options: how they are read.
         identities: (policy, reference) as provenance has them.
         warnings: what may be wrong with this pair.
+        rewards: a reward model that reads the same tokens, or None.
     """
 
-    models: ReferencedPolicy
+    models: ReferencedPolicy | None
     tokenizer: Any
     other_tokenizer: Any
     options: Options
     identities: tuple[dict[str, Any], dict[str, Any]]
     warnings: tuple[str, ...] = ()
+    rewards: RewardReader | None = None
 
     def rows(self, examples: Sequence[Example]) -> tuple[list[Row], DataSummary]:
         """Return examples in the policy's tokens, and what became of those that are not among them."""
@@ -91,6 +97,12 @@ class Session:
     def traces(self, rows: Sequence[Row]) -> Iterator[list[TokenTrace]]:
         """Yield the traces of every row, in order, one for each response."""
         budget = self.options.tokens_per_batch
+        traces = self._policy_traces(rows, budget)
+        return traces if self.rewards is None else with_rewards(traces, rows, self.rewards, budget)
+
+    def _policy_traces(self, rows: Sequence[Row], budget: int) -> Iterator[list[TokenTrace]]:
+        if self.models is None:
+            return bare_traces(rows, self._scoring)
         if self.other_tokenizer is None:
             return score(rows, partial(self.models.read, k=self.options.top_k), self._scoring, budget)
         others, _ = self._rows([row.example for row in rows], self.other_tokenizer)
@@ -197,6 +209,40 @@ def _proven(model: Any, options: Options, say: Say) -> Any:
     return lm
 
 
+def load_rewards(
+    path: str, weights: Mapping[str, str], options: Options, say: Say, beside: Session | None = None
+) -> Session:
+    """Return a reward model ready to read, alone or beside a policy.
+
+    Args:
+        path: folder or hub id of a sequence classifier.
+        weights: of its outputs by name, where it has several.
+        options: how it is loaded and read.
+        say: told what could not be done as asked.
+        beside: a policy with its reference that read the same texts.
+
+    Raises:
+        UserError: there is no such model, or it reads other tokens than the policy.
+    """
+    hide_progress_bars()
+    spec = ModelSpec(path, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
+    tokenizer, model = load_tokenizer(spec), read_classifier(spec, locate(path)[0])
+    if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
+        raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
+    disable_dropout(model)
+    names = tuple(outputs_of(model))
+    packed, said = fastest_exact(model, options.attention, options.max_length or 1024, REWARDS)
+    for warning in said:
+        say(warning)
+    lm = RewardLM(packed)
+    lm.eval()
+    identity = identify(model, path).to_dict()
+    reader = RewardReader(lambda batch: lm(batch.to(lm.device)), names, output_weights(names, weights, path), identity)
+    if beside is not None:
+        return replace(beside, rewards=reader)
+    return Session(None, tokenizer, None, options, ({}, {}), rewards=reader)
+
+
 def models_of_run(run: str) -> tuple[str, str | None, float | None]:
     """Return (policy, reference, β) of a finished training run.
 
@@ -205,6 +251,10 @@ def models_of_run(run: str) -> tuple[str, str | None, float | None]:
     """
     folder = RunDir(Path(run))
     if not folder.policy.exists():
+        if folder.reward_model.exists():
+            raise UserError(
+                f"{run} holds a reward model and no policy.", f"Score it with --reward-model {folder.reward_model}."
+            )
         raise UserError(f"{run} holds no trained policy.", "Give the --output folder of a finished tokenq train.")
     recorded = read_json(folder.provenance)
     config = recorded["config"]

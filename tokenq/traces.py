@@ -63,6 +63,8 @@ class TraceToken:
         likely: the policy's most likely tokens, best first.
         ref_likely: the reference's most likely tokens, best first.
         favoured: of these two lists, the tokens with the highest implicit reward, best first.
+        reward: what a reward model says of the response up to here, None without one.
+        outputs: all of its outputs, where it has several.
     """
 
     id: int | None
@@ -85,6 +87,8 @@ class TraceToken:
     likely: tuple[Alternative, ...] = ()
     ref_likely: tuple[Alternative, ...] = ()
     favoured: tuple[Alternative, ...] = ()
+    reward: float | None = None
+    outputs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Span:
         final: implicit reward of its last token, None without tokens.
         end_value: prefix value at its end (the cumulative convention for steps).
         label: what the data says of it (a step's correctness), or None.
+        reward: what a reward model says of the response up to its last token, None without one.
     """
 
     level: str
@@ -122,23 +127,41 @@ class Span:
     final: float | None
     end_value: float
     label: bool | None = None
+    reward: float | None = None
 
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the tokens that the policy wrote.
+    """Sums over the tokens that the policy wrote; None where no policy has read them.
 
     Attributes:
         implicit_reward: the sequence reward, Σ β (log π − log π_ref).
         logp: log π(y|x).
         ref_logp: log π_ref(y|x).
         tokens: how many they are.
+        reward: what a reward model says of the whole response, None without one.
+        outputs: all of its outputs, where it has several.
     """
 
-    implicit_reward: float
-    logp: float
-    ref_logp: float
+    implicit_reward: float | None
+    logp: float | None
+    ref_logp: float | None
     tokens: int
+    reward: float | None = None
+    outputs: tuple[float, ...] = ()
+
+    def given(self, name: Literal["implicit_reward", "logp", "ref_logp"]) -> float:
+        """Return one of the sums.
+
+        Raises:
+            UserError: the response was read by a reward model alone.
+        """
+        found: float | None = vars(self)[name]
+        if found is None:
+            raise UserError(
+                "These traces hold what a reward model says, and no log-probs.", "Score the data with a --policy too."
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -153,14 +176,15 @@ class TokenTrace:
         beta: KL temperature.
         gauge: what the Q-reading takes V to be; see `GAUGE`.
         terminal: whether the response ends in EOS (False: it was cut).
-        policy: identity of the policy.
-        reference: identity of the reference.
+        policy: identity of the policy, empty where none has read it.
+        reference: identity of the reference, likewise.
         tokens: the tokens of the response.
         spans: stretches of it.
         totals: sums.
         warnings: what may be wrong with these numbers.
         label: what the data says of the response (desirable or not), or None.
         score: a rating that the data gives it, or None.
+        reward_model: identity of a reward model with its `outputs` and what each weighs in the reward, or None.
     """
 
     id: str
@@ -178,6 +202,7 @@ class TokenTrace:
     warnings: tuple[str, ...] = ()
     label: bool | None = None
     score: float | None = None
+    reward_model: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the trace as JSON has it, its schema version first."""
@@ -185,12 +210,17 @@ class TokenTrace:
             "policy": dict(self.policy),
             "reference": dict(self.reference),
             "tokens": [
-                {**vars(token), **{name: [dict(vars(one)) for one in vars(token)[name]] for name in _LISTS}}
+                {
+                    **vars(token),
+                    **{name: [dict(vars(one)) for one in vars(token)[name]] for name in _LISTS},
+                    "outputs": list(token.outputs),
+                }
                 for token in self.tokens
             ],
             "spans": [dict(vars(span)) for span in self.spans],
-            "totals": dict(vars(self.totals)),
+            "totals": {**vars(self.totals), "outputs": list(self.totals.outputs)},
             "warnings": list(self.warnings),
+            "reward_model": None if self.reward_model is None else dict(self.reward_model),
         }
         return {"schema": SCHEMA, **vars(self), **nested}
 
@@ -216,8 +246,9 @@ class TokenTrace:
                 reference=dict(record["reference"]),
                 tokens=tuple(map(_token, record["tokens"])),
                 spans=tuple(built(Span, span) for span in record["spans"]),
-                totals=built(Totals, record["totals"]),
+                totals=built(Totals, record["totals"], outputs=tuple(record["totals"]["outputs"])),
                 warnings=tuple(record["warnings"]),
+                reward_model=None if record["reward_model"] is None else dict(record["reward_model"]),
             )
         except KeyError as problem:
             raise UserError(f"{where} is no trace: it has no {problem}.", "Score the data again.") from problem
@@ -230,7 +261,7 @@ _LISTS = ("likely", "ref_likely", "favoured")
 
 def _token(record: Any) -> TraceToken:
     lists = {name: tuple(built(Alternative, one) for one in record[name]) for name in _LISTS}
-    return built(TraceToken, record, **lists)
+    return built(TraceToken, record, outputs=tuple(record["outputs"]), **lists)
 
 
 def write_traces(path: Path, traces: Iterable[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from tokenq.errors import UserError
 from tokenq.evaluate.doctor import CHECKS
 from tokenq.evaluate.finding import Evidence, Finding
 from tokenq.evaluate.run_record import read_run
+from tokenq.records import SCHEMA
 from tokenq.report.doctor_page import doctor_page, write_doctor_page
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
@@ -101,7 +102,7 @@ def test_a_healthy_run_has_nothing_worse_than_a_note(name, place, capsys):
     assert record["examined"] == str(place / name)
     assert record["checks"] == list(CHECKS)
     assert record["config"]["run"] == str(place / name)
-    assert record["schema"] == 1
+    assert record["schema"] == SCHEMA
     told = json.loads((place / name / "provenance.json").read_text())
     assert record["model"] == told["model"]
     printed = capsys.readouterr().out

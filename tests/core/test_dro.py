@@ -139,8 +139,8 @@ def test_values_stand_where_they_were_read():
 def test_the_row():
     row = find_loss("dro")
     assert (row.unit, row.want, row.parameters(), row.choices()) == (
-        "rated",
-        "rated",
+        "rewarded",
+        "rewarded",
         {"beta": 1.0},
         {"values": "prompt"},
     )

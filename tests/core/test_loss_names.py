@@ -20,9 +20,12 @@ def test_a_row_says_what_its_function_takes(name):
     row = LOSSES[name]
     kinds = inspect.signature(row.function).parameters.values()
     positional = [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional == ["policy", *(["reference"] if row.reference else []), *row.inputs]
+    models = ["policy", *(["reference"] if row.reference else [])]
+    if row.output == "rewards":
+        models = ["chosen", "rejected"] if row.unit == "pairs" else ["rewards"]
+    assert positional == [*models, *row.inputs]
     assert all(isinstance(value, float) for value in row.parameters().values())
-    assert {"beta", "odds_weight"} & row.parameters().keys() or name == "sft"
+    assert {"beta", "odds_weight"} & row.parameters().keys() or name == "sft" or row.output == "rewards"
     assert row.function.__doc__.startswith("Return ")
     assert row.sources.keys() <= row.choices().keys()
 
@@ -47,7 +50,10 @@ def test_find_loss_binds_parameters_and_leaves_the_table_alone():
 
 def test_spellings_of_other_trainers():
     assert ALIASES["sigmoid"] == "dpo"
+    assert find_loss("prm") == LOSSES["process"]
     for alias, name in ALIASES.items():
+        if LOSSES[name].output == "rewards":
+            continue
         torch.testing.assert_close(
             find_loss(alias).function(POLICY, REFERENCE), LOSSES[name].function(POLICY, REFERENCE)
         )

@@ -73,7 +73,7 @@ def test_ratings_are_no_labels():
 
 @pytest.mark.parametrize(
     ("want", "missing"),
-    [("labelled", "labelled ones"), ("rated", "rated ones"), ("ranked", "rankings"), ("calibrated", "pairs")],
+    [("labelled", "labelled ones"), ("rewarded", "rated ones"), ("ranked", "rankings"), ("calibrated", "pairs")],
 )
 def test_single_responses_are_refused_where_more_is_needed(want, missing):
     with pytest.raises(UserError, match=f"the data holds single responses .*, not {missing}"):
@@ -85,7 +85,8 @@ def test_labels_pairs_and_ratings_give_rewards():
 
     def scores(*values):
         return [
-            [one.score for one in example.responses] for example in read_examples(rows(*values), want="rated").examples
+            [one.score for one in example.responses]
+            for example in read_examples(rows(*values), want="rewarded").examples
         ]
 
     assert scores(*LABELLED) == [[1.0, 0.0], [1.0]]
@@ -94,15 +95,15 @@ def test_labels_pairs_and_ratings_give_rewards():
     assert scores(PAIR | {"score_chosen": 7}) == [[1.0, 0.0]]
     assert scores(RATED) == [[-2.0, -1.0, -3.0, -3.0]]
     missing = {**RATED, "answers": [*RATED["answers"], {"answer": " e", "rank": None}]}
-    assert read_examples(rows(missing), want="rated").dropped == {"response without a reward": 1}
+    assert read_examples(rows(missing), want="rewarded").dropped == {"response without a reward": 1}
     nothing = {**RATED, "answers": [{"answer": " e", "rank": None}]}
     with pytest.raises(UserError, match="row 1: no response of the row has a reward, a rating or a label"):
-        read_examples(rows(nothing), want="rated")
+        read_examples(rows(nothing), want="rewarded")
 
 
 def test_a_label_in_place_of_a_reward_must_be_one():
     with pytest.raises(UserError, match="row 1: label 'good' is neither true nor false"):
-        read_examples(rows({"prompt": "a", "completion": " x", "label": "good"}), want="rated")
+        read_examples(rows({"prompt": "a", "completion": " x", "label": "good"}), want="rewarded")
 
 
 REWARDED = [
@@ -114,7 +115,7 @@ REWARDED = [
 
 def test_rewards_are_normalised_over_the_data_set():
     """Mean 4, standard deviation √6; data held out is put on the same scale, whatever its own."""
-    groups = tokenised(*REWARDED, want="rated").groups
+    groups = tokenised(*REWARDED, want="rewarded").groups
     scale = reward_scale(groups)
     assert scale == pytest.approx((4.0, 6**0.5))
     normal = with_rewards(groups, scale)
@@ -124,13 +125,13 @@ def test_rewards_are_normalised_over_the_data_set():
 
 
 def test_rewards_that_do_not_differ_are_refused():
-    groups = tokenised(*({**row, "reward": 0.1} for row in REWARDED), want="rated").groups
+    groups = tokenised(*({**row, "reward": 0.1} for row in REWARDED), want="rewarded").groups
     with pytest.raises(UserError, match=r"All 3 rewards are 0\.1 \(train\.jsonl, row 1 is the first\)"):
         reward_scale(groups)
 
 
 def test_a_batch_has_rewards_only_where_every_response_has_one():
-    groups = tokenised(*REWARDED, want="rated").groups
+    groups = tokenised(*REWARDED, want="rewarded").groups
     bare = replace(groups[1], responses=tuple(replace(one, reward=None) for one in groups[1].responses))
     assert pack([groups[0], bare]).rewards is None
     with pytest.raises(UserError, match="Some responses have no reward"):

@@ -300,7 +300,7 @@ def test_responses_with_a_reward():
         Row({"prompt": "p", "response": " s", "reward": 1, "label": False}, "row 3"),
     ]
     assert {find_format(row) for row in rows} == {"rewarded"}
-    both, last = read_examples(rows, want="rated").examples
+    both, last = read_examples(rows, want="rewarded").examples
     assert [(one.content, one.score) for one in both.responses] == [(" c", 0.5), (" r", -2.0)]
     assert [(one.content, one.score, one.label) for one in last.responses] == [(" s", 1.0, False)]
     pairs = read_examples(rows)
@@ -412,6 +412,7 @@ def test_every_format_is_tried_here():
         "stepwise",
         "first error",
         "helpsteer",
+        "rated",  # tests/data/test_ratings.py
     }
     assert tried == set(FORMATS)
 

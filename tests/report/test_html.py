@@ -168,7 +168,7 @@ def test_a_fragment_lists_the_tokens_that_stand_out():
     surprising = fragment(hand_made_pair()[0], "reference_surprisal")
     assert Elements(surprising.split("<tbody>")[1]).named("code")[0][1] == '" Paris"'
     with pytest.raises(UserError, match="Unknown channel"):
-        fragment(hand_made_pair()[0], "reward")
+        fragment(hand_made_pair()[0], "rewards")
 
 
 def test_a_long_fragment_has_all_tokens():

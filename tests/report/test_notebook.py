@@ -57,7 +57,7 @@ def test_without_ipython_it_is_a_terminal(monkeypatch, capsys):
 def test_a_table_has_a_row_a_token():
     pytest.importorskip("pandas", reason="tables need pandas")
     frame = Shown(REJECTED).to_frame()
-    assert frame.shape == (5, 17)
+    assert frame.shape == (5, 18)
     assert list(frame.columns[:5]) == ["id", "text", "start", "end", "written"]
     assert list(frame["text"]) == ["It", " is", " Rome", "!", ""]
     assert list(frame["implicit_reward"]) == pytest.approx([0, 0.1, -1, -0.2, -0.3])

@@ -107,7 +107,7 @@ def test_other_forms_and_channels_are_refused(tmp_path):
     with pytest.raises(UserError, match="no figure is written in this form"):
         save_figure(tmp_path / "figure.gif", hand_made_pair()[0])
     with pytest.raises(UserError, match="Unknown channel"):
-        figure(hand_made_pair()[0], "reward")
+        figure(hand_made_pair()[0], "rewards")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,8 @@ def test_tokens_stand_in_columns(data):
     assert tokens["centred_advantage"] == [0.075, 0.025, -0.075, 0.075, 0.025]
     assert tokens["advantage"] == [-0.05, -0.1, -0.2, -0.05, -0.1]
     assert (tokens["rank"], tokens["ref_rank"], tokens["kl"]) == ([0] * 5, [3] * 5, [0.125] * 5)
-    assert data["traces"][0]["totals"] == {"implicit_reward": 0.7, "logp": -1, "ref_logp": -2.4, "tokens": 5}
+    totals = {"implicit_reward": 0.7, "logp": -1, "ref_logp": -2.4, "tokens": 5, "reward": None, "outputs": []}
+    assert data["traces"][0]["totals"] == totals
 
 
 def test_a_pair_is_one_row_with_its_margin(data):

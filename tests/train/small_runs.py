@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from transformers import AutoModelForSequenceClassification
 
 from tokenq.core.losses import find_sum
+from tokenq.core.packing import last_token, opened, step_ends
+from tokenq.models.classifier import RewardLM
 from tokenq.models.forward import PackedLM
 from tokenq.models.load import add_lora, disable_dropout, identify
 from tokenq.models.policy import frozen_model, logits_of, no_grad, without_adapter
@@ -22,6 +25,7 @@ from tokenq.rundir import resume_run
 from tokenq.train.config import TrainConfig
 from tokenq.train.loop import Job, Scored, Summary, fit
 from tokenq.train.objective import Objective
+from tokenq.train.reward_model import RewardObjective
 from tokenq.worlds.tiny import tiny_model
 
 COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
@@ -53,6 +57,8 @@ def groups_for(loss, count=10, seed=0):
         return replace(response, contrast=rng.normal(size=n).astype(np.float32), steps=steps)
 
     groups = [replace(g, responses=tuple(map(beside, g.responses))) for g in random_pairs(count, seed)]
+    if find_sum(loss).output == "rewards":
+        return rewarded(groups, find_sum(loss).unit, rng)
     extra = [g.responses[0] for g in random_pairs(count, seed + 100)]
     want = find_sum(loss).want
     if want == "calibrated":
@@ -60,7 +66,7 @@ def groups_for(loss, count=10, seed=0):
     if want == "ranked":
         some = [(*g.responses, r)[: 2 + i % 2] for i, (g, r) in enumerate(zip(groups, extra, strict=True))]
         return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, some, strict=True)]
-    if want == "rated":
+    if want == "rewarded":
         rewards = iter(rng.normal(size=2 * count))
         some = [g.responses[: 1 + i % 2] for i, g in enumerate(groups)]
         rated = [tuple(replace(r, reward=next(rewards)) for r in rs) for rs in some]
@@ -75,6 +81,45 @@ def groups_for(loss, count=10, seed=0):
     if want == "responses":
         return [replace(g, responses=g.responses[:1], is_pair=False) for g in groups]
     return groups
+
+
+def rewarded(groups, unit, rng):
+    """Return the groups as a reward model trains on them: with margins, ratings (some missing) or labelled steps."""
+    if unit == "pairs":
+        return [opened(replace(g, margin=float(i % 3)), last_token) for i, g in enumerate(groups)]
+
+    def beside(response, place):
+        n = len(response.ids)
+        labels = np.where(rng.random(n) < 0.5, -1, rng.integers(0, 2, n)).astype(np.int8)
+        labels[-1] = place % 2
+        ratings = np.array([place, np.nan if place % 3 == 0 else place / 2], np.float32)
+        return replace(response, step_labels=labels, ratings=ratings)
+
+    given = [
+        replace(g, is_pair=False, responses=tuple(beside(r, i + k) for k, r in enumerate(g.responses[: 1 + i % 2])))
+        for i, g in enumerate(groups)
+    ]
+    return [opened(g, step_ends if unit == "steps" else last_token) for g in given]
+
+
+def small_reward_model(outputs=1, *, way="segments", dtype=torch.float64):
+    """Return a classifier on a tiny GPT-NeoX, with weights of its own in the head; the same each time."""
+    config = tiny_model("gpt_neox").config
+    config.num_labels = outputs
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.gpt_neox.load_state_dict(tiny_model("gpt_neox").gpt_neox.state_dict())
+    model.score.weight.data.normal_(std=0.1)
+    disable_dropout(model)
+    return RewardLM(PackedLM(model.to(dtype), way))
+
+
+def policy_for(loss, way="segments"):
+    """Return what a loss trains: a policy, or a reward model."""
+    found = find_sum(loss)
+    if found.output == "rewards":
+        return small_reward_model(2 if found.unit == "rated" else 1, way=way)
+    return small_policy(way=way)
 
 
 def small_config(output, **changes):
@@ -135,24 +180,28 @@ def train_small(
         changes: settings that differ from `small_config`.
     """
     groups = random_pairs(10) if groups is None else groups
+    row = find_sum(loss, parameters)
     valued = policy if isinstance(policy, ValuedPolicy) else None
-    policy = valued.policy if valued else policy or small_policy(lora)
-    valued = valued or (ValuedPolicy(policy) if find_sum(loss).valued else None)
-    store = reference or stored_reference(policy, groups, held_out)
+    policy = valued.policy if valued else policy or (small_policy(lora) if lora else policy_for(loss))
+    valued = valued or (ValuedPolicy(policy) if row.valued else None)
+    if row.output == "rewards":
+        objective, scorer = RewardObjective(row, ("first", "second")), lambda groups: None
+    else:
+        store = reference or stored_reference(policy, groups, held_out)
+        objective, scorer = Objective(row, row.beta if row.valued else 0.1), store.scorer
 
     def listener(event):
         if (event.stage, event.done) == stop:
             raise KeyboardInterrupt
 
-    row = find_sum(loss, parameters)
     logits = logits_of(frozen_model(policy)) if "ref_kls" in row.inputs else None
     job = Job(
         policy=valued or policy,
-        data=Scored(groups, store.scorer(groups), logits),
-        objective=Objective(row, row.beta if row.valued else 0.1),
+        data=Scored(groups, scorer(groups), logits),
+        objective=objective,
         config=small_config(output, loss=loss, **changes),
         run=resume_run(Path(output)),
-        evaluation=Scored(held_out, store.scorer(held_out), logits) if held_out else None,
+        evaluation=Scored(held_out, scorer(held_out), logits) if held_out else None,
         start_tolerance=start_tolerance,
         values=valued and valued.values,
         work=policy.work,

@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from small_runs import (
     groups_for,
     lines_of,
+    policy_for,
     random_pairs,
     small_config,
     small_policy,
@@ -443,7 +444,7 @@ def test_every_loss_trains_and_micro_batches_and_shared_prompts_change_nothing(l
     options = {"max_steps": 1, "groups": groups, "held_out": groups_for(loss, 5, seed=7), "start_tolerance": 1e-4}
     options |= {"max_grad_norm": 0.0, "optimizer": "sgd", "learning_rate": 1e-2}
     one, summary = train_small(tmp_path / "one", loss=loss, **options)
-    many = small_policy(way="plain")
+    many = policy_for(loss, way="plain")
     train_small(tmp_path / "many", loss=loss, policy=many, tokens_per_batch=25, **options)
     assert math.isfinite(summary.last["loss"])
     ours, theirs = lines_of(tmp_path / "one"), lines_of(tmp_path / "many")
@@ -453,7 +454,7 @@ def test_every_loss_trains_and_micro_batches_and_shared_prompts_change_nothing(l
         assert {k: v for k, v in here.items() if k not in counted} == pytest.approx(
             {k: v for k, v in there.items() if k not in counted}, rel=1e-9, abs=1e-9, nan_ok=True
         )
-    start = weights_of(small_policy())
+    start = weights_of(policy_for(loss))
     assert max((v - start[n]).abs().max() for n, v in weights_of(one).items()) > 1e-6
     for name, value in weights_of(one).items():
         torch.testing.assert_close(weights_of(many)[name], value, rtol=1e-9, atol=1e-11)

@@ -47,6 +47,8 @@ RUNS = {
     "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
     "labelled": lambda out: coupled(out, "kto"),
     "valued": lambda out: valued(out),
+    # A reward model: errors and correlations over what both processes have read.
+    "rated": lambda out: coupled(out, "regression"),
 }
 
 

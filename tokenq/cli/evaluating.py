@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import Evaluation, ReadEvaluation, ResultsEvaluation
+from tokenq.evaluate.eval_config import Evaluation, PreferenceConfig, ReadEvaluation, ResultsEvaluation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,11 @@ def traces_of(
     say, begin = console(), time.perf_counter()
     further = _columns(config, columns)
     if config.traces is not None:
-        return list(read_traces(Path(config.traces))), further, {}
+        stored = list(read_traces(Path(config.traces)))
+        if not isinstance(config, PreferenceConfig):
+            for trace in stored:
+                trace.totals.given("logp")
+        return stored, further, {}
     shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
     score = ScoreConfig(**{name: getattr(config, name) for name in shared}, levels=levels, output=_beside(config))
     session = session_of(score, config.device, say)
@@ -126,7 +130,7 @@ def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate]
     if config.reward_model is not None:
         from tokenq.models.reward_model import RewardModel
 
-        model = RewardModel(config.reward_model)
+        model = RewardModel(config.reward_model, weights=config.reward_weights)
         return lambda result, candidate: model.score([result.prompt], [candidate.text])[0]
     if config.task is not None:
         kind, _, rest = config.task.partition(":")
@@ -182,7 +186,10 @@ def finish(
         out.print(table)
     say = console()
     if config.output is not None:
-        read = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)} if traces else {}
+        read: dict[str, Any] = {}
+        if traces:
+            read = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)}
+            read |= {} if traces[0].reward_model is None else {"reward_model": dict(traces[0].reward_model)}
         record = provenance(asdict(config), config.seed, identities or read)
         numbers = {"task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
         write_json(Path(config.output), {**record, **numbers})

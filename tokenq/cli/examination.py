@@ -80,6 +80,8 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
         unseen += missed
         record = replace(record, models=found)
     if config.samples:
+        if record.loss.output == "rewards":
+            raise UserError("A reward model writes nothing.", "Leave out --samples.")
         if not examples:
             raise UserError("There are no prompts to answer: the rows cannot be read.", "Leave out --samples.")
         policy, reference, _ = models_of_run(str(config.run))
@@ -116,7 +118,8 @@ def _of_policy(config: DoctorConfig, say: Console) -> Examined:
 
 def _tokenizer_of(record: RunRecord, folder: RunDir, *, trust_remote_code: bool) -> Any:
     """Return the tokenizer of a run: with its policy where that was written, else that of the model it began from."""
-    path = str(folder.policy) if record.finished else str(record.config["model"])
+    trained = folder.policy if folder.policy.exists() else folder.reward_model
+    path = str(trained) if record.finished else str(record.config["model"])
     template = record.config.get("chat_template")
     text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else None
     return load_tokenizer(ModelSpec(path, trust_remote_code=trust_remote_code), text)

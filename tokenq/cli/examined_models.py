@@ -58,6 +58,8 @@ def _models(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tu
     A new adapter is drawn anew in every run, so that the hash of a policy that began with one says nothing of its base:
     the reference does, which is that base.
     """
+    if "ForSequenceClassification" in str(provenance["model"]["architecture"]):
+        return []  # its hash is that of a reward model with a new head, which is in no file
     fresh, other = bool(config.get("lora_rank")), config.get("reference")
     dtype = str(config.get("dtype", "auto"))
     begun = ModelSpec(str(config["model"]), dtype, "cpu", config.get("adapter"), config.get("revision"))

@@ -28,6 +28,10 @@ class ScoreConfig:
     """Folder of a finished training run: takes policy, reference and beta from it."""
     beta: float | None = None
     """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
+    reward_model: str | None = None
+    """A sequence classifier that is read at every token, alone or beside a policy with the same tokens."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     data: Sequence[str] = ()
     """Rows to score, in every form that tokenq train reads: pairs, responses, conversations, steps."""
@@ -81,8 +85,13 @@ class ScoreConfig:
             )
         if single == bool(self.data):
             raise UserError("There is nothing to score, or too much.", "Give --data, or --prompt and --response.")
-        if (self.policy is None) == (self.run is None):
+        alone = self.policy is None and self.run is None
+        if (self.policy is not None and self.run is not None) or (alone and self.reward_model is None):
             raise UserError("Give either --policy or --run.", "--run takes the models of a finished training run.")
+        if alone and (self.html is not None or self.figure is not None):
+            raise UserError("Pages and figures show what a policy says.", "Give --policy and --reference too.")
+        if self.reward_weights and self.reward_model is None:
+            raise UserError("--reward-weights is given, and no --reward-model.", "Name the model that they belong to.")
         if self.data and self.output is None and self.html is None and self.figure is None:
             raise UserError("--output is missing.", "Name a file for the traces: --output traces.jsonl.")
         if self.output is not None and Path(self.output).suffix not in (".jsonl", ".parquet"):
@@ -137,7 +146,7 @@ def run(config: ScoreConfig) -> int:
 
 def session_of(config: ScoreConfig, device: str, say: "Console") -> "Session":
     """Return the models that the configuration names."""
-    from tokenq.session import Options, load, models_of_run
+    from tokenq.session import Options, load, load_rewards, models_of_run
 
     policy, reference, beta = config.policy, config.reference, None
     if config.run is not None:
@@ -154,7 +163,16 @@ def session_of(config: ScoreConfig, device: str, say: "Console") -> "Session":
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
     )
-    return load(str(policy), reference, options, lambda text: say.print(f"warning: {text}"))
+
+    def warn(text: str) -> None:
+        say.print(f"warning: {text}")
+
+    session = None if policy is None else load(policy, reference, options, warn)
+    if config.reward_model is not None:
+        return load_rewards(config.reward_model, config.reward_weights, options, warn, session)
+    if session is None:
+        raise UserError("Nothing is to read.", "Give --policy, --run or --reward-model.")
+    return session
 
 
 def examples_of(config: ScoreConfig, session: "Session") -> "list[Example]":

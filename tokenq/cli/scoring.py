@@ -50,7 +50,7 @@ def score_to_file(
     seconds, tokens = time.perf_counter() - begin, sum(row.group.n_tokens for row in own[done:])
     if tokens and state.is_main_process:
         console.print(
-            f"scored {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s through both models"
+            f"scored {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s through all models"
         )
     state.wait_for_everyone()
     if state.is_main_process:
@@ -65,7 +65,8 @@ def score_to_file(
 def _key(session: Session, rows: Sequence[Row]) -> str:
     """Return a key of all that the traces depend on."""
     options = session.options
-    said = [identity["weights"] for identity in session.identities]
+    said = [identity.get("weights", "") for identity in session.identities]
+    said += [] if session.rewards is None else [repr(session.rewards.described())]
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
     said += [f"{row.id}:{group_key(row.group)}" for row in rows]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
@@ -75,8 +76,9 @@ def _record(session: Session, rows: Sequence[Row], config: Mapping[str, Any]) ->
     digest = hashlib.sha256("".join(group_key(row.group) for row in rows).encode()).hexdigest()
     policy, reference = session.identities
     identities = {
-        "policy": policy,
-        "reference": reference,
+        "policy": policy or None,
+        "reference": reference or None,
+        "reward_model": None if session.rewards is None else session.rewards.described(),
         "data": {"sources": plain(config["data"]), "sha256": digest},
     }
     return provenance(config, int(config["seed"]), identities)

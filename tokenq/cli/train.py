@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import tokenq
 from tokenq.cli.progress import Progress
 from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy, with_logits
+from tokenq.cli.reward_training import Ready, prepare_reward_model
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
@@ -25,6 +26,7 @@ from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
 from tokenq.errors import UserError
+from tokenq.models.classifier import RewardLM
 from tokenq.models.export import export_policy, model_card
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.load import (
@@ -62,25 +64,25 @@ def run(config: TrainConfig) -> Summary:
         spec = replace(spec, trust_remote_code=config.trust_remote_code)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
         rows, held_out_rows = _load_data(config, loss, tokenizer, progress)
-        data, held_out = (_with_inputs(part, config, loss, rows) for part in (rows, held_out_rows))
-        model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
-        policy = proven_policy(model, config, progress)
+        make = PREPARATIONS[loss.output]
+        ready = make(config, loss, spec, tokenizer, (rows, held_out_rows), progress)
+        policy, data, held_out = ready.policy, ready.data, ready.held_out
         run_dir = _open_run(config, accelerator)
-        identity = identify(model, config.model)
+        identity = identify(policy.model, config.model)
         reference = NO_REFERENCE
-        if loss.reference:
+        if isinstance(policy, PackedLM) and loss.reference:
             groups = [data.groups, held_out.groups]
             reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, progress)
-        if "ref_kls" in loss.inputs:
+        if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
             reference = with_logits(reference, policy, config, accelerator, progress)
         if accelerator.is_main_process:
             _record(run_dir, config, identity, reference.identity, rows, held_out_rows, loss, accelerator)
-        valued = ValuedPolicy(policy) if loss.valued else None
+        valued = ValuedPolicy(policy) if isinstance(policy, PackedLM) and loss.valued else None
         _make_ready(policy, valued, config, accelerator)
         job = Job(
             policy=valued or policy,
             data=Scored(data.groups, reference.scorer(data.groups), reference.logits),
-            objective=Objective(loss, loss.beta),
+            objective=ready.objective,
             config=config,
             run=run_dir,
             evaluation=Scored(held_out.groups, reference.scorer(held_out.groups), reference.logits),
@@ -90,11 +92,34 @@ def run(config: TrainConfig) -> Summary:
             listener=progress,
         )
         steps = total_steps(config, len(data.groups))
-        progress.say(f"training: {steps} steps of {config.batch_size} {loss.unit}, {policy.way} attention")
+        unit = "prompts" if loss.unit in ("rated", "steps") else loss.unit
+        progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {policy.way} attention")
         summary = fit(job, accelerator)
         _finish(policy, tokenizer, config, summary, run_dir, accelerator)
-        progress.say(f"done: the policy is in {run_dir.policy}, every step's numbers in {run_dir.metrics}")
+        what = "policy" if isinstance(policy, PackedLM) else "reward model"
+        progress.say(f"done: the {what} is in {_result(policy, run_dir)}, every step's numbers in {run_dir.metrics}")
     return summary
+
+
+def _prepare_policy(
+    config: TrainConfig,
+    loss: LossSum,
+    spec: ModelSpec,
+    tokenizer: Any,
+    parts: tuple[TokenizedData, TokenizedData],
+    progress: Progress,
+) -> Ready:
+    data, held_out = (_with_inputs(part, config, loss, parts[0]) for part in parts)
+    model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
+    return Ready(proven_policy(model, config, progress), data, held_out, Objective(loss, loss.beta))
+
+
+PREPARATIONS = {"logps": _prepare_policy, "rewards": prepare_reward_model}
+"""What is made ready for each output of a loss."""
+
+
+def _result(policy: PackedLM | RewardLM, run_dir: RunDir) -> Path:
+    return run_dir.policy if isinstance(policy, PackedLM) else run_dir.reward_model
 
 
 def _load_data(
@@ -115,7 +140,7 @@ def _load_data(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         truncation=config.truncation,
-        with_texts=bool({"steps", "contrast"} & loss.inputs.keys()),
+        with_texts=bool({"steps", "contrast", "step_labels"} & loss.inputs.keys()),
     )
     data = encode(kept, rows=found.rows, dropped=found.dropped)
     progress.say(f"data: {data.summary.line()}")
@@ -132,6 +157,8 @@ def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
         raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
     if config.contrast is not None and "contrast" not in loss.inputs:
         raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
+    if config.attributes and "ratings" not in loss.inputs:
+        raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 
 
 def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained: TokenizedData) -> TokenizedData:
@@ -158,13 +185,16 @@ def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
     return add_lora(model, rank=config.lora_rank, alpha=alpha, dropout=config.lora_dropout, targets=targets)
 
 
-def _make_ready(policy: PackedLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator) -> None:
+def _make_ready(
+    policy: PackedLM | RewardLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator
+) -> None:
     """Choose how gradients are computed."""
     if config.gradient_checkpointing:
         bare(policy.model).gradient_checkpointing_enable({"use_reentrant": False})
         if valued is not None:
             valued.values.body.gradient_checkpointing_enable({"use_reentrant": False})
-    if accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no":
+    alone = accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no"
+    if alone and isinstance(policy, PackedLM):
         policy.accumulate_in_place()
 
 
@@ -231,14 +261,14 @@ def _data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any
 
 
 def _finish(
-    policy: PackedLM,
+    policy: PackedLM | RewardLM,
     tokenizer: Any,
     config: TrainConfig,
     summary: Summary,
     run_dir: RunDir,
     accelerator: Accelerator,
 ) -> None:
-    """Write the policy."""
+    """Write the policy, or the reward model: the whole of it, as a classifier's adapter is of no use without a head."""
     state: Mapping[str, Tensor] | None = None
     if accelerator.num_processes > 1:
         gathered = accelerator.get_state_dict(summary.policy)
@@ -254,8 +284,8 @@ def _finish(
             **{name: f"{value:.4g}" for name, value in summary.after.items()},
         }
         card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
-        form: Literal["as_trained", "merged"] = "merged" if is_adapter_folder(config.model) else "as_trained"
-        export_policy(policy, tokenizer, run_dir.policy, card, state, form)
+        whole = is_adapter_folder(config.model) or isinstance(policy, RewardLM)
+        export_policy(policy, tokenizer, _result(policy, run_dir), card, state, "merged" if whole else "as_trained")
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -3,7 +3,8 @@
 `pack` is the only place that lays out prefix-shared rows and shifts tokens against the states that predict them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from tokenq.core.tensors import PackedBatch, Segment
-from tokenq.records import TokenGroup
+from tokenq.records import TokenGroup, TokenResponse
 
 
 def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> PackedBatch:
@@ -69,7 +70,65 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
         contrast=_beside([(r.contrast, r.mask) for group in groups for r in group.responses]),
         steps=_beside([(r.steps, r.mask) for group in groups for r in group.responses]),
         rewards=_rewards([r.reward for group in groups for r in group.responses]),
+        margins=_together([group.margin for group in groups if group.is_pair]),
+        ratings=_together([r.ratings for group in groups for r in group.responses]),
+        step_labels=_beside([(r.step_labels, r.mask) for group in groups for r in group.responses]),
     )
+
+
+def opened(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]]) -> TokenGroup:
+    """Return a group whose packed row has a target at every token that is to be read, with that token's own state.
+
+    A packed row leaves out the last token of a response, at which a reward model is read. So one more id stands behind
+    it, which is no input and of which nobody asks the log-prob, and every mask moves by one: the state that "predicts"
+    target t is the state at token t.
+
+    Args:
+        group: a prompt with its responses.
+        reads: (response) → [n] at which of its tokens a number is read.
+    """
+    return replace(group, responses=tuple(_opened(response, reads(response)) for response in group.responses))
+
+
+def _opened(response: TokenResponse, read: NDArray[np.bool_]) -> TokenResponse:
+    def moved(values: NDArray[Any] | None) -> NDArray[Any] | None:
+        return None if values is None else np.concatenate((values[:1], values))
+
+    return replace(
+        response,
+        ids=np.append(response.ids, response.ids[-1:]),
+        mask=np.append(False, read),
+        contrast=moved(response.contrast),
+        steps=moved(response.steps),
+        step_labels=moved(response.step_labels),
+    )
+
+
+def last_token(response: TokenResponse) -> NDArray[np.bool_]:
+    """Return a mask of the last token of a response, where a reward model reads it."""
+    mask = np.zeros(len(response.ids), np.bool_)
+    mask[-1] = True
+    return mask
+
+
+def every_token(response: TokenResponse) -> NDArray[np.bool_]:
+    """Return a mask of all tokens of a response."""
+    return np.ones(len(response.ids), np.bool_)
+
+
+def step_ends(response: TokenResponse) -> NDArray[np.bool_]:
+    """Return a mask of the tokens at which a labelled step ends."""
+    if response.step_labels is None:
+        raise ValueError("the response has no labels of steps")
+    found: NDArray[np.bool_] = response.step_labels >= 0
+    return found
+
+
+def _together(values: Sequence[Any]) -> torch.Tensor | None:
+    """Return a number or a row of numbers for each of several, None unless all have one."""
+    if not values or any(value is None for value in values):
+        return None
+    return torch.from_numpy(np.asarray(values, np.float32))
 
 
 def _beside(rows: Sequence[tuple[NDArray[Any] | None, NDArray[np.bool_]]]) -> torch.Tensor | None:

@@ -52,6 +52,9 @@ class PackedBatch:
         contrast: [N] log π₊ − log π₋ of every target under a contrastive pair of models, None without one.
         steps: [N] step of its response that target n belongs to, None where nothing asked for steps.
         rewards: [S] a number for every response, None unless all of them have one.
+        margins: [P] by how much the chosen response of a pair was rated above the rejected one, None without ratings.
+        ratings: [S, A] of every response by attribute, NaN where one is missing, None where nothing asked for them.
+        step_labels: [N] 1 = the step that ends at target n is right, 0 = wrong, None where nothing asked for them.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -68,6 +71,9 @@ class PackedBatch:
     contrast: Float[Tensor, " N"] | None = None
     steps: Int[Tensor, " N"] | None = None
     rewards: Float[Tensor, " S"] | None = None
+    margins: Float[Tensor, " P"] | None = None
+    ratings: Float[Tensor, "S A"] | None = None
+    step_labels: Int[Tensor, " N"] | None = None
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`."""

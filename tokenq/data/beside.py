@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.data.steps import step_stretches
 from tokenq.data.tokenize import ResponseText, TokenizedData
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse
@@ -86,6 +87,69 @@ def _line_numbers(text: str) -> NDArray[np.int32]:
     return np.array([*numbers, max(line, 0)], np.int32)
 
 
+def with_ratings(groups: Sequence[TokenGroup], names: Sequence[str]) -> list[TokenGroup]:
+    """Return the groups with the ratings of every response as numbers, NaN where one is missing.
+
+    Args:
+        groups: tokenised from examples that were read for their ratings.
+        names: the attributes, in the order of the model's outputs.
+
+    Raises:
+        UserError: a row has none of these attributes.
+    """
+
+    def rated(group: TokenGroup, response: TokenResponse) -> TokenResponse:
+        found = {} if response.given is None else response.given.ratings
+        if not set(names) & set(found):
+            raise UserError(
+                f"{group.where}: a response has no rating for any of {', '.join(names)}.",
+                "Leave the row out, or name what it is rated on with --attributes.",
+            )
+        return replace(response, ratings=np.array([found.get(name, np.nan) for name in names], np.float32))
+
+    return [replace(group, responses=tuple(rated(group, one) for one in group.responses)) for group in groups]
+
+
+def rated_attributes(groups: Sequence[TokenGroup]) -> list[str]:
+    """Return the attributes that responses are rated on, in the order in which they come up."""
+    given = (response.given for group in groups for response in group.responses)
+    return list(dict.fromkeys(name for one in given if one is not None for name in one.ratings))
+
+
+def with_step_labels(data: TokenizedData) -> tuple[list[TokenGroup], int]:
+    """Return the groups with the label of each step at its last token, and how many responses were cut before one.
+
+    A step ends with the last token whose piece begins in it; the last one with the response (its EOS). A step that was
+    cut, or that has no token of its own, has no end, and is not read.
+
+    Args:
+        data: tokenised with its texts, from examples that were read for their steps.
+    """
+    found: list[TokenGroup] = []
+    lost = 0
+    for group, texts in zip(data.groups, data.texts, strict=True):
+        responses = [_step_labelled(*both) for both in zip(group.responses, texts, strict=True)]
+        kept = tuple(response for response in responses if (np.asarray(response.step_labels) >= 0).any())
+        lost += len(responses) - len(kept)
+        if kept:
+            found.append(replace(group, responses=kept))
+    return found, lost
+
+
+def _step_labelled(response: TokenResponse, text: ResponseText) -> TokenResponse:
+    given, size = response.given, len(response.ids)
+    labels = np.full(size, -1, np.int8)
+    steps = () if given is None else given.steps
+    starts = np.concatenate(([0], text.ends[:-1]))
+    pieces = text.ends > starts  # a token without a piece goes with the one before it
+    for number, (begin, end) in enumerate(step_stretches(text.text, steps)):
+        last = number == len(steps) - 1 and response.terminal
+        inside = np.flatnonzero((starts >= begin) & (starts < end) & pieces)
+        if given is not None and (last or (len(inside) and (end < len(text.text) or response.terminal))):
+            labels[size - 1 if last else inside[-1]] = given.step_labels[number]
+    return replace(response, step_labels=labels)
+
+
 def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
     """Return the groups with log π₊ − log π₋ of every token, from traces of the same texts.
 
@@ -105,6 +169,7 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
                 f"{group.where}: {path} holds no trace of one of its responses with the same tokens.",
                 "Score this very data, with models of this tokenizer and the same --max-length and --style.",
             )
+        trace.totals.given("logp")
         numbers = [0.0 if t.logp is None or t.ref_logp is None else t.logp - t.ref_logp for t in trace.tokens]
         return replace(response, contrast=np.array(numbers, np.float32))
 
@@ -160,7 +225,7 @@ def _rewards(groups: Sequence[TokenGroup]) -> list[float]:
     rewards = [response.reward for group in groups for response in group.responses]
     held = [reward for reward in rewards if reward is not None]
     if len(held) < len(rewards):
-        raise UserError("Some responses have no reward.", "Read the data with want='rated'.")
+        raise UserError("Some responses have no reward.", "Read the data with want='rewarded'.")
     return held
 
 

@@ -68,6 +68,22 @@ def reward(value: Any) -> float:
     return found
 
 
+_MISSING = ("", "n/a", "nan", "none", "null")
+
+
+def ratings(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return the ratings by attribute; of missing ones there is none."""
+    given = {str(name): value for name, value in found.items() if value is not None}
+    given = {name: value for name, value in given.items() if str(value).strip().lower() not in _MISSING}
+    numbers: dict[str, float] = {}
+    for name, value in given.items():
+        rating = None if isinstance(value, bool) else number(value)
+        if rating is None:
+            raise BadRow("a rating that is no number", f"the rating {name!r} is {value!r}, not a number")
+        numbers[name] = rating
+    return numbers
+
+
 _LABELS = {"true": True, "1": True, "1.0": True, "+": True, "false": False, "0": False, "0.0": False, "-": False}
 
 
@@ -90,6 +106,19 @@ def items(values: Values, name: str) -> list[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise BadRow("a column without a list", f"column {name!r} holds no list")
     return list(value)
+
+
+def record(values: Values, name: str) -> Mapping[str, Any]:
+    """Return a column that holds a record, or its JSON."""
+    value = values.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = None
+    if not isinstance(value, Mapping):
+        raise BadRow("a column without a record", f"column {name!r} holds no record")
+    return value
 
 
 def turns(values: Values, name: str) -> tuple[Message, ...]:

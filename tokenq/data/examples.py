@@ -51,9 +51,10 @@ def read_examples(
 
     Args:
         rows: rows of one source; all have the format of the first.
-        want: "pairs" (chosen over rejected), "calibrated" (pairs with a response to calibrate on), "responses" (one to
-            imitate: chosen, or the best), "labelled" (desirable and undesirable), "rated" (with a reward each),
-            "ranked" (best first) or "all" (as they are).
+        want: "pairs" (chosen over rejected), "calibrated" (pairs with a response to calibrate on), "margins" (pairs
+            with the difference of their ratings), "responses" (one to imitate: chosen, or the best), "labelled"
+            (desirable and undesirable), "rewarded" (with a reward each), "ranked" (best first), "rated" (with ratings
+            by attribute), "steps" (with labels of their steps) or "all" (as they are).
         pairing: which pairs rated responses give: "best_worst" (one) or "all" (every two of different rating).
         columns: the data set's name for a column of ours, such as {"prompt": "question"}.
         bad_rows: "error" or "drop".
@@ -128,8 +129,8 @@ def as_example(row: Row, parsed: Parsed, style: str) -> Example:
         BadRow: the row brings arguments for the chat template that cannot be read.
     """
     parsed = parsed._replace(prompt=_with_system(parsed.prompt, row.values.get("system")))
-    prompt, responses, is_pair, _ = STYLES[style](parsed)
-    return Example(prompt, responses, is_pair, row.where, _context(row.values))
+    prompt, responses, is_pair, _, margin = STYLES[style](parsed)
+    return Example(prompt, responses, is_pair, row.where, _context(row.values), margin)
 
 
 def _as_given(parsed: Parsed) -> Parsed:

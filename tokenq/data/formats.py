@@ -19,13 +19,14 @@ class Parsed(NamedTuple):
     """What a reader makes of one row; a pair is (chosen, rejected), then a column `calibration` if there is one.
 
     `fields` says that the turns were made of named text columns, and not found as turns in the data: they may as well
-    be written as plain text.
+    be written as plain text. `margin` says by how much the chosen response is the better one, where a column does.
     """
 
     prompt: Text
     responses: tuple[Response, ...]
     is_pair: bool = False
     fields: bool = False
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,14 @@ def _question(values: Values, *names: str) -> tuple[Message, ...]:
 def _pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: bool = False) -> Parsed:
     scores = (cells.number(values.get("score_chosen")), cells.number(values.get("score_rejected")))
     pair = (Response(chosen, score=scores[0]), Response(rejected, score=scores[1]))
+    margin = cells.number(values.get("margin"))
+    if margin is None and scores[0] is not None and scores[1] is not None:
+        margin = scores[0] - scores[1]
     if values.get("calibration") is None:
-        return Parsed(prompt, pair, True, fields)
+        return Parsed(prompt, pair, True, fields, margin)
     beside = cells.content(values, "calibration")
-    return Parsed(prompt, (*pair, Response(beside if isinstance(chosen, str) else _reply(beside))), True, fields)
+    more = Response(beside if isinstance(chosen, str) else _reply(beside))
+    return Parsed(prompt, (*pair, more), True, fields, margin)
 
 
 def _reply(content: Text) -> tuple[Message, ...]:
@@ -138,7 +143,18 @@ def _read_rewarded(values: Values) -> Parsed:
 
 def _read_helpsteer(values: Values) -> Parsed:
     prompt, responses, *_ = _read_completion(values)
-    return Parsed(prompt, (Response(responses[0].content, score=cells.number(values.get("helpfulness"))),))
+    ratings = cells.ratings({name: values.get(name) for name in HELPSTEER})
+    score = ratings.get("helpfulness")
+    return Parsed(prompt, (Response(responses[0].content, score=score, ratings=ratings, scale=(0, 4)),))
+
+
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+"""The attributes of HelpSteer and HelpSteer2, each rated from 0 to 4."""
+
+
+def _read_rated(values: Values) -> Parsed:
+    prompt, responses, *_ = _read_completion(values)
+    return Parsed(prompt, (Response(responses[0].content, ratings=cells.ratings(cells.record(values, "ratings"))),))
 
 
 def _read_two_responses(values: Values) -> Parsed:
@@ -152,9 +168,8 @@ def _read_two_responses(values: Values) -> Parsed:
         contents = [_reply(content) for content in contents]
     strength = cells.number(cells.first(values, "overall_preference", "preference_strength"))
     scores = (None, None) if strength is None else (-strength, strength)
-    return Parsed(
-        prompt, tuple(Response(content, score=score) for content, score in zip(contents, scores, strict=True))
-    )
+    responses = tuple(Response(content, score=score) for content, score in zip(contents, scores, strict=True))
+    return Parsed(prompt, responses, margin=None if strength is None else abs(strength))
 
 
 def _read_stepwise(values: Values) -> Parsed:
@@ -196,8 +211,22 @@ def _read_nectar(values: Values) -> Parsed:
 
 def _read_ultrafeedback(values: Values) -> Parsed:
     rated = cells.records(values, "completions", "response")
-    responses = [Response(_reply(item["response"]), score=cells.number(item.get("overall_score"))) for item in rated]
+    responses = [
+        Response(
+            _reply(item["response"]),
+            score=cells.number(item.get("overall_score")),
+            ratings=_annotations(item.get("annotations")),
+            scale=(1, 5),
+        )
+        for item in rated
+    ]
     return Parsed(_question(values, "instruction"), tuple(responses), fields=True)
+
+
+def _annotations(found: Any) -> dict[str, float]:
+    """Return UltraFeedback's ratings of one completion: a record with a key "Rating" for each aspect."""
+    records = found.items() if isinstance(found, Mapping) else ()
+    return cells.ratings({name: one.get("Rating") for name, one in records if isinstance(one, Mapping)})
 
 
 def _read_comparison(values: Values) -> Parsed:
@@ -270,6 +299,7 @@ FORMATS: dict[str, Format] = {
         _read_two_responses,
         "ratings",
     ),
+    "rated": Format(("prompt", "completion|response", "ratings"), _read_rated, "ratings", grouped=True),
     "helpsteer": Format(("prompt", "response", "helpfulness"), _read_helpsteer, "ratings", grouped=True),
     "conversation preference": Format(("conversations", "chosen", "rejected"), _read_conversation_pair, "pairs"),
     "step preference": Format(("prompt", "initial_reason_steps", "chosen", "rejected"), _read_step_preference, "pairs"),

@@ -189,12 +189,12 @@ def _group(
             return "response without tokens"
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
             return "EOS inside a response"
-        responses.append(replace(ended, label=source.label, reward=source.score))
+        responses.append(replace(ended, label=source.label, reward=source.score, given=source))
     counts["template_rewrites"] += rendered.is_rewritten
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0
     counts["bos_removed"] += prompt.shift < 0
-    return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where)
+    return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where, example.margin)
 
 
 def _located(rendered: Rendered, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:

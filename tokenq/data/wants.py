@@ -3,6 +3,7 @@
 A row that cannot give it raises `BadRow`; ratings that decide nothing are counted.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,7 +47,60 @@ def _pairs(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterato
         dropped["tied ratings"] += 1
     else:
         for pair in pairing(rated):
-            yield replace(example, responses=pair, is_pair=True)
+            yield replace(example, responses=pair, is_pair=True, margin=_margin(example, rated, pair))
+
+
+def _margin(example: Example, rated: list[tuple[float, Response]], pair: tuple[Response, Response]) -> float:
+    """Return by how much one response is rated above another: as the data says, or the difference of the ratings."""
+    if example.margin is not None:
+        return example.margin
+    ratings = {id(response): rating for rating, response in rated}
+    return ratings[id(pair[0])] - ratings[id(pair[1])]
+
+
+def _margins(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield pairs that say by how much the chosen response is the better one."""
+    for pair in _pairs(example, pairing, dropped):
+        if pair.margin is None:
+            raise BadRow(
+                "no margin", "the pair has no number in column 'margin', nor in score_chosen and score_rejected"
+            )
+        if not 0 <= pair.margin < math.inf:
+            raise BadRow("a margin below zero", f"the chosen response is rated {pair.margin:g} above the rejected one")
+        yield pair
+
+
+def _with_ratings(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses with their ratings by attribute; a rating without a name is called "score"."""
+    named = [
+        response
+        if response.ratings or response.score is None
+        else replace(response, ratings={"score": response.score}, scale=None)
+        for response in example.responses
+    ]
+    for response in named:
+        _check_ratings(response)
+    taken = tuple(response for response in named if response.ratings)
+    if not taken:
+        raise BadRow("no rating", "no response of the row has a rating")
+    dropped["response without a rating"] += len(named) - len(taken)
+    yield replace(example, responses=taken, is_pair=False)
+
+
+def _check_ratings(response: Response) -> None:
+    low, high = response.scale or (-math.inf, math.inf)
+    for name, rating in response.ratings.items():
+        if not low <= rating <= high or math.isinf(rating):
+            scale = f"its scale is {low:g} to {high:g}" if response.scale else "a rating is finite"
+            raise BadRow("a rating outside its scale", f"{name} is {rating:g}, and {scale}")
+
+
+def _steps(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses that come in steps with a label each."""
+    taken = tuple(response for response in example.responses if response.step_labels)
+    if not taken:
+        raise BadRow("no labels of steps", "no response of the row comes in steps with a label each")
+    yield replace(example, responses=taken, is_pair=False)
 
 
 def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
@@ -122,19 +176,25 @@ WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] 
     "all": _all,
     "calibrated": _calibrated,
     "labelled": _labelled,
+    "margins": _margins,
     "pairs": _pairs,
     "ranked": _ranked,
-    "rated": _rewarded,
+    "rated": _with_ratings,
+    "rewarded": _rewarded,
     "responses": _responses,
+    "steps": _steps,
 }
 """What can be asked of a data set."""
 
 NEEDED = {
     "calibrated": ("pairs", "chosen and rejected responses and one to calibrate on"),
     "labelled": ("labelled ones", "a column label, or chosen and rejected responses"),
+    "margins": ("pairs", "chosen and rejected responses and a column margin"),
     "pairs": ("pairs", "chosen and rejected responses"),
-    "rated": ("rated ones", "a column reward, or one label"),
+    "rewarded": ("rated ones", "a column reward, or one label"),
     "ranked": ("rankings", "several rated responses to each prompt"),
+    "rated": ("rated ones", "a column for each rating (helpfulness, …), or ratings"),
+    "steps": ("ones in steps", "columns completions and labels"),
 }
 """What is missing in data of single responses, and how it is given."""
 

@@ -32,7 +32,9 @@ class SweepConfig:
     proxy: Sequence[str] = ()
     """Small models that steer the policy: TUNED UNTUNED, or several such pairs; settings may set alpha=0.5."""
     reward_model: str | None = None
-    """A sequence classifier with one output: judges where no --gold does, and leads lookahead and mcts."""
+    """A sequence classifier: judges where no --gold does, and leads lookahead and mcts."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     prompts: Sequence[str] = ()
     """Files of prompts, as for tokenq search."""

@@ -74,8 +74,8 @@ def drift(traces: Sequence[TokenTrace], how: Resampling = PLAIN) -> Drift:
         UserError: a pair lacks a side, or there is none.
     """
     sides = list(zip(*((chosen, rejected) for _, chosen, rejected in as_pairs(traces)), strict=True))
-    rewards = [np.array([one.totals.implicit_reward for one in side]) for side in sides]
-    shifts = [np.array([one.totals.logp - one.totals.ref_logp for one in side]) for side in sides]
+    rewards = [np.array([one.totals.given("implicit_reward") for one in side]) for side in sides]
+    shifts = [np.array([one.totals.given("logp") - one.totals.given("ref_logp") for one in side]) for side in sides]
     predicted = [np.array([_predicted(one) for one in side]) for side in sides]
     return Drift(
         mean_interval(rewards[0], how=how),
@@ -122,7 +122,7 @@ def likelihood(
 
 
 def _chosen_rewards(traces: Sequence[TokenTrace]) -> Floats:
-    return np.array([chosen.totals.implicit_reward for _, chosen, _ in as_pairs(traces)])
+    return np.array([chosen.totals.given("implicit_reward") for _, chosen, _ in as_pairs(traces)])
 
 
 def _predicted(trace: TokenTrace) -> float:

@@ -62,7 +62,7 @@ class ReadEvaluation(Evaluation):
         Raises:
             UserError: names the flags.
         """
-        models = self.policy is not None or self.run is not None
+        models = self.has_models()
         if (self.traces is None) == (not models):
             raise UserError(
                 "There is nothing to evaluate, or too much.", "Give --traces FILE, or --policy (or --run) and --data."
@@ -70,13 +70,35 @@ class ReadEvaluation(Evaluation):
         if models and not self.data:
             raise UserError("--data is missing.", "Name the rows to evaluate on.")
 
+    def has_models(self) -> bool:
+        """Return whether models are named that could read the data."""
+        return self.policy is not None or self.run is not None
+
 
 @dataclass(frozen=True)
 class PreferenceConfig(ReadEvaluation):
-    """Does the policy prefer what people preferred? Accuracy on pairs by RewardBench's conventions, and calibration."""
+    """Does a policy, or a reward model, prefer what people preferred? RewardBench's accuracies, and calibration."""
 
+    reward_model: str | None = None
+    """A sequence classifier, alone or beside a policy with the same tokens."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
     subset: str | None = None
     """Column with a pair's subset; names of RewardBench give its sections and its score."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        super().check()
+        if self.html is not None and self.reward_model is not None and not super().has_models():
+            raise UserError("Pages show what a policy says.", "Give --policy and --reference too.")
+
+    def has_models(self) -> bool:
+        """Return whether models are named that could read the data."""
+        return super().has_models() or self.reward_model is not None
 
 
 @dataclass(frozen=True)
@@ -121,7 +143,9 @@ class ResultsEvaluation(Evaluation):
     task: str | None = None
     """A task that verifies answers itself, instead of --prompts: reasoning-gym:NAME:SIZE:SEED."""
     reward_model: str | None = None
-    """A sequence classifier with one output that judges instead of true answers."""
+    """A sequence classifier that judges instead of true answers."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -182,7 +206,9 @@ class WinRateConfig(Evaluation):
     concurrency: int = 8
     """Questions under way at once."""
     reward_model: str | None = None
-    """A sequence classifier with one output that judges instead."""
+    """A sequence classifier that judges instead."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.

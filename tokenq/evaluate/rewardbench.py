@@ -67,10 +67,10 @@ WEIGHTS: Mapping[str, int] = {**ROWS, "math-prm": 984, "xstest-should-refuse": 2
 against what the data has, and have to be to compare with published numbers."""
 
 REWARDS: Mapping[str, Callable[[TokenTrace], float]] = {
-    "implicit_reward": lambda trace: trace.totals.implicit_reward,
-    "implicit_reward_average": lambda trace: trace.totals.implicit_reward / _tokens(trace),
-    "reference_free_average": lambda trace: trace.totals.logp / _tokens(trace),
-    "reference_free_sum": lambda trace: trace.totals.logp,
+    "implicit_reward": lambda trace: trace.totals.given("implicit_reward"),
+    "implicit_reward_average": lambda trace: trace.totals.given("implicit_reward") / _tokens(trace),
+    "reference_free_average": lambda trace: trace.totals.given("logp") / _tokens(trace),
+    "reference_free_sum": lambda trace: trace.totals.given("logp"),
     "reference_free_norm": lambda trace: (
         -math.sqrt(sum(token.logp**2 for token in trace.tokens if token.logp is not None))
     ),

@@ -186,7 +186,7 @@ def read_run(path: Path) -> RunRecord:
         provenance=provenance,
         steps=tuple(line for line in lines if "loss" in line),
         evals=tuple(line for line in lines if "eval_loss" in line),
-        finished=run.policy.exists(),
+        finished=run.policy.exists() or run.reward_model.exists(),
     )
 
 

@@ -1,4 +1,4 @@
-"""Does a policy prefer what people preferred? Accuracy of rewards on pairs, by the conventions of RewardBench.
+"""Does a policy, or a reward model, prefer what people preferred? Accuracy on pairs, by RewardBench's conventions.
 
 A pair is right when its chosen response has the higher reward; a tie is wrong. The implicit reward is the number that
 DPO trains; likelihoods without a reference are its baselines, and so is length. RewardBench calls some of them by
@@ -19,14 +19,25 @@ from tokenq.traces import TokenTrace
 Reward = Callable[[TokenTrace], float]
 
 REWARDS: Mapping[str, Reward] = {
-    "implicit_reward": lambda trace: trace.totals.implicit_reward,
-    "mean_implicit_reward": lambda trace: trace.totals.implicit_reward / trace.totals.tokens,
-    "likelihood": lambda trace: trace.totals.logp,
-    "mean_likelihood": lambda trace: trace.totals.logp / trace.totals.tokens,
-    "reference_likelihood": lambda trace: trace.totals.ref_logp,
-    "length": lambda trace: float(trace.totals.tokens),
+    "implicit_reward": lambda trace: trace.totals.given("implicit_reward"),
+    "mean_implicit_reward": lambda trace: trace.totals.given("implicit_reward") / trace.totals.tokens,
+    "likelihood": lambda trace: trace.totals.given("logp"),
+    "mean_likelihood": lambda trace: trace.totals.given("logp") / trace.totals.tokens,
+    "reference_likelihood": lambda trace: trace.totals.given("ref_logp"),
 }
-"""Rewards of a response by name; the first is the one in question, the others what it is measured against."""
+"""Rewards by a policy and its reference, by name."""
+
+
+def rewards_of(traces: Sequence[TokenTrace]) -> dict[str, Reward]:
+    """Return the rewards that some traces hold: the first is the one in question, the others what it is measured by.
+
+    That is the implicit reward where a policy has read them, else what a reward model says.
+    """
+    found: dict[str, Reward] = dict(REWARDS) if any(trace.policy for trace in traces) else {}
+    if all(trace.totals.reward is not None for trace in traces):
+        found["reward_model"] = lambda trace: float(trace.totals.reward or 0.0)
+    found = found or dict(REWARDS)
+    return {**found, "length": lambda trace: float(trace.totals.tokens)}
 
 
 def preference(
@@ -44,9 +55,11 @@ def preference(
     """
     pairs = as_pairs(traces)
     names = [name for name, _, _ in pairs]
+    asked = rewards_of(traces)
+    first = next(iter(asked))
     rewards = {
         name: np.array([[reward(chosen), reward(rejected)] for _, chosen, rejected in pairs])
-        for name, reward in REWARDS.items()
+        for name, reward in asked.items()
     }
     scored = {
         name: score_pairs(
@@ -55,21 +68,18 @@ def preference(
         )
         for name, values in rewards.items()
     }
-    own = rewards["implicit_reward"]
+    own = rewards[first]
     right = {name: (values[:, 0] > values[:, 1]).astype(float) for name, values in rewards.items()}
-    gains = {name: difference_interval(right["implicit_reward"], hits, how=how) for name, hits in right.items()}
+    gains = {name: difference_interval(right[first], hits, how=how) for name, hits in right.items()}
     margins, lengths = own[:, 0] - own[:, 1], rewards["length"]
     calibrated, bias = calibration(margins, how=how), length_bias(own, lengths, how)
     table = Table(
         "how often the chosen response has the higher reward",
-        ("reward", "accuracy", "implicit reward − this", "ties"),
-        [
-            (name, one.accuracy, None if name == "implicit_reward" else gains[name], one.ties)
-            for name, one in scored.items()
-        ],
+        ("reward", "accuracy", f"{first.replace('_', ' ')} − this", "ties"),
+        [(name, one.accuracy, None if name == first else gains[name], one.ties) for name, one in scored.items()],
         f"{len(pairs)} pairs; ties are wrong; differences are paired",
     )
-    tables = [table, *_subset_tables(scored["implicit_reward"]), _margin_table(calibrated, bias)]
+    tables = [table, *_subset_tables(scored[first]), _margin_table(calibrated, bias)]
     examples = [
         Example(f"{name}/chosen", name, {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
         for name, margin, (a, b) in zip(names, margins, lengths, strict=True)
@@ -124,8 +134,9 @@ def as_pairs(traces: Sequence[TokenTrace]) -> list[tuple[str, TokenTrace, TokenT
 
 
 def trace_cost(traces: Sequence[TokenTrace]) -> dict[str, float]:
-    """Return what scoring has cost at least: the responses' tokens, through each of two models."""
-    return {"response_tokens": float(sum(trace.totals.tokens for trace in traces)), "models": 2.0}
+    """Return what scoring has cost at least: the responses' tokens, through each of the models."""
+    models = 2 * any(trace.policy for trace in traces) + any(trace.reward_model for trace in traces)
+    return {"response_tokens": float(sum(trace.totals.tokens for trace in traces)), "models": float(models)}
 
 
 def _subset_tables(bench: RewardBench) -> list[Table]:

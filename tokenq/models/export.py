@@ -8,13 +8,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.files import folder_aside, write_text
+from tokenq.models.classifier import RewardLM
 from tokenq.models.forward import PackedLM, is_peft
 
 _CARD = """\
 ---
 library_name: {library}
 base_model: {base}
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags: [tokenq, {loss}]
 ---
 
@@ -31,7 +32,7 @@ The run's `provenance.json` and `config.yaml` say everything needed to repeat it
 
 
 def export_policy(
-    lm: PackedLM,
+    lm: PackedLM | RewardLM,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     card: str,
@@ -44,7 +45,7 @@ def export_policy(
     (safetensors).
 
     Args:
-        lm: the trained policy.
+        lm: the trained policy, or reward model.
         tokenizer: goes with it.
         folder: target.
         card: text of README.md.
@@ -54,15 +55,20 @@ def export_policy(
     model: Any = lm.release()
     if form == "merged" and is_peft(model):
         model = model.merge_and_unload()
-    weights = None if state is None else {name.removeprefix("model."): value for name, value in state.items()}
+        state = None  # named as before the merge, and every process has all of it
+    weights = None if state is None else {_bare_name(name): value for name, value in state.items()}
     with folder_aside(folder) as aside:
         model.save_pretrained(aside, state_dict=weights)
         tokenizer.save_pretrained(aside)
         write_text(aside / "README.md", card)
 
 
-def model_card(lm: PackedLM, name: str, base: str, loss: str, facts: Mapping[str, Any], version: str) -> str:
-    """Return the model card of a trained policy.
+def _bare_name(name: str) -> str:
+    return name.removeprefix("packed.").removeprefix("model.")
+
+
+def model_card(lm: PackedLM | RewardLM, name: str, base: str, loss: str, facts: Mapping[str, Any], version: str) -> str:
+    """Return the model card of a trained policy or reward model.
 
     Args:
         lm: the policy.
@@ -72,6 +78,8 @@ def model_card(lm: PackedLM, name: str, base: str, loss: str, facts: Mapping[str
         facts: rows of the card's table (settings and results).
         version: of tokenq.
     """
-    library = "peft" if is_peft(lm.model) else "transformers"
+    policy = isinstance(lm, PackedLM)
+    library = "peft" if policy and is_peft(lm.model) else "transformers"
+    task = "text-generation" if policy else "text-classification"
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return _CARD.format(library=library, base=base, loss=loss, name=name, version=version, rows=rows)
+    return _CARD.format(library=library, base=base, task=task, loss=loss, name=name, version=version, rows=rows)

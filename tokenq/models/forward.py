@@ -73,6 +73,11 @@ class PackedLM(nn.Module):
         """Return what gives the logits at every target's position, tile by tile."""
         return WAYS[self.way].compute(self, batch.to(self.device))
 
+    def states(self, batch: PackedBatch) -> Float[Tensor, "N H"]:
+        """Return the hidden state at every target's position, for a head of another kind, where the weights are."""
+        batch = batch.to(self.device)
+        return WAYS[self.way].states(self.lm.base_model, batch)[batch.predictors]
+
     def work(self, batch: PackedBatch) -> tuple[int, int]:
         """Return (tokens, positions with padding) that one forward of this batch computes."""
         if WAYS[self.way].shares_prompts:

@@ -22,8 +22,6 @@ from tokenq.models.adapters import adapter_config, adapter_scales, with_adapter
 from tokenq.models.forward import bare
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
 
 
@@ -142,22 +140,24 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     return tokenizer
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: str | list[str]) -> nn.Module:
-    """Return the model with a fresh LoRA adapter; only the adapter is trainable.
+def add_lora(
+    model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: str | list[str], task: str = "CAUSAL_LM"
+) -> nn.Module:
+    """Return the model with a fresh LoRA adapter; only the adapter is trainable, and the head of a classifier.
 
     Args:
-        model: a causal LM without adapter.
+        model: a model without adapter.
         rank: LoRA rank.
         alpha: LoRA scale; the update is alpha / rank · B A.
         dropout: dropout on the adapter's input. Zero keeps the reference equal to the policy at the start.
         targets: module names, or "all-linear".
+        task: what the model is to peft.
     """
     from peft import LoraConfig, get_peft_model
 
-    # peft annotates the scale as an integer and takes any number.
-    scale: Any = alpha
+    scale: Any = alpha  # peft annotates it as an integer and takes any number
     config = LoraConfig(
-        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM", bias="none"
+        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, task_type=task, bias="none"
     )
     try:
         adapted: nn.Module = get_peft_model(bare(model), config)

@@ -4,7 +4,8 @@ Nothing is guessed from a model's name: each way is held against the model's own
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,26 +26,45 @@ HALF_FLOOR = 1e-3
 """Least tolerance in half precision."""
 
 
-def fastest_exact(model: nn.Module, choice: str = "auto", max_length: int = 1024) -> tuple[PackedLM, list[str]]:
+@dataclass(frozen=True)
+class Proof:
+    """What a way of batching is held to.
+
+    Attributes:
+        got: (model, groups) → the numbers [N] of a packed batch of these groups.
+        want: (model, groups) → the same by the model's own forward, one unpadded row at a time: the truth.
+        ways: which ways can hold, the one that is tried last at the end.
+    """
+
+    got: Callable[[PackedLM, Sequence[TokenGroup]], Tensor]
+    want: Callable[[PackedLM, Sequence[TokenGroup]], Tensor]
+    ways: tuple[str, ...]
+
+
+def fastest_exact(
+    model: nn.Module, choice: str = "auto", max_length: int = 1024, proof: Proof | None = None
+) -> tuple[PackedLM, list[str]]:
     """Return the model behind the fastest way that is proven exact for it, and what to warn about.
 
     Args:
-        model: a causal LM.
-        choice: "auto", or the name of a way, which is then proven alone before falling back to "full".
+        model: a causal LM, or another model with a proof of its own.
+        choice: "auto", or the name of a way, which is then proven alone before falling back to the last one.
         max_length: longest sequence of the job; a sliding window shorter than this is put to the proof as well.
+        proof: what the ways are held to; log-probs when None.
 
     Raises:
         UserError: for an unknown choice, or when not even the model's own forward can be repeated on padded rows.
     """
-    if choice != "auto" and choice not in WAYS:
-        raise unknown_name("attention", choice, ["auto", *WAYS])
+    proof = proof or LOG_PROBS
+    if choice != "auto" and choice not in proof.ways:
+        raise unknown_name("attention", choice, ["auto", *proof.ways])
     on_cuda = next(model.parameters()).is_cuda
-    auto = ["flex", "segments", "plain", "full"] if on_cuda else ["segments", "plain", "full"]
-    ways = auto if choice == "auto" else [choice, "full"]
+    auto = [way for way in proof.ways if on_cuda or way != "flex"]
+    ways = auto if choice == "auto" else [choice, proof.ways[-1]]
     warnings: list[str] = []
     for way in dict.fromkeys(ways):
         lm = PackedLM(model, way)
-        error, reason = prove(lm, max_length)
+        error, reason = prove(lm, max_length, proof)
         if error <= 1:
             if warnings:
                 warnings.append(f"Using {way!r} instead.")
@@ -60,7 +80,7 @@ def fastest_exact(model: nn.Module, choice: str = "auto", max_length: int = 1024
 
 
 @torch.no_grad()
-def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
+def prove(lm: PackedLM, max_length: int = 1024, proof: Proof | None = None) -> tuple[float, str]:
     """Return how far this way is from the model's own forward on single unpadded rows, in units of what is tolerated.
 
     Random tokens, several groups, a response of one token among them; a group longer than the sliding window when the
@@ -71,23 +91,25 @@ def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
     Args:
         lm: the model and the way to be proven.
         max_length: longest sequence of the job.
+        proof: what it is held to; log-probs when None.
 
     Returns:
         the error, at most 1 for a way that holds (infinite when it cannot run at all or gives no finite number), and
         the reason.
     """
+    proof = proof or LOG_PROBS
     training, groups = lm.model.training, _probe_groups(lm.lm, max_length)
     lm.model.eval()
     try:
-        got = lm(pack(groups))
+        got = proof.got(lm, groups)
         set_attention(lm.lm, lm.own_attention)
-        want = _own_logps(lm, groups)
+        want = proof.want(lm, groups)
         dtype = _compute_dtype(lm.model)
         differences = (got - want).abs()
         if dtype in TOLERANCES:
             error = differences.max().item() / TOLERANCES[dtype]
         else:
-            error = differences.mean().item() / max(HALF_FLOOR, _rounding(lm, groups, want))
+            error = differences.mean().item() / max(HALF_FLOOR, _rounding(lm, groups, want, proof))
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, UserError) as problem:
         # Any architecture of transformers may arrive here, with any objection to arguments that it does not know.
         return torch.inf, f"{type(problem).__name__}: {str(problem).splitlines()[0][:160]}"
@@ -97,8 +119,8 @@ def prove(lm: PackedLM, max_length: int = 1024) -> tuple[float, str]:
     return (error, "") if error == error else (torch.inf, "it gives NaN")
 
 
-def _rounding(lm: PackedLM, groups: Sequence[TokenGroup], want: Tensor) -> float:
-    """Return the mean change of the model's own log-probs when every embedding is off by up to one rounding step."""
+def _rounding(lm: PackedLM, groups: Sequence[TokenGroup], want: Tensor, proof: Proof) -> float:
+    """Return the mean change of the model's own numbers when every embedding is off by up to one rounding step."""
     step = torch.finfo(_compute_dtype(lm.model)).eps
     generator = torch.Generator().manual_seed(0)
 
@@ -108,7 +130,7 @@ def _rounding(lm: PackedLM, groups: Sequence[TokenGroup], want: Tensor) -> float
 
     handle = lm.lm.get_input_embeddings().register_forward_hook(round_otherwise)
     try:
-        return (_own_logps(lm, groups) - want).abs().mean().item()
+        return (proof.want(lm, groups) - want).abs().mean().item()
     finally:
         handle.remove()
 
@@ -127,6 +149,15 @@ def _own_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
             logits = lm.lm(input_ids=ids[None], use_cache=False, **options).logits[0, -kept:-1]
             found.append(FullLogits(logits).logps(ids[start:]))
     return torch.cat(found)
+
+
+def _packed_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
+    logps: Tensor = lm(pack(groups).to(lm.device))
+    return logps
+
+
+LOG_PROBS = Proof(_packed_logps, _own_logps, tuple(WAYS))
+"""Log-probs of a causal LM."""
 
 
 def _probe_groups(model: PreTrainedModel, max_length: int) -> list[TokenGroup]:

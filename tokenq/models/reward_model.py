@@ -1,12 +1,13 @@
-"""A reward model of `transformers`: a sequence classifier with one output that judges a prompt with its response."""
+"""A reward model of `transformers`: a sequence classifier that judges a prompt with its response by one number."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.errors import UserError
+from tokenq.models.classifier import ENDS_IN_EOS, output_weights, outputs_of
 from tokenq.models.load import DTYPES, check_complete, device_of, from_pretrained, locate
 from tokenq.records import Message, Text
 
@@ -20,12 +21,13 @@ class RewardModel:
         device: "auto", "cpu", "cuda", …
         trust_remote_code: whether code that comes with the model may run.
         batch_size: texts in one forward.
+        weights: of its outputs by name, where it has several; their weighted sum is the reward.
 
     Attributes:
         tokens: how many went through it so far.
 
     Raises:
-        UserError: there is no such model, or it has more than one output.
+        UserError: there is no such model, or its outputs are several and nobody says what each weighs.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class RewardModel:
         *,
         trust_remote_code: bool = False,
         batch_size: int = 8,
+        weights: Mapping[str, str | float] | None = None,
     ) -> None:
         folder, _ = locate(path)
         code = {"trust_remote_code": trust_remote_code}
@@ -43,15 +46,12 @@ class RewardModel:
         load = AutoModelForSequenceClassification.from_pretrained
         self._model, info = from_pretrained(load, folder, options, path, "a reward model")
         check_complete(path, info["missing_keys"], "a reward model")
-        if self._model.config.num_labels != 1:
-            raise UserError(
-                f"{path} has {self._model.config.num_labels} outputs; a reward model has one.",
-                "Name a classifier with num_labels=1.",
-            )
+        self._weights = output_weights(outputs_of(self._model), weights, path)
         self._tokenizer = from_pretrained(AutoTokenizer.from_pretrained, folder, code, path, "a tokenizer")
         self._model.to(device_of(device)).eval()
         if self._model.config.pad_token_id is None:
             self._model.config.pad_token_id = -1  # no token is padding: only rows of one length go together
+        self._ends_in_eos = bool(self._model.config.to_dict().get(ENDS_IN_EOS))
         self._batch_size = batch_size
         self.tokens = 0
 
@@ -59,14 +59,15 @@ class RewardModel:
     def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
         """Return the reward of each response to its prompt.
 
-        Turns go through the reward model's own chat template; text is joined as it is.
+        Turns go through the reward model's own chat template; text is joined as it is. A model that tokenq has trained
+        read its responses at their EOS, and does so here.
 
         Args:
             prompts: one for each response.
             responses: the texts, complete or not.
         """
         texts = [self._joined(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-        rows = [self._tokenizer(text, add_special_tokens=not chat)["input_ids"] for text, chat in texts]
+        rows = [self._ids(text, chat) for text, chat in texts]
         scores: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for start in range(0, len(order), self._batch_size):
@@ -75,6 +76,19 @@ class RewardModel:
                 scores[place] = reward
         return scores
 
+    def _ids(self, text: str, chat: bool) -> list[int]:
+        if not self._ends_in_eos:
+            own: list[int] = self._tokenizer(text, add_special_tokens=not chat)["input_ids"]
+            return own
+        # As in training: one BOS where the tokenizer has one, and nothing behind the EOS that ends the response.
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        ids: list[int] = self._tokenizer(text)["input_ids"]
+        while bos is not None and ids[:2] == [bos, bos]:
+            ids = ids[1:]
+        if chat and eos in ids:
+            ids = ids[: len(ids) - ids[::-1].index(eos)]
+        return ids if ids[-1:] == [eos] else [*ids, eos]
+
     def _rewards(self, rows: Sequence[Sequence[int]]) -> list[float]:
         """Return the rewards of rows of like length; those of one length go together, so that nothing is padded."""
         rewards: list[float] = [0.0] * len(rows)
@@ -82,8 +96,9 @@ class RewardModel:
             places = [place for place, row in enumerate(rows) if len(row) == length]
             ids = torch.tensor([rows[place] for place in places], device=self._model.device)
             self.tokens += ids.numel()
-            output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, 0].float().tolist()
-            for place, reward in zip(places, output, strict=True):
+            outputs = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
+            weighted = (outputs @ outputs.new_tensor(self._weights)).tolist()
+            for place, reward in zip(places, weighted, strict=True):
                 rewards[place] = reward
         return rewards
 

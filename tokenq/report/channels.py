@@ -23,6 +23,7 @@ NUMBERS = (
     "ref_entropy",
     "kl",
     "ref_kl",
+    "reward",
 )
 """The numbers of a token, by their names in a trace."""
 
@@ -103,6 +104,24 @@ CHANNELS: dict[str, Channel] = {
 }
 """Implicit reward and the baselines that it is to be read against."""
 
+REWARD = Channel(
+    "reward",
+    "reward model",
+    "r(x, y≤t)",
+    "reward",
+    1,
+    "What the reward model says of the response if it ended here: blue above 0, orange below. It is a level and no "
+    "credit: what a token has added is its difference to the one before. A model trained on whole responses was never "
+    "asked about their beginnings.",
+)
+"""The output of a reward model, where one was read."""
+
+
+def channels_of(traces: Iterable[TokenTrace]) -> list[Channel]:
+    """Return the channels that some traces have numbers for."""
+    rewarded = any(trace.reward_model is not None for trace in traces)
+    return [*CHANNELS.values(), *([REWARD] if rewarded else [])]
+
 
 def find_channel(name: str) -> Channel:
     """Return a channel by its name.
@@ -110,9 +129,10 @@ def find_channel(name: str) -> Channel:
     Raises:
         UserError: there is none of this name.
     """
-    if name not in CHANNELS:
-        raise unknown_name("channel", name, CHANNELS)
-    return CHANNELS[name]
+    known = {**CHANNELS, REWARD.name: REWARD}
+    if name not in known:
+        raise unknown_name("channel", name, known)
+    return known[name]
 
 
 def largest(traces: Iterable[TokenTrace], channel: Channel) -> float:

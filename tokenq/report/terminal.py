@@ -46,13 +46,23 @@ def _reward(token: TraceToken) -> float:
 
 def card(trace: TokenTrace) -> RenderableType:
     """Return the coloured text, its totals and its most negative tokens."""
+    said = [Text(f"note: {warning}", style="dim") for warning in trace.warnings]
+    if not trace.policy:
+        return Group(Text(trace.response), Text(), Text(_rewards(trace)), *said)
     totals = trace.totals
     line = (
         f"implicit reward {totals.implicit_reward:+.3f} (β = {trace.beta:g}), log π {totals.logp:.2f}, "
         f"log π_ref {totals.ref_logp:.2f}, {totals.tokens} tokens"
     )
-    said = [Text(f"note: {warning}", style="dim") for warning in trace.warnings]
-    return Group(coloured(trace), Text(), Text(line), *said, numbers(trace))
+    judged = [Text(_rewards(trace))] if trace.reward_model else []
+    return Group(coloured(trace), Text(), Text(line), *judged, *said, numbers(trace))
+
+
+def _rewards(trace: TokenTrace) -> str:
+    """Return what a reward model says of the whole response."""
+    totals, names = trace.totals, (trace.reward_model or {})["outputs"]
+    parts = ", ".join(f"{name} {number:+.3f}" for name, number in zip(names, totals.outputs, strict=False))
+    return f"reward {totals.reward:+.3f}" + (f" ({parts})" if parts else "")
 
 
 def candidates(result: SearchResult, most: int = 10) -> RenderableType:

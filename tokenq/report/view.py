@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenq.errors import UserError
 from tokenq.records import SCHEMA
-from tokenq.report.channels import CHANNELS, NEGATIVE, NUMBERS, POSITIVE, READ
+from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of
 from tokenq.score.compare import Comparison, compare
 from tokenq.traces import Alternative, Side, Span, TokenTrace, TraceToken
 
@@ -52,7 +52,7 @@ def page_data(traces: Sequence[TokenTrace], title: str) -> dict[str, Any]:
         "schema": SCHEMA,
         "title": title,
         "numbers": list(NUMBERS),
-        "channels": [asdict(channel) for channel in CHANNELS.values()],
+        "channels": [asdict(channel) for channel in channels_of(traces)],
         "palette": {"positive": list(POSITIVE), "negative": list(NEGATIVE)},
         "levels": ["token", *dict.fromkeys(span.level for trace in traces for span in trace.spans)],
         "rows": [_row([traces[i] for i in place], place, compared, numbers.get(place)) for place, compared in places],
@@ -143,7 +143,9 @@ def _trace(trace: TokenTrace, shared: _Shared) -> dict[str, Any]:
         "written": [int(token.written) for token in tokens],
     }
     columns |= {name: [short(read(token)) for token in tokens] for name, read in READ.items()}
-    totals = {name: short(number) for name, number in asdict(trace.totals).items()}
+    columns["outputs"] = [[short(number) for number in token.outputs] for token in tokens]
+    sums = {name: short(number) for name, number in vars(trace.totals).items() if name != "outputs"}
+    totals = {**sums, "outputs": [short(number) for number in trace.totals.outputs]}
     return {
         "id": trace.id,
         "prompt": trace.prompt,
@@ -158,6 +160,7 @@ def _trace(trace: TokenTrace, shared: _Shared) -> dict[str, Any]:
         "warnings": list(trace.warnings),
         "totals": totals,
         "tokens": columns,
+        "reward_model": trace.reward_model,
         "alternatives": _alternatives(tokens, shared),
         "spans": {level: _spans(spans) for level, spans in _by_level(trace).items()},
     }
@@ -195,7 +198,7 @@ def _by_level(trace: TokenTrace) -> dict[str, list[Span]]:
 
 def _spans(spans: Sequence[Span]) -> dict[str, list[Any]]:
     whole = ("start", "end", "first", "last", "tokens", "label")
-    numbers = ("sum", "mean", "min", "final", "end_value")
+    numbers = ("sum", "mean", "min", "final", "end_value", "reward")
     columns = {name: [attrgetter(name)(span) for span in spans] for name in whole}
     return columns | {name: [short(attrgetter(name)(span)) for span in spans] for name in numbers}
 

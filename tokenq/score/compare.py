@@ -73,7 +73,7 @@ def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) 
     return Comparison(
         chosen=chosen,
         rejected=rejected,
-        margin=chosen.totals.implicit_reward - rejected.totals.implicit_reward,
+        margin=chosen.totals.given("implicit_reward") - rejected.totals.given("implicit_reward"),
         shared=shared,
         # Tokens may be shared that are the first bytes of different characters.
         parts_at=min(ends, common_length(chosen.response, rejected.response)),

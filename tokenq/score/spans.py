@@ -7,9 +7,10 @@ the sequence reward. A pattern, or stretches that are given, may leave tokens ou
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
+from tokenq.data.steps import step_stretches
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Response
 from tokenq.traces import Span, TraceToken
@@ -119,21 +120,9 @@ def _steps(text: str, response: Response, _tokens: Sequence[TraceToken]) -> list
     """Steps that the data gives; else what begins with "Step k:"; else lines that are not blank."""
     if response.steps:
         labels = response.step_labels or (None,) * len(response.steps)
-        ends = accumulate(response.steps, lambda cursor, step: _after(text, step, cursor), initial=0)
-        borders = [*list(ends)[:-1], len(text)]
-        return [(stretch, label) for stretch, label in zip(pairwise(borders), labels, strict=True)]
+        return list(zip(step_stretches(text, response.steps), labels, strict=True))
     starts = [match.start() for match in _STEP_START.finditer(text)]
     return _spoken(text, starts or [match.end() for match in re.finditer(r"\n", text)])
-
-
-def _after(text: str, step: str, cursor: int) -> int:
-    """Return one past the end of a step in the text: the end of the text for the one at which it was cut.
-
-    A template may have trimmed it.
-    """
-    places = [(place, -len(said)) for said in (step, step.strip()) if (place := text.find(said, cursor)) >= 0]
-    place, size = min(places, default=(len(text), 0))
-    return place - size
 
 
 def _turns(text: str, _response: Response, tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:

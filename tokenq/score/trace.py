@@ -1,6 +1,6 @@
 """From what two models say at every position to traces: the place where numbers meet text."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
@@ -32,7 +32,7 @@ class Scoring:
 
     Attributes:
         beta: KL temperature.
-        policy: identity of the policy.
+        policy: identity of the policy; empty where none reads.
         reference: identity of the reference.
         decode: (token id) → its text, for alternatives.
         cuts: the levels at which spans are made.
@@ -139,6 +139,10 @@ def assemble(
     side: Side | None = ("chosen", "rejected")[which] if row.group.is_pair else None
     given = row.example.responses[which]
     written = [token for token in tokens if token.written]
+
+    def total(numbers: Iterable[float | None]) -> float | None:
+        return sum((number or 0.0 for number in numbers), 0.0) if scoring.policy else None
+
     return TokenTrace(
         id=f"{row.id}/{side}" if side else row.id if len(row.texts) == 1 else f"{row.id}/{which}",
         prompt=text.prompt,
@@ -152,9 +156,9 @@ def assemble(
         tokens=tuple(tokens),
         spans=tuple(span for cut in scoring.cuts for span in spans_of(cut, text.text, tokens, given)),
         totals=Totals(
-            implicit_reward=sum((token.implicit_reward or 0.0 for token in written), 0.0),
-            logp=sum((token.logp or 0.0 for token in written), 0.0),
-            ref_logp=sum((token.ref_logp or 0.0 for token in written), 0.0),
+            implicit_reward=total(token.implicit_reward for token in written),
+            logp=total(token.logp for token in written),
+            ref_logp=total(token.ref_logp for token in written),
             tokens=len(written),
         ),
         warnings=(*scoring.warnings, *row.warnings, *said),

@@ -43,7 +43,9 @@ class SearchConfig:
     alpha: Sequence[str] = ()
     """Weight of each pair of --proxy. Default: 1."""
     reward_model: str | None = None
-    """A sequence classifier with one output that judges prompt and response: for --ranking value, lookahead, mcts."""
+    """A sequence classifier that judges prompt and response: for --ranking value, lookahead, mcts."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     prompts: Sequence[str] = ()
     """Files of prompts: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
@@ -161,6 +163,8 @@ class SearchConfig:
         if self.method not in USED:
             return  # the table of methods says so, with the nearest name
         judged = self.method in ("lookahead", "mcts") or self.ranking == "value"
+        if self.reward_weights and self.reward_model is None:
+            raise UserError("--reward-weights is given, and no --reward-model.", "Name the model that they belong to.")
         if self.reward_model is not None and not judged:
             raise UserError(
                 f"--reward-model has no effect on the method {self.method}.",

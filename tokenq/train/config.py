@@ -13,7 +13,7 @@ from tokenq.errors import UserError, unknown_name
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a policy on demonstrations, pairs, labelled or rated responses, or rankings: --loss says which, and how."""
+    """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
 
     model: str
     """Model to start from: a folder, a hub id, or a .gguf file."""
@@ -72,7 +72,10 @@ class TrainConfig:
     TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero, apo_down, bco_pair,
     r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired, tdpo1, tdpo2, tis_dpo,
     step_dpo, wpo, vpo_offline, vpo_online, selm. Labelled responses: kto, bco, ce. Responses with a reward: dro.
-    Rankings: plackett_luce."""
+    Rankings: plackett_luce. Reward models: bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs),
+    regression (ratings), process (steps)."""
+    attributes: Sequence[str] = ()
+    """Ratings that --loss regression learns, in the order of the reward model's outputs. Default: all there are."""
     beta: float | None = None
     """Temperature of the KL penalty. Default: the loss's own (0.1 for dpo)."""
     loss_options: Mapping[str, str] = field(default_factory=dict)
@@ -205,6 +208,7 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "loss_weights": "loss",
     "rpo_alpha": "loss",
     "label_smoothing": "loss_options",
+    "center_rewards_coefficient": "loss_options",
     "simpo_gamma": "loss_options",
     "ld_alpha": "loss_options",
     "discopop_tau": "loss_options",

@@ -5,8 +5,8 @@ update, so that two runs can be compared pair by pair without their weights. Res
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,23 @@ from tokenq.train.objective import Outcome
 
 Row = tuple[int, int, float, float | None]
 """(example, place of the response in it, log π, log π_ref or None)."""
+
+
+class Kept(NamedTuple):
+    """What one process keeps of an evaluation beside averages.
+
+    Attributes:
+        rows: what each response got.
+        rated: by attribute (output, rating) of responses, for a reward model.
+    """
+
+    rows: list[Row]
+    rated: list[Mapping[str, list[list[float]]]]
+
+    def add(self, outcome: Outcome, batch: PackedBatch) -> None:
+        """Keep what a batch gave; outputs of a reward model are no log-probs, and have no rows."""
+        self.rated.append(outcome.rated)
+        self.rows.extend(rows_of(outcome, batch) if outcome.logps.ndim == 1 else [])
 
 
 def rows_of(outcome: Outcome, batch: PackedBatch) -> list[Row]:
@@ -74,8 +91,8 @@ def _side(group: TokenGroup, unit: Unit, place: int) -> str | None:
     """Return whether a response is chosen or rejected: desirable or not, the best or the worst; None where neither."""
     if unit == "labelled":
         return {True: "chosen", False: "rejected", None: None}[group.responses[place].label]
-    ends = {"pairs": (0, 1), "ranked": (0, len(group.responses) - 1), "responses": (-1, -1)}[unit]
-    return "chosen" if place == ends[0] else "rejected" if place == ends[1] else None
+    ends = {"pairs": (0, 1), "ranked": (0, len(group.responses) - 1)}.get(unit, ())
+    return next((side for side, end in zip(("chosen", "rejected"), ends, strict=False) if place == end), None)
 
 
 def _key(ids: NDArray[np.int32]) -> str:

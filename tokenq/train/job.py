@@ -14,6 +14,7 @@ from tokenq.rundir import RunDir
 from tokenq.train.config import TrainConfig
 from tokenq.train.monitor import Listener, silent
 from tokenq.train.objective import Objective
+from tokenq.train.reward_model import RewardObjective
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Job:
     """Everything that a run of the loop needs.
 
     Attributes:
-        policy: an `nn.Module` that maps a packed batch to log-probs [N], for a loss with values to [2, N]: V as well.
+        policy: an `nn.Module` that maps a packed batch to log-probs [N], for a loss with values to [2, N] (V as
+            well), for one of rewards to [N, A].
         data: training examples with their reference.
         objective: the loss.
         config: optimisation, logging and checkpoint settings.
@@ -52,7 +54,7 @@ class Job:
 
     policy: nn.Module
     data: Scored
-    objective: Objective
+    objective: Objective | RewardObjective
     config: TrainConfig
     run: RunDir
     evaluation: Scored | None = None

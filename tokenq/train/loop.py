@@ -20,12 +20,13 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.train import checkpoint
 from tokenq.train.checks import check_start, not_finite
-from tokenq.train.held_out import Row, rows_of, write_held_out
+from tokenq.train.held_out import Kept, write_held_out
 from tokenq.train.job import Job, Scored, Summary, step_places, total_steps
 from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
 from tokenq.train.monitor import Event, Meter
 from tokenq.train.objective import Outcome, add_sums
 from tokenq.train.optim import learning_rate, make_optimizer, parted, tell_deepspeed
+from tokenq.train.reward_model import correlations
 
 __all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
 
@@ -186,26 +187,27 @@ class _Trainer:
         if evaluation is None or not evaluation.groups:
             return {}
         totals: dict[str, list[float]] = {}
-        rows: list[Row] = []
+        kept = Kept([], [])
         self.policy.eval()
         if self.job.objective.loss.coupled:
-            rounds = self._evaluate_together(evaluation, totals, rows)
+            rounds = self._evaluate_together(evaluation, totals, kept)
         else:
-            rounds = self._evaluate_one_by_one(evaluation, totals, rows)
+            rounds = self._evaluate_one_by_one(evaluation, totals, kept)
         self.policy.train()
         if self.accelerator.num_processes > 1:
-            rows = self.accelerator.gather_for_metrics(rows, True)
-        if self.accelerator.is_main_process:
-            write_held_out(self.job.run, evaluation.groups, self.job.objective.loss.unit, rows, step)
-        means = self.job.objective.means(self._reduce(totals))
+            kept = Kept(*(self.accelerator.gather_for_metrics(part, True) for part in kept))
+        objective = self.job.objective
+        if self.accelerator.is_main_process and objective.loss.output == "logps":
+            write_held_out(self.job.run, evaluation.groups, objective.loss.unit, kept.rows, step)
+        means = objective.means(self._reduce(totals)) | correlations(kept.rated)
         metrics = {f"eval_{name}": value for name, value in means.items()}
         self._log(step, metrics)
         self.job.listener(Event("eval", rounds, rounds, metrics))
         self.meter.restart()
         return metrics
 
-    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]], rows: list[Row]) -> int:
-        """Add the metrics of the evaluation data to `totals`, its responses to `rows`; return in how many forwards."""
+    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]], kept: Kept) -> int:
+        """Add the metrics of the evaluation data to `totals`, its responses to `kept`; return in how many forwards."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         bins = plan_pass([group.n_tokens for group in evaluation.groups], self.job.config.tokens_per_batch)
         rounds: int = -(-len(bins) // world)
@@ -218,11 +220,11 @@ class _Trainer:
                 outcome = self.job.objective(self.policy, evaluation.reference, batch, evaluation.ref_logits)
             if mine < len(bins):
                 add_sums(totals, outcome.sums)
-                rows += rows_of(outcome, batch)
+                kept.add(outcome, batch)
             self.job.listener(Event("eval", i + 1, rounds))
         return rounds
 
-    def _evaluate_together(self, evaluation: Scored, totals: dict[str, list[float]], rows: list[Row]) -> int:
+    def _evaluate_together(self, evaluation: Scored, totals: dict[str, list[float]], kept: Kept) -> int:
         """Do the same for losses that see a step at once: in steps of the training's size, in the data's order."""
         size, budget = self.job.config.batch_size, self.job.config.tokens_per_batch
         rounds = math.ceil(len(evaluation.groups) / size)
@@ -231,7 +233,7 @@ class _Trainer:
             whole = self._whole(plan(evaluation.groups, places, budget, self.accelerator), evaluation)
             if self.accelerator.is_main_process:
                 add_sums(totals, whole.outcome.sums)
-                rows += rows_of(whole.outcome, whole.batch)
+                kept.add(whole.outcome, whole.batch)
             self.job.listener(Event("eval", i + 1, rounds))
         return rounds
 

@@ -18,6 +18,7 @@ from tokenq.core.packing import pack, plan_step
 from tokenq.core.tensors import PackedBatch
 from tokenq.records import TokenGroup
 from tokenq.train.objective import Objective, Outcome, Scores
+from tokenq.train.reward_model import RewardObjective
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,11 @@ class Whole:
 
 
 def judge_whole(
-    step: Step, scores: Sequence[Scores], objective: Objective, groups: Sequence[TokenGroup], accelerator: Accelerator
+    step: Step,
+    scores: Sequence[Scores],
+    objective: Objective | RewardObjective,
+    groups: Sequence[TokenGroup],
+    accelerator: Accelerator,
 ) -> Whole:
     """Return the losses of a whole step from what the models say of its micro-batches.
 

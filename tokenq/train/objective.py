@@ -5,8 +5,8 @@ that any partition of a step over micro-batches and processes gives the same ave
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -146,7 +146,7 @@ class Objective:
             return labelled(batch)
         if term.loss.unit == "responses" and unit == "labelled":
             return torch.nonzero(batch.labels == 1)[:, 0]
-        if term.loss.unit == "responses" and unit == "rated" and batch.rewards is not None:
+        if term.loss.unit == "responses" and unit == "rewarded" and batch.rewards is not None:
             return torch.nonzero(batch.rewards > 0)[:, 0]  # they are normalised: those above the mean
         if term.loss.unit == "responses" and unit == "ranked":
             return rankings(batch)[:, 0]
@@ -169,7 +169,7 @@ class Objective:
                 return len(batch.pairs)
             case "labelled":
                 return int((batch.labels >= 0).sum())
-            case "rated":
+            case "rewarded":
                 return batch.shape[0]
             case "ranked":
                 return sum(place == 0 for _, place in batch.members)
@@ -193,12 +193,14 @@ class Outcome:
         sums: metrics.
         logps: [N] log π of the targets, detached.
         ref_logps: [N] log π_ref of the targets, or None.
+        rated: attribute → (output, rating) of responses, for what an evaluation says of all of them together.
     """
 
     losses: tuple[Tensor, ...]
     sums: Sums
     logps: Tensor
     ref_logps: Tensor | None
+    rated: Mapping[str, list[list[float]]] = field(default_factory=dict)
 
 
 def _response_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
@@ -248,7 +250,8 @@ def _extremes(batch: PackedBatch) -> Tensor:
     return torch.cat((order[:, :1], order.gather(1, last)), 1)
 
 
-def _pair_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
+def pair_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
+    """Return the metrics of the rewards [S] of pairs."""
     return _two_rewards(rewards, batch.pairs)
 
 
@@ -271,15 +274,15 @@ _SUMS: dict[str, Callable[[PackedBatch, TokenLogps], Sums]] = {
     "pairs": _pair_sums,
     "responses": _response_sums,
     "labelled": _labelled_sums,
-    "rated": _response_sums,
+    "rewarded": _response_sums,
     "ranked": lambda batch, logps: _two_sums(logps, _extremes(batch)),
 }
 
 _REWARDS: dict[str, Callable[[PackedBatch, Tensor], Sums]] = {
-    "pairs": _pair_rewards,
+    "pairs": pair_rewards,
     "responses": lambda batch, rewards: {},
     "labelled": _labelled_rewards,
-    "rated": lambda batch, rewards: {"rewards/responses": (rewards.sum(), len(rewards))},
+    "rewarded": lambda batch, rewards: {"rewards/responses": (rewards.sum(), len(rewards))},
     "ranked": lambda batch, rewards: _two_rewards(rewards, _extremes(batch)),
 }
 

@@ -4,7 +4,7 @@ Every loss returns one value per pair, response or ranking, unreduced: the train
 accumulation over micro-batches is exact. One file for each kind: `pairs` sees a pair's margin alone, `anchored` both of
 its log-ratios, `lengths` and `divergences` what their names say, `reference_free` no reference, `token_level` tokens,
 `value` the value of the reward, `single` single responses, `dro` their rewards and a value network, `ranking` several
-responses at once.
+responses at once; `rewards` has those of reward models, which see no log-prob.
 """
 
 from tokenq.core.losses.anchored import both_log_ratios

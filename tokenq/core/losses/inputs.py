@@ -111,6 +111,21 @@ def prompt_values(scene: Scene) -> PrefixValues:
     return PrefixValues(every.values, every.mask & (every.mask.cumsum(1) == 1))
 
 
+def margin(scene: Scene) -> Float[Tensor, " B"]:
+    """Return by how much the chosen response of each pair was rated above the rejected one."""
+    return _of_data(scene.batch.margins, "margin")
+
+
+def ratings(scene: Scene) -> Float[Tensor, "N A"]:
+    """Return the ratings of each response, NaN where one is missing."""
+    return _of_data(scene.batch.ratings, "ratings")
+
+
+def step_labels(scene: Scene) -> Bool[Tensor, " N"]:
+    """Return which of the steps that are read are right."""
+    return _of_data(scene.batch.step_labels, "step_labels") == 1
+
+
 def _of_data(values: Tensor | None, name: str) -> Tensor:
     if values is None:
         raise UserError(f"The loss needs {name} of every response, and a batch has none.", INPUTS[name].hint)
@@ -175,6 +190,9 @@ INPUTS: dict[str, Input] = {
         "Train with a policy that has a value network beside it.",
         network=True,
     ),
+    "margin": Input({"data": margin}, "margins", "Add a column margin, or score_chosen and score_rejected."),
+    "ratings": Input({"data": ratings}, "ratings", "Give data with ratings, such as a column helpfulness."),
+    "step_labels": Input({"data": step_labels}, "labels of steps", "Give data with columns completions and labels."),
     "ref_kls": Input({"vocabulary": _read}, "KL(π_ref‖π) at every position", reads=reference_kls),
     "overlaps": Input({"vocabulary": _read}, "log Σ π² at every position", reads=lambda own, _: overlaps(own)),
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenq.core.losses.inputs import INPUTS
-from tokenq.core.losses.table import ALIASES, LOSSES, Loss, Unit, find_loss
+from tokenq.core.losses.table import ALIASES, LOSSES, Loss, Output, Unit, find_loss
 from tokenq.errors import UserError, nearest
 
 _TERM = re.compile(r"(?:(?P<before>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)(?:\s*\*\s*(?P<after>[0-9.eE+-]+))?")
@@ -47,8 +47,13 @@ class LossSum:
 
     @property
     def want(self) -> str:
-        """What to ask of a data set: the unit, or pairs with a response to calibrate on."""
-        return "calibrated" if any(term.loss.want == "calibrated" for term in self.terms) else self.unit
+        """What to ask of a data set: the unit, or pairs with something beside them."""
+        return next((term.loss.want for term in self.terms if term.loss.want != term.loss.unit), self.unit)
+
+    @property
+    def output(self) -> Output:
+        """What the model under training gives."""
+        return self.terms[0].loss.output
 
     @property
     def reference(self) -> bool:
@@ -124,6 +129,10 @@ def find_sum(text: str, parameters: Mapping[str, float | str] | None = None) -> 
     if len(units) > 1:
         raise UserError(
             f"Loss {text!r} adds losses of {' and of '.join(sorted(units))}.", "Add losses that train on the same data."
+        )
+    if len({term.loss.output for term in terms}) > 1:
+        raise UserError(
+            f"Loss {text!r} adds a loss of a reward model to one of a policy.", "Train the two one after the other."
         )
     return LossSum(terms)
 

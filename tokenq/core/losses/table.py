@@ -19,6 +19,7 @@ from tokenq.core.losses import (
     pairs,
     ranking,
     reference_free,
+    rewards,
     single,
     token_level,
     value,
@@ -26,8 +27,12 @@ from tokenq.core.losses import (
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.errors import UserError, nearest, unknown_name
 
-Unit = Literal["pairs", "responses", "labelled", "rated", "ranked"]
-"""What one value of a loss stands for: a pair, a response, one with a label, one with a reward, a prompt's ranking."""
+Unit = Literal["pairs", "responses", "labelled", "rewarded", "ranked", "rated", "steps"]
+"""What one value of a loss stands for: a pair, a response, one with a label, one with a reward, a prompt's ranking, one
+with ratings by attribute, or a step."""
+
+Output = Literal["logps", "rewards"]
+"""What the model gives: log-probs of tokens, or the numbers of a head that reads its hidden states."""
 
 
 class Limit(NamedTuple):
@@ -53,7 +58,7 @@ LIMITS: dict[str, Limit] = {
     "scale": _POSITIVE,
     "label_smoothing": Limit(lambda value: 0 <= value <= 0.5, "a flip probability in [0, 0.5]"),
     **dict.fromkeys(("alpha", "gamma", "penalty", "odds_weight", "sft_weight", "mu"), _WEIGHT),
-    **dict.fromkeys(("desirable_weight", "undesirable_weight"), _WEIGHT),
+    **dict.fromkeys(("desirable_weight", "undesirable_weight", "centre_weight"), _WEIGHT),
 }
 """What parameters of these names may be, in every loss that sets no limit of its own; others may be any number."""
 
@@ -63,13 +68,15 @@ class Loss(NamedTuple):
 
     Attributes:
         function: called with the policy's log-probs, the reference's where `reference` is True, the inputs in their
-            order, and its parameters.
+            order, and its parameters. Rewards take the place of log-probs where `output` says so: those of chosen and
+            rejected responses for pairs, one argument otherwise.
         unit: what one value of the loss stands for.
         reference: whether the function takes the reference's log-probs.
         inputs: what it takes besides, keys of `INPUTS`.
         sources: where an input comes from that has several sources, by input; the input's first source otherwise.
         coupled: whether a value depends on the other examples of the step, which are then shown to it all at once.
         limits: of its parameters, where these differ from `LIMITS`.
+        output: what the model under training gives.
     """
 
     function: Callable[..., Tensor]
@@ -79,6 +86,7 @@ class Loss(NamedTuple):
     sources: Mapping[str, str] = {}
     coupled: bool = False
     limits: Mapping[str, Limit] = {}
+    output: Output = "logps"
 
     def parameters(self) -> dict[str, float]:
         """Return the keyword parameters with their values."""
@@ -92,7 +100,9 @@ class Loss(NamedTuple):
 
     @property
     def want(self) -> str:
-        """What to ask of a data set for this loss: its unit, or pairs with a response to calibrate on."""
+        """What to ask of a data set for this loss: its unit, or pairs with something beside them."""
+        if "margin" in self.inputs:
+            return "margins"
         return "calibrated" if self.choices().get("calibration") == "given" else self.unit
 
 
@@ -138,8 +148,22 @@ LOSSES: dict[str, Loss] = {
     "kto": Loss(single.kto, "labelled", reference=True, inputs=("labels", "mismatched"), coupled=True),
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
-    "dro": Loss(dro.dro, "rated", reference=True, inputs=("rewards", "values")),
+    "dro": Loss(dro.dro, "rewarded", reference=True, inputs=("rewards", "values")),
     "plackett_luce": Loss(ranking.plackett_luce, "ranked", reference=True, inputs=("rankings",)),
+    "bradley_terry": Loss(rewards.bradley_terry, "pairs", reference=False, output="rewards"),
+    "margin_bradley_terry": Loss(
+        rewards.margin_bradley_terry,
+        "pairs",
+        reference=False,
+        inputs=("margin",),
+        limits={"scale": _WEIGHT},
+        output="rewards",
+    ),
+    "scaled_bradley_terry": Loss(
+        rewards.scaled_bradley_terry, "pairs", reference=False, inputs=("margin",), output="rewards"
+    ),
+    "regression": Loss(rewards.regression, "rated", reference=False, inputs=("ratings",), output="rewards"),
+    "process": Loss(rewards.process, "steps", reference=False, inputs=("step_labels",), output="rewards"),
 }
 
 ALIASES = {
@@ -148,6 +172,7 @@ ALIASES = {
     "nca_pair": "nca",
     "sppo_hard": "sppo",
     "slic": "hinge",
+    "prm": "process",
 }
 """Spellings of TRL and others where they differ."""
 

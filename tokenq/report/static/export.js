@@ -15,6 +15,7 @@ function traceRecord(trace) {
     const token = { id: columns.id[i], text, start: columns.start[i], end: columns.end[i], written: Boolean(columns.written[i]) };
     for (const name of index.numbers) token[name] = columns[name][i];
     for (const list of Object.keys(LISTS)) token[list] = alternatives(trace, i, list).map(alternativeRecord);
+    token.outputs = columns.outputs[i];
     return token;
   });
   const spans = Object.entries(trace.spans).flatMap(([level, columns]) =>
@@ -24,10 +25,10 @@ function traceRecord(trace) {
       return span;
     }),
   );
-  const { id, prompt, side, beta, gauge, terminal, totals, warnings, label, score } = trace;
+  const { id, prompt, side, beta, gauge, terminal, totals, warnings, label, score, reward_model } = trace;
   const [policy, reference] = [index.models[trace.policy], index.models[trace.reference]];
   const response = columns.text.join("");
-  return { schema: index.schema, id, prompt, response, side, beta, gauge, terminal, policy, reference, tokens, spans, totals, warnings, label, score };
+  return { schema: index.schema, id, prompt, response, side, beta, gauge, terminal, policy, reference, tokens, spans, totals, warnings, label, score, reward_model };
 }
 
 const alternativeRecord = ({ id, text, logp, refLogp, reward }) => ({ id, text, logp, ref_logp: refLogp, implicit_reward: reward });

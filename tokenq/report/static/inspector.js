@@ -60,6 +60,7 @@ function credit(columns, token) {
     centred_advantage: "centred advantage",
     advantage: "advantage β log π",
     kl: "KL(π‖π_ref) here",
+    ...(columns.reward[token] === null ? {} : { reward: "reward model up to here" }),
   };
   const rows = Object.entries(names).map(([name, label]) => row(label, written(columns[name][token], name !== "kl")));
   return make("table", {}, make("tbody", {}, ...rows));

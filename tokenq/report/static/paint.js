@@ -38,6 +38,7 @@ function unitsOf(trace, channel, values) {
 function ofStretch(spans, place, channel, values) {
   const name = { sum: "sum", mean: "mean", worst: "min" }[state.aggregate];
   if (channel.name === "implicit_reward") return spans.tokens[place] ? spans[name][place] : null;
+  if (channel.name === "reward") return spans.reward[place];
   const numbers = values.filter((value) => value !== null);
   if (!numbers.length) return null;
   if (state.aggregate === "worst") return channel.factor * numbers.reduce((a, b) => Math.min(a, channel.factor * b), Infinity);

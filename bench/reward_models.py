@@ -1,0 +1,116 @@
+"""Reward models in the world of posts, each trained from the same SFT policy: `python -m bench.reward_models --help`.
+
+Pairs are two summaries by careless writers, labelled by Bradley-Terry on the true reward; margins are its differences,
+ratings its parts. Held-out pairs are labelled by the true reward itself, so that 1 can be reached. The table has the
+share of them that each model orders rightly, with that of length beside it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenq.cli.main import main as tokenq
+from tokenq.worlds.demo import DemoSettings, label_pairs
+from tokenq.worlds.gold import GOLD, judge
+from tokenq.worlds.tldr import CARELESS, Post, write_summary
+
+WEIGHTS = ("correct=1", "wrong=-1", "repeated=-0.5", "tokens=-0.5")
+"""The true reward as a sum of its parts; `tokens` counts tens of them."""
+
+RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
+    # name: (data, words for training, words for reading)
+    "bradley_terry": ("pairs", ("--loss", "bradley_terry"), ()),
+    "margin_bradley_terry": ("pairs", ("--loss", "margin_bradley_terry", "--loss-options", "scale=1"), ()),
+    "scaled_bradley_terry": ("pairs", ("--loss", "scaled_bradley_terry"), ()),
+    "regression": ("rated", ("--loss", "regression"), ("--reward-weights", *WEIGHTS)),
+}
+
+
+def main() -> None:
+    """Train, evaluate and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="policy to start from: RUN/sft3/policy of tokenq demo --quick")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the runs")
+    parser.add_argument("--pairs", type=int, default=6000, help="posts with a pair to train on")
+    parser.add_argument("--held-out", type=int, default=300, help="posts with a pair to judge by")
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from 0")
+    asked = parser.parse_args()
+    settings = replace(DemoSettings.quick(0), pair_posts=asked.pairs, held_out_posts=asked.held_out)
+    write_data(asked.output, settings)
+    rows = [
+        (name, seed, trained(asked.model, asked.output, name, seed)) for seed in range(asked.seeds) for name in RUNS
+    ]
+    print("| loss | seed | reward model | length | ties |")
+    print("|---|--:|--:|--:|--:|")
+    for name, seed, rewards in rows:
+        model, length = (rewards[which]["rewardbench"] for which in ("reward_model", "length"))
+        print(f"| {name} | {seed} | {shown(model['accuracy'])} | {shown(length['accuracy'])} | {model['ties']} |")
+
+
+def write_data(folder: Path, settings: DemoSettings) -> None:
+    """Write pairs with margins, ratings of all of their responses, and held-out pairs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = with_margins(settings.for_pairs(), settings.seed, settings.label_temperature)
+    posts = {post.prompt: post for post in settings.for_pairs()}
+    write(folder / "pairs.jsonl", pairs)
+    write(folder / "rated.jsonl", (rated(posts[row["prompt"]], row[side]) for row in pairs for side in SIDES))
+    write(folder / "held_out.jsonl", with_margins(settings.held_out(), settings.seed + 1, 0.0))
+
+
+SIDES = ("chosen", "rejected")
+
+
+def with_margins(posts: Sequence[Post], seed: int, temperature: float) -> list[dict[str, Any]]:
+    """Return labelled pairs of summaries by careless writers, with how far apart they are."""
+    texts = [[write_summary(post, CARELESS, seed=writer) for writer in range(4)] for post in posts]
+    by_prompt = {post.prompt: post for post in posts}
+    rows = label_pairs(posts, texts, seed=seed, temperature=temperature)
+    return [row | {"margin": abs(gap(by_prompt[row["prompt"]], row))} for row in rows]
+
+
+def gap(post: Post, row: Mapping[str, str]) -> float:
+    """Return the true reward of the chosen less that of the rejected summary."""
+    return GOLD(post, row["chosen"]) - GOLD(post, row["rejected"])
+
+
+def rated(post: Post, summary: str) -> dict[str, Any]:
+    """Return a summary with the parts of its true reward as ratings."""
+    verdict = judge(post, summary)
+    counts = {"correct": len(verdict.correct), "wrong": len(verdict.wrong), "repeated": len(verdict.repeated)}
+    return {"prompt": post.prompt, "response": summary, "ratings": counts | {"tokens": verdict.n_tokens / 10}}
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def trained(model: str, folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """Train one reward model and return how often each reward orders held-out pairs rightly."""
+    data, options, weights = RUNS[name]
+    run, found = folder / f"{name}-{seed}", folder / f"{name}-{seed}.json"
+    words = ["--model", model, "--data", str(folder / f"{data}.jsonl"), "--output", str(run), "--seed", str(seed)]
+    words += ["--batch-size", "32", "--learning-rate", "3e-3", "--epochs", "3", "--schedule", "cosine"]
+    checked(["train", *words, "--warmup-ratio", "0.05", "--keep-checkpoints", "0", "--device", "cpu", *options])
+    read = ["--reward-model", str(run / "reward_model"), "--data", str(folder / "held_out.jsonl"), "--device", "cpu"]
+    checked(["eval", "preference", *read, *weights, "--output", str(found)])
+    rewards: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))["numbers"]["rewards"]
+    return rewards
+
+
+def checked(words: list[str]) -> None:
+    """Run a command of tokenq and stop where it fails."""
+    if tokenq(words) != 0:
+        raise SystemExit(f"tokenq {words[0]} failed")
+
+
+def shown(estimate: Mapping[str, float]) -> str:
+    """Return a share with its interval."""
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""Reward models where they are used: `tokenq score --reward-model`, search and evaluations, against transformers."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tokenq.cli.main import main
+from tokenq.errors import UserError
+from tokenq.models.classifier import load_classifier, output_weights
+from tokenq.models.load import ModelSpec
+from tokenq.models.reward_model import RewardModel
+from tokenq.records import Message
+from tokenq.report.html import page
+from tokenq.results import read_results
+from tokenq.traces import read_traces
+from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
+
+NAMES = ["helpfulness", "correctness", "coherence"]
+GOODNESS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}
+WEIGHTS = ["--reward-weights", *(f"{name}={weight}" for name, weight in GOODNESS.items())]
+ROWS = [
+    {"prompt": "The sky is", "chosen": " blue.", "rejected": " red and green."},
+    {"prompt": "Two and", "chosen": " two", "rejected": " four"},
+]
+STEPS = [{"prompt": "1+1+1?", "completions": ["1+1=2", "2+1=4", "so 4"], "labels": [True, False, False]}]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A policy with its reference, reward models of one and of three outputs, one of other tokens, and rows."""
+    root = tmp_path_factory.mktemp("rewards")
+    bases = {"policy": ("llama", "bytes"), "reference": ("gpt_neox", "bytes"), "small": ("llama", "words")}
+    for name, (family, kind) in bases.items():
+        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_tokenizer(kind).save_pretrained(root / name)
+    classifiers = {"one": ("reference", ["reward"]), "three": ("policy", NAMES), "other": ("small", ["reward"])}
+    for name, (base, outputs) in classifiers.items():
+        tokenizer = AutoTokenizer.from_pretrained(root / base)
+        model = load_classifier(ModelSpec(str(root / base)), tokenizer, outputs, 0)
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    for name, rows in (("pairs", ROWS), ("steps", STEPS)):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def score(place, tmp_path, *words, data="pairs", reward_model="one"):
+    arguments = ["score", "--data", str(place / f"{data}.jsonl"), "--output", str(tmp_path / "traces.jsonl")]
+    arguments += ["--reward-model", str(place / reward_model), "--device", "cpu", *words]
+    assert main(arguments) == 0
+    return list(read_traces(tmp_path / "traces.jsonl"))
+
+
+@torch.no_grad()
+def outputs_at(place, name, text, eos=True):
+    """Return what transformers says of a text, alone in its row."""
+    model = AutoModelForSequenceClassification.from_pretrained(place / name).eval()
+    tokenizer = AutoTokenizer.from_pretrained(place / name)
+    ids = [*tokenizer(text)["input_ids"], *([tokenizer.eos_token_id] if eos else [])]
+    return model(input_ids=torch.tensor([ids])).logits[0].tolist()
+
+
+def test_the_reward_at_a_token_is_that_of_the_text_up_to_it(place, tmp_path):
+    traces = score(place, tmp_path)
+    assert [trace.id.rpartition("/")[2] for trace in traces] == ["chosen", "rejected"] * 2
+    for trace in traces:
+        for token in trace.tokens[:-1]:
+            (want,) = outputs_at(place, "one", trace.prompt + trace.response[: token.end], eos=False)
+            assert token.reward == pytest.approx(want, abs=1e-4)
+        (want,) = outputs_at(place, "one", trace.prompt + trace.response)
+        assert trace.totals.reward == trace.tokens[-1].reward == pytest.approx(want, abs=1e-4)
+        assert trace.reward_model["outputs"] == ["reward"]
+        assert (trace.policy, trace.totals.logp, trace.tokens[0].logp) == ({}, None, None)
+        assert trace.totals.outputs == ()
+
+
+def test_a_span_has_the_reward_at_its_end(place, tmp_path):
+    """Steps: what the model says after each, the last one with EOS."""
+    (trace,) = score(place, tmp_path, "--levels", "step", "word", data="steps")
+    steps = [span for span in trace.spans if span.level == "step"]
+    assert [span.label for span in steps] == [True, False, False]
+    texts = ["1+1=2\n", "1+1=2\n2+1=4\n"]
+    want = [outputs_at(place, "one", trace.prompt + text, eos=False)[0] for text in texts]
+    want.append(outputs_at(place, "one", trace.prompt + trace.response)[0])
+    assert [span.reward for span in steps] == pytest.approx(want, abs=1e-4)
+
+
+def test_several_outputs_are_weighed(place, tmp_path):
+    traces = score(place, tmp_path, *WEIGHTS, reward_model="three")
+    for trace in traces:
+        want = outputs_at(place, "three", trace.prompt + trace.response)
+        assert trace.totals.outputs == pytest.approx(want, abs=1e-4)
+        goodness = 0.65 * want[0] + 0.8 * want[1] + 0.45 * want[2]
+        assert trace.totals.reward == pytest.approx(goodness, abs=1e-4)
+        assert len(trace.tokens[0].outputs) == 3
+        assert trace.reward_model["weights"] == [0.65, 0.8, 0.45]
+
+
+def test_beside_a_policy(place, tmp_path, capsys):
+    """The numbers of the policy are those without a reward model, and the page has one more channel."""
+    models = ["--policy", str(place / "policy"), "--reference", str(place / "reference")]
+    alone = score(place, tmp_path)
+    assert main([*_words(place, tmp_path / "plain.jsonl"), *models]) == 0
+    plain = list(read_traces(tmp_path / "plain.jsonl"))
+    both = score(place, tmp_path, *models, "--html", str(tmp_path / "page.html"))
+    for without, rewards, together in zip(plain, alone, both, strict=True):
+        assert [token.logp for token in together.tokens] == [token.logp for token in without.tokens]
+        assert [token.reward for token in together.tokens] == pytest.approx([token.reward for token in rewards.tokens])
+        assert together.totals.implicit_reward == without.totals.implicit_reward
+        assert without.reward_model is None
+    assert '"reward model"' in (tmp_path / "page.html").read_text()
+    assert '"reward model"' not in page(plain, "plain")
+    record = json.loads((tmp_path / "traces.jsonl.provenance.json").read_text())
+    assert record["reward_model"]["outputs"] == ["reward"]
+    assert main([*_words(place, None), *models, "--prompt", "The", "--response", " end", *_reward(place)]) == 0
+    assert "reward " in capsys.readouterr().out
+
+
+def _words(place, output):
+    data = ["--data", str(place / "pairs.jsonl"), "--output", str(output)] if output else []
+    return ["score", "--device", "cpu", *data]
+
+
+def _reward(place, name="one"):
+    return ["--reward-model", str(place / name)]
+
+
+def test_a_single_text_in_the_terminal(place, capsys):
+    words = [*_words(place, None), "--prompt", "The", "--response", " end", *_reward(place, "three"), *WEIGHTS]
+    assert main(words) == 0
+    (first, *_) = outputs_at(place, "three", "The end")
+    assert f"helpfulness {first:+.3f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--reward-model", "THREE"], "has 3 outputs (helpfulness, correctness, coherence), and one number is needed"),
+        (["--reward-model", "THREE", "--reward-weights", "helpfullness=1"], "Did you mean 'helpfulness'"),
+        (["--reward-model", "THREE", "--reward-weights", "helpfulness=much"], "that is no number"),
+        (["--reward-weights", "reward=1", "--policy", "POLICY"], "--reward-weights is given, and no --reward-model"),
+        (["--reward-model", "ONE", "--html", "page.html"], "Pages and figures show what a policy says"),
+        (
+            ["--reward-model", "OTHER", "--policy", "POLICY", "--reference", "POLICY"],
+            "reads other tokens than the policy",
+        ),
+        (["--reward-model", "POLICY"], "cannot be loaded as a reward model|lacks 1 weights of a reward model"),
+    ],
+)
+def test_what_is_refused(words, said, place, tmp_path, capsys):
+    known = {name: str(place / name.lower()) for name in ("ONE", "THREE", "OTHER", "POLICY")}
+    arguments = _words(place, tmp_path / "out.jsonl") + [known.get(word, word) for word in words]
+    assert main(arguments) == 2
+    assert re.search(re.sub(r"([()])", r"\\\1", said), " ".join(capsys.readouterr().err.split()))
+
+
+def test_traces_without_log_probs_are_of_no_policy(place, tmp_path, capsys):
+    score(place, tmp_path, "--levels", "step", data="steps")
+    for words in (["first-error"], ["localisation"]):
+        assert main(["eval", *words, "--traces", str(tmp_path / "traces.jsonl")]) == 2
+        assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+
+
+def test_accuracy_on_pairs(place, tmp_path, capsys):
+    """From the model, from stored traces, and beside a policy, whose implicit reward then comes first."""
+    traces = score(place, tmp_path)
+    right = sum(a.totals.reward > b.totals.reward for a, b in zip(traces[::2], traces[1::2], strict=True)) / 2
+    pairs = ["--data", str(place / "pairs.jsonl"), "--device", "cpu", *_reward(place)]
+    models = ["--policy", str(place / "policy"), "--reference", str(place / "reference")]
+    for name, words, rewards in (
+        ("alone", pairs, {"reward_model", "length"}),
+        ("stored", ["--traces", str(tmp_path / "traces.jsonl")], {"reward_model", "length"}),
+        ("both", [*pairs, *models], {"reward_model", "length", "implicit_reward", "likelihood", "mean_likelihood"}),
+    ):
+        output = tmp_path / f"{name}.json"
+        assert main(["eval", "preference", *words, "--output", str(output)]) == 0
+        record = json.loads(output.read_text())
+        assert rewards <= set(record["numbers"]["rewards"])
+        assert (name == "both") == ("implicit_reward" in record["numbers"]["rewards"])
+        assert record["numbers"]["rewards"]["reward_model"]["rewardbench"]["accuracy"]["value"] == right
+        assert record["reward_model"]["outputs"] == ["reward"]
+    assert "implicit reward − this" in capsys.readouterr().out
+    assert main(["eval", "preference", *pairs, "--html", str(tmp_path / "page.html")]) == 2
+    assert "Pages show what a policy says" in capsys.readouterr().err
+
+
+def test_weights():
+    assert output_weights(["r"], {}, "m") == (1.0,)
+    assert output_weights(["a", "b"], {"b": "2"}, "m") == (0.0, 2.0)
+    assert output_weights(["r"], {"r": -1}, "m") == (-1.0,)
+    with pytest.raises(UserError, match="Unknown output of m"):
+        output_weights(["a", "b"], {"c": 1}, "m")
+
+
+def test_a_judge_reads_a_response_where_training_read_it(place):
+    """At EOS, alone or in a batch of several lengths, weighed."""
+    judge = RewardModel(str(place / "three"), weights=GOODNESS)
+    responses = [" blue.", " red and green.", ""]
+    got = judge.score(["The sky is"] * 3, responses)
+    for reward, response in zip(got, responses, strict=True):
+        want = outputs_at(place, "three", "The sky is" + response)
+        assert reward == pytest.approx(0.65 * want[0] + 0.8 * want[1] + 0.45 * want[2], abs=1e-4)
+    with pytest.raises(UserError, match="has 3 outputs"):
+        RewardModel(str(place / "three"))
+
+
+def test_a_judge_of_turns_stops_at_the_end_of_the_turn(tmp_path):
+    """What a template writes behind the last EOS is not read, as in training."""
+    tokenizer = tiny_tokenizer("bytes", chat_template=CHATML, eos="<|im_end|>")
+    tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model = load_classifier(ModelSpec(str(tmp_path / "base")), tokenizer, ["reward"], 0)
+    model.save_pretrained(tmp_path / "rm")
+    tokenizer.save_pretrained(tmp_path / "rm")
+    rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "Yes"}],
+             "rejected": [{"role": "assistant", "content": "No, no"}]}]  # fmt: skip
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    traces = score(tmp_path, tmp_path, reward_model="rm")
+    got = RewardModel(str(tmp_path / "rm")).score([(Message("user", "Hi"),)] * 2, ["Yes", "No, no"])
+    assert got == pytest.approx([trace.totals.reward for trace in traces], abs=1e-4)
+    assert abs(got[0] - got[1]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["one", "three"])
+def test_search_ranks_by_a_reward_model(place, name, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "The sky is"}) + "\n")
+    words = [
+        "search",
+        "--policy",
+        str(place / "policy"),
+        "--prompts",
+        str(tmp_path / "prompts.jsonl"),
+        "--device",
+        "cpu",
+    ]
+    words += ["--method", "best_of_n", "--n", "4", "--ranking", "value", "--max-new-tokens", "5"]
+    words += ["--output", str(tmp_path / "found.jsonl"), *_reward(place, name), *(WEIGHTS if name == "three" else [])]
+    assert main(words) == 0
+    (found,) = read_results(tmp_path / "found.jsonl")
+    scores = [candidate.score for candidate in found.candidates]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) > 1
+    weights = list(GOODNESS.values()) if name == "three" else [1.0]
+    for candidate in found.candidates:
+        outputs = outputs_at(place, name, "The sky is" + candidate.text)
+        assert candidate.score == pytest.approx(sum(map(lambda a, b: a * b, outputs, weights)), abs=1e-4)
+
+
+def test_a_win_rate_is_judged_by_a_reward_model(place, tmp_path, capsys):
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("The sky", "Two", "A")))
+    for name, seed in (("ours", "1"), ("theirs", "2")):
+        words = ["search", "--policy", str(place / "policy"), "--prompts", str(tmp_path / "prompts.jsonl")]
+        words += ["--method", "sample", "--max-new-tokens", "5", "--seed", seed, "--device", "cpu"]
+        assert main([*words, "--output", str(tmp_path / f"{name}.jsonl")]) == 0
+    words = ["eval", "win-rate", "--results", f"ours={tmp_path / 'ours.jsonl'}", f"theirs={tmp_path / 'theirs.jsonl'}"]
+    assert main([*words, *_reward(place, "three")]) == 2
+    assert "--reward-weights" in capsys.readouterr().err
+    assert main([*words, *_reward(place, "three"), *WEIGHTS, "--output", str(tmp_path / "eval.json")]) == 0
+    judge = RewardModel(str(place / "three"), weights=GOODNESS)
+    rows = list(zip(read_results(tmp_path / "ours.jsonl"), read_results(tmp_path / "theirs.jsonl"), strict=True))
+    wins = sum(
+        judge.score([a.prompt], [a.candidates[0].text])[0] > judge.score([b.prompt], [b.candidates[0].text])[0]
+        for a, b in rows
+    )
+    numbers = json.loads((tmp_path / "eval.json").read_text())["numbers"]
+    assert numbers["ours over theirs"]["raw"]["win_rate"] == pytest.approx(wins / 3)

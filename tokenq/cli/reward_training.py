@@ -1,0 +1,130 @@
+"""What `tokenq train` does otherwise for a reward model: what its data carries, and how the classifier is made."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from tokenq.cli.progress import Progress
+from tokenq.core.losses import LossSum
+from tokenq.core.packing import last_token, opened, step_ends
+from tokenq.data.beside import rated_attributes, with_ratings, with_step_labels
+from tokenq.data.tokenize import TokenizedData
+from tokenq.errors import UserError, unknown_name
+from tokenq.models.classifier import REWARDS, RewardLM, load_classifier
+from tokenq.models.forward import PackedLM
+from tokenq.models.load import ModelSpec, add_lora
+from tokenq.models.proof import fastest_exact
+from tokenq.train.config import TrainConfig
+from tokenq.train.objective import Objective
+from tokenq.train.reward_model import RewardObjective
+
+_READS = {"pairs": last_token, "rated": last_token, "steps": step_ends}
+"""Where each kind of data has its numbers read."""
+
+
+class Ready(NamedTuple):
+    """What a run trains.
+
+    Attributes:
+        policy: the policy, or the reward model.
+        data: training data with all that the loss reads beside it.
+        held_out: the same for evaluation.
+        objective: what is minimised.
+    """
+
+    policy: PackedLM | RewardLM
+    data: TokenizedData
+    held_out: TokenizedData
+    objective: Objective | RewardObjective
+
+
+def prepare_reward_model(
+    config: TrainConfig,
+    loss: LossSum,
+    spec: ModelSpec,
+    tokenizer: Any,
+    parts: tuple[TokenizedData, TokenizedData],
+    progress: Progress,
+) -> Ready:
+    """Return a reward model with its data and objective.
+
+    Args:
+        config: what was asked for.
+        loss: of rewards.
+        spec: what to start from.
+        tokenizer: goes with it.
+        parts: training and held-out data.
+        progress: told what could not be done as asked.
+    """
+    names = output_names(parts[0], config, loss)
+    data, held_out = (with_reads(part, loss, names, progress) for part in parts)
+    model = load_reward_model(spec, tokenizer, names, config, progress)
+    return Ready(model, data, held_out, RewardObjective(loss, tuple(names)))
+
+
+def output_names(data: TokenizedData, config: TrainConfig, loss: LossSum) -> list[str]:
+    """Return the names of the outputs of the reward model that the loss trains.
+
+    Raises:
+        UserError: the data is not rated on an attribute that was asked for.
+    """
+    if loss.unit != "rated":
+        return ["reward"]
+    found = rated_attributes(data.groups)
+    for name in config.attributes:
+        if name not in found:
+            raise unknown_name("attribute", name, found)
+    return list(config.attributes) or found
+
+
+def with_reads(data: TokenizedData, loss: LossSum, names: Sequence[str], progress: Progress) -> TokenizedData:
+    """Return the data with its targets, and a place in its rows wherever a number is read.
+
+    Args:
+        data: what was read for the loss.
+        loss: of rewards.
+        names: the outputs of the model.
+        progress: told what was left out.
+
+    Raises:
+        UserError: a response has none of the ratings; nothing is left.
+    """
+    if not data.groups:
+        return data
+    groups = data.groups
+    if "ratings" in loss.inputs:
+        groups = with_ratings(groups, names)
+    if "step_labels" in loss.inputs:
+        groups, lost = with_step_labels(data)
+        if lost:
+            progress.say(f"left out: {lost} responses that were cut before the end of their first step")
+    if not groups:
+        raise UserError("No response is left.", "Raise --max-length.")
+    return replace(data, groups=[opened(group, _READS[loss.unit]) for group in groups])
+
+
+def load_reward_model(
+    spec: ModelSpec, tokenizer: Any, names: Sequence[str], config: TrainConfig, progress: Progress
+) -> RewardLM:
+    """Return the reward model that the configuration asks for, on shared prompts where these prove exact.
+
+    Args:
+        spec: what to start from.
+        tokenizer: goes with it; it is given a token to pad with.
+        names: the outputs.
+        config: adapter, way of batching, seed.
+        progress: told what could not be done as asked.
+
+    Raises:
+        UserError: nothing to start from, or no classifier for it.
+    """
+    model: Any = load_classifier(spec, tokenizer, names, config.seed)
+    if config.lora_rank:
+        alpha = 2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha
+        targets = list(config.lora_targets) or "all-linear"
+        dropout = config.lora_dropout
+        model = add_lora(model, rank=config.lora_rank, alpha=alpha, dropout=dropout, targets=targets, task="SEQ_CLS")
+    packed, said = fastest_exact(model, config.attention, config.max_length, REWARDS)
+    for warning in said:
+        progress.say(f"warning: {warning}")
+    return RewardLM(packed)

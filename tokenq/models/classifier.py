@@ -1,0 +1,274 @@
+"""Reward models that are trained and read: a sequence classifier of transformers on shared prompts.
+
+A classifier of transformers reads its head at the last token of a row; here the same head is read wherever a batch has
+a target: at the last token of each response, at the end of each step, at every token. The saved model is that of
+transformers, so that anybody can load it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from tokenq.core.packing import every_token, opened, pack
+from tokenq.core.tensors import PackedBatch
+from tokenq.errors import UserError, unknown_name
+from tokenq.models.forward import PackedLM, bare
+from tokenq.models.load import (
+    DTYPES,
+    ModelSpec,
+    check_complete,
+    device_of,
+    disable_dropout,
+    from_pretrained,
+    is_adapter_folder,
+    load_model,
+    locate,
+)
+from tokenq.models.proof import Proof
+from tokenq.records import TokenGroup
+
+ENDS_IN_EOS = "tokenq_ends_in_eos"
+"""Key of a saved configuration that says: responses were read at their EOS, so judge them with one."""
+
+
+class RewardLM(nn.Module):
+    """A classifier that maps a packed batch to the outputs of its head at every target.
+
+    Args:
+        packed: the classifier behind a way of batching, as `fastest_exact` with the proof `REWARDS` gives it.
+    """
+
+    def __init__(self, packed: PackedLM) -> None:
+        super().__init__()
+        self.packed = packed
+        # Where accelerate looks for the layers that FSDP shards one by one.
+        self._no_split_modules = packed._no_split_modules
+
+    def forward(self, batch: PackedBatch) -> Float[Tensor, "N A"]:
+        """Return the outputs at every target of the batch, float32 or better."""
+        return _outputs(self.packed, batch)
+
+    @property
+    def model(self) -> nn.Module:
+        """The classifier, bare or wrapped by peft."""
+        return self.packed.model
+
+    @property
+    def way(self) -> str:
+        """How batches go through it."""
+        return self.packed.way
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.packed.device
+
+    @property
+    def attributes(self) -> list[str]:
+        """The names of the outputs."""
+        return outputs_of(self.packed.lm)
+
+    def work(self, batch: PackedBatch) -> tuple[int, int]:
+        """Return (tokens, positions with padding) that one forward of this batch computes."""
+        return self.packed.work(batch)
+
+    def release(self) -> nn.Module:
+        """Return the classifier with the attention it came with, ready for any other use."""
+        return self.packed.release()
+
+
+def outputs_of(model: PreTrainedModel) -> list[str]:
+    """Return the names of a classifier's outputs, in their order."""
+    return [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+
+
+def output_weights(names: Sequence[str], weights: Mapping[str, str | float] | None, path: str) -> tuple[float, ...]:
+    """Return what each output of a reward model weighs in its one number.
+
+    Args:
+        names: the outputs.
+        weights: by name; an output that is not named weighs nothing. None or none: only one output needs no weight.
+        path: of the model, for errors.
+
+    Raises:
+        UserError: several outputs and no weights, an output that the model does not have, a weight that is no number.
+    """
+    if not weights:
+        if len(names) == 1:
+            return (1.0,)
+        example = " ".join(f"{name}=1" for name in names[:2])
+        raise UserError(
+            f"{path} has {len(names)} outputs ({', '.join(names)}), and one number is needed.",
+            f"Weigh them: --reward-weights {example}. HelpSteer2's: helpfulness=0.65 correctness=0.8 coherence=0.45.",
+        )
+    found = dict.fromkeys(names, 0.0)
+    for name, weight in weights.items():
+        if name not in found:
+            raise unknown_name(f"output of {path}", name, names)
+        try:
+            found[name] = float(weight)
+        except ValueError:
+            found[name] = math.nan
+        if not math.isfinite(found[name]):
+            raise UserError(f"--reward-weights {name}={weight}: that is no number.", "Give a number.")
+    return tuple(found.values())
+
+
+def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], seed: int) -> nn.Module:
+    """Return a classifier with one output for each name, without dropout, and set its padding and the tokenizer's.
+
+    From a checkpoint of a classifier, that classifier; from a causal language model, its layers below a new head, whose
+    weights are drawn from N(0, 1/(d + 1)) as in arXiv 2009.01325.
+
+    Args:
+        spec: what to load.
+        tokenizer: goes with it.
+        names: what the outputs are called.
+        seed: of the new head.
+
+    Raises:
+        UserError: nothing is there; transformers has no classifier for it; it has other outputs.
+    """
+    if spec.adapter is not None:
+        raise UserError("--adapter does not go with a reward model.", "Give the adapter's folder as --model.")
+    pad = padding_of(tokenizer)
+    folder, gguf = locate(spec.path)
+    if not gguf and not is_adapter_folder(folder) and _is_classifier(spec, folder):
+        model = read_classifier(spec, folder)
+        if outputs_of(model) != list(names) and not (len(names) == 1 == model.config.num_labels):
+            raise UserError(
+                f"{spec.path} has the outputs {', '.join(outputs_of(model))}, and the data {', '.join(names)}.",
+                "Start from the language model, or choose --attributes.",
+            )
+    else:
+        model = _on_top_of(load_model(spec), len(names), seed, spec.path)
+    config = model.config
+    config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    config.pad_token_id = config.get_text_config().pad_token_id = pad
+    config.update({ENDS_IN_EOS: True})
+    disable_dropout(model)
+    loaded: nn.Module = model
+    return loaded
+
+
+def read_classifier(spec: ModelSpec, folder: str) -> PreTrainedModel:
+    """Return the classifier of a checkpoint on its device.
+
+    Args:
+        spec: what to load.
+        folder: where it is.
+
+    Raises:
+        UserError: it is incomplete, or its head is more than a linear layer at every token.
+    """
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    options |= {"dtype": DTYPES.get(spec.dtype, "auto"), "output_loading_info": True}
+    load = AutoModelForSequenceClassification.from_pretrained
+    found, info = from_pretrained(load, folder, options, spec.path, "a reward model")
+    check_complete(spec.path, info["missing_keys"], "a reward model")
+    model: PreTrainedModel = found.to(device_of(spec.device))
+    _head(model)
+    return model
+
+
+def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id that pads, and make the tokenizer pad with it.
+
+    A classifier of transformers finds the last token of a row as the last one that is not padding. Where EOS pads, it
+    would read one token too early; so another special token takes its place, one that never ends a text.
+
+    Raises:
+        UserError: the tokenizer has no special token but EOS.
+    """
+    eos = tokenizer.eos_token_id
+    named = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, *tokenizer.all_special_ids)
+    pad = next((number for number in named if number is not None and number != eos), None)
+    if pad is None:
+        raise UserError(
+            "The tokenizer has no token to pad with but EOS, at which a reward is read.",
+            'Add one: tokenizer.add_special_tokens({"pad_token": "<pad>"}), resize the embeddings, save both.',
+        )
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    return int(pad)
+
+
+def _is_classifier(spec: ModelSpec, folder: str) -> bool:
+    options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    config = from_pretrained(AutoConfig.from_pretrained, folder, options, spec.path)
+    return any("ForSequenceClassification" in name for name in config.architectures or ())
+
+
+def _on_top_of(causal: nn.Module, outputs: int, seed: int, path: str) -> PreTrainedModel:
+    """Return a classifier that has the layers of a causal language model below a new head."""
+    lm = bare(causal)
+    lm.config.num_labels = outputs
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(lm.config)
+    except ValueError:
+        raise UserError(
+            f"transformers has no sequence classifier for {type(lm).__name__} ({path}).",
+            "Take another model: Llama, Qwen, Gemma, Mistral, GPT-NeoX, GPT-2, … have one.",
+        ) from None
+    head, layers = _head(model), lm.base_model
+    if type(model.base_model) is not type(layers):
+        raise UserError(
+            f"{path}: the classifier of transformers stands on {type(model.base_model).__name__}, and this model has "
+            f"{type(layers).__name__}.",
+            "Take the text model of its family.",
+        )
+    weights = next(layers.parameters())
+    drawn = torch.randn(outputs, head.in_features, generator=torch.Generator().manual_seed(seed))
+    drawn = drawn / math.sqrt(head.in_features + 1)
+    fresh = nn.Linear(head.in_features, outputs, bias=head.bias is not None, device=weights.device, dtype=weights.dtype)
+    with torch.no_grad():
+        fresh.weight.copy_(drawn)
+        if fresh.bias is not None:
+            fresh.bias.zero_()
+    model.score = fresh
+    setattr(model, model.base_model_prefix, layers)
+    return model
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = dict(model.named_children()).get("score")
+    if type(head) is not nn.Linear:
+        raise UserError(
+            f"{type(model).__name__} has no linear head that could be read at every token.",
+            "Reward models stand on decoders: Llama, Qwen, Gemma, Mistral, GPT-NeoX, …",
+        )
+    return head
+
+
+def _outputs(packed: PackedLM, batch: PackedBatch) -> Tensor:
+    states = packed.states(batch)
+    head: Any = packed.lm.score  # within peft a wrapper around the trained copy
+    outputs: Tensor = head(states)
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def _packed_outputs(packed: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
+    return _outputs(packed, pack([opened(group, every_token) for group in groups]).to(packed.device))
+
+
+def _own_outputs(packed: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
+    """Return the outputs at all tokens by the classifier's own layers, one row at a time: the truth."""
+    found = []
+    head: Any = packed.lm.score
+    for group in groups:
+        for response in group.responses:
+            ids = torch.from_numpy(np.concatenate((group.prompt_ids, response.ids)).astype(np.int64)).to(packed.device)
+            states = packed.lm.base_model(input_ids=ids[None], use_cache=False).last_hidden_state
+            found.append(head(states[0, len(group.prompt_ids) :]))
+    outputs = torch.cat(found)
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+REWARDS = Proof(_packed_outputs, _own_outputs, ("flex", "segments", "plain"))
+"""Outputs of a classifier's head at every token."""
