@@ -28,6 +28,9 @@ from tokenq.worlds.tldr import Post, make_posts
 
 NEW_TOKENS = 48
 SAMPLES = 4
+PAIRS, PASSES = 2000, 2.0
+"""How much every loss is trained: the first pairs of the demonstration, so often."""
+
 VALIDATION_POSTS = 100
 VALIDATION_SEED = 96
 """Makes posts that the demonstration uses for nothing."""
@@ -109,7 +112,8 @@ def prepare(demo: Demo, folder: Path) -> None:
     """
     if (folder / "contrast.jsonl").exists():
         return
-    pairs = list(JsonLines(demo.data("pairs")).read())
+    pairs = list(JsonLines(demo.data("pairs")).read())[:PAIRS]
+    write_json_lines(folder / "pairs.jsonl", pairs)
     posts = folder / "posts.jsonl"
     write_json_lines(posts, ({"prompt": pair["prompt"]} for pair in pairs))
     drawn = _written(demo, demo.sft, posts, folder / "third.jsonl", seed=demo.seed + 1000, method="sample", n=1)
@@ -118,7 +122,7 @@ def prepare(demo: Demo, folder: Path) -> None:
     turned = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in pairs]
     write_json_lines(folder / "turned.jsonl", turned)
     bad = _trained(demo, Setting("dpo", "dpo", {"beta": 0.1}), folder / "turned", folder / "turned.jsonl")
-    _scored(demo.folder / "dpo" / "policy", bad, demo.data("pairs"), folder / "contrast.jsonl", 0.1)
+    _scored(demo.folder / "dpo" / "policy", bad, folder / "pairs.jsonl", folder / "contrast.jsonl", 0.1)
 
 
 def tune(demo: Demo, setting: Setting, extra: Path, folder: Path) -> float:
@@ -151,7 +155,7 @@ def _policy(demo: Demo, setting: Setting, extra: Path, folder: Path) -> Path:
     if not (folder / "run" / "policy").exists():
         begin = time.perf_counter()
         needs = find_sum(setting.loss).inputs
-        data = extra / "calibrated.jsonl" if setting.name == "selm" else demo.data("pairs")
+        data = extra / ("calibrated.jsonl" if setting.name == "selm" else "pairs.jsonl")
         more = {"contrast": str(extra / "contrast.jsonl")} if "contrast" in needs else {}
         _trained(demo, setting, folder / "run", data, **more)
         write_json(folder / "seconds.json", time.perf_counter() - begin)
@@ -170,7 +174,7 @@ def _trained(demo: Demo, setting: Setting, output: Path, data: Path, **more: Any
         loss_options={name: str(value) for name, value in setting.options.items() if name != "beta"},
         learning_rate=setting.learning_rate,
         batch_size=own.dpo_batch_size,
-        epochs=own.dpo_epochs,
+        epochs=PASSES,
         warmup_steps=own.dpo_warmup_steps,
         schedule="cosine",
         reference_store=str(output.parent / "reference"),

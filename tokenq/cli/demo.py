@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.demo_parts import Shown
 from tokenq.cli.stages import Stages
 from tokenq.errors import UserError
-from tokenq.evaluate.outcome import Outcome
 from tokenq.report.figure_page import write_figures
-from tokenq.report.outcome import tables
+from tokenq.report.outcome import brief
 from tokenq.rundir import provenance
 
 
@@ -33,13 +33,12 @@ def run(config: DemoConfig) -> None:
     record = provenance(asdict(config), config.seed, {}) | {"seconds": stages.seconds}
     facts = {"seed": str(config.seed)} | {name: f"{seconds:.0f} s" for name, seconds in stages.seconds.items()}
     page = write_figures(output / "report", "From r to Q* on a laptop", shown.sections, facts, shown.summary, record)
-    for table in tables(Outcome("demo", {}, shown.summary)):
-        console.print(table)
+    for summary in shown.summary:
+        console.print(brief(summary))
     for section in shown.sections:
-        console.print(f"[bold]{section.title}[/bold] {section.verdict}")
-        for line in section.reading.splitlines():
-            console.print(f"  {line}", markup=False)
-    console.print(f"{stages.total:.0f} s in all. The report: {page}")
+        first = section.reading.splitlines()[0]
+        console.print(f"[bold]{section.title}[/bold] {section.verdict.capitalize()}. {escape(first)}")
+    console.print(f"{stages.total:.0f} s in all. Intervals, figures and the rest: {page}")
 
 
 def _shown(config: DemoConfig, stages: Stages) -> Shown:

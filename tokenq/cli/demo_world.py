@@ -252,13 +252,16 @@ def _rewards(world: World, found: Mapping[str, tuple[Answers, Answers]]) -> Tabl
     head = (
         "policy",
         "greedy: gold reward",
-        "− SFT",
-        "length",
-        f"sampled ({SAMPLES} a post): gold reward",
-        "− SFT",
-        "length",
+        "greedy − SFT",
+        "greedy length",
+        "sampled: gold reward",
+        "sampled − SFT",
+        "sampled length",
     )
-    note = f"{len(world.test_posts)} posts that nothing was trained on; 95 % intervals over posts, differences paired."
+    note = (
+        f"{len(world.test_posts)} posts that nothing was trained on, {SAMPLES} samples of each; 95 % intervals over "
+        "posts, differences paired."
+    )
     return Table("true reward of summaries", head, rows, note)
 
 

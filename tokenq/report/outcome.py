@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table as Drawn
 
 from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Cell, Chart, Curve, Outcome
+from tokenq.evaluate.outcome import Cell, Chart, Curve, Outcome, Table
 from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, text_width
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ def tables(outcome: Outcome) -> list[Drawn]:
             one.add_row(*cells, *[""] * (len(table.head) - len(cells)))
         drawn.append(one)
     return drawn
+
+
+def brief(table: Table) -> Drawn:
+    """Return a table as a few lines of a terminal: estimates without their intervals, no frame."""
+    one = Drawn(*map(escape, table.head), title=escape(table.title), box=None, title_justify="left", pad_edge=False)
+    for column in one.columns[1:]:
+        column.justify = "right"
+    for row in table.rows:
+        one.add_row(*(escape(said(cell.value if isinstance(cell, Estimate) else cell)) for cell in row))
+    return one
 
 
 def said(cell: Cell) -> str:
