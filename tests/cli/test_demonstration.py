@@ -67,7 +67,7 @@ def test_the_rewards_of_the_summary_are_those_of_the_files(place):
     posts = {str(i): post for i, post in enumerate(replace(FEW, seed=3).for_test(), 1)}
     table = json.loads((place / "report" / "numbers.json").read_text())["summary"][0]
     by_name = {row[0]: row[1:] for row in table["rows"]}
-    for name, path in (("DPO", "dpo/results/greedy.jsonl"), ("SFT", "sft_greedy.jsonl")):
+    for name, path in (("DPO, greedy", "dpo/results/greedy.jsonl"), ("SFT, greedy", "sft_greedy.jsonl")):
         found = list(read_results(place / "search" / path))
         rewards = [GOLD(posts[one.id], one.candidates[0].text) for one in found]
         assert by_name[name][0]["value"] == pytest.approx(sum(rewards) / len(rewards))

@@ -25,7 +25,7 @@ from tokenq.cli.demo_parts import (
     training,
 )
 from tokenq.cli.stages import Stages
-from tokenq.evaluate.bootstrap import Estimate, difference_interval, mean_interval
+from tokenq.evaluate.bootstrap import difference_interval, mean_interval
 from tokenq.evaluate.credit import Errors, credit
 from tokenq.evaluate.drift import likelihood
 from tokenq.evaluate.exact import exact_credit, exact_drift, exact_search
@@ -236,33 +236,25 @@ def _rewards(world: World, found: Mapping[str, tuple[Answers, Answers]]) -> Tabl
     def column(of: Answers, value: Any) -> tuple[np.ndarray, list[str]]:
         return np.array([value(*one) for one in of]), [result.id for result, _ in of]
 
-    def mean(of: Answers, value: Any) -> Estimate:
-        return mean_interval(*column(of, value))
-
     rows: list[list[Cell]] = []
     first = next(iter(found.values()))
-    for name, both in found.items():
-        cells: list[Cell] = [name]
-        for answered, base in zip(both, first, strict=True):
-            values, names = column(answered, world.gold)
-            cells.append(mean_interval(values, names))
-            cells.append(difference_interval(values, column(base, world.gold)[0], names) if both is not first else None)
-            cells.append(mean(answered, lambda _, candidate: float(len(candidate.token_ids))))
-        rows.append(cells)
-    head = (
-        "policy",
-        "greedy: gold reward",
-        "greedy − SFT",
-        "greedy length",
-        "sampled: gold reward",
-        "sampled − SFT",
-        "sampled length",
-    )
+    for place, decoding in enumerate(("greedy", "sampled")):
+        base = column(first[place], world.gold)[0]
+        for name, both in found.items():
+            values, names = column(both[place], world.gold)
+            rows.append(
+                [
+                    f"{name}, {decoding}",
+                    mean_interval(values, names),
+                    None if both is first else difference_interval(values, base, names),
+                    mean_interval(*column(both[place], lambda _, candidate: float(len(candidate.token_ids)))),
+                ]
+            )
     note = (
         f"{len(world.test_posts)} posts that nothing was trained on, {SAMPLES} samples of each; 95 % intervals over "
         "posts, differences paired."
     )
-    return Table("true reward of summaries", head, rows, note)
+    return Table("true reward of summaries", ("policy", "gold reward", "− SFT", "length"), rows, note)
 
 
 def _credit(world: World, samples: Mapping[str, Answers]) -> Section:
