@@ -72,7 +72,7 @@ def _credit(
         end=stretch[1],
         first=first,
         last=last,
-        tokens=len(numbers),
+        tokens=len(rewards),
         sum=sum(numbers, 0.0),
         mean=sum(numbers) / len(numbers) if numbers else None,
         min=min(numbers) if numbers else None,
