@@ -179,9 +179,11 @@ def test_what_is_refused(words, said, place, tmp_path, capsys):
 
 def test_traces_without_log_probs_are_of_no_policy(place, tmp_path, capsys):
     score(place, tmp_path, "--levels", "step", data="steps")
-    for words in (["first-error"], ["localisation"]):
-        assert main(["eval", *words, "--traces", str(tmp_path / "traces.jsonl")]) == 2
-        assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+    traces = ["--traces", str(tmp_path / "traces.jsonl")]
+    assert main(["eval", "localisation", *traces]) == 2
+    assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+    assert main(["eval", "first-error", *traces, "--readouts", "implicit_reward"]) == 2
+    assert "Unknown read-out of these traces 'implicit_reward'" in capsys.readouterr().err
 
 
 def test_accuracy_on_pairs(place, tmp_path, capsys):
@@ -203,8 +205,10 @@ def test_accuracy_on_pairs(place, tmp_path, capsys):
         assert record["numbers"]["rewards"]["reward_model"]["rewardbench"]["accuracy"]["value"] == right
         assert record["reward_model"]["outputs"] == ["reward"]
     assert "implicit reward − this" in capsys.readouterr().out
-    assert main(["eval", "preference", *pairs, "--html", str(tmp_path / "page.html")]) == 2
-    assert "Pages show what a policy says" in capsys.readouterr().err
+    assert main(["eval", "preference", *pairs, "--html", str(tmp_path / "page.html")]) == 0
+    shown = (tmp_path / "page-traces.html").read_text()
+    assert '"name":"reward"' in shown
+    assert '"name":"implicit_reward"' not in shown
 
 
 def test_weights():
