@@ -112,7 +112,7 @@ class Span:
         final: implicit reward of its last token, None without tokens.
         end_value: prefix value at its end (the cumulative convention for steps).
         label: what the data says of it (a step's correctness), or None.
-        reward: what a reward model says of the response up to its last token, None without one.
+        reward: what a reward model says of the response up to its last token that the policy wrote, None without one.
     """
 
     level: str

@@ -14,6 +14,7 @@ from tokenq.models.load import ModelSpec
 from tokenq.models.reward_model import RewardModel
 from tokenq.records import Message
 from tokenq.report.html import page
+from tokenq.report.plots import figure
 from tokenq.results import read_results
 from tokenq.traces import read_traces
 from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
@@ -86,6 +87,8 @@ def test_a_span_has_the_reward_at_its_end(place, tmp_path):
     want = [outputs_at(place, "one", trace.prompt + text, eos=False)[0] for text in texts]
     want.append(outputs_at(place, "one", trace.prompt + trace.response)[0])
     assert [span.reward for span in steps] == pytest.approx(want, abs=1e-4)
+    assert [span.tokens for span in steps] == [6, 6, 5]  # bytes, line ends and EOS
+    assert sum(span.tokens for span in steps) == trace.totals.tokens
 
 
 def test_several_outputs_are_weighed(place, tmp_path):
@@ -111,12 +114,30 @@ def test_beside_a_policy(place, tmp_path, capsys):
         assert [token.reward for token in together.tokens] == pytest.approx([token.reward for token in rewards.tokens])
         assert together.totals.implicit_reward == without.totals.implicit_reward
         assert without.reward_model is None
-    assert '"reward model"' in (tmp_path / "page.html").read_text()
-    assert '"reward model"' not in page(plain, "plain")
+    assert '"so_far":true' in page_text(tmp_path)
+    assert '"so_far":true' not in page(plain, "plain")
+    assert f"<title>{place / 'policy'} against {place / 'reference'}, {place / 'one'}</title>" in page_text(tmp_path)
     record = json.loads((tmp_path / "traces.jsonl.provenance.json").read_text())
     assert record["reward_model"]["outputs"] == ["reward"]
     assert main([*_words(place, None), *models, "--prompt", "The", "--response", " end", *_reward(place)]) == 0
     assert "reward " in capsys.readouterr().out
+
+
+def page_text(folder):
+    return (folder / "page.html").read_text()
+
+
+def test_a_reward_model_alone_has_a_page_and_a_figure(place, tmp_path):
+    """The page is called after it and has its channels alone; the figure is the first response with its reward."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    files = ["--html", str(tmp_path / "page.html"), "--figure", str(tmp_path / "figure.svg")]
+    first, *_ = score(place, tmp_path, *WEIGHTS, *files, reward_model="three")
+    (island,) = re.findall(r'<script type="application/json" id="index">(.*?)</script>', page_text(tmp_path))
+    names = [channel["name"] for channel in json.loads(island)["channels"]]
+    assert names == ["reward", "reward/helpfulness", "reward/correctness", "reward/coherence"]
+    assert f"<title>{place / 'three'}</title>" in page_text(tmp_path)
+    assert f"reward {first.totals.reward:+.3f}. Colour" in figure(first).axes[0].get_title(loc="left")
+    assert (tmp_path / "figure.svg").stat().st_size > 1000
 
 
 def _words(place, output):
@@ -142,7 +163,6 @@ def test_a_single_text_in_the_terminal(place, capsys):
         (["--reward-model", "THREE", "--reward-weights", "helpfullness=1"], "Did you mean 'helpfulness'"),
         (["--reward-model", "THREE", "--reward-weights", "helpfulness=much"], "that is no number"),
         (["--reward-weights", "reward=1", "--policy", "POLICY"], "--reward-weights is given, and no --reward-model"),
-        (["--reward-model", "ONE", "--html", "page.html"], "Pages and figures show what a policy says"),
         (
             ["--reward-model", "OTHER", "--policy", "POLICY", "--reference", "POLICY"],
             "reads other tokens than the policy",
@@ -159,9 +179,11 @@ def test_what_is_refused(words, said, place, tmp_path, capsys):
 
 def test_traces_without_log_probs_are_of_no_policy(place, tmp_path, capsys):
     score(place, tmp_path, "--levels", "step", data="steps")
-    for words in (["first-error"], ["localisation"]):
-        assert main(["eval", *words, "--traces", str(tmp_path / "traces.jsonl")]) == 2
-        assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+    traces = ["--traces", str(tmp_path / "traces.jsonl")]
+    assert main(["eval", "localisation", *traces]) == 2
+    assert "hold what a reward model says, and no log-probs" in capsys.readouterr().err
+    assert main(["eval", "first-error", *traces, "--readouts", "implicit_reward"]) == 2
+    assert "Unknown read-out of these traces 'implicit_reward'" in capsys.readouterr().err
 
 
 def test_accuracy_on_pairs(place, tmp_path, capsys):
@@ -183,8 +205,10 @@ def test_accuracy_on_pairs(place, tmp_path, capsys):
         assert record["numbers"]["rewards"]["reward_model"]["rewardbench"]["accuracy"]["value"] == right
         assert record["reward_model"]["outputs"] == ["reward"]
     assert "implicit reward − this" in capsys.readouterr().out
-    assert main(["eval", "preference", *pairs, "--html", str(tmp_path / "page.html")]) == 2
-    assert "Pages show what a policy says" in capsys.readouterr().err
+    assert main(["eval", "preference", *pairs, "--html", str(tmp_path / "page.html")]) == 0
+    shown = (tmp_path / "page-traces.html").read_text()
+    assert '"name":"reward"' in shown
+    assert '"name":"implicit_reward"' not in shown
 
 
 def test_weights():
@@ -207,14 +231,32 @@ def test_a_judge_reads_a_response_where_training_read_it(place):
         RewardModel(str(place / "three"))
 
 
+def save_chat_model(folder):
+    """Save a reward model of turns."""
+    tokenizer = tiny_tokenizer("bytes", chat_template=CHATML, eos="<|im_end|>")
+    tiny_model("llama", vocab_size=320).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    model = load_classifier(ModelSpec(str(folder / "base")), tokenizer, ["reward"], 0)
+    model.save_pretrained(folder / "rm")
+    tokenizer.save_pretrained(folder / "rm")
+
+
+def test_turns_of_others_have_no_reward(tmp_path):
+    """A span has the reward at its last token that the policy wrote, and none where there is no such token."""
+    save_chat_model(tmp_path)
+    said = [("user", "Hi"), ("assistant", "Yes"), ("user", "No?"), ("assistant", "No")]
+    row = {"messages": [{"role": role, "content": content} for role, content in said]}
+    (tmp_path / "turns.jsonl").write_text(json.dumps(row) + "\n")
+    (trace,) = score(tmp_path, tmp_path, "--levels", "turn", "paragraph", data="turns", reward_model="rm")
+    own = [[token.reward for token in trace.tokens[s.first : s.last] if token.written] for s in trace.spans]
+    assert [bool(rewards) for rewards in own] == [True, False, True, True]
+    assert [span.reward for span in trace.spans] == [rewards[-1] if rewards else None for rewards in own]
+    assert all((token.reward is None) == (not token.written) for token in trace.tokens)
+
+
 def test_a_judge_of_turns_stops_at_the_end_of_the_turn(tmp_path):
     """What a template writes behind the last EOS is not read, as in training."""
-    tokenizer = tiny_tokenizer("bytes", chat_template=CHATML, eos="<|im_end|>")
-    tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    model = load_classifier(ModelSpec(str(tmp_path / "base")), tokenizer, ["reward"], 0)
-    model.save_pretrained(tmp_path / "rm")
-    tokenizer.save_pretrained(tmp_path / "rm")
+    save_chat_model(tmp_path)
     rows = [{"prompt": [{"role": "user", "content": "Hi"}], "chosen": [{"role": "assistant", "content": "Yes"}],
              "rejected": [{"role": "assistant", "content": "No, no"}]}]  # fmt: skip
     (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0]) + "\n")

@@ -2,12 +2,16 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.cli.main import main
+from tokenq.cli.reward_training import refuse_adapter_in_shards
+from tokenq.errors import UserError
+from tokenq.train.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ATTRIBUTES = {"helpfulness": 4, "correctness": 2, "coherence": None}
@@ -202,6 +206,26 @@ def test_the_doctor_and_others_know_a_run_of_a_reward_model(place, tmp_path, cap
 def test_what_a_reward_model_cannot_be_trained_on(data, words, said, place, tmp_path, capsys):
     assert train(place, tmp_path / "run", data, *words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_adapter_in_shards_is_refused(place, tmp_path, monkeypatch, capsys):
+    """`accelerate launch` says by this flag that it shards; without an adapter nothing is merged."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    words = ["--loss", "bradley_terry", "--max-steps", "1"]
+    assert train(place, tmp_path / "run", "pairs", *words, "--lora-rank", "2") == 2
+    assert "weights in shards cannot be merged" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+    assert train(place, tmp_path / "whole", "pairs", *words) == 0
+
+
+def test_an_adapter_under_deepspeed_is_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    config = TrainConfig(model="m", data=["d"], output="o", loss="bradley_terry", lora_rank=2)
+    with pytest.raises(UserError, match="weights in shards cannot be merged"):
+        refuse_adapter_in_shards(config)
+    refuse_adapter_in_shards(replace(config, lora_rank=0))
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    refuse_adapter_in_shards(config)
 
 
 def test_an_architecture_without_a_classifier(place, tmp_path, capsys):

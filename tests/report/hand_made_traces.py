@@ -1,5 +1,6 @@
 """Traces whose numbers were worked out by hand, and longer ones made by rule."""
 
+from dataclasses import fields, replace
 from itertools import accumulate
 
 from tokenq.records import Response
@@ -90,6 +91,54 @@ def hand_made_pair(name="1"):
         levels=("word", "sentence"),
     )
     return chosen, rejected
+
+
+WEIGHTS = {"helpfulness": 1.0, "correctness": 2.0}
+
+OUTPUTS = {
+    "chosen": [(0.2, 0.0), (0.2, 0.1), (0.5, 0.5), (0.2, 0.5), (1.0, 0.5)],
+    "rejected": [(0.2, 0.0), (0.2, 0.1), (0.0, -0.5), (0.5, -0.5), (0.5, -1.0)],
+}
+"""What a reward model says of the hand-made pair: rewards .2, .4, 1.5, 1.2, 2 against .2, .4, −1, −.5, −1.5."""
+
+
+def judged(trace, outputs, weights=WEIGHTS):
+    """Return a trace with what a reward model says at its tokens: one output a weight, None where none is written."""
+    several = len(weights) > 1
+    said = [None if one is None else sum(w * x for w, x in zip(weights.values(), one, strict=True)) for one in outputs]
+    tokens = tuple(
+        token if reward is None else replace(token, reward=reward, outputs=tuple(one) if several else ())
+        for token, one, reward in zip(trace.tokens, outputs, said, strict=True)
+    )
+    ends = [[reward for reward in said[span.first : span.last] if reward is not None] for span in trace.spans]
+    return replace(
+        trace,
+        tokens=tokens,
+        spans=tuple(
+            replace(span, reward=end[-1] if end else None) for span, end in zip(trace.spans, ends, strict=True)
+        ),
+        totals=replace(trace.totals, reward=said[-1], outputs=tokens[-1].outputs),
+        reward_model={"path": "judge", "outputs": list(weights), "weights": list(weights.values())},
+    )
+
+
+def without_policy(trace):
+    """Return a trace as a reward model leaves it that has read alone."""
+    kept = {"id", "text", "start", "end", "written", "reward", "outputs"}
+    lost = {field.name: field.default for field in fields(TraceToken) if field.name not in kept}
+    return replace(
+        trace,
+        policy={},
+        reference={},
+        tokens=tuple(replace(token, **lost) for token in trace.tokens),
+        spans=tuple(replace(span, sum=0.0, mean=None, min=None, final=None, end_value=0.0) for span in trace.spans),
+        totals=replace(trace.totals, implicit_reward=None, logp=None, ref_logp=None),
+    )
+
+
+def judged_pair(name="1"):
+    """Return the hand-made pair with what the reward model says: margin 2 − (−1.5) = 3.5."""
+    return tuple(judged(trace, OUTPUTS[trace.side]) for trace in hand_made_pair(name))
 
 
 def long_trace(name="long", tokens=5000, **given):

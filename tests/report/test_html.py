@@ -7,7 +7,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hand_made_traces import HOSTILE, hand_made_pair, hostile_trace, long_trace, make_trace
+from hand_made_traces import (
+    HOSTILE,
+    hand_made_pair,
+    hostile_trace,
+    judged_pair,
+    long_trace,
+    make_trace,
+    without_policy,
+)
 
 from tokenq.errors import UserError
 from tokenq.report.html import fragment, page, write_page
@@ -174,3 +182,18 @@ def test_a_fragment_lists_the_tokens_that_stand_out():
 def test_a_long_fragment_has_all_tokens():
     trace = long_trace(tokens=600)
     assert shown_text(fragment(trace)) == trace.response
+
+
+def test_a_fragment_of_a_reward_model_alone_has_its_numbers_and_no_others():
+    rejected = without_policy(judged_pair()[1])
+    shown = fragment(rejected)
+    assert shown_text(shown) == "It is Rome!"
+    assert (
+        "<b>1/rejected</b> · reward <b>-1.500</b> · helpfulness +0.500 · correctness -1.000 · 5 tokens</div>" in shown
+    )
+    assert "rgba(230,97,1,0.700)" in shown  # EOS, the deepest
+    assert 'title="reward model -1.0000"' in shown
+    for text in ("π", "β", "implicit", "None", "favoured"):
+        assert text not in shown
+    both = fragment(judged_pair()[1], "reward")
+    assert "implicit reward <b>-1.400</b> · log π -4.50 · log π_ref -1.70 · reward -1.500 · helpfulness" in both

@@ -1,9 +1,10 @@
 """Figures: every piece in its place and its colour, the curve by hand, the same bytes twice."""
 
 import sys
+from itertools import pairwise
 
 import pytest
-from hand_made_traces import hand_made_pair, make_trace
+from hand_made_traces import hand_made_pair, judged_pair, make_trace, without_policy
 
 from tokenq.errors import UserError
 from tokenq.report.plots import CELLS, figure, lay_out, save_figure, wrong_tokens
@@ -115,3 +116,25 @@ def test_an_empty_response_has_a_figure(tmp_path):
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
     save_figure(tmp_path / "empty.svg", make_trace("1", [], [], []))
     assert (tmp_path / "empty.svg").stat().st_size > 1000
+
+
+def test_a_reward_model_alone_is_drawn_as_a_level():
+    """Rewards .2, .4, −1, −.5, −1.5: colours of their size, and a curve through them from the first token on."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    trace = without_policy(judged_pair()[1])
+    drawn = figure(trace)
+    text, curve = drawn.axes
+    opacities = [patch.get_facecolor()[3] / 0.72 for patch in text.patches]
+    assert opacities == pytest.approx([0.2 / 1.5, 0.4 / 1.5, 1 / 1.5, 0.5 / 1.5, 1])
+    assert text.get_title(loc="left") == "1/rejected: reward -1.500. Colour: reward model r(x, y≤t)"
+    (steps,) = curve.collections
+    points = [[segment[0].tolist(), segment[1].tolist()] for segment in steps.get_segments()]
+    heights = [0.2, 0.4, -1, -0.5, -1.5]
+    assert points == [
+        [[n, pytest.approx(a)], [n + 1, pytest.approx(b)]] for n, (a, b) in enumerate(pairwise(heights), 1)
+    ]
+    assert curve.get_ylabel() == "reward model so far"
+    correctness = figure(trace, "reward/correctness").axes[0].patches
+    assert [patch.get_facecolor()[3] / 0.72 for patch in correctness] == pytest.approx([0.1, 0.5, 0.5, 1])
+    with pytest.raises(UserError, match="Unknown channel"):
+        figure(trace, "implicit_reward")

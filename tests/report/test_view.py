@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hand_made_traces import HOSTILE, hand_made_pair, long_trace, make_trace
+from hand_made_traces import HOSTILE, hand_made_pair, judged_pair, long_trace, make_trace, without_policy
 
 from tokenq.errors import UserError
 from tokenq.report.channels import CHANNELS, find_channel, largest, shares
@@ -144,7 +144,7 @@ def test_channels_are_coloured_by_what_they_say():
 
 def test_an_unknown_channel_is_named_with_its_neighbours():
     with pytest.raises(UserError, match="implicit_rewards") as caught:
-        find_channel("implicit_rewards")
+        find_channel("implicit_rewards", hand_made_pair()[0])
     assert "Did you mean 'implicit_reward'?" in caught.value.hint
 
 
@@ -167,3 +167,23 @@ def test_an_empty_page_and_an_empty_response_have_data():
     empty = page_data([make_trace("1", [], [], [])], "")
     assert empty["rows"][0]["total"] == 0
     assert empty["rows"][0]["worst"] == {"word": 0}
+
+
+def test_a_pair_that_a_reward_model_alone_has_read_has_its_margin():
+    """Rewards 2 and −1.5; the least reward is −1.5 at a token, at a word's end and at a sentence's."""
+    data = page_data([without_policy(trace) for trace in judged_pair()], "")
+    (row,) = data["rows"]
+    assert (row["total"], row["margin"]) == (2, 3.5)
+    assert row["worst"] == {"token": -1.5, "word": -1.5, "sentence": -1.5}
+    (pair,) = data["pairs"]
+    assert (pair["margin"], pair["shared"], pair["shares"]) == (3.5, 2, {})
+    assert [channel["name"] for channel in data["channels"]] == ["reward", "reward/helpfulness", "reward/correctness"]
+    assert data["models"][data["traces"][0]["reward_model"]]["path"] == "judge"
+
+
+def test_beside_a_policy_rows_have_its_numbers():
+    data = page_data(judged_pair(), "")
+    assert (data["rows"][0]["total"], data["rows"][0]["margin"]) == (0.7, 2.1)
+    assert len(data["channels"]) == 7
+    assert find_channel(None, judged_pair()[0]).name == "implicit_reward"
+    assert find_channel("reward/correctness", judged_pair()[1]).value(judged_pair()[1].tokens[4]) == -1.0

@@ -97,6 +97,7 @@ def test_the_level_is_the_same_for_both():
         ({"policy": {"path": "other"}}, "scored by different models"),
         ({"reference": {"path": "other"}}, "scored by different models"),
         ({"beta": 0.2}, "scored by different models"),
+        ({"reward_model": {"path": "other"}}, "scored by different models"),
     ],
 )
 def test_what_is_on_no_common_scale_is_refused(changed, says):

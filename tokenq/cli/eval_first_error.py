@@ -10,12 +10,12 @@ def run(config: FirstErrorConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import finish, resampling, traces_of
-    from tokenq.evaluate.task_first_error import USUAL, first_error
+    from tokenq.evaluate.task_first_error import first_error
 
     traces, _, cost = traces_of(config, ("step",))
     outcome = first_error(
         traces,
-        readouts=config.readouts or USUAL,
+        readouts=config.readouts,
         conventions=config.step_scores,
         folds=config.folds,
         how=resampling(config),

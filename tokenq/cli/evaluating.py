@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import Evaluation, PreferenceConfig, ReadEvaluation, ResultsEvaluation
+from tokenq.evaluate.eval_config import Evaluation, JudgedEvaluation, ReadEvaluation, ResultsEvaluation
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ def traces_of(
     further = _columns(config, columns)
     if config.traces is not None:
         stored = list(read_traces(Path(config.traces)))
-        if not isinstance(config, PreferenceConfig):
+        if not isinstance(config, JudgedEvaluation):
             for trace in stored:
                 trace.totals.given("logp")
         return stored, further, {}

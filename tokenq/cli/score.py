@@ -88,8 +88,6 @@ class ScoreConfig:
         alone = self.policy is None and self.run is None
         if (self.policy is not None and self.run is not None) or (alone and self.reward_model is None):
             raise UserError("Give either --policy or --run.", "--run takes the models of a finished training run.")
-        if alone and (self.html is not None or self.figure is not None):
-            raise UserError("Pages and figures show what a policy says.", "Give --policy and --reference too.")
         if self.reward_weights and self.reward_model is None:
             raise UserError("--reward-weights is given, and no --reward-model.", "Name the model that they belong to.")
         if self.data and self.output is None and self.html is None and self.figure is None:
@@ -202,6 +200,13 @@ def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", s
         save_figure(Path(config.figure), traces[0])
         say.print(f"figure: {config.figure}")
     if config.html is not None:
-        own, other = session.identities
-        write_page(Path(config.html), traces, title=f"{own['path']} against {other['path']}")
+        write_page(Path(config.html), traces, title=_title(session))
         say.print(f"page: {config.html}")
+
+
+def _title(session: "Session") -> str:
+    """Return what a page is called: after the models that have read."""
+    own, other = session.identities
+    judge = [] if session.rewards is None else [str(session.rewards.identity["path"])]
+    read = [f"{own['path']} against {other['path']}"] if own else []
+    return ", ".join([*read, *judge])

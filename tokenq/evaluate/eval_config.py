@@ -76,29 +76,25 @@ class ReadEvaluation(Evaluation):
 
 
 @dataclass(frozen=True)
-class PreferenceConfig(ReadEvaluation):
-    """Does a policy, or a reward model, prefer what people preferred? RewardBench's accuracies, and calibration."""
+class JudgedEvaluation(ReadEvaluation):
+    """An evaluation that a reward model can take part in, alone or beside a policy."""
 
     reward_model: str | None = None
     """A sequence classifier, alone or beside a policy with the same tokens."""
     reward_weights: Mapping[str, str] = field(default_factory=dict)
     """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
-    subset: str | None = None
-    """Column with a pair's subset; names of RewardBench give its sections and its score."""
-
-    def check(self) -> None:
-        """Refuse what cannot be meant together.
-
-        Raises:
-            UserError: names the flags.
-        """
-        super().check()
-        if self.html is not None and self.reward_model is not None and not super().has_models():
-            raise UserError("Pages show what a policy says.", "Give --policy and --reference too.")
 
     def has_models(self) -> bool:
         """Return whether models are named that could read the data."""
         return super().has_models() or self.reward_model is not None
+
+
+@dataclass(frozen=True)
+class PreferenceConfig(JudgedEvaluation):
+    """Does a policy, or a reward model, prefer what people preferred? RewardBench's accuracies, and calibration."""
+
+    subset: str | None = None
+    """Column with a pair's subset; names of RewardBench give its sections and its score."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +111,11 @@ class LocalisationConfig(ReadEvaluation):
 
 
 @dataclass(frozen=True)
-class FirstErrorConfig(ReadEvaluation):
+class FirstErrorConfig(JudgedEvaluation):
     """Which step is the first wrong one? ProcessBench's accuracies, with thresholds chosen on other prompts."""
 
     readouts: Sequence[str] = ()
-    """Read-outs to compare. Default: implicit reward, centred advantage, surprisals, random."""
+    """Read-outs to compare. Default: implicit reward, centred advantage, surprisals, reward model, random."""
     step_scores: Sequence[str] = ("sum", "cumulative", "min", "mean")
     """How the tokens of a step make its score."""
     folds: int = 5

@@ -6,7 +6,7 @@ s_t. One table, `READOUTS`, at the foot. Which tokens are wrong is not known her
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,16 @@ def random(trace: TokenTrace) -> Floats:
     return np.random.default_rng(seed).random(len(written(trace)))
 
 
+def reward_model(trace: TokenTrace) -> Floats:
+    """Return −(R_t − R_{t−1}), R_t what a reward model says of the response up to t, and 0 before its first token.
+
+    So the credits of a response add up to R at its end, and those up to the end of a step to the score that a process
+    reward model gives the step. It has the unit of R.
+    """
+    rewards = _column(trace, "reward", lambda token: token.reward)
+    return -np.diff(rewards, prepend=0.0)
+
+
 READOUTS: Mapping[str, Suspicion] = {
     function.__name__: function
     for function in (
@@ -121,7 +131,19 @@ READOUTS: Mapping[str, Suspicion] = {
         random,
     )
 }
-"""All read-outs, by name; the baselines last."""
+"""All read-outs of a policy and its reference, by name; the baselines last."""
+
+BLIND = ("position", "random")
+"""Those that look at no model."""
+
+
+def readouts_of(traces: Sequence[TokenTrace]) -> dict[str, Suspicion]:
+    """Return the read-outs that traces have numbers for: `READOUTS`, and `reward_model` where one has read them all."""
+    read = all(trace.totals.logp is not None for trace in traces)
+    found = {name: readout for name, readout in READOUTS.items() if read or name in BLIND}
+    if all(trace.totals.reward is not None for trace in traces):
+        found[reward_model.__name__] = reward_model
+    return found
 
 
 def find_readout(name: str) -> Suspicion:

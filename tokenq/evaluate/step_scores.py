@@ -2,7 +2,9 @@
 
 Token credits are higher = better (a read-out of `tokenq.evaluate.readouts` with its sign turned). For implicit rewards
 the sum over a step is the change of the prefix value over it, and the cumulative score is the value at its end, the
-score that Implicit PRM thresholds (arXiv 2412.01981). Steps are the trace's spans of the level "step".
+score that Implicit PRM thresholds (arXiv 2412.01981). For a reward model, whose credits are changes of its output, the
+cumulative score is the output at the step's last token: what a process reward model is thresholded by. Steps are the
+trace's spans of the level "step".
 """
 
 from collections.abc import Callable, Mapping, Sequence

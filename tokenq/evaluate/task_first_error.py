@@ -12,7 +12,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.bootstrap import PLAIN, Resampling
 from tokenq.evaluate.first_error import FirstError, Solution, baselines, cross_validated
 from tokenq.evaluate.outcome import Cell, Example, Outcome, Table
-from tokenq.evaluate.readouts import READOUTS
+from tokenq.evaluate.readouts import readouts_of
 from tokenq.evaluate.step_rules import RULES
 from tokenq.evaluate.step_scores import STEP_SCORES, first_wrong, step_scores
 from tokenq.evaluate.task_preference import trace_cost
@@ -25,15 +25,16 @@ USUAL = (
     "reference_surprisal",
     "centred_reference_surprisal",
     "implicit_reward_minus_policy_mean",
+    "reward_model",
     "random",
 )
-"""Read-outs that are compared where nothing else is asked for."""
+"""Read-outs that are compared where nothing else is asked for, as far as the traces have them."""
 
 
 def first_error(
     traces: Sequence[TokenTrace],
     *,
-    readouts: Sequence[str] = USUAL,
+    readouts: Sequence[str] = (),
     conventions: Sequence[str] = ("sum", "cumulative", "min", "mean"),
     folds: int = 5,
     how: Resampling = PLAIN,
@@ -42,7 +43,7 @@ def first_error(
 
     Args:
         traces: solutions with labelled steps.
-        readouts: keys of `READOUTS`.
+        readouts: keys of `readouts_of(traces)`. Default: `USUAL`.
         conventions: keys of `STEP_SCORES`.
         folds: parts of the prompts; thresholds are chosen on the others.
         how: resamples, confidence, seed.
@@ -50,16 +51,18 @@ def first_error(
     Raises:
         UserError: an unknown name, or steps without labels.
     """
+    known = readouts_of(traces)
+    readouts = readouts or [name for name in USUAL if name in known]
     for name in readouts:
-        if name not in READOUTS:
-            raise unknown_name("read-out", name, READOUTS)
+        if name not in known:
+            raise unknown_name("read-out of these traces", name, known)
     for name in conventions:
         if name not in STEP_SCORES:
             raise unknown_name("step score", name, STEP_SCORES)
     labels = [_label(trace) for trace in traces]
     results: dict[tuple[str, str, str], FirstError] = {}
     for readout in readouts:
-        credits = [-READOUTS[readout](trace) for trace in traces]
+        credits = [-known[readout](trace) for trace in traces]
         for convention in conventions:
             solutions = [
                 Solution(trace.id, step_scores(trace, credit, convention, None), label, trace.prompt)

@@ -3,8 +3,8 @@
 One table for the page, the notebook and figures, so that none of them shows a map without its caption.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from tokenq.errors import unknown_name
@@ -45,6 +45,9 @@ class Channel:
         column: the number of a token that it shows.
         factor: 1 for a number that has two signs; −1 for a log-prob, shown as surprisal (0 and up, drawn as negative).
         note: what it is and what it is not.
+        so_far: whether it speaks of the response up to the token, without a unit, and not of the token: a stretch has
+            the value at its end, and nothing is summed.
+        output: which of the outputs of a reward model it is, from 0; None: the column itself.
     """
 
     name: str
@@ -53,10 +56,14 @@ class Channel:
     column: str
     factor: int
     note: str
+    so_far: bool = False
+    output: int | None = None
 
     def value(self, token: TraceToken) -> float | None:
         """Return the number that is coloured, None for a token that the policy did not write."""
         number = READ[self.column](token)
+        if self.output is not None:
+            number = token.outputs[self.output] if token.outputs else None
         return None if number is None else self.factor * number
 
 
@@ -113,23 +120,46 @@ REWARD = Channel(
     "What the reward model says of the response if it ended here: blue above 0, orange below. It is a level and no "
     "credit: what a token has added is its difference to the one before. A model trained on whole responses was never "
     "asked about their beginnings.",
+    so_far=True,
 )
-"""The output of a reward model, where one was read."""
+"""The reward of a reward model, where one was read."""
 
 
-def channels_of(traces: Iterable[TokenTrace]) -> list[Channel]:
-    """Return the channels that some traces have numbers for."""
-    rewarded = any(trace.reward_model is not None for trace in traces)
-    return [*CHANNELS.values(), *([REWARD] if rewarded else [])]
+def channels_of(traces: Sequence[TokenTrace]) -> list[Channel]:
+    """Return the channels that some traces have numbers for; those of a policy, too, where there are no traces.
+
+    A reward model with several outputs has a channel for each beside their weighted sum, "reward/NAME".
+    """
+    rewarded = [trace.reward_model for trace in traces if trace.reward_model is not None]
+    found = list(CHANNELS.values()) if not rewarded or any(map(is_read, traces)) else []
+    if rewarded:
+        found.append(REWARD)
+    names = list(rewarded[0]["outputs"]) if rewarded else []
+    if len(names) > 1 and all(model["outputs"] == names for model in rewarded):
+        found += [_output(number, name) for number, name in enumerate(names)]
+    return found
 
 
-def find_channel(name: str) -> Channel:
-    """Return a channel by its name.
+def _output(number: int, name: str) -> Channel:
+    note = f"The output {name!r} of the reward model alone. {REWARD.note}"
+    name = f"{REWARD.name}/{name}"
+    return replace(REWARD, name=name, label=name, formula=f"r_{number + 1}(x, y≤t)", note=note, output=number)
+
+
+def is_read(trace: TokenTrace) -> bool:
+    """Return whether a policy has read a response, and not a reward model alone."""
+    return trace.totals.implicit_reward is not None
+
+
+def find_channel(name: str | None, trace: TokenTrace) -> Channel:
+    """Return a channel of a trace by its name; None: the first that it has.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: the trace has none of this name.
     """
-    known = {**CHANNELS, REWARD.name: REWARD}
+    known = {channel.name: channel for channel in channels_of([trace])}
+    if name is None:
+        return next(iter(known.values()))
     if name not in known:
         raise unknown_name("channel", name, known)
     return known[name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenq.files import write_text
-from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, shares
+from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
 from tokenq.report.offline import offline_page, templates, writable
 from tokenq.report.view import page_data
 from tokenq.traces import TokenTrace, TraceToken
@@ -72,28 +72,47 @@ def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq") 
     write_text(path, page(traces, title))
 
 
-def fragment(trace: TokenTrace, channel: str = "implicit_reward") -> str:
+def fragment(trace: TokenTrace, channel: str | None = None) -> str:
     """Return the coloured text of one trace as HTML without script or style sheet, as notebooks show it.
 
     Args:
         trace: what to show.
-        channel: what the colour stands for; see `tokenq.report.channels.CHANNELS`.
+        channel: what the colour stands for; see `tokenq.report.channels.channels_of`. Default: the implicit reward, or
+            the reward where a reward model alone has read the response.
 
     Raises:
         UserError: an unknown channel.
     """
-    shown = find_channel(channel)
+    shown = find_channel(channel, trace)
     text = (
         templates()
         .get_template("fragment.html.jinja")
         .render(
             trace=trace,
+            facts=facts(trace),
+            read=is_read(trace),
             channel=shown,
             pieces=[(one, _ground(one.share)) for one in shown_tokens(trace, shown)],
             worst=[(_quoted(_name(token, trace)), token, _favoured(token)) for token in standing_out(trace, shown)],
         )
     )
     return writable(text)
+
+
+def facts(trace: TokenTrace) -> list[tuple[str, str]]:
+    """Return what is known of a whole response, as (name, number in words)."""
+    totals = trace.totals
+    names = (trace.reward_model or {}).get("outputs", ())
+    numbers = {"reward": totals.reward, **dict(zip(names, totals.outputs, strict=False))}
+    found = [(name, f"{number:+.3f}") for name, number in numbers.items() if number is not None]
+    if is_read(trace):
+        found = [
+            ("implicit reward", f"{totals.given('implicit_reward'):+.3f}"),
+            ("log π", f"{totals.given('logp'):.2f}"),
+            ("log π_ref", f"{totals.given('ref_logp'):.2f}"),
+            *found,
+        ]
+    return found
 
 
 def shown_tokens(trace: TokenTrace, channel: Channel, scale: float | None = None) -> list[ShownToken]:
@@ -148,6 +167,7 @@ def _tooltip(token: TraceToken, channel: Channel) -> str:
         "log π": token.logp,
         "log π_ref": token.ref_logp,
         "prefix value": token.prefix_value,
+        "reward model": token.reward,
     }
     return ", ".join(f"{name} {number:+.4f}" for name, number in numbers.items() if number is not None)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.evaluate.token_labels import labels_from_stretches
-from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, shares
+from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
 from tokenq.report.drawing import blank, drawable, form_of, save
 from tokenq.traces import TokenTrace
 
@@ -53,22 +53,23 @@ class Piece:
 
 def figure(
     trace: TokenTrace,
-    channel: str = "implicit_reward",
+    channel: str | None = None,
     wrong: Sequence[tuple[int, int]] = (),
     scale: float | None = None,
 ) -> "Figure":
-    """Return a figure of one trace: its text coloured by a channel, and its value curve.
+    """Return a figure of one trace: its text coloured by a channel, and its value curve (or that of a reward).
 
     Args:
         trace: what to draw.
-        channel: what the colour stands for; see `tokenq.report.channels.CHANNELS`.
+        channel: what the colour stands for; see `tokenq.report.channels.channels_of`. Default: the implicit reward, or
+            the reward where a reward model alone has read the response.
         wrong: (start, end) stretches of the response to be outlined, in characters.
         scale: the value of the deepest colour; None: the largest of this trace.
 
     Raises:
         UserError: an unknown channel, a stretch outside the response, or matplotlib is not installed.
     """
-    shown = find_channel(channel)
+    shown = find_channel(channel, trace)
     outlined = wrong_tokens(trace, wrong)
     pieces = list(lay_out(trace))
     lines = 1 + max((piece.line for piece in pieces), default=0)
@@ -83,14 +84,14 @@ def figure(
     words.set(xlim=(0, CELLS), ylim=(lines, 0))
     _draw_text(words, trace, shown, pieces, shares(trace, shown, scale))
     _outline(words, [piece for piece in pieces if piece.token in outlined])
-    _draw_curve(axes(_MARGIN, _CURVE), trace)
+    _draw_curve(axes(_MARGIN, _CURVE), trace, shown)
     return drawn
 
 
 def save_figure(
     path: Path,
     trace: TokenTrace,
-    channel: str = "implicit_reward",
+    channel: str | None = None,
     wrong: Sequence[tuple[int, int]] = (),
     scale: float | None = None,
 ) -> None:
@@ -99,7 +100,7 @@ def save_figure(
     Args:
         path: ends in .svg, .png or .pdf.
         trace: what to draw.
-        channel: what the colour stands for.
+        channel: what the colour stands for; see `figure`.
         wrong: stretches to be outlined; see `figure`.
         scale: the value of the deepest colour; see `figure`.
 
@@ -162,7 +163,8 @@ def _draw_text(axes: "Axes", trace: TokenTrace, channel: Channel, pieces: list[P
         ink = "black" if trace.tokens[piece.token].written else "gray"
         style: dict[str, Any] = {"family": "monospace", "size": _SIZE, "color": ink, "va": "center_baseline"}
         axes.text(piece.start, piece.line + 0.5, drawable(piece.text), parse_math=False, **style)
-    totals = f"implicit reward {trace.totals.implicit_reward:+.3f}, β = {trace.beta:g}"
+    reward = f"reward {trace.totals.reward or 0.0:+.3f}"
+    totals = f"implicit reward {trace.totals.implicit_reward:+.3f}, β = {trace.beta:g}" if is_read(trace) else reward
     title = f"{trace.id}: {totals}. Colour: {channel.label} {channel.formula}"
     axes.set_title(drawable(title), fontsize=_SIZE, loc="left", parse_math=False)
 
@@ -183,18 +185,22 @@ def _outline(axes: "Axes", pieces: Sequence[Piece]) -> None:
         axes.add_patch(Rectangle((start, line + 0.08), width, 0.84, clip_on=False, **look))
 
 
-def _draw_curve(axes: "Axes", trace: TokenTrace) -> None:
-    """Draw the prefix values, 0 before the first token, each step coloured by its sign."""
+def _draw_curve(axes: "Axes", trace: TokenTrace, channel: Channel) -> None:
+    """Draw prefix values, 0 before the first token, or what is said of the response so far, from that token on."""
     from matplotlib.collections import LineCollection
 
-    values = [0.0, *(token.prefix_value or 0.0 for token in trace.tokens)]
-    steps = list(pairwise(enumerate(values)))
+    points = [(0, 0.0), *((count, token.prefix_value or 0.0) for count, token in enumerate(trace.tokens, 1))]
+    if channel.so_far:
+        said = [(count, channel.value(token)) for count, token in enumerate(trace.tokens, 1)]
+        points = [(count, value) for count, value in said if value is not None]
+    steps = list(pairwise(points))
     colours = [_colour(after - before) if after != before else "gray" for (_, before), (_, after) in steps]
     axes.axhline(0, color="gray", linewidth=0.6)
     axes.add_collection(LineCollection(steps, colors=colours, linewidths=1.5, capstyle="round"))
     axes.autoscale_view()
-    axes.set_xlim(0, max(1, len(steps)))
+    axes.set_xlim(0, max(1, len(trace.tokens)))
     axes.set_xlabel("token", fontsize=_SIZE)
-    axes.set_ylabel("prefix value (nats)", fontsize=_SIZE)
+    label = f"{channel.label} so far" if channel.so_far else "prefix value (nats)"
+    axes.set_ylabel(drawable(label), fontsize=_SIZE, parse_math=False)
     axes.tick_params(labelsize=_SIZE - 1)
     axes.spines[["top", "right"]].set_visible(False)

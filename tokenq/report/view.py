@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenq.errors import UserError
 from tokenq.records import SCHEMA
-from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of
+from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of, is_read
 from tokenq.score.compare import Comparison, compare
 from tokenq.traces import Alternative, Side, Span, TokenTrace, TraceToken
 
@@ -113,24 +113,33 @@ def _compared(chosen: TokenTrace, rejected: TokenTrace) -> Comparison | None:
 def _row(
     members: Sequence[TokenTrace], places: tuple[int, ...], compared: Comparison | None, pair: int | None
 ) -> dict[str, Any]:
-    """Return an entry of the list: what it is called, and what it can be sorted by."""
+    """Return an entry of the list: what it is called, and what it can be sorted by (rewards, where no policy read)."""
     first = members[0]
     worst: dict[str, float] = {}
     for trace in members:
-        rewards = [token.implicit_reward for token in trace.tokens if token.implicit_reward is not None]
-        sums = [("token", reward) for reward in rewards] + [(span.level, span.sum) for span in trace.spans]
-        for level, number in sums:
-            worst[level] = min(worst.get(level, math.inf), number)
+        for level, number in _worth(trace):
+            if number is not None:
+                worst[level] = min(worst.get(level, math.inf), number)
     return {
         "name": _name(first) if compared else first.id,
         "traces": list(places),
         "pair": pair,
-        "total": short(first.totals.implicit_reward),
+        "total": short(first.totals.implicit_reward if is_read(first) else first.totals.reward),
         "margin": short(compared.margin) if compared else None,
         "worst": {level: short(number) for level, number in worst.items()},
         "preview": " ".join(first.prompt[:200].split())[:80],
         "warnings": sum(len(trace.warnings) for trace in members),
     }
+
+
+def _worth(trace: TokenTrace) -> list[tuple[str, float | None]]:
+    """Return what each token and each span of a response is worth, with its level."""
+    if is_read(trace):
+        return [
+            *(("token", token.implicit_reward) for token in trace.tokens),
+            *((span.level, span.sum) for span in trace.spans),
+        ]
+    return [*(("token", token.reward) for token in trace.tokens), *((span.level, span.reward) for span in trace.spans)]
 
 
 def _trace(trace: TokenTrace, shared: _Shared) -> dict[str, Any]:
@@ -160,7 +169,7 @@ def _trace(trace: TokenTrace, shared: _Shared) -> dict[str, Any]:
         "warnings": list(trace.warnings),
         "totals": totals,
         "tokens": columns,
-        "reward_model": trace.reward_model,
+        "reward_model": None if trace.reward_model is None else shared.model(trace.reward_model),
         "alternatives": _alternatives(tokens, shared),
         "spans": {level: _spans(spans) for level, spans in _by_level(trace).items()},
     }
@@ -207,8 +216,9 @@ def _pair(compared: Comparison) -> dict[str, Any]:
     """Return what the two have in common, and for every level what their stretches add to the margin."""
     sides = {"chosen": 0, "rejected": 1}
     levels = {side: _by_level(trace) for side, trace in (("chosen", compared.chosen), ("rejected", compared.rejected))}
-    earned: dict[str, dict[str, list[Any]]] = {"token": _token_shares(compared)}
-    for level in dict.fromkeys((*levels["chosen"], *levels["rejected"])):
+    read = is_read(compared.chosen)  # a reward model judges whole responses: no stretch earns its margin
+    earned: dict[str, dict[str, list[Any]]] = {"token": _token_shares(compared)} if read else {}
+    for level in dict.fromkeys((*levels["chosen"], *levels["rejected"])) if read else ():
         found = compare(compared.chosen, compared.rejected, level).shares
         numbers = {side: {span: i for i, span in enumerate(levels[side].get(level, ()))} for side in sides}
         earned[level] = {

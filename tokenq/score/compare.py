@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isclose
+from typing import Any
 
 from tokenq.data.turns import common_length
 from tokenq.errors import UserError, unknown_name
@@ -31,10 +32,11 @@ class Comparison:
     Attributes:
         chosen: trace of the chosen response.
         rejected: trace of the rejected response.
-        margin: chosen minus rejected sequence reward.
+        margin: chosen minus rejected sequence reward; where no policy has read them, that of the reward model.
         shared: tokens at the beginning that both have; their rewards are the same and cancel.
         parts_at: character in the responses at which they part (the same in both): what stands before it is shared.
-        shares: stretches of both, by what they add to the margin, largest first.
+        shares: stretches of both, by what they add to the margin, largest first; none of a reward model's margin, as it
+            judges whole responses.
     """
 
     chosen: TokenTrace
@@ -61,7 +63,7 @@ def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) 
             f"{chosen.id} and {rejected.id} answer different prompts.",
             "Rewards compare between responses to one prompt only: V* of the prompt is unknown.",
         )
-    if (chosen.policy, chosen.reference, chosen.beta) != (rejected.policy, rejected.reference, rejected.beta):
+    if _models(chosen) != _models(rejected):
         raise UserError(f"{chosen.id} and {rejected.id} were scored by different models.", "Score them together.")
     levels = list(dict.fromkeys(span.level for trace in (chosen, rejected) for span in trace.spans))
     if level is not None and level not in levels:
@@ -69,16 +71,33 @@ def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) 
     wanted = level or next(iter(levels), None)
     shared = _shared(chosen, rejected)
     ends = chosen.tokens[shared - 1].end if shared else 0
-    shares = [*_shares(chosen, "chosen", wanted, shared, 1.0), *_shares(rejected, "rejected", wanted, shared, -1.0)]
+    margin = _reward_margin(chosen, rejected)
+    shares: list[Share] = []
+    if margin is None:
+        margin = chosen.totals.given("implicit_reward") - rejected.totals.given("implicit_reward")
+        shares += _shares(chosen, "chosen", wanted, shared, 1.0)
+        shares += _shares(rejected, "rejected", wanted, shared, -1.0)
     return Comparison(
         chosen=chosen,
         rejected=rejected,
-        margin=chosen.totals.given("implicit_reward") - rejected.totals.given("implicit_reward"),
+        margin=margin,
         shared=shared,
         # Tokens may be shared that are the first bytes of different characters.
         parts_at=min(ends, common_length(chosen.response, rejected.response)),
         shares=tuple(sorted(shares, key=lambda share: -share.gain)),
     )
+
+
+def _models(trace: TokenTrace) -> tuple[Any, ...]:
+    return trace.policy, trace.reference, trace.beta, trace.reward_model
+
+
+def _reward_margin(chosen: TokenTrace, rejected: TokenTrace) -> float | None:
+    """Return the margin of a reward model that has read a pair alone; None where a policy has read it."""
+    totals = chosen.totals, rejected.totals
+    if any(one.reward is None or one.implicit_reward is not None for one in totals):
+        return None
+    return (totals[0].reward or 0.0) - (totals[1].reward or 0.0)
 
 
 def _shared(chosen: TokenTrace, rejected: TokenTrace) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tokenq.core.packing import every_token, opened, pack, plan_pass
 from tokenq.core.tensors import PackedBatch
+from tokenq.score.spans import reward_at_end
 from tokenq.score.trace import CHUNK, Row, Scoring, assemble
 from tokenq.traces import TokenTrace, TraceToken
 
@@ -88,6 +89,6 @@ def _rewarded(trace: TokenTrace, outputs: Tensor, reader: RewardReader) -> Token
         replace(token, reward=reward, outputs=own) if token.written else token
         for token, reward, own in zip(trace.tokens, rewards, several, strict=True)
     )
-    spans = tuple(replace(span, reward=rewards[span.last - 1] if span.last else None) for span in trace.spans)
+    spans = tuple(replace(span, reward=reward_at_end(tokens[span.first : span.last])) for span in trace.spans)
     totals = replace(trace.totals, reward=rewards[-1], outputs=several[-1])
     return replace(trace, tokens=tokens, spans=spans, totals=totals, reward_model=reader.described())

@@ -72,14 +72,20 @@ def _credit(
         end=stretch[1],
         first=first,
         last=last,
-        tokens=len(numbers),
+        tokens=len(rewards),
         sum=sum(numbers, 0.0),
         mean=sum(numbers) / len(numbers) if numbers else None,
         min=min(numbers) if numbers else None,
         final=numbers[-1] if numbers else None,
         end_value=(tokens[last - 1].prefix_value or 0.0) if last else 0.0,
         label=label,
+        reward=reward_at_end(tokens[first:last]),
     )
+
+
+def reward_at_end(tokens: Sequence[TraceToken]) -> float | None:
+    """Return the reward at the last of some tokens that the policy wrote, None without one."""
+    return next((token.reward for token in reversed(tokens) if token.written), None)
 
 
 def _parted(text: str, borders: Iterable[int]) -> list[tuple[Stretch, bool | None]]:

@@ -1,4 +1,5 @@
-// The value curve: the running sum of implicit rewards, V*(s) − V*(s₁) when the only reward comes at the end.
+// The value curve: the running sum of implicit rewards, V*(s) − V*(s₁) when the only reward comes at the end; or what a
+// reward model says of the response so far, where that is what is coloured.
 
 const SVG = "http://www.w3.org/2000/svg";
 const EDGE = { left: 52, right: 12, top: 10, bottom: 22 };
@@ -11,10 +12,12 @@ function svg(tag, attributes, text) {
   return node;
 }
 
-/** Return the curve of a response: 0 before its first token, then the prefix value after each. */
+/** Return the curve of a response: 0 before its first token (null for a reward model), then the value after each. */
 function heights(trace) {
-  const line = [0];
-  for (const value of trace.tokens.prefix_value) line.push(value ?? line[line.length - 1]);
+  const { channel } = state;
+  const line = [channel.so_far ? null : 0];
+  const values = channel.so_far ? channelValues(trace, channel) : trace.tokens.prefix_value;
+  for (const value of values) line.push(value ?? line[line.length - 1]);
   return line;
 }
 
@@ -39,8 +42,8 @@ function curveShapes(width, height) {
     shapes.push(svg("text", { x: at + 4, y: height - 5 }, "they part"));
   }
   lines.forEach((line, number) => {
-    const points = line.map((value, count) => `${x(count).toFixed(1)},${y(value).toFixed(1)}`);
-    shapes.push(svg("path", { class: number ? "line second" : "line", d: `M${points.join("L")}` }));
+    const points = line.flatMap((value, count) => (value === null ? [] : [`${x(count).toFixed(1)},${y(value).toFixed(1)}`]));
+    if (points.length) shapes.push(svg("path", { class: number ? "line second" : "line", d: `M${points.join("L")}` }));
   });
   return { shapes, x, y, lines, most };
 }
@@ -50,8 +53,9 @@ function drawCurve() {
   const width = Math.max(320, figure.clientWidth || 900);
   const height = 176;
   const drawn = curveShapes(width, height);
-  const label = state.views.map((view) => `${view.trace.side || view.trace.id} ends at ${written(view.trace.totals.implicit_reward)}`).join(", ");
-  const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Value curve: ${label}` });
+  const label = state.views.map(({ trace }, number) => `${trace.side || trace.id} ends at ${written(drawn.lines[number].at(-1))}`).join(", ");
+  const name = state.channel.so_far ? `Curve of ${state.channel.label}` : "Value curve";
+  const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${name}: ${label}` });
   const cursor = svg("line", { class: "cursor", y1: EDGE.top, y2: height - EDGE.bottom, visibility: "hidden" });
   const dot = svg("circle", { class: "dot", r: 4, visibility: "hidden" });
   node.append(...drawn.shapes, cursor, dot);
@@ -65,9 +69,10 @@ function drawCurve() {
     remember();
   });
   const which = state.views.length > 1 ? " Solid: chosen; dashed: rejected." : "";
-  const said =
-    `Prefix value: the sum of implicit rewards so far.${which} With a reward that only comes at the end it is a value curve; ` +
-    "responses to other prompts do not compare.";
+  const said = state.channel.so_far
+    ? `${state.channel.label}: what it would say if the response ended here.${which}`
+    : `Prefix value: the sum of implicit rewards so far.${which} With a reward that only comes at the end it is a value curve; ` +
+      "responses to other prompts do not compare.";
   figure.replaceChildren(node, make("figcaption", {}, said));
   moveCurveCursor();
 }

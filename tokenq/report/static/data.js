@@ -5,6 +5,10 @@ const island = (id) => JSON.parse(document.getElementById(id).textContent);
 const index = island("index");
 const CHANNELS = index.channels;
 
+/** Whether a policy has read a response, and whether a reward model has. */
+const isRead = (trace) => trace.totals.implicit_reward !== null;
+const isRewarded = (trace) => trace.totals.reward !== null;
+
 /** What the reader has chosen, and where they are. */
 const state = {
   row: 0,
@@ -58,6 +62,12 @@ function alternatives(trace, token, list) {
     const word = found.word[at];
     return { id: index.vocabulary.id[word], text: index.vocabulary.text[word], logp, refLogp, reward };
   });
+}
+
+/** Return what a reward model says at a token or of a whole response, as [name, number]: its reward, then its outputs. */
+function rewardsOf(trace, reward, outputs) {
+  const names = trace.reward_model === null ? [] : index.models[trace.reward_model].outputs;
+  return [["reward", reward], ...outputs.map((output, i) => [names[i], output])];
 }
 
 /** Return an element. Children are nodes or strings; a string becomes text, whatever it holds. */

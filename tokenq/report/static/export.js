@@ -27,8 +27,9 @@ function traceRecord(trace) {
   );
   const { id, prompt, side, beta, gauge, terminal, totals, warnings, label, score, reward_model } = trace;
   const [policy, reference] = [index.models[trace.policy], index.models[trace.reference]];
+  const judge = reward_model === null ? null : index.models[reward_model];
   const response = columns.text.join("");
-  return { schema: index.schema, id, prompt, response, side, beta, gauge, terminal, policy, reference, tokens, spans, totals, warnings, label, score, reward_model };
+  return { schema: index.schema, id, prompt, response, side, beta, gauge, terminal, policy, reference, tokens, spans, totals, warnings, label, score, reward_model: judge };
 }
 
 const alternativeRecord = ({ id, text, logp, refLogp, reward }) => ({ id, text, logp, ref_logp: refLogp, implicit_reward: reward });
@@ -90,7 +91,11 @@ function exportSvg() {
   download(fileName("svg"), "image/svg+xml", new XMLSerializer().serializeToString(root));
 }
 
-const headline = (trace) => `${trace.side || trace.id}: implicit reward ${written(trace.totals.implicit_reward)}`;
+function headline(trace) {
+  const { totals } = trace;
+  const said = [["implicit reward", totals.implicit_reward], ["reward", totals.reward]].filter(([, number]) => number !== null);
+  return `${trace.side || trace.id}: ${said.map(([name, number]) => `${name} ${written(number)}`).join(", ")}`;
+}
 
 function legendLine() {
   const under = UNDERLINES[state.underline] ? `; underline: ${UNDERLINES[state.underline].label}` : "";

@@ -27,12 +27,14 @@ function inspect() {
     make("div", {}, make("span", { class: "name" }, pieceName(trace, token)), state.pinned ? " held (Esc lets go)" : ""),
     make("div", { class: "quiet" }, side + place),
   ];
-  if (state.pair && token < state.pair.shared) parts.push(make("div", { class: "quiet" }, "Both responses have it: it cancels in the margin."));
-  if (columns.written[token]) parts.push(twoModels(columns, token), credit(columns, token));
-  else parts.push(make("p", {}, "The policy did not write this token: it is context and has no numbers."));
+  if (state.pair && token < state.pair.shared) parts.push(make("div", { class: "quiet" }, `Both responses have it${isRead(trace) ? ": it cancels in the margin" : ""}.`));
+  const own = columns.written[token];
+  if (own && isRead(trace)) parts.push(twoModels(columns, token), credit(columns, token));
+  if (own && isRewarded(trace)) parts.push(judged(trace, token));
+  if (!own) parts.push(make("p", {}, "The policy did not write this token: it is context and has no numbers."));
   const stretches = stretchesOf(trace, token);
   if (stretches) parts.push(stretches);
-  if (columns.written[token]) parts.push(...choices(trace, token));
+  if (own) parts.push(...choices(trace, token));
   panel.replaceChildren(...parts);
 }
 
@@ -60,23 +62,34 @@ function credit(columns, token) {
     centred_advantage: "centred advantage",
     advantage: "advantage β log π",
     kl: "KL(π‖π_ref) here",
-    ...(columns.reward[token] === null ? {} : { reward: "reward model up to here" }),
   };
   const rows = Object.entries(names).map(([name, label]) => row(label, written(columns[name][token], name !== "kl")));
   return make("table", {}, make("tbody", {}, ...rows));
 }
 
+/** Return what a reward model says of the response up to a token, and what the token has added to that. */
+function judged(trace, token) {
+  const { reward, outputs } = trace.tokens;
+  const before = reward.slice(0, token).findLast((value) => value !== null);
+  const rows = rewardsOf(trace, reward[token], outputs[token]).map(([name, number]) => row(`${name} up to here`, written(number)));
+  if (before !== undefined) rows.push(row("reward added here", written(reward[token] - before)));
+  return make("table", { "aria-label": "Reward model" }, make("tbody", {}, ...rows));
+}
+
+/** Return the stretches that a token lies in: what they add up to, and the reward at their end (the panel is narrow). */
 function stretchesOf(trace, token) {
+  const shown = isRewarded(trace) ? ["reward"] : ["mean"];
+  if (isRead(trace)) shown.unshift("sum");
   const rows = Object.entries(trace.spans).flatMap(([level, spans]) =>
     spans.first.flatMap((first, place) =>
       first <= token && token < spans.last[place]
-        ? [row(level + mark(spans.label[place]), written(spans.sum[place]), written(spans.mean[place]), String(spans.tokens[place]))]
+        ? [row(level + mark(spans.label[place]), ...shown.map((name) => written(spans[name][place])), String(spans.tokens[place]))]
         : [],
     ),
   );
   if (!rows.length) return null;
-  const names = ["in its", "sum", "mean", "tokens"].map((name, i) => make("th", { scope: "col", class: i ? "number" : "" }, name));
-  return make("table", { "aria-label": "Stretches: implicit reward" }, make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...rows));
+  const names = ["in its", ...shown, "tokens"].map((name, i) => make("th", { scope: "col", class: i ? "number" : "" }, name));
+  return make("table", { "aria-label": "Stretches" }, make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...rows));
 }
 
 const mark = (label) => (label === null ? "" : label ? " (labelled right)" : " (labelled wrong)");

@@ -62,8 +62,9 @@ function markRow() {
 /** List what earns the margin: stretches of both responses, by what they add to it. */
 function drawShares() {
   const box = find("shares");
-  box.hidden = !state.pair;
-  if (!state.pair) return;
+  const earned = state.pair ? Object.keys(state.pair.shares).length : 0;
+  box.hidden = !earned;
+  if (!earned) return;
   const level = state.pair.shares[state.level] ? state.level : "token";
   const { side, unit, gain } = state.pair.shares[level];
   const most = Math.max(...gain.map(Math.abs), 1e-12);
@@ -117,13 +118,20 @@ const NUMBER_COLUMNS = {
   entropy: "H(π)",
   ref_entropy: "H(π_ref)",
   kl: "KL",
+  reward: "reward so far",
 };
-const SPAN_COLUMNS = { sum: "sum", mean: "mean", min: "least", final: "last token", end_value: "end value", tokens: "tokens" };
+const SPAN_COLUMNS = { sum: "sum", mean: "mean", min: "least", final: "last token", end_value: "end value", reward: "reward at its end", tokens: "tokens" };
+
+/** Return the columns of numbers that the responses shown have. */
+function numberColumns(all) {
+  const [read, rewarded] = [isRead, isRewarded].map((has) => state.views.some(({ trace }) => has(trace)));
+  return Object.entries(all).filter(([name]) => name === "tokens" || (name === "reward" ? rewarded : read));
+}
 
 /** Return the columns of the table, as [name, heading], and its rows: one a token, or one a stretch of the level. */
 function tableContents() {
   const byToken = state.level === "token";
-  const numbers = Object.entries(byToken ? NUMBER_COLUMNS : SPAN_COLUMNS);
+  const numbers = numberColumns(byToken ? NUMBER_COLUMNS : SPAN_COLUMNS);
   const columns = [["index", "#"], ["text", byToken ? "token" : state.level], ...(state.pair ? [["side", "response"]] : []), ...numbers];
   const rows = state.views.flatMap((view) => {
     const source = byToken ? view.trace.tokens : view.trace.spans[state.level];

@@ -23,13 +23,15 @@ function openRow(number) {
 /** Say which models these numbers are of, and what may be wrong with them. */
 function about() {
   const { trace } = state.views[0];
-  const [policy, reference] = [index.models[trace.policy], index.models[trace.reference]];
+  const [policy, reference, judge] = [trace.policy, trace.reference, trace.reward_model].map((number) => index.models[number] ?? {});
   const name = (model) => String(model.path ?? model.name ?? "unnamed");
   const fact = (label, text) => make("span", {}, `${label} `, make("b", {}, text));
-  const facts = [fact("policy", name(policy)), fact("reference", name(reference)), fact("β", String(trace.beta))];
+  const facts = isRead(trace) ? [fact("policy", name(policy)), fact("reference", name(reference)), fact("β", String(trace.beta))] : [];
   if (policy.dtype) facts.push(fact("dtype", String(policy.dtype)));
+  if (isRewarded(trace)) facts.push(fact("reward model", name(judge)));
   if (state.pair) facts.push(fact("margin", written(state.pair.margin)));
-  const told = [["row", index.rows[state.row].name], ["gauge", trace.gauge], ...told_of("policy", policy), ...told_of("reference", reference)];
+  const told = [["row", index.rows[state.row].name], ...(isRead(trace) ? [["gauge", trace.gauge]] : [])];
+  told.push(...told_of("policy", policy), ...told_of("reference", reference), ...told_of("reward model", judge));
   const list = make("dl", {}, ...told.flatMap(([term, text]) => [make("dt", {}, term), make("dd", {}, text)]));
   const box = find("about");
   box.replaceChildren(...facts, make("details", {}, make("summary", {}, "Identities and conventions"), list));
@@ -50,6 +52,7 @@ function prompt() {
 /** Colour anew, and all that depends on the colour. */
 function refresh() {
   paint();
+  drawCurve();
   drawShares();
   drawTable();
   if (state.cursor) select(state.cursor.view, state.cursor.token);
@@ -168,7 +171,7 @@ function recall() {
 function showChoices() {
   find(`channel-${CHANNELS.indexOf(state.channel)}`).checked = true;
   find("level").value = state.level;
-  find("aggregate-box").hidden = state.level === "token";
+  find("aggregate-box").hidden = state.level === "token" || state.channel.so_far;
 }
 
 function fillControls() {
@@ -180,6 +183,8 @@ function fillControls() {
     find(id).append(...entries.map(([value, label]) => make("option", { value }, label)));
     find(id).addEventListener("change", (event) => choose(event.target.value));
   };
+  find("last-channel").textContent = String(CHANNELS.length);
+  find("underline-box").hidden = CHANNELS.every(({ so_far }) => so_far); // all of it is said by a policy
   options("level", index.levels.map((level) => [level, level]), setLevel);
   const unders = Object.entries(UNDERLINES).map(([name, { label }]) => [name, label]);
   options("underline", [["", "none"], ...unders], (name) => chose("underline", name));

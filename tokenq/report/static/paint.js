@@ -19,7 +19,9 @@ const valued = (value) => written(value, state.channel.factor > 0);
 
 /** Return the channel's value of every token, null where the policy did not write it. */
 function channelValues(trace, channel) {
-  return trace.tokens[channel.column].map((value) => (value === null ? null : channel.factor * value));
+  const { outputs, [channel.column]: column } = trace.tokens;
+  const values = channel.output === null ? column : outputs.map((all) => all[channel.output] ?? null);
+  return values.map((value) => (value === null ? null : channel.factor * value));
 }
 
 /** Return what is coloured as one: tokens, or the stretches of a level. `place` is a token's or a span's number. */
@@ -38,9 +40,9 @@ function unitsOf(trace, channel, values) {
 function ofStretch(spans, place, channel, values) {
   const name = { sum: "sum", mean: "mean", worst: "min" }[state.aggregate];
   if (channel.name === "implicit_reward") return spans.tokens[place] ? spans[name][place] : null;
-  if (channel.name === "reward") return spans.reward[place];
   const numbers = values.filter((value) => value !== null);
   if (!numbers.length) return null;
+  if (channel.so_far) return numbers[numbers.length - 1];
   if (state.aggregate === "worst") return channel.factor * numbers.reduce((a, b) => Math.min(a, channel.factor * b), Infinity);
   const sum = numbers.reduce((a, b) => a + b, 0);
   return state.aggregate === "mean" ? sum / numbers.length : sum;
@@ -112,15 +114,15 @@ function order() {
 /** Say what the colour is, and draw its scale. */
 function caption() {
   const { channel, extent } = state;
-  const level = state.level === "token" ? "" : { sum: "Sum", mean: "Mean a token", worst: "Worst token" }[state.aggregate];
-  const stretch = level ? `${level} over each ${state.level}. ` : "";
+  const level = state.level === "token" ? "" : channel.so_far ? "At the end" : { sum: "Sum", mean: "Mean a token", worst: "Worst token" }[state.aggregate];
+  const stretch = level ? `${level} ${channel.so_far ? "of" : "over"} each ${state.level}. ` : "";
   find("caption").replaceChildren(make("b", {}, channel.label), ` = ${channel.formula}. ${stretch}${channel.note}`);
   const cells = make("span", { class: "cells", "aria-hidden": "true" });
   const steps = channel.factor > 0 ? 10 : 0;
   for (let step = -10; step <= steps; step += 1) cells.append(sample(channel.factor > 0 ? step / 10 : -(step + 10) / 10));
   const ends = channel.factor > 0 ? [written(-extent), written(extent)] : ["0", written(extent, false)];
   const beyond = state.scale === "robust" ? "; what lies beyond is drawn like the ends" : "";
-  const legend = [ends[0], cells, ends[1], `nats, 0 has no colour${beyond}`];
+  const legend = [ends[0], cells, ends[1], `${channel.so_far ? "" : "nats, "}0 has no colour${beyond}`];
   const under = UNDERLINES[state.underline];
   if (under) {
     const most = under.log ? Math.expm1(state.underExtent).toFixed(0) : written(state.underExtent, false);

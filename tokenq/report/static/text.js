@@ -20,9 +20,9 @@ function heading(trace) {
   const { totals } = trace;
   const label = trace.label === null ? "" : trace.label ? "labelled desirable" : "labelled undesirable";
   const facts = [
-    `implicit reward ${written(totals.implicit_reward)}`,
-    `log π ${written(totals.logp, false)}`,
-    `log π_ref ${written(totals.ref_logp, false)}`,
+    ...(isRead(trace) ? [`implicit reward ${written(totals.implicit_reward)}`] : []),
+    ...(isRewarded(trace) ? rewardsOf(trace, totals.reward, totals.outputs).map(([name, number]) => `${name} ${written(number)}`) : []),
+    ...(isRead(trace) ? [`log π ${written(totals.logp, false)}`, `log π_ref ${written(totals.ref_logp, false)}`] : []),
     `${totals.tokens} tokens`,
     trace.terminal ? "" : "cut, no EOS",
     label,
