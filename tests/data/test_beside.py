@@ -73,7 +73,12 @@ def test_ratings_are_no_labels():
 
 @pytest.mark.parametrize(
     ("want", "missing"),
-    [("labelled", "labelled ones"), ("rewarded", "rated ones"), ("ranked", "rankings"), ("calibrated", "pairs")],
+    [
+        ("labelled", "labelled ones"),
+        ("rewarded", "ones with a reward"),
+        ("ranked", "rankings"),
+        ("calibrated", "pairs"),
+    ],
 )
 def test_single_responses_are_refused_where_more_is_needed(want, missing):
     with pytest.raises(UserError, match=f"the data holds single responses .*, not {missing}"):

@@ -90,6 +90,7 @@ def test_names_outside_a_list_get_the_nearest(field, value, close):
         ({"lora_dropout": 0.1}, "no adapter is asked for"),
         ({"lora_targets": ["q_proj"]}, "no adapter is asked for"),
         ({"dtype": "float16", "mixed_precision": "fp16"}, "float16"),
+        ({"attributes": ["kind", "short", "kind"]}, "--attributes names one twice"),
     ],
 )
 def test_fields_that_exclude_each_other(changes, message):

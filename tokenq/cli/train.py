@@ -92,7 +92,7 @@ def run(config: TrainConfig) -> Summary:
             listener=progress,
         )
         steps = total_steps(config, len(data.groups))
-        unit = "prompts" if loss.unit in ("rated", "steps") else loss.unit
+        unit = loss.unit if loss.unit in ("pairs", "responses") else "prompts"
         progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {policy.way} attention")
         summary = fit(job, accelerator)
         _finish(policy, tokenizer, config, summary, run_dir, accelerator)
@@ -157,6 +157,9 @@ def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
         raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
     if config.contrast is not None and "contrast" not in loss.inputs:
         raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
+    if config.reference is not None and not loss.reference:
+        says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
+        raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
     if config.attributes and "ratings" not in loss.inputs:
         raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 

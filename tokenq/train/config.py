@@ -174,6 +174,8 @@ class TrainConfig:
             found.append(UserError("--adapter and --lora-rank are both given.", hint))
         if self.adapter is None and not self.lora_rank and (self.lora_targets or self.lora_alpha or self.lora_dropout):
             found.append(UserError("LoRA options are given, but no adapter is asked for.", "Add --lora-rank 16."))
+        if len(set(self.attributes)) < len(self.attributes):
+            found.append(UserError("--attributes names one twice.", "Each is one output of the reward model."))
         if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
             message = f"--max-prompt-length {self.max_prompt_length} leaves no room for a response."
             found.append(UserError(message, f"It must be below --max-length ({self.max_length})."))

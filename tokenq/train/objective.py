@@ -16,7 +16,6 @@ from tokenq.core.losses.inputs import INPUTS, Scene, labelled, rankings
 from tokenq.core.qfunction import sequence_rewards
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenLogps, TokenScorer
-from tokenq.errors import UserError
 from tokenq.train.values import Sums, value_sums, with_explained_variance
 
 
@@ -50,10 +49,7 @@ class Objective:
     @property
     def reads(self) -> Callable[[Logits, Logits | None], Tensor] | None:
         """What the losses read off the policy's vocabulary besides log-probs, None for most."""
-        found = {INPUTS[name].reads for name in self.loss.inputs} - {None}
-        if len(found) > 1:
-            raise UserError("The losses read different things off the vocabulary.", "Add only one that does.")
-        return next(iter(found), None)
+        return next((INPUTS[name].reads for name in self.loss.inputs if INPUTS[name].reads), None)
 
     def weights(self, batch: PackedBatch) -> list[int]:
         """Return how much this batch counts in the step's average of each term: pairs, responses, or their tokens."""
@@ -85,11 +81,7 @@ class Objective:
         ref_logps = None if ref_flat is None else batch.pad(ref_flat.to(flat.dtype))
         scene = Scene(batch, logps, ref_logps, scores.read)
         losses = tuple(self._losses(term, scene) for term in self.loss.terms)
-        counts = self.weights(batch)
-        names = ["loss"] if len(self.loss.terms) == 1 else [f"loss/{term.name}" for term in self.loss.terms]
-        sums: Sums = {
-            name: (values.detach().sum(), count) for name, values, count in zip(names, losses, counts, strict=True)
-        }
+        sums = loss_sums(self.loss, losses, self.weights(batch))
         sums |= _SUMS[self.loss.unit](batch, logps)
         if ref_logps is not None:
             sums |= _REWARDS[self.loss.unit](batch, sequence_rewards(logps, ref_logps, self.beta).detach())
@@ -118,17 +110,11 @@ class Objective:
 
     def share(self, outcome: "Outcome", totals: Sequence[float]) -> Tensor:
         """Return what a batch adds to the step's loss, given the step's totals of `weights`."""
-        parts = zip(self.loss.terms, outcome.losses, totals, strict=True)
-        added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
-        return torch.stack(added).sum() if added else outcome.losses[0].sum()
+        return shared(self.loss, outcome, totals)
 
     def means(self, totals: dict[str, list[float]]) -> dict[str, float]:
         """Return the averages of a step or an evaluation, the loss first."""
-        found = with_explained_variance(averages(totals))
-        if len(self.loss.terms) > 1 and found:
-            loss = sum(term.weight * found.get(f"loss/{term.name}", 0.0) for term in self.loss.terms)
-            return {"loss": loss, **found}
-        return found
+        return with_explained_variance(with_total(self.loss, averages(totals)))
 
     def _losses(self, term: Term, scene: Scene) -> Tensor:
         loss, batch = term.loss, scene.batch
@@ -201,6 +187,27 @@ class Outcome:
     logps: Tensor
     ref_logps: Tensor | None
     rated: Mapping[str, list[list[float]]] = field(default_factory=dict)
+
+
+def loss_sums(loss: LossSum, losses: Sequence[Tensor], counts: Sequence[int]) -> Sums:
+    """Return the losses of a batch as metrics, given how much it counts for each."""
+    parts = zip(loss.metrics, losses, counts, strict=True)
+    return {name: (values.detach().sum(), count) for name, values, count in parts}
+
+
+def shared(loss: LossSum, outcome: Outcome, totals: Sequence[float]) -> Tensor:
+    """Return what a batch adds to the step's loss Σ weight · mean, given how much the step counts for each term."""
+    parts = zip(loss.terms, outcome.losses, totals, strict=True)
+    added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
+    return torch.stack(added).sum() if added else outcome.losses[0].sum()
+
+
+def with_total(loss: LossSum, means: dict[str, float]) -> dict[str, float]:
+    """Return the averages with the weighted sum of the losses before them, where there are several."""
+    if len(loss.terms) == 1 or not means:
+        return means
+    total = sum(term.weight * means.get(name, 0.0) for term, name in zip(loss.terms, loss.metrics, strict=True))
+    return {"loss": total, **means}
 
 
 def _response_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
