@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch import Tensor, nn
+from torch import Tensor
 
 import tokenq
 from tokenq.cli.progress import Progress
@@ -110,7 +110,8 @@ def _prepare_policy(
     progress: Progress,
 ) -> Ready:
     data, held_out = (_with_inputs(part, config, loss, parts[0]) for part in parts)
-    model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
+    model = load_model(spec, trainable_adapter=config.adapter is not None)
+    model = add_lora(model, **config.lora()) if config.lora_rank else model
     return Ready(proven_policy(model, config, progress), data, held_out, Objective(loss, loss.beta))
 
 
@@ -178,14 +179,6 @@ def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, traine
     if loss.inputs.get("mismatched") == "data":
         groups = with_mismatched(groups, config.max_length)
     return replace(data, groups=groups)
-
-
-def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
-    if not config.lora_rank:
-        return model
-    alpha = 2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha
-    targets = list(config.lora_targets) or "all-linear"
-    return add_lora(model, rank=config.lora_rank, alpha=alpha, dropout=config.lora_dropout, targets=targets)
 
 
 def _make_ready(

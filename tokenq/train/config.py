@@ -160,6 +160,15 @@ class TrainConfig:
         for error in self._contradictions():
             raise error
 
+    def lora(self) -> dict[str, Any]:
+        """Return what the new adapter is to be, as `add_lora` takes it."""
+        return {
+            "rank": self.lora_rank,
+            "alpha": 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "targets": list(self.lora_targets) or "all-linear",
+        }
+
     def _contradictions(self) -> list[UserError]:
         """Return an error for each pair of fields that exclude each other."""
         found = []
