@@ -85,7 +85,7 @@ class Objective:
         sums |= _SUMS[self.loss.unit](batch, logps)
         if ref_logps is not None:
             sums |= _REWARDS[self.loss.unit](batch, sequence_rewards(logps, ref_logps, self.beta).detach())
-            seen = self._seen(batch)
+            seen = _SEEN[self.loss.unit](batch)
             if self.loss.valued:
                 sums |= value_sums(scene, self.loss.inputs["values"], self.beta)
             sums["kl"] = ((ref_logps.sums() - logps.sums()).detach()[seen].sum(), len(seen))
@@ -119,51 +119,19 @@ class Objective:
     def _losses(self, term: Term, scene: Scene) -> Tensor:
         loss, batch = term.loss, scene.batch
         models = [scene.policy] if scene.reference is None or not loss.reference else [scene.policy, scene.reference]
-        inputs = [INPUTS[name].sources[_source(term, name)](scene) for name in loss.inputs]
         if loss.unit == "pairs":
-            return loss.function(*(model.pairs(batch.pairs) for model in models), *inputs)
+            return loss.function(*(model.pairs(batch.pairs) for model in models), *loss.given(scene))
         rows = self._rows(term, batch)
-        return loss.function(*(model.select(rows) for model in models), *inputs)
+        return loss.function(*(model.select(rows) for model in models), *loss.given(scene))
 
     def _rows(self, term: Term, batch: PackedBatch) -> Tensor:
-        """Return the responses that a loss of responses sees: all, or those that the data says to imitate."""
-        unit = self.loss.unit
-        if term.loss.unit == "labelled":
-            return labelled(batch)
-        if term.loss.unit == "responses" and unit == "labelled":
-            return torch.nonzero(batch.labels == 1)[:, 0]
-        if term.loss.unit == "responses" and unit == "rewarded" and batch.rewards is not None:
-            return torch.nonzero(batch.rewards > 0)[:, 0]  # they are normalised: those above the mean
-        if term.loss.unit == "responses" and unit == "ranked":
-            return rankings(batch)[:, 0]
-        if term.loss.unit == "responses" and unit == "pairs":
-            return batch.pairs[:, 0]
-        return torch.arange(batch.shape[0], device=batch.targets.device)
-
-    def _seen(self, batch: PackedBatch) -> Tensor:
-        """Return the responses that are learnt from, without those that are only read beside them."""
-        match self.loss.unit:
-            case "pairs":
-                return batch.pairs.flatten()
-            case "labelled":
-                return labelled(batch)
-        return torch.arange(batch.shape[0], device=batch.targets.device)
+        """Return the responses that a loss of responses sees: those of its data, or those of others' to imitate."""
+        return _IMITATED[self.loss.unit](batch) if term.loss.unit == "responses" else _SEEN[term.loss.unit](batch)
 
     def _count(self, term: Term, batch: PackedBatch) -> int:
-        match term.loss.unit:
-            case "pairs":
-                return len(batch.pairs)
-            case "labelled":
-                return int((batch.labels >= 0).sum())
-            case "rewarded":
-                return batch.shape[0]
-            case "ranked":
-                return sum(place == 0 for _, place in batch.members)
-        return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
-
-
-def _source(term: Term, name: str) -> str:
-    return term.loss.sources.get(name, next(iter(INPUTS[name].sources)))
+        if term.loss.unit == "responses":
+            return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
+        return _COUNTS[term.loss.unit](batch)
 
 
 def _read(logits: Logits, reads: Callable[[Logits, Logits | None], Tensor], reference: Logits | None) -> Tensor:
@@ -276,6 +244,41 @@ def _two_rewards(rewards: Tensor, pairs: Tensor) -> Sums:
 def _labelled_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
     return {f"rewards/{name}": (rewards[rows].sum(), int(rows.sum())) for name, rows in _by_label(batch).items()}
 
+
+def _every(batch: PackedBatch) -> Tensor:
+    return torch.arange(batch.shape[0], device=batch.targets.device)
+
+
+def _above_mean(batch: PackedBatch) -> Tensor:
+    """Return the responses of a reward above 0, the mean of normalised ones."""
+    return _every(batch) if batch.rewards is None else torch.nonzero(batch.rewards > 0)[:, 0]
+
+
+_SEEN: dict[str, Callable[[PackedBatch], Tensor]] = {
+    "pairs": lambda batch: batch.pairs.flatten(),
+    "responses": _every,
+    "labelled": labelled,
+    "rewarded": _every,
+    "ranked": _every,
+}
+"""The responses that are learnt from, without those that are only read beside them."""
+
+_IMITATED: dict[str, Callable[[PackedBatch], Tensor]] = {
+    "pairs": lambda batch: batch.pairs[:, 0],
+    "responses": _every,
+    "labelled": lambda batch: torch.nonzero(batch.labels == 1)[:, 0],
+    "rewarded": _above_mean,
+    "ranked": lambda batch: rankings(batch)[:, 0],
+}
+"""The responses that a loss of demonstrations takes of each kind of data."""
+
+_COUNTS: dict[str, Callable[[PackedBatch], int]] = {
+    "pairs": lambda batch: len(batch.pairs),
+    "labelled": lambda batch: len(labelled(batch)),
+    "rewarded": lambda batch: batch.shape[0],
+    "ranked": lambda batch: sum(place == 0 for _, place in batch.members),
+}
+"""How many examples a batch has; demonstrations count their tokens."""
 
 _SUMS: dict[str, Callable[[PackedBatch, TokenLogps], Sums]] = {
     "pairs": _pair_sums,

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from tokenq.core.losses import LossSum
-from tokenq.core.losses.inputs import INPUTS, Scene
+from tokenq.core.losses.inputs import Scene
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.train.objective import Outcome, Scores, averages, loss_sums, pair_rewards, shared, with_total
@@ -50,10 +50,7 @@ class RewardObjective:
         rewards, unit = scores.logps, self.loss.unit
         scene = Scene(batch, batch.pad(rewards[:, 0]), None)
         arguments = _ARGUMENTS[unit](batch, rewards)
-        losses = []
-        for term in self.loss.terms:
-            inputs = [next(iter(INPUTS[name].sources.values()))(scene) for name in term.loss.inputs]
-            losses.append(term.loss.function(*arguments, *inputs))
+        losses = [term.loss.function(*arguments, *term.loss.given(scene)) for term in self.loss.terms]
         sums = loss_sums(self.loss, losses, self.weights(batch))
         sums |= _SUMS[unit](batch, rewards.detach(), self.attributes)
         rated = _rated(batch, rewards.detach(), self.attributes) if unit == "rated" else {}

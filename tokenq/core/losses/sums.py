@@ -73,11 +73,7 @@ class LossSum:
     @property
     def inputs(self) -> dict[str, str]:
         """The inputs that the losses take besides log-probs, each with its source."""
-        return {
-            name: term.loss.sources.get(name, next(iter(INPUTS[name].sources)))
-            for term in self.terms
-            for name in term.loss.inputs
-        }
+        return {name: term.loss.source(name) for term in self.terms for name in term.loss.inputs}
 
     @property
     def beta(self) -> float:

@@ -25,7 +25,7 @@ from tokenq.core.losses import (
     token_level,
     value,
 )
-from tokenq.core.losses.inputs import INPUTS
+from tokenq.core.losses.inputs import INPUTS, Scene
 from tokenq.errors import UserError, nearest, unknown_name
 
 Unit = Literal["pairs", "responses", "labelled", "rewarded", "ranked", "rated", "steps"]
@@ -105,8 +105,15 @@ class Loss(NamedTuple):
 
     def choices(self) -> dict[str, str]:
         """Return the inputs that have several sources, with the one that is taken."""
-        several = [name for name in self.inputs if len(INPUTS[name].sources) > 1]
-        return {name: self.sources.get(name, next(iter(INPUTS[name].sources))) for name in several}
+        return {name: self.source(name) for name in self.inputs if len(INPUTS[name].sources) > 1}
+
+    def source(self, name: str) -> str:
+        """Return where an input comes from."""
+        return self.sources.get(name, next(iter(INPUTS[name].sources)))
+
+    def given(self, scene: Scene) -> list[Any]:
+        """Return the inputs of a batch, in the order in which the function takes them."""
+        return [INPUTS[name].sources[self.source(name)](scene) for name in self.inputs]
 
     @property
     def want(self) -> str:
