@@ -175,7 +175,7 @@ COMMANDS: dict[str, Command] = {
         TrainConfig,
         _train,
         _train_again,
-        "train a policy on demonstrations or preferences",
+        "train a policy on demonstrations, preferences or rewards, or a reward model",
         SECTIONS,
         SPELT_ELSEWHERE,
     ),
