@@ -89,7 +89,7 @@ class TokenResponse:
         label: desirable or not, None where the data does not say.
         contrast: [n] log π₊ − log π₋ of each token under a contrastive pair of models, None without one.
         steps: [n] which step of the response each token belongs to, None where nothing asked for steps.
-        reward: the data's rating of the whole response, or what became of it; None where there is none.
+        reward: of the whole response, normalised over the data set; None where nothing asked for rewards.
         ratings: [A] by attribute, NaN where one is missing, None where nothing asked for ratings.
         step_labels: [n] at the last token of a step 1 = right or 0 = wrong, −1 elsewhere, None where nothing asked.
         given: the response as the data has it.

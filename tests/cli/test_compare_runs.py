@@ -119,3 +119,9 @@ def test_a_mistake_is_a_short_message(runs, capsys):
     assert out == ""
     assert "holds no pair" in err
     assert "Traceback" not in err
+
+
+def test_the_help_says_that_runs_are_named_without_a_flag(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "usage: tokenq compare RUNS [--config FILE]" in capsys.readouterr().out

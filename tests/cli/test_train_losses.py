@@ -129,6 +129,8 @@ def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path
     [
         ("pairs", ["--loss", "tis_dpo"], "needs token weights, and there are none"),
         ("pairs", ["--contrast", "traces.jsonl"], "loss 'dpo' does not read it"),
+        ("pairs", ["--loss", "simpo", "--reference", "model"], "--reference is given. Loss 'simpo' has no reference"),
+        ("pairs", ["--loss", "tdpo2+wpo"], "Add only one loss that reads it"),
         ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),
         ("alike", ["--loss", "dro"], "All 6 rewards are 2"),
         ("unclear", ["--loss", "dro"], "row 3: label 'good' is neither true nor false"),

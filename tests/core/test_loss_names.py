@@ -62,12 +62,17 @@ def test_spellings_of_other_trainers():
 def test_what_cannot_be_meant_is_refused():
     with pytest.raises(UserError, match=r"Unknown loss 'dop'.\n  Did you mean '(dpo|dpop)'\?.*hinge"):
         find_loss("dop")
-    with pytest.raises(UserError, match=r"'hinge' has no parameter 'label_smoothing'.\n  It takes beta"):
+    with pytest.raises(
+        UserError, match=r"'hinge' has no parameter 'label_smoothing'.\n  It takes beta\. .*: cdpo, robust, exo\.$"
+    ):
         find_loss("hinge", {"label_smoothing": 0.1})
     with pytest.raises(UserError, match=r"'simpo' has no parameter 'gama'.\n  Did you mean 'gamma'\? It takes"):
         find_loss("simpo", {"gama": 0.1})
-    with pytest.raises(UserError, match="It takes no parameters"):
+    with pytest.raises(UserError, match=r"It takes no parameters\.$"):
         find_loss("sft", {"beta": 0.1})
+    for value in ("nan", "inf", float("-inf")):
+        with pytest.raises(UserError, match=r"gamma of loss 'simpo' is .*\n  Give a finite number"):
+            find_loss("simpo", {"gamma": value})
     with pytest.raises(UserError, match="beta of loss 'dpo' takes a number, not 'much'"):
         find_loss("dpo", {"beta": "much"})
     with pytest.raises(UserError, match=r"Unknown source of calibration 'chose'.\n  Did you mean 'chosen'"):
@@ -141,8 +146,15 @@ def test_sums_that_cannot_be_meant():
         find_sum("dpo+0*sft")
     with pytest.raises(UserError, match="twice"):
         find_sum("dpo+dpo")
-    with pytest.raises(UserError, match="labelled and of pairs"):
+    with pytest.raises(UserError, match="adds losses of pairs and of responses with a label"):
         find_sum("dpo+kto")
+    with pytest.raises(UserError, match=r"reads KL\(π_ref‖π\) at every position and log Σ π² at every position"):
+        find_sum("tdpo2+wpo")
+    assert find_sum("tdpo1+tdpo2").inputs == {"ref_kls": "vocabulary"}
+    with pytest.raises(UserError, match="adds a loss of a reward model to one of a policy"):
+        find_sum("bradley_terry+0.1*sft")
+    with pytest.raises(UserError, match="adds a loss of a reward model to one of a policy"):
+        find_sum("regression+kto")
     with pytest.raises(UserError, match=r"No loss of 'dpo\+0.2\*sft' has a parameter 'gama'"):
         find_sum("dpo+0.2*sft", {"gama": 1.0})
     with pytest.raises(UserError, match="'ipo' is no part"):

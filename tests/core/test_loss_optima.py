@@ -85,3 +85,39 @@ def test_pairs_that_the_policy_writes_alike_leave_the_optimum_of_wpo_where_it_is
     value = 0.7 * loss(PairLogps(one, other), reference, PairValues(*overlaps))
     value = value + 0.3 * loss(PairLogps(other, one), reference, PairValues(*overlaps[::-1]))
     assert torch.autograd.grad(value.sum(), d)[0].tolist() == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
+def of_labels(name, p, ratio, **parameters):
+    """Return the slope at d of p L(desirable) + (1 − p) L(undesirable) of one response, nothing mismatched."""
+    d = torch.tensor([ratio], dtype=torch.float64, requires_grad=True)
+    policy = TokenLogps(d.reshape(1, 1) - 2.0, torch.ones(1, 1, dtype=torch.bool))
+    loss = find_loss(name, {"beta": BETA, **parameters})
+    inputs = [torch.zeros(0, dtype=torch.float64)] if "mismatched" in loss.inputs else []
+    both = [loss.function(policy, rows([-2.0], width=1), torch.tensor([label]), *inputs) for label in (True, False)]
+    return torch.autograd.grad((p * both[0] + (1 - p) * both[1]).sum(), d)[0].item()
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5, 0.8])
+def test_ce_reads_how_often_a_response_is_right(p):
+    """β d = logit p."""
+    assert of_labels("ce", p, logit(p) / BETA) == pytest.approx(0.0, abs=1e-12)
+    assert of_labels("ce", p, logit(p) / BETA + 1) > 1e-3
+
+
+@pytest.mark.parametrize("ratio", [-9.0, -0.5, 0.0, 4.0])
+def test_kto_and_apo_zero_have_an_order_for_an_optimum(ratio):
+    """Their slope has the sign of 1 − 2p wherever the response stands: up without end if it is mostly liked."""
+    assert of_labels("kto", 0.7, ratio) < 0 < of_labels("kto", 0.3, ratio)
+    # Three undesirable in ten weigh as much as the seven desirable ones where they count 7/3 each.
+    assert of_labels("kto", 0.7, ratio, undesirable_weight=7 / 3) == pytest.approx(0.0, abs=1e-12)
+    up, down = slopes("apo_zero", {}, 0.7, [ratio, ratio])
+    assert up < 0 < down
+
+
+@pytest.mark.parametrize("p", [0.55, 0.7])
+def test_cal_dpo_finds_win_rates_as_sppo_does(p):
+    """At β d = ±(p − ½) the squares have no slope, and what −log σ(h) leaves, 1 − p, moves d by less than ¼ nat."""
+    best = [(p - 0.5) / 1e-3, (0.5 - p) / 1e-3]
+    assert slopes("sppo", {"beta": 1e-3}, p, best) == pytest.approx([0.0, 0.0], abs=1e-9)
+    assert slopes("cal_dpo", {"beta": 1e-3}, p, best) == pytest.approx([1 - p, p - 1], abs=1e-9)
+    assert slopes("cal_dpo", {"beta": 1e-3}, p, [best[0] - 0.25, best[1] + 0.25])[0] < 0

@@ -73,7 +73,12 @@ def test_ratings_are_no_labels():
 
 @pytest.mark.parametrize(
     ("want", "missing"),
-    [("labelled", "labelled ones"), ("rewarded", "rated ones"), ("ranked", "rankings"), ("calibrated", "pairs")],
+    [
+        ("labelled", "labelled ones"),
+        ("rewarded", "ones with a reward"),
+        ("ranked", "rankings"),
+        ("calibrated", "pairs"),
+    ],
 )
 def test_single_responses_are_refused_where_more_is_needed(want, missing):
     with pytest.raises(UserError, match=f"the data holds single responses .*, not {missing}"):
@@ -121,7 +126,7 @@ def test_rewards_are_normalised_over_the_data_set():
     normal = with_rewards(groups, scale)
     assert pack(normal).rewards.tolist() == pytest.approx([-(1.5**0.5), 0.0, 1.5**0.5])
     assert pack(with_rewards(groups[1:], scale)).rewards.tolist() == pytest.approx([1.5**0.5])
-    assert [one.reward for group in groups for one in group.responses] == [1.0, 4.0, 7.0]
+    assert with_rewards(normal, scale)[0].responses[0].reward == normal[0].responses[0].reward  # of what was given
 
 
 def test_rewards_that_do_not_differ_are_refused():
@@ -132,10 +137,12 @@ def test_rewards_that_do_not_differ_are_refused():
 
 def test_a_batch_has_rewards_only_where_every_response_has_one():
     groups = tokenised(*REWARDED, want="rewarded").groups
-    bare = replace(groups[1], responses=tuple(replace(one, reward=None) for one in groups[1].responses))
-    assert pack([groups[0], bare]).rewards is None
+    normal = with_rewards(groups, reward_scale(groups))
+    assert pack([normal[0], groups[1]]).rewards is None
+    unrated = tokenised({"prompt": "b", "completion": " three"}, want="responses").groups
     with pytest.raises(UserError, match="Some responses have no reward"):
-        reward_scale([groups[0], bare])
+        reward_scale([groups[0], *unrated])
+    bare = groups[1]
     batch = pack([bare])
     with pytest.raises(UserError, match="needs rewards of every response"):
         rewards(Scene(batch, batch.pad(np_zeros(batch)), None))

@@ -90,6 +90,7 @@ def test_names_outside_a_list_get_the_nearest(field, value, close):
         ({"lora_dropout": 0.1}, "no adapter is asked for"),
         ({"lora_targets": ["q_proj"]}, "no adapter is asked for"),
         ({"dtype": "float16", "mixed_precision": "fp16"}, "float16"),
+        ({"attributes": ["kind", "short", "kind"]}, "--attributes names one twice"),
     ],
 )
 def test_fields_that_exclude_each_other(changes, message):
@@ -187,3 +188,10 @@ def test_the_default_of_a_choice_is_one_of_its_names():
     defaults = {f.name: f.default for f in dataclasses.fields(TrainConfig) if get_origin(kinds[f.name]) is Literal}
     assert defaults
     assert all(default in get_args(kinds[name]) for name, default in defaults.items())
+
+
+def test_the_settings_of_a_new_adapter():
+    """Twice the rank and every linear layer, unless something else is asked for."""
+    assert replace(CONFIG, lora_rank=8).lora() == {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": "all-linear"}
+    asked = replace(CONFIG, lora_rank=8, lora_alpha=4.0, lora_dropout=0.1, lora_targets=("q_proj",))
+    assert asked.lora() == {"rank": 8, "alpha": 4.0, "dropout": 0.1, "targets": ["q_proj"]}

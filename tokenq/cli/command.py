@@ -14,7 +14,7 @@ class Command(NamedTuple):
         summary: one line for `tokenq --help`.
         sections: headings of its help page, by first field.
         spelt_elsewhere: foreign names of its fields.
-        bare: the field that a first word without a flag stands for; "" where it stands for none.
+        bare: the field that words before the first flag stand for; "" where it stands for none.
     """
 
     config: type[Any]

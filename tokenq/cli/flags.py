@@ -43,6 +43,7 @@ def parse(
     prog: str,
     sections: Mapping[str, str],
     spelt_elsewhere: Mapping[str, str],
+    bare: str = "",
 ) -> Config | None:
     """Return the configuration that `words` and the file after `--config` ask for.
 
@@ -52,6 +53,7 @@ def parse(
         prog: how the command is called, for help and errors.
         sections: headings of the help page by the first field under them.
         spelt_elsewhere: foreign names of fields, for hints.
+        bare: the field that words before the first flag stand for.
 
     Returns:
         The configuration, or None when `--print-config` has printed it.
@@ -59,7 +61,9 @@ def parse(
     Raises:
         UserError: an unknown flag or key (with the nearest), a value of the wrong type, or a missing one.
     """
-    parser = _parser(config, prog, sections)
+    if bare and words and not words[0].startswith("-"):
+        words = [_flag(bare), *words]
+    parser = _parser(config, prog, sections, bare)
     known, unknown = parser.parse_known_args([_dashed(word) for word in words])
     if unknown:
         raise _unknown(unknown[0], "flag", _flag, config, spelt_elsewhere)
@@ -170,11 +174,11 @@ def field_docs(config: type[Any]) -> dict[str, str]:
     return docs
 
 
-def _parser(config: type[Any], prog: str, sections: Mapping[str, str]) -> Parser:
+def _parser(config: type[Any], prog: str, sections: Mapping[str, str], bare: str) -> Parser:
     needed = " ".join(f"{_flag(name)} {name.upper()}" for name in _required(config))
     parser = Parser(
         prog=prog,
-        usage=" ".join(filter(None, (prog, "[--config FILE]", needed, "[flags]"))),
+        usage=" ".join(filter(None, (prog, bare.upper(), "[--config FILE]", needed, "[flags]"))),
         description=config.__doc__,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,

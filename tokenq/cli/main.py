@@ -54,14 +54,13 @@ def main(words: Sequence[str] | None = None) -> int:
             prog = "tokenq"
             raise unknown_name("command", name, COMMANDS)
         command = COMMANDS[name]
-        if command.bare and flags and not flags[0].startswith("-"):
-            flags = [f"--{command.bare}", *flags]
         config = parse(
             command.config,
             flags,
             prog=prog,
             sections=command.sections,
             spelt_elsewhere=command.spelt_elsewhere,
+            bare=command.bare,
         )
         return 0 if config is None else _do(command, config)
     except UserError as error:
@@ -175,7 +174,7 @@ COMMANDS: dict[str, Command] = {
         TrainConfig,
         _train,
         _train_again,
-        "train a policy on demonstrations or preferences",
+        "train a policy on demonstrations, preferences or rewards, or a reward model",
         SECTIONS,
         SPELT_ELSEWHERE,
     ),

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch import Tensor, nn
+from torch import Tensor
 
 import tokenq
 from tokenq.cli.progress import Progress
@@ -92,7 +92,7 @@ def run(config: TrainConfig) -> Summary:
             listener=progress,
         )
         steps = total_steps(config, len(data.groups))
-        unit = "prompts" if loss.unit in ("rated", "steps") else loss.unit
+        unit = loss.unit if loss.unit in ("pairs", "responses") else "prompts"
         progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {policy.way} attention")
         summary = fit(job, accelerator)
         _finish(policy, tokenizer, config, summary, run_dir, accelerator)
@@ -110,7 +110,8 @@ def _prepare_policy(
     progress: Progress,
 ) -> Ready:
     data, held_out = (_with_inputs(part, config, loss, parts[0]) for part in parts)
-    model = _with_lora(load_model(spec, trainable_adapter=config.adapter is not None), config)
+    model = load_model(spec, trainable_adapter=config.adapter is not None)
+    model = add_lora(model, **config.lora()) if config.lora_rank else model
     return Ready(proven_policy(model, config, progress), data, held_out, Objective(loss, loss.beta))
 
 
@@ -157,6 +158,9 @@ def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
         raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
     if config.contrast is not None and "contrast" not in loss.inputs:
         raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
+    if config.reference is not None and not loss.reference:
+        says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
+        raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
     if config.attributes and "ratings" not in loss.inputs:
         raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 
@@ -175,14 +179,6 @@ def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, traine
     if loss.inputs.get("mismatched") == "data":
         groups = with_mismatched(groups, config.max_length)
     return replace(data, groups=groups)
-
-
-def _with_lora(model: nn.Module, config: TrainConfig) -> nn.Module:
-    if not config.lora_rank:
-        return model
-    alpha = 2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha
-    targets = list(config.lora_targets) or "all-linear"
-    return add_lora(model, rank=config.lora_rank, alpha=alpha, dropout=config.lora_dropout, targets=targets)
 
 
 def _make_ready(

@@ -69,7 +69,7 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
         labels=torch.tensor([-1 if r.label is None else int(r.label) for group in groups for r in group.responses]),
         contrast=_beside([(r.contrast, r.mask) for group in groups for r in group.responses]),
         steps=_beside([(r.steps, r.mask) for group in groups for r in group.responses]),
-        rewards=_rewards([r.reward for group in groups for r in group.responses]),
+        rewards=_together([r.reward for group in groups for r in group.responses]),
         margins=_together([group.margin for group in groups if group.is_pair]),
         ratings=_together([r.ratings for group in groups for r in group.responses]),
         step_labels=_beside([(r.step_labels, r.mask) for group in groups for r in group.responses]),
@@ -135,11 +135,6 @@ def _beside(rows: Sequence[tuple[NDArray[Any] | None, NDArray[np.bool_]]]) -> to
     """Return what stands beside the targets of all responses, flat; None unless every response has it."""
     held = [row[mask] for row, mask in rows if row is not None]
     return torch.from_numpy(np.concatenate(held)) if len(held) == len(rows) else None
-
-
-def _rewards(given: Sequence[float | None]) -> torch.Tensor | None:
-    held = [reward for reward in given if reward is not None]
-    return torch.tensor(held, dtype=torch.float32) if len(held) == len(given) else None
 
 
 def plan_step(lengths: Sequence[int], budget: int, processes: int = 1) -> list[list[list[int]]]:

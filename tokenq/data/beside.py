@@ -221,8 +221,9 @@ def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[Token
 
 
 def _rewards(groups: Sequence[TokenGroup]) -> list[float]:
-    """Return the rewards of all responses, in order."""
-    rewards = [response.reward for group in groups for response in group.responses]
+    """Return the rewards of all responses as the data has them, in order."""
+    given = (response.given for group in groups for response in group.responses)
+    rewards = [None if one is None else one.score for one in given]
     held = [reward for reward in rewards if reward is not None]
     if len(held) < len(rewards):
         raise UserError("Some responses have no reward.", "Read the data with want='rewarded'.")

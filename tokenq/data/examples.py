@@ -15,7 +15,7 @@ from tokenq.data.columns import find_format, renamed
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format, Parsed
 from tokenq.data.turns import BadRow
-from tokenq.data.wants import NEEDED, PAIRINGS, WANTS
+from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, Message, Response, Text
 
@@ -90,7 +90,7 @@ def read_examples(
         except BadRow as error:
             bad.append((example.where, error))
     if bad and bad_rows == "error":
-        raise _bad_rows_error(bad, len(rows))
+        raise _bad_rows_error(bad, len(rows), want, some=bool(examples))
     dropped.update(error.reason for _, error in bad)
     if not examples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
@@ -227,11 +227,14 @@ def _said(text: Text) -> bool:
     return bool(text.strip()) if isinstance(text, str) else bool(text) and bool(text[-1].content.strip())
 
 
-def _bad_rows_error(bad: Sequence[tuple[str, BadRow]], rows: int) -> UserError:
+def _bad_rows_error(bad: Sequence[tuple[str, BadRow]], rows: int, want: str, *, some: bool) -> UserError:
+    """Return the error for bad rows; `some`: other rows are good."""
     where, first = bad[0]
     counts = ", ".join(f"{count} {reason}" for reason, count in Counter(error.reason for _, error in bad).most_common())
-    more = f" In all {len(bad)} of {rows} rows cannot be used: {counts}." if len(bad) > 1 else ""
+    more = f" In all, {len(bad)} of {rows} rows cannot be used: {counts}." if len(bad) > 1 else ""
     hint = "Mend such rows, or leave them out with --bad-rows drop."
+    if not some and all(isinstance(error, LacksWanted) for _, error in bad):
+        hint = f"The loss needs {NEEDED[want][1]}: give such data, or choose a loss for what the data holds."
     if first.reason == "no common prompt":
         hint += " If the prompt has a column of its own, name it with --columns prompt=THEIRS."
     return UserError(f"{where}: {first.detail}.{more}", hint)

@@ -189,7 +189,7 @@ def _group(
             return "response without tokens"
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
             return "EOS inside a response"
-        responses.append(replace(ended, label=source.label, reward=source.score, given=source))
+        responses.append(replace(ended, label=source.label, given=source))
     counts["template_rewrites"] += rendered.is_rewritten
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0

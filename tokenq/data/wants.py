@@ -12,6 +12,10 @@ from tokenq.data.turns import BadRow
 from tokenq.records import Example, Response
 
 
+class LacksWanted(BadRow):
+    """A row that can be read, and does not hold what is asked of the data."""
+
+
 def _rated(example: Example) -> list[tuple[float, Response]]:
     """Return the responses that have a rating, or a label, which counts as 1 or 0."""
     rated = []
@@ -62,7 +66,7 @@ def _margins(example: Example, pairing: Pairing, dropped: Counter[str]) -> Itera
     """Yield pairs that say by how much the chosen response is the better one."""
     for pair in _pairs(example, pairing, dropped):
         if pair.margin is None:
-            raise BadRow(
+            raise LacksWanted(
                 "no margin", "the pair has no number in column 'margin', nor in score_chosen and score_rejected"
             )
         if not 0 <= pair.margin < math.inf:
@@ -82,7 +86,7 @@ def _with_ratings(example: Example, pairing: Pairing, dropped: Counter[str]) -> 
         _check_ratings(response)
     taken = tuple(response for response in named if response.ratings)
     if not taken:
-        raise BadRow("no rating", "no response of the row has a rating")
+        raise LacksWanted("no rating", "no response of the row has a rating")
     dropped["response without a rating"] += len(named) - len(taken)
     yield replace(example, responses=taken, is_pair=False)
 
@@ -99,7 +103,7 @@ def _steps(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterato
     """Yield the responses that come in steps with a label each."""
     taken = tuple(response for response in example.responses if response.step_labels)
     if not taken:
-        raise BadRow("no labels of steps", "no response of the row comes in steps with a label each")
+        raise LacksWanted("no labels of steps", "no response of the row comes in steps with a label each")
     yield replace(example, responses=taken, is_pair=False)
 
 
@@ -120,7 +124,7 @@ def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Ite
 def _calibrated(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     """Yield the pair with the response to calibrate on behind it."""
     if not example.is_pair or len(example.responses) < 3:
-        raise BadRow("no calibration response", "the row has no pair with a text in column 'calibration'")
+        raise LacksWanted("no calibration response", "the row has no pair with a text in column 'calibration'")
     yield example
 
 
@@ -132,14 +136,14 @@ def _labelled(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iter
     else:
         taken = [response for response in example.responses if response.label is not None]
     if not taken:
-        raise BadRow("no label", "no response of the row has a label, and they are no pair")
+        raise LacksWanted("no label", "no response of the row has a label, and they are no pair")
     yield replace(example, responses=tuple(taken), is_pair=False)
 
 
 def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     """Yield the responses, best first; of those with one rating the first."""
     if len(example.responses) < 2:
-        raise BadRow("one response to rank", "there is one response, and a ranking takes two or more")
+        raise LacksWanted("one response to rank", "there is one response, and a ranking takes two or more")
     rated = _rated(example)
     if example.is_pair:
         kept = list(example.responses[:2])
@@ -162,7 +166,7 @@ def _rewarded(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iter
         responses = sides if rated else tuple(replace(s, score=v) for s, v in zip(sides, (1.0, 0.0), strict=True))
     taken = _rated(replace(example, responses=responses))
     if not taken:
-        raise BadRow("no reward", "no response of the row has a reward, a rating or a label, and they are no pair")
+        raise LacksWanted("no reward", "no response of the row has a reward, a rating or a label, and they are no pair")
     dropped["response without a reward"] += len(responses) - len(taken)
     kept = tuple(replace(response, score=reward) for reward, response in taken)
     yield replace(example, responses=kept, is_pair=False)
@@ -187,11 +191,11 @@ WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] 
 """What can be asked of a data set."""
 
 NEEDED = {
-    "calibrated": ("pairs", "chosen and rejected responses and one to calibrate on"),
+    "calibrated": ("pairs", "chosen and rejected responses and a column calibration"),
     "labelled": ("labelled ones", "a column label, or chosen and rejected responses"),
     "margins": ("pairs", "chosen and rejected responses and a column margin"),
     "pairs": ("pairs", "chosen and rejected responses"),
-    "rewarded": ("rated ones", "a column reward, or one label"),
+    "rewarded": ("ones with a reward", "a column reward or label, or ratings"),
     "ranked": ("rankings", "several rated responses to each prompt"),
     "rated": ("rated ones", "a column for each rating (helpfulness, …), or ratings"),
     "steps": ("ones in steps", "columns completions and labels"),

@@ -160,6 +160,15 @@ class TrainConfig:
         for error in self._contradictions():
             raise error
 
+    def lora(self) -> dict[str, Any]:
+        """Return what the new adapter is to be, as `add_lora` takes it."""
+        return {
+            "rank": self.lora_rank,
+            "alpha": 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "targets": list(self.lora_targets) or "all-linear",
+        }
+
     def _contradictions(self) -> list[UserError]:
         """Return an error for each pair of fields that exclude each other."""
         found = []
@@ -174,6 +183,8 @@ class TrainConfig:
             found.append(UserError("--adapter and --lora-rank are both given.", hint))
         if self.adapter is None and not self.lora_rank and (self.lora_targets or self.lora_alpha or self.lora_dropout):
             found.append(UserError("LoRA options are given, but no adapter is asked for.", "Add --lora-rank 16."))
+        if len(set(self.attributes)) < len(self.attributes):
+            found.append(UserError("--attributes names one twice.", "Each is one output of the reward model."))
         if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
             message = f"--max-prompt-length {self.max_prompt_length} leaves no room for a response."
             found.append(UserError(message, f"It must be below --max-length ({self.max_length})."))

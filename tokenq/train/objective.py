@@ -16,7 +16,6 @@ from tokenq.core.losses.inputs import INPUTS, Scene, labelled, rankings
 from tokenq.core.qfunction import sequence_rewards
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenLogps, TokenScorer
-from tokenq.errors import UserError
 from tokenq.train.values import Sums, value_sums, with_explained_variance
 
 
@@ -50,10 +49,7 @@ class Objective:
     @property
     def reads(self) -> Callable[[Logits, Logits | None], Tensor] | None:
         """What the losses read off the policy's vocabulary besides log-probs, None for most."""
-        found = {INPUTS[name].reads for name in self.loss.inputs} - {None}
-        if len(found) > 1:
-            raise UserError("The losses read different things off the vocabulary.", "Add only one that does.")
-        return next(iter(found), None)
+        return next((INPUTS[name].reads for name in self.loss.inputs if INPUTS[name].reads), None)
 
     def weights(self, batch: PackedBatch) -> list[int]:
         """Return how much this batch counts in the step's average of each term: pairs, responses, or their tokens."""
@@ -85,15 +81,11 @@ class Objective:
         ref_logps = None if ref_flat is None else batch.pad(ref_flat.to(flat.dtype))
         scene = Scene(batch, logps, ref_logps, scores.read)
         losses = tuple(self._losses(term, scene) for term in self.loss.terms)
-        counts = self.weights(batch)
-        names = ["loss"] if len(self.loss.terms) == 1 else [f"loss/{term.name}" for term in self.loss.terms]
-        sums: Sums = {
-            name: (values.detach().sum(), count) for name, values, count in zip(names, losses, counts, strict=True)
-        }
+        sums = loss_sums(self.loss, losses, self.weights(batch))
         sums |= _SUMS[self.loss.unit](batch, logps)
         if ref_logps is not None:
             sums |= _REWARDS[self.loss.unit](batch, sequence_rewards(logps, ref_logps, self.beta).detach())
-            seen = self._seen(batch)
+            seen = _SEEN[self.loss.unit](batch)
             if self.loss.valued:
                 sums |= value_sums(scene, self.loss.inputs["values"], self.beta)
             sums["kl"] = ((ref_logps.sums() - logps.sums()).detach()[seen].sum(), len(seen))
@@ -118,66 +110,28 @@ class Objective:
 
     def share(self, outcome: "Outcome", totals: Sequence[float]) -> Tensor:
         """Return what a batch adds to the step's loss, given the step's totals of `weights`."""
-        parts = zip(self.loss.terms, outcome.losses, totals, strict=True)
-        added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
-        return torch.stack(added).sum() if added else outcome.losses[0].sum()
+        return shared(self.loss, outcome, totals)
 
     def means(self, totals: dict[str, list[float]]) -> dict[str, float]:
         """Return the averages of a step or an evaluation, the loss first."""
-        found = with_explained_variance(averages(totals))
-        if len(self.loss.terms) > 1 and found:
-            loss = sum(term.weight * found.get(f"loss/{term.name}", 0.0) for term in self.loss.terms)
-            return {"loss": loss, **found}
-        return found
+        return with_explained_variance(with_total(self.loss, averages(totals)))
 
     def _losses(self, term: Term, scene: Scene) -> Tensor:
         loss, batch = term.loss, scene.batch
         models = [scene.policy] if scene.reference is None or not loss.reference else [scene.policy, scene.reference]
-        inputs = [INPUTS[name].sources[_source(term, name)](scene) for name in loss.inputs]
         if loss.unit == "pairs":
-            return loss.function(*(model.pairs(batch.pairs) for model in models), *inputs)
+            return loss.function(*(model.pairs(batch.pairs) for model in models), *loss.given(scene))
         rows = self._rows(term, batch)
-        return loss.function(*(model.select(rows) for model in models), *inputs)
+        return loss.function(*(model.select(rows) for model in models), *loss.given(scene))
 
     def _rows(self, term: Term, batch: PackedBatch) -> Tensor:
-        """Return the responses that a loss of responses sees: all, or those that the data says to imitate."""
-        unit = self.loss.unit
-        if term.loss.unit == "labelled":
-            return labelled(batch)
-        if term.loss.unit == "responses" and unit == "labelled":
-            return torch.nonzero(batch.labels == 1)[:, 0]
-        if term.loss.unit == "responses" and unit == "rewarded" and batch.rewards is not None:
-            return torch.nonzero(batch.rewards > 0)[:, 0]  # they are normalised: those above the mean
-        if term.loss.unit == "responses" and unit == "ranked":
-            return rankings(batch)[:, 0]
-        if term.loss.unit == "responses" and unit == "pairs":
-            return batch.pairs[:, 0]
-        return torch.arange(batch.shape[0], device=batch.targets.device)
-
-    def _seen(self, batch: PackedBatch) -> Tensor:
-        """Return the responses that are learnt from, without those that are only read beside them."""
-        match self.loss.unit:
-            case "pairs":
-                return batch.pairs.flatten()
-            case "labelled":
-                return labelled(batch)
-        return torch.arange(batch.shape[0], device=batch.targets.device)
+        """Return the responses that a loss of responses sees: those of its data, or those of others' to imitate."""
+        return _IMITATED[self.loss.unit](batch) if term.loss.unit == "responses" else _SEEN[term.loss.unit](batch)
 
     def _count(self, term: Term, batch: PackedBatch) -> int:
-        match term.loss.unit:
-            case "pairs":
-                return len(batch.pairs)
-            case "labelled":
-                return int((batch.labels >= 0).sum())
-            case "rewarded":
-                return batch.shape[0]
-            case "ranked":
-                return sum(place == 0 for _, place in batch.members)
-        return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
-
-
-def _source(term: Term, name: str) -> str:
-    return term.loss.sources.get(name, next(iter(INPUTS[name].sources)))
+        if term.loss.unit == "responses":
+            return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
+        return _COUNTS[term.loss.unit](batch)
 
 
 def _read(logits: Logits, reads: Callable[[Logits, Logits | None], Tensor], reference: Logits | None) -> Tensor:
@@ -201,6 +155,27 @@ class Outcome:
     logps: Tensor
     ref_logps: Tensor | None
     rated: Mapping[str, list[list[float]]] = field(default_factory=dict)
+
+
+def loss_sums(loss: LossSum, losses: Sequence[Tensor], counts: Sequence[int]) -> Sums:
+    """Return the losses of a batch as metrics, given how much it counts for each."""
+    parts = zip(loss.metrics, losses, counts, strict=True)
+    return {name: (values.detach().sum(), count) for name, values, count in parts}
+
+
+def shared(loss: LossSum, outcome: Outcome, totals: Sequence[float]) -> Tensor:
+    """Return what a batch adds to the step's loss Σ weight · mean, given how much the step counts for each term."""
+    parts = zip(loss.terms, outcome.losses, totals, strict=True)
+    added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
+    return torch.stack(added).sum() if added else outcome.losses[0].sum()
+
+
+def with_total(loss: LossSum, means: dict[str, float]) -> dict[str, float]:
+    """Return the averages with the weighted sum of the losses before them, where there are several."""
+    if len(loss.terms) == 1 or not means:
+        return means
+    total = sum(term.weight * means.get(name, 0.0) for term, name in zip(loss.terms, loss.metrics, strict=True))
+    return {"loss": total, **means}
 
 
 def _response_sums(batch: PackedBatch, logps: TokenLogps) -> Sums:
@@ -269,6 +244,41 @@ def _two_rewards(rewards: Tensor, pairs: Tensor) -> Sums:
 def _labelled_rewards(batch: PackedBatch, rewards: Tensor) -> Sums:
     return {f"rewards/{name}": (rewards[rows].sum(), int(rows.sum())) for name, rows in _by_label(batch).items()}
 
+
+def _every(batch: PackedBatch) -> Tensor:
+    return torch.arange(batch.shape[0], device=batch.targets.device)
+
+
+def _above_mean(batch: PackedBatch) -> Tensor:
+    """Return the responses of a reward above 0, the mean of normalised ones."""
+    return _every(batch) if batch.rewards is None else torch.nonzero(batch.rewards > 0)[:, 0]
+
+
+_SEEN: dict[str, Callable[[PackedBatch], Tensor]] = {
+    "pairs": lambda batch: batch.pairs.flatten(),
+    "responses": _every,
+    "labelled": labelled,
+    "rewarded": _every,
+    "ranked": _every,
+}
+"""The responses that are learnt from, without those that are only read beside them."""
+
+_IMITATED: dict[str, Callable[[PackedBatch], Tensor]] = {
+    "pairs": lambda batch: batch.pairs[:, 0],
+    "responses": _every,
+    "labelled": lambda batch: torch.nonzero(batch.labels == 1)[:, 0],
+    "rewarded": _above_mean,
+    "ranked": lambda batch: rankings(batch)[:, 0],
+}
+"""The responses that a loss of demonstrations takes of each kind of data."""
+
+_COUNTS: dict[str, Callable[[PackedBatch], int]] = {
+    "pairs": lambda batch: len(batch.pairs),
+    "labelled": lambda batch: len(labelled(batch)),
+    "rewarded": lambda batch: batch.shape[0],
+    "ranked": lambda batch: sum(place == 0 for _, place in batch.members),
+}
+"""How many examples a batch has; demonstrations count their tokens."""
 
 _SUMS: dict[str, Callable[[PackedBatch, TokenLogps], Sums]] = {
     "pairs": _pair_sums,

@@ -12,10 +12,10 @@ from scipy import stats
 from torch import Tensor
 
 from tokenq.core.losses import LossSum
-from tokenq.core.losses.inputs import INPUTS, Scene
+from tokenq.core.losses.inputs import Scene
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
-from tokenq.train.objective import Objective, Outcome, Scores, pair_rewards
+from tokenq.train.objective import Outcome, Scores, averages, loss_sums, pair_rewards, shared, with_total
 from tokenq.train.values import Sums
 
 
@@ -50,13 +50,8 @@ class RewardObjective:
         rewards, unit = scores.logps, self.loss.unit
         scene = Scene(batch, batch.pad(rewards[:, 0]), None)
         arguments = _ARGUMENTS[unit](batch, rewards)
-        losses = []
-        for term in self.loss.terms:
-            inputs = [next(iter(INPUTS[name].sources.values()))(scene) for name in term.loss.inputs]
-            losses.append(term.loss.function(*arguments, *inputs))
-        names = ["loss"] if len(losses) == 1 else [f"loss/{term.name}" for term in self.loss.terms]
-        counted = zip(names, losses, self.weights(batch), strict=True)
-        sums: Sums = {name: (values.detach().sum(), count) for name, values, count in counted}
+        losses = [term.loss.function(*arguments, *term.loss.given(scene)) for term in self.loss.terms]
+        sums = loss_sums(self.loss, losses, self.weights(batch))
         sums |= _SUMS[unit](batch, rewards.detach(), self.attributes)
         rated = _rated(batch, rewards.detach(), self.attributes) if unit == "rated" else {}
         return Outcome(tuple(losses), sums, rewards.detach(), None, rated)
@@ -73,11 +68,11 @@ class RewardObjective:
 
     def share(self, outcome: Outcome, totals: Sequence[float]) -> Tensor:
         """Return what a batch adds to the step's loss, given the step's totals of `weights`."""
-        return Objective(self.loss, 1.0).share(outcome, totals)
+        return shared(self.loss, outcome, totals)
 
     def means(self, totals: dict[str, list[float]]) -> dict[str, float]:
         """Return the averages of a step or an evaluation, the loss first."""
-        return Objective(self.loss, 1.0).means(totals)
+        return with_total(self.loss, averages(totals))
 
 
 def correlations(parts: Iterable[Mapping[str, Sequence[Sequence[float]]]]) -> dict[str, float]:

@@ -37,7 +37,9 @@ def cal_dpo(policy: PairLogps, reference: PairLogps, *, beta: float = 1e-3) -> F
     """Return −log σ(h) + (d_w − 1/(2β))² + (d_l + 1/(2β))²: Cal-DPO, arXiv 2412.14516.
 
     It pins the scale of both implicit rewards, β d_w to 1/2 and β d_l to −1/2, instead of their difference alone. The
-    β stands in the targets only. (The constants are from memory of the paper and not checked against it.)
+    β stands in the targets only: the squares are `sppo`, the rest is `dpo` at β = 1. A pair that comes in this order p
+    of the time has β d_w ≈ p − ½ at the optimum for small β. (Targets and signs as in the authors' code, which halves
+    the squares; the paper was not read.)
 
     Args:
         policy: [B, T] log-probs under π.

@@ -117,7 +117,7 @@ def exo(
     """Return KL((q, 1−q) ‖ (1−ε, ε)) with q = σ(β h): EXO on pairs, Eq. 16 of arXiv 2402.00856.
 
     The reverse of DPO's direction, so that it seeks a mode. Where the pair comes with its label p of the time and
-    flipped otherwise, β h = (2p − 1) log((1−ε)/ε) at the optimum.
+    flipped otherwise, β h = (2p − 1) log((1−ε)/ε) at the optimum: a win rate, as IPO's, and not logit p.
 
     Args:
         policy: [B, T] log-probs under π.

@@ -33,7 +33,8 @@ def kto(
     """Return λ_D (1 − σ(β (d − z₀))) of desirable and λ_U (1 − σ(β (z₀ − d))) of undesirable responses: KTO.
 
     Eq. 8 of arXiv 2402.01306, less its constant. z₀ = max(0, mean d of responses beside the prompts of others)
-    estimates KL(π‖π_ref) over the step's batch, without gradient.
+    estimates KL(π‖π_ref) over the step's batch, without gradient. Both gains are bounded, so the optimum is an order: d
+    rises without end where a response is mostly desirable, and falls where it is not.
 
     Args:
         policy: [N, T] log-probs under π.

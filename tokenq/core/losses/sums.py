@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenq.core.losses.inputs import INPUTS
-from tokenq.core.losses.table import ALIASES, LOSSES, Loss, Output, Unit, find_loss
+from tokenq.core.losses.table import ALIASES, LOSSES, UNITS, Loss, Output, Unit, find_loss
 from tokenq.errors import UserError, nearest
 
 _TERM = re.compile(r"(?:(?P<before>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)(?:\s*\*\s*(?P<after>[0-9.eE+-]+))?")
@@ -73,17 +73,18 @@ class LossSum:
     @property
     def inputs(self) -> dict[str, str]:
         """The inputs that the losses take besides log-probs, each with its source."""
-        return {
-            name: term.loss.sources.get(name, next(iter(INPUTS[name].sources)))
-            for term in self.terms
-            for name in term.loss.inputs
-        }
+        return {name: term.loss.source(name) for term in self.terms for name in term.loss.inputs}
 
     @property
     def beta(self) -> float:
         """The temperature at which rewards are reported: the first β among the losses, else 1."""
         betas = [term.loss.parameters()["beta"] for term in self.terms if "beta" in term.loss.parameters()]
         return betas[0] if betas else 1.0
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the losses are called among the metrics, in their order."""
+        return ["loss"] if len(self.terms) == 1 else [f"loss/{term.name}" for term in self.terms]
 
     def parameters(self) -> dict[str, float | str]:
         """Return all parameters with their values, `name.parameter` where there are several losses."""
@@ -125,16 +126,24 @@ def find_sum(text: str, parameters: Mapping[str, float | str] | None = None) -> 
         raise UserError(f"Loss {text!r} has a term twice.", "Add their weights.")
     given = _shared_out(text, names, parameters or {})
     terms = tuple(Term(name, find_loss(name, given[name]), weight) for name, weight in named)
-    units = {term.loss.unit for term in terms} - {"responses"}
-    if len(units) > 1:
-        raise UserError(
-            f"Loss {text!r} adds losses of {' and of '.join(sorted(units))}.", "Add losses that train on the same data."
-        )
+    _check_addable(text, terms)
+    return LossSum(terms)
+
+
+def _check_addable(text: str, terms: tuple[Term, ...]) -> None:
+    """Refuse losses that one model and one pass over one data set cannot serve together."""
     if len({term.loss.output for term in terms}) > 1:
         raise UserError(
             f"Loss {text!r} adds a loss of a reward model to one of a policy.", "Train the two one after the other."
         )
-    return LossSum(terms)
+    units = {term.loss.unit for term in terms} - {"responses"}
+    if len(units) > 1:
+        kinds = " and of ".join(sorted(UNITS[unit] for unit in units))
+        raise UserError(f"Loss {text!r} adds losses of {kinds}.", "Add losses that train on the same data.")
+    reading = {INPUTS[name].reads: name for term in terms for name in term.loss.inputs if INPUTS[name].reads}
+    if len(reading) > 1:
+        says = " and ".join(INPUTS[name].says for name in reading.values())
+        raise UserError(f"Loss {text!r} reads {says} off the vocabulary.", "Add only one loss that reads it.")
 
 
 def _weight(text: str, given: str | None) -> float:

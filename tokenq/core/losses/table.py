@@ -6,6 +6,7 @@ where the row says so, and the row's inputs in their order; its keyword-only arg
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -24,12 +25,21 @@ from tokenq.core.losses import (
     token_level,
     value,
 )
-from tokenq.core.losses.inputs import INPUTS
+from tokenq.core.losses.inputs import INPUTS, Scene
 from tokenq.errors import UserError, nearest, unknown_name
 
 Unit = Literal["pairs", "responses", "labelled", "rewarded", "ranked", "rated", "steps"]
-"""What one value of a loss stands for: a pair, a response, one with a label, one with a reward, a prompt's ranking, one
-with ratings by attribute, or a step."""
+"""What one value of a loss stands for: a key of `UNITS`, which has them in words."""
+
+UNITS: dict[Unit, str] = {
+    "pairs": "pairs",
+    "responses": "responses",
+    "labelled": "responses with a label",
+    "rewarded": "responses with a reward",
+    "ranked": "rankings",
+    "rated": "responses with ratings",
+    "steps": "steps with a label",
+}
 
 Output = Literal["logps", "rewards"]
 """What the model gives: log-probs of tokens, or the numbers of a head that reads its hidden states."""
@@ -95,8 +105,15 @@ class Loss(NamedTuple):
 
     def choices(self) -> dict[str, str]:
         """Return the inputs that have several sources, with the one that is taken."""
-        several = [name for name in self.inputs if len(INPUTS[name].sources) > 1]
-        return {name: self.sources.get(name, next(iter(INPUTS[name].sources))) for name in several}
+        return {name: self.source(name) for name in self.inputs if len(INPUTS[name].sources) > 1}
+
+    def source(self, name: str) -> str:
+        """Return where an input comes from."""
+        return self.sources.get(name, next(iter(INPUTS[name].sources)))
+
+    def given(self, scene: Scene) -> list[Any]:
+        """Return the inputs of a batch, in the order in which the function takes them."""
+        return [INPUTS[name].sources[self.source(name)](scene) for name in self.inputs]
 
     @property
     def want(self) -> str:
@@ -166,6 +183,9 @@ LOSSES: dict[str, Loss] = {
     "process": Loss(rewards.process, "steps", reference=False, inputs=("step_labels",), output="rewards"),
 }
 
+_FEW = 8
+"""So many losses are named that have a parameter which this one lacks; β is no help."""
+
 ALIASES = {
     "sigmoid": "dpo",
     "exo_pair": "exo",
@@ -223,6 +243,8 @@ def _number(name: str, loss: Loss, parameter: str, given: Any) -> float:
     except (TypeError, ValueError):
         raise UserError(f"{parameter} of loss {name!r} takes a number, not {given!r}.", "Give a number.") from None
     limit = loss.limits.get(parameter, LIMITS.get(parameter, _ANY))
+    if not math.isfinite(number):
+        raise UserError(f"{parameter} of loss {name!r} is {number:g}.", "Give a finite number.")
     if not limit.allows(number):
         raise UserError(f"{parameter} = {number:g}, but in loss {name!r} it must be {limit.says}.", "Change the value.")
     return number
@@ -233,4 +255,7 @@ def _no_parameter(name: str, loss: Loss, parameter: str) -> UserError:
     takes = f"It takes {', '.join(known)}." if known else "It takes no parameters."
     close = nearest(parameter, known)
     guess = f"Did you mean {close!r}? " if close else ""
-    return UserError(f"Loss {name!r} has no parameter {parameter!r}.", f"{guess}{takes}")
+    owners = [other for other, row in LOSSES.items() if parameter in {**row.parameters(), **row.choices()}]
+    few = 0 < len(owners) <= _FEW
+    elsewhere = f" Losses with {parameter}: {', '.join(owners)}." if few else ""
+    return UserError(f"Loss {name!r} has no parameter {parameter!r}.", f"{guess}{takes}{elsewhere}")

@@ -71,8 +71,8 @@ def tis_dpo(
     """Return −log σ(β Σ_t w_t ρ_t(y_w) − β Σ_t w_t ρ_t(y_l)): TIS-DPO, arXiv 2410.04350.
 
     ρ = log π/π_ref of a token; w = `contrastive_weights` with μ for chosen and −μ for rejected responses, so that good
-    tokens of the one and bad tokens of the other count most. With equal weights it is DPO. (Sign and constants of the
-    paper's formula are from memory; its code scales ranks instead.)
+    tokens of the one and bad tokens of the other count most. With equal weights it is DPO. (The authors' code orders
+    tokens so, and scales their ranks; the exponential, its constants and its sign in the paper are from memory.)
 
     Args:
         policy: [B, T] log-probs under π.
@@ -108,7 +108,8 @@ def wpo(policy: PairLogps, reference: PairLogps, overlaps: PairValues, *, beta: 
     """Return −w(y_w) w(y_l) log σ(β h): WPO, Eq. 2 of arXiv 2406.11827.
 
     w(y) = exp(mean_t [log π(y_t|s_t) − log Σ_v π(v|s_t)²]): how likely the policy is to write the pair, relative to
-    what it expects of its own samples ("sampled alignment"). No gradient flows through weights.
+    what it expects of its own samples ("sampled alignment"). No gradient flows through weights. They have no upper
+    limit, as in TRL; the authors' code cuts the product at 1.
 
     Args:
         policy: [B, T] log-probs under π.
