@@ -142,10 +142,7 @@ def load_reward_model(
     """
     model: Any = load_classifier(spec, tokenizer, names, config.seed)
     if config.lora_rank:
-        alpha = 2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha
-        targets = list(config.lora_targets) or "all-linear"
-        dropout = config.lora_dropout
-        model = add_lora(model, rank=config.lora_rank, alpha=alpha, dropout=dropout, targets=targets, task="SEQ_CLS")
+        model = add_lora(model, **config.lora(), task="SEQ_CLS")
     packed, said = fastest_exact(model, config.attention, config.max_length, REWARDS)
     for warning in said:
         progress.say(f"warning: {warning}")
