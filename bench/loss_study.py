@@ -1,9 +1,10 @@
 """All losses on the same pairs, from the same start: `python -m bench.loss_study --output runs/losses --seeds 0 1 2`.
 
-Makes the demonstrations that it needs (`tokenq demo`, one each seed; folders that are there are used), chooses the
-temperature (and the learning rate) of every loss by the true reward on a validation split of the first seed (one step
-further where the best is at the edge), trains every loss with them on every seed, and judges on posts that neither
-training nor choice has seen. What is finished is not done again.
+Makes the demonstrations that it needs (`tokenq demo`, one each seed; folders that are there are used), trains every
+loss on every seed, and judges on posts that neither training nor the choice of settings has seen. What is finished is
+not done again. Settings are those of `loss_settings.json`; with --tune they are chosen anew, by the true reward on a
+validation split of the first seed, and the file is written: three strengths a loss, and one step further where the best
+is at the edge.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 from bench.loss_jobs import Demo, Setting, judge, prepare, quietly, tune
 from tokenq.core.losses import LOSSES
-from tokenq.files import write_json
+from tokenq.files import read_json, write_json
 from tokenq.rundir import provenance
 
 STRENGTHS: dict[str, tuple[str, Sequence[float]]] = {
@@ -31,6 +32,9 @@ STRENGTHS: dict[str, tuple[str, Sequence[float]]] = {
     "sppo": ("beta", (0.001, 0.01, 0.1)),
 }
 """What to choose between in losses in which β means something else than in DPO, or is called so."""
+
+SETTINGS = Path(__file__).with_name("loss_settings.json")
+"""Chosen settings by loss, with the true reward of samples for the validation posts of all that were tried."""
 
 BETAS = ("beta", (0.03, 0.1, 0.3))
 """The same for all others."""
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--losses", nargs="*", help="these alone")
+    parser.add_argument("--tune", action="store_true", help=f"choose settings anew, and write {SETTINGS.name}")
     parser.add_argument(
         "--learning-rates", type=float, nargs="+", default=[1.5e-3], help="to choose from; the demonstration's"
     )
@@ -80,11 +85,13 @@ def main() -> None:
     with ProcessPoolExecutor(asked.jobs, mp_context=context) as pool:
         study = Study(asked.output, demos, pool)
         losses = [name for name in names() if not asked.losses or name in asked.losses]
-        chosen, tried = study.choose({name: candidates(name, asked.learning_rates) for name in losses})
+        if asked.tune:
+            study.tune({name: candidates(name, asked.learning_rates) for name in losses})
+        chosen = kept_settings(losses)
         results = study.judge(chosen)
     text = table(chosen, results)
     record = provenance({"seeds": asked.seeds, "losses": sorted(chosen)}, asked.seeds[0], {})
-    write_json(asked.output / "study.json", {**record, "tried": tried, "results": results})
+    write_json(asked.output / "study.json", {**record, "results": results})
     (asked.output / "study.md").write_text(text, encoding="utf-8")
     print(text)
 
@@ -100,19 +107,19 @@ class Study:
 
     def __init__(self, folder: Path, demos: Sequence[Demo], pool: ProcessPoolExecutor) -> None:
         self._folder, self._demos, self._pool = folder, demos, pool
+        self._all({demo.seed: (prepare, demo, self._extra(demo)) for demo in demos}, "prepared")
 
-    def choose(self, every: dict[str, list[Setting]]) -> tuple[dict[str, Setting], dict[str, dict[str, float]]]:
-        """Return for every loss the setting of the best validation reward, and the rewards of all."""
-        self._all({demo.seed: (prepare, demo, self._extra(demo)) for demo in self._demos}, "prepared")
+    def tune(self, every: dict[str, list[Setting]]) -> None:
+        """Write for every loss the setting of the best validation reward, with the rewards of all."""
         found = self._tuned(every)
         further = {name: beyond(settings, found[name]) for name, settings in every.items()}
         more = self._tuned(further)
         tried = {name: {**found[name], **more[name]} for name in every}
-        best = {
-            name: max([*settings, *further[name]], key=lambda setting: tried[setting.name][setting.label])
-            for name, settings in every.items()
-        }
-        return best, tried
+        kept = read_json(SETTINGS) if SETTINGS.exists() else {}
+        for name, settings in every.items():
+            best = max([*settings, *further[name]], key=lambda setting: tried[setting.name][setting.label])
+            kept[name] = {"options": best.options, "learning_rate": best.learning_rate, "tried": tried[name]}
+        write_json(SETTINGS, kept)
 
     def _tuned(self, every: dict[str, list[Setting]]) -> dict[str, dict[str, float]]:
         first = self._demos[0]
@@ -161,9 +168,17 @@ class Study:
         return found
 
 
+def kept_settings(losses: Sequence[str]) -> dict[str, Setting]:
+    """Return the settings that were chosen for some losses."""
+    kept = read_json(SETTINGS)
+    return {
+        name: Setting(name, SUMS.get(name, name), kept[name]["options"], kept[name]["learning_rate"]) for name in losses
+    }
+
+
 def names() -> list[str]:
-    """Return what the study compares: the table of losses, without those that the data have nothing for."""
-    return [name for name in LOSSES if name not in LEFT_OUT] + list(SUMS)
+    """Return what the study compares: the losses of policies, without those that the data have nothing for."""
+    return [name for name, loss in LOSSES.items() if loss.output == "logps" and name not in LEFT_OUT] + list(SUMS)
 
 
 def candidates(name: str, rates: Sequence[float]) -> list[Setting]:
