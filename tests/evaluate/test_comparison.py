@@ -287,6 +287,12 @@ class TestRefusals:
         assert "has not finished: its last step is 12 of 20." in message
         assert hint.endswith("runs/ipo/config.yaml --resume")
 
+    def test_a_reward_model(self, two, refused, tmp_path):
+        (tmp_path / "runs" / "ipo" / "reward_model").mkdir()
+        message, hint = refused()
+        assert "ipo trained a reward model" in message
+        assert "eval preference --reward-model" in hint
+
     def test_a_run_without_evaluation(self, refused, tmp_path):
         write_metrics(tmp_path / "runs" / "ipo", 20, 0.5, evaluated=())
         message, hint = refused()

@@ -156,6 +156,11 @@ def _read(path: str, name: str) -> ComparedRun:
     run = RunDir(Path(path).expanduser())
     if not run.holds_run():
         raise UserError(f"There is no run at {path}.", _where_runs_are(run.path))
+    if run.reward_model.exists():
+        raise UserError(
+            f"The run {path} trained a reward model, and runs of policies are compared: by log-probs that it has not.",
+            "tokenq eval preference --reward-model compares reward models, each on the same pairs.",
+        )
     record = read_run(run.path)
     last = record.steps[-1]["step"] if record.steps else 0
     planned = record.planned_steps() if not record.finished else last
