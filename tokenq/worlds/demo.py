@@ -172,7 +172,7 @@ class DemoSettings:
     sft_batch_size: int = 8
     sft_learning_rate: float = 3e-3
     sft_warmup_steps: int = 20
-    pair_posts: int = 4000
+    pair_posts: int = 2000
     held_out_posts: int = 300
     test_posts: int = 100
     corrupted_posts: int = 300
@@ -180,7 +180,7 @@ class DemoSettings:
     length_bonus: float = 0.1
     dpo_beta: float = 0.1
     dpo_batch_size: int = 32
-    dpo_epochs: float = 1.5
+    dpo_epochs: float = 2.0
     dpo_learning_rate: float = 1.5e-3
     dpo_warmup_steps: int = 5
 
@@ -196,7 +196,6 @@ class DemoSettings:
                 SftStage(1600, MIDDLE, CARELESS, "cosine"),
             ),
             pair_posts=1200,
-            dpo_epochs=2.0,
             held_out_posts=120,
             test_posts=50,
             corrupted_posts=120,
