@@ -190,26 +190,7 @@ def run_trl(
             reference_seconds = time.perf_counter() - begin
             return dataset
 
-    arguments = DPOConfig(
-        output_dir=config.output,
-        beta=BETA,
-        per_device_train_batch_size=case.per_device,
-        gradient_accumulation_steps=config.batch_size // case.per_device,
-        learning_rate=LEARNING_RATE,
-        num_train_epochs=1,  # the rows already follow one another as often as they are seen
-        max_length=max(_lengths(groups)),
-        train_sampling_strategy="sequential",
-        precompute_ref_log_probs=case.reference == "precomputed",
-        gradient_checkpointing=case.checkpointing,
-        model_init_kwargs={"dtype": config.dtype},
-        use_cpu=config.device == "cpu",
-        bf16=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
+    arguments = DPOConfig(**trl_settings(case, config, groups))
     order = [
         place for step in range(total_steps(config, len(groups))) for place in step_places(config, len(groups), step)
     ]
@@ -234,6 +215,30 @@ def run_trl(
         "reference_computed": 2 * len(groups) * case.epochs,
         "steps": [record for record in trainer.state.log_history if "loss" in record],
     }, model_shape(trainer.model)
+
+
+def trl_settings(case: Case, config: TrainConfig, groups: list[TokenGroup]) -> dict[str, Any]:
+    """Return TRL's settings for the same updates: no mixed precision, nothing saved, rows in the order given."""
+    return {
+        "output_dir": config.output,
+        "beta": BETA,
+        "per_device_train_batch_size": case.per_device,
+        "gradient_accumulation_steps": config.batch_size // case.per_device,
+        "learning_rate": LEARNING_RATE,
+        "num_train_epochs": 1,  # the rows already follow one another as often as they are seen
+        "max_length": max(_lengths(groups)),
+        "train_sampling_strategy": "sequential",
+        "precompute_ref_log_probs": case.reference == "precomputed",
+        "gradient_checkpointing": case.checkpointing,
+        "model_init_kwargs": {"dtype": config.dtype},
+        "use_cpu": config.device == "cpu",
+        "bf16": False,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
 
 
 def _lengths(groups: list[TokenGroup]) -> list[int]:

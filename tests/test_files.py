@@ -87,7 +87,7 @@ def test_a_forbidden_folder_is_named(tmp_path, monkeypatch):
 
 def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(ZeroDivisionError), disk_errors(tmp_path):
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018 (raises)
     with pytest.raises(OSError, match="Input/output"), disk_errors(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -28,7 +28,7 @@ def test_true_answers_are_read_as_responses_are():
 def test_a_row_without_a_true_answer(values, says):
     task = AnswerTask([Prompt("a", "?", "row 1", values=values)], "answer", last_number)
     with pytest.raises(UserError, match=says):
-        task.answers  # noqa: B018
+        task.answers  # noqa: B018 (reading it is what raises)
 
 
 def test_the_task_of_the_documentation():

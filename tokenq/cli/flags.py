@@ -164,7 +164,7 @@ def field_docs(config: type[Any]) -> dict[str, str]:
     docs = {field.name: "" for field in fields(config)}
     for one in reversed([kind for kind in config.__mro__ if is_dataclass(kind)]):
         name = ""
-        for statement in ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body:  # type: ignore[attr-defined]
+        for statement in ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body:  # type: ignore[attr-defined]  # a class
             match statement:
                 case ast.AnnAssign(target=ast.Name(id=name)):
                     continue

@@ -87,7 +87,7 @@ def token_logps(hidden: Float[Tensor, "N H"], head: Head, targets: Int[Tensor, "
         weight = weight.to(hidden.dtype)
     if not torch.is_grad_enabled():  # inside the function this can no longer be told
         head = replace(head, keep_bytes=0)
-    logps: Tensor = _TokenLogps.apply(hidden, weight, head.bias, targets, head)  # type: ignore[no-untyped-call]
+    logps: Tensor = _TokenLogps.apply(hidden, weight, head.bias, targets, head)  # type: ignore[no-untyped-call]  # torch's
     return logps
 
 

@@ -36,7 +36,7 @@ _UNDRAWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u
 def installed() -> bool:
     """Return whether figures can be drawn at all."""
     try:
-        import matplotlib.figure  # noqa: F401
+        import matplotlib.figure  # noqa: F401 (imported to see whether it can be)
     except ImportError:
         return False
     return True

@@ -140,7 +140,7 @@ class _Trainer:
         whole = self._whole(step_plan, data)
         self._check_start(whole.outcome, whole.batch, step)
         self._stop_if_not_finite(not_finite(whole.outcome, whole.batch, data.groups), step)
-        objective.share(whole.outcome, objective.weights(whole.batch)).backward()  # type: ignore[no-untyped-call]
+        objective.share(whole.outcome, objective.weights(whole.batch)).backward()  # type: ignore[no-untyped-call]  # torch's
         slopes = iter(whole.slopes())
         for i, micro in enumerate(step_plan.own):
             with self._accumulating(i == len(step_plan.own) - 1):

@@ -159,8 +159,8 @@ def minimise(model: TabularLM, value: Callable[[Float[Tensor, "S V"]], Tensor]) 
     def closure() -> Tensor:
         search.zero_grad()
         found = value(model.table())
-        found.backward()  # type: ignore[no-untyped-call]
+        found.backward()  # type: ignore[no-untyped-call]  # torch's
         return found
 
-    search.step(closure)  # type: ignore[no-untyped-call]
+    search.step(closure)  # type: ignore[no-untyped-call]  # torch's
     return model.table().detach()
