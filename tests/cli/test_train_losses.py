@@ -34,13 +34,14 @@ def stand_in(tmp_path_factory):
     ]
     rewarded = [{"prompt": f"{q}?", "completion": f" {i} {q}", "reward": i % 3} for i, q in enumerate(QUESTIONS)]
     alike = [row | {"reward": 2} for row in rewarded]
+    liked = [row | {"label": True} for row in labelled]
     unclear = [*labelled[:2], labelled[2] | {"label": "good"}]
     named = {"pairs": pairs, "labelled": labelled, "ranked": ranked, "rewarded": rewarded, "alike": alike}
     begun = "Step 1: so\nStep 2:"
     steps = [
         {"prompt": f"{q}?", "initial_reason_steps": begun, "chosen": f" {q}", "rejected": " no"} for q in QUESTIONS
     ]
-    for name, values in (named | {"unclear": unclear, "steps": steps}).items():
+    for name, values in (named | {"unclear": unclear, "liked": liked, "steps": steps}).items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
     return folder
 
@@ -133,6 +134,7 @@ def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path
         ("pairs", ["--loss", "tdpo2+wpo"], "Add only one loss that reads it"),
         ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),
         ("alike", ["--loss", "dro"], "All 6 rewards are 2"),
+        *(("liked", ["--loss", loss], "All 6 labels are 1 (") for loss in ("kto", "bco", "ce")),
         ("unclear", ["--loss", "dro"], "row 3: label 'good' is neither true nor false"),
         ("rewarded", ["--loss", "dro", "--loss-options", "values=prompts"], "Did you mean 'prompt'"),
         ("ranked", ["--loss", "kto"], "row 1: no response of the row has a label"),

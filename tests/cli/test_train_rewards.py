@@ -42,6 +42,9 @@ def place(tmp_path_factory):
         folder / "steps.jsonl",
         [{"prompt": f"{i}?", "completions": ["good", "bad", f"{i}"], "labels": [True, False, i % 2]} for i in numbers],
     )
+    pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    write(folder / "even.jsonl", [pair | {"margin": 0} for pair in pairs])
+    write(folder / "right.jsonl", [{"prompt": f"{i}?", "completions": ["a", "b"], "labels": [1, 1]} for i in numbers])
     return folder
 
 
@@ -147,6 +150,10 @@ def test_attributes_that_are_asked_for(place, tmp_path, capsys):
     assert train(place, tmp_path / "run", "rated", *options) == 0
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "reward_model")
     assert model.config.id2label == {0: "coherence", 1: "helpfulness"}
+    capsys.readouterr()
+    options = ("--loss", "regression", "--max-steps", "1", "--attributes", "correctness")
+    assert train(place, tmp_path / "one", "rated", *options) == 0
+    assert "left out: 16 responses that are rated on none of correctness" in capsys.readouterr().err
     assert train(place, tmp_path / "no", "rated", "--loss", "regression", "--attributes", "helpfullness") == 2
     assert "Did you mean 'helpfulness'" in capsys.readouterr().err
 
@@ -198,6 +205,8 @@ def test_the_doctor_and_others_know_a_run_of_a_reward_model(place, tmp_path, cap
         ("pairs", ["--loss", "bradley_terry", "--beta", "0.1"], "has no parameter 'beta'"),
         ("pairs", ["--loss", "bradley_terry", "--attributes", "reward"], "reads none"),
         ("pairs", ["--loss", "bradley_terry", "--reference", "model"], "A reward model has no reference"),
+        ("even", ["--loss", "scaled_bradley_terry"], "All 24 margins are 0"),
+        ("right", ["--loss", "process"], "All 48 labels of steps are 1"),
         ("pairs", ["--loss", "regression"], "The loss needs a column for each rating"),
         ("rated", ["--loss", "regression", "--attributes", "coherence", "coherence"], "names one twice"),
         ("pairs", ["--loss", "bradley_terry", "--attention", "full"], "Unknown attention 'full'"),

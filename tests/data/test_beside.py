@@ -18,6 +18,7 @@ from tokenq.core.losses.inputs import (
 )
 from tokenq.core.packing import pack
 from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.differences import refuse_equal
 from tokenq.data.examples import read_examples
 from tokenq.data.files import Row
 from tokenq.data.tokenize import tokenize
@@ -135,12 +136,28 @@ def test_rewards_that_do_not_differ_are_refused():
         reward_scale(groups)
 
 
+def test_what_does_not_differ_is_refused_where_a_loss_tells_it_apart():
+    """Margins may all be 2, and order the pairs; all 0 they say nothing, and neither do labels of one kind."""
+
+    def groups(*values, want):
+        return tokenised(*values, want=want).groups
+
+    refuse_equal(groups(*LABELLED, want="labelled"), ["labels"])
+    good = groups(*({**row, "label": True} for row in LABELLED), want="labelled")
+    with pytest.raises(UserError, match=r"All 3 labels are 1 \(train\.jsonl, row 1 is the first\)"):
+        refuse_equal(good, ["labels"])
+    two = [PAIR | {"prompt": prompt} for prompt in "qr"]
+    refuse_equal(groups(*(pair | {"margin": 2} for pair in two), want="margins"), ["margin"])
+    with pytest.raises(UserError, match="All 2 margins are 0"):
+        refuse_equal(groups(*(pair | {"margin": 0} for pair in two), want="margins"), ["margin"])
+
+
 def test_a_batch_has_rewards_only_where_every_response_has_one():
     groups = tokenised(*REWARDED, want="rewarded").groups
     normal = with_rewards(groups, reward_scale(groups))
     assert pack([normal[0], groups[1]]).rewards is None
     unrated = tokenised({"prompt": "b", "completion": " three"}, want="responses").groups
-    with pytest.raises(UserError, match="Some responses have no reward"):
+    with pytest.raises(UserError, match="row 1: some responses have no reward"):
         reward_scale([groups[0], *unrated])
     bare = groups[1]
     batch = pack([bare])

@@ -77,11 +77,14 @@ def test_ratings_by_attribute():
     assert found.dropped["response without a rating"] == 1
     data = tokenize(found.examples, BYTES, max_length=20)
     assert rated_attributes(data.groups) == ["helpfulness", "coherence", "complexity"]
-    groups = with_ratings(data.groups, ["coherence", "helpfulness"])
+    groups, lost = with_ratings(data.groups, ["coherence", "helpfulness"])
+    assert lost == 0
     got = pack([opened(group, last_token) for group in groups]).ratings.numpy()
     np.testing.assert_array_equal(got, [[3.0, 4.0], [np.nan, 0.0]])
-    with pytest.raises(UserError, match="row 1: a response has no rating for any of complexity"):
-        with_ratings(data.groups, ["complexity"])
+    # The first row is not rated on complexity: it is left out and counted.
+    (group,), lost = with_ratings(data.groups, ["complexity"])
+    assert (group.where, group.responses[0].ratings.tolist(), lost) == ("row 3", [1.0], 1)
+    assert with_ratings(data.groups, ["kindness"]) == ([], 2)
 
 
 def test_ratings_of_other_formats():

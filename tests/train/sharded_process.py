@@ -6,6 +6,7 @@ without one it is told here that processes of a CPU may do the same.
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -14,6 +15,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from small_runs import random_pairs, small_policy, train_small
 
 from tokenq.models.export import export_policy
+from tokenq.models.policy import adapter_off
 from tokenq.worlds.tiny import tiny_tokenizer
 
 HELD_OUT = random_pairs(5, seed=7)
@@ -23,7 +25,13 @@ POLICIES = {
     "gemma3": lambda dtype: small_policy(family="gemma3", dtype=dtype),  # tied head
     "adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
     "checkpointed": lambda dtype: checkpointed(small_policy(family="llama", dtype=dtype)),
+    "online-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
+    "distributions": lambda dtype: small_policy(dtype=dtype),
+    "distributions-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
 }
+
+LOSSES = {"distributions": "tdpo2", "distributions-adapter": "tdpo2"}
+"""Losses other than DPO, by the name of the run: one that reads the reference's logits in every step."""
 
 
 def checkpointed(policy):
@@ -34,7 +42,10 @@ def checkpointed(policy):
 def run(output, name, dtype, **more):
     """Do one of the runs."""
     settings = {"tokens_per_batch": 60, "max_steps": 4, "save_steps": 2, "held_out": HELD_OUT, "start_tolerance": 1e-3}
-    return train_small(output, policy=POLICIES[name](dtype), **settings, **more)
+    policy = POLICIES[name](dtype)
+    if name == "online-adapter":  # the reference is computed in every step, and not stored
+        more["reference"] = SimpleNamespace(scorer=lambda groups: adapter_off(policy))
+    return train_small(output, policy=policy, loss=LOSSES.get(name, "dpo"), **settings, **more)
 
 
 def sharding_accelerator():

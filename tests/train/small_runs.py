@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import last_token, opened, step_ends
 from tokenq.models.classifier import RewardLM
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward import PackedLM, is_peft
 from tokenq.models.load import add_lora, disable_dropout, identify
-from tokenq.models.policy import frozen_model, logits_of, no_grad, without_adapter
+from tokenq.models.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.value_network import ValuedPolicy
 from tokenq.records import TokenGroup, TokenResponse
@@ -194,7 +194,9 @@ def train_small(
         if (event.stage, event.done) == stop:
             raise KeyboardInterrupt
 
-    logits = logits_of(frozen_model(policy)) if "ref_kls" in row.inputs else None
+    logits = None
+    if "ref_kls" in row.inputs:
+        logits = logits_without_adapter(policy) if is_peft(policy.model) else logits_of(frozen_model(policy))
     job = Job(
         policy=valued or policy,
         data=Scored(groups, scorer(groups), logits),

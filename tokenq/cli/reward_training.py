@@ -109,19 +109,21 @@ def with_reads(data: TokenizedData, loss: LossSum, names: Sequence[str], progres
         progress: told what was left out.
 
     Raises:
-        UserError: a response has none of the ratings; nothing is left.
+        UserError: nothing is left.
     """
     if not data.groups:
         return data
-    groups = data.groups
+    groups, lost, why, hint = data.groups, 0, "", ""
     if "ratings" in loss.inputs:
-        groups = with_ratings(groups, names)
+        groups, lost = with_ratings(groups, names)
+        why, hint = f"that are rated on none of {', '.join(names)}", "Name what these data are rated on."
     if "step_labels" in loss.inputs:
         groups, lost = with_step_labels(data)
-        if lost:
-            progress.say(f"left out: {lost} responses that were cut before the end of their first step")
+        why, hint = "that were cut before the end of their first step", "Raise --max-length."
     if not groups:
-        raise UserError("No response is left.", "Raise --max-length.")
+        raise UserError(f"Nothing is left of {lost} responses {why}.", hint)
+    if lost:
+        progress.say(f"left out: {lost} responses {why}")
     return replace(data, groups=[opened(group, _READS[loss.unit]) for group in groups])
 
 

@@ -22,6 +22,7 @@ from tokenq.cli.reward_training import Ready, prepare_reward_model
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.differences import refuse_equal
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
@@ -67,6 +68,7 @@ def run(config: TrainConfig) -> Summary:
         make = PREPARATIONS[loss.output]
         ready = make(config, loss, spec, tokenizer, (rows, held_out_rows), progress)
         policy, data, held_out = ready.policy, ready.data, ready.held_out
+        refuse_equal(data.groups, loss.inputs)
         run_dir = _open_run(config, accelerator)
         identity = identify(policy.model, config.model)
         reference = NO_REFERENCE

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.data.differences import refuse_equal, rewards
 from tokenq.data.steps import step_stretches
 from tokenq.data.tokenize import ResponseText, TokenizedData
 from tokenq.errors import UserError
@@ -87,27 +88,29 @@ def _line_numbers(text: str) -> NDArray[np.int32]:
     return np.array([*numbers, max(line, 0)], np.int32)
 
 
-def with_ratings(groups: Sequence[TokenGroup], names: Sequence[str]) -> list[TokenGroup]:
+def with_ratings(groups: Sequence[TokenGroup], names: Sequence[str]) -> tuple[list[TokenGroup], int]:
     """Return the groups with the ratings of every response as numbers, NaN where one is missing.
+
+    A response that is rated on none of these attributes is left out, and a group without a response.
 
     Args:
         groups: tokenised from examples that were read for their ratings.
         names: the attributes, in the order of the model's outputs.
 
-    Raises:
-        UserError: a row has none of these attributes.
+    Returns:
+        The groups, and how many responses were left out.
     """
-
-    def rated(group: TokenGroup, response: TokenResponse) -> TokenResponse:
-        found = {} if response.given is None else response.given.ratings
-        if not set(names) & set(found):
-            raise UserError(
-                f"{group.where}: a response has no rating for any of {', '.join(names)}.",
-                "Leave the row out, or name what it is rated on with --attributes.",
-            )
-        return replace(response, ratings=np.array([found.get(name, np.nan) for name in names], np.float32))
-
-    return [replace(group, responses=tuple(rated(group, one) for one in group.responses)) for group in groups]
+    found: list[TokenGroup] = []
+    for group in groups:
+        ratings = [{} if one.given is None else one.given.ratings for one in group.responses]
+        rated = tuple(
+            replace(response, ratings=np.array([given.get(name, np.nan) for name in names], np.float32))
+            for response, given in zip(group.responses, ratings, strict=True)
+            if given.keys() & set(names)
+        )
+        if rated:
+            found.append(replace(group, responses=rated))
+    return found, sum(len(group.responses) for group in groups) - sum(len(group.responses) for group in found)
 
 
 def rated_attributes(groups: Sequence[TokenGroup]) -> list[str]:
@@ -197,13 +200,9 @@ def reward_scale(groups: Sequence[TokenGroup]) -> RewardScale:
     Raises:
         UserError: all rewards are the same, so that there is nothing to learn from them.
     """
-    rewards = np.array(_rewards(groups))
-    if np.ptp(rewards) == 0:
-        raise UserError(
-            f"All {len(rewards)} rewards are {rewards[0]:g} ({groups[0].where} is the first).",
-            "Rewards that do not differ say nothing: give responses of different quality, or look at the column.",
-        )
-    return RewardScale(float(rewards.mean()), float(rewards.std()))
+    refuse_equal(groups, ["rewards"])
+    found = [reward for group in groups for reward in rewards(group)]
+    return RewardScale(float(np.mean(found)), float(np.std(found)))
 
 
 def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[TokenGroup]:
@@ -213,21 +212,16 @@ def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[Token
         groups: the data, every response with its reward as the data has it.
         scale: of the training data, also for data that is held out.
     """
-    normal = iter([(reward - scale.mean) / scale.sd for reward in _rewards(groups)])
     return [
-        replace(group, responses=tuple(replace(response, reward=next(normal)) for response in group.responses))
+        replace(
+            group,
+            responses=tuple(
+                replace(response, reward=(reward - scale.mean) / scale.sd)
+                for response, reward in zip(group.responses, rewards(group), strict=True)
+            ),
+        )
         for group in groups
     ]
-
-
-def _rewards(groups: Sequence[TokenGroup]) -> list[float]:
-    """Return the rewards of all responses as the data has them, in order."""
-    given = (response.given for group in groups for response in group.responses)
-    rewards = [None if one is None else one.score for one in given]
-    held = [reward for reward in rewards if reward is not None]
-    if len(held) < len(rewards):
-        raise UserError("Some responses have no reward.", "Read the data with want='rewarded'.")
-    return held
 
 
 def _ids(trace: TokenTrace) -> tuple[int, ...]:

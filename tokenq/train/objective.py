@@ -70,9 +70,14 @@ class Objective:
         reads = self.reads
         if reads is None:
             return Scores(policy(batch), ref_logps, None)
-        other = None if ref_logits is None else ref_logits(batch)
-        logps, read = policy(batch, functools.partial(_read, reads=reads, reference=other)).unbind()
-        return Scores(logps, ref_logps, read)
+
+        def read(own: Logits) -> Tensor:
+            # Inside the policy's forward: below an adapter the reference is the policy's own weights, which a policy
+            # in shards gathers there and nowhere else.
+            return reads(own, None if ref_logits is None else ref_logits(batch))
+
+        logps, found = policy(batch, read).unbind()
+        return Scores(logps, ref_logps, found)
 
     def judge(self, scores: Scores, batch: PackedBatch) -> "Outcome":
         """Return the losses and metrics that follow from what the models say."""
@@ -132,10 +137,6 @@ class Objective:
         if term.loss.unit == "responses":
             return int(torch.isin(batch.responses, self._rows(term, batch)).sum())
         return _COUNTS[term.loss.unit](batch)
-
-
-def _read(logits: Logits, reads: Callable[[Logits, Logits | None], Tensor], reference: Logits | None) -> Tensor:
-    return reads(logits, reference)
 
 
 @dataclass(frozen=True)
