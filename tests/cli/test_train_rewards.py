@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.cli.main import main
-from tokenq.cli.reward_training import refuse_adapter_in_shards
+from tokenq.cli.merging import refuse_merge_in_shards
+from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
 from tokenq.train.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
@@ -230,14 +231,28 @@ def test_an_adapter_in_shards_is_refused(place, tmp_path, monkeypatch, capsys):
     assert train(place, tmp_path / "whole", "pairs", *words) == 0
 
 
-def test_an_adapter_under_deepspeed_is_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    config = TrainConfig(model="m", data=["d"], output="o", loss="bradley_terry", lora_rank=2)
-    with pytest.raises(UserError, match="weights in shards cannot be merged"):
-        refuse_adapter_in_shards(config)
-    refuse_adapter_in_shards(replace(config, lora_rank=0))
-    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
-    refuse_adapter_in_shards(config)
+@pytest.mark.parametrize("flag", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_what_would_be_merged_is_refused_in_shards(flag, tmp_path, monkeypatch):
+    """A reward model's adapter, and a policy's on a base that is itself a base with an adapter."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    whole = TrainConfig(model="m", data=["d"], output="o")
+    twice = replace(whole, model=str(tmp_path))
+    refused = [(whole, "bradley_terry", 2), (twice, "dpo", 2), (replace(twice, adapter="a"), "dpo", 0)]
+    allowed = [
+        (whole, "bradley_terry", 0),
+        (whole, "dpo", 2),
+        (twice, "dpo", 0),
+        (replace(whole, adapter="a"), "dpo", 0),
+    ]
+    monkeypatch.setenv(flag, "true")
+    for config, loss, rank in refused:
+        with pytest.raises(UserError, match="weights in shards cannot be merged"):
+            refuse_merge_in_shards(replace(config, lora_rank=rank), find_sum(loss))
+    for config, loss, rank in allowed:
+        refuse_merge_in_shards(replace(config, lora_rank=rank), find_sum(loss))
+    monkeypatch.delenv(flag)
+    for config, loss, rank in refused:
+        refuse_merge_in_shards(replace(config, lora_rank=rank), find_sum(loss))
 
 
 def test_an_architecture_without_a_classifier(place, tmp_path, capsys):

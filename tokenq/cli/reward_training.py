@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from accelerate.utils import parse_flag_from_env
-
 from tokenq.cli.progress import Progress
 from tokenq.core.losses import LossSum
 from tokenq.core.packing import last_token, opened, step_ends
@@ -19,9 +17,6 @@ from tokenq.models.proof import fastest_exact
 from tokenq.train.config import TrainConfig
 from tokenq.train.objective import Objective
 from tokenq.train.reward_model import RewardObjective
-
-_SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-"""What `accelerate launch` sets where weights are spread over devices."""
 
 _READS = {"pairs": last_token, "rated": last_token, "steps": step_ends}
 """Where each kind of data has its numbers read."""
@@ -62,26 +57,12 @@ def prepare_reward_model(
         progress: told what could not be done as asked.
 
     Raises:
-        UserError: an adapter is to be trained in shards, or data and loss do not go together.
+        UserError: data and loss do not go together.
     """
-    refuse_adapter_in_shards(config)
     names = output_names(parts[0], config, loss)
     data, held_out = (with_reads(part, loss, names, progress) for part in parts)
     model = load_reward_model(spec, tokenizer, names, config, progress)
     return Ready(model, data, held_out, RewardObjective(loss, tuple(names)))
-
-
-def refuse_adapter_in_shards(config: TrainConfig) -> None:
-    """Refuse an adapter where `accelerate launch` spreads weights over devices.
-
-    Raises:
-        UserError: names the flag.
-    """
-    if config.lora_rank and any(map(parse_flag_from_env, _SHARDING)):
-        raise UserError(
-            "The adapter of a reward model is merged when it is saved, and weights in shards cannot be merged.",
-            "Leave out --lora-rank, or launch without FSDP and DeepSpeed (recipes/accelerate/ddp.yaml).",
-        )
 
 
 def output_names(data: TokenizedData, config: TrainConfig, loss: LossSum) -> list[str]:

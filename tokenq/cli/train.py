@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 
 import tokenq
+from tokenq.cli.merging import merges, refuse_merge_in_shards
 from tokenq.cli.progress import Progress
 from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy, with_logits
 from tokenq.cli.reward_training import Ready, prepare_reward_model
@@ -28,7 +29,7 @@ from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
 from tokenq.errors import UserError
 from tokenq.models.classifier import RewardLM
-from tokenq.models.export import export_policy, model_card
+from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.load import (
     ModelIdentity,
@@ -36,7 +37,6 @@ from tokenq.models.load import (
     add_lora,
     hide_progress_bars,
     identify,
-    is_adapter_folder,
     load_model,
     load_tokenizer,
 )
@@ -56,6 +56,7 @@ def run(config: TrainConfig) -> Summary:
     config.check()
     loss = find_sum(config.loss, _loss_parameters(config))
     _check_inputs(config, loss)
+    refuse_merge_in_shards(config, loss)
     if not config.resume:
         refuse_used(config.output)
     accelerator = _accelerator(config)
@@ -97,7 +98,7 @@ def run(config: TrainConfig) -> Summary:
         unit = loss.unit if loss.unit in ("pairs", "responses") else "prompts"
         progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {policy.way} attention")
         summary = fit(job, accelerator)
-        _finish(policy, tokenizer, config, summary, run_dir, accelerator)
+        _finish(policy, tokenizer, config, loss, summary, run_dir, accelerator)
         what = "policy" if isinstance(policy, PackedLM) else "reward model"
         progress.say(f"done: the {what} is in {_result(policy, run_dir)}, every step's numbers in {run_dir.metrics}")
     return summary
@@ -262,11 +263,12 @@ def _finish(
     policy: PackedLM | RewardLM,
     tokenizer: Any,
     config: TrainConfig,
+    loss: LossSum,
     summary: Summary,
     run_dir: RunDir,
     accelerator: Accelerator,
 ) -> None:
-    """Write the policy, or the reward model: the whole of it, as a classifier's adapter is of no use without a head."""
+    """Write the policy, or the reward model."""
     state: Mapping[str, Tensor] | None = None
     if accelerator.num_processes > 1:
         gathered = accelerator.get_state_dict(summary.policy)
@@ -282,8 +284,8 @@ def _finish(
             **{name: f"{value:.4g}" for name, value in summary.after.items()},
         }
         card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
-        whole = is_adapter_folder(config.model) or isinstance(policy, RewardLM)
-        export_policy(policy, tokenizer, _result(policy, run_dir), card, state, "merged" if whole else "as_trained")
+        form: Form = "merged" if merges(config, loss) else "as_trained"
+        export_policy(policy, tokenizer, _result(policy, run_dir), card, state, form)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -11,6 +11,9 @@ from tokenq.files import folder_aside, write_text
 from tokenq.models.classifier import RewardLM
 from tokenq.models.forward import PackedLM, is_peft
 
+Form = Literal["as_trained", "merged"]
+"""How a policy with an adapter is written: the adapter alone, or in its base."""
+
 _CARD = """\
 ---
 library_name: {library}
@@ -37,7 +40,7 @@ def export_policy(
     folder: Path,
     card: str,
     state: Mapping[str, Tensor] | None = None,
-    form: Literal["as_trained", "merged"] = "as_trained",
+    form: Form = "as_trained",
 ) -> None:
     """Write the policy to `folder`, which appears when it is complete.
 
