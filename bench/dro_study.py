@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.loss_jobs import SAMPLES, decoding, recipe
 from tokenq.cli.demo_parts import answers, first_samples, trained
-from tokenq.cli.demo_world import NEW_TOKENS, World, learn
+from tokenq.cli.demo_world import World, learn
 from tokenq.evaluate.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.files import JsonLines
 from tokenq.rundir import RunDir
@@ -30,9 +31,6 @@ REWARD_NOISE = 0.5
 
 BETAS = (0.1, 0.3, 1.0)
 """Temperatures that are tried on validation posts."""
-
-SAMPLES = 4
-"""Samples of each post by which a policy is judged, besides its greedy summary."""
 
 METHODS: dict[str, dict[str, Any]] = {
     "DRO-V, a value before every token": {"loss": "dro", "loss_options": {"values": "tokens"}},
@@ -81,7 +79,7 @@ def data(world: World) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         prompts=[str(prompts)],
         method="sample",
         n=1,
-        **how(world),
+        **decoding(world.settings.seed),
     )
     samples = [result.candidates[0].text for result in drawn]
     written = [write_summary(post, SLOPPY, seed=world.settings.seed + 1) for post in posts]
@@ -125,23 +123,12 @@ def run(
         model=str(world.sft),
         data=(str(world.data(name, kept)),),
         beta=beta,
-        batch_size=own.dpo_batch_size,
         max_steps=round(own.dpo_epochs * len(rows) / own.dpo_batch_size),
         learning_rate=own.dpo_learning_rate,
-        warmup_steps=own.dpo_warmup_steps,
-        schedule="cosine",
-        reference_store=str(world.folder / "reference"),
-        seed=own.seed,
-        device="cpu",
-        dtype="float32",
+        **recipe(own, world.folder / "reference"),
         **settings,
     )
     return name, policy, sum(step.get("seconds", 0.0) for step in JsonLines(done.metrics).read())
-
-
-def how(world: World) -> dict[str, Any]:
-    """Return how summaries are written."""
-    return {"max_new_tokens": NEW_TOKENS, "batch_size": 150, "device": "cpu", "seed": world.settings.seed}
 
 
 def judged(world: World, name: str, policy: Path, part: str, posts: Sequence[Post]) -> dict[str, Any]:
@@ -155,7 +142,7 @@ def judged(world: World, name: str, policy: Path, part: str, posts: Sequence[Pos
             reference=str(world.sft),
             prompts=[str(prompts)],
             **method,
-            **how(world),
+            **decoding(world.settings.seed),
         )
         samples = first_samples(results, SAMPLES)
         found[kind] = [GOLD(posts[int(result.id)], one.text) for result, one in samples]

@@ -18,6 +18,7 @@ import torch
 
 from tokenq.cli import score
 from tokenq.cli.demo_parts import answers, trained
+from tokenq.cli.demo_world import NEW_TOKENS
 from tokenq.core.losses import find_sum
 from tokenq.evaluate.credit import Errors, locate
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
@@ -26,8 +27,9 @@ from tokenq.worlds.demo import DemoSettings
 from tokenq.worlds.gold import GOLD
 from tokenq.worlds.tldr import Post, make_posts
 
-NEW_TOKENS = 48
 SAMPLES = 4
+"""Samples of each post by which a policy is judged, besides its greedy summary."""
+
 PAIRS, PASSES = 2000, 2.0
 """How much every loss is trained: the first pairs of the demonstration, so often."""
 
@@ -163,7 +165,6 @@ def _policy(demo: Demo, setting: Setting, extra: Path, folder: Path) -> Path:
 
 
 def _trained(demo: Demo, setting: Setting, output: Path, data: Path, **more: Any) -> Path:
-    own = demo.settings
     shutil.rmtree(output, ignore_errors=True)  # of a training that was broken off
     return trained(
         output,
@@ -173,21 +174,37 @@ def _trained(demo: Demo, setting: Setting, output: Path, data: Path, **more: Any
         beta=setting.options.get("beta"),
         loss_options={name: str(value) for name, value in setting.options.items() if name != "beta"},
         learning_rate=setting.learning_rate,
-        batch_size=own.dpo_batch_size,
         epochs=PASSES,
-        warmup_steps=own.dpo_warmup_steps,
-        schedule="cosine",
-        reference_store=str(output.parent / "reference"),
-        seed=demo.seed,
-        device="cpu",
-        dtype="float32",
+        **recipe(demo.settings, output.parent / "reference"),
         **more,
     )
 
 
+def recipe(own: DemoSettings, store: Path) -> dict[str, Any]:
+    """Return what every training has from the demonstration.
+
+    Args:
+        own: its settings.
+        store: where log-probs of the reference are kept.
+    """
+    return {
+        "batch_size": own.dpo_batch_size,
+        "warmup_steps": own.dpo_warmup_steps,
+        "schedule": "cosine",
+        "reference_store": str(store),
+        "seed": own.seed,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+
+
+def decoding(seed: int) -> dict[str, Any]:
+    """Return how summaries are written."""
+    return {"max_new_tokens": NEW_TOKENS, "batch_size": 150, "device": "cpu", "seed": seed}
+
+
 def _written(demo: Demo, policy: Path, prompts: Path, output: Path, *, seed: int, **method: Any) -> list[list[str]]:
-    decoding = {"max_new_tokens": NEW_TOKENS, "batch_size": 150, "device": "cpu", "seed": seed}
-    found = answers(output, policy=str(policy), prompts=[str(prompts)], **decoding, **method)
+    found = answers(output, policy=str(policy), prompts=[str(prompts)], **decoding(seed), **method)
     return [[candidate.text for candidate in result.candidates] for result in found]
 
 
