@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     asked = parser.parse_args()
     bed = build(asked)
-    names = [name for name, loss in LOSSES.items() if loss.unit == "pairs"]
+    names = [name for name, loss in LOSSES.items() if (loss.unit, loss.output) == ("pairs", "logps")]
     steps = {name: step_of(name, bed) for name in names}
     times = in_turns(steps, asked.rounds, asked.device)
     print(table(times))
