@@ -124,7 +124,9 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
     """Return a classifier with one output for each name, without dropout, and set its padding and the tokenizer's.
 
     From a checkpoint of a classifier, that classifier; from a causal language model, its layers below a new head, whose
-    weights are drawn from N(0, 1/(d + 1)) as in arXiv 2009.01325.
+    weights have a standard deviation of 1/(d + 1): rewards begin near 0, whatever the size of the model's states. (As
+    OpenRLHF reads arXiv 2009.01325; read as a variance, the rewards of a Gemma begin nats apart, and this is to be
+    unlearnt first.)
 
     Args:
         spec: what to load.
@@ -225,7 +227,7 @@ def _on_top_of(causal: nn.Module, outputs: int, seed: int, path: str) -> PreTrai
         )
     weights = next(layers.parameters())
     drawn = torch.randn(outputs, head.in_features, generator=torch.Generator().manual_seed(seed))
-    drawn = drawn / math.sqrt(head.in_features + 1)
+    drawn = drawn / (head.in_features + 1)
     fresh = nn.Linear(head.in_features, outputs, bias=head.bias is not None, device=weights.device, dtype=weights.dtype)
     with torch.no_grad():
         fresh.weight.copy_(drawn)
