@@ -192,7 +192,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(da
         lambda: (output / "metrics.jsonl").exists(),
         lambda: any(checkpoints.glob(".step-*.partial/*")),
         lambda: (checkpoints / "step-00000006").exists(),
-        lambda: any(checkpoints.glob(".step-0000001*.partial/*")),
+        lambda: any(checkpoints.glob("*step-0000001*")),  # finished too: it is short, and the machine may be busy
     ]
     for i, condition in enumerate(conditions):
         more = ["--resume"] if i else []
