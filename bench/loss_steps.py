@@ -63,10 +63,11 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=128, help="tokens of every prompt")
     parser.add_argument("--response", type=int, default=128, help="tokens of every response")
     parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--losses", nargs="*", help=f"these alone, beside {BASE}")
     asked = parser.parse_args()
     bed = build(asked)
     names = [name for name, loss in LOSSES.items() if (loss.unit, loss.output) == ("pairs", "logps")]
-    steps = {name: step_of(name, bed) for name in names}
+    steps = {name: step_of(name, bed) for name in names if not asked.losses or name in (BASE, *asked.losses)}
     times = in_turns(steps, asked.rounds, asked.device)
     print(table(times))
     write_json(asked.output, {**provenance(vars(asked) | {"output": ""}, SEED, {}), "seconds": times})

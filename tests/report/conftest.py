@@ -45,3 +45,19 @@ def open_page(browser):
     assert said == []
     own = ("blob:file", "blob:null", "data:")  # what a page makes by itself, to be taken away
     assert [url for url in asked if url.split("#")[0] not in opened and not url.startswith(own)] == []
+
+
+@pytest.fixture
+def taken_away(tmp_path):
+    """Return a function that clicks every export of a page, and gives the files by their kind."""
+
+    def clicked(view):
+        files = {}
+        for name in ("json", "csv", "svg"):
+            with view.expect_download() as caught:
+                view.locator(f"#export-{name}").click()
+            files[name] = tmp_path / caught.value.suggested_filename
+            caught.value.save_as(files[name])
+        return files
+
+    return clicked

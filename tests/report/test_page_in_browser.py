@@ -371,15 +371,10 @@ def test_right_to_left_text_reads_from_right_to_left(visit):
     assert left[3] < left[4]
 
 
-def test_what_is_shown_can_be_taken_away(visit, tmp_path):
+def test_what_is_shown_can_be_taken_away(visit, taken_away):
     pair = hand_made_pair("17")
     view = visit(pair)
-    files = {}
-    for name in ("json", "csv", "svg"):
-        with view.expect_download() as caught:
-            view.locator(f"#export-{name}").click()
-        files[name] = tmp_path / caught.value.suggested_filename
-        caught.value.save_as(files[name])
+    files = taken_away(view)
     assert [path.name for path in files.values()] == ["trace-17.jsonl", "trace-17.csv", "trace-17.svg"]
     back = [TokenTrace.from_dict(json.loads(line)) for line in files["json"].read_text().splitlines()]
     for one, other in zip(back, pair, strict=True):

@@ -148,15 +148,10 @@ def test_the_curve_is_of_what_is_coloured(visit):
 
 
 @pytest.mark.parametrize("read_by", ["both", "judge"])
-def test_what_is_shown_can_be_taken_away(visit, tmp_path, read_by):
+def test_what_is_shown_can_be_taken_away(visit, taken_away, read_by):
     pair = [without_policy(trace) if read_by == "judge" else trace for trace in judged_pair("17")]
     view = visit(pair, "#channel=reward/correctness")
-    files = {}
-    for name in ("json", "csv", "svg"):
-        with view.expect_download() as caught:
-            view.locator(f"#export-{name}").click()
-        files[name] = tmp_path / caught.value.suggested_filename
-        caught.value.save_as(files[name])
+    files = taken_away(view)
     back = [TokenTrace.from_dict(json.loads(line)) for line in files["json"].read_text().splitlines()]
     for one, other in zip(back, pair, strict=True):
         assert one.reward_model == other.reward_model
