@@ -118,7 +118,8 @@ def run_tokenq(
 
     from tokenq.core.losses import find_sum
     from tokenq.models.forward import bare
-    from tokenq.models.load import ModelSpec, identify, load_model
+    from tokenq.models.identity import identify
+    from tokenq.models.load import ModelSpec, load_model
     from tokenq.models.policy import frozen_copy, no_grad
     from tokenq.models.proof import fastest_exact
     from tokenq.models.reference_store import ReferenceStore

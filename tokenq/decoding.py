@@ -13,14 +13,8 @@ from tokenq.errors import UserError
 from tokenq.evaluate.answers import Extract, find_extractor
 from tokenq.models.adapters import adapter_config
 from tokenq.models.forward import PackedLM
-from tokenq.models.load import (
-    ModelSpec,
-    hide_progress_bars,
-    identify,
-    is_adapter_folder,
-    load_model,
-    load_tokenizer,
-)
+from tokenq.models.identity import identify
+from tokenq.models.load import ModelSpec, hide_progress_bars, is_adapter_folder, load_model, load_tokenizer
 from tokenq.models.policy import no_grad
 from tokenq.models.proof import fastest_exact
 from tokenq.models.reward_model import RewardModel

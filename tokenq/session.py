@@ -14,11 +14,11 @@ from tokenq.errors import UserError
 from tokenq.files import read_json
 from tokenq.models.adapters import adapter_config
 from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
+from tokenq.models.identity import identify
 from tokenq.models.load import (
     ModelSpec,
     disable_dropout,
     hide_progress_bars,
-    identify,
     is_adapter_folder,
     is_quantised,
     load_model,

@@ -11,15 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from tokenq.errors import UserError
-from tokenq.models.load import (
-    ModelSpec,
-    add_lora,
-    disable_dropout,
-    identify,
-    is_adapter_folder,
-    load_model,
-    load_tokenizer,
-)
+from tokenq.models.identity import identify
+from tokenq.models.load import ModelSpec, add_lora, disable_dropout, is_adapter_folder, load_model, load_tokenizer
 from tokenq.models.proof import fastest_exact
 from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 

@@ -17,7 +17,7 @@ from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.models import reference_store
 from tokenq.models.forward import PackedLM
-from tokenq.models.load import identify
+from tokenq.models.identity import identify
 from tokenq.models.policy import no_grad
 from tokenq.models.reference_store import ReferenceStore, response_key
 from tokenq.records import TokenGroup, TokenResponse

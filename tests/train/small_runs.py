@@ -16,7 +16,8 @@ from tokenq.core.losses import find_sum
 from tokenq.core.packing import last_token, opened, step_ends
 from tokenq.models.classifier import RewardLM
 from tokenq.models.forward import PackedLM, is_peft
-from tokenq.models.load import add_lora, disable_dropout, identify
+from tokenq.models.identity import identify
+from tokenq.models.load import add_lora, disable_dropout
 from tokenq.models.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.value_network import ValuedPolicy

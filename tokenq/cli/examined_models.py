@@ -19,7 +19,8 @@ from tokenq.evaluate.data_checks import loops
 from tokenq.evaluate.run_facts import ModelNow, Samples, Scored, Written
 from tokenq.evaluate.run_record import RunRecord
 from tokenq.models.adapters import adapter_config
-from tokenq.models.load import ModelSpec, identify, is_adapter_folder, load_model
+from tokenq.models.identity import identify
+from tokenq.models.load import ModelSpec, is_adapter_folder, load_model
 from tokenq.records import Example
 from tokenq.results import SearchResult
 from tokenq.score.health import pair_warnings

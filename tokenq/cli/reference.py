@@ -16,7 +16,8 @@ from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.forward import PackedLM
-from tokenq.models.load import ModelIdentity, ModelSpec, identify, load_model, load_tokenizer
+from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.load import ModelSpec, load_model, load_tokenizer
 from tokenq.models.policy import (
     adapter_off,
     frozen_copy,

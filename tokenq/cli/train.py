@@ -31,15 +31,8 @@ from tokenq.errors import UserError
 from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward import PackedLM, bare
-from tokenq.models.load import (
-    ModelIdentity,
-    ModelSpec,
-    add_lora,
-    hide_progress_bars,
-    identify,
-    load_model,
-    load_tokenizer,
-)
+from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_model, load_tokenizer
 from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
 from tokenq.train.config import TrainConfig, check_resume

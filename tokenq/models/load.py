@@ -1,24 +1,21 @@
 """Models and tokenizers from a folder, a GGUF file or the hub, with errors that say what is wrong with them.
 
-A model is loaded in one compute type, without dropout, and with the adapter that was asked for. What was loaded is
-written down as its identity (`ModelIdentity`), down to a hash of the weights.
+A model is loaded in one compute type, without dropout, and with the adapter that was asked for.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from tokenq.errors import UserError, nearest, unknown_name
-from tokenq.models.adapters import adapter_config, adapter_scales, with_adapter
+from tokenq.models.adapters import adapter_config, with_adapter
 from tokenq.models.forward import bare
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,29 +41,6 @@ class ModelSpec:
     adapter: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What a model is, for provenance and as a key of its log-probs.
-
-    Attributes:
-        path: where it came from.
-        architecture: class name.
-        parameters: number of weights.
-        dtype: compute type.
-        weights: SHA-256 over the configuration and every weight, hexadecimal.
-    """
-
-    path: str
-    architecture: str
-    parameters: int
-    dtype: str
-    weights: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the identity as plain data."""
-        return asdict(self)
 
 
 def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module:
@@ -168,32 +142,6 @@ def add_lora(
             f"Linear layers of this model: {', '.join(sorted(names))}.",
         ) from None
     return adapted
-
-
-def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on") -> ModelIdentity:
-    """Return the identity of the live model: what its log-probs depend on, and nothing else.
-
-    Args:
-        model: the model, bare or wrapped by peft.
-        path: where it came from (recorded, not hashed).
-        adapter: "off" identifies the base below the adapter.
-    """
-    base = bare(model)
-    described = [_numeric_config(base), *(adapter_scales(model) if adapter == "on" else [])]
-    digest = hashlib.sha256("".join(json.dumps(part, sort_keys=True) for part in described).encode())
-    parameters = 0
-    seen: dict[tuple[int, torch.Size], str] = {}
-    for name, tensor in _weights(model, adapter):
-        place = tensor.data_ptr(), tensor.shape
-        if place in seen:  # tied weights are one tensor under two names
-            digest.update(f"{name} = {seen[place]}".encode())
-            continue
-        seen[place] = name
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        parameters += tensor.numel()
-    dtype = str(next(p.dtype for p in model.parameters() if p.is_floating_point())).removeprefix("torch.")
-    return ModelIdentity(path, type(base).__name__, parameters, dtype, digest.hexdigest())
 
 
 def hide_progress_bars() -> None:
@@ -310,21 +258,3 @@ def device_of(name: str) -> torch.device:
     if (device.index or 0) >= {"cuda": torch.cuda.device_count(), "mps": torch.mps.device_count()}.get(device.type, 1):
         raise UserError(f"This machine has no device {name}.", "Use --device auto.")
     return device
-
-
-def _numeric_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the configuration without what cannot change a number (names, versions, compute type)."""
-    idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
-    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-    return {key: value for key, value in config.items() if key not in idle and "drop" not in key}
-
-
-def _weights(model: nn.Module, adapter: Literal["on", "off"]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights that are in effect, under the names that they have without peft, sorted."""
-    named = {}
-    for name, tensor in model.state_dict().items():
-        is_adapter = "lora_" in name or "modules_to_save" in name
-        if is_adapter and adapter == "off":
-            continue
-        named[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = tensor
-    return iter(sorted(named.items()))

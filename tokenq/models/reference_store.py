@@ -27,7 +27,7 @@ from torch import Tensor
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
-from tokenq.models.load import ModelIdentity
+from tokenq.models.identity import ModelIdentity
 from tokenq.records import TokenGroup, TokenResponse
 
 VERSION = 1
