@@ -35,8 +35,11 @@ class Job:
     """The columns."""
 
 
+ELSEWHERE = {"lr": "learning_rate", "packing": "rows are always packed"}
+
+
 def job(*words):
-    return parse(Job, words, prog="job", sections={"model": "all"}, spelt_elsewhere={"lr": "learning_rate"})
+    return parse(Job, words, prog="job", sections={"model": "all"}, spelt_elsewhere=ELSEWHERE)
 
 
 def from_file(tmp_path, text, *words):
@@ -71,7 +74,10 @@ def test_lists_are_given_at_once_or_one_by_one(words):
         (["--store", "off"], "store", "off"),
         (["--store", "my_store"], "store", "my_store"),
         (["--store=my_store"], "store", "my_store"),
-        (["--store", "None"], "store", None),
+        (["--store", "None"], "store", "None"),
+        (["--store", "null"], "store", "null"),
+        (["--store", "~"], "store", "~"),
+        (["--no-store"], "store", None),
         (["--precision", "no"], "precision", "no"),
         (["--resume"], "resume", True),
         (["--resume", "false"], "resume", False),
@@ -93,7 +99,13 @@ def test_a_flag_sets_its_field_and_no_other(words, name, value):
         ("store: 'off'", "store", "off"),
         ("store: 2024", "store", "2024"),
         ("store: null", "store", None),
+        ("store: 'null'", "store", "null"),
+        ("store: ~", "store", None),
+        ("store: none", "store", "none"),
         ("store:", "store", None),
+        ("learning_rate:", "learning_rate", 1e-6),
+        ("steps: none", "steps", None),
+        ("columns:", "columns", {}),
         ("resume: yes", "resume", True),
         ("resume: False", "resume", False),
         ("steps: 010", "steps", 10),
@@ -169,15 +181,46 @@ def test_a_file_that_is_not_there(tmp_path):
         job("--config", str(tmp_path / "none.yaml"))
 
 
-@pytest.mark.parametrize("words", [["--data", "d"], ["--data", "d", "--model", "none"]])
-def test_what_is_missing_is_named(words):
+def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(UserError, match="--model is missing"):
-        job(*words)
+        job("--data", "d")
+    with pytest.raises(UserError, match="--model is missing"):
+        from_file(tmp_path, "model:\ndata: d\n")
+
+
+@pytest.mark.parametrize("word", ["none", "null", "~", "None", "no", "1", "yes", "''"])
+def test_a_word_is_a_text_where_text_is_asked_for(tmp_path, word):
+    assert job("--model", word, "--data", word, "--store", word) == Job(word, (word,), store=word)
+    printed = as_yaml(Job, {"model": word, "data": (word,), "store": word}, {})
+    assert from_file(tmp_path, printed) == Job(word, (word,), store=word)
+
+
+@pytest.mark.parametrize("words", [["--model", ""], ["--store="], ["--data", "a", ""], ["--steps", ""]])
+def test_the_empty_text_of_a_variable_that_is_not_set_is_refused(words):
+    with pytest.raises(UserError, match=r"is empty|takes a whole number"):
+        job(*NEEDED, *words)
+
+
+def test_a_flag_takes_back_what_the_file_says(tmp_path):
+    text = "model: m\ndata: d\nstore: there\nsteps: 3\n"
+    assert from_file(tmp_path, text, "--no-store", "--no-steps") == Job("m", ("d",))
+    with pytest.raises(UserError, match="Unknown flag: --no-model"):
+        from_file(tmp_path, text, "--no-model")
+
+
+def test_all_unknown_flags_are_named_at_once():
+    with pytest.raises(UserError) as caught:
+        job(*NEEDED, "--lr", "1", "--zzz", "--packing", "true")
+    assert caught.value.message == "Unknown flags: --lr, --zzz, --packing."
+    assert caught.value.hint == (
+        "--lr: Did you mean --learning-rate?\n  --packing: Here: rows are always packed.\n  --help lists them all."
+    )
 
 
 def test_the_text_none_is_a_value_where_nothing_is_optional():
     assert convert("none", Literal["none", "some"], "--x") == "none"
-    assert convert("none", str | None, "--x") is None
+    assert convert("none", str | None, "--x") == "none"
+    assert convert("none", int | None, "--x") is None
 
 
 @pytest.mark.parametrize("config", [TrainConfig, DemoConfig, Job])

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -21,6 +22,7 @@ from tokenq.train.config import (
     TrainConfig,
     check_resume,
 )
+from tokenq.train.trl import ANSWERS, FLAGS
 
 CONFIG = TrainConfig(model="m", data=["pairs.jsonl"], output="runs/x")
 
@@ -160,9 +162,25 @@ def test_every_field_has_its_line_of_help(config):
 def test_tables_beside_the_configuration_name_fields_that_exist():
     names = {field.name for field in dataclasses.fields(TrainConfig)}
     assert names >= set(SECTIONS)
-    assert names >= set(SPELT_ELSEWHERE.values())
+    assert names >= {here for there, here in SPELT_ELSEWHERE.items() if there not in FLAGS}
     assert names >= FREE_ON_RESUME
     assert not names & set(SPELT_ELSEWHERE)
+
+
+@pytest.mark.slow
+def test_every_flag_of_trl_has_an_answer():
+    """TRL is not part of a plain installation."""
+    trl = pytest.importorskip("trl")
+    kinds = (trl.DPOConfig, trl.SFTConfig, trl.RewardConfig, trl.ModelConfig, trl.ScriptArguments)
+    theirs = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    ours = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert theirs - ours - set(SPELT_ELSEWHERE) == set()
+
+
+def test_the_documentation_has_the_table_of_flags():
+    text = (Path(__file__).parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
+    missing = [answer for answer, names in ANSWERS if f"| {answer} |" not in text or f"`{names[0]}`" not in text]
+    assert missing == []
 
 
 def choices(name):

@@ -21,10 +21,12 @@ from tokenq.errors import UserError, nearest
 from tokenq.files import plain
 
 Config = TypeVar("Config")
-Raw = str | list[str] | dict[str, str]
-"""What a flag or a YAML key says, before it has its type."""
+Raw = str | list[str] | dict[str, str] | None
+"""What a flag or a YAML key says, before it has its type; None is YAML's null, which stands unquoted in a file."""
 
-_NOTHING = {"", "none", "null", "~"}
+_NOTHING = {"none", "null", "~"}
+"""What says "not given" to a flag whose value cannot be text."""
+_NULL = "tag:yaml.org,2002:null"
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -52,7 +54,7 @@ def parse(
         words: the command line after the command.
         prog: how the command is called, for help and errors.
         sections: headings of the help page by the first field under them.
-        spelt_elsewhere: foreign names of fields, for hints.
+        spelt_elsewhere: foreign names of fields, for hints: the field, or a sentence where there is none.
         bare: the field that words before the first flag stand for.
 
     Returns:
@@ -65,13 +67,17 @@ def parse(
         words = [_flag(bare), *words]
     parser = _parser(config, prog, sections, bare)
     known, unknown = parser.parse_known_args([_dashed(word) for word in words])
+    taken_back = [name for name in _optional(config) if f"--no{_flag(name)[1:]}" in unknown]
+    unknown = [word for word in unknown if word not in {f"--no{_flag(name)[1:]}" for name in taken_back}]
     if unknown:
-        raise _unknown(unknown[0], "flag", _flag, config, spelt_elsewhere)
+        raise _unknown_flags(unknown, config, spelt_elsewhere)
     given = vars(known)
     file, print_config = given.pop("config", None), given.pop("print_config", False)
     kinds = get_type_hints(config)
     values = read_yaml(Path(file), config, spelt_elsewhere) if file else {}
     values |= {name: convert(raw, kinds[name], _flag(name)) for name, raw in given.items()}
+    values |= dict.fromkeys(taken_back)
+    _refuse_empty(values, config)
     if print_config:
         print(as_yaml(config, values, sections), end="")
         return None
@@ -106,10 +112,14 @@ def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str])
         where = f"{path}, line {key.start_mark.line + 1}"
         name = str(key.value).replace("-", "_")
         if name not in kinds:
-            raise _unknown(name, f"key in {where}", str, config, spelt_elsewhere)
+            hint = _elsewhere(name, str, config, spelt_elsewhere)
+            raise UserError(f"Unknown key in {where}: {name}.", f"{hint} --print-config lists them all.".strip())
         if name in values:
             raise UserError(f"{where}: {name} is set a second time.", "Delete one of the two lines.")
-        values[name] = convert(_raw(node, where), kinds[name], f"{where}: {name}")
+        raw = _raw(node, where)
+        if raw is None and name not in _optional(config):
+            continue  # a key without a value is not given
+        values[name] = convert(raw, kinds[name], f"{where}: {name}")
     return values
 
 
@@ -124,22 +134,22 @@ def convert(raw: Raw, kind: Any, where: str) -> Any:
     Raises:
         UserError: the text does not say such a value.
     """
-    origin = get_origin(kind)
-    if origin in (Union, types.UnionType):
-        if isinstance(raw, str) and raw.lower() in _NOTHING:
-            return None
+    optional = get_origin(kind) in (Union, types.UnionType)
+    if optional:
         kind = next(option for option in get_args(kind) if option is not type(None))
-        origin = get_origin(kind)
+    origin = get_origin(kind)
+    if raw is None and optional:
+        return None
     if origin is Sequence:
         return _texts(raw, where)
     if origin is Mapping:
         return _pairs(raw, where)
     if not isinstance(raw, str):
         raise UserError(f"{where} takes one value, not a list.", "Give a single value.")
-    if kind is str and raw.lower() in _NOTHING:
-        return None  # an empty `model:` in a file counts as not given
     if kind is str or origin is Literal:
         return raw
+    if optional and raw.lower() in _NOTHING:
+        return None
     return _scalar(raw, kind, where)
 
 
@@ -232,15 +242,41 @@ def _required(config: type[Any]) -> list[str]:
     return [f.name for f in fields(config) if f.default is MISSING and f.default_factory is MISSING]
 
 
-def _unknown(
-    word: str, what: str, spell: Callable[[str], str], config: type[Any], spelt_elsewhere: Mapping[str, str]
-) -> UserError:
-    if what == "flag" and not word.startswith("--"):
-        return UserError(f"{word!r} belongs to no flag.", "Every value follows its flag, as in --model MODEL.")
-    name = word.split("=")[0].lstrip("-").replace("-", "_")
-    close = spelt_elsewhere.get(name) or nearest(name, [field.name for field in fields(config)])
-    guess = f"Did you mean {spell(close)}? " if close else ""
-    return UserError(f"Unknown {what}: {word.split('=')[0]}.", f"{guess}--help lists them all.")
+def _optional(config: type[Any]) -> list[str]:
+    """Return the fields that may be None."""
+    return [name for name, kind in get_type_hints(config).items() if type(None) in get_args(kind)]
+
+
+def _refuse_empty(values: Mapping[str, Any], config: type[Any]) -> None:
+    """Refuse empty text, such as that of a shell variable which is not set, but where a text may be empty."""
+    for field in fields(config):
+        value = values.get(field.name)
+        if "" in ([value] if isinstance(value, str) else list(value or ()) if isinstance(value, tuple) else []):
+            if field.metadata.get("text"):
+                continue
+            raise UserError(f"{_flag(field.name)} is empty.", "Give it a value, or leave it out.")
+
+
+def _unknown_flags(words: Sequence[str], config: type[Any], spelt_elsewhere: Mapping[str, str]) -> UserError:
+    """Return the error that names every flag that does not exist, each with what comes closest."""
+    flags = list(dict.fromkeys(word.split("=")[0] for word in words if word.startswith("--")))
+    if not words[0].startswith("--"):
+        return UserError(f"{words[0]!r} belongs to no flag.", "Every value follows its flag, as in --model MODEL.")
+    hints = {flag: _elsewhere(flag.lstrip("-").replace("-", "_"), _flag, config, spelt_elsewhere) for flag in flags}
+    if len(flags) == 1:
+        return UserError(f"Unknown flag: {flags[0]}.", f"{hints[flags[0]]} --help lists them all.".strip())
+    said = [f"{flag}: {hint}" for flag, hint in hints.items() if hint]
+    return UserError(f"Unknown flags: {', '.join(flags)}.", "\n  ".join([*said, "--help lists them all."]))
+
+
+def _elsewhere(name: str, spell: Callable[[str], str], config: type[Any], spelt_elsewhere: Mapping[str, str]) -> str:
+    """Return what to write in place of a name that does not exist, "" where nothing comes close."""
+    names = [field.name for field in fields(config)]
+    known = spelt_elsewhere.get(name)
+    if known is not None and known not in names:
+        return f"Here: {known}."
+    close = known or nearest(name, names)
+    return f"Did you mean {spell(close)}?" if close else ""
 
 
 def _dashed(word: str) -> str:
@@ -257,7 +293,7 @@ def _flag(name: str) -> str:
 
 def _raw(node: yaml.Node, where: str) -> Raw:
     if isinstance(node, yaml.ScalarNode):
-        return str(node.value)
+        return None if node.tag == _NULL else str(node.value)
     if isinstance(node, yaml.SequenceNode) and all(isinstance(item, yaml.ScalarNode) for item in node.value):
         return [str(item.value) for item in node.value]
     if isinstance(node, yaml.MappingNode) and all(isinstance(item, yaml.ScalarNode) for _, item in node.value):
@@ -268,16 +304,14 @@ def _raw(node: yaml.Node, where: str) -> Raw:
 def _texts(raw: Raw, where: str) -> tuple[str, ...]:
     if isinstance(raw, dict):
         raise UserError(f"{where} takes a list.", "Write one `- value` a line.")
-    if isinstance(raw, str):
-        return () if raw.lower() in _NOTHING else (raw,)
-    return tuple(raw)
+    return (raw,) if isinstance(raw, str) else tuple(raw or ())
 
 
 def _pairs(raw: Raw, where: str) -> dict[str, str]:
     if isinstance(raw, dict):
         return raw
-    items = [raw] if isinstance(raw, str) else raw
-    pairs = [item.partition("=") for item in items if item.lower() not in _NOTHING]
+    items = [raw] if isinstance(raw, str) else raw or []
+    pairs = [item.partition("=") for item in items]
     if not all(name and equals and value for name, equals, value in pairs):
         raise UserError(f"{where} takes name=value, not {' '.join(items)!r}.", f"For instance {where} chosen=good.")
     return {name: value for name, _, value in pairs}

@@ -35,9 +35,9 @@ class ScoreConfig:
 
     data: Sequence[str] = ()
     """Rows to score, in every form that tokenq train reads: pairs, responses, conversations, steps."""
-    prompt: str | None = None
+    prompt: str | None = field(default=None, metadata={"text": True})
     """Prompt of one text to score, with --response."""
-    response: str | None = None
+    response: str | None = field(default=None, metadata={"text": True})
     """Response to score."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
@@ -81,7 +81,7 @@ class ScoreConfig:
         single = self.prompt is not None or self.response is not None
         if single and (self.prompt is None or self.response is None):
             raise UserError(
-                "--prompt and --response belong together, and neither may be empty.", "Give both, or --data FILE."
+                "--prompt and --response belong together, and one of them is missing.", "Give both, or --data FILE."
             )
         if single == bool(self.data):
             raise UserError("There is nothing to score, or too much.", "Give --data, or --prompt and --response.")

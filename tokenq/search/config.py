@@ -49,7 +49,7 @@ class SearchConfig:
 
     prompts: Sequence[str] = ()
     """Files of prompts: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
-    prompt: str | None = None
+    prompt: str | None = field(default=None, metadata={"text": True})
     """One prompt, instead of --prompts; for a tokenizer with a chat template the user's turn."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns prompt=ask (tokenq's name first)."""

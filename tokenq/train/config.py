@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
+from tokenq.train.trl import FLAGS
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ SECTIONS: dict[str, str] = {
 """Headings of the help page, each by the first field that stands under it."""
 
 SPELT_ELSEWHERE: dict[str, str] = {
+    **FLAGS,
     "model_name_or_path": "model",
     "dataset_name": "data",
     "output_dir": "output",
@@ -216,7 +218,6 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "lr_scheduler_type": "schedule",
     "optim": "optimizer",
     "loss_type": "loss",
-    "loss_weights": "loss",
     "rpo_alpha": "loss",
     "label_smoothing": "loss_options",
     "center_rewards_coefficient": "loss_options",
