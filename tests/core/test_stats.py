@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tokenq.core.stats import proportion_interval
+from tokenq.core.stats import numbers_first, proportion_interval
 
 
 def wilson(hits, n, z):
@@ -24,3 +24,10 @@ def test_more_trials_narrow_it():
     low, high = proportion_interval(60, 100)
     lower, higher = proportion_interval(600, 1000)
     assert low < lower < 0.6 < higher < high
+
+
+def test_what_is_no_number_comes_last():
+    """Sorted by themselves, NaN in between would leave 3 before 1."""
+    values = [3.0, float("nan"), 1.0, None, -2.0, "found nothing"]
+    assert sorted(values, key=numbers_first)[:3] == [-2.0, 1.0, 3.0]
+    assert [str(value) for value in sorted(values, key=numbers_first)[3:]] == ["nan", "None", "found nothing"]

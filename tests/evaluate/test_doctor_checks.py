@@ -414,6 +414,14 @@ def test_rows_are_counted_against_one_another():
     assert (facts.longer, facts.unequal) == (4, 5)
 
 
+def test_a_response_beside_the_pair_is_no_part_of_it():
+    """Two pairs turned round, each with a third response of its own: still one contradiction, and no duplicate."""
+    groups = [pair((7, 8, 2), (9, 2), where="row 1"), pair((9, 2), (7, 8, 2), where="row 2")]
+    beside = [replace(group, responses=(*group.responses, response(5, i))) for i, group in enumerate(groups)]
+    facts = counted(beside)
+    assert (facts.duplicates, facts.reversed_pairs, facts.longer, facts.unequal) == (0, 1, 1, 2)
+
+
 def test_pairs_that_differ_in_one_place():
     """20 tokens with one exchanged share 19 of 20; with three exchanged in a row 17 of 20."""
     same = list(range(10, 30))

@@ -1,6 +1,18 @@
-"""Confidence intervals, all of them by scipy; nothing is estimated here that scipy does not offer."""
+"""Confidence intervals, all of them by scipy (nothing is estimated here that scipy does not offer), and an order."""
+
+import math
 
 from scipy.stats import binomtest
+
+
+def numbers_first(value: float | str | None) -> tuple[bool, float]:
+    """Return the key under which numbers ascend and what is none (NaN, None, a text) comes last.
+
+    NaN is neither below nor above anything: sorted by itself, it leaves everything around it in disorder.
+    """
+    if value is None or isinstance(value, str) or math.isnan(value):
+        return True, 0.0
+    return False, float(value)
 
 
 def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -1,9 +1,11 @@
 """A comparison of runs as tables, charts and pairs to look at."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tokenq.core.stats import numbers_first
 from tokenq.evaluate.bootstrap import Estimate
 from tokenq.evaluate.compared_runs import Setup
 from tokenq.evaluate.comparison import MEASURES, Compared, Comparison, numbers_of
@@ -38,9 +40,15 @@ def outcome_of(found: Comparison) -> Outcome:
         )
         for number, (row, margins) in enumerate(zip(found.rows, found.margins, strict=True))
     ]
-    examples.sort(key=lambda one: sum(float(value or 0.0) for value in one.numbers.values()))
+    examples.sort(key=lambda one: numbers_first(_mean_known(one.numbers.values())))
     charts = [*curves_of(setups), _accuracy_chart(found.compared)]
     return Outcome("compare", numbers_of(found), tables, charts, examples)
+
+
+def _mean_known(margins: Iterable[float | str | None]) -> float:
+    """Return the mean of the margins of those runs that have one, NaN where none has."""
+    known = [float(margin) for margin in margins if margin is not None and not math.isnan(float(margin))]
+    return sum(known) / len(known) if known else math.nan
 
 
 def differing_settings(setups: Sequence[Setup]) -> dict[str, dict[str, Any]]:

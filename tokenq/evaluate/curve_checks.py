@@ -47,9 +47,10 @@ EARLY = 0.25
 def start(record: RunRecord) -> Finding | None:
     """Return a finding where the policy did not start as its reference: the wrong one, a stale one, or dropout."""
     state, expected = record.start(), record.start_loss()
-    if state is None or expected is None or "rewards/chosen" not in state.values:
+    rewards = {} if state is None else state.rewards()
+    if state is None or expected is None or not rewards:
         return None
-    apart = max(abs(state.values[f"rewards/{side}"]) for side in ("chosen", "rejected")) / record.beta
+    apart = max(map(abs, rewards.values())) / record.beta
     a_token, loss = apart / state.length(), state.values.get("loss", expected)
     if a_token <= START_APART and abs(loss - expected) <= START_LOSS * expected:
         return None
@@ -68,8 +69,7 @@ def start(record: RunRecord) -> Finding | None:
         f"Before the first update the policy is not its reference, so rewards do not start at 0.{named}",
         (
             Evidence("log π − log π_ref, nats a token", a_token, 0),
-            Evidence("rewards/chosen", state.values["rewards/chosen"], 0),
-            Evidence("rewards/rejected", state.values["rewards/rejected"], 0),
+            *(Evidence(f"rewards/{side}", reward, 0) for side, reward in rewards.items()),
             Evidence(f"loss, {shown(expected)} where policy = reference", loss, 0),
         ),
         change,
@@ -84,9 +84,9 @@ def drift(record: RunRecord) -> Finding | None:
     the chosen ones fall for more than the margin gains: likelihood displacement (arXiv 2410.08847, 2402.13228).
     """
     state = record.end()
-    if state is None or "rewards/chosen" not in state.values:
+    if state is None or len(state.rewards()) < 2:
         return None
-    chosen, rejected = (state.values[f"rewards/{side}"] / record.beta for side in ("chosen", "rejected"))
+    chosen, rejected = (reward / record.beta for reward in state.rewards().values())
     margin, fall = chosen - rejected, -chosen / state.length()
     evidence = (
         Evidence("log π − log π_ref of the chosen responses, nats", chosen, state.step),

@@ -95,12 +95,12 @@ def data_facts(
             long_responses += len(response.ids) >= LOOP_TOKENS
             repeated += loops(response.ids)
         if group.is_pair:
-            chosen, rejected = (response.ids for response in group.responses)
+            chosen, rejected = (response.ids for response in group.responses[:2])
             longer += len(chosen) > len(rejected)
             unequal += len(chosen) != len(rejected)
             near_equal += _shared(chosen, rejected) >= NEAR_EQUAL
-            reversed_pairs += _turned(group) in orders
-            orders.add(key)
+            reversed_pairs += _pair_key(group, turned=True) in orders
+            orders.add(_pair_key(group))
     asked = [group for group in groups[:REMARKED] if all(response.terminal for response in group.responses)]
     remarks = Counter(remark for group in asked for remark in row_warnings(group, tokenizer))
     rows = {group_key(group) for group in trained_on}
@@ -122,9 +122,11 @@ def data_facts(
     )
 
 
-def _turned(group: TokenGroup) -> str:
-    """Return the key of a pair with its labels exchanged."""
-    return group_key(TokenGroup(group.prompt_ids, group.responses[::-1], True, group.where))
+def _pair_key(group: TokenGroup, turned: bool = False) -> str:
+    """Return the key of a pair, or that with its labels exchanged; what else stands beside the pair does not count."""
+    chosen, rejected = group.responses[:2]
+    both = (rejected, chosen) if turned else (chosen, rejected)
+    return group_key(TokenGroup(group.prompt_ids, both, True, group.where))
 
 
 def _shared(first: NDArray[np.int32], second: NDArray[np.int32]) -> float:

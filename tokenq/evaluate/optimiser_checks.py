@@ -97,8 +97,8 @@ def nothing_moved(record: RunRecord) -> Finding | None:
     state = record.end()
     if state is None or len(losses) < FEW or not len(norms) or not norms.values.any():
         return None
-    if "rewards/chosen" in state.values:
-        apart = max(abs(state.values[f"rewards/{side}"]) for side in ("chosen", "rejected"))
+    if state.rewards():
+        apart = max(map(abs, state.rewards().values()))
         moved, least = apart / record.beta / state.length(), MOVED
         what = Evidence("log π − log π_ref, nats a token", moved, state.step)
     else:

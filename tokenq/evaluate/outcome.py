@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tokenq.core.stats import numbers_first
 from tokenq.evaluate.bootstrap import Estimate
 
 Cell = str | int | float | Estimate | None
@@ -82,6 +83,11 @@ class Example:
     title: str
     numbers: Mapping[str, float | str | None]
     wrong: Sequence[tuple[int, int]] = ()
+
+
+def worst_first(examples: Sequence[Example], number: str) -> list[Example]:
+    """Return examples by one of their numbers, the least first; those where it is no number come last."""
+    return sorted(examples, key=lambda one: numbers_first(one.numbers.get(number)))
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,14 @@ class State(NamedTuple):
         lengths = [value for name, value in self.values.items() if name.startswith("response_length")]
         return max(1.0, sum(lengths) / len(lengths)) if lengths else 1.0
 
+    def rewards(self) -> dict[str, float]:
+        """Return the mean reward of the chosen and of the rejected responses, as far as there were any.
+
+        Labelled responses come in batches that may hold one label only.
+        """
+        known = {side: self.values.get(f"rewards/{side}") for side in ("chosen", "rejected")}
+        return {side: value for side, value in known.items() if value is not None}
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -141,7 +149,8 @@ class RunRecord:
             return None
         last = self.steps[-max(1, math.ceil(TAIL * len(self.steps))) :]
         rows = [_numbers(row) for row in last]
-        means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in rows[-1]}
+        names = dict.fromkeys(name for row in rows for name in row)
+        means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
         return State(means, self.steps[-1]["step"], f"the last {len(last)} steps")
 
     def planned_steps(self) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenq.errors import UserError
 from tokenq.evaluate.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
-from tokenq.evaluate.outcome import Cell, Chart, Curve, Example, Outcome, Table
+from tokenq.evaluate.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
 from tokenq.results import Candidate, SearchResult
 from tokenq.search.outcome import as_branches
 from tokenq.search.rerank import find_ranking, tilt
@@ -80,7 +80,7 @@ def best_of_n(
         "reference_tokens": float(sum(one.cost.reference_tokens for one in results)),
     }
     numbers = {"accuracy": found, "gain": gains, "samples": most, "prompts": len(results)}
-    ordered = sorted(examples, key=lambda one: float(one.numbers["share of right samples"] or 0.0))
+    ordered = worst_first(examples, "share of right samples")
     return Outcome("best-of-n", numbers, [Table("accuracy", head, rows, note)], [chart], ordered, cost)
 
 

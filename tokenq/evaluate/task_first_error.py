@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.bootstrap import PLAIN, Resampling
 from tokenq.evaluate.first_error import FirstError, Solution, baselines, cross_validated
-from tokenq.evaluate.outcome import Cell, Example, Outcome, Table
+from tokenq.evaluate.outcome import Cell, Example, Outcome, Table, worst_first
 from tokenq.evaluate.readouts import readouts_of
 from tokenq.evaluate.step_rules import RULES
 from tokenq.evaluate.step_scores import STEP_SCORES, first_wrong, step_scores
@@ -72,7 +73,7 @@ def first_error(
                 results[readout, convention, rule] = cross_validated(solutions, made, folds, how=how)
     trivial = baselines(solutions, how)
     best = {
-        readout: max((key for key in results if key[0] == readout), key=lambda key: _goal(results[key]))
+        readout: min((key for key in results if key[0] == readout), key=lambda key: numbers_first(-_goal(results[key])))
         for readout in readouts
     }
     tables = [
@@ -91,7 +92,7 @@ def first_error(
         "examples": len(traces),
         "erroneous": sum(label is not None for label in labels),
     }
-    ordered = sorted(examples, key=lambda one: float(one.numbers["found"] or 0.0))
+    ordered = worst_first(examples, "found")
     return Outcome("first-error", numbers, tables, (), ordered, trace_cost(traces))
 
 
@@ -122,7 +123,7 @@ def _numbers(one: FirstError) -> Mapping[str, object]:
 def _table(title: str, rows: Sequence[tuple[tuple[str, str, str], FirstError]]) -> Table:
     cells: list[list[Cell]] = [
         [*key, one.erroneous, one.correct, one.f1, one.accuracy]
-        for key, one in sorted(rows, key=lambda row: -_goal(row[1]))
+        for key, one in sorted(rows, key=lambda row: numbers_first(-_goal(row[1])))
     ]
     head = ("read-out", "step score", "rule", "on erroneous", "on correct", "F1", "accuracy")
     return Table(

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenq.errors import UserError
 from tokenq.evaluate.bootstrap import PLAIN, Floats, Resampling, difference_interval, mean_interval
-from tokenq.evaluate.outcome import Cell, Chart, Curve, Example, Outcome, Table
+from tokenq.evaluate.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
 from tokenq.results import Candidate, SearchResult
 
 Quality = Callable[[SearchResult, Candidate], float]
@@ -53,7 +53,7 @@ def generation(systems: Mapping[str, Sequence[SearchResult]], quality: Quality, 
         Example(one.id, one.id, {name: float(own[place]) for name, own in values.items()})
         for place, one in enumerate(systems[first])
     ]
-    ordered = sorted(examples, key=lambda one: float(one.numbers[first] or 0.0))
+    ordered = worst_first(examples, first)
     total = {
         "policy_tokens": float(sum(one.cost.policy_tokens for results in systems.values() for one in results)),
         "reference_tokens": float(sum(one.cost.reference_tokens for results in systems.values() for one in results)),

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError
 from tokenq.evaluate.bootstrap import PLAIN, Resampling
 from tokenq.evaluate.localisation import ALL_TOKENS, Localisation, localise
-from tokenq.evaluate.outcome import Cell, Example, Outcome, Table
+from tokenq.evaluate.outcome import Cell, Example, Outcome, Table, worst_first
 from tokenq.evaluate.step_scores import first_wrong
 from tokenq.evaluate.task_preference import trace_cost
 from tokenq.evaluate.token_labels import Bools, labels_from_step, labels_from_stretches
@@ -51,7 +52,7 @@ def localisation(
     found = localise(kept, labels, against=against, classes=classes, how=how)
     tables = [_table(one) for one in found]
     rows = {row.readout: row for row in found[0].rows}
-    best = max(rows.values(), key=lambda row: row.metrics["auroc"].value)
+    best = min(rows.values(), key=lambda row: numbers_first(-row.metrics["auroc"].value))
     examples = [
         Example(
             trace.id,
@@ -64,7 +65,7 @@ def localisation(
         )
         for place, trace in enumerate(kept)
     ]
-    ordered = sorted(examples, key=lambda one: float(one.numbers[f"AUROC of {against}"] or 0.0))
+    ordered = worst_first(examples, f"AUROC of {against}")
     return Outcome("localisation", {"classes": found}, tables, (), ordered, trace_cost(kept))
 
 
@@ -95,7 +96,7 @@ def _table(found: Localisation) -> Table:
     metrics = [name for name in METRICS if name in found.chance]
     rows: list[list[Cell]] = [
         [row.readout, *(row.metrics[name] for name in metrics), row.differences["auroc"]]
-        for row in sorted(found.rows, key=lambda row: -row.metrics["auroc"].value)
+        for row in sorted(found.rows, key=lambda row: numbers_first(-row.metrics["auroc"].value))
     ]
     rows.append(["chance", *(found.chance[name] for name in metrics), None])
     note = (

@@ -12,7 +12,7 @@ import numpy as np
 from tokenq.errors import UserError
 from tokenq.evaluate.bootstrap import PLAIN, Resampling, difference_interval
 from tokenq.evaluate.margins import Calibration, LengthBias, calibration, length_bias
-from tokenq.evaluate.outcome import Chart, Curve, Example, Outcome, Table
+from tokenq.evaluate.outcome import Chart, Curve, Example, Outcome, Table, worst_first
 from tokenq.evaluate.rewardbench import Pair, RewardBench, score_pairs
 from tokenq.traces import TokenTrace
 
@@ -90,7 +90,7 @@ def preference(
         "length": bias,
         "margin": {"mean": float(margins.mean()), "median": float(np.median(margins))},
     }
-    ordered = sorted(examples, key=lambda one: float(one.numbers["margin"] or 0.0))
+    ordered = worst_first(examples, "margin")
     return Outcome("preference", numbers, tables, [_calibration_chart(calibrated)], ordered, trace_cost(traces))
 
 
