@@ -9,6 +9,8 @@ import pytest
 
 from tokenq.cli.flags import parse
 from tokenq.cli.main import COMMANDS, main
+from tokenq.cli.recipes import find
+from tokenq.errors import UserError
 from tokenq.train.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
@@ -45,6 +47,19 @@ def test_a_recipe_resolves_to_a_configuration(path):
     config.check()
     assert config.data
     assert config.loss == path.stem.rsplit("_", 1)[1]
+
+
+def test_a_recipe_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wanted = FOLDER / "hh_pythia2.8b_dpo.yaml"
+    for name in ("recipes/hh_pythia2.8b_dpo.yaml", "hh_pythia2.8b_dpo.yaml", "hh_pythia2.8b_dpo"):
+        assert find(name) == wanted
+    assert find("recipes/methods/dpo.yaml") == FOLDER / "methods" / "dpo.yaml"
+    (tmp_path / "mine.yaml").touch()
+    assert find("mine.yaml") == Path("mine.yaml")
+    with pytest.raises(UserError, match="There is no file hh_pythia_dpo") as caught:
+        find("hh_pythia_dpo")
+    assert "hh_pythia2.8b_dpo" in caught.value.hint
 
 
 @each_recipe

@@ -177,7 +177,7 @@ def test_mistakes_in_a_file_name_the_line(tmp_path, text, message, hint):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match="There is no file"):
         job("--config", str(tmp_path / "none.yaml"))
 
 

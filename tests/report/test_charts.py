@@ -50,7 +50,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     assert not installed()
     with pytest.raises(UserError, match="matplotlib") as caught:
         figure(line_chart())
-    assert caught.value.hint == "pip install 'tokenq[plots]'"
+    assert caught.value.hint == "pip install matplotlib"
 
 
 @needs_matplotlib

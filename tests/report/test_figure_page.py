@@ -133,7 +133,7 @@ def test_numbers_that_there_are_not_are_null(written):
 
 def test_without_matplotlib_the_page_has_all_but_the_figures(written):
     text, told = written(*sections(), summary=SUMMARY)
-    assert "pip install &#39;tokenq[plots]&#39;" in text
+    assert "pip install matplotlib" in text
     found = Elements(text)
     assert not found.named("svg")
     assert len(found.named("table")) == 1 + 3 + 2 + 1 + 2  # the summary, those of the sections, and two exact ones

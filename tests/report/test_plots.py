@@ -14,7 +14,7 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match="matplotlib") as caught:
         figure(hand_made_pair()[0])
-    assert caught.value.hint == "pip install 'tokenq[plots]'"
+    assert caught.value.hint == "pip install matplotlib"
 
 
 def test_lines_break_where_the_text_breaks_and_where_they_are_full():

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import yaml
 
+from tokenq.cli.recipes import find
 from tokenq.errors import UserError, nearest
 from tokenq.files import plain
 
@@ -74,7 +75,7 @@ def parse(
     given = vars(known)
     file, print_config = given.pop("config", None), given.pop("print_config", False)
     kinds = get_type_hints(config)
-    values = read_yaml(Path(file), config, spelt_elsewhere) if file else {}
+    values = read_yaml(find(file), config, spelt_elsewhere) if file else {}
     values |= {name: convert(raw, kinds[name], _flag(name)) for name, raw in given.items()}
     values |= dict.fromkeys(taken_back)
     _refuse_empty(values, config)
@@ -193,7 +194,11 @@ def _parser(config: type[Any], prog: str, sections: Mapping[str, str], bare: str
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below; flags override it")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML file with any of the fields below, or a recipe that ships with tokenq; flags override it",
+    )
     parser.add_argument(
         "--print-config", action="store_true", help="print every field with its value, as such a file, and stop"
     )

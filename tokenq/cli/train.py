@@ -18,6 +18,7 @@ from torch import Tensor
 import tokenq
 from tokenq.cli.merging import merges, refuse_merge_in_shards
 from tokenq.cli.progress import Progress
+from tokenq.cli.recipes import find
 from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy, with_logits
 from tokenq.cli.reward_training import Ready, prepare_reward_model
 from tokenq.core.losses import LossSum, find_sum
@@ -294,7 +295,7 @@ def _read(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return find(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"The chat template {path} cannot be read: {problem}", "Give a Jinja file.") from None
 

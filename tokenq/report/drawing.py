@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FORMS = (".svg", ".png", ".pdf")
 """Endings that a figure's file can have."""
 
-INSTALL = "pip install 'tokenq[plots]'"
+INSTALL = "pip install matplotlib"
 """What gives a user the figures."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999", "#f0e442")
