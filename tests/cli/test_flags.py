@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 
 from tokenq.cli.demo_config import DemoConfig
-from tokenq.cli.flags import as_yaml, convert, parse, read_yaml
+from tokenq.cli.flags import as_yaml, parse, read_yaml
+from tokenq.cli.values import convert
 from tokenq.errors import UserError
 from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
@@ -141,6 +142,10 @@ def test_an_empty_file_says_nothing(tmp_path):
         (["--zzz", "1"], "Unknown flag: --zzz.", "--help lists them all."),
         (["--mod", "m"], "Unknown flag: --mod.", "Did you mean --model?"),
         (["--steps", "1.5"], "--steps takes a whole number, not '1.5'.", "whole number"),
+        (["--learning-rate", "nan"], "--learning-rate is nan.", "finite"),
+        (["--learning-rate=-inf"], "--learning-rate is -inf.", "finite"),
+        (["--learning-rate", "1e999"], "--learning-rate is 1e999.", "finite"),
+        (["--steps", "9" * 5000], "--steps takes a whole number", "whole number"),
         (["--learning-rate", "fast"], "--learning-rate takes a number, not 'fast'.", "number"),
         (["--resume", "maybe"], "--resume takes true or false, not 'maybe'.", "true or false"),
         (["--columns", "chosen"], "--columns takes name=value, not 'chosen'.", "--columns chosen=good"),

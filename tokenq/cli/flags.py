@@ -18,17 +18,12 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 import yaml
 
 from tokenq.cli.recipes import find
+from tokenq.cli.values import Raw, convert
 from tokenq.errors import UserError, nearest
 from tokenq.files import plain
 
 Config = TypeVar("Config")
-Raw = str | list[str] | dict[str, str] | None
-"""What a flag or a YAML key says, before it has its type; None is YAML's null, which stands unquoted in a file."""
-
-_NOTHING = {"none", "null", "~"}
-"""What says "not given" to a flag whose value cannot be text."""
 _NULL = "tag:yaml.org,2002:null"
-_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 class Parser(argparse.ArgumentParser):
@@ -122,36 +117,6 @@ def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str])
             continue  # a key without a value is not given
         values[name] = convert(raw, kinds[name], f"{where}: {name}")
     return values
-
-
-def convert(raw: Raw, kind: Any, where: str) -> Any:
-    """Return `raw` as a value of type `kind`.
-
-    Args:
-        raw: what a flag or a key says.
-        kind: str, int, float, bool, a Literal of strings, Sequence[str], Mapping[str, str], or one of these | None.
-        where: the flag, or file, line and key, for the error.
-
-    Raises:
-        UserError: the text does not say such a value.
-    """
-    optional = get_origin(kind) in (Union, types.UnionType)
-    if optional:
-        kind = next(option for option in get_args(kind) if option is not type(None))
-    origin = get_origin(kind)
-    if raw is None and optional:
-        return None
-    if origin is Sequence:
-        return _texts(raw, where)
-    if origin is Mapping:
-        return _pairs(raw, where)
-    if not isinstance(raw, str):
-        raise UserError(f"{where} takes one value, not a list.", "Give a single value.")
-    if kind is str or origin is Literal:
-        return raw
-    if optional and raw.lower() in _NOTHING:
-        return None
-    return _scalar(raw, kind, where)
 
 
 def as_yaml(config: type[Any], values: Mapping[str, Any], sections: Mapping[str, str]) -> str:
@@ -304,31 +269,3 @@ def _raw(node: yaml.Node, where: str) -> Raw:
     if isinstance(node, yaml.MappingNode) and all(isinstance(item, yaml.ScalarNode) for _, item in node.value):
         return {str(key.value): str(item.value) for key, item in node.value}
     raise UserError(f"{where}: lists inside lists are not understood.", "See --print-config for the form.")
-
-
-def _texts(raw: Raw, where: str) -> tuple[str, ...]:
-    if isinstance(raw, dict):
-        raise UserError(f"{where} takes a list.", "Write one `- value` a line.")
-    return (raw,) if isinstance(raw, str) else tuple(raw or ())
-
-
-def _pairs(raw: Raw, where: str) -> dict[str, str]:
-    if isinstance(raw, dict):
-        return raw
-    items = [raw] if isinstance(raw, str) else raw or []
-    pairs = [item.partition("=") for item in items]
-    if not all(name and equals and value for name, equals, value in pairs):
-        raise UserError(f"{where} takes name=value, not {' '.join(items)!r}.", f"For instance {where} chosen=good.")
-    return {name: value for name, _, value in pairs}
-
-
-def _scalar(raw: str, kind: Any, where: str) -> Any:
-    if kind is bool:
-        if raw.lower() in _BOOLEANS:
-            return _BOOLEANS[raw.lower()]
-        raise UserError(f"{where} takes true or false, not {raw!r}.", "Write true or false.")
-    try:
-        return kind(raw)
-    except ValueError as error:
-        number = "a whole number" if kind is int else "a number"
-        raise UserError(f"{where} takes {number}, not {raw!r}.", f"Give {number}.") from error

@@ -86,7 +86,7 @@ def parse_settings(config: SweepConfig) -> dict[str, SearchConfig]:
     Raises:
         UserError: an unknown method or option, a value of the wrong type, or one without effect.
     """
-    from tokenq.cli.flags import convert
+    from tokenq.cli.values import convert
     from tokenq.errors import unknown_name
     from tokenq.search.methods import find_method
 
