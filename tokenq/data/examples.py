@@ -13,7 +13,8 @@ from typing import Any
 from tokenq.data import turns as talk
 from tokenq.data.columns import find_format, renamed
 from tokenq.data.files import Row
-from tokenq.data.formats import FORMATS, Format, Parsed
+from tokenq.data.formats import FORMATS, Format
+from tokenq.data.parsed import Parsed
 from tokenq.data.turns import BadRow
 from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted
 from tokenq.errors import UserError, unknown_name
@@ -71,8 +72,9 @@ def read_examples(
     ):
         if name not in options:
             raise unknown_name(kind, name, options)
-    named = [Row(renamed(row.values, columns or {}, row.where), row.where) for row in rows]
-    name = find_format(named[0])
+    named = [row if row.fault else replace(row, values=renamed(row.values, columns or {}, row.where)) for row in rows]
+    whole = [row for row in named if not row.fault]
+    name = find_format(whole[0]) if whole else next(iter(FORMATS))
     if want in NEEDED and FORMATS[name].holds == "responses":
         raise UserError(
             f"{rows[0].where}: the data holds single responses (format {name!r}: "
@@ -82,7 +84,7 @@ def read_examples(
     bad: list[tuple[str, BadRow]] = []
     dropped: Counter[str] = Counter()
     examples: list[Example] = []
-    for example in _grouped(_parsed(named, FORMATS[name], style, bad), FORMATS[name]):
+    for example in _grouped(_parsed(named, FORMATS[name], style, bad, dropped), FORMATS[name]):
         try:
             for wanted in WANTS[want](example, PAIRINGS[pairing], dropped):
                 _check(wanted, may_lack_prompt=name == "text")
@@ -108,18 +110,26 @@ def single_example(prompt: str, response: str, *, chat: bool) -> Example:
     return Example(turns[0], (Response(turns[1]),), False, "the given text")
 
 
-def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[tuple[str, BadRow]]) -> Iterator[Example]:
-    """Yield the example of each row; rows that cannot be read are added to `bad`."""
+def _parsed(
+    rows: Sequence[Row], form: Format, style: str, bad: list[tuple[str, BadRow]], dropped: Counter[str]
+) -> Iterator[Example]:
+    """Yield the example of each row; rows that cannot be read are added to `bad`, those that decide nothing counted."""
     for row in rows:
         try:
+            if row.fault:
+                raise row.fault
             lacking = form.missing(list(row.values))
             if lacking:
                 raise BadRow("a missing column", f"column {lacking[0]!r} is missing")
-            example = as_example(row, form.read(row.values), style)
+            parsed = form.read(row.values)
+            example = as_example(row, parsed, style)
         except BadRow as error:
             bad.append((row.where, error))
         else:
-            yield example
+            if parsed.undecided:
+                dropped[parsed.undecided] += 1
+            else:
+                yield example
 
 
 def as_example(row: Row, parsed: Parsed, style: str) -> Example:
@@ -129,8 +139,10 @@ def as_example(row: Row, parsed: Parsed, style: str) -> Example:
         BadRow: the row brings arguments for the chat template that cannot be read.
     """
     parsed = parsed._replace(prompt=_with_system(parsed.prompt, row.values.get("system")))
-    prompt, responses, is_pair, _, margin = STYLES[style](parsed)
-    return Example(prompt, responses, is_pair, row.where, _context(row.values), margin)
+    styled = STYLES[style](parsed)
+    return Example(
+        styled.prompt, styled.responses, styled.is_pair, row.where, _context(row.values), margin=styled.margin
+    )
 
 
 def _as_given(parsed: Parsed) -> Parsed:

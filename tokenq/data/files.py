@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 
 _LONGEST_CELL = 2**31 - 1
@@ -27,10 +28,12 @@ class Row:
     Attributes:
         values: the columns by name.
         where: the place it came from, such as "train.jsonl, row 17" (the line number for JSON lines, else from 1).
+        fault: why the row cannot be read, where that concerns this row alone; it has no columns then.
     """
 
     values: dict[str, Any]
     where: str
+    fault: BadRow | None = None
 
 
 def read_file(path: Path, name: str) -> list[Row]:

@@ -16,7 +16,8 @@ from tokenq.data.columns import renamed
 from tokenq.data.encode import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files import Row
-from tokenq.data.formats import FORMATS, Parsed
+from tokenq.data.formats import FORMATS
+from tokenq.data.parsed import Parsed
 from tokenq.data.sources import parse_source, read_rows
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
@@ -58,6 +59,8 @@ def load_prompts(
     prompts: list[Prompt] = []
     for source in sources:
         for row in read_rows(parse_source(source)):
+            if row.fault:
+                raise UserError(f"{row.where}: {row.fault.detail}.", "Mend the row or leave it out.")
             named = Row(renamed(row.values, columns or {}, row.where), row.where)
             prompts.append(_prompt(named, str(named.values.get("id", len(prompts) + 1)), style))
     seen: dict[str, str] = {}
