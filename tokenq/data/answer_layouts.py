@@ -1,4 +1,4 @@
-"""Layouts of single responses, to imitate."""
+"""Layouts of single responses, which are there to be imitated."""
 
 from tokenq.data import cells
 from tokenq.data import turns as talk
