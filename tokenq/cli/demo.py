@@ -7,9 +7,9 @@ Without a model it runs in a world of its own, from nothing: no network, no data
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from tokenq.cli.console import screen
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.demo_parts import Shown
 from tokenq.cli.stages import Stages
@@ -26,7 +26,7 @@ def run(config: DemoConfig) -> None:
         UserError: the output folder is in use, or a flag without effect was given.
     """
     config.check()
-    output, console, stages = Path(config.output), Console(highlight=False), Stages()
+    output, console, stages = Path(config.output), screen(), Stages()
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty.", f"Remove it (rm -r {output}), or choose another --output.")
     shown = _shown(config, stages)
@@ -37,7 +37,7 @@ def run(config: DemoConfig) -> None:
         console.print(brief(summary))
     for section in shown.sections:
         first = section.reading.splitlines()[0]
-        console.print(f"[bold]{section.title}[/bold] {section.verdict.capitalize()}. {escape(first)}")
+        console.print(Text.assemble((section.title, "bold"), f" {section.verdict.capitalize()}. {first}"))
     console.print(f"{stages.total:.0f} s in all. Intervals, figures and the rest: {page}")
 
 

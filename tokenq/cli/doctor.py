@@ -109,21 +109,20 @@ def run(config: DoctorConfig) -> int:
     Raises:
         UserError: there is no run, or a model or a file cannot be read.
     """
-    from rich.console import Console
-
+    from tokenq.cli.console import messages, screen
     from tokenq.cli.examination import examine
     from tokenq.evaluate.doctor import CHECKS, diagnose, healthy
 
     config.check()
-    say = Console(stderr=True, highlight=False, soft_wrap=True)
+    say = messages()
     seen = examine(config, say)
     findings = diagnose(seen.record)
-    console = Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
+    console = screen(_WIDTH)
     if findings:
         console.print(_table(findings))
     for what in seen.unseen:
-        console.print(f"not looked at: {what}", markup=False)
-    console.print(f"{seen.record.path}: {_counts(findings)} from {len(CHECKS)} checks.", markup=False)
+        console.print(f"not looked at: {what}")
+    console.print(f"{seen.record.path}: {_counts(findings)} from {len(CHECKS)} checks.")
     if config.output is not None:
         _write(Path(config.output), config, seen, findings)
     if config.html is not None:

@@ -20,7 +20,8 @@ def run(config: WinRateConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    from tokenq.cli.evaluating import console, finish, resampling, results_of
+    from tokenq.cli.console import messages
+    from tokenq.cli.evaluating import finish, resampling, results_of
     from tokenq.evaluate.task_win_rate import from_preferences, judged, read_preferences
 
     config.check()
@@ -28,7 +29,7 @@ def run(config: WinRateConfig) -> int:
         rows = _rows(Path(config.preferences))
         stored = read_preferences(rows, config.preferences)
         return finish(config, from_preferences(stored, _gamed(config), resampling(config)))
-    systems, say = results_of(config.results), console()
+    systems, say = results_of(config.results), messages()
     outcome, judgements = judged(systems, _judge(config, systems, say), resampling(config))
     if config.output is not None:
         path = Path(config.output).with_suffix(".preferences.jsonl")

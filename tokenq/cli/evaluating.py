@@ -9,19 +9,10 @@ from tokenq.errors import UserError
 from tokenq.evaluate.eval_config import Evaluation, JudgedEvaluation, ReadEvaluation, ResultsEvaluation
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tokenq.evaluate.bootstrap import Resampling
     from tokenq.evaluate.outcome import Outcome
     from tokenq.results import Candidate, SearchResult
     from tokenq.traces import TokenTrace
-
-
-def console() -> "Console":
-    """Return where is said how it goes."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def resampling(config: Evaluation) -> "Resampling":
@@ -48,12 +39,13 @@ def traces_of(
     """
     import time
 
+    from tokenq.cli.console import messages
     from tokenq.cli.score import ScoreConfig, examples_of, session_of
     from tokenq.cli.scoring import score_to_file
     from tokenq.traces import read_traces
 
     config.check()
-    say, begin = console(), time.perf_counter()
+    say, begin = messages(), time.perf_counter()
     further = _columns(config, columns)
     if config.traces is not None:
         stored = list(read_traces(Path(config.traces)))
@@ -174,17 +166,16 @@ def finish(
         identities: what identifies models and data, where no traces say it.
         title: of the page. Default: the command that evaluates the task.
     """
-    from rich.console import Console
-
+    from tokenq.cli.console import messages, screen
     from tokenq.files import write_json
     from tokenq.report.outcome import tables
     from tokenq.report.outcome_page import write_outcome_page
     from tokenq.rundir import provenance
 
-    out = Console(highlight=False, width=None if Console().is_terminal else 200)
+    out = screen()
     for table in tables(outcome):
         out.print(table)
-    say = console()
+    say = messages()
     if config.output is not None:
         read: dict[str, Any] = {}
         if traces:

@@ -20,6 +20,7 @@ from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.evaluations import EVALUATIONS
 from tokenq.cli.flags import parse
+from tokenq.cli.plain_text import complain, fit_streams, one_line
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
@@ -41,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line after `tokenq`; None takes the process's own.
     """
     words = sys.argv[1:] if words is None else words
+    fit_streams()
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if words else 2
@@ -64,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
         )
         return 0 if config is None else _do(command, config)
     except UserError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        complain(prog, error.message, error.hint)
         return 2
 
 
@@ -79,7 +81,7 @@ def _do(command: Command, config: Any) -> int:
     try:
         return command.run(config)
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {command.again(config)}", file=sys.stderr)
+        print(f"\nInterrupted. {one_line(command.again(config))}", file=sys.stderr)
         return 130
 
 

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from tokenq.cli.console import messages
 from tokenq.train.monitor import Event
 
 STAGES = {"reference": "reference log-probs", "train": "training", "eval": "evaluation"}
@@ -46,13 +47,13 @@ class Progress:
     """
 
     def __init__(self, every: int, console: Console | None = None, *, enabled: bool = True) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or messages()
         self._every = every
         self._enabled = enabled
         self._tasks: dict[str, TaskID] = {}
         self._bars = Bars(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -75,7 +76,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         if self._enabled:
-            self._console.print(text, markup=False)
+            self._console.print(text)
 
     def __call__(self, event: Event) -> None:
         """Move the bar of the event's stage, and print its metrics when they are due."""

@@ -119,14 +119,14 @@ def run(config: ScoreConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from accelerate import PartialState
-    from rich.console import Console
 
+    from tokenq.cli.console import messages
     from tokenq.cli.scoring import score_to_file
     from tokenq.traces import read_traces
 
     config.check()
     state = PartialState(cpu=config.device == "cpu")
-    say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
+    say = messages(quiet=not state.is_main_process)
     session = session_of(config, str(state.device), say)
     rows, summary = session.rows(examples_of(config, session))
     if config.data:
@@ -188,14 +188,13 @@ def examples_of(config: ScoreConfig, session: "Session") -> "list[Example]":
 
 def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", say: "Console") -> None:
     """Show the traces wherever the configuration asks for them."""
-    from rich.console import Console
-
+    from tokenq.cli.console import screen
     from tokenq.report.html import write_page
     from tokenq.report.plots import save_figure
     from tokenq.report.terminal import card
 
     if config.prompt is not None:
-        Console().print(*map(card, traces))
+        screen(None).print(*map(card, traces))
     if config.figure is not None:
         save_figure(Path(config.figure), traces[0])
         say.print(f"figure: {config.figure}")

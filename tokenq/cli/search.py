@@ -27,17 +27,17 @@ def run(config: SearchConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from accelerate import PartialState
-    from rich.console import Console
 
+    from tokenq.cli.console import messages
     from tokenq.data.prompts import load_prompts
     from tokenq.decoding import load_searcher
     from tokenq.results import read_results
 
     config.check()
     state = PartialState(cpu=config.device == "cpu")
-    say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
+    say = messages(quiet=not state.is_main_process)
     prompts = load_prompts(config.prompts, config.columns, config.style) if config.prompts else []
-    searcher = load_searcher(config, say=lambda text: say.print(f"warning: {text}", markup=False))
+    searcher = load_searcher(config, say=lambda text: say.print(f"warning: {text}"))
     if config.prompt is not None:
         prompts = searcher.prompts([config.prompt])
     with interruptible(say) as interrupted:
@@ -135,13 +135,12 @@ def _shown(config: SearchConfig) -> bool:
 
 def _show(config: SearchConfig, results: "list[SearchResult]", say: "Console") -> None:
     """Show the results wherever the configuration asks for them."""
-    from rich.console import Console
-
+    from tokenq.cli.console import screen
     from tokenq.report.search_page import write_search_page
     from tokenq.report.terminal import candidates
 
     if config.prompt is not None:
-        Console().print(*map(candidates, results))
+        screen(None).print(*map(candidates, results))
     if config.html is not None:
         write_search_page(Path(config.html), results, title=f"{config.method} with {config.policy or config.run}")
         say.print(f"page: {config.html}")

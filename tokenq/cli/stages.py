@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
+from tokenq.cli.console import messages
+
 
 class Stages:
     """Keeps the seconds of every stage.
@@ -18,7 +20,7 @@ class Stages:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or messages()
         self._begin = time.perf_counter()
         self.seconds: dict[str, float] = {}
 

@@ -38,8 +38,8 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
         UserError: for anything that the user can mend.
     """
     from accelerate import PartialState
-    from rich.console import Console
 
+    from tokenq.cli.console import messages
     from tokenq.cli.search import interruptible, search_to_file
     from tokenq.data.prompts import load_prompts
     from tokenq.decoding import check_needs, load_searcher
@@ -50,7 +50,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
     config.check(judged=quality is not None)
     settings = parse_settings(config)
     state = PartialState(cpu=config.device == "cpu")
-    say = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not state.is_main_process)
+    say = messages(quiet=not state.is_main_process)
     base = replace(next(iter(settings.values())), method="greedy")
     base = SearchConfig(**{name: value for name, value in asdict(base).items() if name in _SHARED})
     for one in settings.values():
@@ -59,7 +59,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
     task = None if config.gold is None else AnswerTask(prompts, config.gold, find_extractor(str(config.answer)))
     if task is not None:
         task.answers  # noqa: B018  (a row without a true answer is said before anything is searched)
-    loaded = load_searcher(base, say=lambda text: say.print(f"warning: {text}", markup=False))
+    loaded = load_searcher(base, say=lambda text: say.print(f"warning: {text}"))
     pool = replace(
         base, method="sample", n=max([config.pool, *(s.n for s in settings.values() if _is_pooled(s, base))])
     )
@@ -185,6 +185,7 @@ def _points(
 
 def _report(config: SweepConfig, points: "list[Point]", identities: dict[str, Any], say: Any) -> None:
     """Write the points as numbers, table and figure, and show the table."""
+    from tokenq.cli.plain_text import printable
     from tokenq.files import write_json, write_text
     from tokenq.report.sweep import save_sweep_figure, sweep_table
     from tokenq.rundir import provenance
@@ -192,11 +193,11 @@ def _report(config: SweepConfig, points: "list[Point]", identities: dict[str, An
     folder, table = Path(config.output), sweep_table(points)
     write_json(folder / "sweep.json", {**provenance(asdict(config), config.seed, identities), "points": points})
     write_text(folder / "sweep.md", table)
-    print(table, end="")
+    print(printable(table), end="")
     try:
         for suffix in ("svg", "png"):
             said = "share of right answers" if config.gold else "quality"
             save_sweep_figure(folder / f"sweep.{suffix}", points, said)
     except UserError as problem:
-        say.print(f"no figure: {problem}")
+        say.print(f"no figure: {problem.message} {problem.hint}")
     say.print(f"done: sweep.json, sweep.md and the figure are in {folder}")

@@ -40,9 +40,9 @@ def run(config: VerifyConfig) -> int:
     Raises:
         UserError: no world to check in, or an unknown topic.
     """
-    from rich.console import Console
     from rich.progress import track
 
+    from tokenq.cli.console import messages, screen
     from tokenq.cli.search_claims import CLAIMS as SEARCH_CLAIMS
     from tokenq.errors import unknown_name
     from tokenq.worlds.claims.claim import find
@@ -57,12 +57,12 @@ def run(config: VerifyConfig) -> int:
             raise unknown_name("topic", topic, topics)
     claims = [claim for claim in every if claim.topic in (config.topic or topics)]
     seeds = range(config.seed, config.seed + config.worlds)
-    errors = Console(stderr=True)
+    errors = messages()
     findings = [
         find(claim, seeds)
         for claim in track(claims, "checking", console=errors, transient=True, disable=not errors.is_terminal)
     ]
-    console = Console(highlight=False, width=None if Console().is_terminal else _WIDTH)
+    console = screen(_WIDTH)
     console.print(_table(findings))
     wrong = [finding for finding in findings if not finding.as_expected]
     console.print(
@@ -75,7 +75,6 @@ def run(config: VerifyConfig) -> int:
 
 
 def _table(findings: "list[Finding]") -> "Table":
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("topic", "claim", "source", "worlds", "error", "tolerance", "verdict")
@@ -88,7 +87,7 @@ def _table(findings: "list[Finding]") -> "Table":
         if before not in (None, claim.topic):
             table.add_section()
         style = None if finding.as_expected else "bold red"
-        cells = (escape(claim.statement), claim.source, claim.kind, f"{finding.error:.1e}", f"{claim.tolerance:.0e}")
+        cells = (claim.statement, claim.source, claim.kind, f"{finding.error:.1e}", f"{claim.tolerance:.0e}")
         table.add_row("" if before == claim.topic else claim.topic, *cells, finding.verdict, style=style)
         before = claim.topic
     return table

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
+from rich.table import Column
 from rich.table import Table as Drawn
+from rich.text import Text
 
 from tokenq.evaluate.bootstrap import Estimate
 from tokenq.evaluate.outcome import Cell, Chart, Curve, Outcome, Table
@@ -30,25 +31,31 @@ def tables(outcome: Outcome) -> list[Drawn]:
     """Return the tables of an outcome as the terminal shows them."""
     drawn = []
     for table in outcome.tables:
-        one = Drawn(*map(escape, table.head), title=escape(table.title), caption=escape(table.note) or None)
+        one = _frame(table)
+        one.caption = Text(table.note, "table.caption") if table.note else None
         for number, column in enumerate(one.columns):
             if number and not any(isinstance(row[number], str) for row in table.rows if len(row) > number):
                 column.justify = "right"
         for row in table.rows:
-            cells = [escape(said(cell)) for cell in row]
-            one.add_row(*cells, *[""] * (len(table.head) - len(cells)))
+            cells = [Text(said(cell)) for cell in row]
+            one.add_row(*cells, *[Text()] * (len(table.head) - len(cells)))
         drawn.append(one)
     return drawn
 
 
 def brief(table: Table) -> Drawn:
     """Return a table as a few lines of a terminal: estimates without their intervals, no frame."""
-    one = Drawn(*map(escape, table.head), title=escape(table.title), box=None, title_justify="left", pad_edge=False)
+    one = _frame(table, box=None, title_justify="left", pad_edge=False)
     for column in one.columns[1:]:
         column.justify = "right"
     for row in table.rows:
-        one.add_row(*(escape(said(cell.value if isinstance(cell, Estimate) else cell)) for cell in row))
+        one.add_row(*(Text(said(cell.value if isinstance(cell, Estimate) else cell)) for cell in row))
     return one
+
+
+def _frame(table: Table, **how: Any) -> Drawn:
+    """Return a table without its rows; what it says is text, never markup."""
+    return Drawn(*(Column(Text(name)) for name in table.head), title=Text(table.title, "table.title"), **how)
 
 
 def said(cell: Cell) -> str:
