@@ -26,6 +26,7 @@ from tokenq.models.policy import (
     logits_without_adapter,
     no_grad,
 )
+from tokenq.models.precision import beside
 from tokenq.models.proof import fastest_exact
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
@@ -84,7 +85,7 @@ def find_reference(
     ref_identity, same_start, other = identity, config.lora_dropout == 0, None
     if config.reference is not None:
         spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
-        spec = replace(spec, trust_remote_code=config.trust_remote_code)
+        spec = beside(policy.model, replace(spec, trust_remote_code=config.trust_remote_code))
         model = load_model(spec).requires_grad_(False)
         check_vocabularies(policy.model, model)
         _compare_tokenizers(tokenizer, spec, progress)

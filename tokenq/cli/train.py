@@ -1,12 +1,10 @@
 """`tokenq train`: joins data, models and the loop, and says what happens. No arithmetic here."""
 
 import contextlib
-import hashlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,31 @@ from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 
 import tokenq
+from tokenq.cli.machine import accelerator_for
 from tokenq.cli.merging import merges, refuse_merge_in_shards
 from tokenq.cli.progress import Progress
 from tokenq.cli.recipes import find
-from tokenq.cli.reference import NO_REFERENCE, find_reference, proven_policy, with_logits
+from tokenq.cli.reference import NO_REFERENCE, Reference, find_reference, proven_policy, with_logits
 from tokenq.cli.reward_training import Ready, prepare_reward_model
+from tokenq.cli.training_data import check_inputs, data_identity, load_data, with_inputs
 from tokenq.core.losses import LossSum, find_sum
-from tokenq.core.losses.inputs import INPUTS
-from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.beside import reward_scale
 from tokenq.data.differences import refuse_equal
-from tokenq.data.examples import read_examples
-from tokenq.data.sources import hold_out, load_examples
-from tokenq.data.tokenize import TokenizedData, group_key, tokenize
+from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
 from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_model, load_tokenizer
+from tokenq.models.precision import for_training
 from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
 from tokenq.train.config import TrainConfig, check_resume
+from tokenq.train.defaults import adapts, kind_of, resolved
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
 from tokenq.train.objective import Objective
+from tokenq.train.precision import Precision, precision_of
 
 
 def run(config: TrainConfig) -> Summary:
@@ -49,53 +49,95 @@ def run(config: TrainConfig) -> Summary:
     """
     config.check()
     loss = find_sum(config.loss, _loss_parameters(config))
-    _check_inputs(config, loss)
+    chosen, config = config, resolved(config, loss)
+    check_inputs(config, loss)
     refuse_merge_in_shards(config, loss)
     if not config.resume:
         refuse_used(config.output)
-    accelerator = _accelerator(config)
+    accelerator = accelerator_for(config)
     with _quiet_libraries(), Progress(config.logging_steps, enabled=accelerator.is_main_process) as progress:
         set_seed(config.seed)
-        spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
-        spec = replace(spec, trust_remote_code=config.trust_remote_code)
+        spec = _spec(config, loss, accelerator)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
-        rows, held_out_rows = _load_data(config, loss, tokenizer, progress)
-        make = PREPARATIONS[loss.output]
-        ready = make(config, loss, spec, tokenizer, (rows, held_out_rows), progress)
-        policy, data, held_out = ready.policy, ready.data, ready.held_out
-        refuse_equal(data.groups, loss.inputs)
+        rows = load_data(config, loss, tokenizer, progress)
+        ready = PREPARATIONS[loss.output](config, loss, spec, tokenizer, rows, progress)
+        refuse_equal(ready.data.groups, loss.inputs)
         run_dir = _open_run(config, accelerator)
-        identity = identify(policy.model, config.model)
-        reference = NO_REFERENCE
-        if isinstance(policy, PackedLM) and loss.reference:
-            groups = [data.groups, held_out.groups]
-            reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, progress)
-        if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
-            reference = with_logits(reference, policy, config, accelerator, progress)
+        identity = identify(ready.policy.model, config.model)
+        reference = _reference(ready, identity, config, loss, tokenizer, accelerator, progress)
+        valued = ValuedPolicy(ready.policy) if isinstance(ready.policy, PackedLM) and loss.valued else None
+        _make_ready(ready.policy, valued, config, accelerator)
+        precision = precision_of(valued or ready.policy, config, reference.model)
         if accelerator.is_main_process:
-            _record(run_dir, config, identity, reference.identity, rows, held_out_rows, loss, accelerator)
-        valued = ValuedPolicy(policy) if isinstance(policy, PackedLM) and loss.valued else None
-        _make_ready(policy, valued, config, accelerator)
-        job = Job(
-            policy=valued or policy,
-            data=Scored(data.groups, reference.scorer(data.groups), reference.logits),
-            objective=ready.objective,
-            config=config,
-            run=run_dir,
-            evaluation=Scored(held_out.groups, reference.scorer(held_out.groups), reference.logits),
-            start_tolerance=reference.tolerance,
-            values=None if valued is None else valued.values,
-            work=policy.work,
-            listener=progress,
-        )
-        steps = total_steps(config, len(data.groups))
+            _record(run_dir, config, (identity, reference.identity), rows, loss, precision, accelerator)
+        job = _job(ready, valued, reference, config, run_dir, progress)
+        if chosen.learning_rate is None:
+            progress.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
+        progress.say(precision.line(config.optimizer))
+        steps = total_steps(config, len(ready.data.groups))
         unit = loss.unit if loss.unit in ("pairs", "responses") else "prompts"
-        progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {policy.way} attention")
+        progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {ready.policy.way} attention")
         summary = fit(job, accelerator)
-        _finish(policy, tokenizer, config, loss, summary, run_dir, accelerator)
-        what = "policy" if isinstance(policy, PackedLM) else "reward model"
-        progress.say(f"done: the {what} is in {_result(policy, run_dir)}, every step's numbers in {run_dir.metrics}")
+        _finish(ready.policy, tokenizer, config, loss, summary, run_dir, accelerator)
+        what = "policy" if isinstance(ready.policy, PackedLM) else "reward model"
+        place = _result(ready.policy, run_dir)
+        progress.say(f"done: the {what} is in {place}, every step's numbers in {run_dir.metrics}")
     return summary
+
+
+def _kind(config: TrainConfig, loss: LossSum) -> str:
+    return f"{'an adapter' if adapts(config) else 'all weights'}, {kind_of(loss)}"
+
+
+def _spec(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> ModelSpec:
+    """Return what to start from, its type resolved: what is trained is held in float32."""
+    spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
+    spec = replace(spec, trust_remote_code=config.trust_remote_code)
+    frozen = adapts(config) and not merges(config, loss)
+    return for_training(spec, frozen=frozen, scaled=config.mixed_precision == "fp16")
+
+
+def _reference(
+    ready: Ready,
+    identity: ModelIdentity,
+    config: TrainConfig,
+    loss: LossSum,
+    tokenizer: Any,
+    accelerator: Accelerator,
+    progress: Progress,
+) -> Reference:
+    """Return what the loss compares the policy with."""
+    reference, policy = NO_REFERENCE, ready.policy
+    if isinstance(policy, PackedLM) and loss.reference:
+        groups = [ready.data.groups, ready.held_out.groups]
+        reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, progress)
+    if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
+        reference = with_logits(reference, policy, config, accelerator, progress)
+    return reference
+
+
+def _job(
+    ready: Ready,
+    valued: ValuedPolicy | None,
+    reference: Reference,
+    config: TrainConfig,
+    run_dir: RunDir,
+    progress: Progress,
+) -> Job:
+    """Return what the loop needs."""
+    data, held_out = ready.data.groups, ready.held_out.groups
+    return Job(
+        policy=valued or ready.policy,
+        data=Scored(data, reference.scorer(data), reference.logits),
+        objective=ready.objective,
+        config=config,
+        run=run_dir,
+        evaluation=Scored(held_out, reference.scorer(held_out), reference.logits),
+        start_tolerance=reference.tolerance,
+        values=None if valued is None else valued.values,
+        work=ready.policy.work,
+        listener=progress,
+    )
 
 
 def _prepare_policy(
@@ -106,7 +148,7 @@ def _prepare_policy(
     parts: tuple[TokenizedData, TokenizedData],
     progress: Progress,
 ) -> Ready:
-    data, held_out = (_with_inputs(part, config, loss, parts[0]) for part in parts)
+    data, held_out = (with_inputs(part, config, loss, parts[0]) for part in parts)
     model = load_model(spec, trainable_adapter=config.adapter is not None)
     model = add_lora(model, **config.lora()) if config.lora_rank else model
     return Ready(proven_policy(model, config, progress), data, held_out, Objective(loss, loss.beta))
@@ -120,64 +162,6 @@ def _result(policy: PackedLM | RewardLM, run_dir: RunDir) -> Path:
     return run_dir.policy if isinstance(policy, PackedLM) else run_dir.reward_model
 
 
-def _load_data(
-    config: TrainConfig, loss: LossSum, tokenizer: Any, progress: Progress
-) -> tuple[TokenizedData, TokenizedData]:
-    """Return training and held-out data in token space."""
-    read = partial(read_examples, want=loss.want, pairing=config.pairing, style=config.style)
-    read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
-    found = load_examples(config.data, read, seed=config.seed)
-    kept, held_out = found.examples, found.examples[:0]
-    if config.eval_data:
-        held_out = load_examples(config.eval_data, read, seed=config.seed).examples
-    elif config.eval_size:
-        kept, held_out = hold_out(kept, config.eval_size, seed=config.seed)
-    encode = partial(
-        tokenize,
-        tokenizer=tokenizer,
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-        truncation=config.truncation,
-        with_texts=bool({"steps", "contrast", "step_labels"} & loss.inputs.keys()),
-    )
-    data = encode(kept, rows=found.rows, dropped=found.dropped)
-    progress.say(f"data: {data.summary.line()}")
-    if not held_out:
-        return data, TokenizedData([], data.summary)
-    evaluation = encode(held_out)
-    progress.say(f"held out: {evaluation.summary.line()}")
-    return data, evaluation
-
-
-def _check_inputs(config: TrainConfig, loss: LossSum) -> None:
-    """Refuse a loss without what it reads from elsewhere, and what no loss reads."""
-    if "contrast" in loss.inputs and config.contrast is None:
-        raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
-    if config.contrast is not None and "contrast" not in loss.inputs:
-        raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
-    if config.reference is not None and not loss.reference:
-        says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
-        raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
-    if config.attributes and "ratings" not in loss.inputs:
-        raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
-
-
-def _with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained: TokenizedData) -> TokenizedData:
-    """Return the data with what the loss reads beside it; rewards on the scale of the data that is trained on."""
-    if not data.groups:
-        return data
-    groups = data.groups
-    if "steps" in loss.inputs:
-        groups = with_steps(data)
-    if config.contrast is not None:
-        groups = with_contrast(replace(data, groups=groups), Path(config.contrast))
-    if "rewards" in loss.inputs:
-        groups = with_rewards(groups, reward_scale(trained.groups))
-    if loss.inputs.get("mismatched") == "data":
-        groups = with_mismatched(groups, config.max_length)
-    return replace(data, groups=groups)
-
-
 def _make_ready(
     policy: PackedLM | RewardLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator
 ) -> None:
@@ -189,27 +173,6 @@ def _make_ready(
     alone = accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no"
     if alone and isinstance(policy, PackedLM):
         policy.accumulate_in_place()
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    try:
-        accelerator = Accelerator(
-            cpu=config.device == "cpu",
-            mixed_precision=config.mixed_precision,
-            log_with=list(config.report_to) or None,
-            project_dir=config.output,
-        )
-    except (ValueError, ImportError) as problem:
-        name = next(iter(config.report_to), "")
-        raise UserError(
-            f"This machine cannot do what was asked: {str(problem).splitlines()[0]}",
-            f"A missing tracker is installed with: pip install 'tokenq[{name}]'"
-            if name
-            else "Check --mixed-precision.",
-        ) from None
-    if config.report_to:
-        accelerator.init_trackers(config.run_name or Path(config.output).name, config=_flat(asdict(config)))
-    return accelerator
 
 
 def _open_run(config: TrainConfig, accelerator: Accelerator) -> RunDir:
@@ -228,29 +191,25 @@ def _open_run(config: TrainConfig, accelerator: Accelerator) -> RunDir:
 def _record(
     run_dir: RunDir,
     config: TrainConfig,
-    identity: ModelIdentity,
-    reference: ModelIdentity | None,
-    data: TokenizedData,
-    held_out: TokenizedData,
+    models: tuple[ModelIdentity, ModelIdentity | None],
+    rows: tuple[TokenizedData, TokenizedData],
     loss: LossSum,
+    precision: Precision,
     accelerator: Accelerator,
 ) -> None:
     """Write down where the run comes from."""
+    (identity, reference), (data, held_out) = models, rows
     identities = {
         "model": identity.to_dict(),
         "reference": None if reference is None else reference.to_dict(),
-        "data": _data_identity(config.data, data),
-        "eval_data": _data_identity(config.eval_data, held_out) if held_out.groups else None,
+        "data": data_identity(config.data, data),
+        "eval_data": data_identity(config.eval_data, held_out) if held_out.groups else None,
         "beta": loss.beta if loss.reference else None,
         "rewards": reward_scale(data.groups)._asdict() if "rewards" in loss.inputs else None,
+        "precision": asdict(precision),
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
     record_start(run_dir, provenance(asdict(config), config.seed, identities))
-
-
-def _data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any]:
-    digest = hashlib.sha256("".join(group_key(group) for group in data.groups).encode())
-    return {"sources": list(sources), "sha256": digest.hexdigest(), "summary": data.summary.to_dict()}
 
 
 def _finish(
@@ -298,11 +257,6 @@ def _read(path: str | None) -> str | None:
         return find(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise UserError(f"The chat template {path} cannot be read: {problem}", "Give a Jinja file.") from None
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration as trackers take it: no lists, no None."""
-    return {key: value if isinstance(value, int | float | bool) else str(value) for key, value in config.items()}
 
 
 @contextlib.contextmanager

@@ -30,7 +30,8 @@ class ValueNetwork(nn.Module):
         self.body = copy.deepcopy(model.base_model, frozen)
         weight: Tensor = next(self.body.parameters())
         width = model.config.get_text_config().hidden_size
-        self.head = nn.Linear(width, 1, device=weight.device, dtype=weight.dtype)
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # a number, not a token: eight bits are too few
+        self.head = nn.Linear(width, 1, device=weight.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.way = policy.way
@@ -38,7 +39,7 @@ class ValueNetwork(nn.Module):
     def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
         """Return the value of the state that each target was written in, float32 or better."""
         states = WAYS[self.way].states(self.body, batch)[batch.predictors]
-        values: Tensor = self.head(states)[:, 0]
+        values: Tensor = self.head(states.to(self.head.weight.dtype))[:, 0]
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

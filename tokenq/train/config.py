@@ -30,7 +30,8 @@ class TrainConfig:
     trust_remote_code: bool = False
     """Run Python code that a model brings along. Only for models whose authors you trust."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; auto takes the checkpoint's."""
+    """Type of the weights. auto: float32 for what is trained, the checkpoint's for what is frozen below an adapter.
+    bfloat16 keeps a float32 master copy in the optimiser."""
     attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
     """How batches go through the model; auto takes the fastest way that proves equal to the model's own forward."""
     device: str = "auto"
@@ -91,8 +92,9 @@ class TrainConfig:
     """Prompts with their pair, responses or ranking per optimiser step, over all processes."""
     tokens_per_batch: int = 4096
     """Most tokens in one forward pass on one process. Sets memory and speed, never the result."""
-    learning_rate: float = 1e-6
-    """Peak learning rate."""
+    learning_rate: float | None = None
+    """Peak learning rate. Default, for all weights and for an adapter: sft 1e-5 and 2e-4, preferences 1e-6 and 5e-5,
+    reward models 1e-5 and 1e-4."""
     epochs: float = 1.0
     """Passes over the data."""
     max_steps: int | None = None
@@ -189,9 +191,15 @@ class TrainConfig:
         if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
             message = f"--max-prompt-length {self.max_prompt_length} leaves no room for a response."
             found.append(UserError(message, f"It must be below --max-length ({self.max_length})."))
-        if self.dtype == "float16" and self.mixed_precision != "no":
+        if self.dtype == "float16" and not (self.lora_rank or self.adapter):
             hint = "Use --dtype float32 with --mixed-precision fp16."
-            found.append(UserError("Weights in float16 cannot be trained in mixed precision.", hint))
+            found.append(UserError("Weights in float16 cannot be trained: their gradients vanish below 6e-8.", hint))
+        elif self.dtype == "float16" and self.mixed_precision != "fp16":
+            hint = "Add --mixed-precision fp16, or use --dtype bfloat16 or float32."
+            found.append(UserError("Gradients that pass through float16 weights vanish below 6e-8, unscaled.", hint))
+        if self.dtype == "bfloat16" and self.mixed_precision == "fp16":
+            hint = "Use --mixed-precision bf16, or --dtype float32."
+            found.append(UserError("Weights in bfloat16 cannot be computed with in float16.", hint))
         return found
 
 

@@ -22,6 +22,7 @@ from tokenq.train import checkpoint
 from tokenq.train.checks import check_start, not_finite
 from tokenq.train.held_out import Kept, write_held_out
 from tokenq.train.job import Job, Scored, Summary, step_places, total_steps
+from tokenq.train.masters import refuse_sharded_masters
 from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
 from tokenq.train.monitor import Event, Meter
 from tokenq.train.objective import Outcome, add_sums
@@ -42,6 +43,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
         UserError: the policy does not start equal to its reference where it should; a loss is not finite.
     """
     config, metrics_file = job.config, JsonLines(job.run.metrics)
+    refuse_sharded_masters(accelerator, job.policy)
     optimizer = make_optimizer(job.policy, config, job.values)
     checkpoint.keep_trainable_only(accelerator, job.policy)
     tell_deepspeed(accelerator, config)

@@ -1,6 +1,8 @@
 """The optimiser and the learning rate of a run, both plain functions of the configuration and the step."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -8,12 +10,17 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from tokenq.train.config import TrainConfig
+from tokenq.train.masters import keep_masters, masters_of
+
+Groups = list[dict[str, Any]]
+"""Groups of parameters as optimisers of torch take them."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, values: nn.Module | None = None) -> torch.optim.Optimizer:
     """Return the optimiser over the trainable weights; biases and norms are not decayed.
 
-    A value network has groups of its own behind the policy's.
+    Of weights in half precision it updates float32 copies (`tokenq.train.masters`). A value network has groups of its
+    own behind the policy's.
 
     AdamW runs fused where torch offers it: one pass over weights, gradients and moments instead of a dozen.
 
@@ -22,24 +29,45 @@ def make_optimizer(model: nn.Module, config: TrainConfig, values: nn.Module | No
         config: names the optimiser and its constants.
         values: the value network in it, if there is one.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    own, apart = parted(model, values)
-    groups = [
+    masters = masters_of(model.parameters())
+    updated = {id(weight): master for weight, master in masters}
+    parts = [[updated.get(id(p), p) for p in part] for part in parted(model, values)]
+    groups: Groups = [
         group
-        for part in (own, apart)
+        for part in parts
         for group in (
             {"params": [p for p in part if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in part if p.ndim < 2], "weight_decay": 0.0},
         )
     ]
     groups = [group for group in groups if group["params"]]
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=config.learning_rate)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.learning_rate)
+    optimizer = _OPTIMIZERS[config.optimizer](groups, config)
+    keep_masters(optimizer, masters)
+    return optimizer
+
+
+def _adamw(groups: Groups, config: TrainConfig) -> torch.optim.Optimizer:
+    weights = [p for group in groups for p in group["params"]]
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "xpu", "mps") for p in weights)
     betas = (config.adam_beta1, config.adam_beta2)
-    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "xpu", "mps") for p in trainable)
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.adam_epsilon, fused=fused)
+    return torch.optim.AdamW(groups, lr=peak_rate(config), betas=betas, eps=config.adam_epsilon, fused=fused)
+
+
+_OPTIMIZERS: Mapping[str, Callable[[Groups, TrainConfig], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "rmsprop": lambda groups, config: torch.optim.RMSprop(groups, lr=peak_rate(config)),
+    "sgd": lambda groups, config: torch.optim.SGD(groups, lr=peak_rate(config)),
+}
+
+MOMENTS: Mapping[str, int] = {"adamw": 2, "rmsprop": 1, "sgd": 0}
+"""Numbers that each optimiser keeps for a weight, in the type in which it updates it."""
+
+
+def peak_rate(config: TrainConfig) -> float:
+    """Return the peak learning rate, which the loop is given and does not choose (`tokenq.train.defaults`)."""
+    if config.learning_rate is None:
+        raise ValueError("learning_rate is not resolved")
+    return config.learning_rate
 
 
 def parted(model: nn.Module, values: nn.Module | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -78,12 +106,13 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
         step: updates done.
         total: updates of the whole run.
     """
+    peak = peak_rate(config)
     warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total)
     if step < warmup:
-        return config.learning_rate * step / warmup
+        return peak * step / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     if config.schedule == "linear":
-        return config.learning_rate * (1 - progress)
+        return peak * (1 - progress)
     if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate
+        return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak

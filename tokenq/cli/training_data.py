@@ -1,0 +1,108 @@
+"""The data of a training run: read, tokenised, parted from what is held out, with what its loss reads beside it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tokenq.cli.progress import Progress
+from tokenq.core.losses import LossSum
+from tokenq.core.losses.inputs import INPUTS
+from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.examples import read_examples
+from tokenq.data.sources import hold_out, load_examples
+from tokenq.data.tokenize import TokenizedData, group_key, tokenize
+from tokenq.errors import UserError
+from tokenq.train.config import TrainConfig
+
+
+def load_data(
+    config: TrainConfig, loss: LossSum, tokenizer: Any, progress: Progress
+) -> tuple[TokenizedData, TokenizedData]:
+    """Return training and held-out data in token space.
+
+    Args:
+        config: names them.
+        loss: says what is asked of a row.
+        tokenizer: of the policy.
+        progress: told what was found, and what is held out though it is trained on.
+    """
+    read = partial(read_examples, want=loss.want, pairing=config.pairing, style=config.style)
+    read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
+    found = load_examples(config.data, read, seed=config.seed)
+    kept, held_out = found.examples, found.examples[:0]
+    if config.eval_data:
+        held_out = load_examples(config.eval_data, read, seed=config.seed).examples
+    elif config.eval_size:
+        kept, held_out = hold_out(kept, config.eval_size, seed=config.seed)
+    encode = partial(
+        tokenize,
+        tokenizer=tokenizer,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        truncation=config.truncation,
+        with_texts=bool({"steps", "contrast", "step_labels"} & loss.inputs.keys()),
+    )
+    data = encode(kept, rows=found.rows, dropped=found.dropped)
+    progress.say(f"data: {data.summary.line()}")
+    if not held_out:
+        return data, TokenizedData([], data.summary)
+    evaluation = encode(held_out)
+    progress.say(f"held out: {evaluation.summary.line()}")
+    if shared := shared_rows(data, evaluation):
+        progress.say(f"warning: {shared} of {len(evaluation.groups)} held-out rows are trained on as well")
+    return data, evaluation
+
+
+def shared_rows(data: TokenizedData, evaluation: TokenizedData) -> int:
+    """Return how many rows of the evaluation data the training data holds too."""
+    trained = {group_key(group) for group in data.groups}
+    return sum(group_key(group) in trained for group in evaluation.groups)
+
+
+def check_inputs(config: TrainConfig, loss: LossSum) -> None:
+    """Refuse a loss without what it reads from elsewhere, and what no loss reads.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if "contrast" in loss.inputs and config.contrast is None:
+        raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
+    if config.contrast is not None and "contrast" not in loss.inputs:
+        raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
+    if config.reference is not None and not loss.reference:
+        says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
+        raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
+    if config.attributes and "ratings" not in loss.inputs:
+        raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
+
+
+def with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained: TokenizedData) -> TokenizedData:
+    """Return the data with what the loss reads beside it.
+
+    Args:
+        data: training or held-out data.
+        config: names what is read from files.
+        loss: says what it reads.
+        trained: the data that is trained on, whose rewards give the scale.
+    """
+    if not data.groups:
+        return data
+    groups = data.groups
+    if "steps" in loss.inputs:
+        groups = with_steps(data)
+    if config.contrast is not None:
+        groups = with_contrast(replace(data, groups=groups), Path(config.contrast))
+    if "rewards" in loss.inputs:
+        groups = with_rewards(groups, reward_scale(trained.groups))
+    if loss.inputs.get("mismatched") == "data":
+        groups = with_mismatched(groups, config.max_length)
+    return replace(data, groups=groups)
+
+
+def data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any]:
+    """Return what identifies data in provenance: sources, a hash over the tokens of every row, and their account."""
+    digest = hashlib.sha256("".join(group_key(group) for group in data.groups).encode())
+    return {"sources": list(sources), "sha256": digest.hexdigest(), "summary": data.summary.to_dict()}
