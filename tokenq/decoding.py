@@ -16,6 +16,7 @@ from tokenq.models.forward import PackedLM
 from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, hide_progress_bars, is_adapter_folder, load_model, load_tokenizer
 from tokenq.models.policy import no_grad
+from tokenq.models.precision import beside
 from tokenq.models.proof import fastest_exact
 from tokenq.models.reward_model import RewardModel
 from tokenq.models.stepper import ModelStepper
@@ -238,6 +239,8 @@ def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = l
         spec = _spec(config, path)
         if role != "policy":
             check_tokenizers(tokenizer, load_tokenizer(spec))
+        if role == "reference":
+            spec = beside(policy, spec)
         model = load_model(spec)
         identities[role] = identify(model, path).to_dict()
         lm, said = fastest_exact(model, config.attention, config.max_new_tokens + 1024)

@@ -26,6 +26,7 @@ from tokenq.models.load import (
     locate,
 )
 from tokenq.models.policy import ReferencedPolicy, no_grad
+from tokenq.models.precision import beside
 from tokenq.models.proof import fastest_exact
 from tokenq.models.vocabulary import check_vocabularies, same_tokens
 from tokenq.records import Example
@@ -173,7 +174,8 @@ def load(
     if reference is None:
         return _with_adapter_off(spec, options, say)
     tokenizer, their_tokenizer = load_tokenizer(spec), load_tokenizer(replace(spec, path=reference))
-    models = load_model(spec), load_model(replace(spec, path=reference))
+    first = load_model(spec)
+    models = first, load_model(beside(first, replace(spec, path=reference)))
     shared = same_tokens(tokenizer, their_tokenizer)
     if shared:
         check_vocabularies(*models)

@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from tokenq.cli.doctor import DoctorConfig
-from tokenq.cli.examined_models import base_of, scored_now, weights_now, written_now
+from tokenq.cli.examined_models import base_of, moved_since, scored_now, weights_now, written_now
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
 from tokenq.errors import UserError
 from tokenq.evaluate.data_checks import data_facts
-from tokenq.evaluate.run_facts import DataFacts
+from tokenq.evaluate.run_facts import DataFacts, Moved
 from tokenq.evaluate.run_record import RunRecord, read_run
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_tokenizer
 from tokenq.records import Example
@@ -78,7 +78,7 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
         say.print("hashing the weights")
         found, missed = weights_now(record, trust_remote_code=config.trust_remote_code)
         unseen += missed
-        record = replace(record, models=found)
+        record = replace(record, models=found, moved=_moved(record, folder, config, unseen))
     if config.samples:
         if record.loss.output == "rewards":
             raise UserError("A reward model writes nothing.", "Leave out --samples.")
@@ -89,6 +89,17 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
         reference = (reference or base_of(policy)) if record.loss.reference else None
         record = replace(record, samples=written_now(config, policy, reference, examples, record.summary, say))
     return Examined(record, tuple(unseen), identities)
+
+
+def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list[str]) -> Moved | None:
+    """Return how the policy's weights compare with those of the start, where both are there."""
+    if not folder.policy.exists():
+        return None
+    try:
+        return moved_since(record, folder.policy, trust_remote_code=config.trust_remote_code)
+    except UserError as problem:
+        unseen.append(f"how far the weights moved ({problem.message})")
+        return None
 
 
 def _of_policy(config: DoctorConfig, say: Console) -> Examined:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from tokenq.data.prompts import Prompt
 from tokenq.decoding import load_searcher
 from tokenq.errors import UserError
 from tokenq.evaluate.data_checks import loops
-from tokenq.evaluate.run_facts import ModelNow, Samples, Scored, Written
+from tokenq.evaluate.precision_checks import doubtful, update_size, updated_in
+from tokenq.evaluate.run_facts import ModelNow, Moved, Samples, Scored, Written
 from tokenq.evaluate.run_record import RunRecord
 from tokenq.models.adapters import adapter_config
 from tokenq.models.identity import identify
-from tokenq.models.load import ModelSpec, is_adapter_folder, load_model
+from tokenq.models.load import DTYPES, ModelSpec, is_adapter_folder, load_model
+from tokenq.models.movement import movement
 from tokenq.records import Example
 from tokenq.results import SearchResult
 from tokenq.score.health import pair_warnings
@@ -53,6 +56,33 @@ def weights_now(record: RunRecord, *, trust_remote_code: bool) -> tuple[tuple[Mo
     return tuple(found), missed
 
 
+def moved_since(record: RunRecord, policy: Path, *, trust_remote_code: bool) -> Moved | None:
+    """Return how the policy's weights compare with those of the start, None where they were not all trained.
+
+    Args:
+        record: the run.
+        policy: folder of the trained policy.
+        trust_remote_code: whether code that comes with the model may run.
+
+    Raises:
+        UserError: the model that training began from is no longer there.
+    """
+    dtype, update = updated_in(record), update_size(record)
+    if dtype is None or not doubtful(record) or not any(policy.glob("model*.safetensors")):
+        return None
+    config = record.config
+    spec = ModelSpec(str(config["model"]), _dtype_of(record.provenance), "cpu", revision=config.get("revision"))
+    began = load_model(replace(spec, trust_remote_code=trust_remote_code))
+    found = movement(began.state_dict(), policy, update, dtype)
+    return Moved(*found) if found.weights else None
+
+
+def _dtype_of(provenance: Mapping[str, Any]) -> str:
+    """Return the type that the models of a run were read in: a hash is of weights in their type."""
+    dtype = str(provenance["model"].get("dtype", "auto"))
+    return dtype if dtype in DTYPES else "auto"
+
+
 def _models(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, ModelSpec]]:
     """Return (role, what was loaded) of each model whose hash can come out again.
 
@@ -62,7 +92,7 @@ def _models(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tu
     if "ForSequenceClassification" in str(provenance["model"]["architecture"]):
         return []  # its hash is that of a reward model with a new head, which is in no file
     fresh, other = bool(config.get("lora_rank")), config.get("reference")
-    dtype = str(config.get("dtype", "auto"))
+    dtype = _dtype_of(provenance)
     begun = ModelSpec(str(config["model"]), dtype, "cpu", config.get("adapter"), config.get("revision"))
     models = []
     if provenance.get("reference"):

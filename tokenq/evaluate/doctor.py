@@ -1,7 +1,8 @@
 """Is this run healthy? One table of checks, each a function of the run's record that finds something or nothing.
 
-The checks stand by subject in `curve_checks`, `held_out_checks`, `optimiser_checks`, `cost_checks`, `data_checks`,
-`row_checks` and `model_checks`. A new one is a function there, a row here and a section in docs/doctor.md.
+The checks stand by subject in `curve_checks`, `held_out_checks`, `optimiser_checks`, `precision_checks`, `cost_checks`,
+`data_checks`, `row_checks` and `model_checks`. A new one is a function there, a row here and a section in
+docs/doctor.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from tokenq.evaluate import (
     held_out_checks,
     model_checks,
     optimiser_checks,
+    precision_checks,
     row_checks,
 )
 from tokenq.evaluate.finding import SEVERITIES, Finding
@@ -31,6 +33,7 @@ CHECKS: Mapping[str, Check] = {
     "over-optimisation": held_out_checks.over_optimisation,
     "held-out accuracy": held_out_checks.chance,
     "perfect accuracy": curve_checks.perfect,
+    "weights out of reach": precision_checks.out_of_reach,
     "nothing moved": optimiser_checks.nothing_moved,
     "loss above start": optimiser_checks.loss_above_start,
     "spikes": optimiser_checks.spikes,

@@ -65,6 +65,22 @@ class ModelNow:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """How the weights of the policy compare with those that training began from, number by number.
+
+    Attributes:
+        weights: numbers that stand in both.
+        moved: those that are not the same.
+        within_reach: those that one update of the largest learning rate could have moved in the type in which they
+            were trained: half the distance to their neighbour is no more than it.
+    """
+
+    weights: int
+    moved: int
+    within_reach: int
+
+
+@dataclass(frozen=True)
 class Scored:
     """What two models say of pairs now.
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.errors import UserError
-from tokenq.evaluate.run_facts import DataFacts, ModelNow, Samples, Scored
+from tokenq.evaluate.run_facts import DataFacts, ModelNow, Moved, Samples, Scored
 from tokenq.files import JsonLines, read_json
 from tokenq.rundir import RunDir
 
@@ -98,6 +98,7 @@ class RunRecord:
     data: DataFacts | None = None
     held_out: DataFacts | None = None
     models: tuple[ModelNow, ...] = ()
+    moved: Moved | None = None
     scored: Scored | None = None
     samples: Samples | None = None
 
