@@ -27,6 +27,11 @@ class Message:
     content: str
 
 
+@dataclass(frozen=True)
+class ContextMessage(Message):
+    """A turn of the assistant that stands in the context and is not learnt: data sets mark it with weight 0."""
+
+
 Text = str | tuple[Message, ...]
 """A plain string, or the turns of a conversation."""
 

@@ -35,7 +35,7 @@ def stand_in(tmp_path_factory):
     rewarded = [{"prompt": f"{q}?", "completion": f" {i} {q}", "reward": i % 3} for i, q in enumerate(QUESTIONS)]
     alike = [row | {"reward": 2} for row in rewarded]
     liked = [row | {"label": True} for row in labelled]
-    unclear = [*labelled[:2], labelled[2] | {"label": "good"}]
+    unclear = [*labelled[:2], labelled[2] | {"label": "fair"}]
     named = {"pairs": pairs, "labelled": labelled, "ranked": ranked, "rewarded": rewarded, "alike": alike}
     begun = "Step 1: so\nStep 2:"
     steps = [
@@ -135,7 +135,7 @@ def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path
         ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),
         ("alike", ["--loss", "dro"], "All 6 rewards are 2"),
         *(("liked", ["--loss", loss], "All 6 labels are 1 (") for loss in ("kto", "bco", "ce")),
-        ("unclear", ["--loss", "dro"], "row 3: label 'good' is neither true nor false"),
+        ("unclear", ["--loss", "dro"], "row 3: label 'fair' is neither true nor false"),
         ("rewarded", ["--loss", "dro", "--loss-options", "values=prompts"], "Did you mean 'prompt'"),
         ("ranked", ["--loss", "kto"], "row 1: no response of the row has a label"),
         ("pairs", ["--loss", "simpo", "--loss-options", "gama=1"], "Did you mean 'gamma'"),

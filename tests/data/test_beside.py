@@ -61,7 +61,7 @@ def test_a_pair_is_two_labelled_responses():
     assert not example.is_pair
 
 
-@pytest.mark.parametrize("label", ["maybe", 2, None, 0.5])
+@pytest.mark.parametrize("label", ["maybe", 2, 0.5, "0.7", [], "1" * 500])
 def test_a_label_that_is_neither_true_nor_false_is_refused(label):
     with pytest.raises(UserError, match=r"row 1: label .* is neither true nor false"):
         read_examples(rows({"prompt": "a", "completion": " x", "label": label}), want="labelled")
@@ -108,8 +108,8 @@ def test_labels_pairs_and_ratings_give_rewards():
 
 
 def test_a_label_in_place_of_a_reward_must_be_one():
-    with pytest.raises(UserError, match="row 1: label 'good' is neither true nor false"):
-        read_examples(rows({"prompt": "a", "completion": " x", "label": "good"}), want="rewarded")
+    with pytest.raises(UserError, match="row 1: label 'fair' is neither true nor false"):
+        read_examples(rows({"prompt": "a", "completion": " x", "label": "fair"}), want="rewarded")
 
 
 REWARDED = [

@@ -378,7 +378,7 @@ UNUSABLE = {
     "endless reward": ({"prompt": "q", "completion": "c", "reward": "inf"}, "reward 'inf' is no finite number"),
     "reward that is none": (
         {"prompt": "q", "completion": "c", "reward": float("nan")},
-        "reward nan is no finite number",
+        "column 'reward' is empty",
     ),
     "begun with a list": (
         {"prompt": "q", "initial_reason_steps": ["a"], "chosen": "c", "rejected": "r"},

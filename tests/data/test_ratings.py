@@ -41,9 +41,9 @@ def test_where_a_margin_comes_from():
     ("values", "said"),
     [
         ({}, "row 1: the pair has no number in column 'margin'"),
-        ({"margin": "large"}, "no number in column 'margin'"),
+        ({"margin": "large"}, "'large' is no finite number"),
         ({"score_chosen": 1, "score_rejected": 9}, "the chosen response is rated -8 above the rejected one"),
-        ({"margin": float("inf")}, "rated inf above"),
+        ({"margin": float("inf")}, "inf is no finite number"),
     ],
 )
 def test_margins_that_are_none(values, said):
@@ -109,7 +109,7 @@ def test_ratings_of_other_formats():
         ({"helpfulness": None}, "no response of the row has a rating"),
         ({"helpfulness": "high"}, "the rating 'helpfulness' is 'high', not a number"),
         ({"helpfulness": True}, "the rating 'helpfulness' is True, not a number"),
-        ({"ratings": {"kind": "inf"}}, "kind is inf, and a rating is finite"),
+        ({"ratings": {"kind": "inf"}}, "the rating 'kind' is 'inf', not a number"),
         ({"ratings": {"kind": None}}, "no response of the row has a rating"),
         ({"ratings": "good"}, "column 'ratings' holds no record"),
         ({"ratings": {"kind": "good"}}, "the rating 'kind' is 'good', not a number"),

@@ -79,7 +79,9 @@ def test_steps_that_do_not_line_up_are_named():
 
 def test_labels_as_data_sets_write_them():
     assert [read_label(label, 3, "row") for label in (-1, None, 0, 2)] == [None, None, 0, 2]
-    for label in (3, -2, 1.0, True, "1"):
+    as_written = (-1.0, "-1", float("nan"), "NaN", 0.0, "2", "2.0")  # by pandas and in CSV
+    assert [read_label(label, 3, "row") for label in as_written] == [None, None, None, None, 0, 2, 2]
+    for label in (3, -2, 1.5, 3.0, True, "4", "one"):
         with pytest.raises(UserError, match=r"row 9: the label .* is none of its 3 steps"):
             read_label(label, 3, "row 9")
     assert [first_wrong(steps) for steps in ((True, True), (True, False, True, False), (), (False,))] == [

@@ -4,14 +4,13 @@ Nothing is left out silently. A row that cannot be used is an error, or is count
 says so; ratings that decide nothing are counted. This module reads no files and knows no tokens.
 """
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tokenq.data import turns as talk
 from tokenq.data.columns import find_format, renamed
+from tokenq.data.context import refuse_unread, template_arguments, with_context
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format
 from tokenq.data.parsed import Parsed
@@ -122,7 +121,7 @@ def _parsed(
             if lacking:
                 raise BadRow("a missing column", f"column {lacking[0]!r} is missing")
             parsed = form.read(row.values)
-            example = as_example(row, parsed, style)
+            example = as_example(row, parsed, style, form.used(list(row.values)))
         except BadRow as error:
             bad.append((row.where, error))
         else:
@@ -132,17 +131,34 @@ def _parsed(
                 yield example
 
 
-def as_example(row: Row, parsed: Parsed, style: str) -> Example:
-    """Return what was read of a row as an example, in the style asked for, below the row's system text.
+def as_example(row: Row, parsed: Parsed, style: str, used: Collection[str] = ()) -> Example:
+    """Return what was read of a row as an example, in the style asked for, below its system text and earlier turns.
+
+    Args:
+        row: the row.
+        parsed: what its layout has read.
+        style: a key of `STYLES`.
+        used: columns that the layout has read itself.
 
     Raises:
-        BadRow: the row brings arguments for the chat template that cannot be read.
+        BadRow: the row holds something beside them that cannot be read, and changes what it means.
     """
-    parsed = parsed._replace(prompt=_with_system(parsed.prompt, row.values.get("system")))
+    refuse_unread(row.values, used)
+    parsed = parsed._replace(prompt=with_context(parsed.prompt, row.values, used))
     styled = STYLES[style](parsed)
-    return Example(
-        styled.prompt, styled.responses, styled.is_pair, row.where, _context(row.values), margin=styled.margin
-    )
+    prompt = styled.prompt
+    if not isinstance(prompt, str):  # nothing is learnt of a prompt, so that marks say nothing there
+        prompt = tuple(Message(turn.role, turn.content) for turn in prompt)
+    taught = tuple(map(_taught, styled.responses))
+    return Example(prompt, taught, styled.is_pair, row.where, template_arguments(row.values), margin=styled.margin)
+
+
+def _taught(response: Response) -> Response:
+    """Return a response up to the last turn that is to be learnt."""
+    if isinstance(response.content, str):
+        return response
+    turns = talk.learnt_turns(response.content)
+    return response if turns == response.content else replace(response, content=turns)
 
 
 def _as_given(parsed: Parsed) -> Parsed:
@@ -165,38 +181,6 @@ def _as_chat(parsed: Parsed) -> Parsed:
         replace(response, content=talk.response_turns(response.content, parsed.prompt)) for response in parsed.responses
     ]
     return parsed._replace(prompt=talk.prompt_turns(parsed.prompt), responses=tuple(responses))
-
-
-def _with_system(prompt: Text, system: Any) -> Text:
-    """Return the prompt below the text of a `system` column, unless it has a system turn of its own."""
-    if not isinstance(system, str) or not system.strip() or not prompt:
-        return prompt
-    if isinstance(prompt, str):
-        return f"{system}\n\n{prompt}"
-    return prompt if prompt[0].role == "system" else (Message("system", system), *prompt)
-
-
-def _context(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for the chat template that a row brings along."""
-    context: dict[str, Any] = {}
-    for name in ("chat_template_kwargs", "tools"):
-        value = values.get(name)
-        if isinstance(value, str) and value.strip():
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
-                raise BadRow(f"broken {name}", f"column {name!r} holds text that is not JSON") from None
-        if value:
-            value = _without_nulls(value)
-            context.update(value if name == "chat_template_kwargs" else {"tools": value})
-    return context
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return a value without the nulls with which Arrow fills records that differ in their keys."""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:

@@ -69,7 +69,7 @@ FORMATS: dict[str, Format] = {
     ),
     "implicit preference": Format(("chosen", "rejected"), pairs.read_implicit, "pairs"),
     "rewarded": Format(("prompt", "completion|response", "reward"), ratings.read_rewarded, "ratings", grouped=True),
-    "labelled": Format(("prompt", "completion", "label"), ratings.read_labelled, "ratings", grouped=True),
+    "labelled": Format(("prompt", "completion|response", "label"), ratings.read_labelled, "ratings", grouped=True),
     "completion": Format(("prompt", "completion|response"), answers.read_completion, "responses"),
     "messages": Format(("messages|conversations",), answers.read_messages, "responses"),
     "instruction preference": Format(

@@ -38,9 +38,9 @@ def reply(content: Text) -> tuple[Message, ...]:
 
 def pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: bool = False) -> Parsed:
     """Return a pair, with the ratings and the margin that stand beside it, and a response to calibrate on."""
-    scores = (cells.number(values.get("score_chosen")), cells.number(values.get("score_rejected")))
+    scores = [cells.number(values.get(name), name) for name in ("score_chosen", "score_rejected")]
     pair = (Response(chosen, score=scores[0]), Response(rejected, score=scores[1]))
-    margin = cells.number(values.get("margin"))
+    margin = cells.number(values.get("margin"), "margin")
     if margin is None and scores[0] is not None and scores[1] is not None:
         margin = scores[0] - scores[1]
     if values.get("calibration") is None:

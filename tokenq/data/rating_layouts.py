@@ -19,7 +19,7 @@ def read_labelled(values: Values) -> Parsed:
 def read_rewarded(values: Values) -> Parsed:
     """Read a response with a reward."""
     prompt, responses, *_ = read_completion(values)
-    label = None if values.get("label") is None else cells.label(values["label"])
+    label = None if cells.is_missing(values.get("label")) else cells.label(values["label"])
     return Parsed(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
 
 
@@ -50,7 +50,7 @@ def read_two_responses(values: Values) -> Parsed:
     ]
     if not isinstance(prompt, str):
         contents = [reply(content) for content in contents]
-    strength = cells.number(cells.first(values, "overall_preference", "preference_strength"))
+    strength = cells.number(cells.first(values, "overall_preference", "preference_strength"), "preference strength")
     scores = (None, None) if strength is None else (-strength, strength)
     responses = tuple(Response(content, score=score) for content, score in zip(contents, scores, strict=True))
     return Parsed(prompt, responses, margin=None if strength is None else abs(strength))
@@ -59,7 +59,7 @@ def read_two_responses(values: Values) -> Parsed:
 def read_nectar(values: Values) -> Parsed:
     """Read answers with their ranks, 1 the best (Nectar)."""
     ranks = [
-        (answer["answer"], cells.number(answer.get("rank"))) for answer in cells.records(values, "answers", "answer")
+        (answer["answer"], cells.number(answer.get("rank"), "rank")) for answer in cells.records(values, "answers", "answer")
     ]
     responses = tuple(Response(text, score=None if rank is None else -rank) for text, rank in ranks)
     return Parsed(cells.text(values, "prompt"), responses)
@@ -71,7 +71,7 @@ def read_ultrafeedback(values: Values) -> Parsed:
     responses = [
         Response(
             reply(item["response"]),
-            score=cells.number(item.get("overall_score")),
+            score=cells.number(item.get("overall_score"), "overall_score"),
             ratings=_annotations(item.get("annotations")),
             scale=(1, 5),
         )

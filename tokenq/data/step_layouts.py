@@ -31,11 +31,13 @@ ASKED = ("problem", "input", "question", "prompt")
 
 def read_first_error(values: Values) -> Parsed:
     """Read steps with the place of the first wrong one."""
-    steps, said = cells.items(values, "steps"), cells.first(values, "mistake_index", "label")
+    steps, name = cells.items(values, "steps"), "mistake_index" if "mistake_index" in values else "label"
     if not steps or not all(isinstance(step, str) for step in steps):
         raise BadRow("a column without text", "column 'steps' is not a list of texts")
-    if said is not None and (isinstance(said, bool) or not isinstance(said, int) or said >= len(steps) or said < -1):
-        raise BadRow("steps without labels", f"the first wrong step is {said!r}, and there are {len(steps)} steps")
+    said = cells.whole(values[name], name)
+    if said is not None and not -1 <= said < len(steps):
+        said_so = f"the first wrong step is {cells.shown(said)}, and there are {len(steps)} steps"
+        raise BadRow("steps without labels", said_so)
     wrong = len(steps) if said in (None, -1) else said
     # From the first error on nothing is right: what follows stands on it.
     labels = [number < wrong for number in range(len(steps))]

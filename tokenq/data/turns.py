@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenq.records import Message, Text
+from tokenq.records import ContextMessage, Message, Text
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
@@ -32,7 +32,22 @@ _ROLES = {
     "observation": "tool",
     "ipython": "tool",
 }
-_NOT_CARRIED = ("tool_calls", "function_call", "reasoning_content", "thinking")
+_FIELDS = (
+    "tool_calls function_call reasoning_content reasoning thinking refusal image images image_url video videos audio "
+    "audios files loss_mask loss_masks train_detail mask"
+)
+_NOT_CARRIED = frozenset(_FIELDS.split())
+"""Fields of a turn that change what it says, or what is learnt of it, and are not read."""
+
+_LEARNT = {
+    **dict.fromkeys(("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_scale"), 1),
+    "masked": 0,
+}
+"""Fields that say whether a turn is learnt, and the value with which it is: 1 or 0, true or false."""
+
+_TEXT_PARTS = (None, "text", "input_text", "output_text")
+"""Types of the parts of a turn that are text."""
+
 _CJK_STOPS = "。！？；：，、"
 
 
@@ -77,18 +92,56 @@ def as_turn(turn: Mapping[str, Any]) -> Message:
     """
     role = turn["role"] if "role" in turn else turn["from"]
     content = turn["content"] if "content" in turn else turn.get("value")
-    lost = [name for name in _NOT_CARRIED if turn.get(name)]
+    lost = sorted(name for name in _NOT_CARRIED & turn.keys() if turn[name])
     if lost:
         raise BadRow("turns with fields besides text", f"a turn has {lost[0]!r}, and only its text could be kept")
     if str(role).lower() not in _ROLES:
         raise BadRow("unknown role", f"unknown role {role!r} (known: {', '.join(sorted(_ROLES))})")
     if isinstance(content, Sequence) and not isinstance(content, str):
-        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
-        texts = [part for part in parts if isinstance(part, str)]
-        content = "".join(texts) if len(texts) == len(parts) else None
+        texts = [part for part in map(_part, content) if part is not None]
+        content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str):
         raise BadRow("content that is not text", f"the content of a {role!r} turn is not text")
-    return Message(_ROLES[str(role).lower()], content)
+    known = _ROLES[str(role).lower()]
+    return Message(known, content) if _is_learnt(turn) or known != "assistant" else ContextMessage(known, content)
+
+
+def _part(part: Any) -> str | None:
+    """Return the text of a part of a turn, None where it is none."""
+    if isinstance(part, Mapping):
+        part = part.get("text") if part.get("type") in _TEXT_PARTS else None
+    return part if isinstance(part, str) else None
+
+
+def _is_learnt(turn: Mapping[str, Any]) -> bool:
+    """Return whether a turn is learnt, as the fields of `_LEARNT` say it."""
+    said = {name: turn[name] for name in _LEARNT if turn.get(name) is not None and turn[name] == turn[name]}
+    for name, value in said.items():
+        number = _SWITCH.get(str(value).strip().lower())
+        if number is None:
+            raise BadRow("a turn that is half learnt", f"a turn has {name} {value!r}: it is learnt (1) or not (0)")
+        if number != _LEARNT[name]:
+            return False
+    return True
+
+
+_SWITCH = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
+
+
+def learnt_turns(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the turns of a response up to the last that is learnt.
+
+    Raises:
+        BadRow: none is.
+    """
+    last = max((place for place, turn in enumerate(turns) if _teaches(turn)), default=-1)
+    if last < 0 and any(isinstance(turn, ContextMessage) for turn in turns):
+        raise BadRow("no turn to learn", "every turn of the assistant is marked as not to be learnt")
+    return tuple(turns[: last + 1]) if any(isinstance(turn, ContextMessage) for turn in turns) else tuple(turns)
+
+
+def _teaches(turn: Message) -> bool:
+    return turn.role == "assistant" and not isinstance(turn, ContextMessage)
 
 
 def split_turns(
@@ -98,6 +151,11 @@ def split_turns(
 
     The prompt is their longest common run of turns after which both go on with an assistant turn.
     """
+    systems = [turn.content for turns in (chosen, rejected) for turn in turns[:1] if turn.role == "system"]
+    if len(systems) == 1:
+        raise BadRow(
+            "a system turn on one side", "chosen or rejected begins with a system turn, and the other does not"
+        )
     common = common_length(chosen, rejected)
     starts = [
         index
@@ -150,11 +208,17 @@ def split_transcript(text: str) -> tuple[str, str]:
 
 
 def split_messages(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """Return (prompt, response) of one conversation: the response runs from its first assistant turn to its last."""
+    """Return (prompt, response) of one conversation: the response runs from its first assistant turn to its last.
+
+    Turns that are not to be learnt (weight 0) count as context at both ends; what comes after the response is left out.
+    """
     places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     if not places:
         raise BadRow("no assistant turn", "the conversation has no assistant turn")
-    return turns[: places[0]], turns[places[0] : places[-1] + 1]
+    taught = [index for index in places if _teaches(turns[index])]
+    if not taught:
+        raise BadRow("no turn to learn", "every turn of the assistant is marked as not to be learnt")
+    return turns[: taught[0]], turns[taught[0] : taught[-1] + 1]
 
 
 def plain_prompt(turns: Sequence[Message]) -> str:

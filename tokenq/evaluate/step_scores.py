@@ -8,9 +8,12 @@ trace's spans of the level "step".
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from tokenq.data.cells import shown, whole
+from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.bootstrap import Floats
 from tokenq.evaluate.readouts import written
@@ -67,25 +70,29 @@ def step_scores(trace: TokenTrace, credits: Floats, convention: str, steps: int 
     return STEP_SCORES[convention](np.asarray(credits, dtype=np.float64), _steps(trace, steps))
 
 
-def read_label(label: int | None, steps: int, where: str) -> int | None:
-    """Return a label as data sets write it (−1 or None: no error) as the first wrong step, or None.
+def read_label(label: Any, steps: int, where: str) -> int | None:
+    """Return a label as data sets write it (−1 or nothing: no error) as the first wrong step, or None.
 
     Args:
-        label: of the data.
+        label: of the data: a whole number, also as 2.0 or "2"; NaN and null are no label.
         steps: how many steps there are.
         where: origin for error messages.
 
     Raises:
         UserError: the label is no step of the solution.
     """
-    if label is None or label == -1:
+    try:
+        found = whole(label, "label")
+    except BadRow:
+        found = steps
+    if found is None or found == -1:
         return None
-    if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < steps:
+    if not 0 <= found < steps:
         raise UserError(
-            f"{where}: the label {label!r} is none of its {steps} steps.",
+            f"{where}: the label {shown(label)} is none of its {steps} steps.",
             "A label is the first wrong step, counted from 0; −1 or null where there is none.",
         )
-    return label
+    return found
 
 
 def first_wrong(correct: Sequence[bool]) -> int | None:
