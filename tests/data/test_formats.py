@@ -326,7 +326,7 @@ def test_the_first_wrong_step_makes_labels(values, labels):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mistake_index": 2}, {"mistake_index": True}, {"mistake_index": "1"}, {"steps": []}]
+    "wrong", [{"mistake_index": 2}, {"mistake_index": True}, {"mistake_index": 0.5}, {"steps": []}]
 )
 def test_a_first_wrong_step_that_there_is_not(wrong):
     with pytest.raises(BadRow):
@@ -430,3 +430,11 @@ def test_the_rows_of_the_documentation_have_the_format_that_it_says():
 def test_columns_that_fit_and_values_that_do_not():
     with pytest.raises(UserError, match=r"'question', 'ground_truth' fit no known format\.\n"):
         read_examples([Row({"question": "q", "ground_truth": "r"}, "row 1")])
+
+
+@pytest.mark.parametrize("written", [1, 1.0, "1", "1.0", " 1 "])
+def test_a_first_wrong_step_may_be_written_as_pandas_and_csv_write_it(written):
+    row = {"problem": "p", "steps": '["a", "b", "c"]', "label": written}
+    assert FORMATS["first error"].read(row).responses[0].step_labels == (True, False, False)
+    for none in (-1, -1.0, "-1", None, float("nan"), "NaN", ""):
+        assert FORMATS["first error"].read(row | {"label": none}).responses[0].step_labels == (True, True, True)

@@ -59,7 +59,8 @@ def read_two_responses(values: Values) -> Parsed:
 def read_nectar(values: Values) -> Parsed:
     """Read answers with their ranks, 1 the best (Nectar)."""
     ranks = [
-        (answer["answer"], cells.number(answer.get("rank"), "rank")) for answer in cells.records(values, "answers", "answer")
+        (answer["answer"], cells.number(answer.get("rank"), "rank"))
+        for answer in cells.records(values, "answers", "answer")
     ]
     responses = tuple(Response(text, score=None if rank is None else -rank) for text, rank in ranks)
     return Parsed(cells.text(values, "prompt"), responses)
