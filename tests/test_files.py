@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,18 @@ import pytest
 import yaml
 
 from tokenq.errors import UserError
-from tokenq.files import JsonLines, disk_errors, folder_aside, plain, read_json, write_json, write_text, write_yaml
+from tokenq.files import (
+    JsonLines,
+    disk_errors,
+    folder_aside,
+    plain,
+    read_json,
+    write_json,
+    write_text,
+    write_yaml,
+    written_aside,
+)
+from tokenq.leftovers import clear_leftovers, discard, half_of
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,143 @@ def test_a_half_written_folder_of_a_killed_process_is_not_mixed_in(tmp_path):
     with folder_aside(tmp_path / "policy") as aside:
         (aside / "file").write_text("new")
     assert [p.name for p in (tmp_path / "policy").iterdir()] == ["file"]
+
+
+HALF = re.compile(r"\.policy\.[0-9a-f]{6}-\d+-[0-9a-f]{6}\.partial")
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "failed"])
+def test_no_moment_of_a_replacement_loses_the_only_copy(tmp_path, moment, kill):
+    """The process ends, or fails, at one of the two renames; whoever writes or resumes next finds a whole folder."""
+    program = """
+import os, sys
+from pathlib import Path
+from tokenq.files import folder_aside
+place, moment, kill = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+replace, calls = os.replace, []
+def stopping(*paths):
+    calls.append(paths)
+    if len(calls) == moment:
+        if kill:
+            os._exit(9)
+        raise OSError(5, "Input/output error")
+    replace(*paths)
+with folder_aside(place) as aside:
+    (aside / "file").write_text("old")
+os.replace = stopping
+with folder_aside(place) as aside:
+    (aside / "file").write_text("new")
+"""
+    place = tmp_path / "policy"
+    done = subprocess.run([sys.executable, "-c", program, place, str(moment), str(kill)], stderr=subprocess.DEVNULL)
+    assert done.returncode == (9 if kill else 1)
+    if kill:
+        assert place.exists() == (moment == 1)
+        assert any(HALF.fullmatch(path.name) for path in tmp_path.iterdir())
+    clear_leftovers(tmp_path)
+    assert (place / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["policy"]
+
+
+def test_a_writer_puts_back_what_the_killed_one_before_had_moved_away(tmp_path):
+    (tmp_path / ".policy.old.partial").mkdir()
+    (tmp_path / ".policy.old.partial" / "file").write_text("old")
+
+    def failing():
+        with folder_aside(tmp_path / "policy") as aside:
+            (aside / "file").write_text("half")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 (ours)
+        failing()
+    assert (tmp_path / "policy" / "file").read_text() == "old"
+
+
+def test_halves_of_the_dead_are_cleared_and_those_of_the_living_stay(tmp_path):
+    living = half_of(tmp_path / "a.json")
+    dead = tmp_path / living.name.replace(f"-{os.getpid()}-", "-4194305-")
+    foreign, stale = (tmp_path / f".a.json.000000-{number}-abcdef.partial" for number in (1, 2))
+    for path in (living, dead, foreign, stale):
+        path.write_text("half")
+    os.utime(stale, (0, 0))
+    write_text(tmp_path / "a.json", "whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", living.name, foreign.name}
+    assert living.read_text() == "half"
+
+
+def test_two_writers_of_one_path_do_not_touch_each_others_half(tmp_path):
+    path = tmp_path / "a"
+    with written_aside(path) as one, written_aside(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"
+    with folder_aside(tmp_path / "f") as one, folder_aside(tmp_path / "f") as other:
+        (one / "x").write_text("one")
+        (other / "x").write_text("other")
+    assert (tmp_path / "f" / "x").read_text() == "one"
+
+
+def test_a_discarded_folder_is_gone_at_once(tmp_path, monkeypatch):
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "file").write_text("x")
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # killed before anything was deleted
+    discard(tmp_path / "step")
+    assert not (tmp_path / "step").exists()
+    assert [path.name[:6] for path in tmp_path.iterdir()] == [".step."]
+
+
+def test_half_a_surrogate_pair_is_written_as_json_escapes_it(tmp_path):
+    value = {"a\udc00": "b\ud800"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    JsonLines(tmp_path / "a.jsonl").append(value)
+    assert JsonLines(tmp_path / "a.jsonl").read() == [value]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"\xff\xfe\x00junk", "is no text"), (b"[" * 200_000, "not valid JSON"), (None, "cannot be read")],
+    ids=["binary", "deep", "folder"],
+)
+def test_what_is_no_json_is_named_whatever_it_is(tmp_path, content, says):
+    path = tmp_path / "a.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        read_json(path)
+    if content is None:
+        with pytest.raises(UserError, match=says):
+            JsonLines(path).read()
+        return
+    path.write_bytes(content + b"\n")
+    with pytest.raises(UserError, match="line 1: not valid JSON"):
+        JsonLines(path).read()
+
+
+@pytest.mark.parametrize("line", ["5", "[]", '"x"', "null", "true"])
+def test_a_line_that_is_no_object_is_an_error_with_its_number(tmp_path, line):
+    (tmp_path / "m.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    with pytest.raises(UserError, match="line 2: no JSON object"):
+        JsonLines(tmp_path / "m.jsonl").read()
+
+
+def test_a_file_that_grows_beyond_what_is_allowed_is_a_full_disk(tmp_path):
+    program = """
+import resource, sys
+from pathlib import Path
+from tokenq.errors import UserError
+from tokenq.files import write_text
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
+try:
+    write_text(Path(sys.argv[1]), "x" * 100_000)
+except UserError as error:
+    print(error.message)
+"""
+    (tmp_path / "a").write_text("old")
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert "disk is full" in done.stdout
+    assert (tmp_path / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_lines_are_appended_and_read(tmp_path):

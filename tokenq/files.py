@@ -1,6 +1,7 @@
 """How tokenq writes files: aside, flushed to the disk and renamed, so that a kill or a full disk spoils nothing.
 
-Nothing here knows what a file means; names and places of a run stand in `tokenq.rundir`. No pickle, no torch.
+Nothing here knows what a file means; names and places of a run stand in `tokenq.rundir`, those of what is half-written
+in `tokenq.leftovers`. No pickle, no torch.
 """
 
 import contextlib
@@ -19,27 +20,35 @@ import numpy as np
 import yaml
 
 from tokenq.errors import UserError
+from tokenq.leftovers import clear_halves_of, half_of, old_of, remove, restore
 
-PARTIAL = ".partial"
-"""Ending of what is being written; a file that a kill left with this ending is worthless."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` aside and rename; an error leaves the old file as it was."""
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", errors=_ESCAPED) as file:
         file.write(text)
 
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield the name of a file to write, which becomes `path` when the block ends without an error."""
-    aside = path.with_name(f".{path.name}{PARTIAL}")
+    aside = half_of(path)
     try:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            clear_halves_of(path)
             yield aside
             _sync_file(aside)
             os.replace(aside, path)
@@ -56,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_json_lines(path: Path, values: Iterable[Any]) -> None:
     """Write one line of JSON a value, aside and renamed; numbers that are not finite become null."""
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8") as file:
+    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", errors=_ESCAPED) as file:
         file.writelines(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
 
 
@@ -72,41 +81,62 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: there is no such file, or it is broken.
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}.", "Restore the file, or start a new run.") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing.", "Is this the output folder of a tokenq run?") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.", "Restore the file, or start a new run.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text: {error}.", "Restore the file, or start a new run.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.", "Check what lies there.") from error
 
 
 @contextlib.contextmanager
 def folder_aside(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, which becomes `path` when the block ends without an error.
 
-    An older folder at `path` is there until the new one is complete. An error or a kill leaves it untouched.
+    An older folder at `path` is there until the new one is complete. An error leaves it untouched; after a kill between
+    the two renames it lies beside, from where `restore` (and so the next start) puts it back.
     """
-    aside = path.with_name(f".{path.name}{PARTIAL}")
+    aside = half_of(path)
     try:
         with disk_errors(path):
-            remove(aside)
-            aside.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            restore(path)
+            clear_halves_of(path)
+            aside.mkdir()
             yield aside
             for file in aside.rglob("*"):
                 if file.is_file():
                     _sync_file(file)
-            if path.exists():
-                old = path.with_name(f".{path.name}.old{PARTIAL}")
-                remove(old)
-                os.replace(path, old)
-                os.replace(aside, path)
-                remove(old)
-            else:
-                os.replace(aside, path)
+            _swap(aside, path)
     except BaseException:
         remove(aside)
         raise
     _sync_folder(path.parent)
+
+
+def _swap(aside: Path, path: Path) -> None:
+    """Put a complete folder in the place of an older one."""
+    try:
+        if path.exists():
+            os.replace(path, old_of(path))
+        os.replace(aside, path)
+    finally:
+        restore(path)
 
 
 @contextlib.contextmanager
@@ -121,7 +151,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if number in _FULL or _reports_full(error, path):
             raise UserError(
                 f"The disk is full: {path} could not be written.",
-                "Free some space and start again with --resume; what was complete before is intact.",
+                "Free some space and start again (a training with --resume); what was complete before is intact.",
             ) from error
         if number in _DENIED:
             raise UserError(
@@ -145,7 +175,7 @@ class JsonLines:
         line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
         with disk_errors(self.path), open(self.path, "ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
-            data = line.encode()
+            data = line.encode("utf-8", _ESCAPED)
             try:
                 written = file.write(data)
                 if written != len(data):
@@ -158,9 +188,15 @@ class JsonLines:
         """Return the complete lines; a torn last line (the writer was killed) is left out.
 
         Raises:
-            UserError: a line before the last is not JSON.
+            UserError: a line before the last is no JSON object, or the file cannot be read.
         """
         return [record for _, record in self._complete()]
+
+    def sync(self) -> None:
+        """Flush the lines to the disk: what is written next may count on them."""
+        if self.path.exists():
+            with disk_errors(self.path):
+                _sync_file(self.path)
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         """Cut the file at the first line that is torn or that `wanted` refuses.
@@ -178,15 +214,22 @@ class JsonLines:
     def _complete(self) -> list[tuple[int, dict[str, Any]]]:
         if not self.path.exists():
             return []
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {error.strerror}.", "Check what lies there.") from error
         lines, end = [], 0
-        for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
+        for number, line in enumerate(data.splitlines(keepends=True), start=1):
             end += len(line)
             if not line.endswith(b"\n"):
                 break
             try:
-                lines.append((end, json.loads(line)))
-            except ValueError as error:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{self.path}, line {number}: not valid JSON.", "Delete this line.") from error
+            if not isinstance(record, dict):
+                raise UserError(f"{self.path}, line {number}: no JSON object.", "Delete this line.")
+            lines.append((end, record))
         return lines
 
 
@@ -214,18 +257,13 @@ def plain(value: Any) -> Any:
 
 _PLAIN = frozenset({str, int, bool, type(None)})
 
-
-def remove(path: Path) -> None:
-    """Delete a file or a whole folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+_ESCAPED = "backslashreplace"
+"""Half a surrogate pair, which JSON can hold and UTF-8 cannot, is written as JSON escapes it."""
 
 
 def _reports_full(error: Exception, path: Path) -> bool:
     """Return whether a writer outside Python reports a full disk: safetensors in words, torch by a wrong position."""
-    if "No space left on device" in str(error):
+    if any(words in str(error) for words in ("No space left on device", "File too large", "Disk quota exceeded")):
         return True
     place = next((parent for parent in path.parents if parent.exists()), Path())
     return isinstance(error, RuntimeError) and shutil.disk_usage(place).free < 2**20

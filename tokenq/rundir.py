@@ -8,7 +8,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,16 +18,15 @@ from typing import Any
 
 import tokenq
 from tokenq.errors import UserError
-from tokenq.files import PARTIAL, disk_errors, plain, read_json, remove, write_json, write_yaml
+from tokenq.files import disk_errors, plain, read_json, write_json, write_yaml
+from tokenq.leftovers import clear_leftovers
 from tokenq.records import SCHEMA
+from tokenq.redaction import redact
 
 _PACKAGES = (
     *("accelerate", "datasets", "jaxtyping", "numpy", "peft", "safetensors", "scipy"),
     *("tokenizers", "torch", "transformers"),
 )
-# Tokens of the services that language-model users have in their environment, and passwords inside addresses.
-_SECRET = re.compile(r"\b(?:hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[bp]-|AKIA)[A-Za-z0-9_-]{8,}|(?<=://)[^/\s@]+(?=@)")
-_SECRET_NAME = re.compile(r"token$|key$|secret|passw|credential", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -113,12 +111,13 @@ def create_run(path: str | os.PathLike[str]) -> RunDir:
 def resume_run(path: str | os.PathLike[str]) -> RunDir:
     """Return the run at `path`, or a new one where there is none yet.
 
-    A job that is restarted by a scheduler can so give `--resume` from the start. Files that a kill left half-written
-    are removed.
+    A job that is restarted by a scheduler can so give `--resume` from the start. A folder whose replacement was killed
+    is put back, and what a kill left half-written is removed.
     """
     run = _make(RunDir(Path(path)))
-    for leftover in [*run.path.glob(f".*{PARTIAL}"), *run.checkpoints.glob(f".*{PARTIAL}")]:
-        remove(leftover)
+    with disk_errors(run.path):
+        for folder in (run.path, run.checkpoints):
+            clear_leftovers(folder)
     return run
 
 
@@ -162,19 +161,6 @@ def record_start(run: RunDir, start: dict[str, Any]) -> None:
     first = read_json(run.provenance)
     again = {name: start[name] for name in ("started", "command", "versions", "platform", "git")}
     write_json(run.provenance, {**first, "resumed": [*first["resumed"], again]})
-
-
-def redact(value: Any) -> Any:
-    """Return `value` (strings, lists and dicts of them) with access tokens and passwords replaced by `[secret]`."""
-    if isinstance(value, str):
-        text = _SECRET.sub("[secret]", value)
-        for name, secret in os.environ.items():
-            if len(secret) >= 8 and _SECRET_NAME.search(name):
-                text = text.replace(secret, "[secret]")
-        return text
-    if isinstance(value, Mapping):
-        return {key: redact(item) for key, item in value.items()}
-    return [redact(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _versions() -> dict[str, str]:

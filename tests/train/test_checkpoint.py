@@ -128,7 +128,7 @@ def test_what_a_kill_left_half_written_is_passed_over_and_cleared_away(tmp_path)
 
 
 def test_resuming_clears_what_several_processes_left(tmp_path):
-    left = tmp_path / "checkpoints" / ".step-00000004.shared.partial"
+    left = tmp_path / "checkpoints" / ".shared.step-00000004.partial"
     left.mkdir(parents=True)
     resume_run(tmp_path)
     assert not left.exists()

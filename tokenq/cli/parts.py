@@ -11,7 +11,8 @@ from typing import Any
 
 from accelerate import PartialState
 
-from tokenq.files import JsonLines, remove
+from tokenq.files import JsonLines
+from tokenq.leftovers import remove
 
 
 class Parts:

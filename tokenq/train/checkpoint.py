@@ -96,7 +96,7 @@ def keep_trainable_only(accelerator: Accelerator, policy: nn.Module) -> None:
 
 def _save_together(accelerator: Accelerator, target: Path, step: int) -> None:
     """Write a checkpoint with several processes: all write aside, the main one renames."""
-    aside = target.with_name(f".{target.name}.shared.partial")
+    aside = target.with_name(f".shared.{target.name}.partial")
     if accelerator.is_main_process:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
