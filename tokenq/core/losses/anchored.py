@@ -39,7 +39,7 @@ def cal_dpo(policy: PairLogps, reference: PairLogps, *, beta: float = 1e-3) -> F
     It pins the scale of both implicit rewards, β d_w to 1/2 and β d_l to −1/2, instead of their difference alone. The
     β stands in the targets only: the squares are `sppo`, the rest is `dpo` at β = 1. A pair that comes in this order p
     of the time has β d_w ≈ p − ½ at the optimum for small β. (Targets and signs as in the authors' code, which halves
-    the squares; the paper was not read.)
+    the squares.)
 
     Args:
         policy: [B, T] log-probs under π.

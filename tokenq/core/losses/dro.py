@@ -7,8 +7,8 @@ reference can write. V is no mere baseline: off-policy, without it the optimum i
 
 The condition holds from every prefix on: r − V(x, y_<t) = β Σ_{k≥t} log π/π_ref, where V counts the reward of the whole
 response. So a value may be asked for once, before the first token (`values=prompt`), or before each (`values=tokens`:
-the mean over prefixes of the same square). The paper found several values a response better than one; how it weighs
-them was not read, the mean is this project's choice.
+the mean over prefixes of the same square). The paper found several values a response better than one; the
+mean is this project's choice.
 """
 
 from jaxtyping import Float

@@ -72,7 +72,7 @@ def tis_dpo(
 
     ρ = log π/π_ref of a token; w = `contrastive_weights` with μ for chosen and −μ for rejected responses, so that good
     tokens of the one and bad tokens of the other count most. With equal weights it is DPO. (The authors' code orders
-    tokens so, and scales their ranks; the exponential, its constants and its sign in the paper are from memory.)
+    tokens so, and scales their ranks.)
 
     Args:
         policy: [B, T] log-probs under π.

