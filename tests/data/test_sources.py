@@ -1,14 +1,20 @@
 """The `--data` language, folders, slices, mixtures and the hub (whose library is replaced here: no network)."""
 
+import bz2
 import functools
 import json
+import lzma
 import os
 
 import datasets
+import pyarrow
+import pyarrow.feather
 import pytest
 
+from tokenq.data import files, folders, sources
 from tokenq.data.examples import read_examples
-from tokenq.data.sources import load_examples, parse_source, read_rows
+from tokenq.data.source_language import parse_source
+from tokenq.data.sources import load_examples, read_rows
 from tokenq.errors import UserError
 
 read_text = functools.partial(read_examples, want="responses")
@@ -161,6 +167,85 @@ def test_a_copy_of_a_hub_data_set_with_configurations(here):
     assert len(read_rows(parse_source("data/before:[1:]"))) == 1
     with pytest.raises(UserError, match="cannot be read as data: Config name is missing"):
         read_rows(parse_source("data"))
+
+
+def test_a_pattern_names_all_files_that_match_it(here):
+    write(here / "data" / "b.jsonl", 2, start=2)
+    write(here / "data" / "a.jsonl", 2)
+    write(here / "data" / "deep" / "c.jsonl", 1, start=9)
+    rows = read_rows(parse_source("data/*.jsonl"))
+    assert texts(rows) == ["t0", "t1", "t2", "t3"]
+    assert rows[2].where == os.path.join("data", "b.jsonl") + ", row 1"
+    assert texts(read_rows(parse_source("data/*.jsonl:[1:3]"))) == ["t1", "t2"]
+    assert texts(read_rows(parse_source("data/*.jsonl[:-3]"))) == ["t0"]
+    assert texts(read_rows(parse_source("data/[ab].jsonl:train[2:]"))) == ["t2", "t3"]
+    assert texts(read_rows(parse_source("data/**/*.jsonl"))) == ["t0", "t1", "t2", "t3", "t9"]
+    assert texts(read_rows(parse_source("data/?.json*"))) == ["t0", "t1", "t2", "t3"]
+    assert numbers(load_examples(["data/*.jsonl@2"], read_text)) == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(here):
+    write(here / "a[1].jsonl", 1)
+    write(here / "a1.jsonl", 1, start=5)
+    assert texts(read_rows(parse_source("a[1].jsonl"))) == ["t0"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("data/*.csv", r"No file matches 'data/\*\.csv'\."),
+        ("da*", r"No file matches 'da\*' \(1 folders do"),
+        ("data/*", r"'data/\*' matches data/notes\.md, which is no data file"),
+    ],
+)
+def test_patterns_that_do_not_name_data(here, pattern, message):
+    write(here / "data" / "a.jsonl", 1)
+    (here / "data" / "notes.md").write_text("x")
+    with pytest.raises(UserError, match=message) as caught:
+        read_rows(parse_source(pattern))
+    assert caught.value.hint
+
+
+def test_a_pattern_that_matches_too_many_files(here, monkeypatch):
+    monkeypatch.setattr(folders, "MOST_FILES", 3)
+    for index in range(4):
+        write(here / f"a{index}.jsonl", 1)
+    assert len(read_rows(parse_source("a[0-2].jsonl"))) == 3
+    with pytest.raises(UserError, match="matches more than 3 files"):
+        read_rows(parse_source("*.jsonl"))
+
+
+@pytest.mark.parametrize("text", ["-", "/dev/stdin", "-:[:2]", "-[1:]", "-@2", "/dev/stdin:[:2]@0.5"])
+def test_standard_input_is_a_source(text, monkeypatch):
+    rows = [files.Row({"text": f"t{index}"}, f"standard input, row {index}") for index in range(3)]
+    monkeypatch.setattr(sources, "read_standard_input", lambda: rows)
+    expected = {"[:2]": ["t0", "t1"], "[1:]": ["t1", "t2"], None: ["t0", "t1", "t2"]}
+    source = parse_source(text)
+    assert texts(read_rows(source)) == expected[source.split]
+
+
+def test_a_folder_of_files_that_datasets_does_not_know(here):
+    table = pyarrow.table({"text": ["a", "b"]})
+    (here / "data").mkdir()
+    pyarrow.feather.write_feather(table, here / "data" / "x.feather")
+    assert texts(read_rows(parse_source("data"))) == ["a", "b"]
+
+
+def test_a_folder_of_several_types_leaves_nothing_out_in_silence(here):
+    write(here / "data" / "a.jsonl", 1)
+    write(here / "data" / "b.jsonl", 1)
+    (here / "data" / "c.csv").write_text("text\nt\n")
+    with pytest.raises(UserError, match=r"holds files of several types, and data/c\.csv would be left out") as caught:
+        read_rows(parse_source("data"))
+    assert caught.value.hint == "Give the files: --data 'data/*.csv', one for each type."
+
+
+def test_packed_files_in_a_folder(here):
+    (here / "data").mkdir()
+    (here / "data" / "train.jsonl.bz2").write_bytes(bz2.compress(b'{"text": "a"}\n'))
+    (here / "data" / "test.jsonl.xz").write_bytes(lzma.compress(b'{"text": "b"}\n'))
+    assert texts(read_rows(parse_source("data"))) == ["a"]
+    assert texts(read_rows(parse_source("data:test"))) == ["b"]
 
 
 def test_an_empty_folder(here):

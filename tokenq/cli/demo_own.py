@@ -13,7 +13,8 @@ from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.demo_parts import EVALUATIONS, Shown, searched, settings, trained, training
 from tokenq.cli.stages import Stages
 from tokenq.data.examples import read_examples
-from tokenq.data.sources import hold_out, load_examples, parse_source, read_rows
+from tokenq.data.source_language import parse_source
+from tokenq.data.sources import hold_out, load_examples, read_rows
 from tokenq.errors import UserError
 from tokenq.evaluate.credit import Errors, credit
 from tokenq.evaluate.drift import Training, likelihood
@@ -85,7 +86,7 @@ def _marks(config: DemoConfig) -> dict[str, dict[str, Any]]:
     """Return the wrong stretches by the row that has them."""
     if config.errors is None:
         return {}
-    rows = [row for source in config.data for row in read_rows(parse_source(source))]
+    rows = [row for source in config.data for row in read_rows(parse_source(source)) if not row.fault]
     missing = next((row for row in rows if config.errors not in row.values), None)
     if missing is not None:
         raise UserError(f"{missing.where} has no column {config.errors!r}.", "Name the column of wrong stretches.")

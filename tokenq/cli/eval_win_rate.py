@@ -39,11 +39,11 @@ def run(config: WinRateConfig) -> int:
 
 
 def _rows(path: Path) -> list[dict[str, object]]:
-    from tokenq.data.files import read_file
+    from tokenq.data.files import read_file, whole
 
     if not path.is_file():
         raise UserError(f"No file {path}.", "Name a file of stored judgements.")
-    return [row.values for row in read_file(path, str(path))]
+    return [row.values for row in whole(read_file(path, str(path)))]
 
 
 def _gamed(config: WinRateConfig) -> "GamedBaselines | None":

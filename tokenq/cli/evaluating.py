@@ -75,13 +75,16 @@ def _beside(config: ReadEvaluation) -> str | None:
 
 def _columns(config: ReadEvaluation, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return some columns of the data by the name of the row."""
-    from tokenq.data.sources import parse_source, read_rows
+    from tokenq.data.source_language import parse_source
+    from tokenq.data.sources import read_rows
 
     if not names or not config.data:
         return {}
     found: dict[str, dict[str, Any]] = {}
     for source in config.data:
         for row in read_rows(parse_source(source)):
+            if row.fault:
+                continue  # nothing that was scored comes from it
             missing = [name for name in names if name not in row.values]
             if missing:
                 raise UserError(f"{row.where} has no column {missing[0]!r}.", "Name the column that your data has.")

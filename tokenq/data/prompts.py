@@ -18,7 +18,8 @@ from tokenq.data.examples import as_example
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS
 from tokenq.data.parsed import Parsed
-from tokenq.data.sources import parse_source, read_rows
+from tokenq.data.source_language import parse_source
+from tokenq.data.sources import read_rows
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.records import Example, Message, Text
