@@ -223,7 +223,7 @@ def test_pairs(name):
 
 
 def test_scores_of_a_pair_are_kept():
-    (example,) = read_examples([Row(PAIRS["whole conversations beside their prompt"][1], "")]).examples
+    (example,) = read_examples([Row(PAIRS["whole conversations beside their prompt"][1], "")], want="all").examples
     assert [response.score for response in example.responses] == [8.5, 8.0]
 
 

@@ -54,7 +54,8 @@ def test_margins_that_are_none(values, said):
 
 
 def test_margins_reach_the_batch():
-    data = tokenize(read_examples(rows(PAIR | {"margin": 2}, PAIR | {"margin": 0.5})).examples, BYTES, max_length=20)
+    read = read_examples(rows(PAIR | {"margin": 2}, PAIR | {"margin": 0.5}), want="margins")
+    data = tokenize(read.examples, BYTES, max_length=20)
     assert pack(data.groups).margins.tolist() == [2.0, 0.5]
     assert pack(tokenize(read_examples(rows(PAIR)).examples, BYTES, max_length=20).groups).margins is None
 

@@ -3,7 +3,6 @@
 Whatever is no longer there is left out of the record and named, so that a finding is missed openly.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,9 +13,10 @@ from rich.console import Console
 
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.examined_models import base_of, moved_since, scored_now, weights_now, written_now
+from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
-from tokenq.data.tokenize import TokenizedData, group_key, tokenize
+from tokenq.data.tokenize import TokenizedData, tokenize
 from tokenq.errors import UserError
 from tokenq.evaluate.data_checks import data_facts
 from tokenq.evaluate.run_facts import DataFacts, Moved
@@ -157,6 +157,6 @@ def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFac
 
 
 def _facts(data: TokenizedData, tokenizer: Any, trained_on: TokenizedData | None = None) -> DataFacts:
-    digest = hashlib.sha256("".join(group_key(group) for group in data.groups).encode()).hexdigest()
+    digest = data_digest(data.groups)
     groups = trained_on.groups if trained_on else ()
     return data_facts(data.groups, data.summary.to_dict(), digest, tokenizer, groups)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 
 from tokenq.cli.parts import Parts
-from tokenq.data.tokenize import group_key
+from tokenq.data.digest import data_digest, group_digest
 from tokenq.files import plain, write_json
 from tokenq.rundir import provenance
 from tokenq.score.health import pair_warnings
@@ -68,12 +68,12 @@ def _key(session: Session, rows: Sequence[Row]) -> str:
     said = [identity.get("weights", "") for identity in session.identities]
     said += [] if session.rewards is None else [repr(session.rewards.described())]
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
-    said += [f"{row.id}:{group_key(row.group)}" for row in rows]
+    said += [f"{row.id}:{group_digest(row.group)}" for row in rows]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
 def _record(session: Session, rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Any]:
-    digest = hashlib.sha256("".join(group_key(row.group) for row in rows).encode()).hexdigest()
+    digest = data_digest(row.group for row in rows)
     policy, reference = session.identities
     identities = {
         "policy": policy or None,

@@ -1,6 +1,5 @@
 """The data of a training run: read, tokenised, parted from what is held out, with what its loss reads beside it."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from tokenq.cli.progress import Progress
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
@@ -103,6 +103,5 @@ def with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained
 
 
 def data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any]:
-    """Return what identifies data in provenance: sources, a hash over the tokens of every row, and their account."""
-    digest = hashlib.sha256("".join(group_key(group) for group in data.groups).encode())
-    return {"sources": list(sources), "sha256": digest.hexdigest(), "summary": data.summary.to_dict()}
+    """Return what identifies data in provenance: sources, a digest of all that is learnt from, and their account."""
+    return {"sources": list(sources), "sha256": data_digest(data.groups), "summary": data.summary.to_dict()}

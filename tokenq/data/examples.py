@@ -15,7 +15,7 @@ from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format
 from tokenq.data.parsed import Parsed
 from tokenq.data.turns import BadRow
-from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted
+from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted, only_learnt
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, Message, Response, Text
 
@@ -87,7 +87,7 @@ def read_examples(
         try:
             for wanted in WANTS[want](example, PAIRINGS[pairing], dropped):
                 _check(wanted, may_lack_prompt=name == "text")
-                examples.append(wanted)
+                examples.append(only_learnt(wanted, want))
         except BadRow as error:
             bad.append((example.where, error))
     if bad and bad_rows == "error":

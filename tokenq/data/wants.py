@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from tokenq.data.turns import BadRow
 from tokenq.records import Example, Response
@@ -189,6 +190,31 @@ WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] 
     "steps": _steps,
 }
 """What can be asked of a data set."""
+
+LEARNT: dict[str, tuple[str, ...]] = {
+    "calibrated": (),
+    "labelled": ("label",),
+    "margins": ("margin",),
+    "pairs": (),
+    "ranked": (),
+    "rated": ("ratings", "scale"),
+    "rewarded": ("score", "label"),
+    "responses": (),
+    "steps": ("steps", "step_labels"),
+}
+"""What is learnt of a response or of its pair beside the text, by what is asked; for other words ("all") everything."""
+
+_BESIDE: dict[str, Any] = {"label": None, "score": None, "steps": (), "step_labels": (), "ratings": {}, "scale": None}
+
+
+def only_learnt(example: Example, want: str) -> Example:
+    """Return an example without the numbers that nobody asked for: they tell no data apart."""
+    if want not in LEARNT:
+        return example
+    without = {name: empty for name, empty in _BESIDE.items() if name not in LEARNT[want]}
+    responses = tuple(replace(response, **without) for response in example.responses)
+    return replace(example, responses=responses, margin=example.margin if "margin" in LEARNT[want] else None)
+
 
 NEEDED = {
     "calibrated": ("pairs", "chosen and rejected responses and a column calibration"),

@@ -1,0 +1,126 @@
+"""The digest of a data set: equal if and only if what is learnt from it is equal."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from toy_tokenizers import bytes_tokenizer
+
+from tokenq.data.digest import data_digest, group_digest
+from tokenq.data.examples import read_examples
+from tokenq.data.files import Row
+from tokenq.data.tokenize import tokenize
+from tokenq.records import Response, TokenGroup, TokenResponse
+
+GIVEN = Response("said", True, 1.0, ("a\n", "b"), (True, False), ratings={"kind": 2.0}, scale=(0, 4))
+RESPONSE = TokenResponse(
+    np.array([5, 6, 2], np.int32),
+    np.array([True, False, True]),
+    terminal=True,
+    label=True,
+    contrast=np.array([0.5, 0.0, 1.0], np.float32),
+    steps=np.array([0, 1, 1], np.int32),
+    reward=0.5,
+    ratings=np.array([1.0, np.nan], np.float32),
+    step_labels=np.array([-1, 1, 0], np.int8),
+    given=GIVEN,
+)
+GROUP = TokenGroup(np.array([1, 7], np.int32), (RESPONSE, RESPONSE), True, "a.jsonl, row 1", 2.0)
+
+OTHERS = {
+    "ids": np.array([5, 7, 2], np.int32),
+    "mask": np.array([True, True, True]),
+    "terminal": False,
+    "label": False,
+    "contrast": np.array([0.5, 0.25, 1.0], np.float32),
+    "steps": np.array([0, 0, 1], np.int32),
+    "reward": 0.25,
+    "ratings": np.array([1.0, 2.0], np.float32),
+    "step_labels": np.array([-1, 1, 1], np.int8),
+}
+GIVEN_OTHERS = {
+    "score": 2.0,
+    "steps": ("a", "\nb"),
+    "step_labels": (False, False),
+    "ratings": {"kind": 3.0},
+    "scale": (0, 5),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_field_of_a_response_counts(name):
+    other = replace(GROUP, responses=(replace(RESPONSE, **{name: OTHERS[name]}), RESPONSE))
+    assert group_digest(other) != group_digest(GROUP)
+    if name not in ("ids", "mask", "terminal"):  # None is not the same as a value
+        gone = replace(GROUP, responses=(replace(RESPONSE, **{name: None}), RESPONSE))
+        assert len({group_digest(one) for one in (GROUP, other, gone)}) == 3
+
+
+@pytest.mark.parametrize("name", GIVEN_OTHERS)
+def test_every_number_of_the_data_counts(name):
+    given = replace(GIVEN, **{name: GIVEN_OTHERS[name]})
+    other = replace(GROUP, responses=(replace(RESPONSE, given=given), RESPONSE))
+    assert group_digest(other) != group_digest(GROUP)
+
+
+def test_no_field_is_forgotten():
+    assert {field.name for field in fields(TokenResponse)} == {*OTHERS, "given"}
+    # What a response says is in its ids, its label and its end in those of the tokens.
+    assert {field.name for field in fields(Response)} == {*GIVEN_OTHERS, "content", "label", "goes_on"}
+    assert {field.name for field in fields(TokenGroup)} == {"prompt_ids", "responses", "is_pair", "where", "margin"}
+
+
+def test_prompt_sides_order_and_margin_count_and_the_place_does_not():
+    ids = replace(GROUP, prompt_ids=np.array([1, 8], np.int32))
+    others = [ids, replace(GROUP, is_pair=False), replace(GROUP, margin=1.0), replace(GROUP, margin=None)]
+    others.append(replace(GROUP, responses=GROUP.responses[:1]))
+    assert len({group_digest(one) for one in [GROUP, *others]}) == 6
+    second = replace(GROUP, responses=(replace(RESPONSE, label=False), RESPONSE))
+    assert group_digest(second) != group_digest(replace(second, responses=second.responses[::-1]))
+    assert data_digest([GROUP, ids]) != data_digest([ids, GROUP])
+    same = replace(GROUP, where="elsewhere, row 9", prompt_ids=GROUP.prompt_ids.astype(np.int64))
+    assert group_digest(same) == group_digest(GROUP)
+
+
+def _read(want, *values):
+    rows = [Row(dict(one), f"row {number}") for number, one in enumerate(values)]
+    examples = read_examples(rows, want=want, bad_rows="error").examples
+    return data_digest(tokenize(examples, bytes_tokenizer(), max_length=None).groups)
+
+
+KTO = {"prompt": "q", "completion": " c", "label": True}
+PAIR = {"prompt": "q", "chosen": " c", "rejected": " r", "score_chosen": 2, "score_rejected": 1, "margin": 3}
+STEPS = {"prompt": "q", "completions": ["a", "b"], "labels": [True, False]}
+RATED = {"prompt": "q", "completion": " c", "ratings": {"kind": 1, "true": 2}}
+CHAT = {"role": "assistant", "content": "c"}
+
+
+@pytest.mark.parametrize(
+    ("want", "row", "change"),
+    [
+        ("labelled", KTO, {"label": False}),
+        ("rewarded", KTO | {"reward": 1}, {"reward": 2}),
+        ("margins", PAIR, {"margin": 2}),
+        ("rated", RATED, {"ratings": {"kind": 2, "true": 2}}),
+        ("rated", RATED, {"ratings": {"kind": 1}}),
+        ("steps", STEPS, {"labels": [True, True]}),
+        ("pairs", PAIR, {"rejected": " s"}),
+    ],
+)
+def test_what_is_learnt_from_tells_data_apart(want, row, change):
+    assert _read(want, row) != _read(want, row | change)
+
+
+@pytest.mark.parametrize(
+    ("want", "row", "change"),
+    [
+        ("pairs", PAIR, {"margin": 2, "score_chosen": 9}),
+        ("labelled", PAIR, {"margin": 2}),
+        ("margins", PAIR, {"score_chosen": 9}),
+        ("responses", KTO, {"id": 7, "source": "elsewhere"}),
+        ("labelled", KTO, {"label": "yes"}),
+        ("rewarded", KTO | {"reward": 1}, {"reward": "1.0"}),
+    ],
+)
+def test_what_is_not_learnt_from_does_not(want, row, change):
+    assert _read(want, row) == _read(want, row | change)

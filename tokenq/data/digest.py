@@ -1,0 +1,64 @@
+"""A digest of a data set that is the same if and only if what is learnt from it is the same.
+
+It sees every number and every mask that stands beside the tokens, and neither where a row comes from nor how it was
+written. Whether two rows have the same tokens, whatever is learnt of them, is the question of `tokenize.group_key`.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.records import TokenGroup, TokenResponse
+
+
+def data_digest(groups: Iterable[TokenGroup]) -> str:
+    """Return the digest of groups in their order, 64 hexadecimal digits."""
+    return hashlib.sha256("".join(group_digest(group) for group in groups).encode()).hexdigest()
+
+
+def group_digest(group: TokenGroup) -> str:
+    """Return the digest of one group, 32 hexadecimal digits: its tokens and all that is learnt of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in _said(group):
+        kind, content = _bytes(value)
+        digest.update(f"{name}:{kind}:{len(content)}:".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _said(group: TokenGroup) -> Iterator[tuple[str, Any]]:
+    """Yield what is learnt of a group, by name; what is not there is left out."""
+    yield "prompt", group.prompt_ids.astype("<i4")
+    yield "pair", group.is_pair
+    if group.margin is not None:
+        yield "margin", float(group.margin)
+    for response in group.responses:
+        yield "response", response.ids.astype("<i4")
+        yield from ((name, value) for name, value in _beside(response) if value is not None)
+
+
+def _beside(response: TokenResponse) -> Iterator[tuple[str, Any]]:
+    yield "mask", response.mask
+    yield "terminal", response.terminal
+    yield "label", response.label
+    yield "reward", None if response.reward is None else float(response.reward)
+    for name in ("contrast", "steps", "ratings", "step_labels"):
+        column: NDArray[Any] | None = getattr(response, name)
+        yield name, None if column is None else np.asarray(column, "<f4" if column.dtype.kind == "f" else "<i4")
+    given = response.given
+    if given is not None:
+        yield "score", None if given.score is None else float(given.score)
+        yield "rated", repr(sorted((name, float(rating)) for name, rating in given.ratings.items())) or None
+        yield "scale", None if given.scale is None else repr(tuple(map(float, given.scale)))
+        yield "labels of steps", repr([*map(bool, given.step_labels)]) if given.step_labels else None
+        yield "texts of steps", repr(list(given.steps)) if given.steps else None
+
+
+def _bytes(value: Any) -> tuple[str, bytes]:
+    """Return (kind, bytes) of a value: two values of one kind have the same bytes only when they are the same."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.str}{value.shape}", np.ascontiguousarray(value).tobytes()
+    return type(value).__name__, repr(value).encode("utf-8", "backslashreplace")
