@@ -283,7 +283,7 @@ def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
     if config.answer is not None:
         find_extractor(config.answer)
     elif config.method in ("majority", "weighted_vote"):
-        raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed or regex:…")
+        raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed, math or regex:…")
 
 
 def _resolved(config: SearchConfig) -> SearchConfig:

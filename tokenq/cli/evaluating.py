@@ -118,7 +118,7 @@ def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate]
         UserError: there is no such task, or a true answer is missing.
     """
     from tokenq.data.prompts import load_prompts
-    from tokenq.evaluate.answers import find_extractor
+    from tokenq.evaluate.answers import find_equality, find_extractor
     from tokenq.evaluate.tasks import AnswerTask, ReasoningGymTask, Task
 
     task: Task
@@ -136,7 +136,8 @@ def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate]
         task.examples()
     else:
         prompts = load_prompts(config.prompts, config.columns)
-        task = AnswerTask(prompts, config.gold, find_extractor(str(config.answer)))
+        answer = str(config.answer)
+        task = AnswerTask(prompts, config.gold, find_extractor(answer), find_equality(answer))
         task.answers  # noqa: B018  (a row without a true answer is said before anything is judged)
     return lambda result, candidate: task.correct(result.id, candidate.text)
 

@@ -43,7 +43,7 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
     from tokenq.cli.search import interruptible, search_to_file
     from tokenq.data.prompts import load_prompts
     from tokenq.decoding import check_needs, load_searcher
-    from tokenq.evaluate.answers import find_extractor
+    from tokenq.evaluate.answers import find_equality, find_extractor
     from tokenq.evaluate.tasks import AnswerTask
     from tokenq.results import read_results
 
@@ -56,7 +56,10 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
     for one in settings.values():
         check_needs(one)
     prompts = load_prompts(config.prompts, config.columns, config.style)
-    task = None if config.gold is None else AnswerTask(prompts, config.gold, find_extractor(str(config.answer)))
+    answer = str(config.answer)
+    task = None
+    if config.gold is not None:
+        task = AnswerTask(prompts, config.gold, find_extractor(answer), find_equality(answer))
     if task is not None:
         task.answers  # noqa: B018  (a row without a true answer is said before anything is searched)
     loaded = load_searcher(base, say=lambda text: say.print(f"warning: {text}"))

@@ -43,7 +43,7 @@ class SweepConfig:
     style: Literal["as_given", "chat"] = "as_given"
     """Take text as it is, or make a user's turn of it."""
     answer: str | None = None
-    """How the answer of a response is found: last_number, boxed, text or regex:PATTERN."""
+    """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
     gold: str | None = None
     """Column with the true answer, read as responses are; a response is right when it says the same."""
     max_new_tokens: int = 256

@@ -135,7 +135,7 @@ class ResultsEvaluation(Evaluation):
     gold: str = "answer"
     """Column of the true answer, read as responses are."""
     answer: str | None = None
-    """How answers are found: last_number, boxed, text or regex:PATTERN."""
+    """How answers are found: last_number, boxed, math, text or regex:PATTERN."""
     task: str | None = None
     """A task that verifies answers itself, instead of --prompts: reasoning-gym:NAME:SIZE:SEED."""
     reward_model: str | None = None

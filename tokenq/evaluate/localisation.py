@@ -6,7 +6,6 @@ all tokens and bad among the tokens of that class, so the same table is made for
 chosen here and no threshold; labels come from the data (`tokenq.evaluate.token_labels`).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +31,7 @@ from tokenq.evaluate.bootstrap import (
 )
 from tokenq.evaluate.readouts import READOUTS, Suspicion, written
 from tokenq.evaluate.token_labels import Bools
+from tokenq.patterns import read_pattern
 from tokenq.traces import TokenTrace
 
 ALL_TOKENS: Mapping[str, str] = {"all": ""}
@@ -140,11 +140,8 @@ def localise(
 
 
 def _in_class(trace: TokenTrace, pattern: str) -> Bools:
-    try:
-        expression = re.compile(pattern)
-    except re.error as problem:
-        raise UserError(f"{pattern!r} is no regular expression: {problem}.", "Mend the class of tokens.") from None
-    return np.array([expression.search(token.text) is not None for token in written(trace)], dtype=np.bool_)
+    expression = read_pattern(pattern)
+    return np.array([expression.found_in(token.text) for token in written(trace)], dtype=np.bool_)
 
 
 def _table(

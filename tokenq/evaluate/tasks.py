@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError, unknown_name
-from tokenq.evaluate.answers import Extract
+from tokenq.evaluate.answers import Equality, Extract, equal, true_answer
 from tokenq.records import Message
 
 
@@ -33,13 +33,15 @@ class AnswerTask:
 
     Attributes:
         prompts: what is asked.
-        column: column of the true answer; it is read as responses are, so it may be a whole solution.
+        column: column of the true answer: a whole solution, which is read as responses are, or the answer alone.
         extract: finds the answer of a text.
+        same: whether two answers are the same.
     """
 
     prompts: Sequence[Prompt]
     column: str
     extract: Extract
+    same: Equality = equal
 
     def examples(self) -> Sequence[Prompt]:
         """Return the prompts."""
@@ -53,7 +55,8 @@ class AnswerTask:
         """
         if name not in self.answers:
             raise UserError(f"There is no prompt {name!r} among those with true answers.", "Are these the same rows?")
-        return float(self.extract(response) == self.answers[name])
+        answer = self.extract(response)
+        return float(answer is not None and self.same(self.answers[name], answer))
 
     @cached_property
     def answers(self) -> Mapping[str, str]:
@@ -66,7 +69,7 @@ class AnswerTask:
         for prompt in self.prompts:
             if self.column not in prompt.values:
                 raise UserError(f"{prompt.where} has no column {self.column!r}.", "Name the column of true answers.")
-            answer = self.extract(str(prompt.values[self.column]))
+            answer = true_answer(str(prompt.values[self.column]), self.extract)
             if answer is None:
                 raise UserError(
                     f"{prompt.where}: no answer is found in {self.column!r}.", "Check --answer, or mend the row."

@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from tokenq.data.steps import step_stretches
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import unknown_name
+from tokenq.patterns import read_pattern
 from tokenq.records import Response
 from tokenq.traces import Span, TraceToken
 
@@ -154,11 +155,8 @@ def find_cut(name: str) -> Cut:
     """
     kind, colon, pattern = name.partition(":")
     if kind == "regex" and colon:
-        try:
-            expression = re.compile(pattern)
-        except re.error as problem:
-            raise UserError(f"{pattern!r} is no regular expression: {problem}.", "Quote it for the shell.") from None
-        return Cut("regex", lambda text, _r, _t: [(m.span(), None) for m in expression.finditer(text) if m[0]], False)
+        expression = read_pattern(pattern)
+        return Cut("regex", lambda text, _r, _t: [(m.span(), None) for m in expression.matches(text) if m[0]], False)
     if name not in LEVELS:
         raise unknown_name("level", name, [*LEVELS, "regex:PATTERN"])
     return LEVELS[name]

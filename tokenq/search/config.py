@@ -73,7 +73,7 @@ class SearchConfig:
     ranking: str = "reward"
     """What the best of n is, or a vote weighs: reward, mean_reward, likelihood, mean_likelihood, or value."""
     answer: str | None = None
-    """How the answer of a response is found, for votes: last_number, boxed, text or regex:PATTERN."""
+    """How the answer of a response is found, for votes: last_number, boxed, math, text or regex:PATTERN."""
 
     length_penalty: float = 1.0
     """Beams: finished responses are ranked by score / length^penalty, the length that of the response alone."""

@@ -139,7 +139,7 @@ def _best_of_n(branches: Sequence[Branch], plan: Plan) -> list[Branch]:
 
 def _answers(branches: Sequence[Branch], plan: Plan) -> list[str | None]:
     if plan.answer is None:
-        raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed or regex:…")
+        raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed, math or regex:…")
     return [plan.answer(branch) for branch in branches]
 
 
