@@ -286,7 +286,7 @@ def test_a_torn_last_line_is_asked_again(serve, tmp_path):
 def test_a_file_of_something_else_is_refused(tmp_path, line):
     path = tmp_path / "answers.jsonl"
     path.write_text(line + "\n")
-    with pytest.raises(UserError, match=r"line 1 is no answer of a judge"):
+    with pytest.raises(UserError, match=r"line 1(: no JSON object| is no answer of a judge)"):
         ChatJudge(Endpoint("m"), path).estimate(PAIRS)
     assert path.read_text() == line + "\n"
 
