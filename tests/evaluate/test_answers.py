@@ -169,5 +169,6 @@ def test_rows_of_math_500_give_the_truth_in_either_column(answer, column):
 def test_a_solution_without_its_mark_is_no_plain_answer():
     assert true_answer("A long solution.\nIt has no box.", find_extractor("boxed")) is None
     assert true_answer("word " * 40, find_extractor("boxed")) is None
+    assert true_answer("#### 5", find_extractor("boxed")) is None
     assert true_answer("no number", last_number) is None
     assert true_answer("B", find_extractor(r"regex:Answer: (\w)")) == "B"
