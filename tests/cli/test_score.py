@@ -285,7 +285,7 @@ SCORED = [*MODELS, "--output", "t.jsonl"]
         (["--data", "DATA", "--output", "t.jsonl"], "either --policy or --run"),
         ([*SCORED, "--data", "DATA", "--levels", "wort"], "Did you mean 'word'"),
         ([*SCORED, "--data", "BOTH"], "row 1"),
-        ([*MODELS, "--prompt", "a", "--response", ""], "empty"),
+        ([*MODELS, "--prompt", "a", "--response", ""], "response without tokens"),
     ],
 )
 def test_bad_input(place, tmp_path, change, says, capsys, monkeypatch):
