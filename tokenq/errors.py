@@ -5,6 +5,7 @@ The command line prints a `UserError` without a traceback and exits with code 2.
 """
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -44,3 +45,33 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> UserError:
     close = nearest(name, known)
     guess = f"Did you mean {close!r}? " if close else ""
     return UserError(f"Unknown {kind} {name!r}.", f"{guess}Available: {', '.join(known)}.")
+
+
+def of_the_machine(error: OSError | MemoryError) -> UserError | None:
+    """Return what to tell of an error that the machine is to blame for, or a name that it cannot bear; None of others.
+
+    Args:
+        error: what no room has put into words of its own.
+    """
+    if isinstance(error, MemoryError):
+        return UserError("There is not enough memory.", "Lower --tokens-per-batch, or take fewer rows.")
+    if error.errno not in _OF_THE_MACHINE:
+        return None
+    name = str(error.filename or "A file")
+    short = name if len(name) < 200 else f"{name[:200]}…"
+    return UserError(f"{short} cannot be used: {error.strerror}.", "Check the path, its rights, and the disk.")
+
+
+_OF_THE_MACHINE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ESTALE,
+}

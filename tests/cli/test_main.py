@@ -1,6 +1,8 @@
 """The command: what it prints, what it exits with, and that asking for help is instant."""
 
+import errno
 import importlib
+import os
 import subprocess
 import sys
 import typing
@@ -93,6 +95,40 @@ def test_a_user_error_has_no_traceback_and_exits_with_2(stand_in, capsys):
     stand_in("train", raiser(UserError("The disk is full.", "Free some space.")))
     assert main(["train", *NEEDED]) == 2
     assert capsys.readouterr().err == "tokenq train: error: The disk is full.\n  Free some space.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            OSError(errno.ENAMETOOLONG, "File name too long", "a" * 5000),
+            f"{'a' * 200}… cannot be used: File name too long",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x cannot be used: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "A file cannot be used: No space left on device"),
+        (MemoryError(), "There is not enough memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_told_in_words(stand_in, capsys, error, says):
+    stand_in("train", raiser(error))
+    assert main(["train", *NEEDED]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_where_none_may_be_is_a_defect(stand_in):
+    stand_in("train", raiser(FileNotFoundError(errno.ENOENT, "No such file", "/x")))
+    with pytest.raises(FileNotFoundError):
+        main(["train", *NEEDED])
+
+
+def test_a_reader_that_has_gone_is_no_defect():
+    """As in `tokenq --help | head -1`, with a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "tokenq", "--help"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert done.returncode == 141
+    assert done.stderr == b""
 
 
 def test_a_defect_keeps_its_traceback(stand_in):

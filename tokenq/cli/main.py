@@ -3,6 +3,7 @@
 A `UserError` is printed without a traceback and exits with 2. Anything else is a defect and keeps its traceback.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from tokenq.cli.plain_text import complain, fit_streams, one_line
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import UserError, of_the_machine, unknown_name
 from tokenq.evaluate.config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluate.config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
@@ -32,17 +33,30 @@ from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
 from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
+_SIGPIPE = 141
+"""Exit code of a command whose reader has gone (`tokenq score … | head -1`)."""
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    0 where all is well, 1 where a check of `verify` fails, 2 for a user's mistake, 130 for an interruption.
+    0 where all is well, 1 where a check of `verify` fails, 2 for a user's mistake, 130 for an interruption, 141 where
+    who read the output has gone.
 
     Args:
         words: the command line after `tokenq`; None takes the process's own.
     """
-    words = sys.argv[1:] if words is None else words
     fit_streams()
+    try:
+        code = _run(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush to
+        return _SIGPIPE
+    return code
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0 if words else 2
@@ -67,7 +81,14 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0 if config is None else _do(command, config)
     except UserError as error:
         complain(prog, error.message, error.hint)
-        return 2
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:
+        trouble = of_the_machine(error)
+        if trouble is None:
+            raise
+        complain(prog, trouble.message, trouble.hint)
+    return 2
 
 
 def _named(words: Sequence[str]) -> tuple[str, Sequence[str]]:

@@ -5,7 +5,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from tokenq.errors import UserError
+from tokenq.errors import UserError, nearest
 
 Raw = str | list[str] | dict[str, str] | None
 """What a flag or a YAML key says, before it has its type; None is YAML's null, which stands unquoted in a file."""
@@ -38,27 +38,44 @@ def convert(raw: Raw, kind: Any, where: str) -> Any:
         return _pairs(raw, where)
     if not isinstance(raw, str):
         raise UserError(f"{where} takes one value, not a list.", "Give a single value.")
-    if kind is str or origin is Literal:
-        return raw
+    if origin is Literal:
+        return _choice(raw, get_args(kind), where)
+    if kind is str:
+        return _text(raw, where)
     if optional and raw.lower() in _NOTHING:
         return None
     return _scalar(raw, kind, where)
 
 
+def _choice(raw: str, options: Sequence[str], where: str) -> str:
+    if raw in options:
+        return raw
+    close = nearest(raw, options)
+    guess = f"Did you mean {close!r}? " if close else ""
+    raise UserError(f"{where} is {raw[:40]!r}.", f"{guess}Available: {', '.join(options)}.")
+
+
+def _text(raw: str, where: str) -> str:
+    """Return a text; bytes of the command line that are no UTF-8 arrive as halves of characters."""
+    if raw.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in raw):
+        return raw
+    raise UserError(f"{where} is not valid UTF-8: {raw[:40]!a}.", "Give it in UTF-8.")
+
+
 def _texts(raw: Raw, where: str) -> tuple[str, ...]:
     if isinstance(raw, dict):
         raise UserError(f"{where} takes a list.", "Write one `- value` a line.")
-    return (raw,) if isinstance(raw, str) else tuple(raw or ())
+    return tuple(_text(one, where) for one in ([raw] if isinstance(raw, str) else raw or ()))
 
 
 def _pairs(raw: Raw, where: str) -> dict[str, str]:
     if isinstance(raw, dict):
-        return raw
+        return {_text(name, where): _text(value, where) for name, value in raw.items()}
     items = [raw] if isinstance(raw, str) else raw or []
     pairs = [item.partition("=") for item in items]
     if not all(name and equals and value for name, equals, value in pairs):
         raise UserError(f"{where} takes name=value, not {' '.join(items)!r}.", f"For instance {where} chosen=good.")
-    return {name: value for name, _, value in pairs}
+    return {_text(name, where): _text(value, where) for name, _, value in pairs}
 
 
 def _scalar(raw: str, kind: Any, where: str) -> Any:
