@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
+    from tokenq.data.prompts import Given
     from tokenq.decoding import Judge
     from tokenq.results import SearchResult
     from tokenq.session import Session
@@ -27,16 +26,17 @@ def load(policy: str, reference: str | None = None, **options: Any) -> "Session"
 
 def decode(
     policy: str,
-    prompts: "Sequence[str | Sequence[Mapping[str, str]]]",
+    prompts: "Given",
     *,
     judge: "Judge | None" = None,
     **options: Any,
 ) -> "list[SearchResult]":
-    """Return what a search finds for every prompt: `decode(p, ["What is 2 + 2?"], method="beam", width=5)`.
+    """Return what a search finds for every prompt: `decode(p, "What is 2 + 2?", method="beam", width=5)`.
 
     Args:
         policy: folder or hub id of the policy, or folder of an adapter.
-        prompts: texts (a user's turn, for a tokenizer with a chat template) or lists of turns.
+        prompts: a text (a user's turn, for a tokenizer with a chat template), a conversation as a list of turns, or a
+            list of either.
         judge: (prompts, responses) → what each is worth, instead of a reward model.
         options: fields of `tokenq.search.config.SearchConfig`: reference, method, width, n, objective, seed, …
     """

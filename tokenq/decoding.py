@@ -1,15 +1,16 @@
 """A policy ready to be searched, with what may stand beside it: a reference, a small pair as a guide, a judge."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import islice
 from typing import Any
 
 from tokenq.core.tensors import Stepper
-from tokenq.data.prompts import Prompt, encode_prompts, given_prompt
-from tokenq.errors import UserError
+from tokenq.data.detokenize import piece_of, pieces_of, text_of
+from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
+from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Extract, find_extractor
 from tokenq.models.adapters import adapter_config
 from tokenq.models.forward import PackedLM
@@ -25,10 +26,9 @@ from tokenq.records import Text
 from tokenq.results import Cost, SearchResult
 from tokenq.search.branches import Branch, Limits, Progress, Walk, never, silent
 from tokenq.search.config import SearchConfig
-from tokenq.search.guidance import Value
 from tokenq.search.methods import METHODS, Plan, needs_reference, search
 from tokenq.search.outcome import candidates_of, tree_of
-from tokenq.search.planning import aims_at, plan_of
+from tokenq.search.planning import aims_at, plan_of, weights_of
 from tokenq.search.proxy import ProxyStepper, Term
 from tokenq.session import models_of_run
 from tokenq.train.monitor import peak_memory
@@ -61,10 +61,13 @@ class Searcher:
     judge: Judge | None
     identities: dict[str, dict[str, Any]]
 
-    def prompts(self, texts: Sequence[Text | Sequence[Mapping[str, str]]]) -> list[Prompt]:
-        """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template."""
-        chat = self.tokenizer.chat_template is not None
-        return [given_prompt(text, str(number), chat=chat) for number, text in enumerate(texts, 1)]
+    def prompts(self, given: Given) -> list[Prompt]:
+        """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template.
+
+        Args:
+            given: one text, one conversation (a sequence of turns), or a sequence of either.
+        """
+        return given_prompts(given, chat=self.tokenizer.chat_template is not None)
 
     def results(
         self,
@@ -116,13 +119,13 @@ class Searcher:
     ) -> list[SearchResult]:
         config, begin = self.config, time.perf_counter()
         judged = [0] * len(prompts)
-        plan = replace(self.plan, value=self._value(prompts, judged))
+        plan = self._reading(ids, prompts, judged)
         stepped = METHODS[config.method].steps_reference(plan)
         limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted)
         walk = Walk(self._stepper(stepped), ids, limits)
         found = search(walk, config.method, plan, progress)
         seconds = (time.perf_counter() - begin) / len(prompts)
-        results = []
+        aim, results = aims_at(config, judged=self.judge is not None), []
         for place, (prompt, one) in enumerate(zip(prompts, found, strict=True)):
             cost = Cost(
                 walk.spent[place],
@@ -131,11 +134,14 @@ class Searcher:
                 seconds,
                 peak_memory(self.policy.device),
             )
-            made = candidates_of(one.candidates, self._text, self._eos, self._extract)
-            tree = tree_of(one.tree, self._token) if one.tree else None
-            aim, stopped = aims_at(config), walk.stopped[place]
+            pieces = partial(self._pieces, ids[place])
+            made = candidates_of(one.candidates, pieces, self._eos, self._extract)
+            tree, stopped = tree_of(one.tree, self._token) if one.tree else None, walk.stopped[place]
             results.append(SearchResult(prompt.id, prompt.text, config.method, aim, made, cost, tree, stopped))
         return results
+
+    def _pieces(self, prompt: Sequence[int], branch: Branch) -> list[str]:
+        return pieces_of(self.tokenizer, prompt, branch.tokens)
 
     def _read(self, prompt: int, spent: int, candidates: Sequence[Branch], stepped: bool) -> int:
         """Return how many tokens went through models beside the policy."""
@@ -149,21 +155,37 @@ class Searcher:
 
         @cache
         def text(before: int, token: int) -> str:
-            context = [] if before < 0 else [before]
-            both = str(self.tokenizer.decode([*context, token]))
-            return both.removeprefix(str(self.tokenizer.decode(context))) if context else both
+            return piece_of(self.tokenizer, token, [] if before < 0 else [before])
 
         return text
 
     @cached_property
     def plan(self) -> Plan:
-        """What the method is told, with what reads along and finds answers, and without a judge."""
+        """What the method is told, with what reads along; what reads texts is added where the prompts are known."""
         plan = plan_of(self.config)
-        answer = self._extract
-        if answer is not None:
-            extract: Extract = answer
-            plan = replace(plan, answer=lambda branch: extract(self._text(branch)))
         return plan if self.reference is None else replace(plan, reference=no_grad(self.reference))
+
+    def _reading(self, ids: Sequence[tuple[int, ...]], prompts: Sequence[Prompt], judged: list[int]) -> Plan:
+        """Return the plan with what reads texts: the judge, whose tokens are counted by prompt, and who finds answers.
+
+        Args:
+            ids: tokens of every prompt.
+            prompts: the same prompts.
+            judged: is told how many tokens were judged.
+        """
+        judge, extract = self.judge, self._extract
+
+        def text(branch: Branch) -> str:
+            return text_of(self.tokenizer, ids[branch.prompt], branch.tokens)
+
+        def value(branches: Sequence[Branch]) -> Sequence[float]:
+            assert judge is not None  # else this is not asked
+            for branch in branches:
+                judged[branch.prompt] += len(branch.tokens)
+            return judge([prompts[one.prompt].text for one in branches], [text(one) for one in branches])
+
+        answer = None if extract is None else lambda branch: extract(text(branch))
+        return replace(self.plan, answer=answer, value=None if judge is None else value)
 
     @cached_property
     def _extract(self) -> Extract | None:
@@ -187,32 +209,16 @@ class Searcher:
         terms = [Term(ModelStepper(tuned, untuned), alpha) for tuned, untuned, alpha in self.terms]
         return ProxyStepper(ModelStepper(self.policy), terms)
 
-    def _value(self, prompts: Sequence[Prompt], judged: list[int]) -> Value | None:
-        """Return the judge's word on branches of a batch, None without a judge; its tokens are counted by prompt."""
-        judge = self.judge
-        if judge is None:
-            return None
 
-        def value(branches: Sequence[Branch]) -> Sequence[float]:
-            for branch in branches:
-                judged[branch.prompt] += len(branch.tokens)
-            return judge([prompts[one.prompt].text for one in branches], [self._text(one) for one in branches])
-
-        return value
-
-    def _text(self, branch: Branch) -> str:
-        text: str = self.tokenizer.decode(list(branch.tokens), skip_special_tokens=True)
-        return text
-
-
-def decode(
-    policy: str, prompts: Sequence[Text | Sequence[Mapping[str, str]]], judge: Judge | None = None, **options: Any
-) -> list[SearchResult]:
+def decode(policy: str, prompts: Given, judge: Judge | None = None, **options: Any) -> list[SearchResult]:
     """Return what a search finds for every prompt; see `tokenq.decode`.
 
     Raises:
         UserError: for anything that the user can mend.
     """
+    for name in options:
+        if name not in SearchConfig.__dataclass_fields__:
+            raise unknown_name("option of decode", name, SearchConfig.__dataclass_fields__)
     searcher = load_searcher(SearchConfig(policy=policy, **options), judge)
     return list(searcher.results(searcher.prompts(prompts)))
 
@@ -274,10 +280,15 @@ def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
     """
     config = _resolved(config)
     judged = judge is not None or config.reward_model is not None
+    if judged and config.method == "mcts" and config.objective != SearchConfig.objective:
+        raise UserError(
+            f"--objective {config.objective} has no effect beside a reward model or a judge.",
+            "A tree is searched for one thing: leave out one of the two.",
+        )
     plan = replace(plan_of(config), value=(lambda _: ()) if judged else None)
     if needs_reference(config.method, plan) and config.reference is None and not config.proxy:
         raise UserError(
-            f"The method {config.method} ({aims_at(config)}) needs a reference.",
+            f"The method {config.method} ({aims_at(config, judged=judged)}) needs a reference.",
             "Name the model that the policy was trained from: --reference.",
         )
     if config.answer is not None:
@@ -301,24 +312,6 @@ def _resolved(config: SearchConfig) -> SearchConfig:
     if config.reference is None and is_adapter_folder(config.policy):
         config = replace(config, reference=str(adapter_config(config.policy)["base_model_name_or_path"]))
     return config
-
-
-def weights_of(config: SearchConfig) -> list[float]:
-    """Return the weight of every small pair.
-
-    Raises:
-        UserError: not as many weights as pairs, or one that is no number.
-    """
-    pairs, odd = divmod(len(config.proxy), 2)
-    if odd:
-        raise UserError("--proxy takes pairs of models: the tuned and the untuned one.", "Name both of each pair.")
-    try:
-        alphas = [float(text) for text in config.alpha] or [1.0] * pairs
-    except ValueError:
-        raise UserError(f"--alpha takes numbers, not {' '.join(config.alpha)}.", "Give one for each pair.") from None
-    if len(alphas) != pairs:
-        raise UserError(f"{len(alphas)} weights of --alpha for {pairs} pairs of --proxy.", "Give one for each pair.")
-    return alphas
 
 
 def _spec(config: SearchConfig, path: str) -> ModelSpec:

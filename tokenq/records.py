@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of every JSON artefact that tokenq writes; see docs/artefacts.md for its history."""
 
 

@@ -23,8 +23,10 @@ class Candidate:
         score: what the method ranks it by; larger is better.
         logps: log π of each token, in nats.
         ref_logps: log π_ref of each token, in nats; None where no reference was given.
-        terminal: whether it ends in EOS (False: it was cut by a limit or a budget).
+        terminal: whether it ends in EOS (False: it was cut by a limit, a budget, or the model's context).
         answer: what it answers, where answers were extracted and it has one.
+        pieces: what each token adds to the text; special tokens, and those that only begin a character, add nothing.
+            Empty in results of schema 2, which did not keep them.
     """
 
     text: str
@@ -34,6 +36,7 @@ class Candidate:
     ref_logps: tuple[float, ...] | None
     terminal: bool
     answer: str | None = None
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,12 @@ class SearchResult:
         prompt: the prompt as given.
         method: name of the search.
         objective: what it maximised or ranked by.
-        candidates: responses, best first (samples: in the order in which they were drawn).
+        candidates: responses, best first (samples: in the order in which they were drawn); where the search was
+            stopped, complete ones before those that it was still writing.
         cost: what it cost.
         tree: what was looked at on the way; None for methods that have no tree.
-        stopped: "budget" or "interrupted" where that ended the search, else None.
+        stopped: "budget" or "interrupted" where that ended the search, "context" where a response filled the context of
+            the model before it had --max-new-tokens; else None.
     """
 
     id: str
@@ -151,6 +156,7 @@ def _candidate(record: Any) -> Candidate:
         Candidate,
         record,
         token_ids=tuple(record["token_ids"]),
+        pieces=tuple(record.get("pieces", ())),
         logps=tuple(record["logps"]),
         ref_logps=None if ref_logps is None else tuple(ref_logps),
     )

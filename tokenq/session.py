@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.data.chat import render
+from tokenq.data.detokenize import piece_of
 from tokenq.data.examples import single_example
 from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import tokenize
@@ -150,8 +151,7 @@ class Session:
         return Scoring(self.options.beta, own, other, self._text, cuts, self.warnings)
 
     def _text(self, number: int) -> str:
-        text: str = self.tokenizer.decode([number])
-        return text
+        return piece_of(self.tokenizer, number)
 
 
 def load(

@@ -89,8 +89,10 @@ def test_a_line_a_prompt_with_what_each_model_says(place, tmp_path, capsys):
             assert candidate.ref_logps == pytest.approx(other, abs=1e-4)
             assert candidate.score == pytest.approx(sum(own) / len(own), abs=1e-4)
             assert candidate.terminal == (candidate.token_ids[-1] == EOS)
-            decoded = tiny_tokenizer("bpe").decode(list(candidate.token_ids), skip_special_tokens=True)
-            assert candidate.text == decoded
+            ids = [*prompt, *candidate.token_ids]
+            assert one.prompt + candidate.text == tiny_tokenizer("bpe").decode(ids, skip_special_tokens=True)
+            assert "".join(candidate.pieces) == candidate.text
+            assert len(candidate.pieces) == len(candidate.token_ids)
         written = [len(candidate.token_ids) for candidate in one.candidates]
         assert one.cost.reference_tokens == len(prompt) + sum(written) - 3
         assert one.cost.policy_tokens <= len(prompt) + 3 * 7
@@ -336,7 +338,7 @@ def test_every_method_says_what_it_uses():
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--width", "0"], "--width must be 1 or more"),
+        (["--width", "0"], "--width is 0.\n"),
         (["--budget", "3"], "a budget of 3 tokens does not reach past the prompt's"),
         (["--objective", "reward"], "needs a reference"),
         (["--method", "best_of_n"], "needs a reference"),

@@ -91,7 +91,7 @@ def test_weights_of_a_proxy_are_swept(place, tmp_path, capsys):
         ([*JUDGED, "--settings", "beams"], "Did you mean 'beam'"),
         ([*JUDGED, "--settings", "beam widht=3"], "Did you mean 'width'"),
         ([*JUDGED, "--settings", "beam width=many"], "takes a whole number"),
-        ([*JUDGED, "--settings", "beam width=0"], "--width must be 1 or more"),
+        ([*JUDGED, "--settings", "beam width=0"], "--width is 0"),
         (["--answer", "boxed", "--gold", "solution"], "no answer is found in 'solution'"),
     ],
 )

@@ -36,6 +36,7 @@ def beam_result(name="1", **given):
         ref_logps=(-0.5, -0.75, -2.0, -0.125, -0.25),
         terminal=True,
         answer="Paris",
+        pieces=("It", " is", " Paris", ".", ""),
     )
     rome = Candidate(
         text="It is Rome!",
@@ -44,6 +45,7 @@ def beam_result(name="1", **given):
         logps=(-0.5, -0.25, -2.0, -0.5),
         ref_logps=(-0.5, -0.75, -1.0, -0.25),
         terminal=False,
+        pieces=("It", " is", " Rome", "!"),
     )
     fields = {
         "id": name,
@@ -58,7 +60,7 @@ def beam_result(name="1", **given):
 
 
 def drawn_result(name="drawn"):
-    """Return three samples without tree and reference, in the order of drawing: the second is the best."""
+    """Return three samples of an older schema, without tree, reference and pieces, in the order of drawing."""
     return SearchResult(
         id=name,
         prompt=(Message("system", "Be brief."), Message("user", "How many\nbirds?")),
@@ -88,8 +90,12 @@ def wide_result(name="wide", siblings=120):
         method="mcts",
         objective="reward",
         candidates=(
-            Candidate(f" w{last} end", (last, 900), 1.0, (-1.0, -0.5), (-1.5, -0.5), terminal=False),
-            Candidate(f" w{last} stop", (last, 901), 0.5, (-1.0, -1.5), (-1.5, -0.5), terminal=False),
+            Candidate(
+                f" w{last} end", (last, 900), 1.0, (-1.0, -0.5), (-1.5, -0.5), False, None, (f" w{last}", " end")
+            ),
+            Candidate(
+                f" w{last} stop", (last, 901), 0.5, (-1.0, -1.5), (-1.5, -0.5), False, None, (f" w{last}", " stop")
+            ),
         ),
         cost=cost(500, 500, 77),
         tree=SearchTree(
@@ -114,7 +120,8 @@ def large_result(nodes=10_000, branching=10, name="large"):
         node = node * branching + 1
         path.append(node)
     logps = tuple(-1.0 - (number * 37 % 100) / 50 for number in path)
-    best = Candidate("".join(f" t{n}" for n in path), tuple(path), 1.0, logps, None, terminal=False)
+    pieces = tuple(f" t{n}" for n in path)
+    best = Candidate("".join(pieces), tuple(path), 1.0, logps, None, terminal=False, pieces=pieces)
     tree = SearchTree(
         parents=parents,
         token_ids=(-1, *range(1, nodes)),
@@ -140,7 +147,7 @@ def hostile_result(name="<b>1</b>"):
         method=HOSTILE[0],
         objective=HOSTILE[1],
         candidates=(
-            Candidate(text, ids, 0.0, logps, logps, terminal=False, answer=HOSTILE[1]),
+            Candidate(text, ids, 0.0, logps, logps, terminal=False, answer=HOSTILE[1], pieces=pieces),
             Candidate(text + HOSTILE[0], (*ids[:-1], 99), -1.0, logps, logps, terminal=False, answer=HOSTILE[0]),
         ),
         cost=cost(1, 1),

@@ -31,7 +31,6 @@ def test_the_list_says_what_was_searched_and_what_it_cost():
         "objective": "likelihood",
         "score": -0.425,
         "tokens": 1234,
-        "seconds": 0.5,
         "badges": [],
     }
     assert (rows[1]["preview"], rows[1]["score"]) == ("How many birds?", -3)
@@ -75,41 +74,26 @@ def test_a_score_that_is_no_number_is_not_the_best():
     assert (data["best"], data["candidates"][0]["score"]) == (1, None)
 
 
-def test_tokens_have_the_texts_of_the_tree():
+def test_tokens_have_the_texts_that_they_add():
     paris, rome = shown(beam_result())["candidates"]
     assert (paris["texts"], paris["running"]) == (["It", " is", " Paris", ".", ""], True)
     assert (rome["texts"], rome["running"]) == (["It", " is", " Rome", "!"], True)
+
+
+def test_results_that_did_not_keep_them_have_none():
     assert [one["texts"] for one in shown(drawn_result())["candidates"]] == [[], [], []]
     assert not any(one["running"] for one in shown(drawn_result())["candidates"])
 
 
-def test_texts_end_where_a_response_leaves_the_tree():
+def test_a_response_that_leaves_the_tree_keeps_its_texts():
     """Of 10, 11, 12, 99 the tree has three; the line of the last that it has is " Paris." (line 2)."""
-    beyond = Candidate("It is Paris, no", (10, 11, 12, 99), -1.0, (-1.0,) * 4, None, terminal=False)
+    pieces = ("It", " is", " Paris", ", no")
+    beyond = Candidate("It is Paris, no", (10, 11, 12, 99), -1.0, (-1.0,) * 4, None, terminal=False, pieces=pieces)
     (one,) = shown(beam_result(candidates=(beyond,)))["candidates"]
-    assert (one["texts"], one["line"], one["running"]) == (["It", " is", " Paris"], 2, False)
+    assert (one["texts"], one["line"], one["running"]) == (list(pieces), 2, True)
     elsewhere = replace(beyond, token_ids=(77, 78, 79, 80))
     (one,) = shown(beam_result(candidates=(elsewhere,)))["candidates"]
-    assert (one["texts"], one["line"]) == ([], None)
-
-
-@pytest.mark.parametrize(
-    ("alone", "text", "pieces"),
-    [
-        (("It", "is", "Paris", "."), "It is Paris.", ["It", " is", " Paris", "."]),  # decoded without their blanks
-        ((" It", " is", "\n", "x"), "It is\nx\n", ["It", " is", "\n", "x"]),  # a text without the blanks around it
-        (("Don", " '", "t", "!"), "Don't!", ["Don", "'", "t", "!"]),  # tidied
-        (("caf", "\ufffd", "\ufffd", "!"), "café!", None),  # parts of one character
-        (("It", " is", "!", "!"), "It is!", None),
-        (("It", " is", "!", ""), "It is! No.", None),
-    ],
-)
-def test_pieces_of_a_text_are_found_by_the_texts_of_its_tokens(alone, text, pieces):
-    """Where they are not, the text is shown as it is, and its tokens apart."""
-    tree = SearchTree((-1, 0, 1, 2, 3), (-1, 1, 2, 3, 4), ("", *alone), (0.0,) * 5, (0.0,) * 5, (False,) * 5)
-    candidate = Candidate(text, (1, 2, 3, 4), 0.0, (0.0,) * 4, None, terminal=False)
-    (one,) = shown(beam_result(tree=tree, candidates=(candidate,)))["candidates"]
-    assert (one["texts"], one["running"]) == (pieces or list(alone), pieces is not None)
+    assert (one["texts"], one["line"]) == (list(pieces), None)
 
 
 def test_chains_of_a_tree_are_lines():
@@ -159,10 +143,9 @@ def test_equal_branches_are_followed_side_by_side():
     tree = SearchTree(
         (-1, 0, 0, 2), (-1, 10, 10, 11), ("", "It", "It", " is"), (0.0,) * 4, (0.0,) * 4, (False,) * 3 + (True,)
     )
-    (one,) = shown(beam_result(tree=tree, candidates=(Candidate("It is", (10, 11), 0.0, (0.0,) * 2, None, False),)))[
-        "candidates"
-    ]
-    assert (one["texts"], one["line"], one["running"]) == (["It", " is"], 1, True)
+    candidate = Candidate("It is", (10, 11), 0.0, (0.0,) * 2, None, terminal=False)
+    (one,) = shown(beam_result(tree=tree, candidates=(candidate,)))["candidates"]
+    assert one["line"] == 1
 
 
 def test_trees_without_tokens_are_no_obstacle():

@@ -4,6 +4,7 @@ import torch
 
 from tokenq.search.beam import Beams, beam_search
 from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.search.guidance import OBJECTIVES
 from tokenq.search.mcts import Aim, mcts
 from tokenq.search.tree import Tree
 from tokenq.worlds.claims.claim import Case, Claim, broken
@@ -54,8 +55,8 @@ def tree_search(case: Case) -> float:
     logps = solve(world).logps
     stepper = TabularStepper(world, logps, world.reference_logps)
     prompts = [world.prompt_ids(prompt) for prompt in case.prompts()]
-    tree = Tree(simulations=world.n_states, children=0)
-    found = mcts(Walk(stepper, prompts, Limits((EOS,), world.horizon)), tree, Aim(beta=world.beta))
+    tree = Tree(simulations=world.n_states, children=0, rollouts=0)
+    found = mcts(Walk(stepper, prompts, Limits((EOS,), world.horizon)), tree, Aim(OBJECTIVES["reward"], world.beta))
     ratios = world.beta * log_ratios(case.optimum.logps, world.reference_logps)
     return _falls_short(case, [branches[0] for branches, _ in found], case.sequences.taken(ratios).sum(-1))
 

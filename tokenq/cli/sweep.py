@@ -126,12 +126,13 @@ def _is_pooled(one: SearchConfig, base: SearchConfig) -> bool:
     from tokenq.evaluate.sweep import POOLED
 
     drawn = ("temperature", "top_k", "top_p", "min_p", "alpha")
-    return one.method in POOLED and all(getattr(one, name) == getattr(base, name) for name in drawn)
+    judged = one.ranking == "value"  # a judge reads texts, which the pool's own search shows it
+    return one.method in POOLED and not judged and all(getattr(one, name) == getattr(base, name) for name in drawn)
 
 
 def _as_loaded(one: SearchConfig, loaded: "Searcher") -> "Searcher":
     """Return what searches as `one` asks, with the models and the β that were found for all of them."""
-    from tokenq.decoding import weights_of
+    from tokenq.search.planning import weights_of
 
     known = loaded.config
     config = replace(one, policy=known.policy, reference=known.reference, beta=known.beta)

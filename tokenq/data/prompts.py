@@ -131,9 +131,29 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tupl
     return ids
 
 
-def given_prompt(text: Text | Sequence[Mapping[str, str]], name: str, *, chat: bool) -> Prompt:
-    """Return a prompt that was given in Python: text or turns; text becomes a user's turn where `chat`."""
-    if not isinstance(text, str):
-        turns = tuple(turn if isinstance(turn, Message) else talk.as_turn(turn) for turn in text)
-        return Prompt(name, turns, f"prompt {name}")
-    return Prompt(name, (Message("user", text),) if chat else text, f"prompt {name}")
+Turns = Sequence[Message | Mapping[str, str]]
+Given = str | Turns | Sequence[str | Turns]
+"""Prompts as they are given in Python: a text, the turns of a conversation, or several of these."""
+
+
+def given_prompts(given: Given, *, chat: bool) -> list[Prompt]:
+    """Return prompts that were given in Python, numbered; text becomes a user's turn where `chat`."""
+    every: Sequence[Any] = [given] if isinstance(given, str) or _is_conversation(given) else given
+    return [_given(one, str(number), chat) for number, one in enumerate(every, 1)]
+
+
+def _is_conversation(given: Sequence[Any]) -> bool:
+    return len(given) > 0 and all(isinstance(one, Message) or talk.is_turn(one) for one in given)
+
+
+def _given(one: Any, name: str, chat: bool) -> Prompt:
+    where = f"prompt {name}"
+    if isinstance(one, str):
+        return Prompt(name, (Message("user", one),) if chat else one, where)
+    if not isinstance(one, Sequence) or not _is_conversation(one):
+        raise UserError(f"{where} is neither text nor turns: {one!r}.", 'A turn is {"role": "user", "content": "…"}.')
+    try:
+        turns = (turn if isinstance(turn, Message) else talk.as_turn(dict(turn)) for turn in one)
+        return Prompt(name, tuple(turns), where)
+    except BadRow as problem:
+        raise UserError(f"{where}: {problem.detail}.", 'A turn is {"role": "user", "content": "…"}.') from problem

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
+from tokenq.search.config import SHARED_RANGES
 
 SETTINGS = (
     "greedy",
@@ -15,6 +17,10 @@ SETTINGS = (
     *(f"mcts simulations={count}" for count in (4, 8, 16)),
 )
 """What is swept where nothing else is asked for; the votes only where there are answers."""
+
+
+RANGES = (*SHARED_RANGES, Range(("pool",), least=1, most=10_000))
+"""What numbers of a sweep may be."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,7 @@ class SweepConfig:
             )
         if self.gold is not None and self.answer is None:
             raise UserError("--gold needs --answer.", "Say how answers are found: --answer last_number.")
-        if self.pool < 1:
-            raise UserError("--pool must be 1 or more.", "See tokenq sweep --help.")
+        check_ranges(self, RANGES)
 
 
 SECTIONS = {

@@ -101,7 +101,7 @@ def first_samples(result: SearchResult, count: int, method: str, plan: Plan) -> 
     """
     kept = result.candidates[:count]
     answers = {one.token_ids: one.answer for one in kept}
-    plan = replace(plan, answer=None if plan.answer is None else lambda branch: answers[branch.tokens])
+    plan = replace(plan, answer=lambda branch: answers[branch.tokens])
     rank = METHODS[method].rank
     share = len(kept) / max(1, len(result.candidates))
     cost = Cost(

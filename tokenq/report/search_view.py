@@ -1,7 +1,7 @@
 """Search results to the data of a page: plain dicts and lists, by column, short numbers. No HTML, no drawing.
 
-Decided here: which candidate is the best, where others depart from it, which texts their tokens have, and how a tree is
-folded into lines. A line is a chain of tokens behind which nothing else was looked at until its end.
+Decided here: which candidate is the best, where others depart from it, and how a tree is folded into lines. A line is a
+chain of tokens behind which nothing else was looked at until its end.
 """
 
 import math
@@ -78,7 +78,6 @@ def _row(name: str, result: SearchResult) -> dict[str, Any]:
         "objective": result.objective,
         "score": None if best is None else short(result.candidates[best].score),
         "tokens": cost.policy_tokens + cost.reference_tokens + cost.value_tokens,
-        "seconds": short(cost.seconds),
         "badges": badges,
     }
 
@@ -107,10 +106,7 @@ def _result(result: SearchResult) -> dict[str, Any]:
     candidates = []
     for one in result.candidates:
         path = [] if tree is None else _path(tree, children, one.token_ids)
-        texts = [] if tree is None else [tree.texts[node] for node in path]
-        pieces = _pieces(one, texts)
-        place = {"texts": pieces or texts, "line": line[path[-1]] if path else None, "running": pieces is not None}
-        candidates.append(_candidate(one, first or one) | place)
+        candidates.append(_candidate(one, first or one) | {"line": line[path[-1]] if path else None})
     scores = [one.score for one in result.candidates]
     return {
         "prompt": result.prompt if isinstance(result.prompt, str) else [asdict(turn) for turn in result.prompt],
@@ -137,6 +133,8 @@ def _candidate(one: Candidate, best: Candidate) -> dict[str, Any]:
         "ref_total": None if ref is None else short(math.fsum(ref)),
         "shared": shared,
         "head": one.text[: _shared(one.text, best.text)] if shared else "",
+        "texts": list(one.pieces),
+        "running": bool(one.pieces),
         "id": list(one.token_ids),
         "logp": [short(logp) for logp in one.logps],
         "ref_logp": None if ref is None else [short(logp) for logp in ref],
@@ -147,31 +145,6 @@ def _candidate(one: Candidate, best: Candidate) -> dict[str, Any]:
 def _shared(one: Sequence[Any], other: Sequence[Any]) -> int:
     """Return how many items two sequences begin with alike."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
-def _pieces(one: Candidate, texts: Sequence[str]) -> list[str] | None:
-    """Return the pieces of a response's text, one a token; None where its tokens are not found in it in their order.
-
-    Tokenizers decode a token alone without the blank before it, or tidy the text; blanks go to the token behind them.
-    """
-    if not one.token_ids or len(texts) < len(one.token_ids):
-        return None
-    pieces, at = [], 0
-    for text in texts[:-1] if one.terminal else texts:
-        bare, begin = (text, at) if one.text.startswith(text, at) else (text.strip(), _behind_blanks(one.text, at))
-        if not one.text.startswith(bare, begin):
-            return None
-        pieces.append(one.text[at : begin + len(bare)])
-        at = begin + len(bare)
-    if _behind_blanks(one.text, at) < len(one.text):
-        return None
-    return [*pieces, texts[-1]] if one.terminal else pieces
-
-
-def _behind_blanks(text: str, at: int) -> int:
-    while at < len(text) and text[at].isspace():
-        at += 1
-    return at
 
 
 def _children(tree: SearchTree) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tokenq.data.detokenize import whole_text
 from tokenq.data.turns import common_length
 from tokenq.records import TokenGroup
 from tokenq.traces import TokenTrace
@@ -24,7 +25,7 @@ def row_warnings(group: TokenGroup, tokenizer: Any) -> tuple[str, ...]:
     said = []
     if not all(response.terminal for response in group.responses):
         said.append("a response was cut or has no EOS: its totals lack the credit of its end")
-    if tokenizer.chat_template is not None and _mark(tokenizer) not in tokenizer.decode(group.prompt_ids.tolist()):
+    if tokenizer.chat_template is not None and _mark(tokenizer) not in whole_text(tokenizer, group.prompt_ids.tolist()):
         said.append("the tokenizer has a chat template, and this prompt does not use it")
     return tuple(said)
 

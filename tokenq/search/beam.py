@@ -6,6 +6,7 @@ go on. A finished response is ranked by score / length^length_penalty, its lengt
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Literal, NamedTuple
 
 import torch
@@ -43,6 +44,8 @@ class Beams:
             raise UserError(f"A width of {self.width} searches nothing.", "Give 1 or more beams.")
         if self.groups < 1 or self.width % self.groups:
             raise UserError(f"{self.width} beams cannot be parted into {self.groups} groups.", "Choose a divisor.")
+        if not (isfinite(self.length_penalty) and isfinite(self.diversity_penalty)):
+            raise UserError("Penalties of beams are finite numbers.", "A length penalty of 0 ranks by the sum.")
 
 
 Order = Callable[[Tensor, Sequence[Branch]], Tensor]
@@ -70,6 +73,7 @@ class _Group:
     """The beams of one group of one prompt: those that run, best first, and those that are finished, best first."""
 
     walk: Walk
+    limits: Limits
     beams: Beams
     width: int
     running: list[Branch]
@@ -85,7 +89,7 @@ class _Group:
         length = len(self.running[0].tokens) + 1
         longer: list[_Offer] = []
         for rank, offer in enumerate(offers):
-            if not self.walk.limits.ends(offer.token, length):
+            if not self.limits.ends(offer.token, length):
                 longer.append(offer)
             elif rank < self.width:
                 complete = self._extended(offer)
@@ -111,7 +115,7 @@ class _Group:
         if not self._full():
             return True
         penalty = self.beams.length_penalty
-        most_tokens = self.walk.limits.max_new_tokens
+        most_tokens = self.limits.max_new_tokens
         longest = most_tokens if self.beams.early_stopping == "never" and penalty > 0 else length
         best: float = self.running[0].score / longest**penalty
         return best > self.finished[-1].score
@@ -148,7 +152,10 @@ def beam_search(
     beams = beams or Beams()
     limits = walk.limits
     width = beams.width // beams.groups
-    searches = [[_Group(walk, beams, width, [root]) for _ in range(beams.groups)] for root in walk.roots()]
+    searches = [
+        [_Group(walk, own, beams, width, [root]) for _ in range(beams.groups)]
+        for root, own in zip(walk.roots(), walk.own, strict=True)
+    ]
     for length in range(1, limits.max_new_tokens + 1):
         _lengthen(searches, walk.frontier, objective.score(walk.frontier, beta), beams.diversity_penalty, order)
         for prompt, groups in enumerate(searches):

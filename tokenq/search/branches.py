@@ -1,7 +1,7 @@
 """What all searches share: branches that are being written, the limits they keep, how they end, and what they cost."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -34,12 +34,14 @@ class Limits:
         budget: most tokens that may go through the policy for one prompt, itself included; None for no limit. A
             prompt's result does not depend on what is searched beside it.
         interrupted: asked before every step: True ends all searches with what they have.
+        context: most tokens of prompt and response together that the models read; None for no limit.
     """
 
     eos: tuple[int, ...]
     max_new_tokens: int
     budget: int | None = None
     interrupted: Callable[[], bool] = never
+    context: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that allow nothing."""
@@ -49,6 +51,22 @@ class Limits:
     def ends(self, token: int, length: int) -> bool:
         """Return whether a response is over with this token, as its `length`-th."""
         return token in self.eos or length >= self.max_new_tokens
+
+    def behind(self, prompt: Sequence[int]) -> "Limits":
+        """Return the limits of responses to a prompt: they are shorter where the context would not hold them.
+
+        Raises:
+            UserError: the context does not hold a single token behind the prompt.
+        """
+        if self.context is None:
+            return self
+        room = self.context - len(prompt)
+        if room < 1:
+            raise UserError(
+                f"A prompt of {len(prompt)} tokens leaves no room in the model's context of {self.context} tokens.",
+                "Shorten the prompt.",
+            )
+        return replace(self, max_new_tokens=min(room, self.max_new_tokens))
 
 
 @dataclass(frozen=True)
@@ -147,19 +165,22 @@ class Walk:
     Attributes:
         prompts: token ids of every prompt.
         limits: where responses end, and how much may be spent.
+        own: the same by prompt: responses to a long one may be shorter.
         frontier: where the branches stand.
         spent: tokens that went through the policy, by prompt.
-        stopped: "budget" or "interrupted" where a search was ended by that, by prompt.
+        stopped: "budget" or "interrupted" where a search was ended by that, "context" where a response filled the
+            model's context before it had its most tokens; by prompt.
         lattices: what was looked at, by prompt.
 
     Raises:
-        UserError: the budget does not even allow reading a prompt and one step.
+        UserError: the budget, or the context, does not even allow reading a prompt and one step.
     """
 
     def __init__(self, stepper: Stepper, prompts: Sequence[Sequence[int]], limits: Limits) -> None:
         self._stepper = stepper
         self.prompts = prompts
         self.limits = limits
+        self.own = [limits.behind(prompt) for prompt in prompts]
         self.spent = [len(prompt) for prompt in prompts]
         longest = max(self.spent, default=0)
         if limits.budget is not None and limits.budget <= longest:
@@ -184,6 +205,10 @@ class Walk:
         else:
             return True
         return False
+
+    def over(self, branch: Branch) -> bool:
+        """Return whether a response is complete: by an end, or by its length; not where a search was stopped in it."""
+        return bool(branch.tokens) and self.own[branch.prompt].ends(branch.tokens[-1], len(branch.tokens))
 
     def step(self, branches: Sequence[Branch]) -> list[Branch]:
         """Append each branch's last token to the row it came from, and return the branches at their new rows."""

@@ -24,7 +24,7 @@ class Chunks:
         sample_from: "policy" or "reference": whose distribution chunks are drawn from.
     """
 
-    width: int = 4
+    width: int = 5
     samples: int = 4
     length: int = 5
     sample_from: str = "policy"
@@ -45,12 +45,19 @@ class _Search:
     running: list[Branch]
     finished: list[Branch] = field(default_factory=list)
 
-    def choose(self, width: int, *, over: bool = False) -> None:
-        """Let the W best of all different responses go on; where the search is over, as they stand."""
-        different = {branch.tokens: branch for branch in (*self.finished, *self.running)}.values()
-        kept = sorted(different, key=lambda branch: -branch.score)[:width]
-        self.finished = kept if over else [branch for branch in kept if branch not in self.running]
-        self.running = [] if over else [branch for branch in kept if branch in self.running]
+    def choose(self, width: int) -> None:
+        """Let the W best of all different responses go on."""
+        kept = sorted(self._different(), key=lambda branch: -branch.score)[:width]
+        self.finished = [branch for branch in kept if branch not in self.running]
+        self.running = [branch for branch in kept if branch in self.running]
+
+    def stop(self, width: int) -> None:
+        """Keep the W best as they stand: those that are complete, then those that were being written."""
+        kept = sorted(self._different(), key=lambda branch: (branch in self.running, -branch.score))
+        self.finished, self.running = kept[:width], []
+
+    def _different(self) -> list[Branch]:
+        return list({branch.tokens: branch for branch in (*self.finished, *self.running)}.values())
 
 
 def chunk_search(
@@ -93,20 +100,20 @@ def chunk_search(
         progress(length + 1, limits.max_new_tokens)
         for prompt, search in enumerate(searches):
             if search.running and not walk.may_step(prompt, len(search.running)):
-                search.choose(chunks.width, over=True)
+                search.stop(chunks.width)
         every = [branch for search in searches for branch in search.running]
         if every:
             stepped = iter(walk.step(every))
             for search in searches:
                 search.running = [next(stepped) for _ in search.running]
     for search in searches:
-        search.choose(chunks.width, over=True)
+        search.stop(chunks.width)
     return [search.finished for search in searches]
 
 
 def _one_token(searches: Sequence[_Search], walk: Walk, source: str, sampling: Sampling, beta: float) -> None:
     """Give every running response one more token."""
-    frontier, limits = walk.frontier, walk.limits
+    frontier = walk.frontier
     if frontier.ref_logps is None:
         raise UserError("Chunks are chosen by reward, which needs a reference.", "Name one with --reference.")
     drawn_from = filtered(frontier.logps if source == "policy" else frontier.ref_logps, sampling)
@@ -118,7 +125,7 @@ def _one_token(searches: Sequence[_Search], walk: Walk, source: str, sampling: S
         after = [next(longer) for _ in search.running]
         search.running = []
         for branch in after:
-            if limits.ends(branch.tokens[-1], len(branch.tokens)):
+            if walk.over(branch):
                 walk.end(branch)
                 search.finished.append(branch)
             else:

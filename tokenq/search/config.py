@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
 
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p")
 _BEAMS = ("width", "length_penalty", "early_stopping")
@@ -24,6 +25,34 @@ USED: Mapping[str, tuple[str, ...]] = {
     "mcts": (*_TREE, *_OBJECTIVE, *_SAMPLED),
 }
 """Fields that a method uses, beyond those that all use."""
+
+
+SHARED_RANGES = (
+    Range(("beta",), above=0, most=1_000_000),
+    Range(("max_new_tokens",), least=1, most=1_000_000),
+    Range(("batch_size",), least=1, most=10_000),
+    Range(("temperature",), least=0),
+    Range(("top_k", "seed"), least=0, most=2**63 - 1),
+    Range(("top_p",), above=0, most=1),
+)
+"""What numbers of a search may be, and of a sweep."""
+
+RANGES = (
+    *SHARED_RANGES,
+    Range(
+        ("width", "n", "groups", "chunk_samples", "chunk_length", "lookahead_top_k", "simulations"),
+        least=1,
+        most=10_000,
+    ),
+    Range(("rollouts",), least=0, most=10_000),
+    Range(("children",), least=0, most=2**31 - 1),
+    Range(("budget", "tokens_per_batch"), least=1, most=2**31 - 1),
+    Range(("min_p",), least=0, most=1),
+    Range(("length_penalty",), least=-10, most=10),
+    Range(("lookahead_weight",), least=-(10**9), most=10**9),
+    Range(("diversity_penalty", "exploration"), least=0, most=1_000_000),
+)
+"""What numbers of a search may be: more branches than these are no search that anybody could wait for."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +94,8 @@ class SearchConfig:
     method: str = "beam"
     """greedy, sample, best_of_n, majority, weighted_vote, beam, beam_sample, chunk_beam, lookahead or mcts."""
     objective: str = "likelihood"
-    """What beams and trees maximise: likelihood (log π) or reward (β log π/π_ref)."""
+    """What beams and trees maximise: likelihood (log π) or reward (β log π/π_ref); with a reward model trees maximise
+    what it says."""
     width: int = 5
     """Beams (beam, beam_sample, chunk_beam, lookahead)."""
     n: int = 8
@@ -114,8 +144,8 @@ class SearchConfig:
     commit: Literal["never", "token"] = "never"
     """Trees: one tree to the end, or the best child becomes the root after so many simulations."""
     rollouts: int = 1
-    """Trees: responses written to their end from each leaf, whose mean score is its value; 0 takes the score so far, or
-    what the reward model says of the prefix."""
+    """Trees: responses written to their end from each leaf, whose mean score (or what the reward model says of them) is
+    its value; 0 takes the score so far, or what the reward model says of the prefix."""
 
     output: str | None = None
     """File of results: .jsonl, one line a prompt."""
@@ -145,8 +175,9 @@ class SearchConfig:
         """
         if (self.prompt is None) == (not self.prompts):
             raise UserError("There is nothing to answer, or too much.", "Give --prompts FILE or --prompt TEXT.")
-        if self.prompts and self.output is None:
-            raise UserError("--output is missing.", "Name a file for the results: --output results.jsonl.")
+        if self.prompts and self.output is None and self.html is None:
+            hint = "Name a file for the results, --output results.jsonl, or a page, --html results.html."
+            raise UserError("--output is missing.", hint)
         if self.output is not None and not self.output.endswith(".jsonl"):
             raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl.")
         self.check_method()
@@ -157,15 +188,13 @@ class SearchConfig:
         Raises:
             UserError: names the flag.
         """
-        for name in ("width", "n", "batch_size", "tokens_per_batch", "max_new_tokens", "groups"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more.", "See tokenq search --help.")
+        check_ranges(self, RANGES)
         if self.method not in USED:
             return  # the table of methods says so, with the nearest name
-        judged = self.method in ("lookahead", "mcts") or self.ranking == "value"
+        judges = self.method in ("lookahead", "mcts") or (self.ranking == "value" and "ranking" in USED[self.method])
         if self.reward_weights and self.reward_model is None:
             raise UserError("--reward-weights is given, and no --reward-model.", "Name the model that they belong to.")
-        if self.reward_model is not None and not judged:
+        if self.reward_model is not None and not judges:
             raise UserError(
                 f"--reward-model has no effect on the method {self.method}.",
                 "It belongs to lookahead and mcts, and to best_of_n and weighted_vote with --ranking value.",

@@ -80,8 +80,3 @@ def implicit_reward(beta: float) -> Value:
         return [beta * (sum(branch.logps) - sum(branch.ref_logps)) for branch in branches]
 
     return value
-
-
-def so_far(branches: Sequence[Branch]) -> list[float]:
-    """Return the scores so far: for the reward objective the implicit value, for likelihood what cannot be bettered."""
-    return [branch.score for branch in branches]

@@ -6,11 +6,12 @@ With more beams the W best by Σ log π + w · value go on. The value is of the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 
 import torch
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Limits, Progress, Walk, grown, silent
+from tokenq.search.branches import Branch, Progress, Walk, grown, silent
 from tokenq.search.guidance import Value
 
 
@@ -24,7 +25,7 @@ class Lookahead:
         weight: of the value, w, against nats of likelihood.
     """
 
-    width: int = 1
+    width: int = 5
     top_k: int = 10
     weight: float = 1.0
 
@@ -32,6 +33,8 @@ class Lookahead:
         """Refuse a search that does nothing."""
         if self.width < 1 or self.top_k < 1:
             raise UserError("width and top_k of a lookahead are 1 or more.", "ARGS took 1 and 10.")
+        if not isfinite(self.weight):
+            raise UserError("The weight of a lookahead is a finite number.", "ARGS took about 1.")
 
 
 @dataclass
@@ -67,7 +70,7 @@ def lookahead_search(
         worth = iter(value([branch for branches in offered for branch in branches]))
         for prompt, (search, branches) in enumerate(zip(searches, offered, strict=True)):
             ranked = [replace(one, score=sum(one.logps) + lookahead.weight * next(worth)) for one in branches]
-            _keep(search, ranked, walk, limits, lookahead.width)
+            _keep(search, ranked, walk, lookahead.width)
             if search.running and not walk.may_step(prompt, len(search.running)):
                 search.finished, search.running = [*search.finished, *search.running], []
         progress(length, limits.max_new_tokens)
@@ -97,13 +100,13 @@ def _offers(searches: Sequence[_Search], walk: Walk, top_k: int) -> list[list[Br
     return offered
 
 
-def _keep(search: _Search, ranked: list[Branch], walk: Walk, limits: Limits, width: int) -> None:
+def _keep(search: _Search, ranked: list[Branch], walk: Walk, width: int) -> None:
     """Let the W best go on; a response that ends takes its place among them and gives it up for good."""
     room = width - len(search.finished)
     best = sorted(ranked, key=lambda one: -one.score)[: max(0, room)]
     search.running = []
     for branch in best:
-        if limits.ends(branch.tokens[-1], len(branch.tokens)):
+        if walk.over(branch):
             walk.end(branch)
             search.finished.append(branch)
         else:

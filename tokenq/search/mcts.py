@@ -3,19 +3,23 @@
 A simulation walks from the root down to a prefix that nobody has looked at, lets the model read its last token, gives
 it children and a value, and carries the value back. What is fully known is not visited again, so with enough
 simulations the best response of the tree is the exact one. The trees of many prompts grow side by side.
+
+Every number of a tree is on one scale: what is said of complete responses. With a judge that is its word, else the sum
+of the objective; a leaf is worth what its rollouts are worth at their ends, or what is said of it as it stands.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from tokenq.core.tensors import Frontier
 from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, grown, silent
-from tokenq.search.guidance import OBJECTIVES, Objective, Value, so_far
-from tokenq.search.sampling import Dice, Sampling, draw, filtered, mixed_seed
-from tokenq.search.tree import RULES, Halving, Node, Tree
+from tokenq.search.guidance import OBJECTIVES, Objective, Value
+from tokenq.search.rollouts import written
+from tokenq.search.sampling import Dice, Sampling, mixed_seed
+from tokenq.search.tree import RULES, Halving, Node, Tree, as_visited
 
 
 @dataclass(frozen=True)
@@ -23,18 +27,29 @@ class Aim:
     """What trees are searched for.
 
     Attributes:
-        objective: what is maximised, a sum over tokens.
+        objective: what is maximised where nothing judges, a sum over tokens.
         beta: KL temperature.
-        value: what a prefix is worth; `so_far` also tells the children of a prefix apart before they are visited.
+        value: judges responses, and with `rollouts` 0 prefixes: the tree is then searched for what it says, and for
+            nothing else. None: for the objective.
         sampling: how rollouts are drawn; temperature 0 writes the likeliest token.
         seed: of all that is drawn.
     """
 
-    objective: Objective = OBJECTIVES["reward"]
-    beta: float = 1.0
-    value: Value = so_far
-    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
+    objective: Objective = OBJECTIVES["likelihood"]
+    beta: float = 0.1
+    value: Value | None = None
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
+
+    def scored(self, branches: Sequence[Branch]) -> list[Branch]:
+        """Return branches with their scores: what the judge says of them, without one the sum that they have."""
+        if self.value is None or not branches:
+            return list(branches)
+        return [replace(one, score=score) for one, score in zip(branches, self.value(branches), strict=True)]
+
+    def added(self, frontier: Frontier) -> torch.Tensor | None:
+        """Return what each token adds to the score of its branch; None for nothing: a judge adds nothing up."""
+        return None if self.value is not None else self.objective.score(frontier, self.beta)
 
 
 @dataclass
@@ -52,18 +67,12 @@ class _Search:
     rolled: list[Branch] = field(default_factory=list)
     done: bool = False
 
-    def leaf(self) -> int | None:
-        """Return the node that a simulation ends in, None for one that needs no step of the model."""
+    def leaf(self) -> int:
+        """Return the node in which a simulation ends: one that the model has not read, or a complete response."""
         place = self.root
         while self.nodes[place].children:
             place = self._choose(place)
-        node = self.nodes[place]
-        if not node.ends:
-            return place
-        node.value, node.solved = node.branch.score, True
-        self._carry_back(place, node.value)
-        self._settle(node.parent)
-        return None
+        return place
 
     def _choose(self, place: int) -> int:
         node = self.nodes[place]
@@ -88,19 +97,29 @@ class _Search:
         for after in children:
             token, prior = after.tokens[-1], after.logps[-1]
             ends = self.limits.ends(token, len(after.tokens))
-            guess = after.score if ends or (self.aim.value is so_far and not self.tree.rollouts) else None
+            known = self.aim.value is None and (ends or not self.tree.rollouts)
+            guess = after.score if known else None
             self.nodes[place].children.append(len(self.nodes))
             self.nodes.append(Node(after, place, prior, ends, guess, place=(state, branch.row)))
 
-    def finish(self, place: int, value: float) -> None:
-        """Carry the value of a node that was visited first back to the root."""
-        self.nodes[place].value = value
+    def finish(self, place: int, branch: Branch, value: float) -> None:
+        """Carry the value of a node that was visited first back to the root.
+
+        Args:
+            place: the node.
+            branch: its prefix, with its score.
+            value: what it is worth.
+        """
+        node = self.nodes[place]
+        node.branch, node.solved = branch, node.ends
         self._carry_back(place, value)
-        self._settle(place)
+        self._settle(node.parent if node.ends else place)
 
     def _carry_back(self, place: int, value: float) -> None:
         while place >= 0:
             node = self.nodes[place]
+            if not node.visits:
+                node.value = value
             node.visits += 1
             node.total += value
             node.best = max(node.best, value)
@@ -137,13 +156,21 @@ class _Search:
         self.root, self.left, self.halving = node.children[best], self.tree.simulations, None
 
     def candidates(self) -> list[Branch]:
-        """Return the complete responses, best first; where there is none, the best prefix as it stands."""
+        """Return the responses that were found, best first, complete ones before those that a limit cut.
+
+        Where there is none, the longest prefix that was valued is returned as it stands, else the likeliest token.
+        """
         unique = {node.branch.tokens: node.branch for node in self.nodes if node.ends and node.visits}
         unique |= {branch.tokens: branch for branch in self.rolled}
-        if not unique:
-            visited = [node for node in self.nodes if node.visits]
-            return [max(visited, key=lambda node: (len(node.branch.tokens), node.best)).branch] if visited else []
-        return sorted(unique.values(), key=lambda branch: -branch.score)
+        if unique:
+            return sorted(unique.values(), key=lambda branch: (not self._over(branch), -branch.score))
+        visited = [node for node in self.nodes if node.visits and node.branch.tokens]
+        if visited:
+            return [max(visited, key=lambda node: (len(node.branch.tokens), node.best)).branch]
+        return self.aim.scored([self.nodes[child].branch for child in self.nodes[0].children[:1]])
+
+    def _over(self, branch: Branch) -> bool:
+        return self.limits.ends(branch.tokens[-1], len(branch.tokens))
 
 
 def mcts(
@@ -154,7 +181,7 @@ def mcts(
 ) -> list[tuple[list[Branch], list[Visited]]]:
     """Return for every prompt the complete responses of its tree, best first, and the tree.
 
-    Where no response is complete, the longest prefix is returned as it stands (not terminal).
+    Where no response is complete, the best that there is is returned as it stands (not terminal).
 
     Args:
         walk: prompts and limits, at their beginning.
@@ -166,55 +193,77 @@ def mcts(
         UserError: a budget smaller than one step, or an objective without what it needs.
     """
     tree, aim = tree or Tree(), aim or Aim()
-    limits = walk.limits
     searches = [
-        _Search(
-            limits,
-            tree,
-            aim,
-            [Node(root, -1, 0.0, False)],
-            Dice(mixed_seed(aim.seed, prompt, 0)),
-            left=tree.simulations,
-        )
-        for prompt, root in zip(walk.prompts, walk.roots(), strict=True)
+        _Search(own, tree, aim, [Node(root, -1, 0.0, False)], Dice(mixed_seed(aim.seed, prompt, 0)))
+        for prompt, own, root in zip(walk.prompts, walk.own, walk.roots(), strict=True)
     ]
     _expand(searches, [(search, 0) for search in range(len(searches))], walk.roots(), walk.frontier)
-    for search in searches:
-        search.finish(0, aim.value([search.nodes[0].branch])[0])
-    most = tree.simulations * (limits.max_new_tokens if tree.commit == "token" else 1)
+    for search, root in zip(searches, walk.roots() if tree.rollouts else aim.scored(walk.roots()), strict=True):
+        search.left = tree.simulations
+        if not tree.rollouts:  # else it is worth what the first rollouts below it are worth
+            search.finish(0, root, root.score)
+    most = tree.simulations * (walk.limits.max_new_tokens if tree.commit == "token" else 1)
     for done in range(most):
-        _simulate(searches, walk, aim)
+        _simulate(searches, walk)
         progress(done + 1, most)
         if all(search.done for search in searches):
             break
-    return [(search.candidates(), _as_visited(search.nodes, tree.backup)) for search in searches]
+    found = [search.candidates() for search in searches]
+    return [
+        (branches, as_visited(search.nodes, tree.backup, branches, judged=aim.value is not None))
+        for search, branches in zip(searches, found, strict=True)
+    ]
 
 
-def _simulate(searches: Sequence[_Search], walk: Walk, aim: Aim) -> None:
+def _simulate(searches: Sequence[_Search], walk: Walk) -> None:
     """Run one simulation in every tree that is not done."""
+    tree, aim = searches[0].tree, searches[0].aim
+    complete: list[tuple[int, int]] = []
     leaves: list[tuple[int, int]] = []
     for prompt, search in enumerate(searches):
         if search.done:
             continue
         place = search.leaf()
-        if place is not None and not walk.may_step(prompt, 1):
+        ends = search.nodes[place].ends
+        if not walk.may_step(prompt, 0 if ends else 1):
             search.done = True
-        elif place is not None:
-            leaves.append((prompt, place))
         else:
-            search.count()
-    if not leaves:
+            (complete if ends else leaves).append((prompt, place))
+    branches = _read(searches, leaves, walk)
+    known = [searches[prompt].nodes[place].branch for prompt, place in complete]
+    if not tree.rollouts:
+        for (prompt, place), branch in zip([*complete, *leaves], aim.scored([*known, *branches]), strict=True):
+            searches[prompt].finish(place, branch, branch.score)
+            searches[prompt].count()
         return
+    responses, owners = written(branches, walk, aim.sampling, aim.added, [one.dice for one in searches], tree.rollouts)
+    scored = aim.scored([*known, *responses])
+    for (prompt, place), branch in zip(complete, scored, strict=False):
+        searches[prompt].finish(place, branch, branch.score)
+        searches[prompt].count()
+    scores: list[list[float]] = [[] for _ in leaves]
+    for owner, branch in zip(owners, scored[len(known) :], strict=True):
+        searches[branch.prompt].rolled.append(branch)
+        if walk.over(branch):
+            scores[owner].append(branch.score)
+    for (prompt, place), branch, own in zip(leaves, branches, scores, strict=True):
+        if own:
+            searches[prompt].finish(place, branch, sum(own) / len(own))
+            searches[prompt].count()
+        searches[prompt].done |= walk.stopped[prompt] is not None
+
+
+def _read(searches: Sequence[_Search], leaves: Sequence[tuple[int, int]], walk: Walk) -> list[Branch]:
+    """Let the model read the last token of some nodes, give them children, and return them at their new rows."""
+    if not leaves:
+        return []
     nodes = [searches[prompt].nodes[place] for prompt, place in leaves]
     places = [node.place for node in nodes if node.place is not None]
     branches = walk.step_from(places, [node.branch for node in nodes])
     for node in nodes:
         node.place = None
     _expand(searches, leaves, branches, walk.frontier)
-    scored = _rollouts(searches, branches, walk) if searches[0].tree.rollouts else aim.value(branches)
-    for (prompt, place), value in zip(leaves, scored, strict=True):
-        searches[prompt].finish(place, value)
-        searches[prompt].count()
+    return branches
 
 
 def _expand(
@@ -237,42 +286,6 @@ def _expand(
         for branch in branches
     ]
     parents = [branch for branch, own in zip(branches, possible, strict=True) for _ in own]
-    children = iter(
-        grown(parents, [token for own in possible for token in own], frontier, aim.objective.score(frontier, aim.beta))
-    )
+    children = iter(grown(parents, [token for own in possible for token in own], frontier, aim.added(frontier)))
     for (number, place), branch, own in zip(leaves, branches, possible, strict=True):
         searches[number].expand(place, frontier.state, branch, [next(children) for _ in own])
-
-
-def _rollouts(searches: Sequence[_Search], branches: Sequence[Branch], walk: Walk) -> list[float]:
-    """Return the mean score of a few responses that are written to their end from each of some branches."""
-    count = searches[0].tree.rollouts
-    running = {(number, copy): branch for number, branch in enumerate(branches) for copy in range(count)}
-    scores: list[list[float]] = [[] for _ in branches]
-    while running:
-        frontier = walk.frontier
-        added = searches[0].aim.objective.score(frontier, searches[0].aim.beta)
-        logps = filtered(frontier.logps, searches[0].aim.sampling)
-        now = list(running.values())
-        tokens = draw(logps, [branch.row for branch in now], [searches[branch.prompt].dice for branch in now])
-        longer: dict[tuple[int, int], Branch] = {}
-        for place, after in zip(running, grown(now, tokens, frontier, added), strict=True):
-            search = searches[after.prompt]
-            if search.limits.ends(after.tokens[-1], len(after.tokens)) or not walk.may_step(after.prompt, count):
-                scores[place[0]].append(after.score)
-                search.rolled.append(after)
-            else:
-                longer[place] = after
-        running = dict(zip(longer, walk.step(list(longer.values())), strict=True)) if longer else {}
-    return [sum(own) / len(own) for own in scores]
-
-
-def _as_visited(nodes: Sequence[Node], backup: str) -> list[Visited]:
-    """Return the tree as it is kept at rest."""
-    rows = []
-    for node in nodes:
-        branch = node.branch
-        value = node.q(backup) if node.visits else (branch.score if node.guess is None else node.guess)
-        token, logp = (branch.tokens[-1], branch.logps[-1]) if branch.tokens else (-1, 0.0)
-        rows.append(Visited(node.parent, token, logp, branch.score, node.ends, node.visits, value))
-    return rows

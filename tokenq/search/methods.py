@@ -10,7 +10,7 @@ from tokenq.search.beam import Beams, beam_search
 from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Branch, Progress, Visited, Walk, silent
 from tokenq.search.chunks import Chunks, chunk_search
-from tokenq.search.guidance import OBJECTIVES, Objective, Value, implicit_reward, so_far
+from tokenq.search.guidance import OBJECTIVES, Objective, Value, implicit_reward
 from tokenq.search.lookahead import Lookahead, lookahead_search
 from tokenq.search.mcts import Aim, mcts
 from tokenq.search.reference import with_reference
@@ -37,8 +37,8 @@ class Plan:
         lookahead: for "lookahead".
         tree: for "mcts".
         seed: of everything that is drawn.
-        value: what a response, complete or not, is worth: for "lookahead" (the implicit reward when None), "mcts" and
-            the ranking "value".
+        value: what a response, complete or not, is worth: for "lookahead" (the implicit reward when None), "mcts" (the
+            objective when None) and the ranking "value".
         answer: what a response answers, for the votes.
         reference: scores responses where no reference ran beside the policy; None where there is none.
         tokens_per_batch: most tokens in one forward of that.
@@ -129,7 +129,7 @@ def _lookahead(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
 
 
 def _mcts(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    aim = Aim(plan.objective, plan.beta, plan.value or so_far, plan.sampling, plan.seed)
+    aim = Aim(plan.objective, plan.beta, plan.value, plan.sampling, plan.seed)
     return [Found(*both) for both in mcts(walk, plan.tree, aim, progress)]
 
 
@@ -165,7 +165,7 @@ METHODS: dict[str, Method] = {
     "beam_sample": Method(_beam_sample),
     "chunk_beam": Method(_chunk_beam, lambda _: True),
     "lookahead": Method(_lookahead, lambda plan: plan.value is None),
-    "mcts": Method(_mcts, _objective_needs_it),
+    "mcts": Method(_mcts, lambda plan: plan.value is None and plan.objective.reference),
 }
 
 
@@ -205,7 +205,21 @@ def search(walk: Walk, name: str, plan: Plan, progress: Progress = silent) -> li
         filled = with_reference(walk.prompts, [one.candidates for one in found], plan.reference, plan.tokens_per_batch)
         found = [replace(one, candidates=branches) for one, branches in zip(found, filled, strict=True)]
     rank = method.rank
-    return found if rank is None else [replace(one, candidates=rank(one.candidates, plan)) for one in found]
+    found = found if rank is None else [replace(one, candidates=rank(one.candidates, plan)) for one in found]
+    return [replace(one, candidates=_settled(one.candidates, walk)) for one in found]
+
+
+def _settled(candidates: Sequence[Branch], walk: Walk) -> list[Branch]:
+    """Return candidates in their order, complete ones before those that a limit cut; remember a context that was full.
+
+    What is cut cannot be compared: fewer tokens have a larger likelihood, and no end to be judged.
+    """
+    for branch in candidates:
+        own = walk.own[branch.prompt]
+        full = len(branch.tokens) == own.max_new_tokens < walk.limits.max_new_tokens
+        if full and branch.tokens[-1] not in own.eos and walk.stopped[branch.prompt] is None:
+            walk.stopped[branch.prompt] = "context"
+    return sorted(candidates, key=lambda branch: not walk.over(branch))
 
 
 def early_stopping(word: str) -> bool | Literal["never"]:

@@ -9,7 +9,7 @@ from tokenq.search.branches import Branch, Visited
 
 def candidates_of(
     branches: Sequence[Branch],
-    text: Callable[[Branch], str],
+    pieces: Callable[[Branch], Sequence[str]],
     eos: Collection[int],
     answer: Callable[[str], str | None] | None,
 ) -> tuple[Candidate, ...]:
@@ -17,22 +17,23 @@ def candidates_of(
 
     Args:
         branches: the responses.
-        text: their texts.
+        pieces: what each of their tokens adds to their texts.
         eos: the ids that end a response.
         answer: (text) → what it answers; None where nobody asks.
     """
+    written = [(branch, tuple(pieces(branch))) for branch in branches if branch.tokens]
     return tuple(
         Candidate(
-            said := text(branch),
+            said := "".join(texts),
             branch.tokens,
             branch.score,
             branch.logps,
             branch.ref_logps or None,
             branch.tokens[-1] in eos,
             None if answer is None else answer(said),
+            texts,
         )
-        for branch in branches
-        if branch.tokens
+        for branch, texts in written
     )
 
 

@@ -1,11 +1,14 @@
 """From what was asked for to what the methods are told."""
 
+from math import isfinite
+
+from tokenq.errors import UserError
 from tokenq.search.beam import Beams
 from tokenq.search.chunks import Chunks
 from tokenq.search.config import SearchConfig
 from tokenq.search.guidance import find_objective
 from tokenq.search.lookahead import Lookahead
-from tokenq.search.methods import Plan, early_stopping, find_method
+from tokenq.search.methods import VALUE, Plan, early_stopping, find_method
 from tokenq.search.sampling import Sampling
 from tokenq.search.tree import Tree
 
@@ -47,8 +50,10 @@ def plan_of(config: SearchConfig) -> Plan:
     )
 
 
-def aims_at(config: SearchConfig) -> str:
-    """Return the name of what a method maximises or ranks by, as results have it."""
+def aims_at(config: SearchConfig, *, judged: bool) -> str:
+    """Return the name of what a method maximises or ranks by, as results have it; `judged` where a judge stands by."""
+    if config.method == "mcts" and judged:
+        return VALUE
     if config.method in ("beam", "mcts"):
         return config.objective
     if config.method in ("best_of_n", "weighted_vote"):
@@ -56,3 +61,27 @@ def aims_at(config: SearchConfig) -> str:
     return {"chunk_beam": "reward", "lookahead": "likelihood + value", "majority": "votes"}.get(
         config.method, "likelihood"
     )
+
+
+STRONGEST = 1_000
+"""Largest weight of a small pair; log-ratios times more than this are not numbers any more in half precision."""
+
+
+def weights_of(config: SearchConfig) -> list[float]:
+    """Return the weight of every small pair.
+
+    Raises:
+        UserError: not as many weights as pairs, or one that is no number.
+    """
+    pairs, odd = divmod(len(config.proxy), 2)
+    if odd:
+        raise UserError("--proxy takes pairs of models: the tuned and the untuned one.", "Name both of each pair.")
+    try:
+        alphas = [float(text) for text in config.alpha] or [1.0] * pairs
+    except ValueError:
+        raise UserError(f"--alpha takes numbers, not {' '.join(config.alpha)}.", "Give one for each pair.") from None
+    if not all(isfinite(alpha) and abs(alpha) <= STRONGEST for alpha in alphas):
+        raise UserError(f"--alpha {' '.join(config.alpha)} is no weight.", f"Give numbers of up to ±{STRONGEST:,}.")
+    if len(alphas) != pairs:
+        raise UserError(f"{len(alphas)} weights of --alpha for {pairs} pairs of --proxy.", "Give one for each pair.")
+    return alphas

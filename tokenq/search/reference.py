@@ -15,7 +15,7 @@ from tokenq.search.branches import Branch
 def with_reference(
     prompts: Sequence[Sequence[int]], found: Sequence[Sequence[Branch]], reference: TokenScorer, budget: int
 ) -> list[list[Branch]]:
-    """Return the responses to every prompt with log π_ref of their tokens.
+    """Return the responses to every prompt with log π_ref of their tokens; there may be none to a prompt.
 
     Args:
         prompts: token ids of every prompt.

@@ -3,12 +3,16 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
 from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Progress, Walk, grown, silent
+
+COLDEST = 1e-6
+"""Smallest temperature that draws: logits that are divided by less leave the numbers there are."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Refuse filters that leave nothing."""
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
+        if not (self.temperature == 0 or COLDEST <= self.temperature < inf):
+            hint = f"It is 0 for the likeliest token, else {COLDEST} or more."
+            raise UserError(f"A temperature of {self.temperature} draws nothing.", hint)
+        if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
             raise UserError(
-                f"{self} leaves nothing to draw.",
-                "temperature and top_k are 0 or more, top_p is in (0, 1], min_p in [0, 1].",
+                f"{self} leaves nothing to draw.", "top_k is 0 or more, top_p is in (0, 1], min_p in [0, 1]."
             )
 
 
@@ -117,8 +123,8 @@ def sample(
             tokens = draw(filtered(frontier.logps, sampling), rows, [dice[row][number] for row, number in running])
         after = grown(list(running.values()), tokens, frontier, frontier.logps)
         longer: dict[tuple[int, int], Branch] = {}
-        for place, branch, token in zip(running, after, tokens, strict=True):
-            if limits.ends(token, length):
+        for place, branch in zip(running, after, strict=True):
+            if walk.over(branch):
                 walk.end(branch)
                 finished[place] = branch
             else:
@@ -167,13 +173,19 @@ BLOCK = 32
 
 def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[Dice]) -> list[int]:
     """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number."""
-    totals = logps.exp().cumsum(-1, dtype=torch.float64)
-    if list(rows) != list(range(len(logps))):
-        totals = totals[torch.tensor(rows, device=logps.device)]
-    uniform = torch.tensor([[one.one()] for one in dice], dtype=torch.float64, device=totals.device)
-    places = torch.searchsorted(totals, uniform * totals[:, -1:], right=True)
-    tokens: list[int] = places[:, 0].clamp(max=totals.shape[1] - 1).tolist()
+    size, tokens = logps.shape[1], list[int]()
+    step = max(1, DRAWN // size)
+    for start in range(0, len(rows), step):
+        totals = logps[torch.tensor(rows[start : start + step], device=logps.device)].exp().cumsum(-1, dtype=DOUBLE)
+        numbers = torch.tensor([[one.one()] for one in dice[start : start + step]], device=logps.device, dtype=DOUBLE)
+        places = torch.searchsorted(totals, numbers * totals[:, -1:], right=True)
+        tokens += places[:, 0].clamp(max=size - 1).tolist()
     return tokens
+
+
+DOUBLE = torch.float64
+DRAWN = 2**23
+"""Numbers in double precision that a draw holds at a time: rows of a large vocabulary are drawn from in parts."""
 
 
 def mixed_seed(seed: int, prompt: Sequence[int], number: int) -> int:

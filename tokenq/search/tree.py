@@ -10,7 +10,7 @@ from math import exp, log
 from typing import Any, Literal
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.search.branches import Branch
+from tokenq.search.branches import Branch, Visited
 from tokenq.search.sampling import Dice
 
 
@@ -27,7 +27,7 @@ class Tree:
         commit: "never" searches one tree to the end; "token" takes the best child of the root after so many
             simulations, and goes on from there, so that long responses come to an end.
         rollouts: responses written to their end from each new leaf, whose mean score is its value (they are
-            candidates too); 0 takes the value that the search was given.
+            candidates too); 0 takes the score of the leaf as it stands.
     """
 
     simulations: int = 64
@@ -36,13 +36,14 @@ class Tree:
     exploration: float = 1.25
     backup: Literal["mean", "max"] = "max"
     commit: Literal["never", "token"] = "never"
-    rollouts: int = 0
+    rollouts: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a search that does nothing."""
-        if self.simulations < 1 or self.children < 0 or self.rollouts < 0:
+        if self.simulations < 1 or not all(one >= 0 for one in (self.children, self.rollouts, self.exploration)):
             raise UserError(
-                "simulations must be 1 or more, children and rollouts 0 or more.", "0 children takes all tokens."
+                "simulations must be 1 or more, children, rollouts and exploration 0 or more.",
+                "0 children takes all tokens.",
             )
         if self.rule not in RULES:
             raise unknown_name("rule", self.rule, RULES)
@@ -58,7 +59,7 @@ class Node:
         prior: log π(token) at its parent.
         ends: whether it is a complete response.
         guess: its value before anybody has visited it, None where there is none.
-        value: estimate of its best completion when it was visited first.
+        value: what the first simulation that came through carried back.
         visits: simulations that came through.
         total: sum of the values carried back.
         best: largest of them.
@@ -186,3 +187,29 @@ class Halving:
     def _ranked(self, among: Sequence[int], parent: Node, children: Sequence[Node], tree: Tree) -> list[int]:
         logits = improved(parent, children, tree)
         return sorted(among, key=lambda child: -(self.noise[child] + logits[child]))
+
+
+def as_visited(nodes: Sequence[Node], backup: str, candidates: Sequence[Branch], *, judged: bool) -> list[Visited]:
+    """Return a tree as it is kept at rest.
+
+    A node that nobody has visited is worth what is known of it, else as much as its parent.
+
+    Args:
+        nodes: a parent before its children.
+        backup: what a node is worth: "mean" of what was found below it, or "max".
+        candidates: what was found; a tree without a visit is worth the best of it.
+        judged: whether scores are a judge's words, which do not add up: a node's is then what it was first worth.
+    """
+    rows: list[Visited] = []
+    for node in nodes:
+        branch = node.branch
+        if node.visits:
+            value = node.q(backup)
+        elif node.guess is not None:
+            value = node.guess
+        else:
+            value = rows[node.parent].value if rows else candidates[0].score if candidates else 0.0
+        token, logp = (branch.tokens[-1], branch.logps[-1]) if branch.tokens else (-1, 0.0)
+        own = (node.value if node.visits else value) if judged else branch.score
+        rows.append(Visited(node.parent, token, logp, own, node.ends, node.visits, value))
+    return rows

@@ -19,7 +19,6 @@ const SORTS = {
   data: { label: "as in the data", value: () => null },
   score: { label: "best score", value: (entry) => entry.score },
   tokens: { label: "tokens", value: (entry) => entry.tokens },
-  seconds: { label: "seconds", value: (entry) => entry.seconds },
 };
 
 function listed() {
@@ -52,7 +51,7 @@ function rowButton(number) {
     make("span", { class: "name" }, make("bdi", {}, entry.name)),
     make("span", { class: "number" }, plain(entry.score)),
     make("span", { class: "preview", dir: "auto" }, visible(entry.preview)),
-    make("span", { class: "how" }, make("bdi", {}, how), make("span", {}, `${counted(entry.tokens)} tokens, ${plain(entry.seconds)} s`)),
+    make("span", { class: "how" }, make("bdi", {}, how), make("span", {}, `${counted(entry.tokens)} tokens`)),
     ...badges(entry),
   );
 }
@@ -102,7 +101,7 @@ function about() {
     fact("policy", `${counted(cost.policy_tokens)} tokens`),
     fact("reference", `${counted(cost.reference_tokens)} tokens`),
     ...(cost.value_tokens ? [fact("judge", `${counted(cost.value_tokens)} tokens`)] : []),
-    fact("time", `${plain(cost.seconds)} s`),
+    fact("its share of the time", `${plain(cost.seconds)} s`),
   ];
   if (cost.peak_memory) facts.push(fact("peak memory", `${(cost.peak_memory / 1e9).toFixed(2)} GB`));
   find("about").replaceChildren(...facts, ...badges(entry));

@@ -1,0 +1,57 @@
+"""Ranges of numbers in configurations."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+
+from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
+
+
+@dataclass(frozen=True)
+class Numbers:
+    width: int = 1
+    rate: float = 0.5
+    maybe: int | None = None
+    free: float = 0.0
+    name: str = "x"
+    on: bool = True
+
+
+TABLE = (
+    Range(("width",), least=1, most=10_000),
+    Range(("rate",), above=0, below=1),
+    Range(("maybe",), least=0),
+)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"width": 10_000}, {"rate": 1e-9}, {"maybe": 0}, {"free": -1e300}, {"free": 3}, {"on": False}]
+)
+def test_values_in_their_range_pass(values):
+    check_ranges(Numbers(**values), TABLE)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"width": 0}, "--width is 0.\n  It must be from 1 to 10,000."),
+        ({"width": 1_000_000_000}, "It must be from 1 to 10,000."),
+        ({"width": 2.0}, "--width is 2.0.\n  It must be a whole number."),
+        ({"width": "3"}, "--width is '3'"),
+        ({"width": True}, "a whole number"),
+        ({"rate": 0}, "--rate is 0.\n  It must be above 0 and below 1."),
+        ({"rate": 1.0}, "above 0 and below 1"),
+        ({"rate": math.nan}, "--rate is nan"),
+        ({"rate": "0.5"}, "It must be a number."),
+        ({"maybe": -1}, "It must be 0 or more."),
+        ({"free": math.inf}, "--free is inf.\n  It must be a finite number."),
+        ({"free": -math.inf}, "--free is -inf"),
+        ({"free": math.nan}, "--free is nan"),
+    ],
+)
+def test_others_are_refused_with_what_is_taken(values, says):
+    with pytest.raises(UserError) as refused:
+        check_ranges(Numbers(**values), TABLE)
+    assert says in str(refused.value)

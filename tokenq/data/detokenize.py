@@ -1,0 +1,122 @@
+"""From token ids back to text: exactly what was written, and what each token adds to it.
+
+Tokenizers decode a sequence as if it were a whole text: the blank of a first word goes, spaces before marks may be
+tidied away, and bytes that make no character become U+FFFD. What a model wrote stands behind its prompt, so its text
+is what decoding prompt and response adds to decoding the prompt, with nothing tidied.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+UNKNOWN = "\ufffd"
+"""What decoders write for bytes that are no character (yet)."""
+
+WINDOW = 8
+"""Tokens that are decoded before a new one, to see what it adds; doubled where they begin inside a character."""
+
+
+def text_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) -> str:
+    """Return the text of a response, without special tokens.
+
+    Args:
+        tokenizer: a tokenizer of `transformers`.
+        prompt: token ids before it.
+        response: token ids.
+    """
+    context = _context(tokenizer, prompt)
+    before = _decoded(tokenizer, context)
+    whole = _decoded(tokenizer, [*context, *response])
+    if whole.startswith(before) and UNKNOWN not in whole[len(before) :]:
+        return whole[len(before) :]
+    return "".join(pieces_of(tokenizer, prompt, response))
+
+
+def pieces_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) -> list[str]:
+    """Return what each token of a response adds to its text; joined they are the text.
+
+    A character of several tokens stands with its last one; special tokens, and others that only begin a character, add
+    nothing. Bytes that no token completes are U+FFFD.
+
+    Args:
+        tokenizer: a tokenizer of `transformers`.
+        prompt: token ids before it.
+        response: token ids.
+    """
+    known = _context(tokenizer, prompt)  # tokens whose text is said: what follows is decoded behind them
+    held: list[int] = []  # tokens of a character that is not complete
+    pieces = []
+    for token in response:
+        held.append(token)
+        said = _added(tokenizer, known, held)
+        if not said.endswith(UNKNOWN):
+            known = _context(tokenizer, [*known, *held])
+        elif size := _character(tokenizer, held):
+            said = _added(tokenizer, known, held[:-size]) + _amid(tokenizer, held[-size:])
+            known = held[-size:]
+        else:
+            said = ""
+        pieces.append(said)
+        held = [] if said else held
+    if held:  # stands with the last of them that says anything
+        last = max((place for place, token in enumerate(held) if _decoded(tokenizer, [token])), default=0)
+        pieces[len(pieces) - len(held) + last] = _added(tokenizer, known, held)
+    return pieces
+
+
+def piece_of(tokenizer: Any, token: int, before: Sequence[int] = ()) -> str:
+    """Return the text that a token adds behind others, or amid text where none are named; special tokens by name.
+
+    Args:
+        tokenizer: a tokenizer of `transformers`.
+        token: its id.
+        before: ids of the tokens before it.
+    """
+    said = _added(tokenizer, before[-WINDOW:], [token]) if before else _amid(tokenizer, [token])
+    return said or whole_text(tokenizer, [token])
+
+
+def whole_text(tokenizer: Any, ids: Iterable[int]) -> str:
+    """Return the text of a whole sequence, special tokens by name, nothing tidied."""
+    numbers = [int(number) for number in ids]
+    return str(tokenizer.decode(numbers, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _context(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """Return the last tokens that say something and begin with a character: enough to decode what follows."""
+    size = WINDOW
+    while size < len(ids):
+        some = list(ids[-size:])
+        said = _decoded(tokenizer, some)
+        if said.strip() and UNKNOWN not in said:
+            return some
+        size *= 2
+    return list(ids)
+
+
+def _character(tokenizer: Any, held: Sequence[int]) -> int:
+    """Return how many tokens at the end are a character, 0 where none are.
+
+    Decoders of single bytes give up a whole run of them for one that is no character.
+    """
+    for size in range(1, min(4, len(held) - 1) + 1):
+        text = _amid(tokenizer, held[-size:])
+        if text and UNKNOWN not in text:
+            return size
+    return 0
+
+
+def _added(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
+    """Return what tokens add behind others; by themselves where the two make one run of bytes that is no text."""
+    said, whole = _decoded(tokenizer, before), _decoded(tokenizer, [*before, *tokens])
+    return whole[len(said) :] if whole.startswith(said) else _amid(tokenizer, tokens)
+
+
+def _amid(tokenizer: Any, tokens: Sequence[int]) -> str:
+    """Return the text of tokens somewhere in a text, behind a letter: at the beginning of one a blank would go."""
+    letter = tokenizer.encode("a", add_special_tokens=False)[-1:]
+    said, whole = _decoded(tokenizer, letter), _decoded(tokenizer, [*letter, *tokens])
+    return whole.removeprefix(said)

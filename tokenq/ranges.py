@@ -1,0 +1,79 @@
+"""The ranges of numbers in configurations: a table a configuration, checked in one place. Imports no torch.
+
+A number is finite, whatever its range; a whole number stays one; what was not given (None) has no range.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from math import inf, isfinite
+from typing import Any, get_args, get_type_hints
+
+from tokenq.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """What some fields of a configuration may be; bounds that are left out allow everything.
+
+    Attributes:
+        names: the fields.
+        least: smallest value.
+        above: what values are larger than.
+        most: largest value.
+        below: what values are smaller than.
+    """
+
+    names: tuple[str, ...]
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Return whether a finite number is in the range."""
+        low = -inf if self.least is None else self.least
+        high = inf if self.most is None else self.most
+        over = self.above is None or value > self.above
+        return low <= value <= high and over and (self.below is None or value < self.below)
+
+    def says(self) -> str:
+        """Return the range in words: "from 1 to 10,000", "above 0", "at least 0 and below 1"."""
+        if self.least is not None and self.most is not None:
+            return f"from {self.least:,} to {self.most:,}"
+        if self.most is None and self.below is None and self.least is not None:
+            return f"{self.least:,} or more"
+        bounds = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
+        return " and ".join(f"{word} {bound:,}" for word, bound in bounds if bound is not None)
+
+
+def check_ranges(config: Any, ranges: Sequence[Range]) -> None:
+    """Refuse numbers of a configuration that cannot be meant.
+
+    Every field whose type is a number is looked at: it must be a finite number, a whole one where the type is int, and
+    in the range of its row.
+
+    Args:
+        config: a dataclass.
+        ranges: its table.
+
+    Raises:
+        UserError: names the flag, its value, and what it takes.
+    """
+    kinds = get_type_hints(type(config))
+    row_of = {name: row for row in ranges for name in row.names}
+    for one in fields(config):
+        options = {kind for kind in get_args(kinds[one.name]) or (kinds[one.name],) if isinstance(kind, type)}
+        value = getattr(config, one.name)
+        if value is None or not options & {int, float} or options & {str, bool}:
+            continue
+        whole, row = float not in options, row_of.get(one.name)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise _refused(one.name, value, "a whole number" if whole else "a number")
+        if not isfinite(value):
+            raise _refused(one.name, value, "a finite number" if row is None else row.says())
+        if row is not None and not row.holds(value):
+            raise _refused(one.name, value, row.says())
+
+
+def _refused(name: str, value: Any, says: str) -> UserError:
+    return UserError(f"--{name.replace('_', '-')} is {value!r}.", f"It must be {says}.")
