@@ -4,10 +4,11 @@ What is read here was written by some version of tokenq, or by a stranger: it is
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError
 from tokenq.records import SCHEMA
@@ -45,8 +46,13 @@ def built(kind: Callable[..., T], record: Any, **nested: Any) -> T:
     """
     for name, types in _types(kind).items():
         if type(record[name]) not in types:
-            raise TypeError(f"{name!r} is {record[name]!r}")
-    return kind(**{**record, **nested})
+            raise TypeError(f"{name!r} is {repr(record[name])[:80]}")
+    values = {**record, **nested}
+    for name, types in _columns(kind).items():
+        wrong = next((item for item in values[name] or () if type(item) not in types), None)
+        if wrong is not None or type(values[name]) not in (tuple, type(None)):
+            raise TypeError(f"{name!r} holds {repr(wrong)[:80]}")
+    return kind(**values)
 
 
 @cache
@@ -56,6 +62,39 @@ def _types(kind: Callable[..., Any]) -> dict[str, set[type]]:
     return {
         name: set().union(*map(_JSON.__getitem__, kinds)) for name, kinds in options.items() if {*kinds} <= {*_JSON}
     }
+
+
+@cache
+def _columns(kind: Callable[..., Any]) -> dict[str, set[type]]:
+    """Return which types the items of a record's columns may have."""
+    options = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
+    columns = {
+        name: [hint, *kinds] for (name, kinds), hint in zip(options.items(), get_type_hints(kind).values(), strict=True)
+    }
+    found = {}
+    for name, hints in columns.items():
+        items = [get_args(hint)[0] for hint in hints if get_origin(hint) is tuple and get_args(hint)[1:] == (...,)]
+        if items and items[0] in _JSON:
+            found[name] = _JSON[items[0]]
+    return found
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return whether a value of JSON or YAML has a type: a hint of plain types, unions, lists and mappings."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in args)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in args)
+    if hint is float:
+        return type(value) in (int, float)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple) and all(fits(item, args[0]) for item in value)
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(
+            fits(key, args[0]) and fits(item, args[1]) for key, item in value.items()
+        )
+    return hint is Any or type(value) is hint
 
 
 def json_lines(path: Path, mend: str) -> Iterator[tuple[str, Any]]:
@@ -68,10 +107,37 @@ def json_lines(path: Path, mend: str) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: a line is not JSON.
     """
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                value = json.loads(line)
-            except ValueError as problem:
-                raise UserError(f"{path}, line {number}: not valid JSON.", mend) from problem
-            yield f"{path}, line {number}", value
+    number = 0
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                yield f"{path}, line {number}", json.loads(line)
+    except (ValueError, RecursionError) as problem:
+        raise UserError(f"{path}, line {number}: not valid JSON.", mend) from problem
+    except OSError as problem:
+        raise UserError(f"{path} cannot be read: {problem.strerror}.", "Check what lies there.") from problem
+
+
+def whole(path: Path, records: Iterable[T]) -> Iterator[T]:
+    """Yield records; complain at their end where the provenance beside them names more.
+
+    Args:
+        path: the file that they are read from.
+        records: of it, in order.
+
+    Raises:
+        UserError: the file was cut.
+    """
+    count = 0
+    for count, one in enumerate(records, 1):  # noqa: B007
+        yield one
+    try:
+        record = json.loads(path.with_name(f"{path.name}.provenance.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return
+    named = record.get("records") if isinstance(record, dict) else None
+    if type(named) is int and count != named:
+        raise UserError(
+            f"{path} holds {count} of the {named} records that {path.name}.provenance.json names.",
+            "Make it again, or delete that file if you changed the records on purpose.",
+        )

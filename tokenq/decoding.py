@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from itertools import islice
 from typing import Any
 
 from tokenq.core.tensors import Stepper
@@ -74,29 +73,31 @@ class Searcher:
         prompts: Sequence[Prompt],
         progress: Progress = silent,
         interrupted: Callable[[], bool] = never,
+        done: int = 0,
     ) -> Iterator[SearchResult]:
-        """Yield what is found for every prompt, in their order.
+        """Yield what is found for every prompt that is not done, in their order.
 
         Args:
             prompts: what to answer.
             progress: told (prompts done, prompts in all) in thousandths of a prompt.
             interrupted: True ends the searches that run with what they have, and begins no other.
+            done: prompts at the beginning that are left out; the others get the same bits as beside them.
 
         Raises:
             UserError: a prompt without tokens, or a budget that does not reach.
         """
         ids = encode_prompts(prompts, self.tokenizer)
         self._check_budget(prompts, ids)
-        batches, done = iter(zip(prompts, ids, strict=True)), 0
-        while batch := list(islice(batches, self.config.batch_size)):
-            share, before = len(batch) * 1000, done
+        size = self.config.batch_size
+        for start in range(done // size * size, len(prompts), size):
+            batch = prompts[start : start + size]
 
-            def tell(part: int, whole: int, share: int = share, before: int = before) -> None:
+            def tell(part: int, whole: int, share: int = 1000 * len(batch), before: int = 1000 * start) -> None:
                 progress(before + share * part // max(1, whole), len(prompts) * 1000)
 
-            yield from self._search([one for one, _ in batch], [ids for _, ids in batch], tell, interrupted)
-            done += share
-            progress(done, len(prompts) * 1000)
+            found = self._search(batch, ids[start : start + size], tell, interrupted)
+            yield from found[max(0, done - start) :]
+            tell(1, 1)
             if interrupted():
                 return
 

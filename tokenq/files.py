@@ -7,6 +7,7 @@ in `tokenq.leftovers`. No pickle, no torch.
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import json
 import math
 import os
@@ -42,8 +43,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yield the name of a file to write, which becomes `path` when the block ends without an error."""
+def written_aside(path: Path, ready: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
+    """Yield the name of a file to write, which becomes `path` when the block ends without an error.
+
+    Args:
+        path: the file.
+        ready: told the finished file before it takes its place.
+    """
     aside = half_of(path)
     try:
         with disk_errors(path):
@@ -51,6 +57,7 @@ def written_aside(path: Path) -> Iterator[Path]:
             clear_halves_of(path)
             yield aside
             _sync_file(aside)
+            ready(aside)
             os.replace(aside, path)
     except BaseException:
         remove(aside)
@@ -58,14 +65,23 @@ def written_aside(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, aside and renamed; numbers that are not finite become null."""
     write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_json_lines(path: Path, values: Iterable[Any]) -> None:
-    """Write one line of JSON a value, aside and renamed; numbers that are not finite become null."""
-    with written_aside(path) as aside, open(aside, "w", encoding="utf-8", errors=_ESCAPED) as file:
+def write_json_lines(path: Path, values: Iterable[Any], ready: Callable[[Path], None] = lambda _: None) -> None:
+    """Write one line of JSON a value, aside and renamed (see `written_aside`); numbers that are not finite are null."""
+    with written_aside(path, ready) as aside, open(aside, "w", encoding="utf-8", errors=_ESCAPED) as file:
         file.writelines(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenq.at_rest import built, check_schema, json_lines
+from tokenq.at_rest import built, check_schema, json_lines, whole
 from tokenq.errors import UserError
 from tokenq.records import SCHEMA, Message, Text
 
@@ -142,12 +142,19 @@ class SearchResult:
                 prompt=prompt if isinstance(prompt, str) else tuple(built(Message, turn) for turn in prompt),
                 candidates=tuple(map(_candidate, record["candidates"])),
                 cost=built(Cost, record["cost"]),
-                tree=None if tree is None else SearchTree(**{name: tuple(column) for name, column in tree.items()}),
+                tree=None if tree is None else _tree(tree),
             )
         except KeyError as problem:
             raise UserError(f"{where} is no search result: it has no {problem}.", "Search again.") from problem
-        except (TypeError, ValueError) as problem:
+        except (TypeError, ValueError, AttributeError) as problem:
             raise UserError(f"{where} is no search result: {problem}.", "Search again.") from problem
+
+
+def _tree(record: Any) -> SearchTree:
+    tree = built(SearchTree, record, **{name: tuple(column) for name, column in record.items()})
+    if not all(-1 <= parent < node for node, parent in enumerate(tree.parents)):
+        raise TypeError("a node of its tree stands before its parent")
+    return tree
 
 
 def _candidate(record: Any) -> Candidate:
@@ -170,5 +177,5 @@ def read_results(path: Path) -> Iterator[SearchResult]:
     """
     if not path.is_file():
         raise UserError(f"No file {path}.", "Search results are written by tokenq search --output.")
-    for where, record in json_lines(path, "Search again."):
-        yield SearchResult.from_dict(record, where)
+    lines = json_lines(path, "Search again.")
+    yield from whole(path, (SearchResult.from_dict(record, where) for where, record in lines))

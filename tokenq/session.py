@@ -12,7 +12,6 @@ from tokenq.data.examples import single_example
 from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
-from tokenq.files import read_json
 from tokenq.models.adapters import adapter_config
 from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
 from tokenq.models.identity import identify
@@ -39,6 +38,7 @@ from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import Row, Scoring, score
 from tokenq.traces import TokenTrace
+from tokenq.train.recorded import read_provenance
 
 Say = Callable[[str], None]
 
@@ -96,22 +96,27 @@ class Session:
         """Return examples in the policy's tokens, and what became of those that are not among them."""
         return self._rows(examples, self.tokenizer)
 
-    def traces(self, rows: Sequence[Row]) -> Iterator[list[TokenTrace]]:
-        """Yield the traces of every row, in order, one for each response."""
-        budget = self.options.tokens_per_batch
-        traces = self._policy_traces(rows, budget)
-        return traces if self.rewards is None else with_rewards(traces, rows, self.rewards, budget)
+    def traces(self, rows: Sequence[Row], done: int = 0) -> Iterator[list[TokenTrace]]:
+        """Yield the traces of every row, in order, one for each response.
 
-    def _policy_traces(self, rows: Sequence[Row], budget: int) -> Iterator[list[TokenTrace]]:
+        Args:
+            rows: what to score.
+            done: rows at the beginning that are left out; the others get the same bits as with them.
+        """
+        budget = self.options.tokens_per_batch
+        traces = self._policy_traces(rows, budget, done)
+        return traces if self.rewards is None else with_rewards(traces, rows, self.rewards, budget, done)
+
+    def _policy_traces(self, rows: Sequence[Row], budget: int, done: int) -> Iterator[list[TokenTrace]]:
         if self.models is None:
-            return bare_traces(rows, self._scoring)
+            return bare_traces(rows, self._scoring, done)
         if self.other_tokenizer is None:
-            return score(rows, partial(self.models.read, k=self.options.top_k), self._scoring, budget)
+            return score(rows, partial(self.models.read, k=self.options.top_k), self._scoring, budget, done)
         others, _ = self._rows([row.example for row in rows], self.other_tokenizer)
         if [row.group.where for row in others] != [row.group.where for row in rows]:
             raise UserError("Some rows are too long for one of the two tokenizers.", "Raise --max-length.")
         scorers = no_grad(self.models.policy), no_grad(self.models.reference or self.models.policy)
-        return score_aligned(rows, others, scorers, self._scoring, budget)
+        return score_aligned(rows, others, scorers, self._scoring, budget, done)
 
     def score(self, prompt: str, response: str) -> Shown:
         """Return the trace of one response, to be looked at in a notebook or a terminal.
@@ -258,7 +263,7 @@ def models_of_run(run: str) -> tuple[str, str | None, float | None]:
                 f"{run} holds a reward model and no policy.", f"Score it with --reward-model {folder.reward_model}."
             )
         raise UserError(f"{run} holds no trained policy.", "Give the --output folder of a finished tokenq train.")
-    recorded = read_json(folder.provenance)
+    recorded = read_provenance(folder)
     config = recorded["config"]
     policy = str(folder.policy)
     reference = config.get("reference") or (None if is_adapter_folder(policy) else config["model"])

@@ -3,12 +3,12 @@
 A trace is plain Python and JSON; reports, metrics, servers and notebooks read traces and never tensors.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tokenq.at_rest import built, check_schema, json_lines
+from tokenq.at_rest import built, check_schema, json_lines, whole
 from tokenq.errors import UserError
 from tokenq.files import write_json_lines, written_aside
 from tokenq.records import SCHEMA
@@ -252,7 +252,7 @@ class TokenTrace:
             )
         except KeyError as problem:
             raise UserError(f"{where} is no trace: it has no {problem}.", "Score the data again.") from problem
-        except (TypeError, ValueError) as problem:
+        except (TypeError, ValueError, AttributeError) as problem:
             raise UserError(f"{where} is no trace: {problem}.", "Score the data again.") from problem
 
 
@@ -264,15 +264,17 @@ def _token(record: Any) -> TraceToken:
     return built(TraceToken, record, outputs=tuple(record["outputs"]), **lists)
 
 
-def write_traces(path: Path, traces: Iterable[Mapping[str, Any]]) -> None:
-    """Write traces (as `to_dict` gives them) to a `.jsonl` or `.parquet` file, aside and renamed."""
+def write_traces(
+    path: Path, traces: Iterable[Mapping[str, Any]], ready: Callable[[Path], None] = lambda _: None
+) -> None:
+    """Write traces (as `to_dict` gives them) to a `.jsonl` or `.parquet` file; see `written_aside`."""
     if path.suffix != ".parquet":
-        write_json_lines(path, traces)
+        write_json_lines(path, traces, ready)
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with written_aside(path) as aside:
+    with written_aside(path, ready) as aside:
         pq.write_table(pa.Table.from_pylist(list(traces)), aside)
 
 
@@ -284,11 +286,17 @@ def read_traces(path: Path) -> Iterator[TokenTrace]:
     """
     if not path.is_file():
         raise UserError(f"No file {path}.", "Traces are written by tokenq score --output.")
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    lines = _rows(path) if path.suffix == ".parquet" else json_lines(path, "Score the data again.")
+    yield from whole(path, (TokenTrace.from_dict(record, where) for where, record in lines))
 
-        for number, record in enumerate(pq.read_table(path).to_pylist(), 1):
-            yield TokenTrace.from_dict(record, f"{path}, row {number}")
-        return
-    for where, record in json_lines(path, "Score the data again."):
-        yield TokenTrace.from_dict(record, where)
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as problem:
+        said = (str(problem).strip() or "broken").splitlines()[0]
+        raise UserError(f"{path} cannot be read: {said}", "Score the data again.") from problem
+    yield from ((f"{path}, row {number}", record) for number, record in enumerate(rows, 1))

@@ -106,7 +106,9 @@ def test_localisation_finds_the_stretches_of_the_data(place, tmp_path):
 def test_localisation_by_steps_and_first_errors(place, tmp_path):
     record = evaluated(place, tmp_path, "localisation", data="steps.jsonl")
     assert record["numbers"]["classes"][0]["without_wrong"] == 2
-    record = evaluated(place, tmp_path, "first-error", "--folds", "3", "--readouts", "random", data="steps.jsonl")
+    record = evaluated(
+        place, tmp_path, "first-error", "--overwrite", "--folds", "3", "--readouts", "random", data="steps.jsonl"
+    )
     assert (record["numbers"]["examples"], record["numbers"]["erroneous"]) == (6, 4)
     assert record["numbers"]["baselines"]["always_none"]["correct"]["value"] == 1.0
     assert record["numbers"]["baselines"]["always_first"]["erroneous"]["value"] == pytest.approx(1 / 4)
@@ -118,9 +120,9 @@ def test_stored_answers_are_verified(place, tmp_path, capsys):
     record = judged(tmp_path, "generation", "--results", *files, *asked)
     assert record["numbers"]["ours"]["quality"]["value"] == 1.0
     assert record["numbers"]["theirs"]["gain"]["value"] == -0.5
-    record = judged(tmp_path, "kl-frontier", "--results", *files, *asked)
+    record = judged(tmp_path, "kl-frontier", "--overwrite", "--results", *files, *asked)
     assert record["numbers"]["ours"]["kl"]["value"] == pytest.approx(0.5)
-    record = judged(tmp_path, "best-of-n", "--results", str(place / "samples.jsonl"), *asked)
+    record = judged(tmp_path, "best-of-n", "--overwrite", "--results", str(place / "samples.jsonl"), *asked)
     assert record["numbers"]["accuracy"]["pass@n"]["4"]["value"] == 1.0
     assert record["numbers"]["accuracy"]["one sample"]["4"]["value"] == pytest.approx(3 / 8)
     assert record["numbers"]["accuracy"]["majority"]["4"]["value"] == pytest.approx(1 / 2)

@@ -120,16 +120,16 @@ def test_a_killed_run_goes_on_and_scores_no_row_twice(place, tmp_path, monkeypat
     assert not (tmp_path / "traces.jsonl").exists()
     monkeypatch.setattr(JsonLines, "append", real)
     seen, traces = [], Session.traces
-    monkeypatch.setattr(Session, "traces", lambda self, rows: (seen.extend(rows), traces(self, rows))[1])
+    monkeypatch.setattr(
+        Session, "traces", lambda self, rows, done=0: (seen.extend(rows[done:]), traces(self, rows, done))[1]
+    )
     capsys.readouterr()
     assert main(words(place, tmp_path)) == 0
     assert len(seen) == 2
     assert "going on after 1 of 3 rows" in capsys.readouterr().err
     one, two = (list(read_traces(tmp_path / name)) for name in ("whole.jsonl", "traces.jsonl"))
     assert [trace.id for trace in two] == [trace.id for trace in one]
-    rewards = [[token.implicit_reward for token in trace.tokens] for trace in (*one, *two)]
-    for a, b in zip(rewards[: len(one)], rewards[len(one) :], strict=True):
-        assert b == pytest.approx(a, abs=1e-5)
+    assert one == two  # to the last bit: the rest met in the batches of a whole run
 
 
 def test_what_another_job_left_behind_is_not_taken_over(place, tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 """Checkpoints: whole or not at all, the newest kept, unreadable ones named, an adapter's alone."""
 
 import errno
+import hashlib
+import json
+import shutil
 
 import pytest
 import torch
@@ -134,19 +137,96 @@ def test_resuming_clears_what_several_processes_left(tmp_path):
     assert not left.exists()
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin"])
-@pytest.mark.parametrize("damage", ["cut", "garbage", "gone"])
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.bin", "random_states_0.pkl"])
+@pytest.mark.parametrize("damage", ["cut", "garbage", "gone", "flipped"])
 def test_a_damaged_checkpoint_is_named(tmp_path, file, damage):
     accelerator, _ = prepared()
-    folder = checkpoint.save(accelerator, tmp_path, 3, keep=1)
+    checkpoint.save(accelerator, tmp_path, 2, keep=2)
+    folder = checkpoint.save(accelerator, tmp_path, 3, keep=2)
     path = folder / file
     data = path.read_bytes()
     if damage == "gone":
         path.unlink()
+    elif damage == "flipped":
+        path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     else:
         path.write_bytes(data[: len(data) // 2] if damage == "cut" else b"\x80\x02junk" * 40)
-    with pytest.raises(UserError, match=r"The checkpoint .*step-00000003 cannot be read.*\n  Delete that folder"):
+    says = rf"The checkpoint .*step-00000003 cannot be read: {file} .*\n  Delete that folder"
+    with pytest.raises(UserError, match=says):
         checkpoint.load_latest(accelerator, tmp_path)
+    shutil.rmtree(folder)
+    assert checkpoint.load_latest(accelerator, tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    "state",
+    ["[]", "{}", "5", "null", '{"step": 3}', '{"step": "x", "files": {}}', '{"step": 1000000000, "files": {}}',
+     '{"step": 3.0, "files": {}}', '{"step": true, "files": {}}', '{"step": 3, "files": []}',
+     '{"step": 3, "files": {"model.safetensors": 5}}', '{"step": 3, "files": {"model.safetensors": {}}}', "{", "\x00"],
+)  # fmt: skip
+def test_an_account_that_is_none_is_named(tmp_path, state):
+    accelerator, _ = prepared()
+    folder = checkpoint.save(accelerator, tmp_path, 3, keep=1)
+    (folder / checkpoint.STATE).write_text(state)
+    with pytest.raises(UserError, match="step-00000003"):
+        checkpoint.load_latest(accelerator, tmp_path)
+
+
+def test_the_account_says_what_the_folder_holds(tmp_path):
+    accelerator, _ = prepared()
+    folder = checkpoint.save(accelerator, tmp_path, 3, keep=1)
+    account = json.loads((folder / checkpoint.STATE).read_text())
+    assert account["step"] == 3
+    assert set(account["files"]) == {path.name for path in folder.iterdir()} - {checkpoint.STATE}
+    for name, entry in account["files"].items():
+        data = (folder / name).read_bytes()
+        assert entry == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+@pytest.mark.parametrize("lost", ["all", "last", "middle", "number"])
+def test_metrics_that_do_not_tell_of_every_step_are_named(tmp_path, lost):
+    with pytest.raises(KeyboardInterrupt):
+        train_small(tmp_path, save_steps=2, stop=("train", 5))
+    path = tmp_path / "metrics.jsonl"
+    lines = [line for line in path.read_text().splitlines(keepends=True) if '"loss"' in line]
+    kept = {"all": [], "last": lines[:3], "middle": lines[:1] + lines[2:], "number": ['{"step": "x", "loss": 1}\n']}[
+        lost
+    ]
+    path.write_text("".join(kept))
+    step = {"all": 1, "last": 4, "middle": 2, "number": 1}[lost]
+    with pytest.raises(UserError, match=rf"metrics.jsonl does not tell of step {step}, and .* is of step 4"):
+        train_small(tmp_path, save_steps=2, resume=True)
+    assert path.read_text() == "".join(kept)
+
+
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    accelerator, _ = prepared()
+    folder = checkpoint.save(accelerator, tmp_path, 3, keep=1)
+
+    def load(_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(accelerator, "load_state", load)
+    with pytest.raises(UserError, match=r"too little memory.*out of memory") as caught:
+        checkpoint.load_latest(accelerator, tmp_path)
+    assert "is whole" in caught.value.hint
+    assert "elete" not in str(caught.value)
+    assert folder.exists()
+
+
+def test_a_kill_while_an_old_one_is_deleted_leaves_nothing_for_ever(tmp_path, monkeypatch):
+    """The removal stops after the first file; what is left is no checkpoint, and is gone after the next start."""
+    accelerator, _ = prepared()
+    checkpoint.save(accelerator, tmp_path, 1, keep=1)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **_: next(path.iterdir()).unlink())
+    checkpoint.save(accelerator, tmp_path, 2, keep=1)
+    monkeypatch.undo()
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["step-00000002"]
+    torn = tmp_path / "step-00000001"
+    torn.mkdir()
+    (torn / "optimizer.bin").write_bytes(b"left by an older version")
+    assert checkpoint.load_latest(accelerator, tmp_path) == 2
+    assert not torn.exists()
 
 
 def test_the_checkpoint_of_another_policy_is_named(tmp_path):
@@ -159,12 +239,4 @@ def test_the_checkpoint_of_another_policy_is_named(tmp_path):
     checkpoint.keep_trainable_only(accelerator, policy)
     accelerator.prepare(policy)
     with pytest.raises(UserError, match="was written for other trainable weights"):
-        checkpoint.load_latest(accelerator, tmp_path)
-
-
-def test_a_broken_state_file_is_named(tmp_path):
-    accelerator, _ = prepared()
-    folder = checkpoint.save(accelerator, tmp_path, 3, keep=1)
-    (folder / checkpoint.STATE).write_text("{")
-    with pytest.raises(UserError, match="is not valid JSON"):
         checkpoint.load_latest(accelerator, tmp_path)

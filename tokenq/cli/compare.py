@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import Evaluation
 
 
@@ -21,6 +22,7 @@ SECTIONS = {"output": "what comes out", "runs": "what to compare"}
 SPELT_ELSEWHERE = {"run": "runs", "page": "html", "json": "output", "reference": "baseline"}
 
 
+@claims("tokenq compare")
 def run(config: CompareConfig) -> int:
     """Compare what `config` names, show it, write what is asked for, and return 0.
 

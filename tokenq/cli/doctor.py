@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class DoctorConfig:
     """JSON file to write the findings to as well."""
     html: str | None = None
     """Page with findings and curves; one file, opens from disk."""
+    overwrite: bool = False
+    """Replace files that this command did not write."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the weights; auto takes the checkpoint's."""
@@ -103,6 +106,7 @@ _WIDTH = 190
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
+@claims("tokenq doctor")
 def run(config: DoctorConfig) -> int:
     """Examine what `config` names, print what was found, and return the exit code: 1 where it is worse than a note.
 
@@ -161,6 +165,7 @@ def _write(path: Path, config: DoctorConfig, seen: "Examined", findings: "Sequen
     from tokenq.rundir import provenance
 
     found = {
+        "made_by": "tokenq doctor",
         "examined": seen.record.path,
         "findings": [finding.to_dict() for finding in findings],
         "checks": list(CHECKS),

@@ -1,9 +1,11 @@
 """`tokenq eval best-of-n`: accuracy against n, from stored samples."""
 
+from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 from tokenq.evaluate.eval_config import BestOfNConfig
 
 
+@claims("tokenq eval best-of-n")
 def run(config: BestOfNConfig) -> int:
     """Evaluate, and return 0.
 

@@ -1,8 +1,10 @@
 """`tokenq eval first-error`: which step is the first wrong one."""
 
+from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import FirstErrorConfig
 
 
+@claims("tokenq eval first-error")
 def run(config: FirstErrorConfig) -> int:
     """Evaluate, and return 0.
 

@@ -1,8 +1,10 @@
 """`tokenq eval generation`: how good stored answers are, beside their cost."""
 
+from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import GenerationConfig
 
 
+@claims("tokenq eval generation")
 def run(config: GenerationConfig) -> int:
     """Evaluate, and return 0.
 

@@ -1,8 +1,10 @@
 """`tokenq eval kl-frontier`: quality against KL from the reference."""
 
+from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import FrontierConfig
 
 
+@claims("tokenq eval kl-frontier")
 def run(config: FrontierConfig) -> int:
     """Evaluate, and return 0.
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 from tokenq.evaluate.eval_config import LocalisationConfig
 
 
+@claims("tokenq eval localisation")
 def run(config: LocalisationConfig) -> int:
     """Evaluate, and return 0.
 

@@ -1,8 +1,10 @@
 """`tokenq eval preference`: how often the policy's rewards prefer the chosen response."""
 
+from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import PreferenceConfig
 
 
+@claims("tokenq eval preference")
 def run(config: PreferenceConfig) -> int:
     """Evaluate, and return 0.
 

@@ -1,8 +1,11 @@
 """`tokenq eval win-rate`: who wins, from stored preferences or by a judge."""
 
+import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenq.cli.outputs import claimed, claims, recorder
 from tokenq.errors import UserError
 from tokenq.evaluate.eval_config import WinRateConfig
 
@@ -13,7 +16,10 @@ if TYPE_CHECKING:
     from tokenq.evaluate.judging import Judge, Judgement
     from tokenq.results import SearchResult
 
+_MADE_BY = "tokenq eval win-rate"
 
+
+@claims(_MADE_BY)
 def run(config: WinRateConfig) -> int:
     """Evaluate, and return 0.
 
@@ -23,6 +29,7 @@ def run(config: WinRateConfig) -> int:
     from tokenq.cli.console import messages
     from tokenq.cli.evaluating import finish, resampling, results_of
     from tokenq.evaluate.task_win_rate import from_preferences, judged, read_preferences
+    from tokenq.locks import hold_file
 
     config.check()
     if config.preferences is not None:
@@ -30,11 +37,13 @@ def run(config: WinRateConfig) -> int:
         stored = read_preferences(rows, config.preferences)
         return finish(config, from_preferences(stored, _gamed(config), resampling(config)))
     systems, say = results_of(config.results), messages()
-    outcome, judgements = judged(systems, _judge(config, systems, say), resampling(config))
-    if config.output is not None:
-        path = Path(config.output).with_suffix(".preferences.jsonl")
-        _keep(path, judgements, systems)
-        say.print(f"judgements: {path}")
+    path = None if config.output is None else Path(config.output).with_suffix(".preferences.jsonl")
+    asked = contextlib.nullcontext() if config.judge is None else hold_file(Path(config.answers))
+    with claimed(_MADE_BY, [] if path is None else [path], overwrite=config.overwrite), asked:
+        outcome, judgements = judged(systems, _judge(config, systems, say), resampling(config))
+        if path is not None:
+            _keep(path, judgements, systems, config)
+            say.print(f"judgements: {path}")
     return finish(config, outcome)
 
 
@@ -89,11 +98,15 @@ def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say:
 
 
 def _keep(
-    path: Path, judgements: "dict[tuple[str, str], list[Judgement]]", systems: "dict[str, list[SearchResult]]"
+    path: Path,
+    judgements: "dict[tuple[str, str], list[Judgement]]",
+    systems: "dict[str, list[SearchResult]]",
+    config: WinRateConfig,
 ) -> None:
     """Write every judgement as a row that `--preferences` reads again."""
     from tokenq.evaluate.judging import shares
     from tokenq.files import write_json_lines
+    from tokenq.rundir import provenance
 
     rows = []
     for (ours, theirs), made in judgements.items():
@@ -109,4 +122,5 @@ def _keep(
                     "baseline_length": len(other.candidates[0].text) if other.candidates else 0,
                 }
             )
-    write_json_lines(path, rows)
+    record = {**provenance(asdict(config), config.seed, {}), "made_by": _MADE_BY, "records": len(rows)}
+    write_json_lines(path, rows, recorder(path, lambda: record))

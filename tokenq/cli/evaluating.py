@@ -40,6 +40,7 @@ def traces_of(
     import time
 
     from tokenq.cli.console import messages
+    from tokenq.cli.outputs import claimed
     from tokenq.cli.score import ScoreConfig, examples_of, session_of
     from tokenq.cli.scoring import score_to_file
     from tokenq.traces import read_traces
@@ -61,8 +62,10 @@ def traces_of(
     if score.output is None:
         traces = [trace for row in session.traces(rows) for trace in row]
     else:
-        score_to_file(Path(score.output), session, rows, asdict(score), say)
-        traces = list(read_traces(Path(score.output)))
+        path = Path(score.output)
+        with claimed("tokenq eval", [path], overwrite=config.overwrite):
+            score_to_file(path, session, rows, asdict(score), say, "tokenq eval")
+        traces = list(read_traces(path))
     tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
     return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}
 
@@ -179,17 +182,17 @@ def finish(
     out = screen()
     for table in tables(outcome):
         out.print(table)
-    say = messages()
+    say, made_by = messages(), "tokenq compare" if outcome.task == "compare" else f"tokenq eval {outcome.task}"
     if config.output is not None:
         read: dict[str, Any] = {}
         if traces:
             read = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)}
             read |= {} if traces[0].reward_model is None else {"reward_model": dict(traces[0].reward_model)}
         record = provenance(asdict(config), config.seed, identities or read)
-        numbers = {"task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
+        numbers = {"made_by": made_by, "task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
         write_json(Path(config.output), {**record, **numbers})
         say.print(f"done: the numbers are in {config.output}")
     if config.html is not None:
-        write_outcome_page(Path(config.html), outcome, traces, title or f"tokenq eval {outcome.task}")
+        write_outcome_page(Path(config.html), outcome, traces, title or made_by, made_by)
         say.print(f"page: {config.html}")
     return 0

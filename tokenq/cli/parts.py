@@ -4,6 +4,7 @@ Under `accelerate launch` every process works on its share of the items (item i 
 a file of its own beside the output; the first process puts them together in the order of the items.
 """
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from tokenq.files import JsonLines
+from tokenq.files import JsonLines, disk_errors
 from tokenq.leftovers import remove
 
 
@@ -25,8 +26,9 @@ class Parts:
 
     def __init__(self, path: Path, key: str) -> None:
         self._state = PartialState()
-        self._key = key
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._key, self._path = key, path
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         count = self._state.num_processes
         self._parts = [JsonLines(path.with_name(f".{path.name}.partial-{rank}-of-{count}")) for rank in range(count)]
 
@@ -69,6 +71,6 @@ class Parts:
                 file.close()
 
     def remove(self) -> None:
-        """Delete the files."""
-        for part in self._parts:
-            remove(part.path)
+        """Delete the files, those of an earlier run in other numbers too."""
+        for part in self._path.parent.glob(f".{glob.escape(self._path.name)}.partial-*-of-*"):
+            remove(part)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class ScoreConfig:
     """Page to look at them: one file, opens from disk."""
     figure: str | None = None
     """Picture of the first response: .svg, .png or .pdf."""
+    overwrite: bool = False
+    """Replace files that this command did not write."""
     levels: Sequence[str] = ("word", "sentence")
     """Levels of spans: word, sentence, line, paragraph, step, turn, regex:PATTERN."""
     top_k: int = 5
@@ -112,6 +115,7 @@ def _unambiguous(rows: "Sequence[Row]") -> "Sequence[Row]":
 SECTIONS = {"policy": "models", "data": "what to score", "output": "what comes out", "dtype": "how"}
 
 
+@claims("tokenq score")
 def run(config: ScoreConfig) -> int:
     """Score what `config` says, and return 0.
 

@@ -8,6 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tokenq
+from tokenq.cli.outputs import claims
+from tokenq.records import SCHEMA
 from tokenq.search.config import SearchConfig
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 
+@claims("tokenq search")
 def run(config: SearchConfig) -> int:
     """Answer the prompts of `config`, and return 0; 130 when that was interrupted.
 
@@ -70,25 +74,35 @@ def interruptible(say: "Console") -> Iterator[Callable[[], bool]]:
 
 
 def search_to_file(
-    path: Path, searcher: "Searcher", prompts: "list[Prompt]", interrupted: Callable[[], bool], say: "Console"
+    path: Path,
+    searcher: "Searcher",
+    prompts: "list[Prompt]",
+    interrupted: Callable[[], bool],
+    say: "Console",
+    made_by: str = "tokenq search",
 ) -> None:
     """Search, and write a line a prompt to `path`, with a record of where they come from beside it.
 
     Lines are kept as they come; a file that holds the whole of the same job is left as it is. What was interrupted or
-    killed goes on where it stopped; a search that was cut short by the interruption is done again then.
+    killed goes on where it stopped, beside the same prompts as before, so that it finds the same to the last bit; a
+    search that was cut short by the interruption is done again then.
     """
     from accelerate import PartialState
     from rich.progress import Progress
 
+    from tokenq.cli.outputs import is_made, recorder
     from tokenq.cli.parts import Parts
-    from tokenq.files import plain, read_json, write_json, write_json_lines
+    from tokenq.files import plain, write_json_lines
     from tokenq.rundir import provenance
 
-    state, key, beside = PartialState(), _key(searcher, prompts), path.with_name(f"{path.name}.provenance.json")
-    if path.exists() and beside.exists() and read_json(beside).get("key") == key:
-        say.print(f"the answers to {len(prompts)} prompts are in {path} already")
-        return
+    state, key = PartialState(), _key(searcher, prompts)
     parts = Parts(path, key)
+    if is_made(path, key):
+        say.print(f"the answers to {len(prompts)} prompts are in {path} already")
+        state.wait_for_everyone()
+        if state.is_main_process:
+            parts.remove()
+        return
     own = prompts[parts.mine]
     done = parts.begin(lambda line: line.get("stopped") != "interrupted")
     if done and state.is_main_process:
@@ -97,18 +111,17 @@ def search_to_file(
     with Progress(console=say, transient=True, disable=not show) as bars:
         task = bars.add_task("searching", total=None)
         for result in searcher.results(
-            own[done:], lambda part, whole: bars.update(task, completed=part, total=whole), interrupted
+            own, lambda part, whole: bars.update(task, completed=part, total=whole), interrupted, done
         ):
             parts.append(result.to_dict())
     state.wait_for_everyone()
     if not state.is_main_process:
         return
-    write_json_lines(path, parts.in_order())
-    config = asdict(searcher.config)
-    record = {**searcher.identities, "prompts": {"sources": plain(config["prompts"]), "sha256": _digest(prompts)}}
-    made = {} if interrupted() else {"key": key}
-    write_json(beside, {**provenance(config, searcher.config.seed, record), **made})
-    count = sum(1 for _ in parts.in_order())
+    config, count = asdict(searcher.config), sum(1 for _ in parts.in_order())
+    sources = {**searcher.identities, "prompts": {"sources": plain(config["prompts"]), "sha256": _digest(prompts)}}
+    record = {**provenance(config, searcher.config.seed, sources), "made_by": made_by, "records": count}
+    record |= {} if interrupted() else {"key": key}
+    write_json_lines(path, parts.in_order(), recorder(path, lambda: record))
     if interrupted():
         say.print(f"stopped: {count} of {len(prompts)} prompts are in {path}; the same command goes on from there")
         return
@@ -118,10 +131,22 @@ def search_to_file(
 
 def _key(searcher: "Searcher", prompts: "list[Prompt]") -> str:
     """Return a key of all that the results depend on."""
-    idle = ("output", "html", "batch_size", "tokens_per_batch", "device", "prompts", "columns", "run", "policy")
+    idle = (
+        "output",
+        "html",
+        "overwrite",
+        "batch_size",
+        "tokens_per_batch",
+        "device",
+        "prompts",
+        "columns",
+        "run",
+        "policy",
+    )
     config = {name: value for name, value in asdict(searcher.config).items() if name not in idle}
+    made_of = [tokenq.__version__, SCHEMA, *sorted(config.items(), key=str)]
     weights = [identity["weights"] for identity in searcher.identities.values()]
-    return hashlib.sha256(repr((sorted(config.items(), key=str), weights, _digest(prompts))).encode()).hexdigest()
+    return hashlib.sha256(repr((made_of, weights, _digest(prompts))).encode()).hexdigest()
 
 
 def _digest(prompts: "list[Prompt]") -> str:

@@ -4,6 +4,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from tokenq.cli.outputs import claimed_folder
 from tokenq.errors import UserError
 from tokenq.evaluate.config import SETTINGS, SweepConfig
 from tokenq.search.config import USED, SearchConfig
@@ -37,9 +38,17 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
     Raises:
         UserError: for anything that the user can mend.
     """
+    record, drawn = Path(config.output) / "sweep.json", ("sweep.md", "sweep.svg", "sweep.png")
+    config.check(judged=quality is not None)
+    with claimed_folder("tokenq sweep", record, drawn, overwrite=config.overwrite):
+        return _sweep(config, quality)
+
+
+def _sweep(config: SweepConfig, quality: "Quality | None") -> "list[Point] | None":
     from accelerate import PartialState
 
     from tokenq.cli.console import messages
+    from tokenq.cli.outputs import refuse_foreign
     from tokenq.cli.search import interruptible, search_to_file
     from tokenq.data.prompts import load_prompts
     from tokenq.decoding import check_needs, load_searcher
@@ -47,7 +56,6 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
     from tokenq.evaluate.tasks import AnswerTask
     from tokenq.results import read_results
 
-    config.check(judged=quality is not None)
     settings = parse_settings(config)
     state = PartialState(cpu=config.device == "cpu")
     say = messages(quiet=not state.is_main_process)
@@ -72,7 +80,8 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
         for name, one in searches.items():
             path = Path(config.output) / "results" / f"{name.replace(' ', ',')}.jsonl"
             say.print(f"{name}:", end=" ")
-            search_to_file(path, _as_loaded(one, loaded), prompts, interrupted, say)
+            refuse_foreign(path, "tokenq sweep", overwrite=config.overwrite)
+            search_to_file(path, _as_loaded(one, loaded), prompts, interrupted, say, "tokenq sweep")
             if interrupted():
                 return None
             state.wait_for_everyone()
@@ -195,7 +204,8 @@ def _report(config: SweepConfig, points: "list[Point]", identities: dict[str, An
     from tokenq.rundir import provenance
 
     folder, table = Path(config.output), sweep_table(points)
-    write_json(folder / "sweep.json", {**provenance(asdict(config), config.seed, identities), "points": points})
+    record = {**provenance(asdict(config), config.seed, identities), "made_by": "tokenq sweep"}
+    write_json(folder / "sweep.json", {**record, "points": points})
     write_text(folder / "sweep.md", table)
     print(printable(table), end="")
     try:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ class VerifyConfig:
     """Check the claims of this topic alone (Bellman, DPO, turns, ...); several are checked together."""
     output: str | None = None
     """JSON file to write the table to as well."""
+    overwrite: bool = False
+    """Replace a file that this command did not write."""
 
 
 _WIDTH = 190
 """Columns of the table where no terminal says how wide it is."""
 
 
+@claims("tokenq verify")
 def run(config: VerifyConfig) -> int:
     """Check the claims, print the table, and return the exit code: 1 where one did not come out as it must.
 
@@ -107,4 +111,4 @@ def _write(path: Path, config: VerifyConfig, findings: "list[Finding]") -> None:
         }
         for finding in findings
     ]
-    write_json(path, provenance(asdict(config), config.seed, {}) | {"claims": claims})
+    write_json(path, provenance(asdict(config), config.seed, {}) | {"made_by": "tokenq verify", "claims": claims})

@@ -166,12 +166,14 @@ def plan_step(lengths: Sequence[int], budget: int, processes: int = 1) -> list[l
     return [[bins[r * processes + p] for r in range(rounds)] for p in range(processes)]
 
 
-def plan_pass(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def plan_pass(lengths: Sequence[int], budget: int, first: int = 0) -> list[list[int]]:
     """Return micro-batches of groups of like length for a pass over the data in any order (reference, evaluation).
 
     Args:
         lengths: tokens of each group.
         budget: most tokens in one micro-batch; a longer group stands alone.
+        first: the groups before it are done: micro-batches of these alone are left out, and the rest stay what they
+            are in a whole pass, so that a pass that goes on gives the same bits.
     """
     batches: list[list[int]] = []
     total = budget + 1
@@ -181,7 +183,7 @@ def plan_pass(lengths: Sequence[int], budget: int) -> list[list[int]]:
             total = 0
         batches[-1].append(i)
         total += lengths[i]
-    return batches
+    return [batch for batch in batches if max(batch) >= first]
 
 
 def _long(array: np.ndarray) -> torch.Tensor:

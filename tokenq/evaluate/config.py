@@ -71,6 +71,8 @@ class SweepConfig:
 
     output: str = ""
     """Folder of results: sweep.json, sweep.md, a figure, and what every search found."""
+    overwrite: bool = False
+    """Replace files that this command did not write."""
 
     seed: int = 0
     """Seed of everything that is drawn, and of the intervals."""

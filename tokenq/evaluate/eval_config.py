@@ -15,6 +15,8 @@ class Evaluation:
     """JSON file of all numbers, with where they come from."""
     html: str | None = None
     """Page of tables, figures and examples: one file, opens from disk."""
+    overwrite: bool = False
+    """Replace files that this command did not write."""
     seed: int = 0
     """Seed of everything that is drawn: intervals, folds, choices."""
     resamples: int = 2000

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.at_rest import fits
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.rundir import RunDir
@@ -112,6 +113,10 @@ def _check(run: RunDir, number: int, line: Mapping[str, Any]) -> None:
     missing = [name for name in ("step", "example", "row", "prompt", "response", "side", *_NUMBERS) if name not in line]
     if missing:
         raise UserError(f"{run.held_out}, line {number}: {missing[0]} is missing.", "Restore the file.")
+    kinds = {"step": int, "example": int, "prompt": str, "response": str, **dict.fromkeys(_NUMBERS, float | None)}
+    wrong = next((name for name, kind in kinds.items() if not fits(line[name], kind)), None)
+    if wrong is not None:
+        raise UserError(f"{run.held_out}, line {number}: {wrong} is {line[wrong]!r}.", "Restore the file.")
     if line["side"] not in ("chosen", "rejected", None):
         raise UserError(f"{run.held_out}, line {number}: side is {line['side']!r}.", "It is chosen, rejected or null.")
 

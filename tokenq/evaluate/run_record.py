@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.errors import UserError
 from tokenq.evaluate.run_facts import DataFacts, ModelNow, Moved, Samples, Scored
-from tokenq.files import JsonLines, read_json
 from tokenq.rundir import RunDir
+from tokenq.train.recorded import read_config, read_metrics, read_provenance
 
 TAIL = 0.1
 """Share of the steps that stands for the end of a run without an evaluation: one step is one small batch."""
@@ -182,10 +181,8 @@ def read_run(path: Path) -> RunRecord:
         UserError: there is no run, or it has not come to its first step, or a file of it is broken.
     """
     run = RunDir(path)
-    provenance = read_json(run.provenance)
-    if not isinstance(provenance, dict) or "schema" not in provenance:
-        raise UserError(f"{run.provenance} was not written by tokenq train.", "Give the --output folder of a run.")
-    lines = JsonLines(run.metrics).read()
+    provenance = read_provenance(run)
+    lines = read_metrics(run)
     if not lines:
         raise UserError(
             f"{run.metrics} holds no step yet.", "Give a run that has begun to train, or name --policy and --data."
@@ -202,13 +199,7 @@ def read_run(path: Path) -> RunRecord:
 
 def _config(run: RunDir, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings: of config.yaml, which a resumed run may have changed, else of provenance."""
-    if not run.config.exists():
-        return dict(provenance.get("config") or {})
-    try:
-        read = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as problem:
-        raise UserError(f"{run.config} cannot be read: {problem}", "Restore it, or delete it.") from problem
-    return dict(read or {})
+    return read_config(run) if run.config.exists() else dict(provenance["config"])
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> Series:

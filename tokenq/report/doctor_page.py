@@ -92,6 +92,7 @@ def doctor_page(findings: Sequence[Finding], record: RunRecord, unseen: Sequence
         .render(
             title=f"{Path(record.path).name}: examination",
             version=tokenq.__version__,
+            generator=f"tokenq doctor {tokenq.__version__}",
             path=record.path,
             facts=_facts(record),
             groups=[(level, [f for f in findings if f.severity == level]) for level in SEVERITIES],

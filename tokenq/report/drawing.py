@@ -91,12 +91,13 @@ def form_of(path: Path) -> str:
     return path.suffix[1:]
 
 
-def save(path: Path, drawn: "Figure") -> None:
+def save(path: Path, drawn: "Figure", made_by: str = "tokenq") -> None:
     """Write a figure to a file, aside and renamed; the same figure gives the same bytes.
 
     Args:
         path: ends in .svg, .png or .pdf.
         drawn: the figure.
+        made_by: the command, as the file names it.
 
     Raises:
         UserError: another ending, or a place that cannot be written.
@@ -104,11 +105,15 @@ def save(path: Path, drawn: "Figure") -> None:
     from matplotlib import rc_context
 
     form = form_of(path)
-    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}[form]
+    said: dict[str, dict[str, Any]] = {
+        "svg": {"Date": None, "Creator": made_by},
+        "pdf": {"CreationDate": None, "Creator": made_by},
+        "png": {"Software": made_by},
+    }
     with rc_context({"svg.hashsalt": "tokenq"}), written_aside(path) as aside, warnings.catch_warnings():
         # Scripts that the font lacks are boxes in a figure; pages show them.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        drawn.savefig(aside, format=form, dpi=_DPI, metadata=undated)
+        drawn.savefig(aside, format=form, dpi=_DPI, metadata=said[form])
 
 
 def drawable(text: str) -> str:

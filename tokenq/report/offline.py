@@ -17,6 +17,11 @@ from markupsafe import Markup
 
 import tokenq
 
+GENERATOR = '<meta name="generator" content="{} '
+"""By which a page says what command made it; the version follows."""
+
+_MAKERS = {"page": "tokenq score", "search": "tokenq search", "doctor": "tokenq doctor", "figures": "tokenq demo"}
+
 
 def offline_page(
     template: str, scripts: Sequence[str], styles: Sequence[str], title: str, islands: Mapping[str, Any], **shown: Any
@@ -29,8 +34,9 @@ def offline_page(
         styles: the parts of its style.
         title: of the page.
         islands: data by the name under which the script finds it.
-        shown: what else the template shows, escaped.
+        shown: what else the template shows, escaped; `made_by` is the command, where the template does not say it.
     """
+    made_by = shown.pop("made_by", None) or _MAKERS.get(template.partition(".")[0], "tokenq")
     script = '"use strict";\n{\n' + "\n".join(map(_static, scripts)) + "\n}\n" if scripts else ""
     style = "\n".join(map(_static, styles))
     return (
@@ -38,6 +44,7 @@ def offline_page(
         .get_template(template)
         .render(
             title=writable(title),
+            generator=f"{made_by} {tokenq.__version__}",
             version=tokenq.__version__,
             policy=_content_policy(script, style),
             script=Markup(script),

@@ -28,7 +28,9 @@ SHOWN = 200
 """Of them, those whose traces are shown, for the size of the page."""
 
 
-def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace] = (), title: str = "") -> None:
+def write_outcome_page(
+    path: Path, outcome: Outcome, traces: Sequence[TokenTrace] = (), title: str = "", made_by: str = ""
+) -> None:
     """Write the page of an outcome, and beside it the page of its traces where it has any.
 
     Args:
@@ -36,6 +38,7 @@ def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace
         outcome: what to show.
         traces: of the examples, by their ids.
         title: of the page. Default: the name of the task.
+        made_by: the command, as the page names it.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
@@ -56,6 +59,7 @@ def write_outcome_page(path: Path, outcome: Outcome, traces: Sequence[TokenTrace
         ("theme.css", "sheet.css"),
         title or outcome.task,
         {},
+        made_by=made_by,
         tables=list(map(shown_table, outcome.tables)),
         charts=[
             {"title": chart.title, "svg": inline_svg(figure(chart), f"chart-{number}", chart.title), "files": ()}

@@ -108,7 +108,7 @@ def save_figure(
         UserError: another ending, an unknown channel, no matplotlib, or a place that cannot be written.
     """
     form_of(path)
-    save(path, figure(trace, channel, wrong, scale))
+    save(path, figure(trace, channel, wrong, scale), "tokenq score")
 
 
 def wrong_tokens(trace: TokenTrace, wrong: Sequence[tuple[int, int]]) -> frozenset[int]:

@@ -26,8 +26,9 @@ def score_aligned(
     scorers: tuple[TokenScorer, TokenScorer],
     scoring: Scoring,
     budget: int,
+    done: int = 0,
 ) -> Iterator[list[TokenTrace]]:
-    """Yield the traces of every row, in order; the sums are those of the two models by themselves.
+    """Yield the traces of every row that is not done, in order; the sums are those of the two models by themselves.
 
     Args:
         rows: the rows in the policy's tokens.
@@ -35,24 +36,27 @@ def score_aligned(
         scorers: policy and reference.
         scoring: what all traces share.
         budget: most tokens in one forward.
+        done: rows at the beginning that are done already; the others meet in the batches of a whole pass.
 
     Raises:
         UserError: a row whose two tokenizations are not of the same text.
     """
-    for start in range(0, len(rows), CHUNK):
+    for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
         own, theirs = rows[start : start + CHUNK], others[start : start + CHUNK]
+        first = max(0, done - start)
         own_logps, their_logps = (
-            _logps([row.group for row in part], scorer, budget)
+            _logps([row.group for row in part], scorer, budget, first)
             for part, scorer in zip((own, theirs), scorers, strict=True)
         )
-        for row, other, a, b in zip(own, theirs, own_logps, their_logps, strict=True):
+        rest = zip(own[first:], theirs[first:], own_logps[first:], their_logps[first:], strict=True)
+        for row, other, a, b in rest:
             yield [_trace(row, other, which, (a[which], b[which]), scoring) for which in range(len(row.texts))]
 
 
-def _logps(groups: Sequence[TokenGroup], scorer: TokenScorer, budget: int) -> list[list[np.ndarray]]:
-    """Return [group][response] → log-probs of all its tokens, NaN where the policy did not write."""
+def _logps(groups: Sequence[TokenGroup], scorer: TokenScorer, budget: int, first: int) -> list[list[np.ndarray]]:
+    """Return [group][response] → log-probs of all its tokens, NaN where the policy did not write, or before `first`."""
     found: list[list[np.ndarray]] = [[np.full(len(r.ids), np.nan) for r in group.responses] for group in groups]
-    for places in plan_pass([group.n_tokens for group in groups], budget):
+    for places in plan_pass([group.n_tokens for group in groups], budget, first):
         batch = pack([groups[place] for place in places], places)
         with torch.no_grad():
             flat = scorer(batch).double().cpu().numpy()

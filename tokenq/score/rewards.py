@@ -39,9 +39,9 @@ class RewardReader:
         return {**self.identity, "outputs": list(self.outputs), "weights": list(self.weights)}
 
 
-def bare_traces(rows: Sequence[Row], scoring: Scoring) -> Iterator[list[TokenTrace]]:
+def bare_traces(rows: Sequence[Row], scoring: Scoring, done: int = 0) -> Iterator[list[TokenTrace]]:
     """Yield the traces of rows that no policy has read: texts, tokens and spans without numbers."""
-    for row in rows:
+    for row in rows[done:]:
         yield [assemble(row, which, _bare(row, which), scoring) for which in range(len(row.texts))]
 
 
@@ -53,33 +53,35 @@ def _bare(row: Row, which: int) -> list[TraceToken]:
 
 
 def with_rewards(
-    traces: Iterator[list[TokenTrace]], rows: Sequence[Row], reader: RewardReader, budget: int
+    traces: Iterator[list[TokenTrace]], rows: Sequence[Row], reader: RewardReader, budget: int, done: int = 0
 ) -> Iterator[list[TokenTrace]]:
     """Yield the traces with what a reward model says of their tokens.
 
     Args:
-        traces: of the rows, in order, in tokens that the reward model has too.
-        rows: the same rows.
+        traces: of the rows that are not done, in order, in tokens that the reward model has too.
+        rows: all rows.
         reader: the reward model.
         budget: most tokens in one forward.
+        done: rows at the beginning that are done already.
     """
-    for found, outputs in zip(traces, _outputs(rows, reader, budget), strict=True):
+    for found, outputs in zip(traces, _outputs(rows, reader, budget, done), strict=True):
         yield [_rewarded(trace, one, reader) for trace, one in zip(found, outputs, strict=True)]
 
 
-def _outputs(rows: Sequence[Row], reader: RewardReader, budget: int) -> Iterator[list[Tensor]]:
-    """Yield for every row the outputs [n, A] at all tokens of each response."""
-    for start in range(0, len(rows), CHUNK):
+def _outputs(rows: Sequence[Row], reader: RewardReader, budget: int, done: int) -> Iterator[list[Tensor]]:
+    """Yield for every row that is not done the outputs [n, A] at all tokens of each response."""
+    for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
         groups = [opened(row.group, every_token) for row in rows[start : start + CHUNK]]
+        first = max(0, done - start)
         found: dict[int, list[Tensor]] = {}
-        for places in plan_pass([group.n_tokens for group in groups], budget):
+        for places in plan_pass([group.n_tokens for group in groups], budget, first):
             batch = pack([groups[place] for place in places], places)
             with torch.no_grad():
                 flat = reader.read(batch).double().cpu()
             counts = torch.bincount(batch.responses.cpu(), minlength=batch.shape[0]).tolist()
             for (place, _), values in zip(batch.members, torch.split(flat, counts), strict=True):
                 found.setdefault(place, []).append(values)
-        yield from (found[place] for place in range(len(groups)))
+        yield from (found[place] for place in range(first, len(groups)))
 
 
 def _rewarded(trace: TokenTrace, outputs: Tensor, reader: RewardReader) -> TokenTrace:

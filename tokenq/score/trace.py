@@ -66,29 +66,33 @@ class Row:
     warnings: tuple[str, ...] = field(default=())
 
 
-def score(rows: Sequence[Row], reader: Reader, scoring: Scoring, budget: int) -> Iterator[list[TokenTrace]]:
-    """Yield the traces of every row, in order: one list a row, one trace a response.
+def score(
+    rows: Sequence[Row], reader: Reader, scoring: Scoring, budget: int, done: int = 0
+) -> Iterator[list[TokenTrace]]:
+    """Yield the traces of every row that is not done, in order: one list a row, one trace a response.
 
     Args:
         rows: what to score.
         reader: reads both models.
         scoring: what all traces share.
         budget: most tokens in one forward.
+        done: rows at the beginning that are done already; the others meet in the batches of a whole pass.
 
     Raises:
         UserError: a model has no finite log-prob for a token taken.
     """
     scoring = replace(scoring, decode=cache(scoring.decode))
-    for start in range(0, len(rows), CHUNK):
+    for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
         chunk = rows[start : start + CHUNK]
+        first = max(0, done - start)
         found: dict[int, list[TokenTrace]] = {}
-        for places in plan_pass([row.group.n_tokens for row in chunk], budget):
+        for places in plan_pass([row.group.n_tokens for row in chunk], budget, first):
             batch = pack([chunk[place].group for place in places], places)
             with torch.no_grad():
                 read = reader(batch)
             for (place, which), numbers in zip(batch.members, _by_response(batch, read), strict=True):
                 found.setdefault(place, []).append(_trace(chunk[place], which, numbers, scoring))
-        yield from (found[place] for place in range(len(chunk)))
+        yield from (found[place] for place in range(first, len(chunk)))
 
 
 _NUMBERS = ("logps", "ref_logps", "ranks", "ref_ranks", "entropies", "ref_entropies", "kls", "ref_kls")

@@ -151,6 +151,8 @@ class SearchConfig:
     """File of results: .jsonl, one line a prompt."""
     html: str | None = None
     """Page to look at them: candidates and trees; one file, opens from disk."""
+    overwrite: bool = False
+    """Replace files that this command did not write."""
 
     seed: int = 0
     """Seed of everything that is drawn."""

@@ -50,7 +50,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
     total = total_steps(config, len(job.data.groups))
-    step = checkpoint.load_latest(accelerator, job.run.checkpoints) if config.resume else 0
+    step = checkpoint.load_latest(accelerator, job.run.checkpoints, metrics_file) if config.resume else 0
     trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total)
     if accelerator.is_main_process:
         metrics_file.keep(lambda record: _still_holds(record, step, total))
