@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from test_public_layouts import LABELLED, STEPS
+from test_public_layouts import PAIRS as PUBLIC
 
 from tokenq.data.columns import find_format
 from tokenq.data.examples import read_examples
@@ -402,18 +404,25 @@ def test_unusable_cells_name_the_row_and_the_column(name):
 
 def test_turns_are_needed_where_a_conversation_is_asked_for():
     with pytest.raises(UserError, match="holds no list of turns"):
-        read_examples([Row({"messages": ["hi"]}, "row 1")], want="responses")
+        read_examples([Row({"messages": [1]}, "row 1")], want="responses")
 
 
 def test_every_format_is_tried_here():
-    tried = {case[0] for case in [*PAIRS.values(), *RESPONSES.values()]} | {
-        "labelled",
-        "rewarded",
-        "stepwise",
-        "first error",
-        "helpsteer",
-        "rated",  # tests/data/test_ratings.py
-    }
+    public = {case[0] for case in (*PUBLIC.values(), *STEPS.values(), *LABELLED.values())}
+    tried = (
+        {case[0] for case in [*PAIRS.values(), *RESPONSES.values()]}
+        | public
+        | {
+            "rated summary",  # tests/data/test_public_layouts.py
+            "scored",
+            "labelled",
+            "rewarded",
+            "stepwise",
+            "first error",
+            "helpsteer",
+            "rated",  # tests/data/test_ratings.py
+        }
+    )
     assert tried == set(FORMATS)
 
 

@@ -98,10 +98,12 @@ def _columns(config: ReadEvaluation, names: Sequence[str]) -> dict[str, dict[str
 def results_of(sources: Sequence[str]) -> "dict[str, list[SearchResult]]":
     """Return what systems found, by name: NAME=FILE, or FILE, whose name is then the system's.
 
+    A file is one of `tokenq search`, or holds the answers of another program.
+
     Raises:
         UserError: a file is missing or holds no results, or two systems have one name.
     """
-    from tokenq.results import read_results
+    from tokenq.data.engine_outputs import read_answers, with_prompts
 
     found: dict[str, list[SearchResult]] = {}
     for source in sources:
@@ -110,8 +112,8 @@ def results_of(sources: Sequence[str]) -> "dict[str, list[SearchResult]]":
             name, path = Path(source).stem, source
         if name in found:
             raise UserError(f"Two systems are called {name!r}.", "Name them apart: --results ours=FILE theirs=FILE.")
-        found[name] = list(read_results(Path(path)))
-    return found
+        found[name] = read_answers(Path(path))
+    return with_prompts(found)
 
 
 def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate], float]":

@@ -1,10 +1,13 @@
 """Layouts of single responses, which are there to be imitated."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from tokenq.data import cells
 from tokenq.data import turns as talk
 from tokenq.data.cells import Values
-from tokenq.data.parsed import Parsed, question, reply
-from tokenq.records import Response
+from tokenq.data.parsed import ANSWER, CONVERSATION, QUESTION, Parsed, question, reply
+from tokenq.records import Message, Response
 
 
 def read_completion(values: Values) -> Parsed:
@@ -18,19 +21,52 @@ def read_completion(values: Values) -> Parsed:
 
 def read_messages(values: Values) -> Parsed:
     """Read a conversation: its last turns from the assistant's first on are the response."""
-    turns = cells.turns(values, "messages" if "messages" in values else "conversations")
-    prompt, response = talk.split_messages(turns)
+    prompt, response = talk.split_messages(conversation(values))
     return Parsed(prompt, (Response(response),))
+
+
+def conversation(values: Values) -> tuple[Message, ...]:
+    """Return the turns of a conversation; texts alone are a user's and an assistant's by turns (LIMA, Capybara)."""
+    name = next(name for name in CONVERSATION if name in values)
+    items = cells.items(values, name)
+    if items and all(isinstance(item, Mapping) and {"input", "output"} <= item.keys() for item in items):
+        items = [cells.text(item, side) for item in items for side in ("input", "output")]
+    if items and all(isinstance(item, str) for item in items):
+        return tuple(Message(("user", "assistant")[place % 2], item) for place, item in enumerate(items))
+    return cells.turns(values, name)
 
 
 def read_instruction(values: Values) -> Parsed:
     """Read an instruction, with an input below it, and the answer."""
-    return Parsed(question(values, "instruction"), (Response(reply(cells.text(values, "output"))),), fields=True)
+    return Parsed(question(values, "instruction"), (_answer(values, "output", "response", "completion"),), fields=True)
 
 
 def read_answer(values: Values) -> Parsed:
-    """Read a question and its answer."""
-    return Parsed(question(values, "question"), (Response(reply(cells.text(values, "answer"))),), fields=True)
+    """Read a question and its answer; of a problem with a solution the solution is it."""
+    names = ("solution", *ANSWER) if "problem" in values else (*ANSWER, "solution")
+    return Parsed(question(values, *QUESTION), (_answer(values, *names),), fields=True)
+
+
+def _answer(values: Values, *names: str) -> Response:
+    return Response(reply(cells.text(values, *names)))
+
+
+def read_labelled_answer(values: Values) -> Parsed:
+    """Read an answer to a question that is desirable or not."""
+    name = next(name for name in LABELS if name in values)
+    response = replace(_answer(values, *ANSWER), label=cells.label(values[name], name))
+    return Parsed(question(values, *QUESTION), (response,), fields=True)
+
+
+def read_labelled_conversation(values: Values) -> Parsed:
+    """Read a conversation whose end is desirable or not (LLaMA-Factory, TRL)."""
+    name = next(name for name in LABELS if name in values)
+    prompt, response = talk.split_messages(conversation(values))
+    return Parsed(prompt, (Response(response, label=cells.label(values[name], name)),))
+
+
+LABELS = ("label", "kto_tag", "is_safe", "desirable")
+"""Columns that say whether a response is desirable."""
 
 
 def read_text(values: Values) -> Parsed:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenq.data.comparison_layouts import sides
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format
 from tokenq.errors import UserError, unknown_name
@@ -19,10 +20,12 @@ def find_format(row: Row) -> str:
     columns = list(row.values)
     name = next((name for name, form in FORMATS.items() if not form.missing(columns) and form.fits(row.values)), None)
     used = FORMATS[name].used(columns) if name else set()
+    two = sides(row.values)
     guesses = [
         (len(form.columns), guess)
         for form in FORMATS.values()
         if name is None or (used <= form.used(columns) and len(form.columns) > len(FORMATS[name].columns))
+        if not (two and name is None)
         if (guess := _respelt(form, columns))
     ]
     if name and not guesses:
@@ -36,17 +39,27 @@ def find_format(row: Row) -> str:
         raise UserError(
             f"{row.where}: unknown columns: {told} (columns: {shown}).", f"Rename with --columns {option}{leave}."
         )
+    if two:
+        raise UserError(
+            f"{row.where}: {two[0]!r} and {two[1]!r} are two responses, and no column says which is the better one.",
+            "Name it: --columns winner=THEIRS; or, if it is always the first, "
+            f"--columns chosen={two[0]} rejected={two[1]}.",
+        )
     near = max(FORMATS.values(), key=lambda form: len(form.used(columns)) / len(form.columns))
     lacks = (
-        f" The nearest format lacks {', '.join(near.missing(columns))}."
+        f" The nearest format lacks {', '.join(name.split('|')[0] for name in near.missing(columns))}."
         if near.used(columns) and near.missing(columns)
         else ""
     )
-    known = "; ".join(dict.fromkeys(", ".join(form.columns) for form in FORMATS.values()))
+    known = "; ".join(FORMATS[name].shown() for name in _MAIN)
     raise UserError(
         f"{row.where}: the columns {shown} fit no known format.{lacks}",
-        f"Rename them with --columns prompt=THEIRS chosen=THEIRS rejected=THEIRS. Known sets of columns: {known}.",
+        "Rename them with --columns prompt=THEIRS chosen=THEIRS rejected=THEIRS. Known sets of columns, among others: "
+        f"{known}.",
     )
+
+
+_MAIN = ("preference", "implicit preference", "labelled", "completion", "messages", "instruction", "question", "text")
 
 
 def _respelt(form: Format, columns: Sequence[str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from tokenq.data.columns import find_format, renamed
 from tokenq.data.context import refuse_unread, template_arguments, with_context
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format
+from tokenq.data.message_trees import gathered
 from tokenq.data.parsed import Parsed
 from tokenq.data.turns import BadRow
 from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted, only_learnt
@@ -72,12 +73,13 @@ def read_examples(
         if name not in options:
             raise unknown_name(kind, name, options)
     named = [row if row.fault else replace(row, values=renamed(row.values, columns or {}, row.where)) for row in rows]
+    named = gathered(named)
     whole = [row for row in named if not row.fault]
     name = find_format(whole[0]) if whole else next(iter(FORMATS))
     if want in NEEDED and FORMATS[name].holds == "responses":
         raise UserError(
             f"{rows[0].where}: the data holds single responses (format {name!r}: "
-            f"{', '.join(FORMATS[name].columns)}), not {NEEDED[want][0]}.",
+            f"{FORMATS[name].shown()}), not {NEEDED[want][0]}.",
             f"Train on it with --loss sft, or give data with {NEEDED[want][1]}.",
         )
     bad: list[tuple[str, BadRow]] = []

@@ -176,7 +176,7 @@ def _from_wrapper(value: Mapping[str, Any], name: str) -> list[Any] | None:
     return tables[named[0]] if len(named) == 1 and not any(isinstance(value[key], list) for key in others) else None
 
 
-_WRAPPERS = ("data", "examples", "instances", "items", "records", "rows", "samples", "train")
+_WRAPPERS = ("data", "examples", "instances", "items", "records", "request_states", "rows", "samples", "train")
 
 
 def _from_split(value: Mapping[str, Any], name: str) -> list[Any] | None:

@@ -24,10 +24,31 @@ class Parsed(NamedTuple):
     undecided: str = ""
 
 
+QUESTION = ("question", "instruction", "input", "problem", "query")
+"""Columns of a question, which is a user's turn (and a `prompt` is text as it stands)."""
+
+CHOSEN = ("chosen", "chosen_response", "accepted", "preferred_response")
+REJECTED = ("rejected", "rejected_response", "dispreferred_response")
+"""Columns of the two responses of a pair."""
+
+ANSWER = ("response", "output", "answer", "completion")
+"""Columns of a response to a question."""
+
+CONVERSATION = ("messages", "conversations", "conversation")
+"""Columns of a conversation."""
+
+_SCORES = ("score", "rating", "reward", "avg_rating")
+_SCORED = [
+    (f"score_{side}", *(f"{side}{join}{name}" for name in _SCORES for join in "_-"))
+    for side in (CHOSEN[0], REJECTED[0])
+]
+
+
 def question(values: Values, *names: str) -> tuple[Message, ...]:
     """Return the user turn of formats with named fields; an `input` beside an `instruction` goes below it."""
     text = cells.text(values, *names)
-    extra = values.get("input") if "instruction" in values and "instruction" in names else None
+    beside = "input" if "input" in values else "context"  # Alpaca's name, and Dolly's
+    extra = values.get(beside) if "instruction" in values and "instruction" in names else None
     return (Message("user", f"{text}\n\n{extra}" if isinstance(extra, str) and extra.strip() else text),)
 
 
@@ -38,9 +59,11 @@ def reply(content: Text) -> tuple[Message, ...]:
 
 def pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: bool = False) -> Parsed:
     """Return a pair, with the ratings and the margin that stand beside it, and a response to calibrate on."""
-    scores = [cells.number(values.get(name), name) for name in ("score_chosen", "score_rejected")]
+    named = [next((name for name in names if name in values), names[0]) for names in _SCORED]
+    scores = [cells.number(values.get(name), name) for name in named]
     pair = (Response(chosen, score=scores[0]), Response(rejected, score=scores[1]))
-    margin = cells.number(values.get("margin"), "margin")
+    said = "margin" if "margin" in values else "magnitude"
+    margin = cells.number(values.get(said), said)
     if margin is None and scores[0] is not None and scores[1] is not None:
         margin = scores[0] - scores[1]
     if values.get("calibration") is None:

@@ -1,7 +1,7 @@
 """Prompts to write answers to: from files of prompts alone, and from every form of data that trains.
 
 A row of a known format (pairs, answers, conversations) gives its prompt exactly as training reads it; a row with a
-prompt alone needs one of the columns `prompt`, `messages`, `question` or `instruction`.
+prompt alone needs one of the columns `prompt`, `messages`, `question`, `instruction`, … or `turns`.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from tokenq.data.encode import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS
-from tokenq.data.parsed import Parsed
+from tokenq.data.parsed import CONVERSATION, QUESTION, Parsed, question
 from tokenq.data.source_language import parse_source
 from tokenq.data.sources import read_rows
 from tokenq.data.turns import BadRow
@@ -94,16 +94,30 @@ def _parsed(row: Row) -> Parsed:
                 return form.read(values)
     if values.get("prompt") is not None:
         return Parsed(cells.content(values, "prompt"), ())
-    for name in ("messages", "conversations"):
+    for name in CONVERSATION:
         if values.get(name) is not None:
             return Parsed(_to_answer(cells.turns(values, name)), ())
-    for name in ("question", "instruction"):
+    if values.get("turns") is not None:
+        return Parsed((Message("user", _first_turn(values)),), (), fields=True)
+    if isinstance(values.get("body"), Mapping):  # a request of a batch
+        return _parsed(Row(dict(values["body"]), row.where))
+    for name in QUESTION:
         if values.get(name) is not None:
-            return Parsed((Message("user", cells.text(values, name)),), (), fields=True)
+            content = cells.content(values, name)
+            if not isinstance(content, str):
+                return Parsed(_to_answer(content), ())
+            return Parsed(question(values, name), (), fields=True)
     raise UserError(
         f"{row.where} has no prompt (columns: {', '.join(map(repr, names))}).",
         "Name its column: --columns prompt=THEIRS.",
     )
+
+
+def _first_turn(values: Mapping[str, Any]) -> str:
+    """Return the first question of MT-bench or Arena-Hard: texts, or records of them; later ones need an answer."""
+    turns = cells.items(values, "turns")
+    first = turns[0] if turns else None
+    return cells.text({"turns": first.get("content") if isinstance(first, Mapping) else first}, "turns")
 
 
 def _to_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:

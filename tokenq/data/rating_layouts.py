@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenq.data import cells
-from tokenq.data.answer_layouts import read_completion
+from tokenq.data.answer_layouts import LABELS, read_completion
 from tokenq.data.cells import Values
+from tokenq.data.comparison_layouts import TIE
 from tokenq.data.parsed import Parsed, question, reply
 from tokenq.records import Response, Text
 
@@ -13,7 +14,15 @@ from tokenq.records import Response, Text
 def read_labelled(values: Values) -> Parsed:
     """Read a response that is desirable or not."""
     prompt, responses, *_ = read_completion(values)
-    return Parsed(prompt, (Response(responses[0].content, label=cells.label(values.get("label"))),))
+    name = next(name for name in LABELS if name in values)
+    return Parsed(prompt, (Response(responses[0].content, label=cells.label(values[name], name)),))
+
+
+def read_scored(values: Values) -> Parsed:
+    """Read a response with a score or a rating; one without is a response that is not rated."""
+    prompt, responses, *_ = read_completion(values)
+    name = "score" if "score" in values else "rating"
+    return Parsed(prompt, (Response(responses[0].content, score=cells.number(values[name], name)),))
 
 
 def read_rewarded(values: Values) -> Parsed:
@@ -53,7 +62,8 @@ def read_two_responses(values: Values) -> Parsed:
     strength = cells.number(cells.first(values, "overall_preference", "preference_strength"), "preference strength")
     scores = (None, None) if strength is None else (-strength, strength)
     responses = tuple(Response(content, score=score) for content, score in zip(contents, scores, strict=True))
-    return Parsed(prompt, responses, margin=None if strength is None else abs(strength))
+    tie = TIE if strength == 0 else ""
+    return Parsed(prompt, responses, margin=None if strength is None else abs(strength), undecided=tie)
 
 
 def read_nectar(values: Values) -> Parsed:
@@ -62,8 +72,10 @@ def read_nectar(values: Values) -> Parsed:
         (answer["answer"], cells.number(answer.get("rank"), "rank"))
         for answer in cells.records(values, "answers", "answer")
     ]
-    responses = tuple(Response(text, score=None if rank is None else -rank) for text, rank in ranks)
-    return Parsed(cells.text(values, "prompt"), responses)
+    prompt = cells.content(values, "prompt")
+    contents = [text if isinstance(prompt, str) else reply(text) for text, _ in ranks]
+    scores = [None if rank is None else -rank for _, rank in ranks]
+    return Parsed(prompt, tuple(Response(one, score=score) for one, score in zip(contents, scores, strict=True)))
 
 
 def read_ultrafeedback(values: Values) -> Parsed:
