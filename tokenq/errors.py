@@ -27,6 +27,20 @@ class UserError(Exception):
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal that ended a command where it can go on.
+
+    Args:
+        signum: the signal; the command exits with 128 more.
+        said: what was done about it, one sentence.
+    """
+
+    def __init__(self, signum: int, said: str) -> None:
+        super().__init__(said)
+        self.signum = signum
+        self.said = said
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option that is spelt most like `name`, or None when none is close."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

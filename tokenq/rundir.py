@@ -153,13 +153,20 @@ def provenance(config: Mapping[str, Any], seed: int, identities: Mapping[str, An
     }
 
 
-def record_start(run: RunDir, start: dict[str, Any]) -> None:
-    """Write the provenance of a first start, or add a later start to `resumed` of what is there."""
+def record_start(run: RunDir, start: dict[str, Any], changed: Mapping[str, tuple[Any, Any]] | None = None) -> None:
+    """Write the provenance of a first start, or add a later start to `resumed` of what is there.
+
+    Args:
+        run: the run.
+        start: its provenance.
+        changed: settings that a later start has changed: what they were, and what they are now.
+    """
     if not run.provenance.exists():
         write_json(run.provenance, start)
         return
     first = read_json(run.provenance)
     again = {name: start[name] for name in ("started", "command", "versions", "platform", "git")}
+    again["changed"] = {name: list(values) for name, values in (changed or {}).items()}
     write_json(run.provenance, {**first, "resumed": [*first["resumed"], again]})
 
 

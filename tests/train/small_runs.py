@@ -219,6 +219,6 @@ def weights_of(policy):
 
 
 def lines_of(output):
-    """Return the lines of `metrics.jsonl`, without what a run costs."""
+    """Return the lines of `metrics.jsonl`, without what a run costs and what is null."""
     lines = (json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines())
-    return [{name: value for name, value in line.items() if name not in COST} for line in lines]
+    return [{k: v for k, v in line.items() if k not in COST and v is not None} for line in lines]

@@ -16,12 +16,11 @@ from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.models.forward import WAYS
 from tokenq.train.config import (
-    FREE_ON_RESUME,
     SECTIONS,
     SPELT_ELSEWHERE,
     TrainConfig,
-    check_resume,
 )
+from tokenq.train.resume import FREE_ON_RESUME, check_resume, refuse_fewer_steps
 from tokenq.train.trl import ANSWERS, FLAGS
 
 CONFIG = TrainConfig(model="m", data=["pairs.jsonl"], output="runs/x")
@@ -128,7 +127,6 @@ def test_a_run_resumes_under_the_settings_that_were_recorded():
         ("data", ["other.jsonl"]),
         ("learning_rate", 1e-5),
         ("batch_size", 16),
-        ("epochs", 2.0),
     ],
 )
 def test_a_run_does_not_resume_under_other_settings(field, value):
@@ -136,6 +134,16 @@ def test_a_run_does_not_resume_under_other_settings(field, value):
         check_resume(replace(CONFIG, **{field: value}), plain(asdict(CONFIG)))
     assert f"{field} was {plain(getattr(CONFIG, field))!r}, now {value!r}" in caught.value.message
     assert "runs/x/config.yaml" in caught.value.hint
+
+
+@pytest.mark.parametrize(("field", "value"), [("epochs", 2.0), ("max_steps", 40)])
+def test_a_resumed_run_may_be_longer(field, value):
+    changed = check_resume(replace(CONFIG, **{field: value}), plain(asdict(CONFIG)))
+    assert changed == {field: (plain(getattr(CONFIG, field)), value)}
+    assert check_resume(CONFIG, plain(asdict(CONFIG))) == {}
+    refuse_fewer_steps(40, 40)
+    with pytest.raises(UserError, match="has done 41 steps, and 40 are asked for"):
+        refuse_fewer_steps(41, 40)
 
 
 @pytest.mark.parametrize(

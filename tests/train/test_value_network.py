@@ -84,7 +84,7 @@ def test_each_network_gets_the_gradient_of_its_own_square(tmp_path):
     first = torch.tensor([int((batch.responses == s).nonzero()[0, 0]) for s in range(batch.shape[0])])
     left = batch.rewards.double() - values[first] - 0.5 * d
     ((left.detach() * -d).mean() + (left.detach() * -values[first]).mean()).backward()
-    options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant", "batch_size": 10}
+    options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant", "batch_size": 15}
     start = weights_of(both)
     train_small(tmp_path, loss="dro", policy=both, groups=GROUPS, parameters={"beta": 0.5, "values": "prompt"},
                 max_grad_norm=0.0, tokens_per_batch=40, **options)  # fmt: skip
@@ -163,7 +163,7 @@ def test_explained_variance_by_hand():
 
 
 def test_imitation_beside_it_learns_from_what_is_above_the_mean(tmp_path):
-    _, summary = train_small(tmp_path, loss="dro+0.5*sft", groups=GROUPS, max_steps=1, batch_size=10)
+    _, summary = train_small(tmp_path, loss="dro+0.5*sft", groups=GROUPS, max_steps=1, batch_size=15)
     policy = small_policy()
     above = [(g, r) for g in GROUPS for r in g.responses if r.reward > 0]
     logps = [policy(pack([type(g)(g.prompt_ids, (r,), False, g.where)])) for g, r in above]

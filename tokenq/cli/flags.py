@@ -8,6 +8,7 @@ what they may be is the business of the dataclass.
 import argparse
 import ast
 import inspect
+import re
 import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ def parse(
     sections: Mapping[str, str],
     spelt_elsewhere: Mapping[str, str],
     bare: str = "",
+    check: Callable[[Any], None] = lambda config: None,
 ) -> Config | None:
     """Return the configuration that `words` and the file after `--config` ask for.
 
@@ -52,6 +54,7 @@ def parse(
         sections: headings of the help page by the first field under them.
         spelt_elsewhere: foreign names of fields, for hints: the field, or a sentence where there is none.
         bare: the field that words before the first flag stand for.
+        check: refuses a configuration that `--print-config` would print.
 
     Returns:
         The configuration, or None when `--print-config` has printed it.
@@ -75,12 +78,35 @@ def parse(
     values |= dict.fromkeys(taken_back)
     _refuse_empty(values, config)
     if print_config:
+        _refuse_printed(config, values, check)
         print(as_yaml(config, values, sections), end="")
         return None
     for name in _required(config):
         if values.get(name) is None:
             raise UserError(f"{_flag(name)} is missing.", f"Give the flag, or `{name}:` in the file after --config.")
     return config(**values)
+
+
+def _refuse_printed(config: type[Any], values: Mapping[str, Any], check: Callable[[Any], None]) -> None:
+    """Refuse to print values that the command would refuse; what is still to be filled in may be missing."""
+
+    def problem(given: Mapping[str, Any]) -> UserError | None:
+        kinds = get_type_hints(config)
+        blank = {name: ("-",) if get_origin(kinds[name]) is Sequence else "-" for name in _required(config)}
+        known = {name: value for name, value in given.items() if value is not None}
+        try:
+            check(config(**{**blank, **known}))
+        except UserError as error:
+            return error
+        return None
+
+    found = problem(values) if values else None
+    if found is None:
+        return
+    # What an empty form lacks is no mistake, as long as the complaint names no flag that is given.
+    named = {name for name in values if _flag(name) in re.findall(r"--[a-z-]+", str(found))}
+    if named or str(found) != str(problem({})):
+        raise found
 
 
 def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str]) -> dict[str, Any]:

@@ -3,11 +3,15 @@
 A `UserError` is printed without a traceback and exits with 2. Anything else is a defect and keeps its traceback.
 """
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import tokenq
 from tokenq.cli.command import Command
@@ -21,11 +25,11 @@ from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.evaluations import EVALUATIONS
 from tokenq.cli.flags import parse
-from tokenq.cli.plain_text import complain, fit_streams, one_line
+from tokenq.cli.plain_text import complain, fit_streams
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
-from tokenq.errors import UserError, of_the_machine, unknown_name
+from tokenq.errors import Interrupted, UserError, of_the_machine, unknown_name
 from tokenq.evaluate.config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluate.config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
@@ -41,7 +45,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     0 where all is well, 1 where a check of `verify` fails, 2 for a user's mistake, 130 for an interruption, 141 where
-    who read the output has gone.
+    who read the output has gone, 143 where it was terminated.
 
     Args:
         words: the command line after `tokenq`; None takes the process's own.
@@ -77,6 +81,7 @@ def _run(words: Sequence[str]) -> int:
             sections=command.sections,
             spelt_elsewhere=command.spelt_elsewhere,
             bare=command.bare,
+            check=command.check,
         )
         return 0 if config is None else _do(command, config)
     except UserError as error:
@@ -100,10 +105,31 @@ def _named(words: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _do(command: Command, config: Any) -> int:
     try:
-        return command.run(config)
+        with _terminable():
+            return command.run(config)
+    except Interrupted as stop:
+        print(f"\n{stop.said} {command.again(config)}", file=sys.stderr)
+        return 128 + stop.signum
     except KeyboardInterrupt:
-        print(f"\nInterrupted. {one_line(command.again(config))}", file=sys.stderr)
-        return 130
+        print(f"\nInterrupted. {command.again(config)}", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Have a polite request to end, as schedulers send it, end the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, _: FrameType | None) -> NoReturn:
+        raise Interrupted(signum, "Terminated.")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _overview() -> str:
@@ -120,6 +146,14 @@ def _train(config: TrainConfig) -> int:
 
     run(config)
     return 0
+
+
+def _check_train(config: TrainConfig) -> None:
+    config.check()
+    if config.loss != "dpo" or config.loss_options or config.beta is not None:
+        from tokenq.core.losses import find_sum
+
+        find_sum(config.loss, {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options})
 
 
 def _train_again(config: TrainConfig) -> str:
@@ -154,6 +188,14 @@ def _search(config: SearchConfig) -> int:
     from tokenq.cli.search import run
 
     return run(config)
+
+
+def _check_search(config: SearchConfig) -> None:
+    config.check()
+    if config.policy is not None:
+        from tokenq.decoding import check_needs
+
+        check_needs(config)
 
 
 def _search_again(config: SearchConfig) -> str:
@@ -200,6 +242,7 @@ COMMANDS: dict[str, Command] = {
         "train a policy on demonstrations, preferences or rewards, or a reward model",
         SECTIONS,
         SPELT_ELSEWHERE,
+        check=_check_train,
     ),
     "score": Command(
         ScoreConfig,
@@ -216,6 +259,7 @@ COMMANDS: dict[str, Command] = {
         "write better answers: beams, best of n, votes, tree search, proxies",
         SEARCH_SECTIONS,
         SEARCH_SPELT_ELSEWHERE,
+        check=_check_search,
     ),
     "sweep": Command(
         SweepConfig,

@@ -90,7 +90,9 @@ class Progress:
         if event.metrics and (event.stage != "train" or finished or event.done % self._every == 0 or event.done == 1):
             head = f"step {event.done}/{event.total}" if event.stage == "train" else "held out"
             shown = {name: event.metrics.get(name, event.metrics.get(f"eval_{name}")) for name in SHOWN}
-            said = "  ".join(f"{key} {value:.4g}" for key, value in shown.items() if value is not None)
+            said = "  ".join(
+                f"{key} {value:.4g}" for key, value in shown.items() if value is not None and value == value
+            )
             self.say(f"{head}  {said}")
 
 

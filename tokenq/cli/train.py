@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 
 import tokenq
+from tokenq.cli.absolute import with_absolute_paths
 from tokenq.cli.machine import accelerator_for
 from tokenq.cli.merging import merges, refuse_merge_in_shards
 from tokenq.cli.progress import Progress
@@ -34,11 +35,14 @@ from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_mod
 from tokenq.models.precision import for_training
 from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
-from tokenq.train.config import TrainConfig, check_resume
+from tokenq.train.checks import raise_together
+from tokenq.train.config import TrainConfig
 from tokenq.train.defaults import adapts, kind_of, resolved
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
 from tokenq.train.objective import Objective
+from tokenq.train.order import NOUNS, examples_of
 from tokenq.train.precision import Precision, precision_of
+from tokenq.train.resume import Changes, check_resume
 
 
 def run(config: TrainConfig) -> Summary:
@@ -49,7 +53,7 @@ def run(config: TrainConfig) -> Summary:
     """
     config.check()
     loss = find_sum(config.loss, _loss_parameters(config))
-    chosen, config = config, resolved(config, loss)
+    chosen, config = config, with_absolute_paths(resolved(config, loss))
     check_inputs(config, loss)
     refuse_merge_in_shards(config, loss)
     if not config.resume:
@@ -62,27 +66,39 @@ def run(config: TrainConfig) -> Summary:
         rows = load_data(config, loss, tokenizer, progress)
         ready = PREPARATIONS[loss.output](config, loss, spec, tokenizer, rows, progress)
         refuse_equal(ready.data.groups, loss.inputs)
-        run_dir = _open_run(config, accelerator)
+        run_dir, changed = _open_run(config, accelerator)
         identity = identify(ready.policy.model, config.model)
         reference = _reference(ready, identity, config, loss, tokenizer, accelerator, progress)
         valued = ValuedPolicy(ready.policy) if isinstance(ready.policy, PackedLM) and loss.valued else None
         _make_ready(ready.policy, valued, config, accelerator)
         precision = precision_of(valued or ready.policy, config, reference.model)
         if accelerator.is_main_process:
-            _record(run_dir, config, (identity, reference.identity), rows, loss, precision, accelerator)
+            identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
+            record_start(run_dir, provenance(asdict(config), config.seed, identities), changed)
         job = _job(ready, valued, reference, config, run_dir, progress)
         if chosen.learning_rate is None:
             progress.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
         progress.say(precision.line(config.optimizer))
-        steps = total_steps(config, len(ready.data.groups))
-        unit = loss.unit if loss.unit in ("pairs", "responses") else "prompts"
-        progress.say(f"training: {steps} steps of {config.batch_size} {unit}, {ready.policy.way} attention")
+        if changed:
+            said = ", ".join(f"{name} was {was}, now {now}" for name, (was, now) in changed.items())
+            progress.say(f"resuming to another end ({said}): the schedule is stretched to it")
+        progress.say(f"training: {_steps(ready, config, loss)}, {ready.policy.way} attention")
         summary = fit(job, accelerator)
         _finish(ready.policy, tokenizer, config, loss, summary, run_dir, accelerator)
         what = "policy" if isinstance(ready.policy, PackedLM) else "reward model"
         place = _result(ready.policy, run_dir)
         progress.say(f"done: the {what} is in {place}, every step's numbers in {run_dir.metrics}")
     return summary
+
+
+def _steps(ready: Ready, config: TrainConfig, loss: LossSum) -> str:
+    """Return what a step holds, in words: what the loss counts, and the responses that go through the model."""
+    examples = examples_of(ready.data.groups, loss.unit)
+    total, responses = examples.total, sum(len(group.responses) for group in ready.data.groups)
+    each, noun = min(config.batch_size, total), NOUNS[loss.unit]
+    said = f"{total_steps(config, total)} steps of {each} {noun}"
+    share = each * responses / total
+    return said if share == each else f"{said} ({share:.4g} responses) each"
 
 
 def _kind(config: TrainConfig, loss: LossSum) -> str:
@@ -137,6 +153,7 @@ def _job(
         values=None if valued is None else valued.values,
         work=ready.policy.work,
         listener=progress,
+        say=progress.say,
     )
 
 
@@ -175,31 +192,46 @@ def _make_ready(
         policy.accumulate_in_place()
 
 
-def _open_run(config: TrainConfig, accelerator: Accelerator) -> RunDir:
-    """Return the run directory; refuse one that holds another run."""
-    if not accelerator.is_main_process:
-        accelerator.wait_for_everyone()
-        return RunDir(Path(config.output))
+def _open_run(config: TrainConfig, accelerator: Accelerator) -> tuple[RunDir, Changes]:
+    """Return the run directory, and by what its length changes; refuse one that holds another run."""
+    changed: Changes = {}
+    problem: UserError | None = None
+    if accelerator.is_main_process:
+        try:
+            changed = _opened(config)
+        except UserError as error:
+            problem = error
+    raise_together(problem, accelerator)
+    return RunDir(Path(config.output)), changed
+
+
+def _opened(config: TrainConfig) -> Changes:
+    """Make the run directory, or open it again, and write its settings."""
     run_dir = resume_run(config.output) if config.resume else create_run(config.output)
+    changed: Changes = {}
     if config.resume and run_dir.config.exists():
-        check_resume(config, yaml.safe_load(run_dir.config.read_text(encoding="utf-8")))
+        changed = check_resume(config, yaml.safe_load(run_dir.config.read_text(encoding="utf-8")))
+    finished = run_dir.policy.exists() or run_dir.reward_model.exists()
+    if changed and finished and not any(run_dir.checkpoints.glob("step-*")):
+        raise UserError(
+            f"The run in {config.output} is finished, and there is no checkpoint to go on from.",
+            "Train its result further in another --output; --keep-checkpoints 1 keeps the last state.",
+        )
     write_config(run_dir, asdict(replace(config, resume=False)))
-    accelerator.wait_for_everyone()
-    return run_dir
+    return changed
 
 
-def _record(
-    run_dir: RunDir,
+def _identities(
     config: TrainConfig,
     models: tuple[ModelIdentity, ModelIdentity | None],
     rows: tuple[TokenizedData, TokenizedData],
     loss: LossSum,
     precision: Precision,
     accelerator: Accelerator,
-) -> None:
-    """Write down where the run comes from."""
+) -> dict[str, Any]:
+    """Return where the run comes from."""
     (identity, reference), (data, held_out) = models, rows
-    identities = {
+    return {
         "model": identity.to_dict(),
         "reference": None if reference is None else reference.to_dict(),
         "data": data_identity(config.data, data),
@@ -209,7 +241,6 @@ def _record(
         "precision": asdict(precision),
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
-    record_start(run_dir, provenance(asdict(config), config.seed, identities))
 
 
 def _finish(

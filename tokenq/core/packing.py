@@ -15,7 +15,11 @@ from tokenq.core.tensors import PackedBatch, Segment
 from tokenq.records import TokenGroup, TokenResponse
 
 
-def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> PackedBatch:
+def pack(
+    groups: Sequence[TokenGroup],
+    indices: Sequence[int] | None = None,
+    responses: Sequence[Sequence[int]] | None = None,
+) -> PackedBatch:
     """Return one flat prefix-shared row: every prompt once, followed by all its responses.
 
     The state after the last prompt token predicts the first token of every response, the state after response token t
@@ -24,6 +28,7 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
     Args:
         groups: the groups of the micro-batch.
         indices: their places in the data set; 0, 1, … when None.
+        responses: of each, the places of its responses in the group of the data set; 0, 1, … when None.
     """
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
@@ -45,7 +50,8 @@ def pack(groups: Sequence[TokenGroup], indices: Sequence[int] | None = None) -> 
             predictors[0] = stop - 1
             columns = np.flatnonzero(response.mask)
             targets.append((predictors[columns], response.ids[columns], len(members), columns))
-            members.append((place if indices is None else indices[place], which))
+            number = which if responses is None else responses[place][which]
+            members.append((place if indices is None else indices[place], number))
             if n > 1:
                 ids.append(response.ids[:-1])
                 positions.append(np.arange(length, length + n - 1))

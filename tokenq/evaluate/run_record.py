@@ -157,7 +157,8 @@ class RunRecord:
         """Return how many optimiser steps the settings ask for, None where that cannot be told."""
         if self.config.get("max_steps") is not None:
             return int(self.config["max_steps"])
-        examples = self.summary.get("pairs" if self.loss.unit == "pairs" else "groups")
+        counted = {"pairs": "pairs", "ranked": "groups"}.get(self.loss.unit, "responses")
+        examples = self.summary.get(counted)
         if not examples or not self.config.get("batch_size"):
             return None
         return math.ceil(

@@ -17,8 +17,7 @@ Form = Literal["as_trained", "merged"]
 _CARD = """\
 ---
 library_name: {library}
-base_model: {base}
-pipeline_tag: {task}
+{front}pipeline_tag: {task}
 tags: [tokenq, {loss}]
 ---
 
@@ -85,4 +84,8 @@ def model_card(lm: PackedLM | RewardLM, name: str, base: str, loss: str, facts: 
     library = "peft" if policy and is_peft(lm.model) else "transformers"
     task = "text-generation" if policy else "text-classification"
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    return _CARD.format(library=library, base=base, task=task, loss=loss, name=name, version=version, rows=rows)
+    local = Path(base).is_absolute() or Path(base).exists()  # a path is no id of the hub, which the field must be
+    front, base = ("", Path(base).name) if local else (f"base_model: {base}\n", base)
+    return _CARD.format(
+        library=library, front=front, base=base, task=task, loss=loss, name=name, version=version, rows=rows
+    )

@@ -5,7 +5,7 @@ models or torch, so that `tokenq --help` is instant.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
@@ -89,7 +89,8 @@ class TrainConfig:
     """Folder that keeps reference log-probs between runs; off: do not keep them. Default: the user's cache folder."""
 
     batch_size: int = 8
-    """Prompts with their pair, responses or ranking per optimiser step, over all processes."""
+    """Examples per optimiser step, over all processes: pairs, rankings, or single responses (sft, kto, bco, ce, dro,
+    regression, process), which count one by one where they share a prompt."""
     tokens_per_batch: int = 4096
     """Most tokens in one forward pass on one process. Sets memory and speed, never the result."""
     learning_rate: float | None = None
@@ -239,37 +240,6 @@ SPELT_ELSEWHERE: dict[str, str] = {
 }
 """What other trainers call a field, for the hint after a flag that does not exist."""
 
-FREE_ON_RESUME = frozenset(
-    {
-        *("attention", "device", "eval_steps", "gradient_checkpointing", "keep_checkpoints", "logging_steps"),
-        *("output", "reference_store", "report_to", "resume", "run_name", "save_steps", "tokens_per_batch"),
-    }
-)
-"""Fields in which a resumed run may differ from how it began: they move no number beyond rounding."""
-
-
-def check_resume(config: TrainConfig, recorded: Mapping[str, Any]) -> None:
-    """Refuse to resume a run under other settings than it began with.
-
-    Args:
-        config: what is asked for now.
-        recorded: the configuration in the run directory (plain YAML values).
-
-    Raises:
-        UserError: lists the fields that differ, then and now.
-    """
-    now = asdict(config)
-    changed = [
-        f"{name} was {recorded[name]!r}, now {_listed(value)!r}"
-        for name, value in now.items()
-        if name in recorded and name not in FREE_ON_RESUME and recorded[name] != _listed(value)
-    ]
-    if changed:
-        raise UserError(
-            f"The run in {config.output} began with other settings: {'; '.join(changed)}.",
-            f"Resume it as it was with --config {config.output}/config.yaml, or start again in another --output.",
-        )
-
 
 class _Range(NamedTuple):
     names: tuple[str, ...]
@@ -303,7 +273,3 @@ _RANGES = (
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -1,10 +1,8 @@
-"""What a run of the loop needs, how it ended, and which examples an update sees: plain values, no behaviour."""
+"""What a run of the loop needs, and how it ended: plain values, no behaviour."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import nn
 
 from tokenq.core.readout import Logits
@@ -50,6 +48,7 @@ class Job:
             without one.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
         listener: told about progress.
+        say: told in words what a signal will do.
     """
 
     policy: nn.Module
@@ -62,6 +61,7 @@ class Job:
     values: nn.Module | None = None
     work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
     listener: Listener = silent
+    say: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True)
@@ -81,24 +81,3 @@ class Summary:
     after: dict[str, float]
     last: dict[str, float]
     policy: nn.Module
-
-
-def total_steps(config: TrainConfig, examples: int) -> int:
-    """Return the number of updates of a run over so many examples."""
-    if config.max_steps is not None:
-        return config.max_steps
-    return math.ceil(config.epochs * math.ceil(examples / config.batch_size))
-
-
-def step_places(config: TrainConfig, examples: int, step: int) -> list[int]:
-    """Return the examples of an update: the epoch's permutation, cut into batches; the last may be smaller.
-
-    Args:
-        config: seed and batch size.
-        examples: how many there are.
-        step: updates done before this one.
-    """
-    per_epoch = math.ceil(examples / config.batch_size)
-    epoch, place = divmod(step, per_epoch)
-    order = np.random.default_rng([config.seed, epoch]).permutation(examples)
-    return [int(i) for i in order[place * config.batch_size : (place + 1) * config.batch_size]]

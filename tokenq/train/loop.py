@@ -7,27 +7,29 @@ same, and a row of the loss table. It never sees a network's inside, a tokenizer
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from accelerate.utils import DistributedType
+from torch import nn
 
-from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import PackedBatch
-from tokenq.errors import UserError
+from tokenq.errors import Interrupted, UserError
 from tokenq.files import JsonLines
-from tokenq.train import checkpoint
-from tokenq.train.checks import check_start, not_finite
-from tokenq.train.held_out import Kept, write_held_out
-from tokenq.train.job import Job, Scored, Summary, step_places, total_steps
+from tokenq.train import checkpoint, stopping
+from tokenq.train.checks import apart_at_start, not_finite, raise_together, settled
+from tokenq.train.evaluation import evaluated
+from tokenq.train.job import Job, Scored, Summary
 from tokenq.train.masters import refuse_sharded_masters
-from tokenq.train.micro import Micro, Step, Whole, judge_whole, plan
+from tokenq.train.micro import Micro, Step, plan, reduced, whole_step
 from tokenq.train.monitor import Event, Meter
 from tokenq.train.objective import Outcome, add_sums
 from tokenq.train.optim import learning_rate, make_optimizer, parted, tell_deepspeed
-from tokenq.train.reward_model import correlations
+from tokenq.train.order import examples_of, step_parts, step_places, steps_per_epoch, total_steps
+from tokenq.train.resume import refuse_fewer_steps
 
 __all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
 
@@ -41,6 +43,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
 
     Raises:
         UserError: the policy does not start equal to its reference where it should; a loss is not finite.
+        Interrupted: a signal asked it to stop; what was done is in a checkpoint.
     """
     config, metrics_file = job.config, JsonLines(job.run.metrics)
     refuse_sharded_masters(accelerator, job.policy)
@@ -49,28 +52,18 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
-    total = total_steps(config, len(job.data.groups))
+    total = total_steps(config, examples_of(job.data.groups, job.objective.loss.unit).total)
     step = checkpoint.load_latest(accelerator, job.run.checkpoints, metrics_file) if config.resume else 0
+    refuse_fewer_steps(step, total)
     trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total)
     if accelerator.is_main_process:
         metrics_file.keep(lambda record: _still_holds(record, step, total))
         trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
-    before = trainer.evaluate(step) if step == 0 else {}
-    after, last, saved = before, {}, step
-    trainer.meter.restart()
-    while step < total:
-        last = trainer.update(step)
-        step += 1
-        if config.eval_steps and step % config.eval_steps == 0 and step < total:
-            after = trainer.evaluate(step)
-        if config.keep_checkpoints and trainer.is_due(step):
-            checkpoint.save(accelerator, job.run.checkpoints, step, config.keep_checkpoints)
-            saved = step
-            trainer.meter.restart()
-    if saved < step and config.keep_checkpoints:
-        checkpoint.save(accelerator, job.run.checkpoints, step, config.keep_checkpoints)
-    after = trainer.evaluate(step)
-    return Summary(step, before, after, last, policy)
+    with stopping.heeded(job.say) as trainer.request:
+        try:
+            return trainer.run(step)
+        except stopping.Abandoned:
+            raise trainer.stopped(trainer.done, trainer.request.signum) from None
 
 
 @dataclass
@@ -83,20 +76,84 @@ class _Trainer:
     optimizer: Any
     metrics_file: JsonLines
     total: int
+    request: stopping.Request = field(default_factory=stopping.Request)
+    done: int = 0
+    saved: int = 0
 
     def __post_init__(self) -> None:
+        unit = self.job.objective.loss.unit
         self.meter = Meter()
+        self.examples = examples_of(self.job.data.groups, unit)
+        self.per_epoch = steps_per_epoch(self.job.config, self.examples.total)
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
-        per_epoch = math.ceil(len(self.job.data.groups) / self.job.config.batch_size)
-        return step % (self.job.config.save_steps or per_epoch) == 0
+        return step % (self.job.config.save_steps or self.per_epoch) == 0
+
+    def run(self, step: int) -> Summary:
+        """Do what is left after so many updates, and return how it ended."""
+        config = self.job.config
+        self.done = self.saved = step
+        before = self.evaluate(step) if step == 0 else {}
+        if self._missed(step):
+            self.evaluate(step)
+        last: dict[str, float] = {}
+        self.meter.restart()
+        while self.done < self.total:
+            last = self.update(self.done)
+            self.done += 1
+            if signum := stopping.agreed(self.request, self.accelerator):
+                raise self.stopped(self.done, signum)
+            if self._evaluates(self.done):
+                self.evaluate(self.done)
+            if config.keep_checkpoints and self.is_due(self.done):
+                self.save()
+        if self.saved < self.done and config.keep_checkpoints:
+            self.save()
+        return Summary(self.done, before, self.evaluate(self.done), last, self.policy)
+
+    def save(self) -> Path:
+        """Write a checkpoint of where the run is."""
+        keep = self.job.config.keep_checkpoints
+        place = checkpoint.save(self.accelerator, self.job.run.checkpoints, self.done, keep)
+        self.saved = self.done
+        self.meter.restart()
+        return place
+
+    def stopped(self, step: int, signum: int) -> Interrupted:
+        """Return what ends a run that a signal has asked to stop, with a checkpoint of all that was done."""
+        said = f"Stopped after step {step} of {self.total}"
+        if not step:
+            return Interrupted(signum, "Stopped before the first step.")
+        if not self.job.config.keep_checkpoints:
+            return Interrupted(signum, f"{said}, without a checkpoint (--keep-checkpoints 0).")
+        if self.saved < step:
+            self.save()
+        return Interrupted(signum, f"{said}, with a checkpoint of it.")
+
+    def _same(self, step: int) -> bool:
+        """Return whether policy and reference are one function after so many updates: none has moved a weight yet."""
+        rates = (learning_rate(self.job.config, earlier, self.total) for earlier in range(step))
+        return self.job.start_tolerance is not None and not any(rates)
+
+    def _evaluates(self, step: int) -> bool:
+        """Return whether an evaluation is due within the run after so many updates."""
+        every = self.job.config.eval_steps
+        return every is not None and step % every == 0 and step < self.total
+
+    def _missed(self, step: int) -> bool:
+        """Return whether a run that is resumed was stopped before the evaluation that was due."""
+        if not step or not self._evaluates(step):
+            return False
+        if self.accelerator.num_processes > 1:
+            self.accelerator.wait_for_everyone()  # the first process has cut the file back
+        return not any(line["step"] == step and "loss" not in line for line in self.metrics_file.read())
 
     def update(self, step: int) -> dict[str, float]:
         """Do one update and return its metrics."""
         config, data = self.job.config, self.job.data
-        places = step_places(config, len(data.groups), step)
-        step_plan = plan(data.groups, places, config.tokens_per_batch, self.accelerator)
+        parts = step_parts(config, self.examples.sizes, step)
+        step_plan = plan(data.groups, parts, self.examples, config.tokens_per_batch, self.accelerator)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
             group["lr"] = rate
@@ -109,10 +166,11 @@ class _Trainer:
         if (
             not all(map(math.isfinite, norms.values())) and self.accelerator.scaler is None
         ):  # a gradient scaler skips such steps itself
-            self._stop_if_not_finite([data.groups[i].where for i in places], step)
+            self._stop_if_not_finite([data.groups[part.place].where for part in parts], step, clipped=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        means = self.job.objective.means(self._reduce(totals))
+        means = self.job.objective.means(reduced(totals, self.accelerator))
+        means = settled(means, self._same(step))
         metrics = {"learning_rate": rate, **norms, **means, **self._cost()}
         self._log(step + 1, metrics)
         self.job.listener(Event("train", step + 1, self.total, metrics))
@@ -123,13 +181,15 @@ class _Trainer:
         objective, data = self.job.objective, self.job.data
         weights = self._step_weights(step_plan)
         failed: list[str] = []
+        apart: UserError | None = None
         for i, micro in enumerate(step_plan.own):
             last = i == len(step_plan.own) - 1
             with self._accumulating(last):
                 outcome = objective(self.policy, data.reference, micro.batch, data.ref_logits)
-                self._check_start(outcome, micro.batch, step)
+                apart = apart or self._apart(outcome, micro.batch, step)
                 failed += not_finite(outcome, micro.batch, data.groups) if micro.counts else []
                 if last:
+                    self._stop_if_apart(apart, step)
                     self._stop_if_not_finite(failed, step)
                 share = objective.share(outcome, weights) * micro.counts
                 # Data-parallel averages over processes; the step's average is over all examples.
@@ -139,8 +199,8 @@ class _Trainer:
     def _together(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
         """Do the same for losses that see the whole step at once: forward, losses, and forward again with a graph."""
         objective, data = self.job.objective, self.job.data
-        whole = self._whole(step_plan, data)
-        self._check_start(whole.outcome, whole.batch, step)
+        whole = whole_step(step_plan, self.policy, data, objective, self.examples, self.accelerator)
+        self._stop_if_apart(self._apart(whole.outcome, whole.batch, step), step)
         self._stop_if_not_finite(not_finite(whole.outcome, whole.batch, data.groups), step)
         objective.share(whole.outcome, objective.weights(whole.batch)).backward()  # type: ignore[no-untyped-call]  # torch's
         slopes = iter(whole.slopes())
@@ -157,15 +217,10 @@ class _Trainer:
         if self.accelerator.is_main_process:  # every process has the metrics of the whole step
             add_sums(totals, whole.outcome.sums)
 
-    def _whole(self, step_plan: Step, data: Scored) -> Whole:
-        """Return the losses of a whole step, computed together."""
-        objective = self.job.objective
-        devices = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):  # the second forward draws the same dropout
-            scores = [
-                objective.score(self.policy, data.reference, micro.batch, data.ref_logits) for micro in step_plan.own
-            ]
-        return judge_whole(step_plan, scores, objective, data.groups, self.accelerator)
+    def _heed(self) -> None:
+        """Give an evaluation up where a signal asks for it; several processes finish it, as none may leave alone."""
+        if self.request.signum and self.accelerator.num_processes == 1:
+            raise stopping.Abandoned
 
     @contextlib.contextmanager
     def _accumulating(self, last: bool) -> Iterator[None]:
@@ -174,9 +229,16 @@ class _Trainer:
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
             yield
 
-    def _check_start(self, outcome: Outcome, batch: PackedBatch, step: int) -> None:
+    def _apart(self, outcome: Outcome, batch: PackedBatch, step: int) -> UserError | None:
+        """Return what is wrong with the start of the run, if anything is."""
+        if step or self.job.start_tolerance is None:
+            return None
+        return apart_at_start(outcome, batch, self.job.data.groups, self.job.start_tolerance)
+
+    def _stop_if_apart(self, problem: UserError | None, step: int) -> None:
+        """Stop on all processes where one of them does not start equal to its reference."""
         if step == 0 and self.job.start_tolerance is not None:
-            check_start(outcome, batch, self.job.data.groups, self.job.start_tolerance)
+            raise_together(problem, self.accelerator)
 
     def _count(self, micro: Micro, outcome: Outcome, totals: dict[str, list[float]]) -> None:
         if micro.counts:
@@ -185,59 +247,16 @@ class _Trainer:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the averages over the evaluation data, under an `eval_` prefix."""
-        evaluation = self.job.evaluation
-        if evaluation is None or not evaluation.groups:
+        if self.job.evaluation is None or not self.job.evaluation.groups:
             return {}
-        totals: dict[str, list[float]] = {}
-        kept = Kept([], [])
         self.policy.eval()
-        if self.job.objective.loss.coupled:
-            rounds = self._evaluate_together(evaluation, totals, kept)
-        else:
-            rounds = self._evaluate_one_by_one(evaluation, totals, kept)
+        metrics = evaluated(
+            self.job, self.job.evaluation, self.policy, self.accelerator, step, self._heed, same=self._same(step)
+        )
         self.policy.train()
-        if self.accelerator.num_processes > 1:
-            kept = Kept(*(self.accelerator.gather_for_metrics(part, True) for part in kept))
-        objective = self.job.objective
-        if self.accelerator.is_main_process and objective.loss.output == "logps":
-            write_held_out(self.job.run, evaluation.groups, objective.loss.unit, kept.rows, step)
-        means = objective.means(self._reduce(totals)) | correlations(kept.rated)
-        metrics = {f"eval_{name}": value for name, value in means.items()}
         self._log(step, metrics)
-        self.job.listener(Event("eval", rounds, rounds, metrics))
         self.meter.restart()
         return metrics
-
-    def _evaluate_one_by_one(self, evaluation: Scored, totals: dict[str, list[float]], kept: Kept) -> int:
-        """Add the metrics of the evaluation data to `totals`, its responses to `kept`; return in how many forwards."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        bins = plan_pass([group.n_tokens for group in evaluation.groups], self.job.config.tokens_per_batch)
-        rounds: int = -(-len(bins) // world)
-        for i in range(rounds):
-            # Every process takes part in every forward (sharded weights need that); a surplus one is not counted.
-            mine = i * world + rank
-            places = bins[min(mine, len(bins) - 1)]
-            batch = pack([evaluation.groups[p] for p in places], places).to(self.accelerator.device)
-            with torch.no_grad():
-                outcome = self.job.objective(self.policy, evaluation.reference, batch, evaluation.ref_logits)
-            if mine < len(bins):
-                add_sums(totals, outcome.sums)
-                kept.add(outcome, batch)
-            self.job.listener(Event("eval", i + 1, rounds))
-        return rounds
-
-    def _evaluate_together(self, evaluation: Scored, totals: dict[str, list[float]], kept: Kept) -> int:
-        """Do the same for losses that see a step at once: in steps of the training's size, in the data's order."""
-        size, budget = self.job.config.batch_size, self.job.config.tokens_per_batch
-        rounds = math.ceil(len(evaluation.groups) / size)
-        for i in range(rounds):
-            places = list(range(i * size, min((i + 1) * size, len(evaluation.groups))))
-            whole = self._whole(plan(evaluation.groups, places, budget, self.accelerator), evaluation)
-            if self.accelerator.is_main_process:
-                add_sums(totals, whole.outcome.sums)
-                kept.add(whole.outcome, whole.batch)
-            self.job.listener(Event("eval", i + 1, rounds))
-        return rounds
 
     def _step_weights(self, step_plan: Step) -> list[float]:
         """Return how much the whole step counts for each loss."""
@@ -259,30 +278,25 @@ class _Trainer:
             norms["values/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(apart, limit))
         return norms
 
-    def _stop_if_not_finite(self, failed: list[str], step: int) -> None:
+    def _stop_if_not_finite(self, failed: list[str], step: int, *, clipped: bool = False) -> None:
         bad = torch.tensor(float(len(failed)), device=self.accelerator.device)
         if self.accelerator.reduce(bad, "sum").item() == 0:
             return
         self.optimizer.zero_grad()
-        folder, keep = self.job.run.checkpoints, self.job.config.keep_checkpoints
-        kept = "No checkpoint was written (--keep-checkpoints 0)."
-        if keep:
-            place = checkpoint.save(self.accelerator, folder, step, keep)
-            kept = f"The weights before it are kept in {place}."
         rows = ", ".join(failed[:8]) + (f" and {len(failed) - 8} more" if len(failed) > 8 else "")
         raise UserError(
-            f"Loss or gradient of step {step + 1} is not finite: {rows or 'rows of another process'}. {kept}",
+            f"Loss or gradient of step {step + 1} is not finite: {rows or 'rows of another process'}. "
+            f"{self._kept(stepped=clipped and self.accelerator.distributed_type == DistributedType.DEEPSPEED)}",
             "Lower --learning-rate, compute in float32, or look at these rows.",
         )
 
-    def _reduce(self, totals: dict[str, list[float]]) -> dict[str, list[float]]:
-        """Add the totals of all processes."""
-        if self.accelerator.num_processes == 1:
-            return totals
-        names = sorted({name for part in self.accelerator.gather_for_metrics([list(totals)], True) for name in part})
-        table = torch.tensor([totals.get(name, [0.0, 0.0]) for name in names], dtype=torch.float64)
-        summed: Tensor = self.accelerator.reduce(table.to(self.accelerator.device), "sum")
-        return dict(zip(names, summed.tolist(), strict=True))
+    def _kept(self, *, stepped: bool) -> str:
+        """Keep the weights before a step that failed, and say where they are."""
+        if stepped:  # DeepSpeed steps within the backward pass: the weights are spoilt by the time anybody looks
+            return "DeepSpeed may have taken that step already: go on from the last checkpoint with --resume."
+        if not self.job.config.keep_checkpoints:
+            return "No checkpoint was written (--keep-checkpoints 0)."
+        return f"The weights before it are kept in {self.save()}."
 
     def _cost(self) -> dict[str, float]:
         cost = self.meter.read(self.accelerator.device)
@@ -293,9 +307,8 @@ class _Trainer:
         return cost
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
-        per_epoch = math.ceil(len(self.job.data.groups) / self.job.config.batch_size)
         if self.accelerator.is_main_process:
-            self.metrics_file.append({"step": step, "epoch": round(step / per_epoch, 6), **metrics})
+            self.metrics_file.append({"step": step, "epoch": round(step / self.per_epoch, 6), **metrics})
         self.accelerator.log(metrics, step=step)
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenq.core.packing import pack, plan_step
 from tokenq.core.tensors import PackedBatch
 from tokenq.records import TokenGroup
+from tokenq.train.job import Scored
 from tokenq.train.objective import Objective, Outcome, Scores
+from tokenq.train.order import Examples, Part, taken
 from tokenq.train.reward_model import RewardObjective
 
 
@@ -35,11 +37,11 @@ class Step:
 
     Attributes:
         own: its micro-batches.
-        bins: [process][micro-batch] → the examples of each; empty where a process is only kept busy.
+        bins: [process][micro-batch] → what each holds; empty where a process is only kept busy.
     """
 
     own: tuple[Micro, ...]
-    bins: tuple[tuple[tuple[int, ...], ...], ...]
+    bins: tuple[tuple[tuple[Part, ...], ...], ...]
 
     @property
     def parted(self) -> bool:
@@ -47,24 +49,32 @@ class Step:
         return sum(map(len, self.bins)) > 1
 
 
-def plan(groups: Sequence[TokenGroup], places: Sequence[int], budget: int, accelerator: Accelerator) -> Step:
-    """Return the step over `places` of the data, as this process sees it.
+def plan(
+    groups: Sequence[TokenGroup], parts: Sequence[Part], examples: Examples, budget: int, accelerator: Accelerator
+) -> Step:
+    """Return the step over `parts` of the data, as this process sees it.
 
     Args:
         groups: the data.
-        places: the step's examples.
+        parts: what the step holds.
+        examples: what the loss counts in the data.
         budget: most tokens in one micro-batch.
         accelerator: says how many processes share the step, and where this one computes.
     """
-    lengths = [groups[p].n_tokens for p in places]
+    lengths = [taken(groups, part, examples)[0].n_tokens for part in parts]
     found = plan_step(lengths, budget, accelerator.num_processes)
-    bins = tuple(tuple(tuple(places[i] for i in bin_) for bin_ in process) for process in found)
+    bins = tuple(tuple(tuple(parts[i] for i in bin_) for bin_ in process) for process in found)
     own = []
     for bin_ in bins[accelerator.process_index]:
-        chosen = list(bin_) or [places[0]]
-        batch = pack([groups[p] for p in chosen], chosen).to(accelerator.device)
+        batch = packed(groups, list(bin_) or [parts[0]], examples).to(accelerator.device)
         own.append(Micro(batch, counts=1 if bin_ else 0))
     return Step(tuple(own), bins)
+
+
+def packed(groups: Sequence[TokenGroup], parts: Sequence[Part], examples: Examples) -> PackedBatch:
+    """Return parts of the data as one batch, whose members point into the whole groups."""
+    held = [taken(groups, part, examples) for part in parts]
+    return pack([group for group, _ in held], [part.place for part in parts], [which for _, which in held])
 
 
 @dataclass(frozen=True)
@@ -99,11 +109,46 @@ class Whole:
         return [(zeros if one is None else one, other) for one, other in zip(logps, read, strict=True)]
 
 
+def whole_step(
+    step: Step,
+    policy: nn.Module,
+    data: Scored,
+    objective: Objective | RewardObjective,
+    examples: Examples,
+    accelerator: Accelerator,
+) -> Whole:
+    """Return the losses of a whole step, computed together from a forward without a graph.
+
+    Args:
+        step: the step.
+        policy: scores a batch.
+        data: what the step was taken from.
+        objective: the losses.
+        examples: what the loss counts in the data.
+        accelerator: gathers from all processes.
+    """
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):  # the second forward draws the same dropout
+        scores = [objective.score(policy, data.reference, micro.batch, data.ref_logits) for micro in step.own]
+    return judge_whole(step, scores, objective, data.groups, examples, accelerator)
+
+
+def reduced(totals: dict[str, list[float]], accelerator: Accelerator) -> dict[str, list[float]]:
+    """Return the totals of all processes added up."""
+    if accelerator.num_processes == 1:
+        return totals
+    names = sorted({name for part in accelerator.gather_for_metrics([list(totals)], True) for name in part})
+    table = torch.tensor([totals.get(name, [0.0, 0.0]) for name in names], dtype=torch.float64)
+    summed: Tensor = accelerator.reduce(table.to(accelerator.device), "sum")
+    return dict(zip(names, summed.tolist(), strict=True))
+
+
 def judge_whole(
     step: Step,
     scores: Sequence[Scores],
     objective: Objective | RewardObjective,
     groups: Sequence[TokenGroup],
+    examples: Examples,
     accelerator: Accelerator,
 ) -> Whole:
     """Return the losses of a whole step from what the models say of its micro-batches.
@@ -113,15 +158,16 @@ def judge_whole(
         scores: of this process's micro-batches, without a graph.
         objective: the losses.
         groups: the data.
+        examples: what the loss counts in it.
         accelerator: gathers from all processes.
     """
-    places = [place for process in step.bins for bin_ in process for place in bin_]
-    batch = pack([groups[p] for p in places], places).to(accelerator.device)
+    parts = [part for process in step.bins for bin_ in process for part in bin_]
+    batch = packed(groups, parts, examples).to(accelerator.device)
     counted = [one for one, micro in zip(scores, step.own, strict=True) if micro.counts]
     held = [name for name in ("logps", "ref_logps", "read") if getattr(scores[0], name) is not None]
     dtype = scores[0].logps.dtype
     rows = [torch.cat([getattr(one, name).to(dtype) for one in counted] or [scores[0].logps[:0]]) for name in held]
-    sizes = [_targets(groups, [p for bin_ in process for p in bin_]) for process in step.bins]
+    sizes = [_targets(groups, [part for bin_ in process for part in bin_], examples) for process in step.bins]
     together = dict(zip(held, _gathered(torch.stack(rows), sizes, accelerator), strict=True))
     leaves = {name: together[name].detach().requires_grad_() for name in ("logps", "read") if name in together}
     whole = Scores(leaves["logps"], together.get("ref_logps"), leaves.get("read"))
@@ -131,8 +177,9 @@ def judge_whole(
     return Whole(batch, outcome, whole, tuple(len(one.logps) for one in counted), start)
 
 
-def _targets(groups: Sequence[TokenGroup], places: Sequence[int]) -> int:
-    return sum(int(response.mask.sum()) for place in places for response in groups[place].responses)
+def _targets(groups: Sequence[TokenGroup], parts: Sequence[Part], examples: Examples) -> int:
+    held = (taken(groups, part, examples)[0] for part in parts)
+    return sum(int(response.mask.sum()) for group in held for response in group.responses)
 
 
 def _gathered(rows: Tensor, sizes: Sequence[int], accelerator: Accelerator) -> Tensor:
