@@ -11,14 +11,14 @@ from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Extract, find_extractor
-from tokenq.models.adapters import adapter_config
 from tokenq.models.forward import PackedLM
 from tokenq.models.identity import identify
-from tokenq.models.load import ModelSpec, hide_progress_bars, is_adapter_folder, load_model, load_tokenizer
+from tokenq.models.load import ModelSpec, hide_progress_bars, load_model, load_tokenizer
 from tokenq.models.policy import no_grad
 from tokenq.models.precision import beside
 from tokenq.models.proof import fastest_exact
 from tokenq.models.reward_model import RewardModel
+from tokenq.models.run_models import RunModels, named_models, spec_of
 from tokenq.models.stepper import ModelStepper
 from tokenq.models.vocabulary import check_tokenizers
 from tokenq.records import Text
@@ -224,52 +224,52 @@ def decode(policy: str, prompts: Given, judge: Judge | None = None, **options: A
     return list(searcher.results(searcher.prompts(prompts)))
 
 
-def load_searcher(config: SearchConfig, judge: Judge | None = None, say: Say = lambda _: None) -> Searcher:
+def load_searcher(
+    config: SearchConfig,
+    judge: Judge | None = None,
+    say: Say = lambda _: None,
+    models: RunModels | None = None,
+) -> Searcher:
     """Return the models of a configuration, ready to be searched.
 
     Args:
         config: what is asked for.
         judge: judges texts, instead of the reward model of the configuration.
         say: told what could not be done as asked.
+        models: policy and reference, instead of those that the configuration names.
 
     Raises:
         UserError: a model is missing, one that the method needs is not named, or vocabularies do not match.
     """
     hide_progress_bars()
-    config = _resolved(config)
-    check_needs(config, judge)
-    alphas = weights_of(config)
+    models = models or searched_models(config)
+    config = _with_models(config, models)
+    _check_needs(config, judge)
+    alphas, tokenizer = weights_of(config), load_tokenizer(models.policy)
     identities: dict[str, dict[str, Any]] = {}
-    tokenizer = load_tokenizer(_spec(config, str(config.policy)))
 
-    def loaded(path: str, role: str) -> PackedLM:
-        spec = _spec(config, path)
+    def loaded(spec: ModelSpec, role: str) -> PackedLM:
         if role != "policy":
             check_tokenizers(tokenizer, load_tokenizer(spec))
         if role == "reference":
             spec = beside(policy, spec)
         model = load_model(spec)
-        identities[role] = identify(model, path).to_dict()
+        identities[role] = identify(model, spec.name).to_dict()
         lm, said = fastest_exact(model, config.attention, config.max_new_tokens + 1024)
         for warning in said:
             say(warning)
         return lm
 
-    policy = loaded(str(config.policy), "policy")
-    reference = None if config.reference is None or config.proxy else loaded(config.reference, "reference")
+    policy = loaded(models.policy, "policy")
+    reference = None if models.reference is None or config.proxy else loaded(models.reference, "reference")
+    small = [spec_of(config, path) for path in config.proxy]
     terms = tuple(
-        (loaded(config.proxy[2 * i], f"tuned {i + 1}"), loaded(config.proxy[2 * i + 1], f"untuned {i + 1}"), alpha)
+        (loaded(small[2 * i], f"tuned {i + 1}"), loaded(small[2 * i + 1], f"untuned {i + 1}"), alpha)
         for i, alpha in enumerate(alphas)
     )
     if judge is None and config.reward_model is not None:
-        code = config.trust_remote_code
-        judge = RewardModel(
-            config.reward_model,
-            config.dtype,
-            config.device,
-            trust_remote_code=code,
-            weights=config.reward_weights,
-        ).score
+        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "weights": config.reward_weights}
+        judge = RewardModel(config.reward_model, config.dtype, config.device, **options).score
     return Searcher(config, tokenizer, policy, reference, terms, judge, identities)
 
 
@@ -279,7 +279,10 @@ def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
     Raises:
         UserError: says what is missing, or which name is unknown.
     """
-    config = _resolved(config)
+    _check_needs(_with_models(config, searched_models(config)), judge)
+
+
+def _check_needs(config: SearchConfig, judge: Judge | None) -> None:
     judged = judge is not None or config.reward_model is not None
     if judged and config.method == "mcts" and config.objective != SearchConfig.objective:
         raise UserError(
@@ -298,22 +301,21 @@ def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
         raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed, math or regex:…")
 
 
-def _resolved(config: SearchConfig) -> SearchConfig:
-    """Return the configuration with the models of its run, and an adapter's base as its reference."""
-    if config.run is not None:
-        policy, trained_against, beta = models_of_run(config.run)
-        config = replace(
-            config,
-            policy=config.policy or policy,
-            reference=config.reference or trained_against,
-            beta=beta if config.beta is None else config.beta,
-        )
-    if config.policy is None:
-        raise UserError("There is no policy.", "Name one with --policy, or a finished training run with --run.")
-    if config.reference is None and is_adapter_folder(config.policy):
-        config = replace(config, reference=str(adapter_config(config.policy)["base_model_name_or_path"]))
-    return config
+def searched_models(config: SearchConfig) -> RunModels:
+    """Return the models that a configuration names: those of its run, and an adapter's base as its reference.
+
+    Raises:
+        UserError: there is no policy, or no such run.
+    """
+    made = None if config.run is None else models_of_run(config.run, spec_of(config, config.run))
+    return named_models(config, made)
 
 
-def _spec(config: SearchConfig, path: str) -> ModelSpec:
-    return ModelSpec(path, config.dtype, config.device, trust_remote_code=config.trust_remote_code)
+def _with_models(config: SearchConfig, models: RunModels) -> SearchConfig:
+    """Return the configuration with the models' names and β."""
+    return replace(
+        config,
+        policy=models.policy.name,
+        reference=None if models.reference is None else models.reference.name,
+        beta=models.beta if config.beta is None else config.beta,
+    )

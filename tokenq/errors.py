@@ -41,6 +41,16 @@ class Interrupted(KeyboardInterrupt):
         self.said = said
 
 
+def reason(problem: BaseException) -> str:
+    """Return the line of a foreign error that says what is wrong.
+
+    The first line is often a heading ("Error(s) in loading state_dict for …:") and what follows it the reason.
+    """
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith(":")]
+    return next(iter(telling or lines), type(problem).__name__)
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """Return the option that is spelt most like `name`, or None when none is close."""
     close = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)

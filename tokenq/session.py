@@ -12,22 +12,22 @@ from tokenq.data.examples import single_example
 from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
-from tokenq.models.adapters import adapter_config
+from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
 from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
 from tokenq.models.identity import identify
 from tokenq.models.load import (
     ModelSpec,
-    disable_dropout,
     hide_progress_bars,
-    is_adapter_folder,
     is_quantised,
     load_model,
     load_tokenizer,
     locate,
+    make_deterministic,
 )
 from tokenq.models.policy import ReferencedPolicy, no_grad
 from tokenq.models.precision import beside
 from tokenq.models.proof import fastest_exact
+from tokenq.models.run_models import RunModels, recorded_models
 from tokenq.models.vocabulary import check_vocabularies, same_tokens
 from tokenq.records import Example
 from tokenq.report.notebook import Shown
@@ -57,6 +57,7 @@ class Options:
         levels: levels of spans: "word", "sentence", …, "regex:PATTERN".
         max_length: most tokens of prompt and response together; None for no limit.
         tokens_per_batch: most tokens in one forward.
+        base: base of adapters, instead of the one that they name.
     """
 
     beta: float = 0.1
@@ -68,6 +69,12 @@ class Options:
     levels: Sequence[str] = ("word", "sentence")
     max_length: int | None = None
     tokens_per_batch: int = 4096
+    base: str | None = None
+
+    def spec(self, path: str) -> ModelSpec:
+        """Return how a model is loaded under these options."""
+        code = self.trust_remote_code
+        return ModelSpec(path, self.dtype, self.device, trust_remote_code=code, base=self.base)
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,10 @@ class Session:
 
 
 def load(
-    policy: str, reference: str | None = None, options: Options | None = None, say: Say = lambda _: None
+    policy: str | ModelSpec,
+    reference: str | ModelSpec | None = None,
+    options: Options | None = None,
+    say: Say = lambda _: None,
 ) -> Session:
     """Return two models ready to be read.
 
@@ -175,35 +185,44 @@ def load(
     """
     hide_progress_bars()
     options = options or Options()
-    spec = ModelSpec(policy, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
+    spec = options.spec(policy) if isinstance(policy, str) else policy
     if reference is None:
-        return _with_adapter_off(spec, options, say)
-    tokenizer, their_tokenizer = load_tokenizer(spec), load_tokenizer(replace(spec, path=reference))
+        return _against_base(spec, options, say)
+    other = options.spec(reference) if isinstance(reference, str) else reference
     first = load_model(spec)
-    models = first, load_model(beside(first, replace(spec, path=reference)))
+    other = beside(first, other)
+    return _pair((spec, other), (first, load_model(other)), options, say)
+
+
+def _pair(specs: tuple[ModelSpec, ModelSpec], models: tuple[Any, Any], options: Options, say: Say) -> Session:
+    """Return a policy and a reference that are both loaded."""
+    tokenizer, their_tokenizer = (load_tokenizer(spec) for spec in specs)
     shared = same_tokens(tokenizer, their_tokenizer)
     if shared:
         check_vocabularies(*models)
     own, other = (_proven(model, options, say) for model in models)
     said = tuple(
-        f"{path} has quantised weights: its log-probs are those of a rounded model"
-        for path, model in zip((policy, reference), models, strict=True)
-        if path.endswith(".gguf") or is_quantised(model)
+        f"{spec.path} has quantised weights: its log-probs are those of a rounded model"
+        for spec, model in zip(specs, models, strict=True)
+        if spec.path.endswith(".gguf") or is_quantised(model)
     )
-    identities = identify(models[0], policy).to_dict(), identify(models[1], reference).to_dict()
+    identities = identify(models[0], specs[0].name).to_dict(), identify(models[1], specs[1].name).to_dict()
     pair = ReferencedPolicy(own, other)
     return Session(pair, tokenizer, None if shared else their_tokenizer, options, identities, said)
 
 
-def _with_adapter_off(spec: ModelSpec, options: Options, say: Say) -> Session:
-    """Return an adapter on its base, read against the base: one model in memory."""
+def _against_base(spec: ModelSpec, options: Options, say: Say) -> Session:
+    """Return an adapter on its base, read against the base: one model in memory where switching it off gives that."""
     if not is_adapter_folder(spec.path):
         raise UserError(
             f"{spec.path} needs a --reference: it is no adapter, which could be switched off.",
             "Name the model that it was trained from.",
         )
-    base = str(adapter_config(spec.path)["base_model_name_or_path"])
-    model = load_model(replace(spec, path=base, adapter=spec.path))
+    base = base_of(spec.path, spec.base)
+    below = replace(spec, path=base, base=None)
+    model = load_model(replace(below, adapter=spec.path))
+    if not leaves_base(model):
+        return _pair((spec, below), (model, load_model(beside(model, below))), options, say)
     identities = identify(model, spec.path).to_dict(), identify(model, base, adapter="off").to_dict()
     pair = ReferencedPolicy(_proven(model, options, say), None)
     return Session(pair, load_tokenizer(spec), None, options, identities)
@@ -236,7 +255,7 @@ def load_rewards(
     tokenizer, model = load_tokenizer(spec), read_classifier(spec, locate(path)[0])
     if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
         raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
-    disable_dropout(model)
+    make_deterministic(model)
     names = tuple(outputs_of(model))
     packed, said = fastest_exact(model, options.attention, options.max_length or 1024, REWARDS)
     for warning in said:
@@ -250,8 +269,12 @@ def load_rewards(
     return Session(None, tokenizer, None, options, ({}, {}), rewards=reader)
 
 
-def models_of_run(run: str) -> tuple[str, str | None, float | None]:
-    """Return (policy, reference, β) of a finished training run.
+def models_of_run(run: str, spec: ModelSpec) -> RunModels:
+    """Return the models of a finished training run.
+
+    Args:
+        run: its folder.
+        spec: how models are loaded; the run says which.
 
     Raises:
         UserError: the folder holds no finished run.
@@ -263,8 +286,4 @@ def models_of_run(run: str) -> tuple[str, str | None, float | None]:
                 f"{run} holds a reward model and no policy.", f"Score it with --reward-model {folder.reward_model}."
             )
         raise UserError(f"{run} holds no trained policy.", "Give the --output folder of a finished tokenq train.")
-    recorded = read_provenance(folder)
-    config = recorded["config"]
-    policy = str(folder.policy)
-    reference = config.get("reference") or (None if is_adapter_folder(policy) else config["model"])
-    return policy, reference, config.get("beta") or recorded.get("beta")
+    return recorded_models(folder.policy, read_provenance(folder), spec)

@@ -1,5 +1,6 @@
 """Loading: what comes back, what is refused and how, and the identity of what was loaded."""
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -8,11 +9,12 @@ import pytest
 import torch
 from builders import own_logps, random_groups
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
 
 from tokenq.errors import UserError
+from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.identity import identify
-from tokenq.models.load import ModelSpec, add_lora, disable_dropout, is_adapter_folder, load_model, load_tokenizer
+from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, make_deterministic
 from tokenq.models.proof import fastest_exact
 from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -232,7 +234,7 @@ def test_a_loaded_model_has_no_dropout_even_in_training(family, tmp_path):
 
 def test_the_dropout_of_an_adapter_stays():
     model = adapter_for("x", dropout=0.5)
-    disable_dropout(model)
+    make_deterministic(model)
     assert outputs_differ(model)
 
 
@@ -327,3 +329,28 @@ class TestDamage:
     def test_a_configuration_that_is_none(self, text, folders, tmp_path):
         with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
             load_model(damaged(folders / "llama", tmp_path, lambda folder: (folder / "config.json").write_text(text)))
+
+
+class TestRouters:
+    """Experts that are drawn, or read through noise, in training mode."""
+
+    @pytest.mark.parametrize(
+        ("kind", "noise"),
+        [
+            ("phimoe", {"router_jitter_noise": 0.3, "input_jitter_noise": 0.3}),
+            ("mixtral", {"router_jitter_noise": 0.3}),
+        ],
+    )
+    def test_they_choose_as_in_evaluation(self, kind, noise, tmp_path):
+        size = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+        size |= {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2}
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(kind, vocab_size=288, **size, **noise)
+        noisy = AutoModelForCausalLM.from_config(config).eval()
+        noisy.save_pretrained(tmp_path)
+        want = logps_of(noisy)
+        assert outputs_differ(noisy)
+        loaded = load_model(spec(tmp_path))
+        assert not outputs_differ(loaded)
+        torch.testing.assert_close(logps_of(loaded.train()), want, rtol=0, atol=1e-5)
+        assert not outputs_differ(copy.deepcopy(loaded))

@@ -17,7 +17,7 @@ from tokenq.core.packing import last_token, opened, step_ends
 from tokenq.models.classifier import RewardLM
 from tokenq.models.forward import PackedLM, is_peft
 from tokenq.models.identity import identify
-from tokenq.models.load import add_lora, disable_dropout
+from tokenq.models.load import add_lora, make_deterministic
 from tokenq.models.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.value_network import ValuedPolicy
@@ -111,7 +111,7 @@ def small_reward_model(outputs=1, *, way="segments", dtype=torch.float64):
     model = AutoModelForSequenceClassification.from_config(config)
     model.gpt_neox.load_state_dict(tiny_model("gpt_neox").gpt_neox.state_dict())
     model.score.weight.data.normal_(std=0.1)
-    disable_dropout(model)
+    make_deterministic(model)
     return RewardLM(PackedLM(model.to(dtype), way))
 
 
@@ -132,7 +132,7 @@ def small_config(output, **changes):
 def small_policy(lora=False, *, dropout=0.0, family="gpt_neox", way="segments", dtype=torch.float64):
     """Return a tiny model, with a fresh adapter when asked for; the same each time."""
     model = tiny_model(family, dtype=dtype)
-    disable_dropout(model)
+    make_deterministic(model)
     if lora:
         torch.manual_seed(0)
         model = add_lora(model, rank=2, alpha=4.0, dropout=dropout, targets="all-linear").to(dtype)

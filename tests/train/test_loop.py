@@ -116,7 +116,7 @@ class TestStart:
         for module in policy.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.1
-        with pytest.raises(UserError, match=r"does not start equal to its reference.*\n  Something random"):
+        with pytest.raises(UserError, match=r"does not start equal to its reference.*\n  Stored values"):
             train_small(tmp_path, policy=policy)
 
     def test_the_log_probs_of_another_model_are_refused(self, tmp_path):

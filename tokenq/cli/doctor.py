@@ -29,6 +29,8 @@ class DoctorConfig:
     """Policy without a run: a folder, a hub id, or the folder of an adapter; needs --data."""
     reference: str | None = None
     """Reference of --policy. Default: for an adapter its base; without one only the data is looked at."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
     data: Sequence[str] = ()
     """Data of --policy, in every form that tokenq train reads; a run brings its own."""
 

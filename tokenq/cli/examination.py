@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from tokenq.cli.doctor import DoctorConfig
-from tokenq.cli.examined_models import base_of, moved_since, scored_now, weights_now, written_now
+from tokenq.cli.examined_models import moved_since, scored_now, weights_now, written_now
 from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
@@ -22,6 +22,7 @@ from tokenq.evaluate.data_checks import data_facts
 from tokenq.evaluate.run_facts import DataFacts, Moved
 from tokenq.evaluate.run_record import RunRecord, read_run
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_tokenizer
+from tokenq.models.run_models import RunModels, against_base, spec_of
 from tokenq.records import Example
 from tokenq.rundir import RunDir
 from tokenq.session import models_of_run
@@ -69,14 +70,14 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
     examples: Sequence[Example] = ()
     try:
         say.print("reading the rows again")
-        tokenizer = _tokenizer_of(record, folder, trust_remote_code=config.trust_remote_code)
+        tokenizer = _tokenizer_of(record, folder, spec_of(config, str(folder.path)))
         examples, data, held_out = _rows(record, tokenizer)
         record = replace(record, data=data, held_out=held_out)
     except UserError as problem:
         unseen.append(f"the rows ({problem.message})")
     if config.depth == "models":
         say.print("hashing the weights")
-        found, missed = weights_now(record, trust_remote_code=config.trust_remote_code)
+        found, missed = weights_now(record, spec_of(config, str(folder.path)))
         unseen += missed
         record = replace(record, models=found, moved=_moved(record, folder, config, unseen))
     if config.samples:
@@ -84,10 +85,10 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
             raise UserError("A reward model writes nothing.", "Leave out --samples.")
         if not examples:
             raise UserError("There are no prompts to answer: the rows cannot be read.", "Leave out --samples.")
-        policy, reference, _ = models_of_run(str(config.run))
+        models = models_of_run(str(config.run), spec_of(config, str(config.run)))
         # What demonstrations were learnt from is no reference: to write otherwise is what they are for.
-        reference = (reference or base_of(policy)) if record.loss.reference else None
-        record = replace(record, samples=written_now(config, policy, reference, examples, record.summary, say))
+        models = against_base(models) if record.loss.reference else replace(models, reference=None)
+        record = replace(record, samples=written_now(config, models, examples, record.summary, say))
     return Examined(record, tuple(unseen), identities)
 
 
@@ -96,7 +97,7 @@ def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list
     if not folder.policy.exists():
         return None
     try:
-        return moved_since(record, folder.policy, trust_remote_code=config.trust_remote_code)
+        return moved_since(record, folder.policy, spec_of(config, str(folder.path)))
     except UserError as problem:
         unseen.append(f"how far the weights moved ({problem.message})")
         return None
@@ -108,32 +109,34 @@ def _of_policy(config: DoctorConfig, say: Console) -> Examined:
     settings = {name: getattr(config, name) for name in ("data", "columns", "style", "max_length", "seed")}
     settings |= {"loss": "dpo", "beta": config.beta} if pairs else {"loss": "sft"}
     record = RunRecord(policy, settings)
-    tokenizer = load_tokenizer(ModelSpec(policy, trust_remote_code=config.trust_remote_code))
+    tokenizer = load_tokenizer(spec_of(config, policy))
     say.print("reading the rows")
     examples, data, _ = _rows(record, tokenizer)
     record = replace(record, data=data)
     identities: dict[str, Any] = {"data": {"sources": list(config.data), "sha256": data.sha256}}
     unseen: tuple[str, ...] = ()
-    reference = config.reference or base_of(policy)
-    if config.depth == "models" and pairs and reference:
+    named = None if config.reference is None else spec_of(config, config.reference)
+    models = against_base(RunModels(spec_of(config, policy), named, None))
+    if config.depth == "models" and pairs and models.reference:
         scored, own, other = scored_now(config, examples[: config.rows], say)
         record = replace(record, scored=scored)
         identities |= {"policy": own, "reference": other}
     elif config.depth == "models" and pairs:
         unseen = ("what policy and reference say of the pairs (no --reference)",)
     if config.samples:
-        samples = written_now(config, policy, reference, examples, data.summary, say)
+        samples = written_now(config, models, examples, data.summary, say)
         record = replace(record, samples=samples)
     return Examined(record, unseen, identities)
 
 
-def _tokenizer_of(record: RunRecord, folder: RunDir, *, trust_remote_code: bool) -> Any:
+def _tokenizer_of(record: RunRecord, folder: RunDir, spec: ModelSpec) -> Any:
     """Return the tokenizer of a run: with its policy where that was written, else that of the model it began from."""
     trained = folder.policy if folder.policy.exists() else folder.reward_model
-    path = str(trained) if record.finished else str(record.config["model"])
+    begun = replace(spec, path=str(record.config["model"]), adapter=record.config.get("adapter"))
+    spec = replace(spec, path=str(trained)) if record.finished else begun
     template = record.config.get("chat_template")
     text = Path(template).read_text(encoding="utf-8") if template and Path(template).is_file() else None
-    return load_tokenizer(ModelSpec(path, trust_remote_code=trust_remote_code), text)
+    return load_tokenizer(spec, text)
 
 
 def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFacts, DataFacts | None]:

@@ -20,10 +20,11 @@ from tokenq.evaluate.data_checks import loops
 from tokenq.evaluate.precision_checks import doubtful, update_size, updated_in
 from tokenq.evaluate.run_facts import ModelNow, Moved, Samples, Scored, Written
 from tokenq.evaluate.run_record import RunRecord
-from tokenq.models.adapters import adapter_config
+from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.identity import identify
-from tokenq.models.load import DTYPES, ModelSpec, is_adapter_folder, load_model
+from tokenq.models.load import DTYPES, ModelSpec, load_model, load_whole
 from tokenq.models.movement import movement
+from tokenq.models.run_models import RunModels
 from tokenq.records import Example
 from tokenq.results import SearchResult
 from tokenq.score.health import pair_warnings
@@ -35,34 +36,36 @@ _LIMIT = 512
 """Most tokens of a sample where the data would ask for more."""
 
 
-def weights_now(record: RunRecord, *, trust_remote_code: bool) -> tuple[tuple[ModelNow, ...], list[str]]:
+def weights_now(record: RunRecord, spec: ModelSpec) -> tuple[tuple[ModelNow, ...], list[str]]:
     """Return the models of a run as they are today, and what could not be loaded.
 
     Args:
         record: the run.
-        trust_remote_code: whether code that comes with a model may run.
+        spec: how models are loaded; the run says which, and in which type.
     """
     found: list[ModelNow] = []
     missed: list[str] = []
-    for role, spec in _models(record.config, record.provenance):
+    for role, begun in _models(record.config, record.provenance, spec):
+        named = begun.path == record.config.get("reference")
         try:
-            now = identify(load_model(spec, trainable_adapter=spec.adapter is not None), spec.path).weights
+            model = load_model(begun, trainable_adapter=True) if named or begun.adapter else load_whole(begun)
+            now = identify(model, begun.path).weights
         except UserError as problem:
             missed.append(f"the weights of the {role} ({problem.message})")
             continue
         recorded = str(record.provenance[role]["weights"])
-        doubt, newer = _doubt(spec, record.provenance), _newer(spec, record.provenance)
-        found.append(ModelNow(role, spec.path, recorded, now, doubt, newer))
+        doubt, newer = _doubt(begun, record.provenance), _newer(begun, record.provenance)
+        found.append(ModelNow(role, begun.path, recorded, now, doubt, newer))
     return tuple(found), missed
 
 
-def moved_since(record: RunRecord, policy: Path, *, trust_remote_code: bool) -> Moved | None:
+def moved_since(record: RunRecord, policy: Path, spec: ModelSpec) -> Moved | None:
     """Return how the policy's weights compare with those of the start, None where they were not all trained.
 
     Args:
         record: the run.
         policy: folder of the trained policy.
-        trust_remote_code: whether code that comes with the model may run.
+        spec: how models are loaded; the run says which, and in which type.
 
     Raises:
         UserError: the model that training began from is no longer there.
@@ -71,8 +74,9 @@ def moved_since(record: RunRecord, policy: Path, *, trust_remote_code: bool) -> 
     if dtype is None or not doubtful(record) or not any(policy.glob("model*.safetensors")):
         return None
     config = record.config
-    spec = ModelSpec(str(config["model"]), _dtype_of(record.provenance), "cpu", revision=config.get("revision"))
-    began = load_model(replace(spec, trust_remote_code=trust_remote_code))
+    base = spec.base or config.get("base")
+    spec = replace(spec, path=str(config["model"]), revision=config.get("revision"), base=base)
+    began = load_whole(replace(spec, dtype=_dtype_of(record.provenance), device="cpu"))
     found = movement(began.state_dict(), policy, update, dtype)
     return Moved(*found) if found.weights else None
 
@@ -83,7 +87,7 @@ def _dtype_of(provenance: Mapping[str, Any]) -> str:
     return dtype if dtype in DTYPES else "auto"
 
 
-def _models(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, ModelSpec]]:
+def _models(config: Mapping[str, Any], provenance: Mapping[str, Any], spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
     """Return (role, what was loaded) of each model whose hash can come out again.
 
     A new adapter is drawn anew in every run, so that the hash of a policy that began with one says nothing of its base:
@@ -92,11 +96,11 @@ def _models(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tu
     if "ForSequenceClassification" in str(provenance["model"]["architecture"]):
         return []  # its hash is that of a reward model with a new head, which is in no file
     fresh, other = bool(config.get("lora_rank")), config.get("reference")
-    dtype = _dtype_of(provenance)
-    begun = ModelSpec(str(config["model"]), dtype, "cpu", config.get("adapter"), config.get("revision"))
+    spec = replace(spec, dtype=_dtype_of(provenance), device="cpu", base=spec.base or config.get("base"))
+    begun = replace(spec, path=str(config["model"]), adapter=config.get("adapter"), revision=config.get("revision"))
     models = []
     if provenance.get("reference"):
-        models.append(("reference", ModelSpec(str(other), dtype, "cpu") if other else begun))
+        models.append(("reference", replace(spec, path=str(other)) if other else begun))
     if not fresh and (other or not provenance.get("reference")):
         models.append(("model", begun))
     return models
@@ -137,6 +141,7 @@ def scored_now(
         device=config.device,
         attention=config.attention,
         trust_remote_code=config.trust_remote_code,
+        base=config.base,
         top_k=0,
         levels=(),
         max_length=config.max_length,
@@ -173,15 +178,9 @@ def summed_up(pairs: Sequence[Sequence[TokenTrace]]) -> Scored:
     return Scored(values, len(pairs), correlation, tuple(warnings))
 
 
-def base_of(policy: str) -> str | None:
-    """Return the base of a policy that is an adapter, None for any other."""
-    return str(adapter_config(policy)["base_model_name_or_path"]) if is_adapter_folder(policy) else None
-
-
 def written_now(
     config: DoctorConfig,
-    policy: str,
-    reference: str | None,
+    models: RunModels,
     examples: Sequence[Example],
     summary: Mapping[str, Any],
     say: Console,
@@ -190,8 +189,7 @@ def written_now(
 
     Args:
         config: how many prompts, and how models are loaded.
-        policy: the model that is examined.
-        reference: what it is compared with, None for nothing.
+        models: the policy that is examined, and what it is compared with.
         examples: rows whose prompts are answered.
         summary: account of the data, for the length of its responses.
         say: told what is being done.
@@ -203,28 +201,22 @@ def written_now(
         for number, example in enumerate(examples[: config.samples], 1)
     ]
 
-    def write(path: str, beside: str | None) -> list[SearchResult]:
-        asked = SearchConfig(
-            policy=path,
-            reference=beside,
-            method="sample",
-            n=1,
-            max_new_tokens=limit,
-            seed=config.seed,
-            dtype=config.dtype,
-            device=config.device,
-            attention=config.attention,
-            trust_remote_code=config.trust_remote_code,
+    def write(asked: RunModels) -> list[SearchResult]:
+        config_of = SearchConfig(
+            method="sample", n=1, max_new_tokens=limit, seed=config.seed, attention=config.attention
         )
-        return list(load_searcher(asked, say=lambda text: say.print(f"warning: {text}")).results(prompts))
+        searcher = load_searcher(config_of, say=lambda text: say.print(f"warning: {text}"), models=asked)
+        return list(searcher.results(prompts))
 
     say.print(f"writing {len(prompts)} responses of up to {limit} tokens with each model")
-    own = write(policy, reference)
+    own = write(models)
     drawn = [result.candidates[0] for result in own]
-    if reference is None:
+    if models.reference is None:
         return Samples(limit, _written(own))
     gaps = [sum(one.logps) - sum(one.ref_logps) for one in drawn if one.ref_logps is not None]
-    return Samples(limit, _written(own), _written(write(reference, None)), sum(gaps) / len(gaps))
+    return Samples(
+        limit, _written(own), _written(write(RunModels(models.reference, None, None))), sum(gaps) / len(gaps)
+    )
 
 
 def _written(results: Sequence[SearchResult]) -> Written:

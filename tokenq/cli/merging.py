@@ -4,7 +4,7 @@ from accelerate.utils import parse_flag_from_env
 
 from tokenq.core.losses import LossSum
 from tokenq.errors import UserError
-from tokenq.models.load import is_adapter_folder
+from tokenq.models.adapters import is_adapter_folder
 from tokenq.train.config import TrainConfig
 
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")

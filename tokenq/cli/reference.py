@@ -85,7 +85,8 @@ def find_reference(
     ref_identity, same_start, other = identity, config.lora_dropout == 0, None
     if config.reference is not None:
         spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
-        spec = beside(policy.model, replace(spec, trust_remote_code=config.trust_remote_code))
+        spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
+        spec = beside(policy.model, spec)
         model = load_model(spec).requires_grad_(False)
         check_vocabularies(policy.model, model)
         _compare_tokenizers(tokenizer, spec, progress)

@@ -1,7 +1,7 @@
 """`tokenq score`: read a policy against its reference, token by token, and write what they say as traces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +27,8 @@ class ScoreConfig:
     """Reference. Default: for an adapter its base, for --run what the run was trained against."""
     run: str | None = None
     """Folder of a finished training run: takes policy, reference and beta from it."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
     beta: float | None = None
     """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
     reward_model: str | None = None
@@ -150,12 +152,8 @@ def session_of(config: ScoreConfig, device: str, say: "Console") -> "Session":
     """Return the models that the configuration names."""
     from tokenq.session import Options, load, load_rewards, models_of_run
 
-    policy, reference, beta = config.policy, config.reference, None
-    if config.run is not None:
-        policy, trained_against, beta = models_of_run(config.run)
-        reference = reference or trained_against
     options = Options(
-        beta=config.beta or beta or 0.1,
+        beta=config.beta or 0.1,
         dtype=config.dtype,
         device=device if config.device == "auto" else config.device,
         attention=config.attention,
@@ -164,7 +162,14 @@ def session_of(config: ScoreConfig, device: str, say: "Console") -> "Session":
         levels=config.levels,
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
+        base=config.base,
     )
+    policy = None if config.policy is None else options.spec(config.policy)
+    reference = None if config.reference is None else options.spec(config.reference)
+    if config.run is not None:
+        made = models_of_run(config.run, options.spec(config.run))
+        policy, reference = made.policy, reference or made.reference
+        options = replace(options, beta=config.beta or made.beta or 0.1)
 
     def warn(text: str) -> None:
         say.print(f"warning: {text}")

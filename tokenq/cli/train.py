@@ -31,7 +31,7 @@ from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_model, load_tokenizer
+from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_model, load_tokenizer, load_whole
 from tokenq.models.precision import for_training
 from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
@@ -108,7 +108,7 @@ def _kind(config: TrainConfig, loss: LossSum) -> str:
 def _spec(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> ModelSpec:
     """Return what to start from, its type resolved: what is trained is held in float32."""
     spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
-    spec = replace(spec, trust_remote_code=config.trust_remote_code)
+    spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
     frozen = adapts(config) and not merges(config, loss)
     return for_training(spec, frozen=frozen, scaled=config.mixed_precision == "fp16")
 
@@ -166,7 +166,7 @@ def _prepare_policy(
     progress: Progress,
 ) -> Ready:
     data, held_out = (with_inputs(part, config, loss, parts[0]) for part in parts)
-    model = load_model(spec, trainable_adapter=config.adapter is not None)
+    model = load_model(spec, trainable_adapter=True) if config.adapter is not None else load_whole(spec)
     model = add_lora(model, **config.lora()) if config.lora_rank else model
     return Ready(proven_policy(model, config, progress), data, held_out, Objective(loss, loss.beta))
 

@@ -33,6 +33,8 @@ class SweepConfig:
     """Reference, for rewards. Default: for an adapter its base, for --run what the run was trained against."""
     run: str | None = None
     """Folder of a finished training run: takes policy, reference and beta from it."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
     beta: float | None = None
     """KL temperature of rewards. Default: that of --run, else 0.1."""
     proxy: Sequence[str] = ()

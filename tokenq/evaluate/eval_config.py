@@ -35,6 +35,8 @@ class ReadEvaluation(Evaluation):
     """Reference. Default: for an adapter its base, for --run what the run was trained against."""
     run: str | None = None
     """Folder of a finished training run: takes policy, reference and beta from it."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
     beta: float | None = None
     """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
     data: Sequence[str] = ()

@@ -18,17 +18,17 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from tokenq.core.packing import every_token, opened, pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
+from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.load import (
     DTYPES,
     ModelSpec,
     check_complete,
     device_of,
-    disable_dropout,
     from_pretrained,
-    is_adapter_folder,
-    load_model,
+    load_whole,
     locate,
+    make_deterministic,
 )
 from tokenq.models.proof import Proof
 from tokenq.records import TokenGroup
@@ -141,7 +141,7 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
         raise UserError("--adapter does not go with a reward model.", "Give the adapter's folder as --model.")
     pad = padding_of(tokenizer)
     folder, gguf = locate(spec.path)
-    if not gguf and not is_adapter_folder(folder) and _is_classifier(spec, folder):
+    if not gguf and not is_adapter_folder(spec.path) and _is_classifier(spec, folder):
         model = read_classifier(spec, folder)
         if outputs_of(model) != list(names) and not (len(names) == 1 == model.config.num_labels):
             raise UserError(
@@ -149,12 +149,12 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
                 "Start from the language model, or choose --attributes.",
             )
     else:
-        model = _on_top_of(load_model(spec), len(names), seed, spec.path)
+        model = _on_top_of(load_whole(spec), len(names), seed, spec.path)
     config = model.config
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     config.pad_token_id = config.get_text_config().pad_token_id = pad
     config.update({ENDS_IN_EOS: True})
-    disable_dropout(model)
+    make_deterministic(model)
     loaded: nn.Module = model
     return loaded
 

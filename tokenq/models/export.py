@@ -8,8 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.files import folder_aside, write_text
+from tokenq.models.adapters import rewritten_weights
 from tokenq.models.classifier import RewardLM
 from tokenq.models.forward import PackedLM, is_peft
+from tokenq.models.merging import merged
 
 Form = Literal["as_trained", "merged"]
 """How a policy with an adapter is written: the adapter alone, or in its base."""
@@ -56,13 +58,18 @@ def export_policy(
     """
     model: Any = lm.release()
     if form == "merged" and is_peft(model):
-        model = model.merge_and_unload()
+        model = merged(model, "of this run")
         state = None  # named as before the merge, and every process has all of it
     weights = None if state is None else {_bare_name(name): value for name, value in state.items()}
     with folder_aside(folder) as aside:
-        model.save_pretrained(aside, state_dict=weights)
+        model.save_pretrained(aside, state_dict=weights, **_layout(model))
         tokenizer.save_pretrained(aside)
         write_text(aside / "README.md", card)
+
+
+def _layout(model: Any) -> dict[str, Any]:
+    """Return how an adapter is written: its own weights alone, and those of the base that it brought along."""
+    return {"save_embedding_layers": bool(rewritten_weights(model))} if is_peft(model) else {}
 
 
 def _bare_name(name: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenq.models.adapters import adapter_scales
+from tokenq.models.adapters import adapter_scales, base_name, is_adapter_weight
 from tokenq.models.forward import bare
 
 
@@ -74,8 +74,7 @@ def _weights(model: nn.Module, adapter: Literal["on", "off"]) -> Iterator[tuple[
     """Yield the weights that are in effect, under the names that they have without peft, sorted."""
     named = {}
     for name, tensor in model.state_dict().items():
-        is_adapter = "lora_" in name or "modules_to_save" in name
-        if is_adapter and adapter == "off":
+        if adapter == "off" and is_adapter_weight(name):
             continue
-        named[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = tensor
+        named[base_name(name)] = tensor
     return iter(sorted(named.items()))

@@ -3,8 +3,9 @@
 A model is loaded in one compute type, without dropout, and with the adapter that was asked for.
 """
 
+import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,21 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from tokenq.errors import UserError, nearest, unknown_name
-from tokenq.models.adapters import adapter_config, with_adapter
+from tokenq.errors import UserError, nearest, reason, unknown_name
+from tokenq.models.adapters import (
+    adapter_config,
+    adapter_folder,
+    base_of,
+    is_adapter_folder,
+    is_local,
+    record_base,
+    with_adapter,
+)
 from tokenq.models.forward import bare
+from tokenq.models.merging import merged, merged_or_beside
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
 
 
@@ -33,6 +44,7 @@ class ModelSpec:
         adapter: folder or hub id of a peft adapter to put on top, or None.
         revision: hub revision.
         trust_remote_code: whether code that comes with the model may run.
+        base: base of the adapter that `path` names, instead of the one that the adapter names itself.
     """
 
     path: str
@@ -41,13 +53,19 @@ class ModelSpec:
     adapter: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    base: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in records and on pages."""
+        return self.path if self.adapter is None else f"{self.path} with {self.adapter}"
 
 
 def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module:
-    """Return the causal LM that `spec` names, without dropout.
+    """Return the causal LM that `spec` names, to be read, without dropout.
 
-    A folder that holds an adapter stands for its base with the adapter merged into the weights; `spec.adapter` is put
-    on top and stays an adapter.
+    A path that names an adapter stands for its base with the adapter: merged into the weights where that says the same,
+    else beside them. `spec.adapter` is put on top and stays an adapter.
 
     Args:
         spec: what to load.
@@ -56,34 +74,54 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     Raises:
         UserError: when there is no model at that place, or the adapter was made for another base.
     """
-    if spec.dtype != "auto" and spec.dtype not in DTYPES:
-        raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
-    folder, gguf = locate(spec.path)
-    merged = None
-    if is_adapter_folder(folder):
-        merged, folder = folder, adapter_config(folder)["base_model_name_or_path"]
-    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
-    options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
-    options["output_loading_info"] = True
-    model, info = from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
-    check_complete(spec.path, info["missing_keys"])
-    if gguf:
-        _forget_quantisation(model)
-    model.to(device=device_of(spec.device))
-    if merged is not None:
-        model = with_adapter(model, merged, trainable=False).merge_and_unload()
-        model.requires_grad_(True)
+    if spec.adapter is None and is_adapter_folder(spec.path):
+        read = merged_or_beside(lambda: _whole(_below(spec)), spec.path)
+        make_deterministic(read)
+        return read
+    model = _whole(spec)
     loaded: nn.Module = model
     if spec.adapter is not None:
         loaded = with_adapter(model, spec.adapter, trainable=trainable_adapter)
-    disable_dropout(loaded)
+    make_deterministic(loaded)
     return loaded
 
 
-def is_adapter_folder(path: str) -> bool:
-    """Return whether a model path is a folder that holds an adapter and no whole model."""
-    folder = Path(path).expanduser()
-    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+def load_whole(spec: ModelSpec) -> PreTrainedModel:
+    """Return the causal LM that `spec.path` names with all its weights to be trained, an adapter merged into them.
+
+    Raises:
+        UserError: as `load_model`, or the adapter cannot be merged to the same numbers.
+    """
+    model = _whole(spec)
+    make_deterministic(model)
+    return model
+
+
+def _below(spec: ModelSpec) -> ModelSpec:
+    """Return the base of an adapter, as it is to be loaded."""
+    folder = adapter_folder(spec.path)
+    assert folder is not None  # callers ask first
+    revision = spec.revision or adapter_config(folder).get("revision")
+    return replace(spec, path=base_of(spec.path, spec.base), adapter=None, base=None, revision=revision)
+
+
+def _whole(spec: ModelSpec) -> PreTrainedModel:
+    if spec.dtype != "auto" and spec.dtype not in DTYPES:
+        raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
+    if is_adapter_folder(spec.path):
+        return merged(with_adapter(_whole(_below(spec)), spec.path, trainable=False), spec.path)
+    folder, gguf = locate(spec.path)
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
+    options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
+    options["output_loading_info"] = True
+    found, info = from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
+    check_complete(spec.path, info["missing_keys"])
+    model: PreTrainedModel = found
+    if gguf:
+        _forget_quantisation(model)
+        model.config._name_or_path = spec.path  # the file and not its folder: an adapter on it must find it again
+    model.to(device=device_of(spec.device))
+    return model
 
 
 def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrainedTokenizerBase:
@@ -96,10 +134,14 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     Raises:
         UserError: when there is none, or it has no end-of-sequence token.
     """
-    folder, gguf = locate(spec.path)
+    own = spec.adapter and adapter_folder(spec.adapter)
+    if own and (own / _TOKENIZER_CONFIG).is_file():  # its vocabulary may have grown
+        spec = replace(spec, path=str(own))
+    below = adapter_folder(spec.path)
+    if below is not None and not (below / _TOKENIZER_CONFIG).is_file():
+        return load_tokenizer(replace(_below(spec), adapter=None), chat_template)
+    folder, gguf = (str(below), {}) if below is not None else locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
-    if (Path(folder) / "adapter_config.json").is_file() and not (Path(folder) / "tokenizer_config.json").is_file():
-        folder = adapter_config(folder)["base_model_name_or_path"]
     if Path(folder).is_dir() and not gguf and not any(f for name in _TOKENIZER_FILES for f in Path(folder).glob(name)):
         # transformers would return one that knows no word.
         raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
@@ -134,13 +176,16 @@ def add_lora(
         r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, task_type=task, bias="none"
     )
     try:
-        adapted: nn.Module = get_peft_model(bare(model), config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tied layers, which are parted before anything is merged
+            adapted: nn.Module = get_peft_model(bare(model), config)
     except ValueError as problem:
         names = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         raise UserError(
-            f"LoRA cannot be put on {targets}: {str(problem).splitlines()[0]}",
+            f"LoRA cannot be put on {targets}: {reason(problem)}",
             f"Linear layers of this model: {', '.join(sorted(names))}.",
         ) from None
+    record_base(adapted)
     return adapted
 
 
@@ -149,8 +194,11 @@ def hide_progress_bars() -> None:
     transformers_logging.disable_progress_bar()
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout outside of adapters to zero: log-probs of the two models must not differ by chance."""
+def make_deterministic(model: nn.Module) -> None:
+    """Switch off what is drawn anew in each pass, outside of adapters: two passes must not differ by chance.
+
+    Dropout is set to zero. Routers that add noise or draw their experts in training choose them as in evaluation.
+    """
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_" not in name:
             module.p = 0.0
@@ -159,6 +207,17 @@ def disable_dropout(model: nn.Module) -> None:
         for name, value in module.__dict__.items():
             if "drop" in name and isinstance(value, float):
                 module.__dict__[name] = 0.0
+        if any(word in name for name in module.__dict__ for word in _NOISY):
+            module.register_forward_pre_hook(_as_in_evaluation)
+
+
+_NOISY = ("jitter", "noise")
+"""Words in the attributes of layers that draw something in training (`router_jitter_noise`, `moe_jitter_eps`, …)."""
+
+
+def _as_in_evaluation(module: nn.Module, _arguments: object) -> None:
+    # The number itself stays: some routers (PhiMoE's) compare with it in evaluation too.
+    module.training = False
 
 
 def is_quantised(model: nn.Module) -> bool:
@@ -182,7 +241,7 @@ def locate(path: str) -> tuple[str, dict[str, str]]:
         return str(place), {}
     if place.is_file():
         raise UserError(f"{path} is a file.", "Give the folder that holds config.json, or a .gguf file.")
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if is_local(path):
         raise UserError(f"No folder {path}.", _neighbours(place))
     return path, {}
 
@@ -205,14 +264,14 @@ def from_pretrained(
     try:
         return load(folder, **options)
     except ImportError as problem:
-        raise UserError(f"{path} cannot be read: {str(problem).strip().splitlines()[0]}", _missing(problem)) from None
+        raise UserError(f"{path} cannot be read: {reason(problem)}", _missing(problem)) from None
     except SafetensorError as problem:
         hint = "The file was perhaps not copied to its end: fetch it again."
         raise UserError(f"The weights in {path} are damaged: {problem}", hint) from None
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
         if isinstance(problem, RuntimeError) and "mismatched_sizes" not in str(problem):
             raise
-        first = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        first = reason(problem)
         hint = "Check the id, the network, or give a local folder."
         if "mismatched_sizes" in str(problem):
             first, hint = "config.json and the weights say different shapes.", "Fetch both from the same place."

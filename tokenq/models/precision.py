@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from tokenq.models.adapters import adapter_config
-from tokenq.models.load import DTYPES, ModelSpec, from_pretrained, is_adapter_folder, locate
+from tokenq.models.adapters import base_of, is_adapter_folder
+from tokenq.models.load import DTYPES, ModelSpec, from_pretrained, locate
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -17,7 +17,8 @@ def for_training(spec: ModelSpec, *, frozen: bool, scaled: bool = False) -> Mode
     """Return what to load with the type resolved: float32 for what is trained, whatever the checkpoint's is.
 
     Frozen weights below an adapter stay as they are stored; those in float16 only where gradients that pass through
-    them are scaled, as they vanish below 6e-8 otherwise. A checkpoint in float64 stays in float64.
+    them are scaled, as they vanish below 6e-8 otherwise. An adapter is merged into float32: it changes weights by less
+    than half precision can say. A checkpoint in float64 stays in float64.
 
     Args:
         spec: what is asked for; a type other than "auto" is kept.
@@ -27,17 +28,18 @@ def for_training(spec: ModelSpec, *, frozen: bool, scaled: bool = False) -> Mode
     if spec.dtype != "auto":
         return spec
     stored = stored_dtype(spec)
+    frozen = frozen and not is_adapter_folder(spec.path)
     kept = stored == torch.float64 or (frozen and (stored == torch.bfloat16 or (stored == torch.float16 and scaled)))
     return spec if kept else replace(spec, dtype="float32")
 
 
 def stored_dtype(spec: ModelSpec) -> torch.dtype | None:
     """Return the type that a checkpoint says it is stored in, None where it does not say."""
+    if is_adapter_folder(spec.path):
+        return stored_dtype(replace(spec, path=base_of(spec.path, spec.base), base=None))
     folder, gguf = locate(spec.path)
     if gguf:
         return None
-    if is_adapter_folder(folder):
-        folder = str(adapter_config(folder)["base_model_name_or_path"])
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     found: torch.dtype | None = from_pretrained(AutoConfig.from_pretrained, folder, options, spec.path).dtype
     return found

@@ -34,7 +34,7 @@ def apart_at_start(
         f"The policy does not start equal to its reference: a log-prob differs by {differences[worst].item():.3g} nats "
         f"({groups[place].where}, response {which + 1}, token {int(batch.columns[worst]) + 1}: policy "
         f"{outcome.logps[worst].item():.4f}, reference {outcome.ref_logps[worst].item():.4f}).",
-        "Something random (dropout) is on, or the stored values are another model's: try --reference-store off.",
+        "Stored values are another model's (then --reference-store off helps), or a layer draws at random in training.",
     )
 
 

@@ -47,6 +47,8 @@ class TrainConfig:
     """Names of the layers that get an adapter. Default: every linear layer except the head."""
     adapter: str | None = None
     """Folder of an adapter to train further, instead of a new one."""
+    base: str | None = None
+    """Base of a --model or --reference that is an adapter, instead of the one that the adapter names."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""

@@ -1,0 +1,144 @@
+"""Every form of adapter on every family: read, written with, trained on and exported to the numbers of peft unmerged.
+
+By default each form is tried on a tied model (Gemma 3), and those on embedding and head on every family; the rest is
+slow.
+"""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from adapter_forms import FAMILIES, FORMS, by_peft, groups_of, logps_of, make
+from safetensors import safe_open
+
+from tokenq.core.packing import pack
+from tokenq.models.adapters import leaves_base
+from tokenq.models.export import export_policy
+from tokenq.models.load import ModelSpec, load_model, load_whole
+from tokenq.models.policy import without_adapter
+from tokenq.models.proof import fastest_exact
+from tokenq.models.stepper import ModelStepper
+from tokenq.worlds.tiny import tiny_tokenizer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*shared tensor"),
+    # peft tells of tied layers, of embeddings that it saves, and that switching biases off is no base.
+    pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+]
+
+SAME = 3e-5
+"""Nats by which a log-prob may differ."""
+
+CASES = [
+    pytest.param(family, form, marks=() if family == "gemma3" or form == "head" else pytest.mark.slow)
+    for family in FAMILIES
+    for form, one in FORMS.items()
+    if family not in one.unlike
+]
+UNMERGEABLE = {"bias in LoRA"}
+"""Forms that peft merges only where the layer below has a bias."""
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A folder with a model of every family."""
+    root = tmp_path_factory.mktemp("bases")
+    for family, (model, _) in FAMILIES.items():
+        model().save_pretrained(root / family)
+        tiny_tokenizer().save_pretrained(root / family)
+    return root
+
+
+@pytest.mark.parametrize(("family", "form"), CASES)
+def test_it_is_read_written_with_trained_on_and_exported_as_peft_has_it(family, form, bases, tmp_path):
+    base, folder = bases / family, tmp_path / "adapter"
+    made = make(family, form, base, folder)
+    truth, groups = by_peft(form, base, folder), groups_of(form)
+    want = logps_of(truth, groups)
+    assert (made - want).abs().max() < 1e-6
+
+    read = load_model(ModelSpec(str(folder)))
+    assert_same(scored(read, groups), want)
+    assert_same(stepped(read, groups), want)
+    assert type(read).__name__ != "PeftModelForCausalLM" or form in UNMERGEABLE
+
+    beside = load_model(ModelSpec(str(base), adapter=str(folder)), trainable_adapter=True)
+    assert_same(scored(beside, groups), want)
+    plain = load_model(ModelSpec(str(base)))
+    if leaves_base(beside):
+        with without_adapter(beside):
+            assert_same(logps_of(beside, groups), logps_of(plain, groups))
+
+    trained = trained_on(beside, groups)
+    moved = logps_of(trained.release(), groups)
+    assert (moved - want).abs().max() > 1e-3
+    export_policy(trained, tiny_tokenizer(), tmp_path / "policy", "card")
+    assert_same(logps_of(by_peft(form, base, tmp_path / "policy"), groups), moved)
+    assert_same(scored(load_model(ModelSpec(str(tmp_path / "policy"))), groups), moved)
+    assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    if not FORMS[form].grows:
+        assert not base_weights(tmp_path / "policy")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", ["head", "embedding", "whole embedding", "grown, tokens"])
+def test_merged_and_saved_it_is_an_ordinary_model_of_the_same_numbers(family, form, bases, tmp_path):
+    base, folder = bases / family, tmp_path / "adapter"
+    want = make(family, form, base, folder)
+    whole = load_whole(ModelSpec(str(folder)))
+    assert all(p.requires_grad for p in whole.parameters())
+    whole.save_pretrained(tmp_path / "whole")
+    assert_same(logps_of(load_model(ModelSpec(str(tmp_path / "whole"))), groups_of(form)), want)
+
+
+def assert_same(got, want):
+    """Assert that two rows of log-probs are the same."""
+    torch.testing.assert_close(got, want, rtol=0, atol=SAME)
+
+
+def scored(model, groups):
+    """Return the log-probs of a packed batch, by the fastest way that proves exact."""
+    lm, _ = fastest_exact(model)
+    with torch.no_grad():
+        found = lm(pack(groups))
+    lm.release()
+    return found
+
+
+def stepped(model, groups):
+    """Return the same log-probs, as a search finds them: token by token, all responses side by side."""
+    lm, _ = fastest_exact(model)
+    responses = [(group.prompt_ids, response.ids) for group in groups for response in group.responses]
+    stepper = ModelStepper(lm)
+    found = []
+    for prompt, ids in responses:
+        at = stepper.start([prompt.tolist()])
+        found.append(at.logps[0, int(ids[0])])
+        for before, token in pairwise(ids.tolist()):
+            at = stepper.step(at.state, torch.tensor([0]), torch.tensor([before]))
+            found.append(at.logps[0, token])
+    lm.release()
+    return torch.stack(found)
+
+
+def trained_on(model, groups):
+    """Return a policy after one step of plain gradient ascent, as training leaves it."""
+    lm, _ = fastest_exact(model)
+    lm.train()
+    lm(pack(groups)).mean().backward()
+    grown = [p for p in lm.parameters() if p.grad is not None]
+    assert grown
+    size = torch.stack([p.grad.norm() for p in grown]).norm()
+    with torch.no_grad():
+        for parameter in grown:
+            parameter += 0.3 * parameter.grad / size
+    lm.eval()
+    return lm
+
+
+def base_weights(folder):
+    """Return the names of weights in an adapter's file that belong to the base."""
+    with safe_open(folder / "adapter_model.safetensors", "np") as file:
+        names = list(file.keys())
+    return [name for name in names if "base_layer" in name or "original_module" in name]

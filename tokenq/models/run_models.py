@@ -1,0 +1,105 @@
+"""Which models a finished run holds: its policy, and what that was trained against."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenq.errors import UserError
+from tokenq.models.adapters import base_of, is_adapter_folder
+from tokenq.models.load import ModelSpec
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """A policy with what it is read against, as they are loaded.
+
+    Attributes:
+        policy: the model that is read, or writes.
+        reference: what it is compared with; None for nothing, or for an adapter's base, when it is switched off.
+        beta: the β of the run that they come from.
+    """
+
+    policy: ModelSpec
+    reference: ModelSpec | None
+    beta: float | None
+
+
+def recorded_models(policy: Path, recorded: Mapping[str, Any], spec: ModelSpec) -> RunModels:
+    """Return the models of a finished training run.
+
+    Args:
+        policy: folder of the trained policy.
+        recorded: provenance of the run.
+        spec: how models are loaded; the run says which.
+    """
+    config = recorded["config"]
+    own = replace(spec, path=str(policy))
+    beta = config.get("beta") or recorded.get("beta")
+    begun, adapter = str(config["model"]), config.get("adapter")
+    if config.get("reference"):
+        return RunModels(own, replace(spec, path=str(config["reference"])), beta)
+    if is_adapter_folder(own.path) and adapter is None:
+        return RunModels(own, None, beta)
+    if adapter is not None and is_adapter_folder(own.path):
+        begun = base_of(own.path, spec.base)
+    start = replace(spec, path=begun, adapter=adapter, revision=config.get("revision"))
+    return RunModels(own, start if is_adapter_folder(begun) else replace(start, base=None), beta)
+
+
+class Asked(Protocol):
+    """What commands and Python are told of models."""
+
+    @property
+    def policy(self) -> str | None:
+        """Path of the policy."""
+
+    @property
+    def reference(self) -> str | None:
+        """Path of the reference."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of the weights."""
+
+    @property
+    def device(self) -> str:
+        """Where they go."""
+
+    @property
+    def trust_remote_code(self) -> bool:
+        """Whether code that comes with a model may run."""
+
+    @property
+    def base(self) -> str | None:
+        """Base of adapters, instead of the one that they name."""
+
+
+def spec_of(asked: Asked, path: str) -> ModelSpec:
+    """Return how a model is loaded where it is asked for so."""
+    return ModelSpec(path, asked.dtype, asked.device, trust_remote_code=asked.trust_remote_code, base=asked.base)
+
+
+def named_models(asked: Asked, made: RunModels | None) -> RunModels:
+    """Return the models that are named, those of a run where they are not, and an adapter's base as its reference.
+
+    Raises:
+        UserError: there is no policy.
+    """
+    policy = made.policy if made is not None and asked.policy is None else None
+    reference = None if made is None else made.reference
+    if asked.policy is not None:
+        policy = spec_of(asked, asked.policy)
+    if asked.reference is not None:
+        reference = spec_of(asked, asked.reference)
+    if policy is None:
+        raise UserError("There is no policy.", "Name one with --policy, or a finished training run with --run.")
+    return against_base(RunModels(policy, reference, None if made is None else made.beta))
+
+
+def against_base(models: RunModels) -> RunModels:
+    """Return the models with an adapter's base, loaded by itself, as the reference where there is none."""
+    if models.reference is not None or not is_adapter_folder(models.policy.path):
+        return models
+    base = base_of(models.policy.path, models.policy.base)
+    return replace(models, reference=replace(models.policy, path=base, base=None))
