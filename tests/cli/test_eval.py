@@ -144,6 +144,17 @@ def test_stored_preferences_in_both_forms(tmp_path):
     assert numbers["system"]["raw"]["win_rate"] == pytest.approx((1 + 0 + 0.5 + 0.75) / 4)
 
 
+def test_a_file_with_an_equals_sign_in_its_name_is_a_file(place, tmp_path):
+    """As sweeps write them; a name before it still counts, and so does a name that has such a sign itself."""
+    swept = tmp_path / "beam,width=3.jsonl"
+    swept.write_text((place / "ours.jsonl").read_text())
+    asked = ["--prompts", str(place / "questions.jsonl"), "--answer", "last_number"]
+    files = [str(swept), f"named={swept}", f"width=3={swept}"]
+    record = judged(tmp_path, "generation", "--results", *files, *asked)
+    assert list(record["numbers"]) == ["beam,width=3", "named", "width=3"]
+    assert main(["eval", "generation", "--results", f"named={tmp_path}/absent=1.jsonl", *asked]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

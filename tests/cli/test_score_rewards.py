@@ -3,19 +3,21 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.cli.main import main
 from tokenq.errors import UserError
+from tokenq.files import write_json_lines
 from tokenq.models.classifier import load_classifier, output_weights
 from tokenq.models.load import ModelSpec
 from tokenq.models.reward_model import RewardModel
 from tokenq.records import Message
 from tokenq.report.html import page
 from tokenq.report.plots import figure
-from tokenq.results import read_results
+from tokenq.results import Candidate, Cost, SearchResult, read_results
 from tokenq.traces import read_traces
 from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
@@ -264,6 +266,48 @@ def test_a_judge_of_turns_stops_at_the_end_of_the_turn(tmp_path):
     got = RewardModel(str(tmp_path / "rm")).score([(Message("user", "Hi"),)] * 2, ["Yes", "No, no"])
     assert got == pytest.approx([trace.totals.reward for trace in traces], abs=1e-4)
     assert abs(got[0] - got[1]) > 1e-3
+
+
+def test_a_win_rate_by_a_reward_model_keeps_its_chat_template(tmp_path):
+    """Prompts that are turns go through the model's template, and never as "user: Hi" with the answer glued on."""
+    save_chat_model(tmp_path)
+    judge = RewardModel(str(tmp_path / "rm"))
+    asked, cost = [(Message("user", f"{n}?"),) for n in range(8)], Cost(1, 0, 0, 0.0, 0)
+    texts = {"ours": [f"Yes, {n}" for n in range(8)], "theirs": ["No, no"] * 8}
+    for name, own in texts.items():
+        found = [
+            SearchResult(
+                str(n), asked[n], "greedy", "likelihood", (Candidate(text, (1,), 0.0, (-1.0,), None, True),), cost
+            )
+            for n, text in enumerate(own)
+        ]
+        write_json_lines(tmp_path / f"{name}.jsonl", [one.to_dict() for one in found])
+    words = ["eval", "win-rate", "--reward-model", str(tmp_path / "rm"), "--output", str(tmp_path / "eval.json")]
+    assert main([*words, "--results", *(f"{name}={tmp_path / name}.jsonl" for name in texts)]) == 0
+    right = np.array(judge.score(asked, texts["ours"])) > np.array(judge.score(asked, texts["theirs"]))
+    glued = [[f"user: {n}?" for n in range(8)], *texts.values()]
+    wrong = np.array(judge.score(*glued[:2])) > np.array(judge.score(glued[0], glued[2]))
+    assert right.tolist() != wrong.tolist(), "the two readings differ here, so the test can fail"
+    kept = [json.loads(line) for line in (tmp_path / "eval.preferences.jsonl").read_text().splitlines()]
+    assert [row["preference"] for row in kept] == right.astype(float).tolist()
+
+
+def test_the_beginning_of_a_response_is_read_at_its_last_token(place, tmp_path):
+    """Without EOS and without the end of the turn, as training reads a prefix; a whole response at its EOS."""
+    judge = RewardModel(str(place / "one"))
+    whole, begun = (judge.score(["The sky is"], [" blue"], [ended])[0] for ended in (True, False))
+    assert [whole] == pytest.approx(outputs_at(place, "one", "The sky is blue"), abs=1e-4)
+    assert [begun] == pytest.approx(outputs_at(place, "one", "The sky is blue", eos=False), abs=1e-4)
+    save_chat_model(tmp_path)
+    seen = []
+    chat = RewardModel(str(tmp_path / "rm"))
+    chat._rewards = lambda rows: seen.extend(map(list, rows)) or [0.0] * len(rows)
+    for response, ended in (("Yes", True), ("Yes", False), ("", False)):
+        chat.score([(Message("user", "Hi"),)], [response], [ended])
+    texts = [chat._tokenizer.decode(ids) for ids in seen]
+    assert texts[0].endswith("Yes<|im_end|>")
+    assert texts[1].endswith("Yes")
+    assert texts[2].endswith("<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize("name", ["one", "three"])

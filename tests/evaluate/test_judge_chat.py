@@ -312,6 +312,26 @@ def test_a_question_that_is_refused_is_unusable_and_asked_again_next_time(serve,
     assert judge(PAIRS)[1].preference == "first"
 
 
+def test_a_response_that_is_too_long_for_the_judge_is_judged_by_its_beginning(serve, tmp_path):
+    """A judge of 10,000 characters: the losing response cannot leave the sample by its length."""
+
+    def short_sighted(number, question):
+        return failed(400, "too long") if len(question) > 10_000 else fair(number, question)
+
+    long = [Comparison("long", "prompt", "good", "bad " * 20_000), *PAIRS[:1]]
+    stub = serve(short_sighted)
+    judge = judge_at(stub, tmp_path)
+    found = judge(long)
+    assert [one.preference for one in found] == ["first", "first"]
+    assert [answer.shown for one in found for answer in one.answers] == [3000, 3000, None, None]
+    assert reliability(found).shortened == 1
+    questions = [request["messages"][0]["content"] for request in stub.requests]
+    assert sum("[the rest, 77000 characters, is not shown]" in question for question in questions) == 2
+    asked = len(stub.requests)
+    assert [answer.shown for answer in judge(long)[0].answers] == [3000, 3000]  # kept with the answer
+    assert len(stub.requests) == asked
+
+
 def test_an_endpoint_that_refuses_everything_is_not_asked_on_and_on(serve, tmp_path):
     stub = serve(lambda number, question: failed(400, "temperature is not supported"))
     many = [Comparison(str(n), str(n), "a", "b") for n in range(200)]

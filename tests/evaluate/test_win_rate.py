@@ -68,7 +68,7 @@ class TestWinRate:
 
     def test_alpaca_eval_preferences(self):
         np.testing.assert_equal(from_alpaca_eval([1, 2, 0, 1.5, 1.25, None]), [0, 1, 0.5, 0.5, 0.25, np.nan])
-        with pytest.raises(UserError, match=r"Preference 2 is 0\.7"):
+        with pytest.raises(UserError, match=r"preference 2 is 0\.7"):
             from_alpaca_eval([1, 0.7])
 
     @pytest.mark.slow

@@ -28,7 +28,8 @@ def run(config: WinRateConfig) -> int:
     """
     from tokenq.cli.console import messages
     from tokenq.cli.evaluating import finish, resampling, results_of
-    from tokenq.evaluate.task_win_rate import from_preferences, judged, read_preferences
+    from tokenq.evaluate.stored_preferences import read_preferences
+    from tokenq.evaluate.task_win_rate import from_preferences, judged
     from tokenq.locks import hold_file
 
     config.check()

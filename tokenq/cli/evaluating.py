@@ -99,6 +99,8 @@ def results_of(sources: Sequence[str]) -> "dict[str, list[SearchResult]]":
     """Return what systems found, by name: NAME=FILE, or FILE, whose name is then the system's.
 
     A file is one of `tokenq search`, or holds the answers of another program.
+    A file of that very name is a file: sweeps write "beam,width=3.jsonl". Where a name has an "=" as well, what stands
+    behind the first one that leaves a file is the file.
 
     Raises:
         UserError: a file is missing or holds no results, or two systems have one name.
@@ -107,13 +109,20 @@ def results_of(sources: Sequence[str]) -> "dict[str, list[SearchResult]]":
 
     found: dict[str, list[SearchResult]] = {}
     for source in sources:
-        name, equals, path = source.partition("=")
-        if not equals:
-            name, path = Path(source).stem, source
+        name, path = _named_file(source)
         if name in found:
             raise UserError(f"Two systems are called {name!r}.", "Name them apart: --results ours=FILE theirs=FILE.")
         found[name] = read_answers(Path(path))
     return with_prompts(found)
+
+
+def _named_file(source: str) -> tuple[str, str]:
+    """Return (name, file) of FILE or NAME=FILE."""
+    places = [place for place, letter in enumerate(source) if letter == "=" and place]
+    if not places or Path(source).exists():
+        return Path(source).stem, source
+    place = next((place for place in places if Path(source[place + 1 :]).is_file()), places[0])
+    return source[:place], source[place + 1 :]
 
 
 def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate], float]":

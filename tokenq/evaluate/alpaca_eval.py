@@ -99,7 +99,7 @@ def from_alpaca_eval(preferences: Sequence[float | None]) -> Floats:
     wrong = np.flatnonzero((shares < 0) | (shares > 1))
     if len(wrong):
         raise UserError(
-            f"Preference {wrong[0] + 1} is {values[wrong[0]]:g}: AlpacaEval writes 1 (baseline) to 2 (model), or 0.",
+            f"preference {wrong[0] + 1} is {values[wrong[0]]:g}: AlpacaEval writes 1 (baseline) to 2 (model), or 0",
             "Shares between 0 and 1 need no conversion.",
         )
     return shares

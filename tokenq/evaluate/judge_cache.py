@@ -26,17 +26,19 @@ class Reply:
         cut: whether it was cut at the token limit.
         prompt_tokens: tokens read, 0 where the endpoint does not tell.
         response_tokens: tokens written, 0 where the endpoint does not tell.
+        shown: characters that it was shown of each text, where it refused the whole; None where it saw all.
     """
 
     text: str
     cut: bool
     prompt_tokens: int
     response_tokens: int
+    shown: int | None = None
 
 
 def question_key(model: str, template: str, comparison: Comparison, order: Order, parameters: Mapping[str, Any]) -> str:
     """Return the hash of all that an answer depends on."""
-    parts = [model, template, comparison.prompt, comparison.first, comparison.second, order, dict(parameters)]
+    parts = [model, template, comparison.prompt_text, comparison.first, comparison.second, order, dict(parameters)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -67,9 +69,10 @@ class AnswerCache:
         self._lines.keep(lambda _: True)
         for number, record in enumerate(self._lines.read(), 1):
             try:
-                reply = Reply(record["text"], record["cut"], record["prompt_tokens"], record["response_tokens"])
-                kinds = [type(value) for value in (record["key"], *vars(reply).values())]
-                if kinds != [str, str, bool, int, int]:
+                values = record["text"], record["cut"], record["prompt_tokens"], record["response_tokens"]
+                reply = Reply(*values, record.get("shown"))
+                kinds = [type(value) for value in (record["key"], *values)]
+                if kinds != [str, str, bool, int, int] or not isinstance(reply.shown, int | None):
                     raise TypeError(f"its values are {[kind.__name__ for kind in kinds]}")
             except (KeyError, TypeError) as problem:
                 raise UserError(

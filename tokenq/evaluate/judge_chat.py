@@ -7,7 +7,7 @@ stopped. Two responses that read the same are a tie, and nobody is asked.
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,10 @@ BYTES_A_TOKEN = 4
 
 HOPELESS = 20
 """Questions that may be refused before any is answered; then no more are asked."""
+
+SHORTER = (48_000, 12_000, 3_000)
+"""Characters that are shown of each text when an endpoint refuses the whole: a response that is too long for the judge
+is judged by its beginning, and does not leave the sample."""
 
 Progress = Callable[[int, int], None]
 """Told (answers there are, answers needed) before the first question and after each answer."""
@@ -136,9 +140,9 @@ class ChatJudge:
         if key in refused:
             return Answer(order, "", None, refused[key])
         reply = cache[key]
-        verdict, problem = read_verdict(reply.text, cut=reply.cut)
+        verdict, problem = read_verdict(reply.text, cut=reply.cut, code=self.template.code(comparison, order))
         tokens = reply.prompt_tokens, reply.response_tokens
-        return Answer(order, reply.text, undone(verdict, order), problem, *tokens)
+        return Answer(order, reply.text, undone(verdict, order), problem, *tokens, reply.shown)
 
     def _asked(
         self, questions: Mapping[str, tuple[Comparison, Order]], cache: AnswerCache, total: int
@@ -174,8 +178,16 @@ class ChatJudge:
         return refused
 
     def _ask(self, connection: Connection, cache: AnswerCache, key: str, comparison: Comparison, order: Order) -> None:
-        reply = connection.ask(self.template.filled(comparison, order), self.parameters)
-        cache.add(key, self.endpoint.model, comparison, order, reply)
+        longest = max(map(len, (comparison.prompt_text, comparison.first, comparison.second)))
+        for most in (None, *(size for size in SHORTER if size < longest)):
+            try:
+                reply = connection.ask(self.template.filled(comparison, order, most), self.parameters)
+            except Refused as problem:
+                refusal = problem
+                continue
+            cache.add(key, self.endpoint.model, comparison, order, replace(reply, shown=most))
+            return
+        raise refusal
 
     def _broken_off(self, tasks: Mapping[Future[None], str], cache: AnswerCache, total: int) -> UserError:
         reasons = (task.exception() for task in tasks if task.done() and not task.cancelled())

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
+from tokenq.records import Text
 
 Verdict = Literal["first", "second", "tie"]
 Order = Literal["given", "swapped"]
@@ -31,15 +32,22 @@ class Comparison:
 
     Attributes:
         id: name of the comparison, for reports.
-        prompt: as a reader sees it; the turns of a dialogue are written out.
+        prompt: as given, text or turns: a reward model has a template of its own for turns.
         first: response of the system in question.
         second: response of the other one (the baseline).
     """
 
     id: str
-    prompt: str
+    prompt: Text
     first: str
     second: str
+
+    @property
+    def prompt_text(self) -> str:
+        """Return the prompt as a reader sees it, the turns of a dialogue written out."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.prompt)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Answer:
         problem: why there is no verdict; empty where there is one.
         prompt_tokens: tokens read, 0 where the endpoint does not tell.
         response_tokens: tokens written, 0 where the endpoint does not tell.
+        shown: characters that it was shown of each text, where it refused the whole; None where it saw all.
     """
 
     order: Order
@@ -61,6 +70,7 @@ class Answer:
     problem: str = ""
     prompt_tokens: int = 0
     response_tokens: int = 0
+    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class ScoreJudge:
         tie: scores that differ by this much or less are a tie.
     """
 
-    score: Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+    score: Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
     tie: float = 0.0
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[Judgement]:
@@ -141,6 +151,7 @@ class Reliability:
         position_bias: share of `both_orders` in which it named the same place both times; None where there are none.
         prompt_tokens: tokens the judge read.
         response_tokens: tokens the judge wrote.
+        shortened: judgements of which the judge saw the beginning of the texts only, since it refused the whole.
     """
 
     n: int
@@ -153,6 +164,7 @@ class Reliability:
     position_bias: float | None
     prompt_tokens: int
     response_tokens: int
+    shortened: int = 0
 
 
 def combined(comparison_id: str, given: Answer, swapped: Answer) -> Judgement:
@@ -194,4 +206,5 @@ def reliability(judgements: Sequence[Judgement]) -> Reliability:
         position_bias=places.total() / len(pairs) if pairs else None,
         prompt_tokens=sum(answer.prompt_tokens for answer in answers),
         response_tokens=sum(answer.response_tokens for answer in answers),
+        shortened=sum(any(one.shown is not None for one in judgement.answers) for judgement in judgements),
     )

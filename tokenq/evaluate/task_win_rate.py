@@ -1,80 +1,22 @@
 """Win rates: from stored preferences, or from judgements of two or more systems' answers to the same prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from tokenq.errors import UserError
-from tokenq.evaluate.alpaca_eval import GamedBaselines, alpaca_eval_2, from_alpaca_eval
-from tokenq.evaluate.bootstrap import PLAIN, Estimate, Floats, Resampling
+from tokenq.evaluate.alpaca_eval import GamedBaselines, alpaca_eval_2
+from tokenq.evaluate.bootstrap import PLAIN, Estimate, Resampling
 from tokenq.evaluate.judging import Comparison, Judge, Judgement, reliability, shares
 from tokenq.evaluate.length_control import LengthControlled, length_controlled
 from tokenq.evaluate.outcome import Cell, Example, Outcome, Table
+from tokenq.evaluate.stored_preferences import Preferences
 from tokenq.evaluate.strengths import Match, bradley_terry
 from tokenq.evaluate.task_generation import same_prompts
 from tokenq.evaluate.win_rate import WinRate, win_rate
-from tokenq.records import Text
 from tokenq.results import SearchResult
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """Stored judgements of one system against a baseline, one a prompt.
-
-    Attributes:
-        system: its name.
-        shares: [N] share of the system: 1, 0, ½ for a tie, NaN where the judgement was unusable.
-        lengths: of the system's responses; empty where nobody knows.
-        baseline_lengths: of the baseline's.
-        published: win rates that others have published of the same judgements, per cent.
-    """
-
-    system: str
-    shares: Floats
-    lengths: Sequence[int] = ()
-    baseline_lengths: Sequence[int] = ()
-    published: Mapping[str, float] | None = None
-
-
-def read_preferences(rows: Sequence[Mapping[str, Any]], where: str) -> list[Preferences]:
-    """Return stored judgements, in either of two forms.
-
-    A row a system: `model`, `preference` (a list as AlpacaEval has it: 1 for the baseline, 2 for the model),
-    `model_length` and `baseline_length` (lists). Or a row a prompt: `preference` (the system's share of 0 to 1, or
-    "first", "second", "tie"), perhaps `system`, `length` and `baseline_length`.
-
-    Raises:
-        UserError: a row is in neither form.
-    """
-    if rows and isinstance(rows[0].get("preference"), list):
-        return [
-            Preferences(
-                str(row.get("model", f"row {number}")),
-                from_alpaca_eval(row["preference"]),
-                row.get("model_length") or (),
-                row.get("baseline_length") or (),
-                row.get("published"),
-            )
-            for number, row in enumerate(rows, 1)
-        ]
-    by_system: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
-    words = {"first": 1.0, "second": 0.0, "tie": 0.5, None: np.nan}
-    for number, row in enumerate(rows, 1):
-        said = row.get("preference")
-        share = words.get(said, np.nan) if said is None or isinstance(said, str) else said
-        known = said is None or said in words or (isinstance(said, int | float) and not isinstance(said, bool))
-        if "preference" not in row or not known:
-            raise UserError(
-                f"{where}, row {number}: 'preference' is {said!r}.", "It is a share of 0 to 1, first, second or tie."
-            )
-        by_system.setdefault(str(row.get("system", "system")), []).append((float(share), row))
-    return [
-        Preferences(name, np.array([share for share, _ in own]), *_lengths([row for _, row in own]))
-        for name, own in by_system.items()
-    ]
 
 
 def from_preferences(
@@ -160,7 +102,7 @@ def judged(
 def comparisons(systems: Mapping[str, Sequence[SearchResult]], ours: str, theirs: str) -> list[Comparison]:
     """Return the best answers of two systems to every prompt, side by side."""
     return [
-        Comparison(one.id, _as_text(one.prompt), _best(one), _best(other))
+        Comparison(one.id, one.prompt, _best(one), _best(other))
         for one, other in zip(systems[ours], systems[theirs], strict=True)
     ]
 
@@ -169,18 +111,8 @@ def _best(result: SearchResult) -> str:
     return result.candidates[0].text if result.candidates else ""
 
 
-def _as_text(prompt: Text) -> str:
-    return prompt if isinstance(prompt, str) else "\n\n".join(f"{turn.role}: {turn.content}" for turn in prompt)
-
-
 def _text_lengths(ours: Sequence[SearchResult], theirs: Sequence[SearchResult]) -> tuple[list[int], list[int]]:
     return [len(_best(one)) for one in ours], [len(_best(one)) for one in theirs]
-
-
-def _lengths(rows: Sequence[Mapping[str, Any]]) -> tuple[Sequence[int], Sequence[int]]:
-    if not all("length" in row and "baseline_length" in row for row in rows):
-        return (), ()
-    return [int(row["length"]) for row in rows], [int(row["baseline_length"]) for row in rows]
 
 
 def _controlled(one: Preferences, gamed: GamedBaselines | None) -> tuple[LengthControlled, ...]:
@@ -193,7 +125,7 @@ def _controlled(one: Preferences, gamed: GamedBaselines | None) -> tuple[LengthC
         return ()
     if gamed is None:
         return (minimal,)
-    index = list(range(len(one.shares)))
+    index = one.instructions or list(range(len(one.shares)))
     return minimal, alpaca_eval_2(one.shares, one.lengths, one.baseline_lengths, index, gamed)
 
 

@@ -56,18 +56,22 @@ class RewardModel:
         self.tokens = 0
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[Text], responses: Sequence[str]) -> list[float]:
+    def score(
+        self, prompts: Sequence[Text], responses: Sequence[str], complete: Sequence[bool] | None = None
+    ) -> list[float]:
         """Return the reward of each response to its prompt.
 
         Turns go through the reward model's own chat template; text is joined as it is. A model that tokenq has trained
-        read its responses at their EOS, and does so here.
+        read its responses at their EOS, and does so here. The beginning of a response is read at its last token:
+        nothing ends its turn, and no EOS stands behind it.
 
         Args:
             prompts: one for each response.
-            responses: the texts, complete or not.
+            responses: the texts.
+            complete: whether each response has come to its end; None: all have.
         """
-        texts = [self._joined(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-        rows = [self._ids(text, chat) for text, chat in texts]
+        ended = [True] * len(responses) if complete is None else complete
+        rows = [self._ids(*row) for row in zip(prompts, responses, ended, strict=True)]
         scores: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
         for start in range(0, len(order), self._batch_size):
@@ -76,7 +80,9 @@ class RewardModel:
                 scores[place] = reward
         return scores
 
-    def _ids(self, text: str, chat: bool) -> list[int]:
+    def _ids(self, prompt: Text, response: str, ended: bool) -> list[int]:
+        chat = not isinstance(prompt, str)
+        text = prompt + response if isinstance(prompt, str) else self._rendered(prompt, response, ended)
         if not self._ends_in_eos:
             own: list[int] = self._tokenizer(text, add_special_tokens=not chat)["input_ids"]
             return own
@@ -85,6 +91,8 @@ class RewardModel:
         ids: list[int] = self._tokenizer(text)["input_ids"]
         while bos is not None and ids[:2] == [bos, bos]:
             ids = ids[1:]
+        if not ended:
+            return ids[:-1] if ids[-1:] == [eos] else ids
         if chat and eos in ids:
             ids = ids[: len(ids) - ids[::-1].index(eos)]
         return ids if ids[-1:] == [eos] else [*ids, eos]
@@ -102,12 +110,16 @@ class RewardModel:
                 rewards[place] = reward
         return rewards
 
-    def _joined(self, prompt: Text, response: str) -> tuple[str, bool]:
-        if isinstance(prompt, str):
-            return prompt + response, False
-        turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, Message("assistant", response))]
+    def _rendered(self, prompt: Sequence[Message], response: str, ended: bool) -> str:
+        """Return a conversation as the model's own chat template writes it, open behind a response that goes on."""
         if self._tokenizer.chat_template is None:
             raise UserError(
                 "The reward model has no chat template, and the prompts are turns.", "Give prompts as text."
             )
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False)), True
+        turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, Message("assistant", response))]
+        how = {}
+        if not ended and response.strip():
+            how = {"continue_final_message": True}
+        elif not ended:  # nothing to go on from: the turn is opened and stands empty
+            turns, how = turns[:-1], {"add_generation_prompt": True}
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **how))
