@@ -483,7 +483,8 @@ def test_the_file_of_answers_holds_no_prompts(serve, tmp_path):
     judge(PAIRS)
     records = [json.loads(line) for line in judge.answers.read_text().splitlines()]
     assert all(
-        record.keys() == {"key", "model", "comparison", "order", "text", "cut", "prompt_tokens", "response_tokens"}
+        record.keys()
+        == {"key", "model", "comparison", "order", "text", "cut", "prompt_tokens", "response_tokens", "shown"}
         for record in records
     )
     assert "prompt 1" not in judge.answers.read_text()

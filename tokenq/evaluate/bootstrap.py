@@ -123,11 +123,21 @@ def mean_interval(values: Floats, groups: Sequence[object] | None = None, how: R
     """
     table = np.asarray(values, dtype=np.float64)
     known = ~np.isnan(table)
-    table = table[known]
-    if groups is None and len(table) and set(np.unique(table)) <= {0.0, 1.0}:
-        ends = proportion_interval(int(table.sum()), len(table), how.confidence)
-        return Estimate(float(table.mean()), *ends, len(table))
-    return intervals(*mean_of(table, _where(groups, known)), how)[0]
+    return mean_intervals(table[known][:, None], _where(groups, known), how)[0]
+
+
+def mean_intervals(table: Floats, groups: Sequence[object] | None = None, how: Resampling = PLAIN) -> list[Estimate]:
+    """Return the mean of each column with its interval, as `mean_interval` gives it, all from the same resamples.
+
+    Args:
+        table: [N, M] without NaN.
+        groups: [N] which rows belong together, None: every row is a unit.
+        how: resamples, confidence, seed.
+    """
+    n = len(table)
+    shares = [groups is None and n > 0 and bool(np.isin(column, (0.0, 1.0)).all()) for column in table.T]
+    rest = iter([] if all(shares) and shares else intervals(*mean_of(table[:, ~np.array(shares)], groups), how))
+    return [_share(column, how) if share else next(rest) for column, share in zip(table.T, shares, strict=True)]
 
 
 def difference_interval(
@@ -181,6 +191,11 @@ def ratio(above: Floats, below: Floats) -> Floats:
     """Return above / below, NaN where below is 0."""
     nothing = np.full(np.broadcast(above, below).shape, np.nan)
     return np.asarray(np.divide(above, below, out=nothing, where=below != 0))
+
+
+def _share(hits: Floats, how: Resampling) -> Estimate:
+    ends = proportion_interval(int(hits.sum()), len(hits), how.confidence)
+    return Estimate(float(hits.mean()), *ends, len(hits))
 
 
 def _where(groups: Sequence[object] | None, kept: NDArray[np.bool_]) -> list[object] | None:

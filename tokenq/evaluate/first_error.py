@@ -13,9 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.evaluate.bootstrap import PLAIN, Estimate, Floats, Resampling, intervals, mean_interval, ratio, unit_numbers
-from tokenq.evaluate.step_rules import Rule, predict
+from tokenq.evaluate.bootstrap import (
+    PLAIN,
+    Estimate,
+    Floats,
+    Resampling,
+    intervals,
+    mean_intervals,
+    ratio,
+    unit_numbers,
+)
+from tokenq.evaluate.step_rules import Ints, Rule, predict
 from tokenq.evaluate.step_scores import read_label
+from tokenq.evaluate.thresholds import Splits, harmonic_mean, held_out_hits
+
+REPEATS = 5
+"""How often prompts are dealt to folds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,13 +101,12 @@ def sweep(solutions: Sequence[Solution], rule: Rule) -> Sweep:
     Raises:
         UserError: there are no solutions, or one has no steps.
     """
-    _check(solutions)
-    numbers = [rule.transform(solution.scores) for solution in solutions]
-    thresholds = np.append(np.unique(np.concatenate(numbers)), np.inf)
-    right = np.array([rule.right(n, s.first_error) for n, s in zip(numbers, solutions, strict=True)])
-    erroneous = np.array([solution.first_error is not None for solution in solutions])
+    check_solutions(solutions)
+    numbers, labels = rule.transform(padded_scores(solutions)), labels_of(solutions)
+    thresholds = np.append(np.unique(numbers[~np.isnan(numbers)]), np.inf)
+    right = np.stack(rule.right(numbers, labels), axis=1)
     accuracies = []
-    for kind in (erroneous, ~erroneous):
+    for kind in (labels >= 0, labels < 0):
         low, high = np.sort(right[kind & (right[:, 0] < right[:, 1])], axis=0).T
         hits = np.searchsorted(low, thresholds, "left") - np.searchsorted(high, thresholds, "left")
         accuracies.append(ratio(hits.astype(np.float64), np.full(1, float(kind.sum()))))
@@ -107,13 +119,13 @@ def evaluate_at(solutions: Sequence[Solution], rule: Rule, threshold: float, how
     Raises:
         UserError: there are no solutions, or one has no steps.
     """
-    _check(solutions)
+    check_solutions(solutions)
     hits = [predict(rule, solution.scores, threshold) == solution.first_error for solution in solutions]
     return summary(solutions, np.array(hits, dtype=np.float64), (threshold,), how)
 
 
 def cross_validated(
-    solutions: Sequence[Solution], rule: Rule, folds: int = 5, repeats: int = 5, how: Resampling = PLAIN
+    solutions: Sequence[Solution], rule: Rule, folds: int = 5, repeats: int = REPEATS, how: Resampling = PLAIN
 ) -> FirstError:
     """Return the accuracies of a rule whose threshold is chosen on other folds than the one it is told on.
 
@@ -123,23 +135,10 @@ def cross_validated(
     Raises:
         UserError: there are fewer prompts than folds, no solutions, or one has no steps.
     """
-    _check(solutions)
-    owner, units = _units(solutions)
-    if not 2 <= folds <= units:
-        raise UserError(
-            f"{units} prompts cannot be dealt to {folds} folds.", "Take 2 or more folds, and at least as many prompts."
-        )
-    rng = np.random.default_rng(how.seed)
-    hits, thresholds = np.zeros(len(solutions)), []
-    for _ in range(repeats):
-        fold = (rng.permutation(units) % folds)[owner]
-        for held_out in range(folds):
-            threshold = sweep([s for s, f in zip(solutions, fold, strict=True) if f != held_out], rule).best
-            thresholds.append(threshold)
-            for place in np.flatnonzero(fold == held_out).tolist():
-                one = solutions[place]
-                hits[place] += (predict(rule, one.scores, threshold) == one.first_error) / repeats
-    return summary(solutions, hits, tuple(thresholds), how)
+    check_solutions(solutions)
+    splits = Splits.drawn(*units_of(solutions), folds, repeats, how.seed)
+    hits, thresholds = held_out_hits(padded_scores(solutions), labels_of(solutions), rule, splits)
+    return summary(solutions, hits, thresholds, how)
 
 
 def baselines(solutions: Sequence[Solution], how: Resampling = PLAIN) -> dict[str, FirstError]:
@@ -153,7 +152,7 @@ def baselines(solutions: Sequence[Solution], how: Resampling = PLAIN) -> dict[st
     Raises:
         UserError: there are no solutions, or one has no steps.
     """
-    _check(solutions)
+    check_solutions(solutions)
     steps = np.array([len(solution.scores) for solution in solutions], dtype=np.float64)
     labels = np.array([-1 if s.first_error is None else s.first_error for s in solutions])
     erroneous = labels >= 0
@@ -182,21 +181,30 @@ def summary(
         thresholds: to be reported.
         how: resamples, confidence, seed.
     """
-    erroneous = np.array([solution.first_error is not None for solution in solutions])
+    return summaries(solutions, np.asarray(hits, dtype=np.float64)[:, None], [thresholds], how)[0]
+
+
+def summaries(
+    solutions: Sequence[Solution], hits: Floats, thresholds: Sequence[tuple[float, ...]], how: Resampling = PLAIN
+) -> list[FirstError]:
+    """Return the accuracies of several ways to predict, as `summary` gives them, all from the same resamples.
+
+    Args:
+        solutions: N of them.
+        hits: [N, M] share of right predictions of each solution, a column each way.
+        thresholds: of each way, to be reported.
+        how: resamples, confidence, seed.
+    """
+    wrong = labels_of(solutions) >= 0
     prompts = None if all(s.prompt is None for s in solutions) else [s.prompt or s for s in solutions]
 
-    def share(kind: NDArray[np.bool_]) -> Estimate:
+    def shares(kind: NDArray[np.bool_]) -> list[Estimate]:
         names = None if prompts is None else [name for name, keep in zip(prompts, kind, strict=True) if keep]
-        return mean_interval(hits[kind], names, how)
+        return mean_intervals(hits[kind], names, how)
 
-    return FirstError(
-        erroneous=share(erroneous),
-        correct=share(~erroneous),
-        f1=f1_difference(solutions, hits, None, how),
-        accuracy=share(np.ones_like(erroneous)),
-        thresholds=thresholds,
-        hits=hits,
-    )
+    columns = (shares(wrong), shares(~wrong), _f1s(solutions, hits, None, how), shares(np.ones_like(wrong)))
+    rows = zip(*columns, thresholds, hits.T, strict=True)
+    return [FirstError(bad, good, f1, every, tried, own) for bad, good, f1, every, tried, own in rows]
 
 
 def f1_difference(
@@ -210,27 +218,27 @@ def f1_difference(
         others: [N] of the other; None: nothing is taken off.
         how: resamples, confidence, seed.
     """
-    erroneous = np.array([solution.first_error is not None for solution in solutions])
-    owner, units = _units(solutions)
-    columns = [erroneous, ~erroneous]
+    return _f1s(solutions, hits[:, None], None if others is None else others[:, None], how)[0]
+
+
+def _f1s(solutions: Sequence[Solution], hits: Floats, others: Floats | None, how: Resampling) -> list[Estimate]:
+    """Return the F1 of each column of hits, minus that of the same column of others where there are any."""
+    wrong = (labels_of(solutions) >= 0)[:, None]
+    owner, units = units_of(solutions)
+    parts = [np.concatenate([wrong, ~wrong], axis=1)]
     for some in (hits,) if others is None else (hits, others):
-        columns += [some * erroneous, some * ~erroneous]
-    sums = np.zeros((units, len(columns)))
-    np.add.at(sums, owner, np.stack(columns, 1))
+        parts += [some * wrong, some * ~wrong]
+    sums = np.zeros((units, sum(part.shape[1] for part in parts)))
+    np.add.at(sums, owner, np.concatenate(parts, axis=1))
+    ends = np.cumsum([part.shape[1] for part in parts])[:-1]
 
     def f1(counts: Floats) -> Floats:
-        bad, good, *rest = (counts @ sums).T
+        sizes, *rest = np.split(counts @ sums, ends, axis=1)
+        bad, good = sizes[:, :1], sizes[:, 1:]
         one = harmonic_mean(ratio(rest[0], bad), ratio(rest[1], good))
         return one if others is None else one - harmonic_mean(ratio(rest[2], bad), ratio(rest[3], good))
 
-    return intervals(f1, units, how)[0]
-
-
-def harmonic_mean(first: Floats, second: Floats) -> Floats:
-    """Return 2 a b / (a + b), 0 where both are 0."""
-    total = np.asarray(first + second, dtype=np.float64)
-    mean = ratio(2 * np.asarray(first * second, dtype=np.float64), total)
-    return np.where(total == 0, 0.0, mean)
+    return intervals(f1, units, how)
 
 
 def average_f1(f1s: Sequence[float], sizes: Sequence[int] | None = None) -> float:
@@ -238,11 +246,30 @@ def average_f1(f1s: Sequence[float], sizes: Sequence[int] | None = None) -> floa
     return float(np.average(f1s, weights=sizes))
 
 
-def _units(solutions: Sequence[Solution]) -> tuple[NDArray[np.int64], int]:
+def units_of(solutions: Sequence[Solution]) -> tuple[NDArray[np.int64], int]:
+    """Return the number of each solution's prompt, and how many prompts there are."""
     return unit_numbers([solution.prompt or solution for solution in solutions], len(solutions))
 
 
-def _check(solutions: Sequence[Solution]) -> None:
+def labels_of(solutions: Sequence[Solution]) -> Ints:
+    """Return [N] the first wrong step of each solution, −1 where there is none."""
+    return np.array([-1 if one.first_error is None else one.first_error for one in solutions], dtype=np.int64)
+
+
+def padded_scores(solutions: Sequence[Solution]) -> Floats:
+    """Return the scores of all solutions in one table, [N, S], filled up with NaN."""
+    table = np.full((len(solutions), max(len(one.scores) for one in solutions)), np.nan)
+    for row, one in zip(table, solutions, strict=True):
+        row[: len(one.scores)] = one.scores
+    return table
+
+
+def check_solutions(solutions: Sequence[Solution]) -> None:
+    """Refuse solutions that cannot be judged.
+
+    Raises:
+        UserError: there are none, one has no steps or a score that is no number, or its label is no step.
+    """
     if not solutions:
         raise UserError("There are no solutions to judge.", "Is the file empty?")
     for solution in solutions:

@@ -10,23 +10,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenq.evaluate.bootstrap import Floats, ratio
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How step scores become a prediction.
+    """How step scores become a prediction. Many solutions stand in one table, filled up with NaN behind their steps.
 
     Attributes:
-        transform: scores [S] → numbers [S] that are compared with the threshold.
-        place: (numbers, threshold) → the step predicted as first wrong, None for no error.
-        right: (numbers, label) → (low, high]: the thresholds at which the prediction is right; empty where low ≥ high.
+        transform: scores [..., S] → numbers [..., S] that are compared with the threshold.
+        place: (numbers of one solution [S], threshold) → the step predicted as first wrong, None for no error.
+        right: (numbers [N, S], labels [N], −1 for no error) → (low, high]: the thresholds at which each prediction is
+            right; empty where low ≥ high.
     """
 
     transform: Callable[[Floats], Floats]
     place: Callable[[Floats, float], int | None]
-    right: Callable[[Floats, int | None], tuple[float, float]]
+    right: Callable[[Floats, Ints], tuple[Floats, Floats]]
 
 
 def predict(rule: Rule, scores: Floats, threshold: float) -> int | None:
@@ -39,10 +43,12 @@ def _first_below(numbers: Floats, threshold: float) -> int | None:
     return int(below[0]) if len(below) else None
 
 
-def _first_below_right(numbers: Floats, label: int | None) -> tuple[float, float]:
-    if label is None:
-        return -np.inf, float(numbers.min())
-    return float(numbers[label]), float(min(numbers[:label], default=np.inf))
+def _first_below_right(numbers: Floats, labels: Ints) -> tuple[Floats, Floats]:
+    rows, wrong = np.arange(len(numbers)), labels >= 0
+    least = np.minimum.accumulate(np.where(np.isnan(numbers), np.inf, numbers), axis=1)
+    before = np.where(labels > 0, least[rows, np.maximum(labels - 1, 0)], np.inf)
+    low = np.where(wrong, numbers[rows, np.maximum(labels, 0)], -np.inf)
+    return low, np.where(wrong, before, least[:, -1])
 
 
 def _lowest(numbers: Floats, threshold: float) -> int | None:
@@ -50,22 +56,34 @@ def _lowest(numbers: Floats, threshold: float) -> int | None:
     return step if numbers[step] < threshold else None
 
 
-def _lowest_right(numbers: Floats, label: int | None) -> tuple[float, float]:
-    if label is None:
-        return -np.inf, float(numbers.min())
-    return (float(numbers.min()), np.inf) if int(np.argmin(numbers)) == label else (np.inf, np.inf)
+def _lowest_right(numbers: Floats, labels: Ints) -> tuple[Floats, Floats]:
+    wrong, least = labels >= 0, np.nanmin(numbers, axis=1)
+    low = np.where(wrong, np.where(np.nanargmin(numbers, axis=1) == labels, least, np.inf), -np.inf)
+    return low, np.where(wrong, np.inf, least)
+
+
+def _centred(scores: Floats) -> Floats:
+    return scores - _mean(scores)
 
 
 def _standardised(scores: Floats) -> Floats:
-    centred = scores - scores.mean()
-    return np.nan_to_num(ratio(centred, np.full(1, centred.std())))
+    centred = _centred(scores)
+    shares = ratio(centred, np.sqrt(_mean(centred**2)))
+    return np.where(np.isnan(scores), np.nan, np.nan_to_num(shares))
+
+
+def _mean(scores: Floats) -> Floats:
+    """Return the mean of each solution's steps, [..., 1]; summed in order, so that filling up changes no digit."""
+    known = ~np.isnan(scores)
+    sums = np.cumsum(np.where(known, scores, 0.0), axis=-1)[..., -1:]
+    return np.asarray(sums / known.sum(-1, keepdims=True))
 
 
 RULES: Mapping[str, Rule] = {
     "threshold": Rule(lambda scores: scores, _first_below, _first_below_right),
-    "centred_threshold": Rule(lambda scores: scores - scores.mean(), _first_below, _first_below_right),
+    "centred_threshold": Rule(_centred, _first_below, _first_below_right),
     "standardised_threshold": Rule(_standardised, _first_below, _first_below_right),
-    "relative_to_first_step": Rule(lambda scores: scores - scores[0], _first_below, _first_below_right),
+    "relative_to_first_step": Rule(lambda scores: scores - scores[..., :1], _first_below, _first_below_right),
     "worst_step": Rule(lambda scores: scores, _lowest, _lowest_right),
     "largest_drop": Rule(lambda scores: np.diff(scores, prepend=0.0), _lowest, _lowest_right),
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenq.data.cells import shown, whole
 from tokenq.data.turns import BadRow
@@ -19,24 +20,24 @@ from tokenq.evaluate.bootstrap import Floats
 from tokenq.evaluate.readouts import written
 from tokenq.traces import TokenTrace
 
-Bounds = Sequence[tuple[int, int]]
-"""(first, one past the last) written token of each step."""
+Bounds = NDArray[np.int64]
+"""[S, 2] (first, one past the last) written token of each step; no step is empty."""
 
 
 def _sum(credits: Floats, steps: Bounds) -> Floats:
-    return np.array([credits[first:last].sum() for first, last in steps])
+    return np.asarray(np.add.reduceat(np.append(credits, 0.0), steps.ravel())[::2])
 
 
 def _cumulative(credits: Floats, steps: Bounds) -> Floats:
-    return np.array([credits[:last].sum() for _, last in steps])
+    return np.asarray(np.cumsum(credits)[steps[:, 1] - 1])
 
 
 def _min(credits: Floats, steps: Bounds) -> Floats:
-    return np.array([credits[first:last].min() for first, last in steps])
+    return np.asarray(np.minimum.reduceat(np.append(credits, np.inf), steps.ravel())[::2])
 
 
 def _mean(credits: Floats, steps: Bounds) -> Floats:
-    return np.array([credits[first:last].mean() for first, last in steps])
+    return _sum(credits, steps) / np.diff(steps, axis=1)[:, 0]
 
 
 STEP_SCORES: Mapping[str, Callable[[Floats, Bounds], Floats]] = {
@@ -67,7 +68,7 @@ def step_scores(trace: TokenTrace, credits: Floats, convention: str, steps: int 
             f"Trace {trace.id}: {len(credits)} credits for the {len(written(trace))} tokens that the policy wrote.",
             "There is one credit for each token written.",
         )
-    return STEP_SCORES[convention](np.asarray(credits, dtype=np.float64), _steps(trace, steps))
+    return STEP_SCORES[convention](np.asarray(credits, dtype=np.float64), step_bounds(trace, steps))
 
 
 def read_label(label: Any, steps: int, where: str) -> int | None:
@@ -100,7 +101,16 @@ def first_wrong(correct: Sequence[bool]) -> int | None:
     return next((step for step, good in enumerate(correct) if not good), None)
 
 
-def _steps(trace: TokenTrace, count: int | None) -> Bounds:
+def step_bounds(trace: TokenTrace, count: int | None = None) -> Bounds:
+    """Return where the steps of a trace begin and end among the tokens that the policy wrote.
+
+    Args:
+        trace: a trace with spans of the level "step".
+        count: how many steps the data has; None: as many as the trace.
+
+    Raises:
+        UserError: there are none or another number, or one is without tokens.
+    """
     spans = [span for span in trace.spans if span.level == "step"]
     if not spans or (count is not None and len(spans) != count):
         raise UserError(
@@ -117,4 +127,4 @@ def _steps(trace: TokenTrace, count: int | None) -> Bounds:
                 f"Trace {trace.id}: step {number} has no token that the policy wrote.",
                 "The response was cut (allow more tokens), or the step is empty in the data.",
             )
-    return steps
+    return np.array(steps, dtype=np.int64)
