@@ -1,7 +1,6 @@
 """How long `tokenq eval first-error` takes on stored traces: ProcessBench's solutions with made-up numbers.
 
-`python -m bench.first_errors --cases processbench_gsm8k.jsonl.gz processbench_math.jsonl.gz --count 3400 --folder OUT` writes
-the traces (the cases are repeated until there are so many; pieces of about four characters stand for tokens) and
+`python -m bench.first_errors --cases processbench_gsm8k.jsonl.gz processbench_math.jsonl.gz --folder OUT` writes the traces (the cases are repeated until there are so many; pieces of about four characters stand for tokens) and
 evaluates them, once with the usual read-outs and once with all. `--suffix parquet` stores them by columns.
 """
 
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from itertools import accumulate, cycle, islice
+from itertools import accumulate, cycle, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +50,20 @@ def made_up(name: str, row: dict[str, Any], kept: int) -> dict[str, Any]:
             {"id": i, "text": text, "logp": -float(i), "ref_logp": -1.5 * i, "implicit_reward": 0.05 * i}
             for i in range(kept)
         ]
-        own |= {"id": place, "text": text, "start": end - len(text), "end": end, "written": True, "rank": 0, "ref_rank": 0}
+        own |= {
+            "id": place,
+            "text": text,
+            "start": end - len(text),
+            "end": end,
+            "written": True,
+            "rank": 0,
+            "ref_rank": 0,
+        }
         own |= {"implicit_reward": float(rewards[place]), "prefix_value": float(values[place])}
         own |= {"advantage": BETA * own["logp"], "centred_advantage": BETA * (own["logp"] + own["entropy"])}
-        tokens.append(own | {"likely": others, "ref_likely": others, "favoured": others[::-1], "reward": None, "outputs": []})
+        tokens.append(
+            own | {"likely": others, "ref_likely": others, "favoured": others[::-1], "reward": None, "outputs": []}
+        )
     borders = [0, *accumulate(map(len, pieces))]
     letters = [0, *accumulate(map(len, steps))]
     spans = [
@@ -63,9 +72,13 @@ def made_up(name: str, row: dict[str, Any], kept: int) -> dict[str, Any]:
             **{"tokens": last - first, "sum": float(rewards[first:last].sum()), "mean": 0.0, "min": 0.0, "final": 0.0},
             **{"end_value": float(values[last - 1]), "label": row["label"] < 0 or i < row["label"], "reward": None},
         }
-        for i, (first, last) in enumerate(zip(borders, borders[1:], strict=False))
+        for i, (first, last) in enumerate(pairwise(borders))
     ]
-    totals = {"implicit_reward": float(values[-1]), "logp": float(table[:, 0].sum()), "ref_logp": float(table[:, 1].sum())}
+    totals = {
+        "implicit_reward": float(values[-1]),
+        "logp": float(table[:, 0].sum()),
+        "ref_logp": float(table[:, 1].sum()),
+    }
     totals |= {"tokens": len(texts), "reward": None, "outputs": []}
     return {
         **{"schema": 1, "id": name, "prompt": row["problem"], "response": "".join(texts), "side": None, "beta": BETA},
@@ -77,7 +90,7 @@ def made_up(name: str, row: dict[str, Any], kept: int) -> dict[str, Any]:
 
 def traces(cases: list[Path], count: int, kept: int) -> Iterator[dict[str, Any]]:
     """Yield so many traces of the cases, which are repeated with prompts of their own."""
-    rows = [json.loads(line) for path in cases for line in gzip.open(path, "rt")]
+    rows = [json.loads(line) for path in cases for line in gzip.decompress(path.read_bytes()).splitlines()]
     for number, row in enumerate(islice(cycle(rows), count)):
         again = f" ({number // len(rows)})" if number >= len(rows) else ""
         yield made_up(f"{row['id']}{again}", row | {"problem": row["problem"] + again}, kept)

@@ -126,7 +126,7 @@ def _read(trace: TokenTrace, readouts: Sequence[str], conventions: Sequence[str]
         if name not in known:
             raise unknown_name("read-out of these traces", name, known)
     label, bounds = _label(trace), step_bounds(trace)
-    scores = {}
+    scores: dict[tuple[str, str], Floats] = {}
     for name in readouts or [name for name in USUAL if name in known]:
         credits = -known[name](trace)
         scores |= {(name, convention): STEP_SCORES[convention](credits, bounds) for convention in conventions}
@@ -152,7 +152,8 @@ def _judged(
         raise UserError("There are no solutions to judge.", "Is the file empty?")
     if not asked:
         raise UserError("The traces have no read-out in common.", "Score all rows with the same models.")
-    ways, columns, chosen = [], [], []
+    ways: list[tuple[str, str, str]] = []
+    columns, chosen = [], []
     for readout, convention in asked:
         solutions = [_solution(one, (readout, convention)) for one in read]
         check_solutions(solutions)
