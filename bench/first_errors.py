@@ -1,7 +1,8 @@
 """How long `tokenq eval first-error` takes on stored traces: ProcessBench's solutions with made-up numbers.
 
-`python -m bench.first_errors --cases processbench_gsm8k.jsonl.gz processbench_math.jsonl.gz --folder OUT` writes the traces (the cases are repeated until there are so many; pieces of about four characters stand for tokens) and
-evaluates them, once with the usual read-outs and once with all. `--suffix parquet` stores them by columns.
+`python -m bench.first_errors --cases processbench_gsm8k.jsonl.gz processbench_math.jsonl.gz --folder OUT` writes traces
+(the cases are repeated until there are so many; pieces of about four characters stand for tokens) and evaluates them, with
+the usual read-outs and, where alternatives are kept (`--top-k 5`), with all. `--suffix parquet` stores them by columns.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from tokenq.evaluate.readouts import READOUTS
 from tokenq.traces import write_traces
 
 BETA = 0.1
-PIECE = re.compile(r"\s?[^\W\d_]{1,5}|\s?\d|\s?[^\w\s]|\s+|_")
+PIECE = re.compile(r"\s?[^\W\d_]{1,8}|\s?\d{1,2}|\s?[^\w\s]{1,2}|\s+|_")
 NUMBERS = ("logp", "ref_logp", "entropy", "ref_entropy", "kl", "ref_kl")
 
 
