@@ -1,8 +1,9 @@
 """How long `tokenq eval first-error` takes on stored traces: ProcessBench's solutions with made-up numbers.
 
 `python -m bench.first_errors --cases processbench_gsm8k.jsonl.gz processbench_math.jsonl.gz --folder OUT` writes traces
-(the cases are repeated until there are so many; pieces of about four characters stand for tokens) and evaluates them, with
-the usual read-outs and, where alternatives are kept (`--top-k 5`), with all. `--suffix parquet` stores them by columns.
+(the cases are repeated until there are so many; pieces of about four characters stand for tokens) and evaluates them,
+with the usual read-outs and, where alternatives are kept (`--top-k 5`), with all. `--suffix parquet` stores them by
+columns.
 """
 
 import argparse
