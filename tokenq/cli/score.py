@@ -186,13 +186,17 @@ def examples_of(config: ScoreConfig, session: "Session") -> "list[Example]":
     """Return what is to be scored."""
     from functools import partial
 
+    from tokenq.cli.console import messages
     from tokenq.data.examples import read_examples
     from tokenq.data.sources import load_examples
 
     if config.prompt is not None and config.response is not None:
         return [session.example(config.prompt, config.response)]
     read = partial(read_examples, want="all", columns=config.columns, bad_rows=config.bad_rows, style=config.style)
-    return load_examples(config.data, lambda rows: read(_unambiguous(rows)), seed=config.seed).examples
+    found = load_examples(config.data, lambda rows: read(_unambiguous(rows)), seed=config.seed)
+    for note in found.notes:
+        messages().print(f"data: {note}")
+    return found.examples
 
 
 def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", say: "Console") -> None:

@@ -12,6 +12,7 @@ from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
+from tokenq.data.source_language import is_standard_input
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, group_key, tokenize
 from tokenq.errors import UserError
@@ -29,9 +30,18 @@ def load_data(
         tokenizer: of the policy.
         progress: told what was found, and what is held out though it is trained on.
     """
+    if any(map(is_standard_input, (*config.data, *config.eval_data))):
+        if config.resume:
+            raise UserError(
+                "--resume reads the data again, and what came on standard input is gone.",
+                "Write the data to a file, and train on it from the beginning.",
+            )
+        progress.say("note: data come on standard input, so that this run cannot be resumed")
     read = partial(read_examples, want=loss.want, pairing=config.pairing, style=config.style)
     read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
     found = load_examples(config.data, read, seed=config.seed)
+    for note in found.notes:
+        progress.say(f"data: {note}")
     kept, held_out = found.examples, found.examples[:0]
     if config.eval_data:
         held_out = load_examples(config.eval_data, read, seed=config.seed).examples

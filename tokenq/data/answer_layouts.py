@@ -7,6 +7,7 @@ from tokenq.data import cells
 from tokenq.data import turns as talk
 from tokenq.data.cells import Values
 from tokenq.data.parsed import ANSWER, CONVERSATION, QUESTION, Parsed, question, reply
+from tokenq.data.turns import BadRow
 from tokenq.records import Message, Response
 
 
@@ -53,16 +54,28 @@ def _answer(values: Values, *names: str) -> Response:
 
 def read_labelled_answer(values: Values) -> Parsed:
     """Read an answer to a question that is desirable or not."""
-    name = next(name for name in LABELS if name in values)
-    response = replace(_answer(values, *ANSWER), label=cells.label(values[name], name))
+    response = replace(_answer(values, *ANSWER), label=label_of(values))
     return Parsed(question(values, *QUESTION), (response,), fields=True)
 
 
 def read_labelled_conversation(values: Values) -> Parsed:
     """Read a conversation whose end is desirable or not (LLaMA-Factory, TRL)."""
-    name = next(name for name in LABELS if name in values)
     prompt, response = talk.split_messages(conversation(values))
-    return Parsed(prompt, (Response(response, label=cells.label(values[name], name)),))
+    return Parsed(prompt, (Response(response, label=label_of(values)),))
+
+
+def label_of(values: Values) -> bool:
+    """Return whether the response of a row is desirable.
+
+    Raises:
+        BadRow: its label says neither; a column of that name may mean something else, and can be hidden.
+    """
+    name = next(name for name in LABELS if name in values)
+    try:
+        return cells.label(values[name], name)
+    except BadRow as problem:
+        hide = f"if the column means something else, hide it: --columns unused={name}"
+        raise BadRow(problem.reason, f"{problem.detail} ({hide})") from None
 
 
 LABELS = ("label", "kto_tag", "is_safe", "desirable")

@@ -69,6 +69,15 @@ def is_comparison(values: Values) -> bool:
     return any(name in values for name in VERDICTS) or all(name in values for name in _FLAGS[:2]) or bool(scored)
 
 
+def what_decides(values: Values) -> str:
+    """Return which column says which response is the better one, and how to name another."""
+    name = next((name for name in VERDICTS if name in values), None)
+    if name is None:
+        return ""
+    other = "safer_response_id" if "safer_response_id" in values else "THEIRS"
+    return f"{name} says which response is the better one (another column: --columns {name}={other})"
+
+
 def read_comparison(values: Values) -> Parsed:
     """Read a question, two responses and a verdict."""
     found = sides(values)

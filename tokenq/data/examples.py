@@ -32,11 +32,13 @@ class ReadResult:
         examples: the examples, in the order of their rows.
         rows: the rows read.
         dropped: rows (or what became of them) that gave no example, by reason.
+        notes: what was decided that the user may want otherwise, and how to say so.
     """
 
     examples: list[Example]
     rows: int
     dropped: Counter[str]
+    notes: tuple[str, ...] = ()
 
 
 def read_examples(
@@ -100,7 +102,8 @@ def read_examples(
         raise UserError(
             f"None of the {len(rows)} rows from {rows[0].where} on can be used: {reasons}.", "Check the data."
         )
-    return ReadResult(examples, len(rows), dropped)
+    notes = [note for row in whole[:1] if (note := FORMATS[name].note(row.values))]
+    return ReadResult(examples, len(rows), dropped, tuple(notes))
 
 
 def single_example(prompt: str, response: str, *, chat: bool) -> Example:

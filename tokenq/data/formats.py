@@ -28,6 +28,7 @@ class Format:
         holds: "pairs", "ratings" (from which pairs can be chosen) or "responses".
         grouped: whether consecutive rows with one prompt make one example.
         fits: what the values must look like besides the names of their columns.
+        note: what is to be said of data like a row, where it could be read in more than one way.
     """
 
     columns: tuple[str, ...]
@@ -35,6 +36,7 @@ class Format:
     holds: str
     grouped: bool = False
     fits: Callable[[Values], bool] = lambda values: True
+    note: Callable[[Values], str] = lambda values: ""
 
     def missing(self, columns: Sequence[str]) -> list[str]:
         """Return the required columns that `columns` lacks."""
@@ -90,6 +92,7 @@ FORMATS: dict[str, Format] = {
         comparisons.read_comparison,
         "pairs",
         fits=comparisons.is_comparison,
+        note=comparisons.what_decides,
     ),
     "preferred output": Format(
         ("input", "preferred_output", "non_preferred_output"), comparisons.read_openai_preference, "pairs"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenq.data import cells
-from tokenq.data.answer_layouts import LABELS, read_completion
+from tokenq.data.answer_layouts import label_of, read_completion
 from tokenq.data.cells import Values
 from tokenq.data.comparison_layouts import TIE
 from tokenq.data.parsed import Parsed, question, reply
@@ -14,8 +14,7 @@ from tokenq.records import Response, Text
 def read_labelled(values: Values) -> Parsed:
     """Read a response that is desirable or not."""
     prompt, responses, *_ = read_completion(values)
-    name = next(name for name in LABELS if name in values)
-    return Parsed(prompt, (Response(responses[0].content, label=cells.label(values[name], name)),))
+    return Parsed(prompt, (Response(responses[0].content, label=label_of(values)),))
 
 
 def read_scored(values: Values) -> Parsed:

@@ -72,6 +72,11 @@ def parse_source(text: str) -> Source:
     return Source(text, location, config, split, weight)
 
 
+def is_standard_input(text: str) -> bool:
+    """Return whether a `--data` string means standard input, which can be read once."""
+    return parse_source(text).location in STANDARD_INPUT
+
+
 def is_pattern(location: str) -> bool:
     """Return whether a location names all files that match it (`data/*.jsonl`) and not one file of that name."""
     return glob.has_magic(location) and not os.path.lexists(os.path.expanduser(location))

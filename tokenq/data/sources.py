@@ -56,6 +56,7 @@ def load_examples(sources: Sequence[str], read: Callable[[Sequence[Row]], ReadRe
     if not sources:
         raise UserError("No data source is given.", "Name one with --data FILE, --data FOLDER or --data HUB_ID.")
     examples: list[Example] = []
+    notes: dict[str, None] = {}
     dropped: Counter[str] = Counter()
     rows = 0
     for text in sources:
@@ -64,10 +65,11 @@ def load_examples(sources: Sequence[str], read: Callable[[Sequence[Row]], ReadRe
         taken = _weighted(result.examples, source, seed)
         examples += taken
         rows += result.rows
+        notes |= dict.fromkeys(result.notes)
         dropped += result.dropped
         if len(taken) < len(result.examples):
             dropped["left out by the weight of its source"] += len(result.examples) - len(taken)
-    return ReadResult(examples, rows, dropped)
+    return ReadResult(examples, rows, dropped, tuple(notes))
 
 
 def hold_out(examples: Sequence[Example], count: int, *, seed: int = 0) -> tuple[list[Example], list[Example]]:

@@ -19,7 +19,7 @@ class TrainConfig:
     model: str
     """Model to start from: a folder, a hub id, or a .gguf file."""
     data: Sequence[str]
-    """Training data: files (.jsonl, .json, .csv, .parquet, also .gz), folders or hub ids; several make a mixture."""
+    """Training data: files (.jsonl, .json, .csv, .parquet, …, also packed), patterns in quotes, folders or hub ids."""
     output: str
     """Folder of the run; must not hold another run unless --resume is given."""
 
