@@ -46,21 +46,35 @@ class Range:
         return " and ".join(f"{word} {bound:,}" for word, bound in bounds if bound is not None)
 
 
-def check_ranges(config: Any, ranges: Sequence[Range]) -> None:
-    """Refuse numbers of a configuration that cannot be meant.
+SHARED = (
+    Range(("beta",), above=0, most=1_000_000),
+    Range(("max_new_tokens",), least=1, most=1_000_000),
+    Range(("max_length",), least=2, most=2**31 - 1),
+    Range(("batch_size",), least=1, most=1_000_000),
+    Range(("tokens_per_batch",), least=1, most=2**31 - 1),
+    Range(("temperature",), least=0),
+    Range(("top_k",), least=0, most=2**31 - 1),
+    Range(("top_p",), above=0, most=1),
+    Range(("seed",), least=0, most=2**32 - 1),
+)
+"""What numbers may be that mean the same in every configuration."""
+
+
+def check_ranges(config: Any, ranges: Sequence[Range] = ()) -> None:
+    """Refuse numbers of a configuration that cannot be meant, by the rows of `SHARED` and its own.
 
     Every field whose type is a number is looked at: it must be a finite number, a whole one where the type is int, and
     in the range of its row.
 
     Args:
         config: a dataclass.
-        ranges: its table.
+        ranges: its own table, which goes before the shared one.
 
     Raises:
         UserError: names the flag, its value, and what it takes.
     """
     kinds = get_type_hints(type(config))
-    row_of = {name: row for row in ranges for name in row.names}
+    row_of = {name: row for row in (*SHARED, *ranges) for name in row.names}
     for one in fields(config):
         options = {kind for kind in get_args(kinds[one.name]) or (kinds[one.name],) if isinstance(kind, type)}
         value = getattr(config, one.name)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class DemoConfig:
         Raises:
             UserError: names the flags.
         """
+        check_ranges(self, RANGES)
         if (self.model is None) != (not self.data):
             given, missing = ("--data", "--model") if self.model is None else ("--model", "--data")
             raise UserError(f"{given} needs {missing}.", "Give both for a model of your own, or neither.")
@@ -74,12 +76,16 @@ class DemoConfig:
             raise UserError(f"--{flag} has no effect without --model.", "Give --model and --data, or leave it out.")
         if self.model is not None and self.quick:
             raise UserError("--quick is for the tiny world.", "With --model, lower --pairs, --held-out and --prompts.")
-        for name in ("pairs", "held_out", "prompts", "batch_size", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be 1 or more.", "See tokenq demo --help.")
         if self.prompts > self.held_out:
             raise UserError("--prompts are taken from --held-out pairs, and there are fewer.", "Raise --held-out.")
 
+
+RANGES = (
+    Range(("pairs", "held_out", "prompts"), least=1, most=2**31 - 1),
+    Range(("lora_rank",), least=0, most=8192),
+    Range(("sft_learning_rate", "learning_rate"), above=0, most=1_000),
+)
+"""What numbers of a demonstration may be, beside those that all configurations share."""
 
 SECTIONS = {"output": "flags", "model": "a model of your own"}
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,22 +81,19 @@ class DoctorConfig:
         Raises:
             UserError: names the flags.
         """
+        check_ranges(self, RANGES)
         if (self.run is None) == (self.policy is None):
             raise UserError("Give either --run or --policy.", "tokenq doctor --run RUN examines a training run.")
         if self.run is not None and (self.data or self.reference or self.columns):
             raise UserError("--run brings its own data and reference.", "Leave out --data, --reference and --columns.")
         if self.policy is not None and not self.data:
             raise UserError("--policy without --data: there is nothing to look at.", "Name the data it was trained on.")
-        if self.samples < 0 or self.rows < 1 or self.tokens_per_batch < 1 or self.max_length < 2:
-            raise UserError(
-                "--samples is 0 or more, --rows and --tokens-per-batch 1 or more, --max-length 2 or more.",
-                "See tokenq doctor --help.",
-            )
-        if (self.beta is not None and self.beta <= 0) or (self.max_new_tokens is not None and self.max_new_tokens < 1):
-            raise UserError("--beta is above 0, --max-new-tokens 1 or more.", "See tokenq doctor --help.")
         if self.samples and self.depth != "models":
             raise UserError(f"--samples needs the models, and --depth is {self.depth}.", "Leave --depth out.")
 
+
+RANGES = (Range(("samples",), least=0, most=100_000), Range(("rows",), least=1, most=2**31 - 1))
+"""What numbers of an examination may be, beside those that all configurations share."""
 
 SECTIONS = {"run": "what to examine", "depth": "how far", "beta": "how data is read", "output": "what comes out"}
 SECTIONS |= {"dtype": "how"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
+from tokenq.ranges import check_ranges
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +84,7 @@ class ScoreConfig:
         Raises:
             UserError: names the flags.
         """
+        check_ranges(self)
         single = self.prompt is not None or self.response is not None
         if single and (self.prompt is None or self.response is None):
             raise UserError(
@@ -99,8 +101,6 @@ class ScoreConfig:
             raise UserError("--output is missing.", "Name a file for the traces: --output traces.jsonl.")
         if self.output is not None and Path(self.output).suffix not in (".jsonl", ".parquet"):
             raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl or .parquet.")
-        if self.top_k < 0 or self.tokens_per_batch < 1:
-            raise UserError("--top-k is 0 or more, --tokens-per-batch 1 or more.", "See tokenq score --help.")
 
 
 def _unambiguous(rows: "Sequence[Row]") -> "Sequence[Row]":

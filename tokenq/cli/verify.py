@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenq.cli.outputs import claims
-from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +33,9 @@ class VerifyConfig:
     """Replace a file that this command did not write."""
 
 
+RANGES = (Range(("worlds",), least=1, most=10_000),)
+"""What numbers may be, beside those that all configurations share."""
+
 _WIDTH = 190
 """Columns of the table where no terminal says how wide it is."""
 
@@ -52,8 +55,7 @@ def run(config: VerifyConfig) -> int:
     from tokenq.worlds.claims.claim import find
     from tokenq.worlds.claims.table import CLAIMS
 
-    if config.worlds < 1:
-        raise UserError(f"--worlds {config.worlds}: there is no world to check in.", "Give 1 or more.")
+    check_ranges(config, RANGES)
     topics = {claim.topic: None for claim in CLAIMS}
     every = [claim for topic in topics for claim in (*CLAIMS, *SEARCH_CLAIMS) if claim.topic == topic]
     for topic in config.topic:

@@ -6,7 +6,6 @@ from typing import Literal
 
 from tokenq.errors import UserError
 from tokenq.ranges import Range, check_ranges
-from tokenq.search.config import SHARED_RANGES
 
 SETTINGS = (
     "greedy",
@@ -19,7 +18,7 @@ SETTINGS = (
 """What is swept where nothing else is asked for; the votes only where there are answers."""
 
 
-RANGES = (*SHARED_RANGES, Range(("pool",), least=1, most=10_000))
+RANGES = (Range(("batch_size", "pool"), least=1, most=10_000),)
 """What numbers of a sweep may be."""
 
 

@@ -5,6 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.ranges import Range, check_ranges
+
+RANGES = (
+    Range(("resamples",), least=2, most=1_000_000),
+    Range(("folds",), least=2, most=1_000),
+    Range(("concurrency",), least=1, most=1_000),
+)
+"""What numbers of an evaluation may be, beside those that all configurations share."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class ReadEvaluation(Evaluation):
         Raises:
             UserError: names the flags.
         """
+        check_ranges(self, RANGES)
         models = self.has_models()
         if (self.traces is None) == (not models):
             raise UserError(
@@ -153,6 +162,7 @@ class ResultsEvaluation(Evaluation):
         Raises:
             UserError: names the flags.
         """
+        check_ranges(self, RANGES)
         if not self.results:
             raise UserError("--results is missing.", "Name files of tokenq search --output: --results ours=a.jsonl.")
         ways = [bool(self.prompts), self.task is not None, self.reward_model is not None]
@@ -216,6 +226,7 @@ class WinRateConfig(Evaluation):
         Raises:
             UserError: names the flags.
         """
+        check_ranges(self, RANGES)
         if (self.preferences is None) == (not self.results):
             raise UserError("There is nothing to judge, or too much.", "Give --preferences FILE, or --results A=… B=….")
         if self.results and (self.judge is None) == (self.reward_model is None):

@@ -27,18 +27,8 @@ USED: Mapping[str, tuple[str, ...]] = {
 """Fields that a method uses, beyond those that all use."""
 
 
-SHARED_RANGES = (
-    Range(("beta",), above=0, most=1_000_000),
-    Range(("max_new_tokens",), least=1, most=1_000_000),
-    Range(("batch_size",), least=1, most=10_000),
-    Range(("temperature",), least=0),
-    Range(("top_k", "seed"), least=0, most=2**63 - 1),
-    Range(("top_p",), above=0, most=1),
-)
-"""What numbers of a search may be, and of a sweep."""
-
 RANGES = (
-    *SHARED_RANGES,
+    Range(("batch_size",), least=1, most=10_000),
     Range(
         ("width", "n", "groups", "chunk_samples", "chunk_length", "lookahead_top_k", "simulations"),
         least=1,
@@ -46,7 +36,7 @@ RANGES = (
     ),
     Range(("rollouts",), least=0, most=10_000),
     Range(("children",), least=0, most=2**31 - 1),
-    Range(("budget", "tokens_per_batch"), least=1, most=2**31 - 1),
+    Range(("budget",), least=1, most=2**31 - 1),
     Range(("min_p",), least=0, most=1),
     Range(("length_penalty",), least=-10, most=10),
     Range(("lookahead_weight",), least=-(10**9), most=10**9),
