@@ -1,12 +1,15 @@
 """Ranges of numbers in configurations."""
 
 import math
+import sys
 from dataclasses import dataclass
+from typing import get_args, get_type_hints
 
 import pytest
 
+from tokenq.cli.main import COMMANDS
 from tokenq.errors import UserError
-from tokenq.ranges import Range, check_ranges
+from tokenq.ranges import SHARED, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -55,3 +58,40 @@ def test_others_are_refused_with_what_is_taken(values, says):
     with pytest.raises(UserError) as refused:
         check_ranges(Numbers(**values), TABLE)
     assert says in str(refused.value)
+
+
+def numbers(config):
+    """The fields of a configuration that are numbers."""
+    kinds = get_type_hints(config)
+    return {name for name, kind in kinds.items() if {int, float} & set(get_args(kind) or (kind,)) - {bool}}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_number_of_every_command_has_a_range(command):
+    config = COMMANDS[command].config
+    own = vars(sys.modules[config.__module__]).get("RANGES", ())
+    assert numbers(config) - {name for row in (*SHARED, *own) for name in row.names} == set()
+
+
+NEEDED = {
+    "train": {"model": "m", "data": ["d"], "output": "o"},
+    "score": {"policy": "p", "data": ["d"], "output": "o.jsonl"},
+    "search": {"policy": "p", "prompts": ["d"], "output": "o.jsonl"},
+    "sweep": {"policy": "p", "prompts": ["d"], "output": "o", "gold": "answer", "answer": "boxed"},
+    "doctor": {"run": "r"},
+    "demo": {"model": "m", "data": ["d"]},
+    "eval win-rate": {"preferences": "p"},
+    **{f"eval {task}": {"traces": "t"} for task in ("preference", "localisation", "first-error")},
+    **{f"eval {task}": {"results": ["r"], "task": "t"} for task in ("best-of-n", "generation", "kl-frontier")},
+}
+"""What each command needs besides."""
+
+
+@pytest.mark.parametrize("command", NEEDED)
+def test_every_command_refuses_numbers_out_of_range(command):
+    config = COMMANDS[command].config
+    config(**NEEDED[command]).check()
+    for name in numbers(config):
+        for value in (math.nan, math.inf, -1e30):
+            with pytest.raises(UserError, match=f"--{name.replace('_', '-')} is "):
+                config(**{**NEEDED[command], name: value}).check()

@@ -55,6 +55,7 @@ SHARED = (
     Range(("temperature",), least=0),
     Range(("top_k",), least=0, most=2**31 - 1),
     Range(("top_p",), above=0, most=1),
+    Range(("resamples",), least=2, most=1_000_000),
     Range(("seed",), least=0, most=2**32 - 1),
 )
 """What numbers may be that mean the same in every configuration."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import Evaluation
+from tokenq.ranges import check_ranges
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ def run(config: CompareConfig) -> int:
     from tokenq.evaluate.comparison import compare
     from tokenq.evaluate.comparison_outcome import outcome_of
 
+    check_ranges(config)
     runs = read_runs(config.runs)
     setups = setups_of(runs)
     found = compare(setups, find_setup(setups, config.baseline), resampling(config))

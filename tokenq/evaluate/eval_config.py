@@ -8,7 +8,6 @@ from tokenq.errors import UserError
 from tokenq.ranges import Range, check_ranges
 
 RANGES = (
-    Range(("resamples",), least=2, most=1_000_000),
     Range(("folds",), least=2, most=1_000),
     Range(("concurrency",), least=1, most=1_000),
 )

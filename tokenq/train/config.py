@@ -4,11 +4,12 @@ The string under each field is its help text. This module checks values against 
 models or torch, so that `tokenq --help` is instant.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
+from tokenq.ranges import Range, check_ranges
 from tokenq.train.trl import FLAGS
 
 
@@ -158,11 +159,7 @@ class TrainConfig:
                 raise UserError(f"{name} is one string.", f"Give a list: {name}=[{value!r}].")
         if not self.data:
             raise UserError("There is no training data.", "Name a file, a folder or a hub id with --data.")
-        for names, allowed, says in _RANGES:
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not allowed(value):
-                    raise UserError(f"{_flag(name)} is {value}.", f"It must be {says}.")
+        check_ranges(self, RANGES)
         for error in self._contradictions():
             raise error
 
@@ -243,34 +240,22 @@ SPELT_ELSEWHERE: dict[str, str] = {
 """What other trainers call a field, for the hint after a flag that does not exist."""
 
 
-class _Range(NamedTuple):
-    names: tuple[str, ...]
-    allowed: Callable[[float], bool]
-    says: str
-
-
-_RANGES = (
-    _Range(
-        (
-            *("batch_size", "tokens_per_batch", "max_steps", "eval_steps", "save_steps", "logging_steps"),
-            "max_prompt_length",
-        ),
-        lambda value: value >= 1,
-        "1 or more",
+RANGES = (
+    Range(
+        ("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
+        least=1,
+        most=2**31 - 1,
     ),
-    _Range(("max_length",), lambda value: value >= 2, "2 or more"),
-    _Range(("learning_rate", "epochs", "adam_epsilon", "lora_alpha", "beta"), lambda value: value > 0, "above 0"),
-    _Range(
-        ("warmup_steps", "eval_size", "keep_checkpoints", "lora_rank", "weight_decay", "max_grad_norm", "seed"),
-        lambda value: value >= 0,
-        "0 or more",
-    ),
-    _Range(
-        ("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"),
-        lambda value: 0 <= value < 1,
-        "at least 0 and below 1",
-    ),
+    Range(("learning_rate",), above=0, most=1_000),
+    Range(("epochs",), above=0, most=1_000_000),
+    Range(("adam_epsilon",), above=0, most=1),
+    Range(("lora_alpha",), above=0, most=1_000_000),
+    Range(("lora_rank",), least=0, most=8192),
+    Range(("warmup_steps", "eval_size", "keep_checkpoints"), least=0, most=2**31 - 1),
+    Range(("weight_decay", "max_grad_norm"), least=0, most=1_000_000),
+    Range(("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"), least=0, below=1),
 )
+"""What numbers of a training may be, beside those that all configurations share."""
 
 
 def _flag(name: str) -> str:
