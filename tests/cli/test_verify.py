@@ -57,7 +57,7 @@ def test_a_check_of_search_sees_what_is_broken(claim, monkeypatch):
     ("words", "says"),
     [
         (["--topic", "Belman"], "Did you mean 'Bellman'?"),
-        (["--worlds", "0"], "there is no world to check in"),
+        (["--worlds", "0"], "--worlds is 0.\n  It must be from 1 to 10,000."),
     ],
 )
 def test_bad_input(words, says, capsys):
