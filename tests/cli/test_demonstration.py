@@ -128,7 +128,7 @@ def test_the_same_figures_for_a_model_of_ones_own(own):
         ({"data": ["d"]}, "--data needs --model"),
         ({"lora_rank": 4}, "--lora-rank has no effect without --model"),
         ({"model": "m", "data": ["d"], "quick": True}, "--quick is for the tiny world"),
-        ({"model": "m", "data": ["d"], "prompts": 0}, "--prompts must be 1 or more"),
+        ({"model": "m", "data": ["d"], "prompts": 0}, "--prompts is 0"),
         ({"model": "m", "data": ["d"], "prompts": 30, "held_out": 20}, "there are fewer"),
     ],
 )
