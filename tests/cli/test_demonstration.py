@@ -1,11 +1,13 @@
 """`tokenq demo` from the first post to the page, with a handful of posts; and what it refuses."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from tokenq.cli import demo_world
+from tokenq.cli import demo_parts, demo_world
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.main import main
 from tokenq.errors import UserError
@@ -86,9 +88,48 @@ def test_labelled_errors_are_the_wrong_facts_of_the_samples(place):
     assert len(traces) == 8
 
 
-def test_a_second_run_does_not_touch_the_first(place, capsys):
+def test_another_run_does_not_touch_the_first(place, tmp_path, capsys):
+    before = (place / "report" / "numbers.json").read_bytes()
     assert main(["demo", "--output", str(place)]) == 2
+    assert "seed was 3, now 0" in capsys.readouterr().err
+    assert (place / "report" / "numbers.json").read_bytes() == before
+    (tmp_path / "notes").write_text("mine")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
+    (tmp_path / "demo.json").write_text("[]")
+    (tmp_path / "dpo").mkdir()
+    (tmp_path / "dpo" / "config.yaml").write_text("")
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert "was not written by tokenq demo" in capsys.readouterr().err
+
+
+def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, capsys):
+    """The training that was under way begins again; those that had ended are not done again."""
+    folder, whole = place, tmp_path / "whole"
+    shutil.copytree(place, whole)
+    for name in ("report", "length_dpo", "search"):
+        shutil.rmtree(folder / name)
+    shutil.rmtree(folder / "dpo" / "policy")
+    trained = []
+    real = demo_parts.train.run
+    monkeypatch.setattr(
+        demo_parts.train, "run", lambda config: trained.append(Path(config.output).name) or real(config)
+    )
+    monkeypatch.setattr(demo_world.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
+    monkeypatch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((1, 2), (2, 4), (2,)))
+    assert main(["demo", "--quick", "--seed", "3", "--output", str(folder)]) == 0
+    assert trained == ["dpo", "length_dpo"]
+    assert "going on with the demonstration" in capsys.readouterr().err
+    one, two = (json.loads((root / "report" / "numbers.json").read_text()) for root in (whole, folder))
+    assert without_cost(two["sections"]) == without_cost(one["sections"])
+    weights = [(root / "dpo" / "policy" / "model.safetensors").read_bytes() for root in (whole, folder)]
+    assert weights[0] == weights[1]
+
+
+def without_cost(value):
+    if isinstance(value, dict):
+        return {key: without_cost(item) for key, item in value.items() if "second" not in key}
+    return [without_cost(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,10 @@
 """The exported policy, read by transformers and peft alone: the numbers of the trained one."""
 
+import re
+
 import pytest
 import torch
+import yaml
 from builders import own_logps, random_groups
 from peft import PeftModel
 from safetensors import safe_open
@@ -134,3 +137,27 @@ def test_the_card_says_what_and_how():
     assert "| beta | 0.1 |" in card
     adapted = PackedLM(add_lora(tiny_model("llama"), rank=2, alpha=4.0, dropout=0.0, targets="all-linear"))
     assert "library_name: peft" in model_card(adapted, "mine", "some/base", "dpo", {}, "9.9")
+
+
+HOSTILE = (
+    'x|y\n---\nlicense: mit\n# <img src=x onerror=alert(1)> [a](javascript:b) `c` **d** \x1b[31m &amp; "quoted": {e}'
+)
+
+
+def test_nothing_in_a_model_card_acts():
+    """Whatever names hold: the front matter has its four fields, the table two columns, and no tag or link appears."""
+    lm = PackedLM(tiny_model("llama"), "plain")
+    card = model_card(lm, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE, "data": "a|b.jsonl"}, "9.9")
+    _, front, body = card.split("---\n", 2)
+    head = yaml.safe_load(front)
+    assert list(head) == ["library_name", "base_model", "pipeline_tag", "tags"]
+    assert (head["base_model"], head["tags"]) == (HOSTILE, ["tokenq", HOSTILE])
+    assert "\x1b" not in body
+    assert "<" not in body
+    lines = body.splitlines()
+    assert sum(line.startswith("#") for line in lines) == 1
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3, 3]
+    assert len(re.findall(r"(?<!\\)\[", body)) == 1  # tokenq's own link
+    assert r"a\|b.jsonl" in rows[3]

@@ -39,9 +39,14 @@ class Shown:
 
 
 def trained(output: Path, **settings: Any) -> Path:
-    """Train as `tokenq train` would, keep no checkpoints, and return the folder of the policy."""
-    train.run(TrainConfig(output=str(output), logging_steps=1000, keep_checkpoints=0, **settings))
-    return RunDir(output).policy
+    """Train as `tokenq train` would, keep no checkpoints, and return the folder of the policy.
+
+    A training that has come to its end is not done again; one that was stopped begins again.
+    """
+    run = RunDir(output)
+    if not run.policy.exists():
+        train.run(TrainConfig(output=str(output), logging_steps=1000, keep_checkpoints=0, resume=True, **settings))
+    return run.policy
 
 
 def answers(output: Path, **settings: Any) -> list[SearchResult]:

@@ -117,8 +117,9 @@ def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str])
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"The configuration {path} cannot be read: {error.strerror}.", "Check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else f"it is no text ({error.reason})"
+        raise UserError(f"The configuration {path} cannot be read: {said}.", "Check the path.") from error
     try:
         # Nodes and not values: they keep every scalar as it was written, and know their line.
         root = yaml.compose(text, Loader=yaml.SafeLoader)

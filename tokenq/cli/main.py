@@ -171,7 +171,7 @@ def _demo(config: DemoConfig) -> int:
 
 
 def _demo_again(config: DemoConfig) -> str:
-    return f"Start again after removing {config.output}, or with another --output."
+    return f"The same command goes on where this one stopped, in {config.output}."
 
 
 def _score(config: ScoreConfig) -> int:

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
@@ -21,6 +20,7 @@ from tokenq.cli.progress import Progress
 from tokenq.cli.recipes import find
 from tokenq.cli.reference import NO_REFERENCE, Reference, find_reference, proven_policy, with_logits
 from tokenq.cli.reward_training import Ready, prepare_reward_model
+from tokenq.cli.run_output import opened_run, record_run, refuse_taken
 from tokenq.cli.training_data import check_inputs, data_identity, load_data, with_inputs
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.beside import reward_scale
@@ -34,15 +34,13 @@ from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_model, load_tokenizer, load_whole
 from tokenq.models.precision import for_training
 from tokenq.models.value_network import ValuedPolicy
-from tokenq.rundir import RunDir, create_run, provenance, record_start, refuse_used, resume_run, write_config
-from tokenq.train.checks import raise_together
+from tokenq.rundir import RunDir, provenance
 from tokenq.train.config import TrainConfig
 from tokenq.train.defaults import adapts, kind_of, resolved
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
 from tokenq.train.objective import Objective
 from tokenq.train.order import NOUNS, examples_of
 from tokenq.train.precision import Precision, precision_of
-from tokenq.train.resume import Changes, check_resume
 
 
 def run(config: TrainConfig) -> Summary:
@@ -57,24 +55,26 @@ def run(config: TrainConfig) -> Summary:
     check_inputs(config, loss)
     refuse_merge_in_shards(config, loss)
     if not config.resume:
-        refuse_used(config.output)
+        refuse_taken(config.output)
     accelerator = accelerator_for(config)
-    with _quiet_libraries(), Progress(config.logging_steps, enabled=accelerator.is_main_process) as progress:
+    with (
+        _quiet_libraries(),
+        Progress(config.logging_steps, enabled=accelerator.is_main_process) as progress,
+        opened_run(config, accelerator) as (run_dir, changed),
+    ):
         set_seed(config.seed)
         spec = _spec(config, loss, accelerator)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
         rows = load_data(config, loss, tokenizer, progress)
         ready = PREPARATIONS[loss.output](config, loss, spec, tokenizer, rows, progress)
         refuse_equal(ready.data.groups, loss.inputs)
-        run_dir, changed = _open_run(config, accelerator)
         identity = identify(ready.policy.model, config.model)
         reference = _reference(ready, identity, config, loss, tokenizer, accelerator, progress)
         valued = ValuedPolicy(ready.policy) if isinstance(ready.policy, PackedLM) and loss.valued else None
         _make_ready(ready.policy, valued, config, accelerator)
         precision = precision_of(valued or ready.policy, config, reference.model)
-        if accelerator.is_main_process:
-            identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
-            record_start(run_dir, provenance(asdict(config), config.seed, identities), changed)
+        identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
+        record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
         job = _job(ready, valued, reference, config, run_dir, progress)
         if chosen.learning_rate is None:
             progress.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
@@ -190,35 +190,6 @@ def _make_ready(
     alone = accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no"
     if alone and isinstance(policy, PackedLM):
         policy.accumulate_in_place()
-
-
-def _open_run(config: TrainConfig, accelerator: Accelerator) -> tuple[RunDir, Changes]:
-    """Return the run directory, and by what its length changes; refuse one that holds another run."""
-    changed: Changes = {}
-    problem: UserError | None = None
-    if accelerator.is_main_process:
-        try:
-            changed = _opened(config)
-        except UserError as error:
-            problem = error
-    raise_together(problem, accelerator)
-    return RunDir(Path(config.output)), changed
-
-
-def _opened(config: TrainConfig) -> Changes:
-    """Make the run directory, or open it again, and write its settings."""
-    run_dir = resume_run(config.output) if config.resume else create_run(config.output)
-    changed: Changes = {}
-    if config.resume and run_dir.config.exists():
-        changed = check_resume(config, yaml.safe_load(run_dir.config.read_text(encoding="utf-8")))
-    finished = run_dir.policy.exists() or run_dir.reward_model.exists()
-    if changed and finished and not any(run_dir.checkpoints.glob("step-*")):
-        raise UserError(
-            f"The run in {config.output} is finished, and there is no checkpoint to go on from.",
-            "Train its result further in another --output; --keep-checkpoints 1 keeps the last state.",
-        )
-    write_config(run_dir, asdict(replace(config, resume=False)))
-    return changed
 
 
 def _identities(

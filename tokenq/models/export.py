@@ -1,9 +1,12 @@
 """The trained policy as a folder that transformers (or peft) loads, with tokenizer and model card."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -18,14 +21,11 @@ Form = Literal["as_trained", "merged"]
 
 _CARD = """\
 ---
-library_name: {library}
-{front}pipeline_tag: {task}
-tags: [tokenq, {loss}]
----
+{front}---
 
 # {name}
 
-{base}, trained with the loss `{loss}` by [tokenq](https://arxiv.org/abs/2404.12358) {version}.
+{base}, trained with the loss {loss} by [tokenq](https://arxiv.org/abs/2404.12358) {version}.
 
 | | |
 |---|---|
@@ -33,6 +33,11 @@ tags: [tokenq, {loss}]
 
 The run's `provenance.json` and `config.yaml` say everything needed to repeat it.
 """
+
+_ACTS = re.compile(r"([\\`*_\[\]<>#!|~&$])")
+"""What acts in Markdown or HTML; a backslash before it makes it text."""
+
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 
 
 def export_policy(
@@ -90,9 +95,15 @@ def model_card(lm: PackedLM | RewardLM, name: str, base: str, loss: str, facts: 
     policy = isinstance(lm, PackedLM)
     library = "peft" if policy and is_peft(lm.model) else "transformers"
     task = "text-generation" if policy else "text-classification"
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
-    local = Path(base).is_absolute() or Path(base).exists()  # a path is no id of the hub, which the field must be
-    front, base = ("", Path(base).name) if local else (f"base_model: {base}\n", base)
-    return _CARD.format(
-        library=library, front=front, base=base, task=task, loss=loss, name=name, version=version, rows=rows
-    )
+    local = os.path.isabs(base) or os.path.exists(base)  # a path is no id of the hub, which the field must be
+    head: dict[str, Any] = {"library_name": library, **({} if local else {"base_model": base})}
+    head |= {"pipeline_tag": task, "tags": ["tokenq", loss]}
+    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000)
+    rows = "\n".join(f"| {_as_text(key)} | {_as_text(value)} |" for key, value in facts.items())
+    said = {"name": name, "base": Path(base).name if local else base, "loss": loss, "version": version}
+    return _CARD.format(front=front, rows=rows, **{key: _as_text(value) for key, value in said.items()})
+
+
+def _as_text(value: Any) -> str:
+    """Return a value as one line of Markdown in which nothing acts: no table cell, tag, link or heading of its own."""
+    return _ACTS.sub(r"\\\1", _UNSEEN.sub(" ", str(value))).replace("\\<", "&lt;").replace("\\>", "&gt;")
