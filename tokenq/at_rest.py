@@ -55,6 +55,39 @@ def built(kind: Callable[..., T], record: Any, **nested: Any) -> T:
     return kind(**values)
 
 
+def built_many(kind: Callable[..., T], records: Sequence[Mapping[str, Any]], **nested: Sequence[Any]) -> list[T]:
+    """Return records of JSON objects as `built` does, column by column: at a fraction of its time.
+
+    Args:
+        kind: a dataclass.
+        records: the objects.
+        nested: columns of records that are built already.
+
+    Raises:
+        TypeError: a field is missing, unknown, or of another type.
+        KeyError: a field is missing.
+    """
+    names = _names(kind)
+    odd = next((record for record in records if len(record) != len(names)), None)
+    if odd is not None:
+        kind(**odd)  # which says what is wrong
+    columns = {name: nested[name] if name in nested else [record[name] for record in records] for name in names}
+    for name, types in _types(kind).items():
+        if not types.issuperset(map(type, columns[name])):
+            wrong = next(value for value in columns[name] if type(value) not in types)
+            raise TypeError(f"{name!r} is {repr(wrong)[:80]}")
+    for name, types in _columns(kind).items():
+        for value in columns[name]:
+            if value and not types.issuperset(map(type, value)):
+                raise TypeError(f"{name!r} holds {repr(value)[:80]}")
+    return [kind(*values) for values in zip(*columns.values(), strict=True)]
+
+
+@cache
+def _names(kind: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(get_type_hints(kind))
+
+
 @cache
 def _types(kind: Callable[..., Any]) -> dict[str, set[type]]:
     """Return which types of JSON the plain fields of a record may have."""

@@ -3,12 +3,13 @@
 A trace is plain Python and JSON; reports, metrics, servers and notebooks read traces and never tensors.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tokenq.at_rest import built, check_schema, json_lines, whole
+from tokenq.at_rest import built, built_many, check_schema, json_lines, whole
 from tokenq.errors import UserError
 from tokenq.files import write_json_lines, written_aside
 from tokenq.records import SCHEMA
@@ -225,12 +226,13 @@ class TokenTrace:
         return {"schema": SCHEMA, **vars(self), **nested}
 
     @classmethod
-    def from_dict(cls, record: Mapping[str, Any], where: str = "trace") -> "TokenTrace":
+    def from_dict(cls, record: Mapping[str, Any], where: str = "trace", most: int | None = None) -> "TokenTrace":
         """Return the trace of a JSON object.
 
         Args:
             record: what `to_dict` gave, perhaps by an older version.
             where: origin for error messages.
+            most: alternatives to keep of each list, the first ones; None keeps all.
 
         Raises:
             UserError: the object is of a newer schema, or is no trace.
@@ -244,7 +246,7 @@ class TokenTrace:
                 {name: value for name, value in record.items() if name != "schema"},
                 policy=dict(record["policy"]),
                 reference=dict(record["reference"]),
-                tokens=tuple(map(_token, record["tokens"])),
+                tokens=_tokens(record["tokens"], most),
                 spans=tuple(built(Span, span) for span in record["spans"]),
                 totals=built(Totals, record["totals"], outputs=tuple(record["totals"]["outputs"])),
                 warnings=tuple(record["warnings"]),
@@ -259,9 +261,19 @@ class TokenTrace:
 _LISTS = ("likely", "ref_likely", "favoured")
 
 
-def _token(record: Any) -> TraceToken:
-    lists = {name: tuple(built(Alternative, one) for one in record[name]) for name in _LISTS}
-    return built(TraceToken, record, outputs=tuple(record["outputs"]), **lists)
+_ROWS_AT_ONCE = 64
+"""Traces of a file by columns that are unpacked together."""
+
+
+def _tokens(records: Sequence[Any], most: int | None) -> tuple[TraceToken, ...]:
+    lists = {name: _alternatives([record[name][:most] for record in records]) for name in _LISTS}
+    outputs = [tuple(record["outputs"]) for record in records]
+    return tuple(built_many(TraceToken, records, outputs=outputs, **lists))
+
+
+def _alternatives(parts: Sequence[Sequence[Any]]) -> list[tuple[Alternative, ...]]:
+    every = iter(built_many(Alternative, [one for part in parts for one in part]))
+    return [tuple(islice(every, len(part))) for part in parts]
 
 
 def write_traces(
@@ -278,8 +290,12 @@ def write_traces(
         pq.write_table(pa.Table.from_pylist(list(traces)), aside)
 
 
-def read_traces(path: Path) -> Iterator[TokenTrace]:
-    """Yield the traces of a `.jsonl` or `.parquet` file.
+def read_traces(path: Path, most: int | None = None) -> Iterator[TokenTrace]:
+    """Yield the traces of a `.jsonl` or `.parquet` file, one after the other: none is kept here.
+
+    Args:
+        path: the file.
+        most: alternatives to keep of each list of a token, the first ones; None keeps all, which are most of a trace.
 
     Raises:
         UserError: there is no such file, or a line of it is no trace or of a newer schema.
@@ -287,7 +303,7 @@ def read_traces(path: Path) -> Iterator[TokenTrace]:
     if not path.is_file():
         raise UserError(f"No file {path}.", "Traces are written by tokenq score --output.")
     lines = _rows(path) if path.suffix == ".parquet" else json_lines(path, "Score the data again.")
-    yield from whole(path, (TokenTrace.from_dict(record, where) for where, record in lines))
+    yield from whole(path, (TokenTrace.from_dict(record, where, most) for where, record in lines))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -295,8 +311,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path).to_pylist()
+        parts = pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE)
+        rows = enumerate((record for part in parts for record in part.to_pylist()), 1)
+        yield from ((f"{path}, row {number}", record) for number, record in rows)
     except (pa.ArrowException, OSError, ValueError) as problem:
         said = (str(problem).strip() or "broken").splitlines()[0]
         raise UserError(f"{path} cannot be read: {said}", "Score the data again.") from problem
-    yield from ((f"{path}, row {number}", record) for number, record in enumerate(rows, 1))
