@@ -35,6 +35,9 @@ from tokenq.train.monitor import peak_memory
 Judge = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
 """(prompts, responses, complete or not) → what each is worth; larger is better."""
 
+Rating = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
+"""The same, told as well which responses have come to their end: a reward model reads EOS behind these alone."""
+
 Say = Callable[[str], None]
 
 
@@ -57,7 +60,7 @@ class Searcher:
     policy: PackedLM
     reference: PackedLM | None
     terms: tuple[tuple[PackedLM, PackedLM, float], ...]
-    judge: Judge | None
+    judge: Rating | None
     identities: dict[str, dict[str, Any]]
 
     def prompts(self, given: Given) -> list[Prompt]:
@@ -183,7 +186,8 @@ class Searcher:
             assert judge is not None  # else this is not asked
             for branch in branches:
                 judged[branch.prompt] += len(branch.tokens)
-            return judge([prompts[one.prompt].text for one in branches], [text(one) for one in branches])
+            ended = [one.tokens[-1:] != () and one.tokens[-1] in self._eos for one in branches]
+            return judge([prompts[one.prompt].text for one in branches], [text(one) for one in branches], ended)
 
         answer = None if extract is None else lambda branch: extract(text(branch))
         return replace(self.plan, answer=answer, value=None if judge is None else value)
@@ -267,10 +271,14 @@ def load_searcher(
         (loaded(small[2 * i], f"tuned {i + 1}"), loaded(small[2 * i + 1], f"untuned {i + 1}"), alpha)
         for i, alpha in enumerate(alphas)
     )
-    if judge is None and config.reward_model is not None:
+    rating: Rating | None = None
+    if judge is not None:
+        given = judge
+        rating = lambda prompts, texts, ended: given(prompts, texts)  # noqa: E731
+    elif config.reward_model is not None:
         options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "weights": config.reward_weights}
-        judge = RewardModel(config.reward_model, config.dtype, config.device, **options).score
-    return Searcher(config, tokenizer, policy, reference, terms, judge, identities)
+        rating = RewardModel(config.reward_model, config.dtype, config.device, **options).score
+    return Searcher(config, tokenizer, policy, reference, terms, rating, identities)
 
 
 def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:

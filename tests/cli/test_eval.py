@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tokenq.cli.main import main
+from tokenq.evaluate.eval_config import TASKS
 from tokenq.files import write_json_lines
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.traces import read_traces
@@ -79,7 +80,7 @@ def test_preference_counts_what_the_traces_say(place, tmp_path, capsys):
     assert record["cost"]["tokens"] > 0
     assert record["policy"]["path"] == str(place / "policy")
     assert record["reference"]["architecture"] == "GPTNeoXForCausalLM"
-    assert "implicit_reward" in capsys.readouterr().out
+    assert "implicit reward" in capsys.readouterr().out
     page = (tmp_path / "eval.html").read_text()
     assert "eval-traces.html#row=" in page
     assert "<svg" in page
@@ -180,3 +181,35 @@ def test_bad_input(place, capsys, words, says):
     err = capsys.readouterr().err
     assert says in err
     assert "Traceback" not in err
+
+
+def test_the_tasks_are_listed(capsys):
+    assert main(["eval", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"eval {task} " in told for task in TASKS)
+    assert "tokenq train" not in told.partition("tasks:")[2]
+    assert main(["eval"]) == 2
+    assert capsys.readouterr().out == told
+
+
+def test_what_an_evaluation_is_about_is_written_down(place, tmp_path):
+    about = evaluated(place, tmp_path, "preference")["about"]
+    assert {"command", "policy", "reference", "data", "β", "date", "tokenq"} == about.keys()
+    assert about["data"] == str(place / "pairs.jsonl")
+    assert about["β"] == "0.1"
+
+
+def test_rows_that_were_trained_on_are_said(place, tmp_path, capsys):
+    run, data = tmp_path / "run", str(place / "pairs.jsonl")
+    words = ["--model", str(place / "reference"), "--data", data, "--device", "cpu", "--max-steps", "1"]
+    assert main(["train", *words, "--output", str(run), "--eval-size", "1", "--seed", "0"]) == 0
+    capsys.readouterr()
+    for asked in (["--run", str(run)], ["--policy", str(run / "policy"), "--reference", str(place / "reference")]):
+        assert main(["eval", "preference", *asked, "--data", data, "--device", "cpu", "--resamples", "200"]) == 0
+        count = len(PAIRS)
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"warning: {count - 1} of {count} rows were trained on in {run}" in told
+    write_json_lines(tmp_path / "others.jsonl", [{**row, "prompt": f"Other {row['prompt']}"} for row in PAIRS])
+    words = ["--run", str(run), "--data", str(tmp_path / "others.jsonl"), "--device", "cpu", "--resamples", "200"]
+    assert main(["eval", "preference", *words]) == 0
+    assert "were trained on" not in capsys.readouterr().err

@@ -69,4 +69,4 @@ def test_a_process_reward_model_finds_first_errors(place, capsys):
     assert '"label":[true,false,false]' in page.with_name("stored-traces.html").read_text()
     _, read = numbers_of(place, "read", "--reward-model", judge, "--data", data, "--device", "cpu")
     assert read["reward_model", "cumulative", "threshold"]["f1"] == pytest.approx(usual["f1"])
-    assert "reward_model" in capsys.readouterr().out
+    assert "reward model" in capsys.readouterr().out

@@ -331,7 +331,7 @@ def test_search_ranks_by_a_reward_model(place, name, tmp_path):
     assert len(set(scores)) > 1
     weights = list(GOODNESS.values()) if name == "three" else [1.0]
     for candidate in found.candidates:
-        outputs = outputs_at(place, name, "The sky is" + candidate.text)
+        outputs = outputs_at(place, name, "The sky is" + candidate.text, eos=candidate.terminal)
         assert candidate.score == pytest.approx(sum(map(lambda a, b: a * b, outputs, weights)), abs=1e-4)
 
 

@@ -192,3 +192,16 @@ def test_rows_must_line_up():
 def test_units_are_numbered_as_they_appear():
     owner, n = unit_numbers(["q", "p", "q", 3], 4)
     assert (owner.tolist(), n) == ([0, 1, 0, 2], 3)
+
+
+def test_an_interval_holds_what_it_is_of():
+    """Of a statistic that resampling biases upwards: the largest share of five values, of few draws."""
+    rng = np.random.default_rng(1)
+    member = np.eye(5)[rng.integers(0, 5, 20)]
+
+    def excess(counts):
+        return np.abs(counts @ member / counts.sum(1, keepdims=True) - 0.2).sum(1)
+
+    for seed in range(5):
+        (found,) = intervals(excess, 20, Resampling(resamples=1000, seed=seed))
+        assert found.low <= found.value <= found.high

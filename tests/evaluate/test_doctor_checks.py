@@ -56,7 +56,7 @@ def test_a_healthy_dpo_run_gets_one_note_that_explains_why_both_log_probs_fall()
     assert {name: one.severity for name, one in findings.items()} == {"both-fall": "note"}
     values = numbers(findings["both-fall"])
     assert values["log π − log π_ref of the chosen responses, nats"] == (pytest.approx(-3), 40)
-    assert values["of the rejected responses, nats"] == (pytest.approx(-9), 40)
+    assert values["log π − log π_ref of the rejected responses, nats"] == (pytest.approx(-9), 40)
     assert values["chosen minus rejected, nats"] == (pytest.approx(6), 40)
     assert values["mean reward of both, −β times the estimate of KL(π_ref‖π)"] == (pytest.approx(-0.6), 40)
     assert healthy(diagnose(healthy_dpo()))
@@ -146,7 +146,7 @@ def test_a_margin_without_bound_that_kl_pays_for():
     finding = alone(healthy_dpo(chosen=-1.0, rejected=-9.0), "kl-explodes", "warning")
     values = numbers(finding)
     assert values["KL(π_ref‖π), nats a response"] == (pytest.approx(50), 40)
-    assert values["the same, nats a token"] == (pytest.approx(0.5), 40)
+    assert values["KL(π_ref‖π), nats a token"] == (pytest.approx(0.5), 40)
     # 13 steps a third: 14..26 after 13..25 updates, mean 19; 27..39 after 26..38, mean 32; margin 8 · n/40.
     assert values["mean margin of the middle third"] == (pytest.approx(8 * 19 / 40), None)
     assert values["mean margin of the last third"] == (pytest.approx(8 * 32 / 40), None)
@@ -514,7 +514,7 @@ def test_samples_like_those_of_the_reference_tell_the_kl_of_the_objective():
     """Lengths 50, 51, 52, …: 20 of them average 50.95; 5 nats are 0.098 a token."""
     samples = Samples(128, written(20, 50), written(20, 50), kl=5.0)
     values = numbers(alone(replace(healthy_dpo(), samples=samples), "kl-of-samples", "note"))
-    assert values["nats a token"] == (pytest.approx(5 / 50.95), None)
+    assert values["KL(π‖π_ref), nats a token"] == (pytest.approx(5 / 50.95), None)
 
 
 def test_samples_without_a_reference():
@@ -529,7 +529,7 @@ def test_a_policy_without_a_run_is_judged_by_what_it_says_now():
     values = {**{name: value for name, value in dpo_line(STEPS).items() if name != "loss"}}
     record = RunRecord("policy", {"loss": "dpo"}, data=FACTS, scored=Scored(values, 400, 0.1))
     finding = alone(record, "both-fall", "note")
-    assert numbers(finding)["of the rejected responses, nats"] == (pytest.approx(-9), None)
+    assert numbers(finding)["log π − log π_ref of the rejected responses, nats"] == (pytest.approx(-9), None)
     apart = replace(record, scored=Scored(values, 400, 0.1, ("policy and reference are 2 nats apart",)))
     alone(apart, "models-do-not-belong-together", "warning")
     bias = replace(record, scored=Scored(values, 400, -0.6))

@@ -235,7 +235,7 @@ def test_calibration_is_scikit_learns():
     assert found.log_loss.value == pytest.approx(log_loss(*both))
     assert found.brier.value == pytest.approx(brier_score_loss(*both))
     error = sum(one.n * abs(one.accuracy - one.confidence) for one in found.bins) / 300
-    assert found.error.value == pytest.approx(error)
+    assert found.error == pytest.approx(error)
     assert sum(one.n for one in found.bins) == 300
 
 
@@ -248,7 +248,7 @@ def test_calibration_by_hand():
         (2, pytest.approx(0.75), 0.5),
         (1, pytest.approx(0.9), 1.0),
     ]
-    assert found.error.value == pytest.approx((0 + 2 * 0.25 + 0.1) / 4)
+    assert found.error == pytest.approx((0 + 2 * 0.25 + 0.1) / 4)
     empty = calibration([5.0, 5.0], bins=2, how=FEW).bins[0]
     assert (empty.n, np.isnan(empty.accuracy)) == (0, True)
 
@@ -257,8 +257,8 @@ def test_margins_that_were_drawn_from_their_claim_are_calibrated():
     rng = np.random.default_rng(0)
     size = rng.normal(scale=2, size=20_000)
     honest = np.where(rng.random(20_000) < 1 / (1 + np.exp(-size)), size, -size)
-    assert calibration(honest, how=FEW).error.value < 0.015
-    assert calibration(3 * honest, how=FEW).error.value > 0.1
+    assert calibration(honest, how=FEW).error < 0.015
+    assert calibration(3 * honest, how=FEW).error > 0.1
     assert calibration(3 * honest, how=FEW).log_loss.value > calibration(honest, how=FEW).log_loss.value
 
 

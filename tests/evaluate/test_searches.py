@@ -49,7 +49,8 @@ def test_the_verdict_asks_for_a_gain_of_few_beams_and_for_verbosity_of_many(five
     section = searches([Sweep("one", points, "gold")])
     assert section.verdict == verdict
     gain = five[1]
-    assert f"5 beams gain {gain:+.2f} [{gain - 0.1:+.2f}, {gain + 0.1:+.2f}] over greedy decoding" in section.reading
+    ends = f"{gain:+.2f} [{gain - 0.1:+.2f}, {gain + 0.1:+.2f}]".replace("-", "−")
+    assert f"5 beams gain {ends} over greedy decoding" in section.reading
     assert "better on 30 % and equal on 60 %" in section.reading
     assert f"20 beams gain {twenty[1]:+.2f}" in section.reading
     assert "greedy decoding alone gains +2.00 [+1.90, +2.10] over one sample" in section.reading

@@ -1,5 +1,7 @@
 """`tokenq eval first-error`: which step is the first wrong one."""
 
+from dataclasses import replace
+
 from tokenq.cli.outputs import claims
 from tokenq.evaluate.eval_config import FirstErrorConfig
 
@@ -11,15 +13,18 @@ def run(config: FirstErrorConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    from tokenq.cli.evaluating import finish, resampling, traces_of
+    from tokenq.cli.evaluating import Said, TraceFile, finish, resampling, traces_of
+    from tokenq.evaluate.readouts import LEADS
     from tokenq.evaluate.task_first_error import first_error
 
     traces, _, cost = traces_of(config, ("step",))
+    most = int(any(name in LEADS for name in config.readouts))
     outcome = first_error(
-        traces,
+        replace(traces, most=most) if isinstance(traces, TraceFile) else traces,
         readouts=config.readouts,
         conventions=config.step_scores,
         folds=config.folds,
         how=resampling(config),
+        progress=Said("ways judged"),
     )
     return finish(config, outcome.costing(cost), traces)

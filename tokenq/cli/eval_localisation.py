@@ -20,6 +20,9 @@ def run(config: LocalisationConfig) -> int:
 
     levels = ("word",) if config.errors else ("word", "step")
     traces, rows, cost = traces_of(config, levels, [config.errors] if config.errors else [])
+    traces = list(traces)
+    for trace in traces:
+        trace.totals.given("logp")  # a reward model alone says nothing of tokens here
     stretches = {name: _stretches(name, row[str(config.errors)]) for name, row in rows.items()}
     classes = {**ALL_TOKENS, **config.classes}
     outcome = localisation(traces, stretches, classes=classes, against=config.against, how=resampling(config))

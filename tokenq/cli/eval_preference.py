@@ -14,7 +14,8 @@ def run(config: PreferenceConfig) -> int:
     from tokenq.cli.evaluating import finish, resampling, traces_of
     from tokenq.evaluate.task_preference import preference
 
-    traces, rows, cost = traces_of(config, columns=[config.subset] if config.subset else [])
+    read, rows, cost = traces_of(config, columns=[config.subset] if config.subset else [])
+    traces = list(read)
     subsets = {name: str(row[str(config.subset)]) for name, row in rows.items()}
     outcome = preference(traces, subsets, resampling(config))
     return finish(config, outcome.costing(cost), traces)

@@ -1,12 +1,13 @@
 """What all evaluations share on the command line: traces and results to judge, and an outcome to show and keep."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import Evaluation, JudgedEvaluation, ReadEvaluation, ResultsEvaluation
+from tokenq.evaluate.eval_config import Evaluation, ReadEvaluation, ResultsEvaluation
 
 if TYPE_CHECKING:
     from tokenq.evaluate.bootstrap import Resampling
@@ -22,9 +23,55 @@ def resampling(config: Evaluation) -> "Resampling":
     return Resampling(config.resamples, seed=config.seed)
 
 
+@dataclass(frozen=True)
+class TraceFile:
+    """Traces on disk, read anew each time they are gone through: a file of them is larger than memory.
+
+    Attributes:
+        path: the file.
+        most: alternatives to keep of each list of a token; None keeps all.
+    """
+
+    path: Path
+    most: int | None = None
+
+    def __iter__(self) -> "Iterator[TokenTrace]":
+        """Read the traces, and say now and then how far it is."""
+        from tokenq.traces import read_traces
+
+        say = Said("traces read")
+        for number, trace in enumerate(read_traces(self.path, self.most), 1):
+            say(number)
+            yield trace
+
+
+class Said:
+    """Says how far something is, every few seconds.
+
+    Args:
+        what: what is counted.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what, self._next = what, time.monotonic() + SECONDS
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Say it, if it is time."""
+        if time.monotonic() < self._next:
+            return
+        from tokenq.cli.console import messages
+
+        self._next = time.monotonic() + SECONDS
+        messages().print(f"{self._what}: {done:,}" + ("" if total is None else f" of {total:,}"))
+
+
+SECONDS = 5.0
+"""How often something that takes long says how far it is."""
+
+
 def traces_of(
     config: ReadEvaluation, levels: Sequence[str] = (), columns: Sequence[str] = ()
-) -> "tuple[list[TokenTrace], dict[str, dict[str, Any]], dict[str, Any]]":
+) -> "tuple[list[TokenTrace] | TraceFile, dict[str, dict[str, Any]], dict[str, Any]]":
     """Return (traces, further columns by the name of the row, what scoring cost) of what is to be evaluated.
 
     With --output, traces are kept beside it: an evaluation that was killed goes on from them, and a page shows them.
@@ -37,35 +84,32 @@ def traces_of(
     Raises:
         UserError: there is nothing to read, or a row lacks a column.
     """
-    import time
-
     from tokenq.cli.console import messages
     from tokenq.cli.outputs import claimed
     from tokenq.cli.score import ScoreConfig, examples_of, session_of
     from tokenq.cli.scoring import score_to_file
-    from tokenq.traces import read_traces
+    from tokenq.cli.trained_rows import warn_of_trained_rows
 
     config.check()
     say, begin = messages(), time.perf_counter()
     further = _columns(config, columns)
     if config.traces is not None:
-        stored = list(read_traces(Path(config.traces)))
-        if not isinstance(config, JudgedEvaluation):
-            for trace in stored:
-                trace.totals.given("logp")
-        return stored, further, {}
+        return TraceFile(Path(config.traces)), further, {}
     shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
     score = ScoreConfig(**{name: getattr(config, name) for name in shared}, levels=levels, output=_beside(config))
     session = session_of(score, config.device, say)
-    rows, summary = session.rows(examples_of(score, session))
+    examples = examples_of(score, session)
+    warn_of_trained_rows(config, examples, say)
+    rows, summary = session.rows(examples)
     say.print(f"data: {summary.line()}")
+    traces: list[TokenTrace] | TraceFile
     if score.output is None:
         traces = [trace for row in session.traces(rows) for trace in row]
     else:
         path = Path(score.output)
         with claimed("tokenq eval", [path], overwrite=config.overwrite):
             score_to_file(path, session, rows, asdict(score), say, "tokenq eval")
-        traces = list(read_traces(path))
+        traces = TraceFile(path)
     tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
     return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}
 
@@ -171,7 +215,7 @@ def with_answers(config: ResultsEvaluation, results: "Sequence[SearchResult]") -
 def finish(
     config: Evaluation,
     outcome: "Outcome",
-    traces: "Sequence[TokenTrace]" = (),
+    traces: "Iterable[TokenTrace]" = (),
     identities: Mapping[str, Any] | None = None,
     title: str = "",
 ) -> int:
@@ -194,16 +238,36 @@ def finish(
     for table in tables(outcome):
         out.print(table)
     say, made_by = messages(), "tokenq compare" if outcome.task == "compare" else f"tokenq eval {outcome.task}"
+    first = next(iter(traces), None)
+    read: dict[str, Any] = {}
+    if first is not None:
+        read = {"policy": dict(first.policy), "reference": dict(first.reference)}
+        read |= {} if first.reward_model is None else {"reward_model": dict(first.reward_model)}
+    record = provenance(asdict(config), config.seed, identities or read)
+    outcome = replace(outcome, about=_about(record, config, None if first is None else first.beta))
     if config.output is not None:
-        read: dict[str, Any] = {}
-        if traces:
-            read = {"policy": dict(traces[0].policy), "reference": dict(traces[0].reference)}
-            read |= {} if traces[0].reward_model is None else {"reward_model": dict(traces[0].reward_model)}
-        record = provenance(asdict(config), config.seed, identities or read)
         numbers = {"made_by": made_by, "task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
-        write_json(Path(config.output), {**record, **numbers})
+        write_json(Path(config.output), {**record, **numbers, "about": outcome.about})
         say.print(f"done: the numbers are in {config.output}")
     if config.html is not None:
         write_outcome_page(Path(config.html), outcome, traces, title or made_by, made_by)
         say.print(f"page: {config.html}")
     return 0
+
+
+def _about(record: Mapping[str, Any], config: Evaluation, beta: float | None) -> dict[str, str]:
+    """Return what a page says of itself: command, models, data, β, date and version, as far as there are any."""
+    models = {role: record[role].get("path") for role in ("policy", "reference", "reward_model") if record.get(role)}
+    given = asdict(config)
+    sources = next(
+        (given[name] for name in ("data", "traces", "results", "preferences", "runs") if given.get(name)), ""
+    )
+    told = {
+        "command": " ".join(record["command"]),
+        **{role.replace("_", " "): str(path) for role, path in models.items() if path},
+        "data": sources if isinstance(sources, str) else ", ".join(map(str, sources)),
+        "β": "" if beta is None else f"{beta:g}",
+        "date": record["started"],
+        "tokenq": record["versions"]["tokenq"],
+    }
+    return {name: text for name, text in told.items() if text}

@@ -139,8 +139,12 @@ def _tokenizer_of(record: RunRecord, folder: RunDir, spec: ModelSpec) -> Any:
     return load_tokenizer(spec, text)
 
 
-def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFacts, DataFacts | None]:
-    """Return examples to show the models (held-out ones, if there are any), and counts of both parts of the data."""
+def parts_of_data(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Example]]:
+    """Return what a run's sources hold, what it trained on, and what it held out.
+
+    Raises:
+        UserError: the rows are no longer there, or cannot be read.
+    """
     settings = record.config
     given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
     read = partial(read_examples, want=record.loss.want, bad_rows="drop", **given)
@@ -151,6 +155,13 @@ def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFac
         held_out = load_examples(settings["eval_data"], read, seed=seed).examples
     elif settings.get("eval_size"):
         kept, held_out = hold_out(kept, settings["eval_size"], seed=seed)
+    return found, kept, held_out
+
+
+def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFacts, DataFacts | None]:
+    """Return examples to show the models (held-out ones, if there are any), and counts of both parts of the data."""
+    settings = record.config
+    found, kept, held_out = parts_of_data(record)
     limits = {name: settings[name] for name in ("max_length", "max_prompt_length", "truncation") if name in settings}
     data = tokenize(kept, tokenizer, rows=found.rows, dropped=found.dropped, **limits)
     facts = _facts(data, tokenizer)

@@ -67,6 +67,9 @@ def _run(words: Sequence[str]) -> int:
     if words[0] in ("-V", "--version"):
         print(f"tokenq {tokenq.__version__}")
         return 0
+    if words[0] == "eval" and (len(words) == 1 or words[1] in ("-h", "--help", "help")):
+        print(_overview("eval "))
+        return 0 if len(words) > 1 else 2
     name, flags = _named(words)
     prog = f"tokenq {name}"
     try:
@@ -132,12 +135,15 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    rows = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+def _overview(family: str = "") -> str:
+    """Return the commands that begin with a word, or all: what each does."""
+    known = {name: command.summary for name, command in COMMANDS.items() if name.startswith(family)}
+    width = max(map(len, known))
+    rows = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in known.items())
+    usage, what = (f"{family}TASK", "tasks") if family else ("COMMAND", "commands")
     return (
-        f"usage: tokenq COMMAND [flags]\n\n{tokenq.__doc__}\n\ncommands:\n{rows}\n\n"
-        "tokenq COMMAND --help lists the flags of a command; tokenq --version prints the version."
+        f"usage: tokenq {usage} [flags]\n\n{tokenq.__doc__}\n\n{what}:\n{rows}\n\n"
+        f"tokenq {usage} --help lists its flags; tokenq --version prints the version."
     )
 
 

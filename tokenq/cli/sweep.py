@@ -161,7 +161,7 @@ def _quality(task: "AnswerTask | None", loaded: "Searcher") -> "Quality":
     def judged(result: "SearchResult", candidate: Candidate) -> float:
         key = result.id, candidate.text
         if key not in known:
-            known[key] = judge([result.prompt], [candidate.text])[0]
+            known[key] = judge([result.prompt], [candidate.text], [candidate.terminal])[0]
         return known[key]
 
     return judged

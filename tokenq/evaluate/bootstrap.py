@@ -84,6 +84,8 @@ def intervals(statistic: Statistic, n: int, how: Resampling = PLAIN) -> list[Est
     replicates = np.concatenate([_columns(statistic(_draw(rng, size, n))) for size in sizes])
     left_out = _columns(statistic(_without_one(rng, n)))
     low, high = _bca(values, replicates, left_out, _expanded(how.confidence, n))
+    # Of a statistic that resampling biases, the estimate may lie outside; an interval holds what it is an interval of.
+    low, high = np.fmin(low, values), np.fmax(high, values)
     return [Estimate(float(a), float(b), float(c), n) for a, b, c in zip(values, low, high, strict=True)]
 
 

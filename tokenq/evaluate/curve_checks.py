@@ -90,7 +90,7 @@ def drift(record: RunRecord) -> Finding | None:
     margin, fall = chosen - rejected, -chosen / state.length()
     evidence = (
         Evidence("log π − log π_ref of the chosen responses, nats", chosen, state.step),
-        Evidence("of the rejected responses, nats", rejected, state.step),
+        Evidence("log π − log π_ref of the rejected responses, nats", rejected, state.step),
         Evidence("chosen minus rejected, nats", margin, state.step),
         Evidence("change of the chosen responses, nats a token", -fall, state.step),
         Evidence("mean reward of both, −β times the estimate of KL(π_ref‖π)", -record.beta * _kl(state), state.step),
@@ -146,7 +146,7 @@ def margins(record: RunRecord) -> Finding | None:
         "margin says how sure the model is, not how right: quality peaks at a moderate KL and falls behind it.",
         (
             Evidence("KL(π_ref‖π), nats a response", _kl(state), state.step),
-            Evidence("the same, nats a token", a_token, state.step),
+            Evidence("KL(π_ref‖π), nats a token", a_token, state.step),
             Evidence("rewards/margins", reached, state.step),
             *((Evidence("mean margin of the middle third", middle),) if len(margin) > 2 else ()),
             *((Evidence("mean margin of the last third", last),) if len(margin) > 2 else ()),

@@ -40,13 +40,14 @@ class Calibration:
 
     Attributes:
         bins: equal parts of [½, 1]: the confidence in whichever response is preferred.
-        error: expected calibration error, Σ n_b/N |accuracy_b − confidence_b|.
+        error: expected calibration error, Σ n_b/N |accuracy_b − confidence_b|. It has no interval: a sample
+            overestimates it, and a resample of the sample does so once more, so that a bootstrap would miss it.
         log_loss: mean −log σ(margin), in nats; log 2 is chance.
         brier: mean (1 − σ(margin))²; ¼ is chance.
     """
 
     bins: tuple[Bin, ...]
-    error: Estimate
+    error: float
     log_loss: Estimate
     brier: Estimate
 
@@ -94,17 +95,12 @@ def calibration(margins: Sequence[float] | Floats, bins: int = 10, how: Resampli
     edges = np.linspace(0.5, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, "right") - 1, 0, bins - 1)
     member = (place[:, None] == np.arange(bins)).astype(np.float64)
-
-    def error(counts: Floats) -> Floats:
-        excess = np.abs(counts @ (member * (right - confidence)[:, None])).sum(1)
-        return np.asarray(excess / counts.sum(1), dtype=np.float64)
-
     sizes = member.sum(0)
     means = [ratio(some @ member, sizes) for some in (confidence, right)]
     rows = zip(edges, edges[1:], sizes.astype(int), *means, strict=False)
     return Calibration(
         bins=tuple(Bin(float(a), float(b), int(n), float(c), float(r)) for a, b, n, c, r in rows),
-        error=intervals(error, len(values), how)[0],
+        error=float(np.abs((right - confidence) @ member).sum() / len(values)),
         log_loss=mean_interval(np.logaddexp(0.0, -values), how=how),
         brier=mean_interval((1 - expit(values)) ** 2, how=how),
     )

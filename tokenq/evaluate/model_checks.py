@@ -160,7 +160,7 @@ def repeats_itself(record: RunRecord) -> Finding | None:
         f"{percent(own, 1)} of the policy's responses go in circles (half of their four-grams stood there before).",
         (
             Evidence("share that goes in circles, policy", own),
-            Evidence("reference", before),
+            Evidence("share that goes in circles, reference", before),
             Evidence("prompts", len(samples.policy.loops)),
         ),
         "The policy has left what the reference would write: raise --beta, lower --learning-rate, take an earlier "
@@ -181,7 +181,7 @@ def samples_kl(record: RunRecord) -> Finding | None:
         "metrics.jsonl is the other direction, over responses of the data.",
         (
             Evidence("KL(π‖π_ref), nats a response", samples.kl),
-            Evidence("nats a token", samples.kl / max(1.0, float(np.mean(written.lengths)))),
+            Evidence("KL(π‖π_ref), nats a token", samples.kl / max(1.0, float(np.mean(written.lengths)))),
             Evidence("responses", len(written.lengths)),
         ),
         "Nothing.",

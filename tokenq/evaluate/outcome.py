@@ -85,6 +85,16 @@ class Example:
     wrong: Sequence[tuple[int, int]] = ()
 
 
+def titled(row: str, prompt: str) -> str:
+    """Return what to call an example in a list: its row, and how its prompt ends, where the question stands."""
+    said = " ".join(prompt.split())
+    return f"{row}: {said if len(said) <= _TITLE else '… ' + said[-_TITLE:]}" if said else row
+
+
+_TITLE = 80
+"""Characters of a prompt in a list of examples."""
+
+
 def worst_first(examples: Sequence[Example], number: str) -> list[Example]:
     """Return examples by one of their numbers, the least first; those where it is no number come last."""
     return sorted(examples, key=lambda one: numbers_first(one.numbers.get(number)))
@@ -101,6 +111,8 @@ class Outcome:
         charts: what to draw of it.
         examples: what it was made of, worst first.
         cost: what it cost: tokens through each model, seconds, requests.
+        about: what it is about, in words: the command, the models, data, β, date and version, for whoever is sent a
+            page.
     """
 
     task: str
@@ -109,6 +121,7 @@ class Outcome:
     charts: Sequence[Chart] = ()
     examples: Sequence[Example] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def costing(self, cost: Mapping[str, float]) -> "Outcome":
         """Return the outcome with further costs."""

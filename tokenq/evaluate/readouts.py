@@ -133,6 +133,9 @@ READOUTS: Mapping[str, Suspicion] = {
 }
 """All read-outs of a policy and its reference, by name; the baselines last."""
 
+LEADS = ("regret", "gap_to_best")
+"""Those that look at the best alternative of a token."""
+
 BLIND = ("position", "random")
 """Those that look at no model."""
 

@@ -4,6 +4,7 @@ Beside greedy decoding, because a gain over samples alone is determinism; and be
 tokens are what search spends.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -132,7 +133,14 @@ def _reading(sweep: Sweep) -> str:
 
 
 def _gain(estimate: Estimate | None) -> str:
-    return "nothing known" if estimate is None else f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
+    """Return a gain with its interval: as many decimals as it takes to tell both ends from 0 and from each other."""
+    if estimate is None:
+        return "nothing known"
+    ends = [abs(end) for end in (estimate.value, estimate.low, estimate.high) if end and math.isfinite(end)]
+    places = min(8, max(2, 1 - math.floor(math.log10(max(ends))))) if ends else 2
+    texts = [f"{end:+.{places}f}" for end in (estimate.value, estimate.low, estimate.high)]
+    value, low, high = (text.replace("-", "−") if float(text) else text[1:] for text in texts)
+    return f"{value} [{low}, {high}]"
 
 
 def _shares(point: Point) -> str:

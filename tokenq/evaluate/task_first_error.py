@@ -23,7 +23,8 @@ from tokenq.evaluate.first_error import (
     summaries,
     units_of,
 )
-from tokenq.evaluate.outcome import Cell, Example, Outcome, Table, worst_first
+from tokenq.evaluate.labels import label
+from tokenq.evaluate.outcome import Cell, Example, Outcome, Table, titled, worst_first
 from tokenq.evaluate.readouts import readouts_of
 from tokenq.evaluate.step_rules import RULES
 from tokenq.evaluate.step_scores import STEP_SCORES, first_wrong, step_bounds
@@ -107,7 +108,9 @@ def first_error(
         _table("everything", list(results.items())),
     ]
     examples = [
-        Example(one.id, one.id, {"found": float(hit), "first wrong step": _said(one.label)}, one.stretch)
+        Example(
+            one.id, titled(one.id, one.prompt), {"found": float(hit), "first wrong step": _said(one.label)}, one.stretch
+        )
         for one, hit in zip(read, results[best[names[0]]].hits, strict=True)
     ]
     numbers = {
@@ -194,7 +197,7 @@ def _numbers(one: FirstError) -> Mapping[str, object]:
 
 def _table(title: str, rows: Sequence[tuple[tuple[str, str, str], FirstError]]) -> Table:
     cells: list[list[Cell]] = [
-        [*key, one.erroneous, one.correct, one.f1, one.accuracy]
+        [*map(label, key), one.erroneous, one.correct, one.f1, one.accuracy]
         for key, one in sorted(rows, key=lambda row: numbers_first(-_goal(row[1])))
     ]
     head = ("read-out", "step score", "rule", "on erroneous", "on correct", "F1", "accuracy")

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError
 from tokenq.evaluate.bootstrap import PLAIN, Resampling
+from tokenq.evaluate.labels import label
 from tokenq.evaluate.localisation import ALL_TOKENS, Localisation, localise
-from tokenq.evaluate.outcome import Cell, Example, Outcome, Table, worst_first
+from tokenq.evaluate.outcome import Cell, Example, Outcome, Table, titled, worst_first
 from tokenq.evaluate.step_scores import first_wrong
 from tokenq.evaluate.task_preference import trace_cost
 from tokenq.evaluate.token_labels import Bools, labels_from_step, labels_from_stretches
@@ -56,7 +57,7 @@ def localisation(
     examples = [
         Example(
             trace.id,
-            trace.id,
+            titled(trace.id, trace.prompt),
             {
                 f"AUROC of {against}": rows[against].per_example["auroc"][place],
                 f"AUROC of {best.readout}": best.per_example["auroc"][place],
@@ -95,7 +96,7 @@ def _step_stretch(trace: TokenTrace) -> Stretches:
 def _table(found: Localisation) -> Table:
     metrics = [name for name in METRICS if name in found.chance]
     rows: list[list[Cell]] = [
-        [row.readout, *(row.metrics[name] for name in metrics), row.differences["auroc"]]
+        [label(row.readout), *(row.metrics[name] for name in metrics), row.differences["auroc"]]
         for row in sorted(found.rows, key=lambda row: numbers_first(-row.metrics["auroc"].value))
     ]
     rows.append(["chance", *(found.chance[name] for name in metrics), None])
@@ -105,4 +106,4 @@ def _table(found: Localisation) -> Table:
         "AUROC of their own; intervals over examples, differences paired"
     )
     title = "all tokens" if not found.pattern else f"{found.token_class} only ({found.pattern})"
-    return Table(title, ("read-out", *metrics, f"AUROC − {found.against}"), rows, note)
+    return Table(title, ("read-out", *map(label, metrics), f"AUROC − {label(found.against)}"), rows, note)

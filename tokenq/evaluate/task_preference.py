@@ -11,8 +11,9 @@ import numpy as np
 
 from tokenq.errors import UserError
 from tokenq.evaluate.bootstrap import PLAIN, Resampling, difference_interval
+from tokenq.evaluate.labels import label
 from tokenq.evaluate.margins import Calibration, LengthBias, calibration, length_bias
-from tokenq.evaluate.outcome import Chart, Curve, Example, Outcome, Table, worst_first
+from tokenq.evaluate.outcome import Cell, Chart, Curve, Example, Outcome, Table, titled, worst_first
 from tokenq.evaluate.rewardbench import Pair, RewardBench, score_pairs
 from tokenq.traces import TokenTrace
 
@@ -75,14 +76,14 @@ def preference(
     calibrated, bias = calibration(margins, how=how), length_bias(own, lengths, how)
     table = Table(
         "how often the chosen response has the higher reward",
-        ("reward", "accuracy", f"{first.replace('_', ' ')} − this", "ties"),
-        [(name, one.accuracy, None if name == first else gains[name], one.ties) for name, one in scored.items()],
+        ("reward", "accuracy", f"{label(first)} − this", "ties"),
+        [(label(name), one.accuracy, None if name == first else gains[name], one.ties) for name, one in scored.items()],
         f"{len(pairs)} pairs; ties are wrong; differences are paired",
     )
     tables = [table, *_subset_tables(scored[first]), _margin_table(calibrated, bias)]
     examples = [
-        Example(f"{name}/chosen", name, {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
-        for name, margin, (a, b) in zip(names, margins, lengths, strict=True)
+        Example(chosen.id, titled(name, chosen.prompt), {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
+        for (name, chosen, _), margin, (a, b) in zip(pairs, margins, lengths, strict=True)
     ]
     numbers = {
         "rewards": {name: {"rewardbench": one, "gain": gains[name]} for name, one in scored.items()},
@@ -90,12 +91,12 @@ def preference(
         "length": bias,
         "margin": {"mean": float(margins.mean()), "median": float(np.median(margins))},
     }
-    ordered = worst_first(examples, "margin")
-    return Outcome("preference", numbers, tables, [_calibration_chart(calibrated)], ordered, trace_cost(traces))
+    charts = [_accuracy_chart(scored), _calibration_chart(calibrated)]
+    return Outcome("preference", numbers, tables, charts, worst_first(examples, "margin"), trace_cost(traces))
 
 
 def _margin_table(calibrated: Calibration, bias: LengthBias) -> Table:
-    rows = [
+    rows: list[tuple[Cell, ...]] = [
         ("expected calibration error of σ(margin)", calibrated.error),
         ("log-loss of σ(margin), chance 0.693", calibrated.log_loss),
         ("margin and length difference, Spearman", bias.margin_spearman),
@@ -104,6 +105,13 @@ def _margin_table(calibrated: Calibration, bias: LengthBias) -> Table:
         ("the chosen response is the longer one", bias.longer_wins),
     ]
     return Table("margins", ("number", "value"), rows)
+
+
+def _accuracy_chart(scored: Mapping[str, RewardBench]) -> Chart:
+    accuracies = [one.accuracy for one in scored.values()]
+    curve = Curve("with 95 % interval", [float(place) for place in range(len(accuracies))], accuracies)
+    title = "how often the chosen response has the higher reward"
+    return Chart(title, "reward", "accuracy", [curve], labels=list(map(label, scored)))
 
 
 def _calibration_chart(calibrated: Calibration) -> Chart:

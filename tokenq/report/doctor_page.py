@@ -50,7 +50,9 @@ class Figure:
         curves: its lines.
         low: smallest value, as text.
         high: largest value.
+        ticks: (y, number) of the round numbers that the range holds.
         steps: last step.
+        step_ticks: (x, step) of round steps.
         zero: y of the value 0, None where it lies outside.
         marks: x of the steps that warnings and errors speak of.
     """
@@ -59,7 +61,9 @@ class Figure:
     curves: tuple[Curve, ...]
     low: str
     high: str
+    ticks: tuple[tuple[float, str], ...]
     steps: int
+    step_ticks: tuple[tuple[float, str], ...]
     zero: float | None
     marks: tuple[float, ...]
 
@@ -143,9 +147,11 @@ def _figure(title: str, names: Sequence[tuple[str, str]], record: RunRecord, mar
             Curve(label, kind, _points(series, low, high, last), shown(float(series.values[-1])))
             for label, kind, series in lines
         ),
-        shown(low),
-        shown(high),
+        shown(_rounded(low, high - low)),
+        shown(_rounded(high, high - low)),
+        tuple((_y(tick, low, high), shown(tick)) for tick in _ticks(low, high)),
         last,
+        tuple((_x(tick, last), shown(tick)) for tick in _ticks(0.0, float(last)) if tick == int(tick)),
         _y(0.0, low, high) if low < 0 < high else None,
         tuple(_x(step, last) for step in marks if 0 < step <= last),
     )
@@ -157,6 +163,23 @@ def _points(series: Series, low: float, high: float, last: int) -> str:
     steps = [float(part.mean()) for part in np.array_split(series.steps, parts)]
     values = [float(part.mean()) for part in np.array_split(series.values, parts)]
     return " ".join(f"{_x(s, last):.1f},{_y(v, low, high):.1f}" for s, v in zip(steps, values, strict=True))
+
+
+def _rounded(value: float, span: float) -> float:
+    """Return a number without what is rounding noise beside the range it stands in: −8.9e-09 beside 0.9 is 0."""
+    if not (span > 0 and math.isfinite(span)):
+        return value
+    return round(value, max(0, 3 - math.floor(math.log10(span)))) + 0.0
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return two to six round numbers in a range, none where it is no range."""
+    span = high - low
+    if not (span > 0 and math.isfinite(span)):
+        return []
+    size = 10.0 ** math.floor(math.log10(span / 3))
+    step = next(size * times for times in (1, 2, 5, 10) if span / (size * times) <= 5)
+    return [_rounded(step * number, span) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _x(step: float, last: int) -> float:

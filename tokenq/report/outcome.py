@@ -63,10 +63,18 @@ def said(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, Estimate):
-        return f"{cell.value:.3f} [{cell.low:.3f}, {cell.high:.3f}]" if cell.value == cell.value else "–"
+        if math.isnan(cell.value):
+            return "–"
+        return f"{_number(cell.value)} [{_number(cell.low)}, {_number(cell.high)}]"
     if isinstance(cell, float):
-        return f"{cell:.3f}" if abs(cell) < 1000 else f"{cell:.0f}"
-    return str(cell)
+        return _number(cell)
+    return cell if isinstance(cell, str) else str(cell).replace("-", "−")
+
+
+def _number(number: float) -> str:
+    """Return a number in three decimals, a true minus before it where something is left to be below 0."""
+    text = f"{number:.3f}" if abs(number) < 1000 else f"{number:.0f}"
+    return text.replace("-", "−") if text.strip("-0.") else text.lstrip("-")
 
 
 def figure(chart: Chart) -> "Figure":

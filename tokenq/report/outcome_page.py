@@ -4,11 +4,12 @@ The heat maps are the page of traces, written beside this one; labelled stretche
 traces lists its examples alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+from tokenq.evaluate.finding import shown
 from tokenq.evaluate.outcome import Example, Outcome
 from tokenq.files import write_text
 from tokenq.records import Response
@@ -29,7 +30,7 @@ SHOWN = 200
 
 
 def write_outcome_page(
-    path: Path, outcome: Outcome, traces: Sequence[TokenTrace] = (), title: str = "", made_by: str = ""
+    path: Path, outcome: Outcome, traces: Iterable[TokenTrace] = (), title: str = "", made_by: str = ""
 ) -> None:
     """Write the page of an outcome, and beside it the page of its traces where it has any.
 
@@ -75,16 +76,19 @@ def write_outcome_page(
         ],
         columns=columns,
         left=len(outcome.examples) - len(listed),
-        cost=[(name.replace("_", " "), said(value)) for name, value in outcome.cost.items()],
+        cost=[(name.replace("_", " "), shown(value)) for name, value in outcome.cost.items()],
     )
     write_text(path, text)
 
 
-def _kept(examples: Sequence[Example], traces: Sequence[TokenTrace]) -> list[TokenTrace]:
+def _kept(examples: Sequence[Example], traces: Iterable[TokenTrace]) -> list[TokenTrace]:
     """Return the traces of some examples, in their order; of a pair both sides."""
+    wanted = {row for one in examples for row in (one.id, one.id.rpartition("/")[0])}
     by_row: dict[str, list[TokenTrace]] = {}
     for trace in traces:
-        by_row.setdefault(trace.id.rpartition("/")[0] if trace.side else trace.id, []).append(trace)
+        row = trace.id.rpartition("/")[0] if trace.side else trace.id
+        if row in wanted:
+            by_row.setdefault(row, []).append(trace)
     found: dict[str, TokenTrace] = {}
     for one in examples:
         for row in (one.id, one.id.rpartition("/")[0]):

@@ -54,5 +54,5 @@ def shown_cell(cell: Cell) -> ShownCell:
     text = said(cell)
     if isinstance(cell, str):
         return ShownCell(text)
-    number, _, interval = text.replace("-", "−").partition(" [")
+    number, _, interval = text.partition(" [")
     return ShownCell(number, f"[{interval}" if isinstance(cell, Estimate) and interval else "")
