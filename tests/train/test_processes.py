@@ -11,7 +11,7 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
-from small_runs import lines_of, random_pairs, weights_of
+from small_runs import lines_of, random_pairs, train_small, weights_of
 from two_processes import RUNS
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +86,25 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both(two):
     assert sum(f"{row}." in message for message in messages) == 1
     assert sum("rows of another process" in message for message in messages) == 1
     assert len(list((folder / "poisoned" / "checkpoints").glob("step-*"))) == 1
+
+
+def test_a_start_that_is_wrong_in_one_process_stops_both(two):
+    """One that went on alone would wait for the other for ever."""
+    _, found = two
+    own, other = (parts["apart"] for parts in reversed(found))
+    assert "does not start equal to its reference" in own
+    assert other == "Another process has stopped.\n  Its message says why."
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(two, tmp_path):
+    folder, found = two
+    assert [parts["stopped"] for parts in found] == ["Stopped after step 2 of 4, with a checkpoint of it."] * 2
+    options = {"max_steps": 4, "batch_size": 5, "tokens_per_batch": 60, "held_out": random_pairs(7, seed=5)}
+    one, _ = train_small(tmp_path, **options)
+    for parts in found:
+        for key, want in weights_of(one).items():
+            torch.testing.assert_close(parts["terminated"][key], want, rtol=0, atol=1e-10)
+    assert [line["step"] for line in lines_of(folder / "terminated")] == [0, 1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize(

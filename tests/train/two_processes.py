@@ -4,15 +4,18 @@ Run as a program by every process, with a folder as its argument. All runs share
 what takes long.
 """
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import small_runs
 import torch
 from accelerate import Accelerator
 from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
-from tokenq.errors import UserError
+from tokenq.errors import Interrupted, UserError
 from tokenq.models.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(7, seed=5)
@@ -29,6 +32,33 @@ def poisoned_policy(place):
 
     policy.register_forward_hook(poison)
     return policy
+
+
+def policy_apart(rank):
+    """Return a policy that, on one of the processes, is not what its reference was."""
+    policy = small_policy()
+    if rank == 1:
+        policy.register_forward_hook(lambda _module, _arguments, output: output + output.requires_grad * 0.1)
+    return policy
+
+
+def terminated(out, rank):
+    """Have one of the processes sent a signal within its second step, and resume the run."""
+    options = {"max_steps": 4, "batch_size": 5, "tokens_per_batch": 60, "held_out": HELD_OUT}
+
+    def listener(event):
+        if rank == 1 and (event.stage, event.done) == ("train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    job = small_runs.Job
+    small_runs.Job = lambda **fields: job(**{**fields, "listener": listener})
+    try:
+        train_small(out, **options)
+        said = None
+    except Interrupted as stop:
+        said = stop.said
+    small_runs.Job = job
+    return said, train_small(out, resume=True, **options)[0]
 
 
 def demonstrations():
@@ -89,6 +119,13 @@ def main(folder):
         found["error"] = None
     except UserError as error:
         found["error"] = str(error)
+    try:
+        train_small(folder / "apart", policy=policy_apart(accelerator.process_index), batch_size=5, max_steps=1)
+        found["apart"] = None
+    except UserError as error:
+        found["apart"] = str(error)
+    found["stopped"], policy = terminated(folder / "terminated", accelerator.process_index)
+    found["terminated"] = weights_of(policy)
     torch.save(found, folder / f"found-{accelerator.process_index}.pt")
 
 

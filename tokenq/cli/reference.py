@@ -31,6 +31,7 @@ from tokenq.models.proof import fastest_exact
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
 from tokenq.records import TokenGroup
+from tokenq.train.checks import together
 from tokenq.train.config import TrainConfig
 from tokenq.train.monitor import Event
 
@@ -109,10 +110,10 @@ def find_reference(
     fill = partial(store.fill, scorer=_autocast(source, accelerator), budget=config.tokens_per_batch)
     fill = partial(fill, device=accelerator.device, progress=lambda n, of: progress(Event("reference", n, of)))
     policy.model.eval()
-    computed = fill(groups[accelerator.process_index :: accelerator.num_processes])
+    computed = together(lambda: fill(groups[accelerator.process_index :: accelerator.num_processes]), accelerator)
     accelerator.wait_for_everyone()
     store.refresh()
-    computed += fill(groups)
+    computed += together(lambda: fill(groups), accelerator)
     total = sum(len(group.responses) for group in groups)
     progress.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
     return Reference(ref_identity, store, None, tolerance, other)

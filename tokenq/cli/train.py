@@ -35,6 +35,7 @@ from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_mod
 from tokenq.models.precision import for_training
 from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, provenance
+from tokenq.train.checks import together
 from tokenq.train.config import TrainConfig
 from tokenq.train.defaults import adapts, kind_of, resolved
 from tokenq.train.loop import Job, Scored, Summary, fit, total_steps
@@ -229,18 +230,22 @@ def _finish(
         gathered = accelerator.get_state_dict(summary.policy)
         own = (name for name in gathered if not name.startswith("values."))
         state = {name.removeprefix("policy."): gathered[name] for name in own}
-    if accelerator.is_main_process:
-        facts = {
-            "data": ", ".join(config.data),
-            "steps": summary.steps,
-            "batch size": config.batch_size,
-            "learning rate": config.learning_rate,
-            **_loss_parameters(config),
-            **{name: f"{value:.4g}" for name, value in summary.after.items()},
-        }
-        card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
-        form: Form = "merged" if merges(config, loss) else "as_trained"
-        export_policy(policy, tokenizer, _result(policy, run_dir), card, state, form)
+    facts = {
+        "data": ", ".join(config.data),
+        "steps": summary.steps,
+        "batch size": config.batch_size,
+        "learning rate": config.learning_rate,
+        **_loss_parameters(config),
+        **{name: f"{value:.4g}" for name, value in summary.after.items()},
+    }
+
+    def write() -> None:
+        if accelerator.is_main_process:
+            card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
+            form: Form = "merged" if merges(config, loss) else "as_trained"
+            export_policy(policy, tokenizer, _result(policy, run_dir), card, state, form)
+
+    together(write, accelerator)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -1,7 +1,8 @@
 """What a run refuses to go on with: a policy that does not start as its reference, and losses that are no numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +11,8 @@ from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup
 from tokenq.train.objective import Outcome
+
+T = TypeVar("T")
 
 
 def apart_at_start(
@@ -50,6 +53,26 @@ def raise_together(problem: UserError | None, accelerator: Accelerator) -> None:
             problem = UserError("Another process has stopped.", "Its message says why.")
     if problem is not None:
         raise problem
+
+
+def together(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """Return what every process finds, where all of them succeed.
+
+    Args:
+        work: what this process does; no collective call is in it.
+        accelerator: tells of the others.
+
+    Raises:
+        UserError: that of this process, or that another has one.
+    """
+    found: list[T] = []
+    problem: UserError | None = None
+    try:
+        found.append(work())
+    except UserError as error:
+        problem = error
+    raise_together(problem, accelerator)
+    return found[0]
 
 
 def settled(means: dict[str, float], same: bool) -> dict[str, float]:
