@@ -6,7 +6,11 @@ The command line prints a `UserError` without a traceback and exits with code 2.
 
 import difflib
 import errno
-from collections.abc import Iterable
+import re
+from collections.abc import Collection, Iterable
+
+_CLAUSE = re.compile(r"\[([^\[\]]*--[a-z][^\[\]]*)\]")
+_FLAG = re.compile(r"--[a-z][a-z-]*")
 
 
 class UserError(Exception):
@@ -14,7 +18,7 @@ class UserError(Exception):
 
     Args:
         message: what happened and where (name the file and the row).
-        hint: what to do about it, one sentence.
+        hint: what to do about it, one sentence. A clause in brackets that names flags is for commands that have them.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -24,7 +28,22 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         """Return the message, and the hint on its own line when there is one."""
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+        hint = fitting(self.hint)
+        return f"{self.message}\n  {hint}" if hint else self.message
+
+
+def fitting(hint: str, flags: Collection[str] | None = None) -> str:
+    """Return a hint with those of its clauses in brackets whose flags a command has, and without the brackets.
+
+    Args:
+        hint: such as "Mend the row[, or give another template with --chat-template FILE]."
+        flags: those of the command; None for all.
+    """
+
+    def clause(found: re.Match[str]) -> str:
+        return found[1] if flags is None or set(_FLAG.findall(found[1])) <= set(flags) else ""
+
+    return _CLAUSE.sub(clause, hint)
 
 
 class Interrupted(KeyboardInterrupt):

@@ -6,11 +6,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from tokenq.data.chat import render
 from tokenq.data.detokenize import piece_of
 from tokenq.data.examples import single_example
 from tokenq.data.summary import DataSummary
-from tokenq.data.tokenize import tokenize
+from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
 from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
@@ -99,9 +98,26 @@ class Session:
     warnings: tuple[str, ...] = ()
     rewards: RewardReader | None = None
 
-    def rows(self, examples: Sequence[Example]) -> tuple[list[Row], DataSummary]:
-        """Return examples in the policy's tokens, and what became of those that are not among them."""
-        return self._rows(examples, self.tokenizer)
+    def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[Row], DataSummary]:
+        """Return examples in the policy's tokens, and what became of those that are not among them.
+
+        Args:
+            examples: what is to be read.
+            bad_rows: "error" or "drop", for those that cannot be used: refused by the chat template, without tokens.
+
+        Raises:
+            BadRowsError: names the first that cannot be used.
+            UserError: nothing is left.
+        """
+        rows, summary = self._rows(examples, self.tokenizer, bad_rows)
+        if self.other_tokenizer is None:
+            return rows, summary
+        theirs = {
+            row.group.where for row in self._rows([row.example for row in rows], self.other_tokenizer, bad_rows)[0]
+        }
+        lost = {"unusable for the other tokenizer": sum(row.group.where not in theirs for row in rows)}
+        dropped = summary.dropped | {reason: count for reason, count in lost.items() if count}
+        return [row for row in rows if row.group.where in theirs], replace(summary, dropped=dropped)
 
     def traces(self, rows: Sequence[Row], done: int = 0) -> Iterator[list[TokenTrace]]:
         """Yield the traces of every row, in order, one for each response.
@@ -119,7 +135,7 @@ class Session:
             return bare_traces(rows, self._scoring, done)
         if self.other_tokenizer is None:
             return score(rows, partial(self.models.read, k=self.options.top_k), self._scoring, budget, done)
-        others, _ = self._rows([row.example for row in rows], self.other_tokenizer)
+        others, _ = self._rows([row.example for row in rows], self.other_tokenizer, "drop")
         if [row.group.where for row in others] != [row.group.where for row in rows]:
             raise UserError("Some rows are too long for one of the two tokenizers.", "Raise --max-length.")
         scorers = no_grad(self.models.policy), no_grad(self.models.reference or self.models.policy)
@@ -139,15 +155,11 @@ class Session:
         """Return one text as an example: in turns for a tokenizer with a chat template, else as it is."""
         return single_example(prompt, response, chat=self.tokenizer.chat_template is not None)
 
-    def _rows(self, examples: Sequence[Example], tokenizer: Any) -> tuple[list[Row], DataSummary]:
+    def _rows(self, examples: Sequence[Example], tokenizer: Any, bad_rows: str) -> tuple[list[Row], DataSummary]:
         limit = self.options.max_length
         data = tokenize(examples, tokenizer, max_length=limit, truncation="response_right", with_texts=True)
-        if data.summary.template_rewrites:
-            where = next(example.where for example in examples if render(example, tokenizer).is_rewritten)
-            raise UserError(
-                f"{where}: the chat template writes the prompt otherwise once a response follows it.",
-                "Apply the template yourself, and give prompt and response as text.",
-            )
+        if bad_rows == "error":
+            refuse_bad(data)
         by_place = {example.where: example for example in examples}
         numbered = enumerate(zip(data.groups, data.texts, strict=True), 1)
         rows = [

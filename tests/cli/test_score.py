@@ -236,7 +236,7 @@ def test_conversations_are_scored_turn_by_turn(place, tmp_path):
     assert trace.totals.implicit_reward == pytest.approx(0.0, abs=1e-5)
 
 
-def test_a_prompt_that_the_template_rewrites_is_refused_with_its_row(place, tmp_path, capsys):
+def test_a_header_that_opens_thoughts_is_scored_as_it_is_trained(place, tmp_path):
     thinking = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>' }}{% endif %}")
     assert thinking != CHATML
     tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "chat")
@@ -245,10 +245,28 @@ def test_a_prompt_that_the_template_rewrites_is_refused_with_its_row(place, tmp_
     (tmp_path / "chat.jsonl").write_text(json.dumps({"prompt": turns[0], "completion": turns[1]}) + "\n")
     model = str(tmp_path / "chat")
     given = ["--policy", model, "--reference", model, "--data", str(tmp_path / "chat.jsonl"), "--device", "cpu"]
+    assert main(["score", *given, "--output", str(tmp_path / "t.jsonl")]) == 0
+    (trace,) = read_traces(tmp_path / "t.jsonl")
+    assert "".join(token.text for token in trace.tokens if token.written) == "Hello.<|im_end|>"
+    assert trace.prompt.endswith("assistant\n")
+
+
+def test_rows_that_the_template_refuses_are_named_or_left_out(tmp_path, capsys):
+    strict = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "chat")
+    tiny_tokenizer("bytes", chat_template=strict, eos="<|im_end|>").save_pretrained(tmp_path / "chat")
+    rows = [{"prompt": [{"role": "user", "content": text}], "response": "Hello."} for text in ("Hi", "bad", "Ho")]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = str(tmp_path / "chat")
+    given = ["--policy", model, "--reference", model, "--data", str(tmp_path / "chat.jsonl"), "--device", "cpu"]
     assert main(["score", *given, "--output", str(tmp_path / "t.jsonl")]) == 2
     said = capsys.readouterr().err
-    assert "chat.jsonl, row 1: the chat template writes the prompt otherwise" in said
-    assert "Apply the template yourself" in said
+    assert "chat.jsonl, row 2: the chat template refuses the conversation (user): no" in said
+    assert "--bad-rows drop." in said
+    assert "--chat-template" not in said  # a flag of tokenq train alone
+    assert main(["score", *given, "--output", str(tmp_path / "t.jsonl"), "--bad-rows", "drop"]) == 0
+    assert "3 rows: 2 responses; dropped 1 (1 refused by the chat template)" in capsys.readouterr().err
+    assert len(list(read_traces(tmp_path / "t.jsonl"))) == 2
 
 
 def test_in_python(place):
@@ -285,7 +303,7 @@ SCORED = [*MODELS, "--output", "t.jsonl"]
         (["--data", "DATA", "--output", "t.jsonl"], "either --policy or --run"),
         ([*SCORED, "--data", "DATA", "--levels", "wort"], "Did you mean 'word'"),
         ([*SCORED, "--data", "BOTH"], "row 1"),
-        ([*MODELS, "--prompt", "a", "--response", ""], "response without tokens"),
+        ([*MODELS, "--prompt", "a", "--response", ""], "no token besides EOS"),
     ],
 )
 def test_bad_input(place, tmp_path, change, says, capsys, monkeypatch):

@@ -370,4 +370,4 @@ def test_a_row_without_prompt_is_named(place, tmp_path, capsys):
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"ask": "what"}\n')
     given = ["search", "--policy", str(place / "policy"), "--prompts", str(tmp_path / "bad.jsonl")]
     assert main([*given, "--output", str(tmp_path / "o.jsonl")]) == 2
-    assert "bad.jsonl, row 2 has no prompt (columns: 'ask')" in capsys.readouterr().err
+    assert "bad.jsonl, row 2: it has no prompt (columns: 'ask')" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toy_tokenizers import bytes_tokenizer
 
 from tokenq.core.losses import find_loss
 from tokenq.core.losses.inputs import (
@@ -25,6 +26,8 @@ from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.tiny import tiny_tokenizer
+
+BYTES = bytes_tokenizer()
 
 
 def rows(*values):
@@ -313,3 +316,18 @@ def test_traces_of_other_data_are_no_contrast(tmp_path):
     (tmp_path / "traces.jsonl").write_text("")
     with pytest.raises(UserError, match=r"row 1: .* holds no trace of one of its responses"):
         with_contrast(tokenised(PAIR, with_texts=True), tmp_path / "traces.jsonl")
+
+
+def test_a_held_out_part_of_one_prompt_takes_mismatched_responses_from_the_training_data():
+    def labelled(*prompts):
+        values = [{"prompt": prompt, "completion": f" {prompt}", "label": True} for prompt in prompts]
+        return tokenize(read_examples(rows(*values), want="labelled").examples, BYTES, max_length=None).groups
+
+    trained, held_out = labelled("a", "b"), labelled("z", "z")
+    with pytest.raises(UserError, match="All rows have one prompt"):
+        with_mismatched(held_out, None)
+    found = with_mismatched(held_out, None, trained)
+    assert [BYTES.decode(group.responses[-1].ids) for group in found] == [" a<eos>"]
+    assert [BYTES.decode(one.ids) for one in found[0].responses] == [" z<eos>", " z<eos>", " a<eos>"]
+    own = with_mismatched(labelled("y", "z"), None, trained)  # its own rows, where they are enough
+    assert [BYTES.decode(group.responses[-1].ids) for group in own] == [" z<eos>", " y<eos>"]

@@ -36,15 +36,13 @@ def test_where_and_order_are_kept():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (pair(prompt=""), "empty prompt"),
-        (pair(prompt=" \n"), "empty prompt"),
+        (pair(prompt=None), "a column without text"),
         (pair(chosen=""), "empty response"),
-        (pair(rejected="  "), "empty response"),
+        (pair([{"role": "user", "content": "q"}], [{"role": "assistant", "content": ""}], "r"), "empty response"),
         (pair(rejected=" c"), "chosen equals rejected"),
         (pair(chosen=None), "a column without text"),
         ({"prompt": "q", "chosen": "c"}, "a missing column"),
         (pair([], [{"role": "assistant", "content": "c"}], "r"), "a column without text"),
-        (pair([{"role": "user", "content": " "}], [{"role": "assistant", "content": "c"}], "r"), "empty prompt"),
         (pair(chosen=[{"role": "user", "content": "c"}]), "response without assistant"),
     ],
 )
@@ -70,10 +68,18 @@ def test_nothing_left_is_an_error():
         read_examples(rows(rated(3, 3), rated(1, 1)))
 
 
-def test_an_empty_prompt_is_allowed_for_text_alone():
+def test_an_empty_prompt_and_blanks_are_text():
     assert read_examples(rows({"text": "prose"}), want="responses").examples[0].prompt == ""
-    with pytest.raises(UserError, match="the prompt is empty"):
-        read_examples(rows({"prompt": "", "completion": "prose"}), want="responses")
+    assert read_examples(rows(pair(prompt=""), pair(prompt=" \n", rejected="\n\n"))).dropped == {}
+
+
+def test_the_first_bad_row_of_the_file_is_named():
+    """A row is known to be bad when it is read, when it is checked, or when something is asked of it."""
+    same, broken, tied = pair(rejected=" c"), pair(chosen=None), pair(chosen="")
+    for first in (same, broken, tied):
+        for second in (same, broken, tied):
+            with pytest.raises(UserError, match=r"^train.jsonl, row 2: .*2 of 4 rows"):
+                read_examples(rows(pair(), first, second, pair()))
 
 
 def test_ratings_that_decide_nothing_are_counted():

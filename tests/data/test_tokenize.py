@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_tokenizers import CHATML, HEADERS, MARKED, MARKED_WORDS, THINKING, bytes_tokenizer, words_tokenizer
 
-from tokenq.data.tokenize import Encoder, group_key, tokenize
+from tokenq.data.digest import group_key
+from tokenq.data.tokenize import Encoder, tokenize
 from tokenq.errors import UserError
 from tokenq.records import Example, Message, Response, TokenGroup, TokenResponse
 

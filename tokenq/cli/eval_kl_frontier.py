@@ -11,8 +11,9 @@ def run(config: FrontierConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    from tokenq.cli.evaluating import finish, quality_of, resampling, results_of
+    from tokenq.cli.evaluating import finish, judged_results, resampling
     from tokenq.evaluate.task_generation import frontier
 
     config.check()
-    return finish(config, frontier(results_of(config.results), quality_of(config), resampling(config)))
+    systems, quality = judged_results(config)
+    return finish(config, frontier(systems, quality, resampling(config)))

@@ -1,7 +1,7 @@
 """What all evaluations share on the command line: traces and results to judge, and an outcome to show and keep."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ def traces_of(
     """
     from tokenq.cli.console import messages
     from tokenq.cli.outputs import claimed
-    from tokenq.cli.score import ScoreConfig, examples_of, session_of
+    from tokenq.cli.score import ScoreConfig, rows_of, session_of
     from tokenq.cli.scoring import score_to_file
     from tokenq.cli.trained_rows import warn_of_trained_rows
 
@@ -98,9 +98,8 @@ def traces_of(
     shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
     score = ScoreConfig(**{name: getattr(config, name) for name in shared}, levels=levels, output=_beside(config))
     session = session_of(score, config.device, say)
-    examples = examples_of(score, session)
-    warn_of_trained_rows(config, examples, say)
-    rows, summary = session.rows(examples)
+    rows, summary = rows_of(score, session)
+    warn_of_trained_rows(config, [row.example for row in rows], say)
     say.print(f"data: {summary.line()}")
     traces: list[TokenTrace] | TraceFile
     if score.output is None:
@@ -169,35 +168,56 @@ def _named_file(source: str) -> tuple[str, str]:
     return source[:place], source[place + 1 :]
 
 
-def quality_of(config: ResultsEvaluation) -> "Callable[[SearchResult, Candidate], float]":
-    """Return how good a candidate is: by true answers, by a task's verifier, or by a reward model.
+def judged_results(
+    config: ResultsEvaluation,
+) -> "tuple[dict[str, list[SearchResult]], Callable[[SearchResult, Candidate], float]]":
+    """Return what systems found, and how good a candidate is: by true answers, a task's verifier or a reward model.
+
+    With `bad_rows` "drop", answers to prompts that cannot be used, or have no true answer, are left out and counted.
 
     Raises:
-        UserError: there is no such task, or a true answer is missing.
+        UserError: there is no such task, a true answer is missing, or what `results_of` raises.
     """
+    from tokenq.cli.console import messages
+
+    quality, known = _quality_of(config)
+    systems = results_of(config.results)
+    if known is None or config.bad_rows == "error":
+        return systems, quality
+    kept = {name: [one for one in found if one.id in known] for name, found in systems.items()}
+    for name, found in systems.items():
+        if lost := len(found) - len(kept[name]):
+            messages().print(f"{name}: {lost} of {len(found)} answers dropped: no true answer to their prompts")
+        if not kept[name]:
+            raise UserError(f"{name} answers none of the prompts that have a true answer.", "Are these the same rows?")
+    return kept, quality
+
+
+def _quality_of(
+    config: ResultsEvaluation,
+) -> "tuple[Callable[[SearchResult, Candidate], float], Collection[str] | None]":
+    """Return how good a candidate is, and the ids of the prompts of which that is known; None for all."""
     from tokenq.data.prompts import load_prompts
     from tokenq.evaluate.answers import find_equality, find_extractor
-    from tokenq.evaluate.tasks import AnswerTask, ReasoningGymTask, Task
+    from tokenq.evaluate.tasks import AnswerTask, ReasoningGymTask, with_answers
 
-    task: Task
     if config.reward_model is not None:
         from tokenq.models.reward_model import RewardModel
 
         model = RewardModel(config.reward_model, weights=config.reward_weights)
-        return lambda result, candidate: model.score([result.prompt], [candidate.text])[0]
+        return lambda result, candidate: model.score([result.prompt], [candidate.text])[0], None
     if config.task is not None:
         kind, _, rest = config.task.partition(":")
         name, *numbers = rest.split(":")
         if kind != "reasoning-gym" or not name or not all(number.isdigit() for number in numbers):
             raise UserError(f"--task {config.task} is not known.", "It has the form reasoning-gym:chain_sum:100:0.")
-        task = ReasoningGymTask(name, *map(int, numbers[:2]))
-        task.examples()
-    else:
-        prompts = load_prompts(config.prompts, config.columns)
-        answer = str(config.answer)
-        task = AnswerTask(prompts, config.gold, find_extractor(answer), find_equality(answer))
-        task.answers  # noqa: B018  (a row without a true answer is said before anything is judged)
-    return lambda result, candidate: task.correct(result.id, candidate.text)
+        verifier = ReasoningGymTask(name, *map(int, numbers[:2]))
+        verifier.examples()
+        return lambda result, candidate: verifier.correct(result.id, candidate.text), None
+    loaded, answer = load_prompts(config.prompts, config.columns, bad_rows=config.bad_rows), str(config.answer)
+    task = AnswerTask(loaded.prompts, config.gold, find_extractor(answer), find_equality(answer))
+    task = replace(task, prompts=with_answers(loaded, task, config.bad_rows).prompts)
+    return lambda result, candidate: task.correct(result.id, candidate.text), task.answers
 
 
 def with_answers(config: ResultsEvaluation, results: "Sequence[SearchResult]") -> "list[SearchResult]":

@@ -148,7 +148,7 @@ def scored_now(
         tokens_per_batch=config.tokens_per_batch,
     )
     session = load(str(config.policy), config.reference, options, lambda text: say.print(f"warning: {text}"))
-    rows, _ = session.rows(examples)
+    rows, _ = session.rows(examples, "drop")
     scored = session.traces(rows)
     pairs = list(track(scored, "scoring", len(rows), console=say, transient=True, disable=not say.is_terminal))
     return summed_up(pairs), *session.identities

@@ -109,6 +109,11 @@ def _refuse_printed(config: type[Any], values: Mapping[str, Any], check: Callabl
         raise found
 
 
+def flags_of(config: type[Any]) -> set[str]:
+    """Return the flags of a command as they are typed."""
+    return {_flag(field.name) for field in fields(config)}
+
+
 def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that a YAML file sets, with their types.
 

@@ -24,12 +24,12 @@ from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
 from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.evaluations import EVALUATIONS
-from tokenq.cli.flags import parse
+from tokenq.cli.flags import flags_of, parse
 from tokenq.cli.plain_text import complain, fit_streams
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
-from tokenq.errors import Interrupted, UserError, of_the_machine, unknown_name
+from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluate.config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluate.config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
@@ -88,7 +88,8 @@ def _run(words: Sequence[str]) -> int:
         )
         return 0 if config is None else _do(command, config)
     except UserError as error:
-        complain(prog, error.message, error.hint)
+        known = flags_of(COMMANDS[name].config) if name in COMMANDS else None
+        complain(prog, error.message, fitting(error.hint, known))
     except BrokenPipeError:
         raise
     except (OSError, MemoryError) as error:

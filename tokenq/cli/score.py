@@ -1,5 +1,6 @@
 """`tokenq score`: read a policy against its reference, token by token, and write what they say as traces."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,8 +13,10 @@ from tokenq.ranges import check_ranges
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tokenq.data.examples import ReadResult
     from tokenq.data.files import Row
-    from tokenq.records import Example
+    from tokenq.data.summary import DataSummary
+    from tokenq.score.trace import Row as ScoredRow
     from tokenq.session import Session
     from tokenq.traces import TokenTrace
 
@@ -104,14 +107,19 @@ class ScoreConfig:
 
 
 def _unambiguous(rows: "Sequence[Row]") -> "Sequence[Row]":
-    """Return the rows; refuse one that holds both a pair and a single response."""
-    for row in rows:
-        single = {"response", "completion"}.intersection(row.values)
-        if single and "chosen" in row.values:
-            raise UserError(
-                f"{row.where} has both {single.pop()!r} and 'chosen'.", "Score one of the two: remove the other column."
-            )
-    return rows
+    """Return the rows; one that holds both a pair and a single response is a bad row."""
+    from tokenq.data.turns import BadRow
+
+    def judged(row: "Row") -> "Row":
+        single = sorted({"response", "completion"}.intersection(row.values))
+        if not single or "chosen" not in row.values:
+            return row
+        said = f"it has both {single[0]!r} and 'chosen'"
+        return replace(
+            row, fault=BadRow("a pair and a response", said, "Score one of the two: remove the other column.")
+        )
+
+    return [judged(row) for row in rows]
 
 
 SECTIONS = {"policy": "models", "data": "what to score", "output": "what comes out", "dtype": "how"}
@@ -134,7 +142,7 @@ def run(config: ScoreConfig) -> int:
     state = PartialState(cpu=config.device == "cpu")
     say = messages(quiet=not state.is_main_process)
     session = session_of(config, str(state.device), say)
-    rows, summary = session.rows(examples_of(config, session))
+    rows, summary = rows_of(config, session)
     if config.data:
         say.print(f"data: {summary.line()}")
     if config.output is None:
@@ -182,21 +190,36 @@ def session_of(config: ScoreConfig, device: str, say: "Console") -> "Session":
     return session
 
 
-def examples_of(config: ScoreConfig, session: "Session") -> "list[Example]":
-    """Return what is to be scored."""
+def rows_of(config: ScoreConfig, session: "Session") -> "tuple[list[ScoredRow], DataSummary]":
+    """Return what is to be scored in the session's tokens, and what became of all rows.
+
+    Raises:
+        UserError: a row cannot be used, and is not to be left out; the first in the order of the data is named.
+    """
+    from tokenq.data.bad_rows import first_named
+
+    with first_named(session.rows):
+        found = examples_of(config, session)
+    rows, summary = session.rows(found.examples, config.bad_rows)
+    dropped = found.dropped + Counter(summary.dropped)
+    return rows, replace(summary, rows=found.rows, dropped=dict(dropped.most_common()))
+
+
+def examples_of(config: ScoreConfig, session: "Session") -> "ReadResult":
+    """Return what is to be scored, and what was left out."""
     from functools import partial
 
     from tokenq.cli.console import messages
-    from tokenq.data.examples import read_examples
+    from tokenq.data.examples import ReadResult, read_examples
     from tokenq.data.sources import load_examples
 
     if config.prompt is not None and config.response is not None:
-        return [session.example(config.prompt, config.response)]
+        return ReadResult([session.example(config.prompt, config.response)], 1, Counter())
     read = partial(read_examples, want="all", columns=config.columns, bad_rows=config.bad_rows, style=config.style)
     found = load_examples(config.data, lambda rows: read(_unambiguous(rows)), seed=config.seed)
     for note in found.notes:
         messages().print(f"data: {note}")
-    return found.examples
+    return found
 
 
 def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", say: "Console") -> None:

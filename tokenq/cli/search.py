@@ -33,17 +33,16 @@ def run(config: SearchConfig) -> int:
     from accelerate import PartialState
 
     from tokenq.cli.console import messages
-    from tokenq.data.prompts import load_prompts
+    from tokenq.cli.prompt_rows import read_prompts, usable
     from tokenq.decoding import load_searcher
     from tokenq.results import read_results
 
     config.check()
     state = PartialState(cpu=config.device == "cpu")
     say = messages(quiet=not state.is_main_process)
-    prompts = load_prompts(config.prompts, config.columns, config.style) if config.prompts else []
+    loaded = read_prompts(config, tuple(config.prompts)) if config.prompts else None
     searcher = load_searcher(config, say=lambda text: say.print(f"warning: {text}"))
-    if config.prompt is not None:
-        prompts = searcher.prompts([config.prompt])
+    prompts = searcher.prompts([config.prompt or ""]) if loaded is None else usable(loaded, searcher, say)
     with interruptible(say) as interrupted:
         if config.output is None:
             results = list(searcher.results(prompts, interrupted=interrupted))

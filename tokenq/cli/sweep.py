@@ -49,11 +49,11 @@ def _sweep(config: SweepConfig, quality: "Quality | None") -> "list[Point] | Non
 
     from tokenq.cli.console import messages
     from tokenq.cli.outputs import refuse_foreign
+    from tokenq.cli.prompt_rows import read_prompts, usable
     from tokenq.cli.search import interruptible, search_to_file
-    from tokenq.data.prompts import load_prompts
     from tokenq.decoding import check_needs, load_searcher
     from tokenq.evaluate.answers import find_equality, find_extractor
-    from tokenq.evaluate.tasks import AnswerTask
+    from tokenq.evaluate.tasks import AnswerTask, with_answers
     from tokenq.results import read_results
 
     settings = parse_settings(config)
@@ -63,14 +63,13 @@ def _sweep(config: SweepConfig, quality: "Quality | None") -> "list[Point] | Non
     base = SearchConfig(**{name: value for name, value in asdict(base).items() if name in _SHARED})
     for one in settings.values():
         check_needs(one)
-    prompts = load_prompts(config.prompts, config.columns, config.style)
-    answer = str(config.answer)
-    task = None
-    if config.gold is not None:
-        task = AnswerTask(prompts, config.gold, find_extractor(answer), find_equality(answer))
-    if task is not None:
-        task.answers  # noqa: B018  (a row without a true answer is said before anything is searched)
+    rows, task, answer = read_prompts(base, tuple(config.prompts)), None, str(config.answer)
+    if config.gold is not None:  # a row without a true answer is said before anything is searched
+        task = AnswerTask(rows.prompts, config.gold, find_extractor(answer), find_equality(answer))
+        rows = with_answers(rows, task, config.bad_rows)
+        task = replace(task, prompts=rows.prompts)
     loaded = load_searcher(base, say=lambda text: say.print(f"warning: {text}"))
+    prompts = usable(rows, loaded, say)
     pool = replace(
         base, method="sample", n=max([config.pool, *(s.n for s in settings.values() if _is_pooled(s, base))])
     )

@@ -9,13 +9,15 @@ from typing import Any
 from tokenq.cli.progress import Progress
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
+from tokenq.data.bad_rows import BadRowsError, first_named
 from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
-from tokenq.data.digest import data_digest
+from tokenq.data.digest import data_digest, group_key
 from tokenq.data.examples import read_examples
 from tokenq.data.source_language import is_standard_input
 from tokenq.data.sources import hold_out, load_examples
-from tokenq.data.tokenize import TokenizedData, group_key, tokenize
+from tokenq.data.tokenize import TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError
+from tokenq.records import Example
 from tokenq.train.config import TrainConfig
 
 
@@ -39,31 +41,48 @@ def load_data(
         progress.say("note: data come on standard input, so that this run cannot be resumed")
     read = partial(read_examples, want=loss.want, pairing=config.pairing, style=config.style)
     read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
-    found = load_examples(config.data, read, seed=config.seed)
+    encode = partial(_encode, config=config, loss=loss, tokenizer=tokenizer)
+    with first_named(encode):
+        found = load_examples(config.data, read, seed=config.seed)
     for note in found.notes:
         progress.say(f"data: {note}")
     kept, held_out = found.examples, found.examples[:0]
     if config.eval_data:
-        held_out = load_examples(config.eval_data, read, seed=config.seed).examples
+        with first_named(encode):
+            held_out = load_examples(config.eval_data, read, seed=config.seed).examples
     elif config.eval_size:
         kept, held_out = hold_out(kept, config.eval_size, seed=config.seed)
-    encode = partial(
-        tokenize,
-        tokenizer=tokenizer,
-        max_length=config.max_length,
-        max_prompt_length=config.max_prompt_length,
-        truncation=config.truncation,
-        with_texts=bool({"steps", "contrast", "step_labels"} & loss.inputs.keys()),
-    )
-    data = encode(kept, rows=found.rows, dropped=found.dropped)
+    try:
+        data = encode(kept, rows=found.rows, dropped=found.dropped)
+        evaluation = encode(held_out) if held_out else TokenizedData([], data.summary)
+    except BadRowsError:
+        encode(found.examples)  # names the first of both parts
+        raise
     progress.say(f"data: {data.summary.line()}")
     if not held_out:
-        return data, TokenizedData([], data.summary)
-    evaluation = encode(held_out)
+        return data, evaluation
     progress.say(f"held out: {evaluation.summary.line()}")
     if shared := shared_rows(data, evaluation):
         progress.say(f"warning: {shared} of {len(evaluation.groups)} held-out rows are trained on as well")
     return data, evaluation
+
+
+def _encode(
+    examples: Sequence[Example], config: TrainConfig, loss: LossSum, tokenizer: Any, **account: Any
+) -> TokenizedData:
+    """Return examples in token space; a bad row is an error unless the configuration leaves such rows out."""
+    data = tokenize(
+        examples,
+        tokenizer,
+        max_length=config.max_length,
+        max_prompt_length=config.max_prompt_length,
+        truncation=config.truncation,
+        with_texts=bool({"steps", "contrast", "step_labels"} & loss.inputs.keys()),
+        **account,
+    )
+    if config.bad_rows == "error":
+        refuse_bad(data)
+    return data
 
 
 def shared_rows(data: TokenizedData, evaluation: TokenizedData) -> int:
@@ -108,7 +127,7 @@ def with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained
     if "rewards" in loss.inputs:
         groups = with_rewards(groups, reward_scale(trained.groups))
     if loss.inputs.get("mismatched") == "data":
-        groups = with_mismatched(groups, config.max_length)
+        groups = with_mismatched(groups, config.max_length, trained.groups)
     return replace(data, groups=groups)
 
 

@@ -19,7 +19,9 @@ from tokenq.records import TokenGroup, TokenResponse
 from tokenq.traces import TokenTrace, read_traces
 
 
-def with_mismatched(groups: Sequence[TokenGroup], max_length: int | None) -> list[TokenGroup]:
+def with_mismatched(
+    groups: Sequence[TokenGroup], max_length: int | None, others: Sequence[TokenGroup] = ()
+) -> list[TokenGroup]:
     """Return every labelled group with the first response of the next group of another prompt, unlabelled, at its end.
 
     KTO takes its reference point from such responses. They stand behind the group's own in the packed row, so that
@@ -28,11 +30,14 @@ def with_mismatched(groups: Sequence[TokenGroup], max_length: int | None) -> lis
     Args:
         groups: the data; the next one of the last is the first.
         max_length: most tokens of a prompt with one response; longer mismatched responses are cut.
+        others: where responses to other prompts are taken from when the data have one prompt: for a held-out part of
+            one prompt, the training data.
 
     Raises:
-        UserError: there is only one prompt.
+        UserError: there is only one prompt in all of them.
     """
-    following = _next_of_another_prompt(groups)
+    one = all(np.array_equal(group.prompt_ids, groups[0].prompt_ids) for group in groups)
+    following = _next_of_another_prompt([*groups, *others] if one else groups)[: len(groups)]
     found = []
     for group, other in zip(groups, following, strict=True):
         room = len(other.ids) if max_length is None else max(1, max_length - len(group.prompt_ids))

@@ -5,16 +5,16 @@ is decided in token space by `tokenize`. Several assistant turns in one response
 between them by the template's own `{% generation %}` marks, else by rendering the conversation turn by turn.
 """
 
+import datetime
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tokenq.data.turns import ASSISTANT, HUMAN, BadRow, common_length
-from tokenq.errors import UserError
-from tokenq.records import Example, Message
+from tokenq.data.stretches import Conversation, Span, Write, assistant_spans, learnt
+from tokenq.data.turns import ASSISTANT, HUMAN, BadRow
+from tokenq.records import ContextMessage, Example, Message
 
-Span = tuple[int, int]
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -25,6 +25,7 @@ class Tokenizer(Protocol):
     eos_token_id: int | None
     eos_token: Any
     chat_template: Any
+    added_tokens_decoder: Mapping[int, Any]
 
     def __call__(self, text: list[str], **options: Any) -> Any:
         """Return a mapping with "input_ids", a list of ids for each text."""
@@ -48,7 +49,8 @@ class Written:
         trimmed: whether such blanks were cut off.
         spans: stretches of `full` that the assistant wrote; a start of 0 stands for where the response begins. None
             when it wrote all of the response.
-        token_mask: instead of spans, what the template marks: 1 for each token of `full` that the assistant wrote.
+        token_mask: what the template marks: 1 for each token of `full` that the assistant wrote; of it counts what lies
+            in `spans`, where there are any.
         last_turn_only: whether earlier turns of the assistant could not be told apart and are masked.
     """
 
@@ -67,11 +69,13 @@ class Rendered:
         prompt: the text of the prompt.
         responses: one for each response of the example.
         is_chat: whether a chat template made the text.
+        is_dated: whether the template has written a date.
     """
 
     prompt: str
     responses: tuple[Written, ...]
     is_chat: bool
+    is_dated: bool = False
 
     @property
     def is_rewritten(self) -> bool:
@@ -79,70 +83,150 @@ class Rendered:
         return not all(response.full.startswith(self.prompt) for response in self.responses)
 
 
-Render = Callable[[Sequence[Message], bool], str]
-
-
-def render(example: Example, tokenizer: Tokenizer) -> Rendered:
+def render(example: Example, tokenizer: Tokenizer, marks: Sequence[str] = ()) -> Rendered:
     """Return the text of an example and of each response behind its prompt.
 
+    Args:
+        example: what is written.
+        tokenizer: has the chat template.
+        marks: the tokenizer's special tokens as text, EOS first.
+
     Raises:
-        UserError: for conversations without a chat template, and when the template refuses a conversation.
-        BadRow: when the assistant's turns cannot be found in what the template made.
+        BadRow: a conversation without a chat template, or one that the template refuses; text that no tokenizer reads;
+            a response that goes on after its end; turns of the assistant that cannot be found in the template's text.
     """
     if isinstance(example.prompt, str):
-        contents = [response.content for response in example.responses]
-        texts = [_plain(example.prompt, content, tokenizer) for content in contents if isinstance(content, str)]
-        if len(texts) < len(contents):
-            raise UserError(
-                f"{example.where}: the prompt is text, but a response is a conversation.", "Give both alike."
-            )
-        return Rendered(example.prompt, tuple(texts), False)
+        rendered = _plain_example(example, tokenizer)
+    else:
+        rendered = _chat(example, tokenizer, marks or (str(tokenizer.eos_token),))
+    for text in (rendered.prompt, *(response.full for response in rendered.responses)):
+        refuse_halves(text)
+    return rendered
+
+
+def refuse_halves(text: str) -> None:
+    """Refuse text with half a surrogate pair, which JSON can hold and UTF-8 cannot.
+
+    Raises:
+        BadRow: says which half.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as problem:
+        half = f"\\u{ord(text[problem.start]):04x}"
+        raise BadRow(
+            "half a character", f"the text holds {half}, half of a surrogate pair: a character was cut"
+        ) from None
+
+
+def _plain_example(example: Example, tokenizer: Tokenizer) -> Rendered:
+    contents = [response.content for response in example.responses]
+    texts = [_plain(str(example.prompt), content, tokenizer) for content in contents if isinstance(content, str)]
+    if len(texts) < len(contents):
+        raise BadRow("text and turns", "the prompt is text, but a response is a conversation; give both alike")
+    return Rendered(str(example.prompt), tuple(texts), False)
+
+
+def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rendered:
+    asked = tuple(turn for turn in example.prompt if isinstance(turn, Message))
     if tokenizer.chat_template is None:
-        raise UserError(
-            f"{example.where}: the data holds conversations, but the tokenizer has no chat template.",
-            "Give a template with --chat-template FILE, or data with plain-text prompts and responses.",
+        raise BadRow(
+            "no chat template",
+            "the data holds conversations, but the tokenizer has no chat template",
+            "Give data with plain-text prompts and responses[, or a template with --chat-template FILE].",
         )
     template = tokenizer.get_chat_template(tools=example.context.get("tools"))
-    options = {**example.context, "chat_template": template}
+    options = {**example.context, "chat_template": with_fixed_date(template)}
 
-    def text(turns: Sequence[Message], header: bool) -> str:
-        asked = {**options, "add_generation_prompt": header, "tokenize": False}
-        return str(_apply(tokenizer, turns, example.where, asked))
+    def write(turns: Sequence[Message], header: bool) -> str:
+        how = {**options, "add_generation_prompt": header, "tokenize": False}
+        return str(_apply(tokenizer, turns, how))
 
-    prompt = text(example.prompt, True)
-    marked = _GENERATION.search(template) is not None
+    prompt = write(asked, True)
     responses = []
     for response in example.responses:
         if isinstance(response.content, str):
-            raise UserError(
-                f"{example.where}: the prompt is a conversation, but a response is text.", "Give both alike."
-            )
-        turns = (*example.prompt, *response.content)
-        whole = text(turns, False)
+            raise BadRow("text and turns", "the prompt is a conversation, but a response is text; give both alike")
+        turns = (*asked, *response.content)
+        whole = write(turns, False)
+        closing = _closing(whole, response.content[-1].content)
+        _refuse_ends([*response.content], {marks[0], closing.strip()} & {*marks})
+        thoughtful = _with_thoughts(whole, turns, write)
         if response.goes_on:
             whole = _up_to(whole, response.content[-1].content)
-        full, trimmed = whole.rstrip(), whole != whole.rstrip()
-        if marked:
-            asked = {**options, "tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
-            found = _apply(tokenizer, turns, example.where, asked)
-            responses.append(Written(full, trimmed, token_mask=tuple(found["assistant_masks"])))
-            continue
-        spans, last_turn_only = _spans(turns, len(example.prompt), prompt, full, text)
-        responses.append(Written(full, trimmed, spans, last_turn_only=last_turn_only))
-    return Rendered(prompt, tuple(responses), True)
+        full = (thoughtful or whole).rstrip()
+        talk = Conversation(turns, len(asked), prompt, full, write, marks)
+        marked = _GENERATION.search(template) is not None and not thoughtful
+        how = {**options, "tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+        mask = tuple(_apply(tokenizer, turns, how)["assistant_masks"]) if marked else None
+        responses.append(_written(talk, full != (thoughtful or whole), mask))
+    return Rendered(prompt, tuple(responses), True, _is_dated(template, prompt))
 
 
-def _apply(tokenizer: Tokenizer, turns: Sequence[Message], where: str, options: Mapping[str, Any]) -> Any:
+def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) -> Written:
+    """Return a response with what is learnt of it: as the template marks it, else as its turns are found."""
+    context = any(isinstance(turn, ContextMessage) for turn in talk.turns)
+    if mask is not None and not context:
+        return Written(talk.full, trimmed, token_mask=mask)
+    spans, lost = assistant_spans(talk)
+    if mask is None:
+        return Written(talk.full, trimmed, learnt(talk, spans), last_turn_only=lost)
+    return Written(talk.full, trimmed, learnt(talk, spans), mask, last_turn_only=lost)
+
+
+DATE = datetime.date(2024, 7, 26)
+"""What every chat template that asks for today's date is told, in every command and on every day.
+
+With the day's own date the same data would have other tokens tomorrow. It is what the templates that ask (Llama 3.1
+and later) write themselves where nobody tells them. `chat_template_kwargs` of a row may say another (date_string).
+"""
+
+
+def with_fixed_date(template: str) -> str:
+    """Return a chat template in which every date that it asks for is `DATE`."""
+    return _TODAY.sub(lambda found: repr(DATE.strftime(found[2])), template)
+
+
+_TODAY = re.compile(r"strftime_now\(\s*(?:format\s*=\s*)?(['\"])(.*?)\1\s*\)")
+
+
+def _is_dated(template: str, prompt: str) -> bool:
+    return any(DATE.strftime(form) in prompt for _, form in _TODAY.findall(template))
+
+
+_REFUSED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _apply(tokenizer: Tokenizer, turns: Sequence[Message], options: Mapping[str, Any]) -> Any:
     from jinja2 import TemplateError
 
     conversation = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         return tokenizer.apply_chat_template(conversation, **options)
-    except (TemplateError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{where}: the chat template refuses the conversation ({' '.join(turn.role for turn in turns)}): {error}",
-            "Mend the row, or give another template with --chat-template FILE.",
+    except (TemplateError, *_REFUSED) as error:  # a template is a program of somebody else
+        roles = " ".join(turn.role for turn in turns)
+        raise BadRow(
+            "refused by the chat template",
+            f"the chat template refuses the conversation ({roles}): {(str(error) or type(error).__name__)[:200]}",
+            "Mend the row, or leave it out with --bad-rows drop[, or give another template with --chat-template FILE].",
         ) from error
+
+
+def _refuse_ends(turns: Sequence[Message], ends: Collection[str]) -> None:
+    """Refuse a turn of the assistant that goes on after a token that ends it."""
+    for turn in turns:
+        said = turn.content.rstrip()
+        for end in ends if turn.role == "assistant" else ():
+            if end in said.removesuffix(end):
+                raise BadRow(INSIDE, f"a turn of the assistant goes on after {end!r}, which ends it")
+
+
+INSIDE = "EOS inside a response"
+
+
+def _closing(whole: str, content: str) -> str:
+    """Return what the template writes behind the text of the last turn."""
+    return whole.rpartition(content.strip())[2] if content.strip() else ""
 
 
 def _up_to(whole: str, content: str) -> str:
@@ -151,6 +235,23 @@ def _up_to(whole: str, content: str) -> str:
     if place < 0:
         raise BadRow("assistant turn not found in the chat template's text")
     return whole[: place + len(content.strip())]
+
+
+def _with_thoughts(whole: str, turns: Sequence[Message], write: Write) -> str | None:
+    """Return the conversation with the thoughts of its last turn, where the template leaves them out; else None.
+
+    Templates of reasoning models drop the thoughts of turns that are over, and some take the last turn for one. What
+    the model is to write is what it would write when asked: behind the header, which may have opened the thoughts.
+    """
+    content = turns[-1].content
+    thoughts, found, answer = content.rpartition("</think>")
+    thoughts = thoughts.rpartition("<think>")[2].strip()
+    if not found or not thoughts or not answer.strip() or thoughts in whole or answer.strip() not in whole:
+        return None
+    asked = write(turns[:-1], True)
+    opened = asked.rstrip().endswith("<think>")
+    said = content.partition("<think>")[2].lstrip("\n") if opened and "<think>" in content else content
+    return f"{asked}{said.rstrip()}{_closing(whole, answer)}"
 
 
 def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> Written:
@@ -168,35 +269,3 @@ def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> Written:
         start = -1 if end < 0 else full.find(ASSISTANT, end)
         start = start + len(ASSISTANT) if start >= 0 else -1
     return Written(full, kept != content, tuple(spans))
-
-
-def _spans(
-    turns: Sequence[Message], first: int, prompt: str, full: str, text: Render
-) -> tuple[tuple[Span, ...] | None, bool]:
-    """Return the stretches of `full` that the assistant wrote in turns `first` and later, and whether some were lost.
-
-    None stands for the whole response. A turn reaches to the end of its last token, such as an end-of-turn mark, and
-    not over the blanks behind it, which belong to what the template puts between turns.
-    """
-    places = [index for index in range(first, len(turns)) if turns[index].role == "assistant"]
-    spans: list[Span] = []
-    for index in places:
-        before = prompt if index == first else text(turns[:index], True)
-        shared = len(before) if full.startswith(before) else common_length(before, full)
-        last = index == len(turns) - 1
-        after = full if last else text(turns[: index + 1], False).rstrip()
-        known = shared == len(before) or shared >= len(text(turns[:index], False).rstrip())
-        if not known or not full.startswith(after):
-            return _last_turn(turns, full, text), len(places) > 1
-        spans.append((0 if index == first else shared, len(after)))
-    return (None if len(turns) - first == 1 else tuple(spans)), False
-
-
-def _last_turn(turns: Sequence[Message], full: str, text: Render) -> tuple[Span, ...]:
-    """Return the stretch of the last turn, found by its header, where the template rewrites what came before it."""
-    before, header = text(turns[:-1], False), text(turns[:-1], True)
-    header = header[common_length(before, header) :]
-    for mark in (header, header.partition("\n")[0] + "\n"):
-        if mark.strip() and (place := full.rfind(mark)) >= 0:
-            return ((place + len(mark), len(full)),)
-    raise BadRow("assistant turn not found in the chat template's text")

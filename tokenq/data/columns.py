@@ -2,11 +2,13 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokenq.data.comparison_layouts import sides
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format
+from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
 
 
@@ -78,6 +80,25 @@ def _alike(ours: str, theirs: str) -> bool:
     """Return whether a column may be a misspelling of ours; "prompt_id" is none of "prompt"."""
     spelt = theirs.strip().lower()
     return abs(len(spelt) - len(ours)) <= 2 and difflib.SequenceMatcher(None, ours, spelt).ratio() >= 0.8
+
+
+def under_our_names(rows: Sequence[Row], columns: Mapping[str, str]) -> list[Row]:
+    """Return rows under our names of their columns; one that lacks a named column cannot be read.
+
+    Raises:
+        UserError: the first row lacks it, so that the name is wrong.
+    """
+    first = next((row for row in rows if not row.fault), None)
+    found = []
+    for row in rows:
+        try:
+            found.append(row if row.fault else replace(row, values=renamed(row.values, columns, row.where)))
+        except UserError as problem:
+            if row is first:
+                raise
+            said = problem.message.removeprefix(f"{row.where}: ").rstrip(".")
+            found.append(replace(row, fault=BadRow("a missing column", said)))
+    return found
 
 
 def renamed(values: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A digest of a data set that is the same if and only if what is learnt from it is the same.
 
 It sees every number and every mask that stands beside the tokens, and neither where a row comes from nor how it was
-written. Whether two rows have the same tokens, whatever is learnt of them, is the question of `tokenize.group_key`.
+written. Whether two rows have the same tokens, whatever is learnt of them, is another question: `group_key`.
 """
 
 import hashlib
@@ -26,6 +26,15 @@ def group_digest(group: TokenGroup) -> str:
         kind, content = _bytes(value)
         digest.update(f"{name}:{kind}:{len(content)}:".encode())
         digest.update(content)
+    return digest.hexdigest()
+
+
+def group_key(group: TokenGroup) -> str:
+    """Return a key of the content of a group, 32 hexadecimal digits: its ids, and neither its origin nor its masks."""
+    digest = hashlib.blake2b(digest_size=16)
+    for ids in (group.prompt_ids, *(response.ids for response in group.responses)):
+        digest.update(len(ids).to_bytes(8, "little"))
+        digest.update(ids.astype("<i4").tobytes())
     return digest.hexdigest()
 
 

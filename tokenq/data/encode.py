@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,12 @@ class Encoder:
         dressed = list(tokenizer(["a"], add_special_tokens=True)["input_ids"][0])
         starts = [start for start in range(len(dressed)) if bare and dressed[start : start + len(bare)] == bare]
         return cls(tokenizer, tuple(dressed[: starts[0]] if starts else ()), tokenizer.eos_token_id, locates)
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """The special tokens as text, EOS first."""
+        special = (token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special)
+        return tuple(dict.fromkeys([str(self.tokenizer.eos_token), *special]))
 
     def encode(self, texts: Iterable[str]) -> dict[str, Encoded]:
         """Return the ids of every text, in one call of the tokenizer."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenq.data import turns as talk
-from tokenq.data.columns import find_format, renamed
+from tokenq.data.bad_rows import BAD_ROWS, HINT, Bad, BadRowsError
+from tokenq.data.columns import find_format, under_our_names
 from tokenq.data.context import refuse_unread, template_arguments, with_context
 from tokenq.data.files import Row
 from tokenq.data.formats import FORMATS, Format
@@ -18,10 +19,7 @@ from tokenq.data.parsed import Parsed
 from tokenq.data.turns import BadRow
 from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted, only_learnt
 from tokenq.errors import UserError, unknown_name
-from tokenq.records import Example, Message, Response, Text
-
-BAD_ROWS = ("error", "drop")
-"""What to do with a row that cannot be used: stop and name it, or leave it out and count it."""
+from tokenq.records import Example, Message, Response
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,7 @@ def read_examples(
     ):
         if name not in options:
             raise unknown_name(kind, name, options)
-    named = [row if row.fault else replace(row, values=renamed(row.values, columns or {}, row.where)) for row in rows]
-    named = gathered(named)
+    named = gathered(under_our_names(rows, columns or {}))
     whole = [row for row in named if not row.fault]
     name = find_format(whole[0]) if whole else next(iter(FORMATS))
     if want in NEEDED and FORMATS[name].holds == "responses":
@@ -84,19 +81,22 @@ def read_examples(
             f"{FORMATS[name].shown()}), not {NEEDED[want][0]}.",
             f"Train on it with --loss sft, or give data with {NEEDED[want][1]}.",
         )
-    bad: list[tuple[str, BadRow]] = []
+    order = {row.where: place for place, row in enumerate(named)}
+    bad: list[Bad] = []
     dropped: Counter[str] = Counter()
     examples: list[Example] = []
     for example in _grouped(_parsed(named, FORMATS[name], style, bad, dropped), FORMATS[name]):
         try:
             for wanted in WANTS[want](example, PAIRINGS[pairing], dropped):
-                _check(wanted, may_lack_prompt=name == "text")
+                _check(wanted)
                 examples.append(only_learnt(wanted, want))
         except BadRow as error:
-            bad.append((example.where, error))
+            bad.append(Bad(order[example.where], example.where, error))
     if bad and bad_rows == "error":
-        raise _bad_rows_error(bad, len(rows), want, some=bool(examples))
-    dropped.update(error.reason for _, error in bad)
+        first = min(one.place for one in bad)
+        before = [example for example in examples if order[example.where] < first]
+        raise BadRowsError(bad, len(rows), before, _hint(bad, want, some=bool(examples)))
+    dropped.update(one.problem.reason for one in bad)
     if not examples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
         raise UserError(
@@ -114,11 +114,9 @@ def single_example(prompt: str, response: str, *, chat: bool) -> Example:
     return Example(turns[0], (Response(turns[1]),), False, "the given text")
 
 
-def _parsed(
-    rows: Sequence[Row], form: Format, style: str, bad: list[tuple[str, BadRow]], dropped: Counter[str]
-) -> Iterator[Example]:
+def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropped: Counter[str]) -> Iterator[Example]:
     """Yield the example of each row; rows that cannot be read are added to `bad`, those that decide nothing counted."""
-    for row in rows:
+    for place, row in enumerate(rows):
         try:
             if row.fault:
                 raise row.fault
@@ -128,7 +126,7 @@ def _parsed(
             parsed = form.read(row.values)
             example = as_example(row, parsed, style, form.used(list(row.values)))
         except BadRow as error:
-            bad.append((row.where, error))
+            bad.append(Bad(place, row.where, error))
         else:
             if parsed.undecided:
                 dropped[parsed.undecided] += 1
@@ -206,36 +204,28 @@ STYLES: dict[str, Callable[[Parsed], Parsed]] = {"as_given": _as_given, "chat": 
 """How text is written: as the data set has it, or as turns for a chat template."""
 
 
-def _check(example: Example, may_lack_prompt: bool) -> None:
-    """Raise `BadRow` for an example that nothing can be learnt from, or that would teach something else."""
-    if not may_lack_prompt and not _said(example.prompt):
+def _check(example: Example) -> None:
+    """Raise `BadRow` for an example that nothing can be learnt from, or that would teach something else.
+
+    An empty prompt is one: BOS stands before the response. Blanks are text, and have tokens.
+    """
+    if not isinstance(example.prompt, str) and not example.prompt:
         raise BadRow("empty prompt", "the prompt is empty")
-    for response, name in zip(example.responses, ("chosen", "rejected") if example.is_pair else (), strict=False):
-        if not _said(response.content):
-            raise BadRow("empty response", f"the {name} response is empty")
-    for response in example.responses:
-        content = response.content
-        if not _said(content):
-            raise BadRow("empty response", "the response is empty")
+    names = ("chosen", "rejected") if example.is_pair else ()
+    for place, response in enumerate(example.responses):
+        content, name = response.content, f"{names[place]} " if place < len(names) else ""
+        if not (content if isinstance(content, str) else content and content[-1].content):
+            raise BadRow("empty response", f"the {name}response is empty")
         if not isinstance(content, str) and (content[0].role, content[-1].role) != ("assistant", "assistant"):
             raise BadRow("response without assistant", "the response does not begin and end with an assistant turn")
     if example.is_pair and example.responses[0].content == example.responses[1].content:
         raise BadRow("chosen equals rejected")
 
 
-def _said(text: Text) -> bool:
-    """Return whether there is anything but blanks: in a string, in some turn of a prompt, in the last of a response."""
-    return bool(text.strip()) if isinstance(text, str) else bool(text) and bool(text[-1].content.strip())
-
-
-def _bad_rows_error(bad: Sequence[tuple[str, BadRow]], rows: int, want: str, *, some: bool) -> UserError:
-    """Return the error for bad rows; `some`: other rows are good."""
-    where, first = bad[0]
-    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(error.reason for _, error in bad).most_common())
-    more = f" In all, {len(bad)} of {rows} rows cannot be used: {counts}." if len(bad) > 1 else ""
-    hint = "Mend such rows, or leave them out with --bad-rows drop."
-    if not some and all(isinstance(error, LacksWanted) for _, error in bad):
-        hint = f"The loss needs {NEEDED[want][1]}: give such data, or choose a loss for what the data holds."
-    if first.reason == "no common prompt":
-        hint += " If the prompt has a column of its own, name it with --columns prompt=THEIRS."
-    return UserError(f"{where}: {first.detail}.{more}", hint)
+def _hint(bad: Sequence[Bad], want: str, *, some: bool) -> str:
+    """Return what to do about bad rows, "" where nothing special; `some`: other rows are good."""
+    if not some and all(isinstance(one.problem, LacksWanted) for one in bad):
+        return f"The loss needs {NEEDED[want][1]}: give such data, or choose a loss for what the data holds."
+    if min(bad, key=lambda one: one.place).problem.reason == "no common prompt":
+        return f"{HINT} If the prompt has a column of its own, name it with --columns prompt=THEIRS."
+    return ""

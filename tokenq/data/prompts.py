@@ -5,14 +5,16 @@ prompt alone needs one of the columns `prompt`, `messages`, `question`, `instruc
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokenq.data import cells
 from tokenq.data import turns as talk
-from tokenq.data.chat import Tokenizer, render
-from tokenq.data.columns import renamed
+from tokenq.data.bad_rows import HINT, Bad, BadRowsError
+from tokenq.data.chat import Tokenizer, refuse_halves, render
+from tokenq.data.columns import under_our_names
 from tokenq.data.encode import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files import Row
@@ -44,54 +46,109 @@ class Prompt:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class LoadedPrompts:
+    """Prompts and an account of the rows that they came from.
+
+    Attributes:
+        prompts: the prompts, in order.
+        rows: the rows read.
+        dropped: those that gave no prompt, by reason.
+    """
+
+    prompts: list[Prompt]
+    rows: int
+    dropped: Counter[str]
+
+    def line(self) -> str:
+        """Return the account as one line."""
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.most_common())
+        lost = f"; dropped {self.dropped.total():,} ({reasons})" if reasons else ""
+        return f"{self.rows:,} rows: {len(self.prompts):,} prompts{lost}"
+
+
 def load_prompts(
-    sources: Sequence[str], columns: Mapping[str, str] | None = None, style: str = "as_given"
-) -> list[Prompt]:
+    sources: Sequence[str],
+    columns: Mapping[str, str] | None = None,
+    style: str = "as_given",
+    bad_rows: str = "error",
+) -> LoadedPrompts:
     """Return the prompts of files, folders or hub data sets, in order.
 
     Args:
         sources: as for `--data`.
         columns: the data set's name for a column of ours.
         style: "as_given", or "chat" (text becomes a user's turn).
+        bad_rows: "error" or "drop", for a row without a prompt, or with an id that another has.
 
     Raises:
-        UserError: a row without a prompt, or with an id that another has, naming file and row.
+        BadRowsError: names the first such row.
     """
+    rows = [row for source in sources for row in under_our_names(read_rows(parse_source(source)), columns or {})]
     prompts: list[Prompt] = []
-    for source in sources:
-        for row in read_rows(parse_source(source)):
-            if row.fault:
-                raise UserError(f"{row.where}: {row.fault.detail}.", "Mend the row or leave it out.")
-            named = Row(renamed(row.values, columns or {}, row.where), row.where)
-            prompts.append(_prompt(named, str(named.values.get("id", len(prompts) + 1)), style))
+    bad: list[Bad] = []
     seen: dict[str, str] = {}
-    for prompt in prompts:
-        if prompt.id in seen:
-            raise UserError(
-                f"{prompt.where}: the id {prompt.id!r} stands in {seen[prompt.id]} too.",
-                "Make ids unique, or hide the column: --columns unused=id.",
-            )
-        seen[prompt.id] = prompt.where
-    return prompts
+    first = len(rows)
+    for place, row in enumerate(rows):
+        try:
+            if row.fault:
+                raise row.fault
+            prompt = _prompt(row, _id(row.values) or str(place + 1), style)
+            if prompt.id in seen:
+                said = f"the id {prompt.id!r} stands in {seen[prompt.id]} too"
+                raise BadRow("an id that another row has", said, _UNIQUE)
+        except BadRow as problem:
+            bad.append(Bad(place, row.where, problem))
+            first = min(first, len(prompts))
+        else:
+            seen[prompt.id] = row.where
+            prompts.append(prompt)
+    if bad and bad_rows == "error":
+        raise BadRowsError(bad, len(rows), prompts[:first])
+    dropped = Counter(one.problem.reason for one in bad)
+    if not prompts:
+        raise UserError(f"None of the {len(rows)} rows has a prompt. {bad[0].where}: {bad[0].problem.detail}.", HINT)
+    return LoadedPrompts(prompts, len(rows), dropped)
+
+
+_UNIQUE = "Make ids unique, hide the column (--columns unused=id), or leave such rows out with --bad-rows drop."
+
+
+def _id(values: Mapping[str, Any]) -> str:
+    """Return the name that a row gives itself, "" for none: a whole number may be written as a float."""
+    value = values.get("id")
+    if cells.is_missing(value):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise BadRow("an id that is no name", f"the id is {cells.shown(value)}, neither text nor a whole number")
+    name = cells.text({"id": value}, "id")
+    refuse_halves(name)
+    return name
 
 
 def _prompt(row: Row, name: str, style: str) -> Prompt:
-    try:
-        example = as_example(row, _parsed(row), style)
-    except BadRow as problem:
-        raise UserError(f"{row.where}: {problem.detail}.", "Mend the row or leave it out.") from problem
-    if not example.prompt:
-        raise UserError(f"{row.where}: the prompt is empty.", "Mend the row or leave it out.")
+    example = as_example(row, *_parsed(row, style))
+    if not isinstance(example.prompt, str) and not example.prompt:
+        raise BadRow("empty prompt", "the prompt is empty")
     return Prompt(name, example.prompt, row.where, example.context, row.values)
 
 
-def _parsed(row: Row) -> Parsed:
-    """Return the prompt of a row, with the responses that it may have."""
+def _parsed(row: Row, style: str) -> tuple[Parsed, str, Collection[str]]:
+    """Return the prompt of a row with the responses that it may have, the style, and the columns of its layout."""
     values, names = row.values, list(row.values)
     for form in FORMATS.values():
         if not form.missing(names) and form.fits(values) and names != ["text"]:
             with contextlib.suppress(BadRow):  # the responses may be what is wrong: nobody asks for them
-                return form.read(values)
+                return form.read(values), style, form.used(names)
+    if isinstance(values.get("body"), Mapping) and values.get("prompt") is None:  # a request of a batch
+        return _parsed(Row(dict(values["body"]), row.where), style)
+    return _bare(values), style, ()
+
+
+def _bare(values: Mapping[str, Any]) -> Parsed:
+    """Return the prompt of a row that has nothing besides."""
     if values.get("prompt") is not None:
         return Parsed(cells.content(values, "prompt"), ())
     for name in CONVERSATION:
@@ -99,16 +156,15 @@ def _parsed(row: Row) -> Parsed:
             return Parsed(_to_answer(cells.turns(values, name)), ())
     if values.get("turns") is not None:
         return Parsed((Message("user", _first_turn(values)),), (), fields=True)
-    if isinstance(values.get("body"), Mapping):  # a request of a batch
-        return _parsed(Row(dict(values["body"]), row.where))
     for name in QUESTION:
         if values.get(name) is not None:
             content = cells.content(values, name)
             if not isinstance(content, str):
                 return Parsed(_to_answer(content), ())
             return Parsed(question(values, name), (), fields=True)
-    raise UserError(
-        f"{row.where} has no prompt (columns: {', '.join(map(repr, names))}).",
+    raise BadRow(
+        "no prompt",
+        f"it has no prompt (columns: {', '.join(map(repr, values))})",
         "Name its column: --columns prompt=THEIRS.",
     )
 
@@ -130,19 +186,46 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tupl
     """Return the token ids of every prompt, with the header of an assistant's turn where a chat template has one.
 
     Raises:
-        UserError: a prompt without tokens, turns without a chat template, or a template that refuses them.
+        BadRowsError: a prompt without tokens, turns without a chat template, or a template that refuses them.
     """
+    ids, bad = _encoded(prompts, tokenizer)
+    if bad:
+        raise BadRowsError(bad, len(prompts))
+    return [found for found in ids if found]
+
+
+def usable_prompts(loaded: LoadedPrompts, tokenizer: Tokenizer, bad_rows: str) -> LoadedPrompts:
+    """Return the prompts that have tokens; the others are an error, or left out and counted.
+
+    Raises:
+        BadRowsError: names the first of the others, unless they are left out.
+        UserError: nothing is left.
+    """
+    ids, bad = _encoded(loaded.prompts, tokenizer)
+    if bad and bad_rows == "error":
+        raise BadRowsError(bad, loaded.rows)
+    kept = [prompt for prompt, found in zip(loaded.prompts, ids, strict=True) if found]
+    if not kept:
+        raise UserError(f"No prompt is left. {bad[0].where}: {bad[0].problem.detail}.", bad[0].problem.hint or HINT)
+    return LoadedPrompts(kept, loaded.rows, loaded.dropped + Counter(one.problem.reason for one in bad))
+
+
+def _encoded(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[list[tuple[int, ...]], list[Bad]]:
+    """Return the ids of every prompt, none for those that cannot be used, and these."""
     encoder = Encoder.of(tokenizer)
-    texts = [
-        render(Example(prompt.text, (), False, prompt.where, dict(prompt.context)), tokenizer).prompt
-        for prompt in prompts
-    ]
-    table = encoder.encode(texts)
-    ids = [tuple(table[text].ids.tolist()) for text in texts]
-    for prompt, tokens in zip(prompts, ids, strict=True):
-        if not tokens:
-            raise UserError(f"{prompt.where}: the prompt has no tokens.", "Mend the row or leave it out.")
-    return ids
+    texts: dict[int, str] = {}
+    bad: list[Bad] = []
+    for place, prompt in enumerate(prompts):
+        try:
+            example = Example(prompt.text, (), False, prompt.where, dict(prompt.context))
+            texts[place] = render(example, tokenizer).prompt
+        except BadRow as problem:
+            bad.append(Bad(place, prompt.where, problem))
+    table = encoder.encode(texts.values())
+    ids = [tuple(table[texts[place]].ids.tolist()) if place in texts else () for place in range(len(prompts))]
+    empty = BadRow("prompt without tokens", "the prompt has no tokens, and the tokenizer writes no BOS")
+    bad += [Bad(place, prompts[place].where, empty) for place in texts if not ids[place]]
+    return ids, sorted(bad, key=lambda one: one.place)
 
 
 Turns = Sequence[Message | Mapping[str, str]]

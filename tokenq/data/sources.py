@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenq.data.bad_rows import BadRowsError
 from tokenq.data.examples import ReadResult
 from tokenq.data.files import STANDARD_INPUT, Row, read_file, read_standard_input
 from tokenq.data.folders import folder_rows, pattern_rows
@@ -61,7 +62,11 @@ def load_examples(sources: Sequence[str], read: Callable[[Sequence[Row]], ReadRe
     rows = 0
     for text in sources:
         source = parse_source(text)
-        result = read(read_rows(source))
+        try:
+            result = read(read_rows(source))
+        except BadRowsError as error:
+            error.before = [*examples, *error.before]
+            raise
         taken = _weighted(result.examples, source, seed)
         examples += taken
         rows += result.rows

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenq.data.chat import DATE
 from tokenq.records import TokenGroup
 
 
@@ -48,12 +49,15 @@ class DataSummary:
         truncated_prompts: prompts cut.
         truncated_responses: responses cut, and so not terminal.
         boundary_merges: groups in which tokens merge over the end of the prompt and went to the responses.
-        template_rewrites: groups whose chat template writes the prompt differently once a response follows.
+        template_rewrites: groups whose chat template writes the prompt differently once a response follows, such as a
+            header that opens thoughts which the response does not have.
         last_turn_only: responses of which only the last assistant turn could be told apart and counts.
         bos_added: conversations to which BOS was added, as the tokenizer uses one and the template has none.
         bos_removed: groups with a doubled BOS, now one.
         eos_added: responses to which EOS was added.
-        eos_cut: responses of which a doubled EOS, or blanks behind EOS, were cut off.
+        eos_cut: responses of which a doubled EOS, or blanks behind EOS, were left out.
+        without_prompt: groups whose prompt is empty: BOS alone stands before the response.
+        dated: groups whose chat template has written a date, which is the same every day.
         tokens: lengths by part: prompt, and chosen and rejected, or response.
     """
 
@@ -71,6 +75,8 @@ class DataSummary:
     bos_removed: int
     eos_added: int
     eos_cut: int
+    without_prompt: int
+    dated: int
     tokens: dict[str, TokenCounts]
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +98,9 @@ class DataSummary:
             "BOS added": self.bos_added,
             "BOS removed": self.bos_removed,
             "EOS added": self.eos_added,
-            "cut after EOS": self.eos_cut,
+            "responses without what followed EOS (a line break of chat templates)": self.eos_cut,
+            "without a prompt": self.without_prompt,
+            f"with a date (always {DATE:%d %b %Y})": self.dated,
         }
         # Cuts and merges are said even when there are none: that is what one wants to know.
         said = [f"{count:,} {name}" for index, (name, count) in enumerate(mended.items()) if count or index < 3]
@@ -135,5 +143,7 @@ def summarise(groups: Sequence[TokenGroup], rows: int, dropped: Mapping[str, int
         bos_removed=mended["bos_removed"],
         eos_added=mended["eos_added"],
         eos_cut=mended["eos_cut"],
+        without_prompt=mended["without_prompt"],
+        dated=mended["dated"],
         tokens={part: TokenCounts.of(counts) for part, counts in lengths.items()},
     )

@@ -5,7 +5,6 @@ The prompt ends where the ids of the prompt alone and of the prompt with each re
 merge over the end of the prompt belong to the responses. This module is the only owner of the response mask.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.data.chat import Rendered, Tokenizer, Written, render
+from tokenq.data.bad_rows import Bad, BadRowsError
+from tokenq.data.chat import INSIDE, Rendered, Tokenizer, Written, render
 from tokenq.data.encode import Encoded, Encoder, Ids
 from tokenq.data.summary import DataSummary, summarise
 from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, Limits
@@ -50,11 +50,13 @@ class TokenizedData:
         groups: one for each example that was kept, in order.
         summary: what became of the rows.
         texts: for each group the texts of its responses, where they were asked for.
+        bad: rows that give no group, whatever the limits of length; they are among what the summary calls dropped.
     """
 
     groups: list[TokenGroup]
     summary: DataSummary
     texts: tuple[tuple[ResponseText, ...], ...] = ()
+    bad: tuple[Bad, ...] = ()
 
 
 def tokenize(
@@ -82,8 +84,8 @@ def tokenize(
         with_texts: whether to say where every token of a response stands in its text.
 
     Raises:
-        UserError: for a tokenizer without EOS, or one that cannot say where its tokens stand when `with_texts`;
-            conversations without a template; a row over the limits when `truncation` is "error"; nothing left.
+        UserError: for a tokenizer without EOS, or one that cannot say where its tokens stand when `with_texts`; a row
+            over the limits when `truncation` is "error"; nothing left.
     """
     if truncation not in TRUNCATIONS:
         raise unknown_name("truncation", truncation, TRUNCATIONS)
@@ -96,10 +98,11 @@ def tokenize(
     groups: list[TokenGroup] = []
     texts: list[tuple[ResponseText, ...]] = []
     long: list[TokenGroup] = []
+    bad: list[Bad] = []
     for start in range(0, len(examples), _BATCH):
-        for group, said, counts in _groups(examples[start : start + _BATCH], encoder, lost):
+        for group, said, counts in _groups(examples, range(start, min(start + _BATCH, len(examples))), encoder, bad):
             fitted = TRUNCATIONS[truncation](group, limits)
-            reason = fitted if isinstance(fitted, str) else _unusable(fitted)
+            reason = fitted if isinstance(fitted, str) else _unusable(fitted)  # once it is cut
             if reason:
                 lost[reason] += 1
                 long += [group] * (reason in TOO_LONG)
@@ -110,43 +113,48 @@ def tokenize(
                 mended["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
                 both = zip(group.responses, fitted.responses, strict=True)
                 mended["truncated_responses"] += sum(len(cut.ids) < len(whole.ids) for whole, cut in both)
+    lost.update(one.problem.reason for one in bad)
     if long and truncation == "error":
         raise _too_long(long, limits)
     if not groups:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
-        raise UserError(f"No row is left: {reasons or 'there were none'}.", "Check the data and --max-length.")
+        raise _nothing_left(lost, bad)
     summary = summarise(groups, len(examples) if rows is None else rows, lost, mended)
-    return TokenizedData(groups, summary, tuple(texts) if with_texts else ())
+    return TokenizedData(groups, summary, tuple(texts) if with_texts else (), tuple(bad))
 
 
-def group_key(group: TokenGroup) -> str:
-    """Return a key of the content of a group, 32 hexadecimal digits: its ids, and neither its origin nor its masks."""
-    digest = hashlib.blake2b(digest_size=16)
-    for ids in (group.prompt_ids, *(response.ids for response in group.responses)):
-        digest.update(len(ids).to_bytes(8, "little"))
-        digest.update(ids.astype("<i4").tobytes())
-    return digest.hexdigest()
+def refuse_bad(data: TokenizedData) -> None:
+    """Refuse data of which some rows cannot be used once they are tokens.
+
+    Raises:
+        BadRowsError: a chat template refuses a row, a response has no tokens, and the like; names the first.
+    """
+    if data.bad:
+        raise BadRowsError(data.bad, data.summary.rows)
 
 
 def _groups(
-    examples: Sequence[Example], encoder: Encoder, lost: Counter[str]
+    examples: Sequence[Example], places: Sequence[int], encoder: Encoder, bad: list[Bad]
 ) -> Iterable[tuple[TokenGroup, tuple[ResponseText, ...], Counter[str]]]:
     """Yield the groups of some examples, not yet cut, with their texts (when located) and what was mended.
 
-    Those that give none are counted in `lost`.
+    Those that give none are added to `bad`.
     """
-    rendered: list[tuple[Example, Rendered]] = []
-    for example in examples:
+    rendered: list[tuple[int, Rendered]] = []
+    for place in places:
+        marks = () if isinstance(examples[place].prompt, str) else encoder.marks
         try:
-            rendered.append((example, render(example, encoder.tokenizer)))
+            rendered.append((place, render(examples[place], encoder.tokenizer, marks)))
         except BadRow as error:
-            lost[error.reason] += 1
+            bad.append(Bad(place, examples[place].where, error))
     table = encoder.encode(text for _, one in rendered for text in _texts(one))
-    for example, one in rendered:
+    for place, one in rendered:
         counts: Counter[str] = Counter()
-        group = _group(example, one, encoder, table, counts)
-        if isinstance(group, str):
-            lost[group] += 1
+        try:
+            group = _group(examples[place], one, encoder, table, counts)
+            if reason := _unusable(group):
+                raise BadRow(reason)
+        except BadRow as error:
+            bad.append(Bad(place, examples[place].where, error))
         else:
             yield group, _located(one, table, group) if encoder.locates else (), counts
 
@@ -169,15 +177,20 @@ def common_tokens(first: Ids, second: Ids) -> int:
 
 def _group(
     example: Example, rendered: Rendered, encoder: Encoder, table: Mapping[str, Encoded], counts: Counter[str]
-) -> TokenGroup | str:
-    """Return the group of one example, or the reason why it has none; count in `counts` what was mended."""
+) -> TokenGroup:
+    """Return the group of one example; count in `counts` what was mended.
+
+    Raises:
+        BadRow: the example gives none.
+    """
     prompt = table[rendered.prompt]
     wholes = [table[response.full] for response in rendered.responses]
     size = min(common_tokens(prompt.ids, whole.ids) for whole in wholes)
     if size == 0:  # no BOS, and an empty prompt or one that merges whole: the first token has nothing before it
         size = min(1, min(common_tokens(wholes[0].ids, whole.ids) for whole in wholes))
         if size == 0:
-            return "no common first token and no BOS"
+            said = "the responses begin with different tokens, the prompt has none, and the tokenizer writes no BOS"
+            raise BadRow("no common first token and no BOS", said)
     responses = []
     for source, response, whole in zip(example.responses, rendered.responses, wholes, strict=True):
         mask = _mask(response, whole, size, table)
@@ -186,11 +199,13 @@ def _group(
         counts["eos_cut"] += response.trimmed and whole.ids[-1] == encoder.eos
         counts["last_turn_only"] += response.last_turn_only
         if len(ended.ids) < 1 + ended.terminal:
-            return "response without tokens"
+            raise BadRow("response without tokens", "a response has no token besides EOS")
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
-            return "EOS inside a response"
+            raise BadRow(INSIDE, f"a response goes on after {encoder.tokenizer.eos_token!r}, which ends it")
         responses.append(replace(ended, label=source.label, given=source))
     counts["template_rewrites"] += rendered.is_rewritten
+    counts["dated"] += rendered.is_dated
+    counts["without_prompt"] += not rendered.prompt
     counts["boundary_merges"] += size < len(prompt.ids) and not rendered.is_rewritten
     counts["bos_added"] += rendered.is_chat and prompt.shift > 0
     counts["bos_removed"] += prompt.shift < 0
@@ -234,13 +249,12 @@ def _mask(response: Written, whole: Encoded, size: int, table: Mapping[str, Enco
         start = max(whole.shift, 0)
         marks = marks[: len(mask) - start]
         mask[start : start + len(marks)] = marks
+    within = np.full(len(whole.ids), response.spans is None)
     for start, end in response.spans or ():
         first = common_tokens(table[response.full[:start]].ids, whole.ids) if start else 0
         last = common_tokens(table[response.full[:end]].ids, whole.ids) if end < len(response.full) else len(mask)
-        mask[first:last] = True
-    if response.token_mask is None and response.spans is None:
-        mask[:] = True
-    return mask[size:]
+        within[first:last] = True
+    return (within if response.token_mask is None else mask & within)[size:]
 
 
 def _ended(ids: Ids, mask: NDArray[np.bool_], eos: int, counts: Counter[str]) -> TokenResponse:
@@ -264,6 +278,15 @@ def _unusable(group: TokenGroup) -> str:
     if group.is_pair and np.array_equal(group.responses[0].ids, group.responses[1].ids):
         return "chosen equals rejected"
     return ""
+
+
+def _nothing_left(lost: Counter[str], bad: Sequence[Bad]) -> UserError:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
+    first = f" The first, {bad[0].where}: {bad[0].problem.detail}." if bad else ""
+    hint = "Check the data[ and --max-length]."
+    return UserError(
+        f"No row is left: {reasons or 'there were none'}.{first}", bad[0].problem.hint or hint if bad else hint
+    )
 
 
 def _too_long(groups: Sequence[TokenGroup], limits: Limits) -> UserError:

@@ -57,12 +57,14 @@ class BadRow(Exception):
     Args:
         reason: a fixed phrase, under which such rows are counted.
         detail: what is wrong in this row, for the error message; the reason when left out.
+        hint: what to do about it, where there is more to say than of any bad row.
     """
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", hint: str = "") -> None:
         super().__init__(detail or reason)
         self.reason = reason
         self.detail = detail or reason
+        self.hint = hint
 
 
 def is_turns(value: Any) -> bool:

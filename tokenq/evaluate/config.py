@@ -47,6 +47,8 @@ class SweepConfig:
     """Files of prompts, as for tokenq search."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns prompt=ask (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
     style: Literal["as_given", "chat"] = "as_given"
     """Take text as it is, or make a user's turn of it."""
     answer: str | None = None

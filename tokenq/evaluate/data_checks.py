@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.core.stats import proportion_interval
-from tokenq.data.tokenize import group_key
+from tokenq.data.digest import group_key
 from tokenq.data.truncation import TOO_LONG
 from tokenq.evaluate.finding import Evidence, Finding, Severity, percent
 from tokenq.evaluate.run_facts import DataFacts

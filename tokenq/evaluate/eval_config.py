@@ -144,6 +144,8 @@ class ResultsEvaluation(Evaluation):
     """The prompts that were answered, with the column of true answers."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns prompt=ask (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
     gold: str = "answer"
     """Column of the true answer, read as responses are."""
     answer: str | None = None

@@ -4,12 +4,13 @@ A task is a small class with `examples` and `correct`; sweeps, evaluations of st
 rewards share it. To add one, write such a class; nothing else has to know it.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
-from tokenq.data.prompts import Prompt
+from tokenq.data.prompts import LoadedPrompts, Prompt
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Equality, Extract, equal, true_answer
 from tokenq.records import Message
@@ -76,6 +77,30 @@ class AnswerTask:
                 )
             answers[prompt.id] = answer
         return answers
+
+
+def with_answers(loaded: LoadedPrompts, task: AnswerTask, bad_rows: str) -> LoadedPrompts:
+    """Return the prompts that have a true answer; the others are an error, or left out and counted.
+
+    Args:
+        loaded: the prompts.
+        task: says where true answers stand and how they are read.
+        bad_rows: "error" or "drop".
+
+    Raises:
+        UserError: a row has no true answer and is not to be left out, or none has one.
+    """
+    kept, lost = [], 0
+    for prompt in loaded.prompts:
+        try:
+            kept += [prompt] if replace(task, prompts=[prompt]).answers else []
+        except UserError:
+            if bad_rows == "error":
+                raise
+            lost += 1
+    if not kept:
+        task.answers  # noqa: B018  (says what is wrong with the first)
+    return LoadedPrompts(kept, loaded.rows, loaded.dropped + Counter({"no true answer": lost}))
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class SearchConfig:
     """One prompt, instead of --prompts; for a tokenizer with a chat template the user's turn."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns prompt=ask (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
     style: Literal["as_given", "chat"] = "as_given"
     """Take text as it is, or make a user's turn of it."""
     max_new_tokens: int = 256

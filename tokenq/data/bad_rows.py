@@ -1,0 +1,67 @@
+"""What is said of rows that cannot be used, at whatever stage that comes out: the first in the order of the file."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from tokenq.data.turns import BadRow
+from tokenq.errors import UserError
+
+BAD_ROWS = ("error", "drop")
+"""What to do with a row that cannot be used: stop and name it, or leave it out and count it."""
+
+HINT = "Mend such rows, or leave them out with --bad-rows drop."
+
+
+class Bad(NamedTuple):
+    """A row that cannot be used.
+
+    Attributes:
+        place: its number in the order of the data.
+        where: origin for the message.
+        problem: what is wrong.
+    """
+
+    place: int
+    where: str
+    problem: BadRow
+
+
+class BadRowsError(UserError):
+    """Rows cannot be used, and nobody has said that they may be left out.
+
+    Args:
+        bad: the rows.
+        rows: how many there are in all.
+        before: what was read before the first of them; one of it may be found to be bad later.
+        hint: what to do about it.
+    """
+
+    def __init__(self, bad: Sequence[Bad], rows: int, before: Sequence[Any] = (), hint: str = "") -> None:
+        first = min(bad, key=lambda one: one.place)
+        reasons = Counter(one.problem.reason for one in bad)
+        counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        more = f" In all, {len(bad)} of {rows} rows cannot be used: {counts}." if len(bad) > 1 else ""
+        super().__init__(f"{first.where}: {first.problem.detail}.{more}", hint or first.problem.hint or HINT)
+        self.before = before
+
+
+@contextlib.contextmanager
+def first_named(check: Callable[[Sequence[Any]], object]) -> Iterator[None]:
+    """Read rows; where that stops at a bad one, let a row before it be named that is bad for what comes later.
+
+    Args:
+        check: what comes later; it raises `BadRowsError` at the first row that is bad for it.
+    """
+    try:
+        yield
+    except BadRowsError as error:
+        try:
+            if error.before:
+                check(error.before)
+        except BadRowsError:
+            raise
+        except UserError:
+            pass  # the rows before it are no data set of their own
+        raise

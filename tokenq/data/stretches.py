@@ -1,0 +1,113 @@
+"""Where the turns of the assistant stand in a conversation that a chat template has written.
+
+A turn is found by writing the conversation up to it. It reaches to its end mark where the template has one, wherever
+that is written: with the turn, only behind the last turn, or as the first thing of the next.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from tokenq.data.turns import BadRow, common_length
+from tokenq.records import ContextMessage, Message
+
+Span = tuple[int, int]
+
+Write = Callable[[Sequence[Message], bool], str]
+"""(turns, whether the header of an assistant's turn follows) → text."""
+
+
+class Conversation(NamedTuple):
+    """A conversation and how it is written.
+
+    Attributes:
+        turns: prompt and response.
+        first: the number of the first turn of the response.
+        prompt: the text of the prompt with the header of the response.
+        full: the text of all turns, without blanks behind the last.
+        write: writes turns.
+        marks: special tokens, EOS first.
+    """
+
+    turns: Sequence[Message]
+    first: int
+    prompt: str
+    full: str
+    write: Write
+    marks: Sequence[str]
+
+
+def assistant_spans(talk: Conversation) -> tuple[dict[int, Span], bool]:
+    """Return the stretch of each turn of the assistant in the response, by number, and whether some were lost.
+
+    A start of 0 stands for where the response begins. Where an earlier turn cannot be told apart, because the template
+    writes it otherwise once others follow, the last turn alone is there.
+
+    Raises:
+        BadRow: not even the last turn can be found.
+    """
+    places = [index for index in range(talk.first, len(talk.turns)) if talk.turns[index].role == "assistant"]
+    spans: dict[int, Span] = {}
+    for index in places:
+        span = _span(talk, index)
+        if span is None:
+            return {places[-1]: _last_turn(talk)}, len(places) > 1
+        spans[index] = (0 if index == talk.first else span[0], span[1])
+    return spans, False
+
+
+def learnt(talk: Conversation, spans: dict[int, Span]) -> tuple[Span, ...] | None:
+    """Return the stretches that are learnt; None for the whole response."""
+    taught = [span for index, span in spans.items() if not isinstance(talk.turns[index], ContextMessage)]
+    return None if taught == [(0, len(talk.full))] and len(talk.turns) == talk.first + 1 else tuple(taught)
+
+
+def _span(talk: Conversation, index: int) -> Span | None:
+    """Return where a turn stands, None where it cannot be told."""
+    turns, full = talk.turns, talk.full
+    before = talk.prompt if index == talk.first else talk.write(turns[:index], True)
+    start = len(before) if full.startswith(before) else common_length(before, full)
+    if start < len(before) and start < len(talk.write(turns[:index], False).rstrip()):
+        return None
+    if index == len(turns) - 1:
+        return start, len(full)
+    after = talk.write(turns[: index + 1], False).rstrip()
+    if full.startswith(after) and len(after) >= start:
+        return start, _closed(talk, index, len(after))
+    said = turns[index].content.strip()
+    lead, found, _ = after[start:].partition(said)
+    # Empty thoughts, which some templates write into the last turn alone, are no part of an earlier one.
+    leads = [one for one in (lead, "") if found and said and full.startswith(one + said, start)]
+    return (start, _closed(talk, index, start + len(leads[0]) + len(said))) if leads else None
+
+
+def _closed(talk: Conversation, index: int, end: int) -> int:
+    """Return the end of a turn with the mark that closes it, where the template writes that with the next turn."""
+    full, rest = talk.full, talk.full[end:].lstrip()
+    mark = next((mark for mark in talk.marks if rest.startswith(mark)), None)
+    if mark is None or full[:end].endswith(tuple(talk.marks)):
+        return end
+    if mark != talk.marks[0] and not _is_apart(talk, index + 1, rest):
+        return end
+    return len(full) - len(rest) + len(mark)
+
+
+def _is_apart(talk: Conversation, index: int, rest: str) -> bool:
+    """Return whether what stands before a turn is more than the turn's own header."""
+    turn = talk.turns[index]
+    try:
+        alone = talk.write([turn], False)
+    except BadRow:  # a turn that cannot stand alone tells nothing
+        return False
+    said = turn.content.strip()
+    header, between = alone.partition(said)[0], rest.partition(said)[0]
+    return bool(said) and not header.endswith(between)
+
+
+def _last_turn(talk: Conversation) -> Span:
+    """Return the stretch of the last turn, found by its header, where the template rewrites what came before it."""
+    before, header = (talk.write(talk.turns[:-1], asked) for asked in (False, True))
+    header = header[common_length(before, header) :]
+    for mark in (header, header.partition("\n")[0] + "\n"):
+        if mark.strip() and (place := talk.full.rfind(mark)) >= 0:
+            return place + len(mark), len(talk.full)
+    raise BadRow("assistant turn not found in the chat template's text")
