@@ -11,7 +11,7 @@ from tokenq.cli.console import messages, screen
 from tokenq.cli.main import COMMANDS, main
 from tokenq.cli.plain_text import one_line, printable
 from tokenq.errors import UserError
-from tokenq.evaluate.outcome import Outcome, Table
+from tokenq.evaluate.outcome import Table
 from tokenq.report.outcome import brief, tables
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\r\x9b2Jb\u202ec"
@@ -49,7 +49,7 @@ def test_names_are_text_and_no_markup(name, capsys):
     screen().print(name)
     assert capsys.readouterr().out == f"{name}\n"
     table = Table(name, ("subset", name), [[name, 1.0]], name)
-    for one in (*tables(Outcome("t", {}, [table])), brief(table)):
+    for one in (*tables([table]), brief(table)):
         screen().print(one)
     # Title, head and cell of both, and the note of the one that has it.
     assert capsys.readouterr().out.count(name) == 7
@@ -60,7 +60,7 @@ def test_tables_and_texts_keep_their_lines_and_lose_what_acts(capsys):
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "one"
     assert "\x1b" not in out
-    screen().print(*tables(Outcome("t", {}, [Table(HOSTILE, ("a", "b"), [[HOSTILE, HOSTILE]])])))
+    screen().print(*tables([Table(HOSTILE, ("a", "b"), [[HOSTILE, HOSTILE]])]))
     assert not {"\x1b", "\x9b", "\x07", "\u202e"} & set(capsys.readouterr().out)
 
 

@@ -33,12 +33,17 @@ def test_a_table_a_figure_and_every_result(place, tmp_path, capsys):
     settings = ["--settings", "greedy", "sample n=3", "best_of_n n=2", "majority n=3", "beam width=2"]
     settings += ["mcts simulations=2", "sample n=2 temperature=0.5", "beam_sample width=2 top_k=50"]
     assert main(words(place, tmp_path, *JUDGED, *settings, "--pool", "4")) == 0
-    table = capsys.readouterr().out
+    printed = capsys.readouterr().out
     out = tmp_path / "out"
-    assert table == (out / "sweep.md").read_text()
+    said, table = (out / "sweep.md").read_text().split("\n\n")
+    assert f"- policy: {place / 'policy'}" in said.splitlines()
+    assert f"- prompts: {place / 'prompts.jsonl'}" in said.splitlines()
+    assert "| ---" not in printed
+    assert max(map(len, printed.splitlines())) <= 200
     names = ["greedy", "sample n=3", "best_of_n n=2", "majority n=3", "beam width=2", "mcts simulations=2"]
     names += ["sample n=2 temperature=0.5", "beam_sample width=2 top_k=50"]
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == names
+    assert all(printed.count(name) >= 3 for name in names)
     record = json.loads((out / "sweep.json").read_text())
     points = {one["setting"]: one for one in record["points"]}
     pool = list(read_results(out / "results" / "pool.jsonl"))

@@ -32,7 +32,7 @@ def test_tables_have_a_row_for_every_setup(view):
     expect(rows).to_have_text(["dpo", "ipo", "<b>simpo"])  # a name stays text
     difference = view.get_by_role("table", name="difference from dpo")
     expect(difference.locator("tbody th")).to_have_text(["ipo", "<b>simpo"])
-    assert difference.locator("tbody tr").first.locator("td").nth(1).inner_text().startswith("−0.500[")
+    assert difference.locator("tbody tr").first.locator("td").nth(1).inner_text().startswith("−0.500\n[")
     expect(view.get_by_text("β differs between these runs")).to_have_count(1)
     spread = view.get_by_role("table", name="over seeds").locator("tbody td")
     expect(spread.nth(2)).to_have_text("1.000 ± 0.000")

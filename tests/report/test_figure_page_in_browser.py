@@ -108,14 +108,19 @@ def test_names_in_charts_touch_nothing(visit, name, width):
                 assert apart
 
 
-def test_wide_tables_scroll_in_a_box_with_their_names_in_sight(visit):
+def test_on_a_telephone_a_row_is_a_block_of_lines_with_their_heads(visit):
+    """Nothing lies beside the window, and to a reader of screens it is a table still."""
     view = visit("three", 390)
-    box = view.locator("#search .scroll").first
-    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
-    name = box.locator("tbody th").first
-    before = name.bounding_box()["x"]
-    box.evaluate("box => box.scrollTo(300, 0)")
-    assert name.bounding_box()["x"] == before
+    table = view.locator("#search table").first
+    name, cells = table.locator("tbody th").first, table.locator("tbody tr").first.locator("td")
+    heads = ["gold reward", "− greedy", "win rate", "ties", "tokens"]
+    assert [cell.get_attribute("data-head") for cell in cells.all()] == heads
+    shown = [cell.evaluate("node => getComputedStyle(node, '::before').content") for cell in cells.all()]
+    assert shown == [f'"{head}"' for head in heads]
+    places = [one.bounding_box()["y"] for one in (name, *cells.all())]
+    assert places == sorted(set(places))
+    expect(view.get_by_role("columnheader", name="win rate").first).to_be_attached()
+    expect(view.get_by_role("cell").first).to_be_attached()
 
 
 def test_heat_maps_show_the_text_and_what_is_wrong(visit):

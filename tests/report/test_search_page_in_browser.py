@@ -106,10 +106,10 @@ def test_what_the_best_has_too_is_grey(visit):
     expect(card(view, 1).locator(".token.common")).to_have_text(["It", " is"], use_inner_text=False)
     expect(card(view, 1).locator(".token.parting")).to_have_text([" Rome"], use_inner_text=False)
     expect(card(view, 0).locator(".common")).to_have_count(0)
-    grey = "getComputedStyle(document.querySelector('.token.common')).opacity"
-    assert view.evaluate(grey) == "0.5"
+    ink = "getComputedStyle(document.querySelector('.token.common')).color"
+    assert view.evaluate(ink) == "rgb(90, 98, 109)"
     view.keyboard.press("g")
-    assert view.evaluate(grey) == "1"
+    assert view.evaluate(ink) == "rgb(22, 25, 29)"
     expect(view.get_by_label("grey what the best has too")).not_to_be_checked()
 
 

@@ -71,7 +71,8 @@ def _run(config: DemoConfig) -> None:
     shown = _shown(config, stages)
     record = provenance(asdict(config), config.seed, {}) | {"seconds": stages.seconds}
     facts = {"seed": str(config.seed)} | {name: f"{seconds:.0f} s" for name, seconds in stages.seconds.items()}
-    page = write_figures(output / "report", "From r to Q* on a laptop", shown.sections, facts, shown.summary, record)
+    title = "From r to Q* on a laptop" if config.model is None else f"From r to Q*: {config.model}"
+    page = write_figures(output / "report", title, shown.sections, facts, shown.summary, record)
     for summary in shown.summary:
         console.print(brief(summary))
     for section in shown.sections:

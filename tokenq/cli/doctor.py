@@ -131,8 +131,10 @@ def run(config: DoctorConfig) -> int:
         _write(Path(config.output), config, seen, findings)
     if config.html is not None:
         from tokenq.report.doctor_page import write_doctor_page
+        from tokenq.rundir import provenance
 
-        write_doctor_page(Path(config.html), findings, seen.record, seen.unseen)
+        made = provenance(asdict(config), config.seed, seen.identities)
+        write_doctor_page(Path(config.html), findings, seen.record, seen.unseen, made)
         say.print(f"page: {config.html}")
     return 0 if healthy(findings) else 1
 

@@ -250,44 +250,26 @@ def finish(
     """
     from tokenq.cli.console import messages, screen
     from tokenq.files import write_json
+    from tokenq.report.origin import origin
     from tokenq.report.outcome import tables
     from tokenq.report.outcome_page import write_outcome_page
     from tokenq.rundir import provenance
 
     out = screen()
-    for table in tables(outcome):
+    for table in tables(outcome.tables):
         out.print(table)
     say, made_by = messages(), "tokenq compare" if outcome.task == "compare" else f"tokenq eval {outcome.task}"
     first = next(iter(traces), None)
     read: dict[str, Any] = {}
     if first is not None:
-        read = {"policy": dict(first.policy), "reference": dict(first.reference)}
+        read = {"policy": dict(first.policy), "reference": dict(first.reference), "beta": first.beta}
         read |= {} if first.reward_model is None else {"reward_model": dict(first.reward_model)}
     record = provenance(asdict(config), config.seed, identities or read)
-    outcome = replace(outcome, about=_about(record, config, None if first is None else first.beta))
     if config.output is not None:
         numbers = {"made_by": made_by, "task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
-        write_json(Path(config.output), {**record, **numbers, "about": outcome.about})
+        write_json(Path(config.output), {**record, **numbers, "about": dict(origin(record))})
         say.print(f"done: the numbers are in {config.output}")
     if config.html is not None:
-        write_outcome_page(Path(config.html), outcome, traces, title or made_by, made_by)
+        write_outcome_page(Path(config.html), outcome, traces, title or made_by, {**record, "made_by": made_by})
         say.print(f"page: {config.html}")
     return 0
-
-
-def _about(record: Mapping[str, Any], config: Evaluation, beta: float | None) -> dict[str, str]:
-    """Return what a page says of itself: command, models, data, β, date and version, as far as there are any."""
-    models = {role: record[role].get("path") for role in ("policy", "reference", "reward_model") if record.get(role)}
-    given = asdict(config)
-    sources = next(
-        (given[name] for name in ("data", "traces", "results", "preferences", "runs") if given.get(name)), ""
-    )
-    told = {
-        "command": " ".join(record["command"]),
-        **{role.replace("_", " "): str(path) for role, path in models.items() if path},
-        "data": sources if isinstance(sources, str) else ", ".join(map(str, sources)),
-        "β": "" if beta is None else f"{beta:g}",
-        "date": record["started"],
-        "tokenq": record["versions"]["tokenq"],
-    }
-    return {name: text for name, text in told.items() if text}

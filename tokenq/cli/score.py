@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
@@ -235,8 +235,19 @@ def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", s
         save_figure(Path(config.figure), traces[0])
         say.print(f"figure: {config.figure}")
     if config.html is not None:
-        write_page(Path(config.html), traces, title=_title(session))
+        write_page(Path(config.html), traces, _title(session), _record(config, session))
         say.print(f"page: {config.html}")
+
+
+def _record(config: ScoreConfig, session: "Session") -> dict[str, Any]:
+    """Return where the traces come from."""
+    from tokenq.rundir import provenance
+
+    own, other = session.identities
+    read: dict[str, Any] = {"policy": own, "reference": other} if own else {}
+    read |= {} if session.rewards is None else {"reward_model": session.rewards.identity}
+    beta = {"beta": session.options.beta} if own else {}
+    return provenance(asdict(config), config.seed, read) | beta
 
 
 def _title(session: "Session") -> str:

@@ -50,7 +50,7 @@ def run(config: SearchConfig) -> int:
             search_to_file(Path(config.output), searcher, prompts, interrupted, say)
             results = list(read_results(Path(config.output))) if state.is_main_process and _shown(config) else []
     if state.is_main_process:
-        _show(config, results, say)
+        _show(config, results, searcher, say)
     return INTERRUPTED if interrupted() else 0
 
 
@@ -157,14 +157,17 @@ def _shown(config: SearchConfig) -> bool:
     return config.prompt is not None or config.html is not None
 
 
-def _show(config: SearchConfig, results: "list[SearchResult]", say: "Console") -> None:
+def _show(config: SearchConfig, results: "list[SearchResult]", searcher: "Searcher", say: "Console") -> None:
     """Show the results wherever the configuration asks for them."""
     from tokenq.cli.console import screen
     from tokenq.report.search_page import write_search_page
     from tokenq.report.terminal import candidates
+    from tokenq.rundir import provenance
 
     if config.prompt is not None:
         screen(None).print(*map(candidates, results))
     if config.html is not None:
-        write_search_page(Path(config.html), results, title=f"{config.method} with {config.policy or config.run}")
+        title = f"{config.method} with {config.policy or config.run}"
+        record = provenance(asdict(config), config.seed, searcher.identities) | {"beta": searcher.plan.beta}
+        write_search_page(Path(config.html), results, title=title, record=record)
         say.print(f"page: {config.html}")

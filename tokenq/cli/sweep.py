@@ -197,16 +197,19 @@ def _points(
 
 def _report(config: SweepConfig, points: "list[Point]", identities: dict[str, Any], say: Any) -> None:
     """Write the points as numbers, table and figure, and show the table."""
-    from tokenq.cli.plain_text import printable
+    from tokenq.cli.console import screen
     from tokenq.files import write_json, write_text
-    from tokenq.report.sweep import save_sweep_figure, sweep_table
+    from tokenq.report.origin import origin
+    from tokenq.report.outcome import tables
+    from tokenq.report.sweep import save_sweep_figure, sweep_table, sweep_tables
     from tokenq.rundir import provenance
 
-    folder, table = Path(config.output), sweep_table(points)
+    folder = Path(config.output)
     record = {**provenance(asdict(config), config.seed, identities), "made_by": "tokenq sweep"}
     write_json(folder / "sweep.json", {**record, "points": points})
-    write_text(folder / "sweep.md", table)
-    print(printable(table), end="")
+    said = "".join(f"- {name}: {text}\n" for name, text in origin(record))
+    write_text(folder / "sweep.md", f"{said}\n{sweep_table(points)}")
+    screen().print(*tables(sweep_tables(points)))
     try:
         for suffix in ("svg", "png"):
             said = "share of right answers" if config.gold else "quality"

@@ -111,8 +111,6 @@ class Outcome:
         charts: what to draw of it.
         examples: what it was made of, worst first.
         cost: what it cost: tokens through each model, seconds, requests.
-        about: what it is about, in words: the command, the models, data, β, date and version, for whoever is sent a
-            page.
     """
 
     task: str
@@ -121,7 +119,6 @@ class Outcome:
     charts: Sequence[Chart] = ()
     examples: Sequence[Example] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
-    about: Mapping[str, str] = field(default_factory=dict)
 
     def costing(self, cost: Mapping[str, float]) -> "Outcome":
         """Return the outcome with further costs."""

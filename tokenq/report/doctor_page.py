@@ -5,7 +5,7 @@ template; curves are lines of numbers that are computed here.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from tokenq.evaluate.finding import SEVERITIES, Finding, shown
 from tokenq.evaluate.run_record import RunRecord, Series
 from tokenq.files import write_text
 from tokenq.report.offline import templates, writable
+from tokenq.report.origin import origin
 
 WIDTH, HEIGHT, MARGIN = 460, 150, 8
 """Size of a curve in units of its view box, and what stays free around it."""
@@ -81,13 +82,16 @@ _FIGURES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 """Title and metrics of every figure; one without numbers is left out."""
 
 
-def doctor_page(findings: Sequence[Finding], record: RunRecord, unseen: Sequence[str] = ()) -> str:
+def doctor_page(
+    findings: Sequence[Finding], record: RunRecord, unseen: Sequence[str] = (), made: Mapping[str, Any] = {}
+) -> str:
     """Return a self-contained HTML page that shows an examination.
 
     Args:
         findings: what was found.
         record: what was looked at.
         unseen: what could not be looked at.
+        made: where the examination comes from, as provenance has it.
     """
     marks = sorted({one.step for f in findings if f.severity != "note" for one in f.evidence if one.step is not None})
     text = (
@@ -99,6 +103,7 @@ def doctor_page(findings: Sequence[Finding], record: RunRecord, unseen: Sequence
             generator=f"tokenq doctor {tokenq.__version__}",
             path=record.path,
             facts=_facts(record),
+            origin=origin(made),
             groups=[(level, [f for f in findings if f.severity == level]) for level in SEVERITIES],
             unseen=list(unseen),
             figures=[figure for title, names in _FIGURES if (figure := _figure(title, names, record, marks))],
@@ -109,13 +114,19 @@ def doctor_page(findings: Sequence[Finding], record: RunRecord, unseen: Sequence
     return writable(text)
 
 
-def write_doctor_page(path: Path, findings: Sequence[Finding], record: RunRecord, unseen: Sequence[str] = ()) -> None:
+def write_doctor_page(
+    path: Path,
+    findings: Sequence[Finding],
+    record: RunRecord,
+    unseen: Sequence[str] = (),
+    made: Mapping[str, Any] = {},
+) -> None:
     """Write the page to `path`, aside and renamed.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
-    write_text(path, doctor_page(findings, record, unseen))
+    write_text(path, doctor_page(findings, record, unseen, made))
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:

@@ -72,6 +72,7 @@ def write_figures(
         STYLES,
         title,
         {},
+        record,
         facts=list(facts.items()),
         summary=list(map(shown_table, summary)),
         sections=shown,

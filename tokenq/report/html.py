@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenq.files import write_text
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
@@ -49,27 +50,28 @@ class ShownToken:
     written: bool
 
 
-def page(traces: Sequence[TokenTrace], title: str = "tokenq") -> str:
+def page(traces: Sequence[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> str:
     """Return a self-contained HTML page that shows the traces.
 
     Args:
         traces: what to show; "N/chosen" and "N/rejected" side by side.
         title: of the page.
+        record: where the traces come from, as provenance has it.
     """
     data = page_data(traces, title)
     islands = {"index": {name: value for name, value in data.items() if name not in ("traces", "pairs")}}
     islands |= {f"trace-{number}": trace for number, trace in enumerate(data["traces"])}
     islands |= {f"pair-{number}": pair for number, pair in enumerate(data["pairs"])}
-    return offline_page("page.html.jinja", SCRIPTS, STYLES, title, islands)
+    return offline_page("page.html.jinja", SCRIPTS, STYLES, title, islands, record)
 
 
-def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq") -> None:
+def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> None:
     """Write the page of `traces` to `path`, aside and renamed.
 
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
-    write_text(path, page(traces, title))
+    write_text(path, page(traces, title, record))
 
 
 def fragment(trace: TokenTrace, channel: str | None = None) -> str:

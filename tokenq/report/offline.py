@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import tokenq
+from tokenq.report.origin import origin
 
 GENERATOR = '<meta name="generator" content="{} '
 """By which a page says what command made it; the version follows."""
@@ -24,19 +25,27 @@ _MAKERS = {"page": "tokenq score", "search": "tokenq search", "doctor": "tokenq 
 
 
 def offline_page(
-    template: str, scripts: Sequence[str], styles: Sequence[str], title: str, islands: Mapping[str, Any], **shown: Any
+    template: str,
+    scripts: Sequence[str],
+    styles: Sequence[str],
+    title: str,
+    islands: Mapping[str, Any],
+    record: Mapping[str, Any],
+    **shown: Any,
 ) -> str:
     """Return a self-contained HTML page.
 
     Args:
-        template: its template; gets title, version, policy, script, style and islands.
+        template: its template; gets title, origin, version, policy, script, style and islands.
         scripts: the parts of its script, in the order in which they are put together.
         styles: the parts of its style.
         title: of the page.
         islands: data by the name under which the script finds it.
-        shown: what else the template shows, escaped; `made_by` is the command, where the template does not say it.
+        record: where its numbers come from, as provenance has it; empty where nobody knows. `made_by` is the command,
+            where the template does not say it.
+        shown: what else the template shows, escaped.
     """
-    made_by = shown.pop("made_by", None) or _MAKERS.get(template.partition(".")[0], "tokenq")
+    made_by = record.get("made_by") or _MAKERS.get(template.partition(".")[0], "tokenq")
     script = '"use strict";\n{\n' + "\n".join(map(_static, scripts)) + "\n}\n" if scripts else ""
     style = "\n".join(map(_static, styles))
     return (
@@ -45,6 +54,7 @@ def offline_page(
         .render(
             title=writable(title),
             generator=f"{made_by} {tokenq.__version__}",
+            origin=[(name, writable(text)) for name, text in origin(record)],
             version=tokenq.__version__,
             policy=_content_policy(script, style),
             script=Markup(script),

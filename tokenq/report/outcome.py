@@ -11,7 +11,7 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Cell, Chart, Curve, Outcome, Table
+from tokenq.evaluate.outcome import Cell, Chart, Curve, Table
 from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, text_width
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ _BANDED = 12
 """Points from which on intervals are a band and no bars."""
 
 
-def tables(outcome: Outcome) -> list[Drawn]:
-    """Return the tables of an outcome as the terminal shows them."""
+def tables(shown: Sequence[Table]) -> list[Drawn]:
+    """Return tables as the terminal shows them, each as wide as that is and no wider."""
     drawn = []
-    for table in outcome.tables:
+    for table in shown:
         one = _frame(table)
         one.caption = Text(table.note, "table.caption") if table.note else None
         for number, column in enumerate(one.columns):

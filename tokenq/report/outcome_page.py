@@ -4,9 +4,10 @@ The heat maps are the page of traces, written beside this one; labelled stretche
 traces lists its examples alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from tokenq.evaluate.finding import shown
@@ -30,7 +31,11 @@ SHOWN = 200
 
 
 def write_outcome_page(
-    path: Path, outcome: Outcome, traces: Iterable[TokenTrace] = (), title: str = "", made_by: str = ""
+    path: Path,
+    outcome: Outcome,
+    traces: Iterable[TokenTrace] = (),
+    title: str = "",
+    record: Mapping[str, Any] = {},
 ) -> None:
     """Write the page of an outcome, and beside it the page of its traces where it has any.
 
@@ -39,7 +44,7 @@ def write_outcome_page(
         outcome: what to show.
         traces: of the examples, by their ids.
         title: of the page. Default: the name of the task.
-        made_by: the command, as the page names it.
+        record: where the outcome comes from, as provenance has it, with the command in "made_by".
 
     Raises:
         UserError: the disk is full or the place cannot be written.
@@ -49,9 +54,8 @@ def write_outcome_page(
     kept = _kept(listed[:SHOWN], traces)
     if kept:
         wrong = {one.id: one.wrong for one in listed}
-        write_text(
-            beside, page([_marked(trace, wrong.get(trace.id, ())) for trace in kept], f"{outcome.task}: examples")
-        )
+        marked = [_marked(trace, wrong.get(trace.id, ())) for trace in kept]
+        write_text(beside, page(marked, f"{outcome.task}: examples", record))
     columns = list(dict.fromkeys(name for one in listed for name in one.numbers))
     names = {trace.id for trace in kept}
     text = offline_page(
@@ -60,7 +64,7 @@ def write_outcome_page(
         ("theme.css", "sheet.css"),
         title or outcome.task,
         {},
-        made_by=made_by,
+        record,
         tables=list(map(shown_table, outcome.tables)),
         charts=[
             {"title": chart.title, "svg": inline_svg(figure(chart), f"chart-{number}", chart.title), "files": ()}
@@ -70,7 +74,7 @@ def write_outcome_page(
             {
                 "title": one.title,
                 "link": f"{beside.name}#row={quote(one.id)}" if one.id in names else "",
-                "numbers": [said(one.numbers.get(name)) for name in columns],
+                "numbers": [said(one.numbers.get(name)).replace("-", "−") for name in columns],
             }
             for one in listed
         ],

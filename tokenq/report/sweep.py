@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Chart, Curve
+from tokenq.evaluate.outcome import Cell, Chart, Curve, Table
 from tokenq.evaluate.sweep import Beats, Point
 from tokenq.report.drawing import save
 from tokenq.report.outcome import figure
@@ -32,6 +32,35 @@ def sweep_table(points: Sequence[Point]) -> str:
         cells += [_interval(point.length, digits=1), f"{100 * point.terminal:.0f} %"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def sweep_tables(points: Sequence[Point]) -> list[Table]:
+    """Return the points as tables for the terminal: quality and gains, how often searches are better, their cost."""
+    names = list(dict.fromkeys(rival.name for point in points for rival in point.rivals))
+    against = ["greedy", *(f"{name.replace('_', ' ')} at its cost" for name in names)]
+    gains: list[list[Cell]] = []
+    wins: list[list[Cell]] = []
+    costs: list[list[Cell]] = []
+    for point in points:
+        rivals = {rival.name: rival for rival in point.rivals}
+        gained: list[Cell] = [point.gain, *(rivals[name].gain if name in rivals else None for name in names)]
+        beats = [point.beats_greedy, *(rivals[name].beats if name in rivals else None for name in names)]
+        gains.append([point.setting, point.quality, *gained])
+        wins.append([point.setting, *map(_percent, beats)])
+        tokens: list[Cell] = [round(point.policy_tokens), round(point.reference_tokens), f"{point.seconds:.2f}"]
+        costs.append([point.setting, *tokens, f"{point.length.value:.1f}", f"{100 * point.terminal:.0f} %"])
+    note = "Means over prompts, 95 % intervals; differences are paired."
+    shares = "Share of prompts on which the search is better / as good, in per cent."
+    cost = ["policy tokens", "reference tokens", "seconds", "length", "terminal"]
+    return [
+        Table("quality", ["search", "quality", *(f"− {one}" for one in against)], gains, note),
+        Table("better / equal", ["search", *(f"than {one}" for one in against)], wins, shares),
+        Table("cost, a prompt", ["search", *cost], costs),
+    ]
+
+
+def _percent(beats: Beats | None) -> str:
+    return "" if beats is None else f"{100 * beats.wins.value:.0f} / {100 * beats.ties.value:.0f}"
 
 
 def save_sweep_figure(path: Path, points: Sequence[Point], quality: str) -> None:

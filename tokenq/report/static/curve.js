@@ -39,7 +39,8 @@ function curveShapes(width, height) {
   if (state.pair) {
     const at = x(state.pair.shared);
     shapes.push(svg("line", { class: "parts", x1: at, x2: at, y1: EDGE.top, y2: height - EDGE.bottom }));
-    shapes.push(svg("text", { x: at + 4, y: height - 5 }, "they part"));
+    const late = at > 0.7 * width; // the words then stand before the line; at the top nothing else is written
+    shapes.push(svg("text", { x: late ? at - 4 : at + 4, y: EDGE.top + 9, "text-anchor": late ? "end" : "start" }, "they part"));
   }
   lines.forEach((line, number) => {
     const points = line.flatMap((value, count) => (value === null ? [] : [`${x(count).toFixed(1)},${y(value).toFixed(1)}`]));

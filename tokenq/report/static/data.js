@@ -82,6 +82,22 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** Return the name of a row; where it is too long its middle goes, for its end is its number. */
+function rowName(name) {
+  const cut = name.search(/, row \d+[^,]*$/);
+  const place = cut >= 0 ? cut : Math.max(0, name.length - 10);
+  const parts = [make("span", { class: "head" }, name.slice(0, place)), make("span", { class: "tail" }, name.slice(place))];
+  return make("span", { class: "name" }, ...parts.filter((part) => part.textContent));
+}
+
+/** Keep in --bar how high the controls stand at the top of the window, for what sticks below them. */
+function measureBar() {
+  const bar = find("controls");
+  const told = () => document.documentElement.style.setProperty("--bar", `${bar.offsetHeight}px`);
+  new ResizeObserver(told).observe(bar);
+  told();
+}
+
 const find = (id) => document.getElementById(id);
 
 /** Return a number for people: a true minus, a plus where signs matter, as many digits as help. */

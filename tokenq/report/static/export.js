@@ -107,16 +107,16 @@ function tokenShapes(node, shift) {
   const share = Number(node.style.getPropertyValue("--share"));
   const under = Number(node.style.getPropertyValue("--under-share"));
   const sign = node.classList.contains("positive") ? "positive" : node.classList.contains("negative") ? "negative" : null;
-  const faint = node.classList.contains("shared") ? 0.5 : 1;
+  const [depth, ink] = node.classList.contains("shared") ? [0.18, "#5a626d"] : [0.72, "#16191d"];
   const colour = sign ? `rgb(${index.palette[sign].join(",")})` : "none";
   return textLines(node).flatMap(({ text, box }) => {
     const [x, y] = [box.left + shift.x, box.top + shift.y];
     const place = { x: x.toFixed(1), width: box.width.toFixed(1) };
     const shapes = [];
-    if (sign && share > 0) shapes.push(svg("rect", { ...place, y: y.toFixed(1), height: box.height.toFixed(1), fill: colour, "fill-opacity": (0.72 * share * faint).toFixed(3) }));
+    if (sign && share > 0) shapes.push(svg("rect", { ...place, y: y.toFixed(1), height: box.height.toFixed(1), fill: colour, "fill-opacity": (depth * share).toFixed(3) }));
     if (under > 0) shapes.push(svg("rect", { ...place, y: (y + box.height).toFixed(1), height: (5 * under).toFixed(1), fill: "#6a3d9a" }));
     if (text.trim()) {
-      const words = svg("text", { x: place.x, y: (y + 0.78 * box.height).toFixed(1), fill: "#16191d", opacity: faint }, xmlText(text));
+      const words = svg("text", { x: place.x, y: (y + 0.78 * box.height).toFixed(1), fill: ink }, xmlText(text));
       words.setAttributeNS("http://www.w3.org/XML/1998/namespace", "xml:space", "preserve");
       shapes.push(words);
     }

@@ -14,7 +14,7 @@ const row = (name, ...cells) => make("tr", {}, make("th", { scope: "row" }, name
 function inspect() {
   const panel = find("inspector");
   if (!state.cursor) {
-    const hint = "Point at a token, or walk with the arrow keys. A click holds it.";
+    const hint = "Point at a token, or walk with the arrow keys. A click pins it.";
     panel.replaceChildren(make("p", { class: "quiet" }, hint));
     return;
   }
@@ -24,7 +24,7 @@ function inspect() {
   const place = `token ${token + 1} of ${trace.count}, id ${columns.id[token]}, characters ${columns.start[token]}–${columns.end[token]}`;
   const side = trace.side ? `${trace.side}, ` : "";
   const parts = [
-    make("div", {}, make("span", { class: "name" }, pieceName(trace, token)), state.pinned ? " held (Esc lets go)" : ""),
+    make("div", {}, make("span", { class: "name" }, pieceName(trace, token)), state.pinned ? " pinned (Esc unpins)" : ""),
     make("div", { class: "quiet" }, side + place),
   ];
   if (state.pair && token < state.pair.shared) parts.push(make("div", { class: "quiet" }, `Both responses have it${isRead(trace) ? ": it cancels in the margin" : ""}.`));

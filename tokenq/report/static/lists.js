@@ -39,7 +39,7 @@ function rowButton(number) {
   return make(
     "button",
     { type: "button", "data-row": number, "aria-current": String(number === state.row), title: `${entry.name}: ${kind} ${written(shown)}`, onclick: () => openRow(number) },
-    make("span", { class: "name" }, entry.name.slice(entry.name.lastIndexOf("/") + 1)),
+    rowName(entry.name.slice(entry.name.lastIndexOf("/") + 1)),
     make("span", { class: "number" }, written(shown)),
     make("span", { class: "preview" }, (entry.warnings ? "⚠ " : "") + entry.preview),
   );
@@ -85,7 +85,7 @@ function shareRow(level, side, unit, gain, most) {
   const view = state.views[side];
   const [first, last] = stretchOf(view.trace, level, unit);
   const bar = make("span", { class: `bar ${gain > 0 ? "positive" : "negative"}`, "aria-hidden": "true" });
-  bar.style.width = `${((5 * Math.abs(gain)) / most).toFixed(2)}rem`;
+  bar.style.setProperty("--share", (Math.abs(gain) / most).toFixed(3));
   const text = level === "token" ? pieceName(view.trace, first) : visible(pieces(view.trace, first, last));
   const go = () => goTo(view, Math.max(first, Math.min(state.pair.shared, last - 1)));
   return make(

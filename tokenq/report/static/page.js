@@ -238,6 +238,7 @@ function start() {
   }
   document.querySelector(".frame").classList.toggle("listed", index.rows.length > 1);
   fillControls();
+  measureBar();
   drawRows();
   recall();
   listen();

@@ -48,7 +48,7 @@ function rowButton(number) {
   return make(
     "button",
     { type: "button", "data-row": number, "aria-current": String(number === state.row), title: `${entry.name}: ${how}, best score ${plain(entry.score)}`, onclick: () => openRow(number) },
-    make("span", { class: "name" }, make("bdi", {}, entry.name)),
+    rowName(entry.name),
     make("span", { class: "number" }, plain(entry.score)),
     make("span", { class: "preview", dir: "auto" }, visible(entry.preview)),
     make("span", { class: "how" }, make("bdi", {}, how), make("span", {}, `${counted(entry.tokens)} tokens`)),
