@@ -11,6 +11,7 @@ from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Extract, find_extractor
+from tokenq.models.context import context_of
 from tokenq.models.forward import PackedLM
 from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_model, load_tokenizer
@@ -27,7 +28,7 @@ from tokenq.search.branches import Branch, Limits, Progress, Walk, never, silent
 from tokenq.search.config import SearchConfig
 from tokenq.search.methods import METHODS, Plan, needs_reference, search
 from tokenq.search.outcome import candidates_of, tree_of
-from tokenq.search.planning import aims_at, plan_of, weights_of
+from tokenq.search.planning import aims_at, check_room, plan_of, weights_of
 from tokenq.search.proxy import ProxyStepper, Term
 from tokenq.session import models_of_run
 from tokenq.train.monitor import peak_memory
@@ -87,10 +88,11 @@ class Searcher:
             done: prompts at the beginning that are left out; the others get the same bits as beside them.
 
         Raises:
-            UserError: a prompt without tokens, or a budget that does not reach.
+            UserError: a prompt without tokens, or one behind which budget or context leave no room.
         """
         ids = encode_prompts(prompts, self.tokenizer)
-        self._check_budget(prompts, ids)
+        lengths = [(prompt.where, len(tokens)) for prompt, tokens in zip(prompts, ids, strict=True)]
+        check_room(lengths, self.config.budget, self._context)
         size = self.config.batch_size
         for start in range(done // size * size, len(prompts), size):
             batch = prompts[start : start + size]
@@ -104,16 +106,6 @@ class Searcher:
             if interrupted():
                 return
 
-    def _check_budget(self, prompts: Sequence[Prompt], ids: Sequence[tuple[int, ...]]) -> None:
-        """Refuse a budget that some prompt alone would spend, before anything is computed."""
-        budget = self.config.budget
-        for prompt, tokens in zip(prompts, ids, strict=True):
-            if budget is not None and budget <= len(tokens):
-                raise UserError(
-                    f"{prompt.where}: a budget of {budget} tokens does not reach past the prompt's {len(tokens)}.",
-                    "Raise --budget.",
-                )
-
     def _search(
         self,
         prompts: Sequence[Prompt],
@@ -125,7 +117,7 @@ class Searcher:
         judged = [0] * len(prompts)
         plan = self._reading(ids, prompts, judged)
         stepped = METHODS[config.method].steps_reference(plan)
-        limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted)
+        limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted, self._context)
         walk = Walk(self._stepper(stepped), ids, limits)
         found = search(walk, config.method, plan, progress)
         seconds = (time.perf_counter() - begin) / len(prompts)
@@ -191,6 +183,17 @@ class Searcher:
 
         answer = None if extract is None else lambda branch: extract(text(branch))
         return replace(self.plan, answer=answer, value=None if judge is None else value)
+
+    @cached_property
+    def _context(self) -> int | None:
+        """Return the most tokens that all models that read along can hold."""
+        models = [
+            self.policy,
+            self.reference,
+            *(model for tuned, untuned, _ in self.terms for model in (tuned, untuned)),
+        ]
+        known = [context_of(model.lm) for model in models if model is not None]
+        return min((one for one in known if one is not None), default=None)
 
     @cached_property
     def _extract(self) -> Extract | None:

@@ -182,3 +182,21 @@ def test_every_token_of_a_candidate_has_its_text(place, tmp_path):
             assert "".join(candidate.pieces) == candidate.text
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert all(len(c["pieces"]) == len(c["logps"]) for line in lines for c in line["candidates"])
+
+
+def test_a_search_ends_with_the_models_context_and_says_so(tmp_path, capsys):
+    """256 learned positions, a prompt of 250 tokens: six tokens are left, whatever --max-new-tokens would allow."""
+    tiny_model("gpt2", vocab_size=320).save_pretrained(tmp_path / "gpt2")
+    tiny_tokenizer("bytes").save_pretrained(tmp_path / "gpt2")
+    prompt = "x" * 249  # a byte a token, behind BOS
+    for method in ("greedy", "beam", "mcts", "sample"):
+        (found,) = tokenq.decode(str(tmp_path / "gpt2"), prompt, method=method, device="cpu")
+        assert max(len(one.token_ids) for one in found.candidates) == 6
+        assert found.stopped == "context"
+    given = ["search", "--policy", str(tmp_path / "gpt2"), "--method", "greedy", "--device", "cpu", "--prompt"]
+    assert main([*given, prompt]) == 0
+    assert "stopped by: context" in capsys.readouterr().out
+    assert main([*given, "x" * 255]) == 2
+    assert "the prompt has 256 tokens, and the model reads 256 at most" in capsys.readouterr().err
+    with pytest.raises(UserError, match="prompt 2: the prompt has 1001 tokens, and the model reads 256 at most"):
+        tokenq.decode(str(tmp_path / "gpt2"), ["x", "x" * 1000], method="greedy", device="cpu")

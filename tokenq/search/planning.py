@@ -1,5 +1,6 @@
 """From what was asked for to what the methods are told."""
 
+from collections.abc import Iterable
 from math import isfinite
 
 from tokenq.errors import UserError
@@ -61,6 +62,29 @@ def aims_at(config: SearchConfig, *, judged: bool) -> str:
     return {"chunk_beam": "reward", "lookahead": "likelihood + value", "majority": "votes"}.get(
         config.method, "likelihood"
     )
+
+
+def check_room(prompts: Iterable[tuple[str, int]], budget: int | None, context: int | None) -> None:
+    """Refuse a prompt that alone would spend the budget, or fill the context, before anything is computed.
+
+    Args:
+        prompts: where each comes from, and its number of tokens.
+        budget: most tokens that may go through the policy for one of them.
+        context: most tokens that the models read.
+
+    Raises:
+        UserError: names the prompt, and both numbers.
+    """
+    for where, tokens in prompts:
+        if context is not None and context <= tokens:
+            raise UserError(
+                f"{where}: the prompt has {tokens} tokens, and the model reads {context} at most.",
+                "Shorten the prompt, or leave it out.",
+            )
+        if budget is not None and budget <= tokens:
+            raise UserError(
+                f"{where}: a budget of {budget} tokens does not reach past the prompt's {tokens}.", "Raise --budget."
+            )
 
 
 STRONGEST = 1_000
