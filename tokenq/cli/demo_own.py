@@ -28,6 +28,7 @@ from tokenq.files import plain, write_json_lines
 from tokenq.records import Example, Text
 from tokenq.report.html import write_page
 from tokenq.results import Candidate, SearchResult
+from tokenq.rundir import provenance
 
 OWN_WORD = "implicit reward (the policy's own word)"
 
@@ -150,7 +151,8 @@ def _credit(folder: Path, after: Training, rows: Sequence[dict[str, Any]]) -> Se
     wrong = kinds[0].stretches[0] if kinds and kinds[0].traces and kinds[0].traces[0] is rejected else ()
     heat = [HeatMap("A chosen response", chosen), HeatMap("The rejected one", rejected, wrong)]
     page = Link("heat maps: held-out pairs", "held_out.html")
-    write_page(folder / "report" / page.path, after.traces[:60], "held-out pairs")
+    made = provenance({"data": [str(folder / "data")]}, 0, {})
+    write_page(folder / "report" / page.path, after.traces[:60], "held-out pairs", made)
     return credit(kinds, heat, exact=exact_credit(), links=[page])
 
 

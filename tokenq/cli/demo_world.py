@@ -35,6 +35,7 @@ from tokenq.evaluate.section import HeatMap, Link, Section
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.report.html import write_page
 from tokenq.results import Candidate, SearchResult, read_results
+from tokenq.rundir import provenance
 from tokenq.worlds.demo import DemoSettings, demo_model, label_pairs
 from tokenq.worlds.gold import GOLD, GoldReward, corrupt, judge
 from tokenq.worlds.tldr import Post, write_summary
@@ -286,7 +287,7 @@ def _credit(world: World, samples: Mapping[str, Answers]) -> Section:
     ]
     pages = [Link(f"heat maps: {one.name}", f"{kind}.html") for one, kind in zip(errors, kinds, strict=True)]
     for one, link in zip(errors, pages, strict=True):
-        write_page(world.folder / "report" / link.path, one.traces[:60], one.name)
+        write_page(world.folder / "report" / link.path, one.traces[:60], one.name, provenance({}, 0, {}))
     return credit(errors, heat, exact=exact_credit(), links=pages)
 
 
