@@ -11,7 +11,7 @@ from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Extract, find_extractor
-from tokenq.models.context import context_of
+from tokenq.models.context import least_context
 from tokenq.models.forward import PackedLM
 from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_model, load_tokenizer
@@ -130,14 +130,11 @@ class Searcher:
                 seconds,
                 peak_memory(self.policy.device),
             )
-            pieces = partial(self._pieces, ids[place])
+            pieces = partial(pieces_of, self.tokenizer, ids[place])
             made = candidates_of(one.candidates, pieces, self._eos, self._extract)
             tree, stopped = tree_of(one.tree, self._token) if one.tree else None, walk.stopped[place]
             results.append(SearchResult(prompt.id, prompt.text, config.method, aim, made, cost, tree, stopped))
         return results
-
-    def _pieces(self, prompt: Sequence[int], branch: Branch) -> list[str]:
-        return pieces_of(self.tokenizer, prompt, branch.tokens)
 
     def _read(self, prompt: int, spent: int, candidates: Sequence[Branch], stepped: bool) -> int:
         """Return how many tokens went through models beside the policy."""
@@ -186,14 +183,8 @@ class Searcher:
 
     @cached_property
     def _context(self) -> int | None:
-        """Return the most tokens that all models that read along can hold."""
-        models = [
-            self.policy,
-            self.reference,
-            *(model for tuned, untuned, _ in self.terms for model in (tuned, untuned)),
-        ]
-        known = [context_of(model.lm) for model in models if model is not None]
-        return min((one for one in known if one is not None), default=None)
+        pairs = [model for tuned, untuned, _ in self.terms for model in (tuned, untuned)]
+        return least_context(model.lm for model in (self.policy, self.reference, *pairs) if model is not None)
 
     @cached_property
     def _extract(self) -> Extract | None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenq.models.context import context_of
+from tokenq.models.context import context_of, least_context
 from tokenq.worlds.tiny import tiny_model
 
 
@@ -12,3 +12,10 @@ from tokenq.worlds.tiny import tiny_model
 )
 def test_contexts_of_families(family, context):
     assert context_of(tiny_model(family)) == context
+
+
+def test_models_that_read_together_hold_what_the_smallest_holds():
+    wide = tiny_model("llama")
+    wide.config.max_position_embeddings = 1000
+    assert least_context([wide, tiny_model("mamba"), tiny_model("gpt2")]) == 256
+    assert least_context([tiny_model("mamba")]) is None

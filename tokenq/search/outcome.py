@@ -9,7 +9,7 @@ from tokenq.search.branches import Branch, Visited
 
 def candidates_of(
     branches: Sequence[Branch],
-    pieces: Callable[[Branch], Sequence[str]],
+    pieces: Callable[[Sequence[int]], Sequence[str]],
     eos: Collection[int],
     answer: Callable[[str], str | None] | None,
 ) -> tuple[Candidate, ...]:
@@ -17,11 +17,11 @@ def candidates_of(
 
     Args:
         branches: the responses.
-        pieces: what each of their tokens adds to their texts.
+        pieces: (token ids of one) → what each of them adds to its text.
         eos: the ids that end a response.
         answer: (text) → what it answers; None where nobody asks.
     """
-    written = [(branch, tuple(pieces(branch))) for branch in branches if branch.tokens]
+    written = [(branch, tuple(pieces(branch.tokens))) for branch in branches if branch.tokens]
     return tuple(
         Candidate(
             said := "".join(texts),
