@@ -78,7 +78,7 @@ def write_provenance(folder, *, beta=0.1, **changes):
     """Write provenance; `changes` replace fields, as model={"weights": …}."""
     model = {"path": "start", "weights": "a" * 64}
     record = {
-        **{"schema": 1, "started": "2026-12-01T00:00:00+00:00", "beta": beta, "device": "cpu x 1"},
+        **{"schema": 1, "started": "2026-12-01T00:00:00+00:00", "beta": beta, "config": CONFIG, "device": "cpu x 1"},
         **{"model": model, "reference": model},
         "data": {"sha256": "d" * 64, "summary": {"rows": 40, "pairs": 40}},
         "eval_data": {"sha256": "e" * 64, "summary": {"rows": 4, "pairs": 4}},

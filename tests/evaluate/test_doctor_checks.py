@@ -542,9 +542,12 @@ def test_a_policy_without_a_run_is_judged_by_what_it_says_now():
 # --- records ----------------------------------------------------------------------------------------------------------
 
 
+NEEDED = {"model": "start", "data": ["pairs.jsonl"], "output": "somewhere"}
+
+
 def write_run(folder, record):
     folder.mkdir()
-    (folder / "provenance.json").write_text(json.dumps({"schema": 1, "config": CONFIG, **record.provenance}))
+    (folder / "provenance.json").write_text(json.dumps({"schema": 1, "config": NEEDED | CONFIG, **record.provenance}))
     lines = [record.evals[0], *record.steps, *record.evals[1:]]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -561,7 +564,7 @@ def test_a_run_directory_is_read_as_it_was_written(tmp_path):
 
 def test_the_file_of_settings_counts_before_provenance(tmp_path):
     folder = write_run(tmp_path / "run", healthy_dpo())
-    (folder / "config.yaml").write_text("loss: dpo\nbeta: 0.5\nbatch_size: 10\n")
+    (folder / "config.yaml").write_text("model: m\ndata: [d]\noutput: o\nloss: dpo\nbeta: 0.5\nbatch_size: 10\n")
     assert read_run(folder).beta == 0.5
 
 
