@@ -66,6 +66,7 @@ def test_bfloat16_on_demand_has_a_master_copy(models, tmp_path, capsys):
     _, types = train(models, tmp_path / "run", "float32", "--dtype", "bfloat16", "--save-steps", "8")
     assert (types["weights"], types["master"], types["optimizer_state"]) == ("bfloat16", "float32", "float32")
     assert "float32 master copy in the optimiser" in capsys.readouterr().err
+    assert share_moved(models, "float32", tmp_path / "run" / "policy") > 0.75  # the policy is written from the copy
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000008"
     state = torch.load(checkpoint / "optimizer.bin", weights_only=True)
     began = AutoModelForCausalLM.from_pretrained(models / "float32", dtype=torch.float32)

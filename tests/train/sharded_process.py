@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import PartialState, parse_flag_from_env
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from small_runs import random_pairs, small_policy, train_small
+from small_runs import groups_for, random_pairs, small_policy, train_small
 
 from tokenq.models.export import export_policy
 from tokenq.models.policy import adapter_off
+from tokenq.models.value_network import ValuedPolicy
 from tokenq.worlds.tiny import tiny_tokenizer
 
 HELD_OUT = random_pairs(5, seed=7)
@@ -28,10 +29,13 @@ POLICIES = {
     "online-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
     "distributions": lambda dtype: small_policy(dtype=dtype),
     "distributions-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
+    "values": lambda dtype: ValuedPolicy(small_policy(dtype=dtype)),
 }
 
-LOSSES = {"distributions": "tdpo2", "distributions-adapter": "tdpo2"}
-"""Losses other than DPO, by the name of the run: one that reads the reference's logits in every step."""
+LOSSES = {"distributions": "tdpo2", "distributions-adapter": "tdpo2", "values": "dro"}
+"""Losses other than DPO, by the name of the run: one that reads the reference's logits in every step, and one with a
+value network, whose gradient is clipped apart from the policy's.
+"""
 
 
 def checkpointed(policy):
@@ -45,6 +49,9 @@ def run(output, name, dtype, **more):
     policy = POLICIES[name](dtype)
     if name == "online-adapter":  # the reference is computed in every step, and not stored
         more["reference"] = SimpleNamespace(scorer=lambda groups: adapter_off(policy))
+    if name == "values":
+        more |= {"groups": groups_for("dro"), "max_grad_norm": 0.05}
+        settings["held_out"] = groups_for("dro", 5, seed=7)
     return train_small(output, policy=policy, loss=LOSSES.get(name, "dpo"), **settings, **more)
 
 
@@ -69,7 +76,8 @@ def main(folder, dtype, names):
             torch.save(state, folder / f"{name}.pt")
             layers = [type(module).__name__ for module in policy.modules() if "FSDP" in type(module).__name__]
             (folder / f"{name}.layers").write_text("\n".join(layers))
-            export_policy(policy, tiny_tokenizer(), folder / f"{name}-policy", "card", state)
+            if name != "values":
+                export_policy(policy, tiny_tokenizer(), folder / f"{name}-policy", "card", state)
         accelerator.wait_for_everyone()
         accelerator = sharding_accelerator()
         again = folder / f"{name}-resumed"

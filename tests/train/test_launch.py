@@ -56,7 +56,16 @@ def sharded(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", POLICIES)
+def test_a_value_network_in_shards_is_clipped_as_in_one_process(sharded, tmp_path):
+    """To a norm far below that of its gradient, and by the norm of the whole, not of a shard."""
+    run(tmp_path, "values", torch.float64)
+    want = lines_of(tmp_path)
+    assert min(line["values/grad_norm"] for line in want if "loss" in line) > 0.05
+    for output in ("values", "values-resumed"):
+        assert_equal_lines(lines_of(sharded / output), want, 1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "values"])
 def test_fully_sharded_training_gives_what_one_process_gives(name, sharded, tmp_path):
     one, _ = run(tmp_path, name, torch.float64)
     tolerance = 1e-6  # norms in float32

@@ -90,6 +90,8 @@ def test_a_resumed_run_has_the_copies_of_one_that_was_not_stopped(tmp_path, lora
     ]
     masters = [state["masters"] for state in stored]
     assert masters[0]
+    trained = [p for p in whole.parameters() if p.requires_grad]
+    assert all(torch.equal(p, master) for p, master in zip(trained, masters[0], strict=True))  # what is exported
     assert all(torch.equal(a, b) for a, b in zip(*masters, strict=True))
     assert any(not torch.equal(a, a.bfloat16().float()) for a in masters[0])  # more than the weights say
 

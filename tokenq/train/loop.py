@@ -23,7 +23,7 @@ from tokenq.train import checkpoint, stopping
 from tokenq.train.checks import apart_at_start, not_finite, raise_together, settled
 from tokenq.train.evaluation import evaluated
 from tokenq.train.job import Job, Scored, Summary
-from tokenq.train.masters import refuse_sharded_masters
+from tokenq.train.masters import refuse_sharded_masters, release_masters
 from tokenq.train.micro import Micro, Step, plan, reduced, whole_step
 from tokenq.train.monitor import Event, Meter
 from tokenq.train.objective import Outcome, add_sums
@@ -61,9 +61,11 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
         trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
     with stopping.heeded(job.say) as trainer.request:
         try:
-            return trainer.run(step)
+            summary = trainer.run(step)
         except stopping.Abandoned:
             raise trainer.stopped(trainer.done, trainer.request.signum) from None
+    release_masters(job.policy, optimizer)
+    return summary
 
 
 @dataclass

@@ -65,6 +65,19 @@ def keep_masters(optimizer: torch.optim.Optimizer, masters: Masters) -> None:
     optimizer.register_load_state_dict_pre_hook(restored)
 
 
+def release_masters(model: nn.Module, optimizer: Any) -> None:
+    """Put the copies in place of their weights, at the end of a run: what was learnt is in them, to the last bit.
+
+    Args:
+        model: what was trained; its weights in half precision become float32.
+        optimizer: over their copies.
+    """
+    weights = [one for one in model.parameters() if one.requires_grad and in_half(one)]
+    if weights:
+        for weight, master in zip(weights, optimizer.state_dict()[_KEY], strict=True):
+            weight.data = master.detach().clone()
+
+
 def refuse_sharded_masters(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuse weights in half precision where they are spread over devices: no process has a whole one to copy.
 

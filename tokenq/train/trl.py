@@ -35,7 +35,7 @@ ANSWERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("--eval-data, or --eval-size to hold rows out", ("dataset_test_split", "do_eval", "eval_strategy")),
     ("--eval-steps; held-out rows are always evaluated before the first and after the last step",
      ("eval_on_start", "eval_delay")),
-    ("--save-steps; without it a checkpoint is written at the end of each epoch",
+    ("--save-steps; without it a checkpoint is written at the end of each epoch, and Ctrl-C and SIGTERM write one",
      ("save_strategy", "enable_jit_checkpoint")),
     ("--keep-checkpoints", ("save_total_limit",)),
     ("--seed: one for data, dropout and new weights; runs repeat exactly on one machine",
