@@ -158,6 +158,19 @@ def test_a_bad_line_is_a_bad_row_of_every_command(place, tmp_path, capsys):
         assert "2 pairs" in capsys.readouterr().err
 
 
+def test_right_responses_are_above_all_wrong_ones(place, tmp_path, capsys):
+    words = ["eval", "preference", "--policy", str(place / "model"), "--reference", str(place / "model")]
+    words += ["--data", str(place / "listed.jsonl"), "--subset", "subset", "--device", "cpu"]
+    assert main([*words, "--output", str(tmp_path / "eval.json")]) == 0
+    assert "6 prompts with 18 responses" in capsys.readouterr().out
+    bench = json.loads((tmp_path / "eval.json").read_text())["numbers"]["rewards"]["likelihood"]["rewardbench"]
+    traces = list(read_traces(tmp_path / "eval.traces.jsonl"))
+    logps = [[one.totals.logp for one in traces if f"row {row}/" in one.id] for row in range(1, 7)]
+    assert [len(found) for found in logps] == [3] * 6
+    right = sum(chosen > max(rejected) for chosen, *rejected in logps)
+    assert bench["accuracy"]["value"] == pytest.approx(right / 6)
+
+
 def test_outputs_of_other_programs_are_judged(place, tmp_path, capsys):
     """The longer answer wins: a reward model stands in for the judge, whose scores are not looked at here."""
     for name in ("ours", "theirs"):

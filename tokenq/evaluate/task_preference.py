@@ -6,6 +6,7 @@ other names: "reference-free, summed" is the likelihood here, "reference-free, a
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,24 +45,25 @@ def rewards_of(traces: Sequence[TokenTrace]) -> dict[str, Reward]:
 def preference(
     traces: Sequence[TokenTrace], subsets: Mapping[str, str] | None = None, how: Resampling = PLAIN
 ) -> Outcome:
-    """Return how often each reward prefers the chosen response.
+    """Return how often each reward prefers the chosen response, and every right one to every wrong one.
 
     Args:
-        traces: of both responses of every pair.
+        traces: of both responses of every pair, or of right and wrong responses to every prompt (RewardBench 2).
         subsets: the subset of a pair, by the name of its row; None where the data has none.
         how: resamples, confidence, seed.
 
     Raises:
         UserError: there is no pair.
     """
-    pairs = as_pairs(traces)
-    names = [name for name, _, _ in pairs]
+    answers = as_answers(traces)
+    names = [one.name for one in answers]
     asked = rewards_of(traces)
     first = next(iter(asked))
     rewards = {
-        name: np.array([[reward(chosen), reward(rejected)] for _, chosen, rejected in pairs])
+        name: np.array([[min(map(reward, one.right)), max(map(reward, one.wrong))] for one in answers])
         for name, reward in asked.items()
     }
+    nearest = [(min(one.right, key=asked[first]), max(one.wrong, key=asked[first])) for one in answers]
     scored = {
         name: score_pairs(
             [Pair((subsets or {}).get(row, "all"), a, b, row) for row, (a, b) in zip(names, values, strict=True)],
@@ -72,18 +74,18 @@ def preference(
     own = rewards[first]
     right = {name: (values[:, 0] > values[:, 1]).astype(float) for name, values in rewards.items()}
     gains = {name: difference_interval(right[first], hits, how=how) for name, hits in right.items()}
-    margins, lengths = own[:, 0] - own[:, 1], rewards["length"]
+    margins, lengths = own[:, 0] - own[:, 1], np.array([[asked["length"](side) for side in pair] for pair in nearest])
     calibrated, bias = calibration(margins, how=how), length_bias(own, lengths, how)
     table = Table(
         "how often the chosen response has the higher reward",
         ("reward", "accuracy", f"{label(first)} − this", "ties"),
         [(label(name), one.accuracy, None if name == first else gains[name], one.ties) for name, one in scored.items()],
-        f"{len(pairs)} pairs; ties are wrong; differences are paired",
+        f"{_counted(answers)}; ties are wrong; differences are paired",
     )
     tables = [table, *_subset_tables(scored[first]), _margin_table(calibrated, bias)]
     examples = [
-        Example(chosen.id, titled(name, chosen.prompt), {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
-        for (name, chosen, _), margin, (a, b) in zip(pairs, margins, lengths, strict=True)
+        Example(right.id, titled(name, right.prompt), {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
+        for name, margin, (a, b), (right, _) in zip(names, margins, lengths, nearest, strict=True)
     ]
     numbers = {
         "rewards": {name: {"rewardbench": one, "gain": gains[name]} for name, one in scored.items()},
@@ -121,6 +123,41 @@ def _calibration_chart(calibrated: Calibration) -> Chart:
         Curve("calibrated", [0.5, 1.0], [0.5, 1.0]),
     ]
     return Chart("is σ(|margin|) a probability?", "confidence in the preferred response", "share that is right", curves)
+
+
+class Answers(NamedTuple):
+    """The right and the wrong responses to a prompt; one of each in a pair."""
+
+    name: str
+    right: list[TokenTrace]
+    wrong: list[TokenTrace]
+
+
+def as_answers(traces: Sequence[TokenTrace]) -> list[Answers]:
+    """Return the right and the wrong responses of every row that has both: sides of a pair, or labelled ones.
+
+    Raises:
+        UserError: no row has both, or a pair has a single side.
+    """
+    rows: dict[str, Answers] = {}
+    for trace in traces:
+        name, _, which = trace.id.rpartition("/")
+        good = trace.label if trace.side is None else trace.side == "chosen"
+        # A response that is alone in its row has the name of the row, which may be a path.
+        if good is not None and (trace.side is not None or which.isdecimal()):
+            row = rows.setdefault(name, Answers(name, [], []))
+            (row.right if good else row.wrong).append(trace)
+    both = [row for row in rows.values() if row.right and row.wrong]
+    if len(both) < len(rows) and any(trace.side is not None for trace in traces) or not both:
+        as_pairs(traces)  # which says what is missing
+    return both
+
+
+def _counted(answers: Sequence[Answers]) -> str:
+    responses = sum(len(one.right) + len(one.wrong) for one in answers)
+    if responses == 2 * len(answers):
+        return f"{len(answers)} pairs"
+    return f"{len(answers)} prompts with {responses} responses; right is every right one above every wrong one"
 
 
 def as_pairs(traces: Sequence[TokenTrace]) -> list[tuple[str, TokenTrace, TokenTrace]]:
