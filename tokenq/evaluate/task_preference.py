@@ -148,7 +148,7 @@ def as_answers(traces: Sequence[TokenTrace]) -> list[Answers]:
             row = rows.setdefault(name, Answers(name, [], []))
             (row.right if good else row.wrong).append(trace)
     both = [row for row in rows.values() if row.right and row.wrong]
-    if len(both) < len(rows) and any(trace.side is not None for trace in traces) or not both:
+    if (len(both) < len(rows) and any(trace.side is not None for trace in traces)) or not both:
         as_pairs(traces)  # which says what is missing
     return both
 
