@@ -261,7 +261,7 @@ def campaign(name: str, kills: int, seed: int, folder: Path, inputs: Path) -> Co
         output = folder / f"{name}-{number}"
         words, code, share = task.words(inputs, output), None, 1.0
         while code is None:
-            disturbed, share = counts["kills"] < kills and draw.random() < share, 0.3
+            disturbed, share = counts["kills"] < kills and draw.random() < share, 0.9 if name == "demo" else 0.3
             code = ended(started(words, log), draw.uniform(0, life) if disturbed else 3600)
             counts["kills"] += code is None
             words = task.again(inputs, output)
