@@ -14,12 +14,13 @@ from tokenq.evaluate.answers import Extract, find_extractor
 from tokenq.models.context import least_context
 from tokenq.models.forward import PackedLM
 from tokenq.models.identity import identify
+from tokenq.models.limits import named_limits, refuse_tokens
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_model, load_tokenizer
 from tokenq.models.policy import no_grad
 from tokenq.models.precision import beside
 from tokenq.models.proof import fastest_exact
 from tokenq.models.reward_model import RewardModel
-from tokenq.models.run_models import RunModels, named_models, spec_of
+from tokenq.models.run_models import RunModels, named_models, spec_of, with_models
 from tokenq.models.stepper import ModelStepper
 from tokenq.models.vocabulary import check_tokenizers
 from tokenq.records import Text
@@ -93,6 +94,8 @@ class Searcher:
         ids = encode_prompts(prompts, self.tokenizer)
         lengths = [(prompt.where, len(tokens)) for prompt, tokens in zip(prompts, ids, strict=True)]
         check_room(lengths, self.config.budget, self._context)
+        for prompt, tokens in zip(prompts, ids, strict=True):
+            refuse_tokens(named_limits(self.policy.model), tokens, prompt.where)
         size = self.config.batch_size
         for start in range(done // size * size, len(prompts), size):
             batch = prompts[start : start + size]
@@ -241,7 +244,7 @@ def load_searcher(
     """
     hide_progress_bars()
     models = models or searched_models(config)
-    config = _with_models(config, models)
+    config = with_models(config, models)
     _check_needs(config, judge)
     alphas, tokenizer = weights_of(config), load_tokenizer(models.policy)
     identities: dict[str, dict[str, Any]] = {}
@@ -281,7 +284,7 @@ def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
     Raises:
         UserError: says what is missing, or which name is unknown.
     """
-    _check_needs(_with_models(config, searched_models(config)), judge)
+    _check_needs(with_models(config, searched_models(config)), judge)
 
 
 def _check_needs(config: SearchConfig, judge: Judge | None) -> None:
@@ -311,13 +314,3 @@ def searched_models(config: SearchConfig) -> RunModels:
     """
     made = None if config.run is None else models_of_run(config.run, spec_of(config, config.run))
     return named_models(config, made)
-
-
-def _with_models(config: SearchConfig, models: RunModels) -> SearchConfig:
-    """Return the configuration with the models' names and β."""
-    return replace(
-        config,
-        policy=models.policy.name,
-        reference=None if models.reference is None else models.reference.name,
-        beta=models.beta if config.beta is None else config.beta,
-    )

@@ -14,6 +14,7 @@ from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
 from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
 from tokenq.models.identity import identify
+from tokenq.models.limits import ModelLimits, named_limits, refuse_beyond
 from tokenq.models.load import (
     ModelSpec,
     hide_progress_bars,
@@ -88,6 +89,7 @@ class Session:
         identities: (policy, reference) as provenance has them.
         warnings: what may be wrong with this pair.
         rewards: a reward model that reads the same tokens, or None.
+        limits: of every model with its name, the policy's and then the reference's first.
     """
 
     models: ReferencedPolicy | None
@@ -97,6 +99,7 @@ class Session:
     identities: tuple[dict[str, Any], dict[str, Any]]
     warnings: tuple[str, ...] = ()
     rewards: RewardReader | None = None
+    limits: tuple[tuple[ModelLimits, str], ...] = ()
 
     def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[Row], DataSummary]:
         """Return examples in the policy's tokens, and what became of those that are not among them.
@@ -110,6 +113,8 @@ class Session:
             UserError: nothing is left.
         """
         rows, summary = self._rows(examples, self.tokenizer, bad_rows)
+        readers = self.limits if self.other_tokenizer is None else self.limits[:1]
+        rows = [self._kept(row, readers) for row in rows]
         if self.other_tokenizer is None:
             return rows, summary
         theirs = {
@@ -118,6 +123,12 @@ class Session:
         lost = {"unusable for the other tokenizer": sum(row.group.where not in theirs for row in rows)}
         dropped = summary.dropped | {reason: count for reason, count in lost.items() if count}
         return [row for row in rows if row.group.where in theirs], replace(summary, dropped=dropped)
+
+    def _kept(self, row: Row, readers: Sequence[tuple[ModelLimits, str]]) -> Row:
+        """Return a row that its readers can read, with what they were not made for among its warnings."""
+        said = [refuse_beyond(limits, [row.group], name) for limits, name in readers]
+        beyond = [f"longer than {limits.context} tokens" for (limits, _), one in zip(readers, said, strict=True) if one]
+        return replace(row, warnings=(*row.warnings, *dict.fromkeys(beyond))) if beyond else row
 
     def traces(self, rows: Sequence[Row], done: int = 0) -> Iterator[list[TokenTrace]]:
         """Yield the traces of every row, in order, one for each response.
@@ -138,6 +149,8 @@ class Session:
         others, _ = self._rows([row.example for row in rows], self.other_tokenizer, "drop")
         if [row.group.where for row in others] != [row.group.where for row in rows]:
             raise UserError("Some rows are too long for one of the two tokenizers.", "Raise --max-length.")
+        for limits, name in self.limits[1:2]:
+            refuse_beyond(limits, [row.group for row in others], name)
         scorers = no_grad(self.models.policy), no_grad(self.models.reference or self.models.policy)
         return score_aligned(rows, others, scorers, self._scoring, budget, done)
 
@@ -220,7 +233,8 @@ def _pair(specs: tuple[ModelSpec, ModelSpec], models: tuple[Any, Any], options: 
     )
     identities = identify(models[0], specs[0].name).to_dict(), identify(models[1], specs[1].name).to_dict()
     pair = ReferencedPolicy(own, other)
-    return Session(pair, tokenizer, None if shared else their_tokenizer, options, identities, said)
+    limits = tuple(map(named_limits, models))
+    return Session(pair, tokenizer, None if shared else their_tokenizer, options, identities, said, limits=limits)
 
 
 def _against_base(spec: ModelSpec, options: Options, say: Say) -> Session:
@@ -237,7 +251,7 @@ def _against_base(spec: ModelSpec, options: Options, say: Say) -> Session:
         return _pair((spec, below), (model, load_model(beside(model, below))), options, say)
     identities = identify(model, spec.path).to_dict(), identify(model, base, adapter="off").to_dict()
     pair = ReferencedPolicy(_proven(model, options, say), None)
-    return Session(pair, load_tokenizer(spec), None, options, identities)
+    return Session(pair, load_tokenizer(spec), None, options, identities, limits=(named_limits(model),))
 
 
 def _proven(model: Any, options: Options, say: Say) -> Any:
@@ -277,8 +291,8 @@ def load_rewards(
     identity = identify(model, path).to_dict()
     reader = RewardReader(lambda batch: lm(batch.to(lm.device)), names, output_weights(names, weights, path), identity)
     if beside is not None:
-        return replace(beside, rewards=reader)
-    return Session(None, tokenizer, None, options, ({}, {}), rewards=reader)
+        return replace(beside, rewards=reader, limits=(*beside.limits, named_limits(model)))
+    return Session(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=(named_limits(model),))
 
 
 def models_of_run(run: str, spec: ModelSpec) -> RunModels:

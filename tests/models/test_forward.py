@@ -14,7 +14,7 @@ from tokenq.models import attention, proof
 from tokenq.models.forward import WAYS, PackedLM, bare
 from tokenq.models.load import add_lora
 from tokenq.models.proof import fastest_exact, prove
-from tokenq.worlds.tiny import FAMILIES, WINDOW, tiny_model
+from tokenq.worlds.tiny import FAMILIES, tiny_model
 
 # Eager attention of Gemma 2 gives NaN for padding in float64.
 DTYPES = {"gemma2": torch.float32}
@@ -242,7 +242,7 @@ def test_rounding_in_half_precision_is_no_mistake(family, dtype):
     model = tiny_model(family, dtype=dtype)
     for way in ("segments", "plain", "full"):
         lm = PackedLM(model, way)
-        assert prove(lm, max_length=MAX_LENGTH)[0] < 0.6
+        assert prove(lm)[0] < 0.6
         lm.release()
     assert not model.get_input_embeddings()._forward_hooks
 
@@ -293,17 +293,32 @@ def test_a_window_that_is_one_too_long_is_caught_where_rows_are_longer_than_it(f
 
     monkeypatch.setattr(attention.Layout, "mask", wrong)
     lm = PackedLM(tiny_model(family), "segments")
-    assert prove(lm, max_length=WINDOW + 1)[0] > 5
+    assert prove(lm)[0] > 5
 
 
-def test_a_window_longer_than_every_row_of_the_job_is_not_probed():
-    """A probe as long as a window of thousands of tokens would cost more than it tells."""
-    config = tiny_model("mistral").config
-    for max_length, longest in ((WINDOW, 9 + 7), (WINDOW + 1, WINDOW + 3 + 8)):
-        model = tiny_model("mistral")
-        groups = proof._probe_groups(model, max_length)
-        assert max(len(g.prompt_ids) + len(r.ids) for g in groups for r in g.responses) == longest
-    assert config.sliding_window == WINDOW
+def test_a_window_of_thousands_of_tokens_is_proven_on_short_rows(monkeypatch):
+    """The window is made small for the proof; where it is then seen otherwise, longer rows go one by one."""
+    model = tiny_model("mistral")
+    lm, _ = fastest_exact(long_window(model))
+    assert (lm.way, lm.limit) == ("segments", None)
+    lm.release()
+    right = attention.Layout.mask
+
+    def wrong(self, length, prefix, window):
+        return right(self, length, prefix, None if window is None else window + 1)
+
+    monkeypatch.setattr(attention.Layout, "mask", wrong)
+    lm, _ = fastest_exact(model)
+    assert (lm.way, lm.limit) == ("segments", 4096)
+    assert {layer.self_attn.sliding_window for layer in model.model.layers} == {model.config.sliding_window} == {4096}
+
+
+def long_window(model):
+    """Return a model whose window is longer than the rows of any test."""
+    model.config.sliding_window = 4096
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = 4096
+    return model
 
 
 def test_weights_without_a_number_are_an_error_and_not_an_agreement():

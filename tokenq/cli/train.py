@@ -31,6 +31,7 @@ from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward import PackedLM, bare
 from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, add_lora, hide_progress_bars, load_model, load_tokenizer, load_whole
 from tokenq.models.precision import for_training
 from tokenq.models.value_network import ValuedPolicy
@@ -69,6 +70,7 @@ def run(config: TrainConfig) -> Summary:
         rows = load_data(config, loss, tokenizer, progress)
         ready = PREPARATIONS[loss.output](config, loss, spec, tokenizer, rows, progress)
         refuse_equal(ready.data.groups, loss.inputs)
+        _keep_limits(ready, progress)
         identity = identify(ready.policy.model, config.model)
         reference = _reference(ready, identity, config, loss, tokenizer, accelerator, progress)
         valued = ValuedPolicy(ready.policy) if isinstance(ready.policy, PackedLM) and loss.valued else None
@@ -100,6 +102,14 @@ def _steps(ready: Ready, config: TrainConfig, loss: LossSum) -> str:
     said = f"{total_steps(config, total)} steps of {each} {noun}"
     share = each * responses / total
     return said if share == each else f"{said} ({share:.4g} responses) each"
+
+
+def _keep_limits(ready: Ready, progress: Progress) -> None:
+    """Refuse rows that the model cannot read, before anything is computed."""
+    limits, name = named_limits(ready.policy.model)
+    said = refuse_beyond(limits, [*ready.data.groups, *ready.held_out.groups], name)
+    if said is not None:
+        progress.say(f"warning: {said}")
 
 
 def _kind(config: TrainConfig, loss: LossSum) -> str:
@@ -185,6 +195,11 @@ def _make_ready(
 ) -> None:
     """Choose how gradients are computed."""
     if config.gradient_checkpointing:
+        if policy.way not in ("plain", "full") and policy.limit is not None and policy.limit < config.max_length:
+            raise UserError(
+                f"--gradient-checkpointing: this model reads rows beyond {policy.limit} tokens by another attention.",
+                f"Add --attention plain, or --max-length {policy.limit}.",
+            )
         bare(policy.model).gradient_checkpointing_enable({"use_reentrant": False})
         if valued is not None:
             valued.values.body.gradient_checkpointing_enable({"use_reentrant": False})

@@ -65,6 +65,11 @@ class RewardLM(nn.Module):
         return self.packed.way
 
     @property
+    def limit(self) -> int | None:
+        """Tokens up to which that is exact for a row."""
+        return self.packed.limit
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.packed.device

@@ -20,6 +20,7 @@ from tokenq.core.readout import FullLogits, HeadLogits, Logits
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models import attention
+from tokenq.models.single_rows import beyond, one_by_one, set_attention
 
 
 class PackedLM(nn.Module):
@@ -28,15 +29,18 @@ class PackedLM(nn.Module):
     Args:
         model: the language model, bare or wrapped by peft.
         way: a key of `WAYS`.
+        limit: tokens up to which the way is exact for a row; None where it always is. In a batch with a longer row, all
+            rows go through the model by themselves, unpadded.
+        steps: whether single steps with kept keys and values say what whole rows say.
     """
 
-    def __init__(self, model: nn.Module, way: str = "plain") -> None:
+    def __init__(self, model: nn.Module, way: str = "plain", limit: int | None = None, *, steps: bool = True) -> None:
         super().__init__()
         if way not in WAYS:
             raise unknown_name("attention", way, WAYS)
         attention.register()
         self.model = model
-        self.way = way
+        self.way, self.limit, self.steps = way, limit, steps
         self.grad_in_place = False
         self.keep_bytes = KEEP_BYTES
         self.workspace = Workspace(reserve=KEEP_BYTES)
@@ -69,13 +73,30 @@ class PackedLM(nn.Module):
         logps = logits.logps(batch.targets)
         return logps if read is None else torch.stack((logps, read(logits).to(logps.dtype)))
 
-    def logits(self, batch: PackedBatch) -> Logits:
-        """Return what gives the logits at every target's position, tile by tile."""
-        return WAYS[self.way].compute(self, batch.to(self.device))
+    def logits(self, batch: PackedBatch, behind: int = 1) -> Logits:
+        """Return what gives the logits at every target's position, tile by tile.
+
+        Args:
+            batch: the batch, on any device.
+            behind: tokens of each row behind the last that is an input: none for texts that are still being written.
+        """
+        batch = batch.to(self.device)
+        if not beyond(batch, self.limit):
+            return WAYS[self.way].compute(self, batch)
+        head = None if self.way == "full" else self.head()
+        if head is None:
+            return FullLogits(one_by_one(self.lm, batch, self.own_attention, "logits", behind))
+        states = one_by_one(self.lm.base_model, batch, self.own_attention, "last_hidden_state", behind)
+        return HeadLogits(states, head)
 
     def states(self, batch: PackedBatch) -> Float[Tensor, "N H"]:
-        """Return the hidden state at every target's position, for a head of another kind, where the weights are."""
+        """Return the hidden state at every target's position, for a head of another kind, where the weights are.
+
+        All tokens of a row are inputs.
+        """
         batch = batch.to(self.device)
+        if beyond(batch, self.limit):
+            return one_by_one(self.lm.base_model, batch, self.own_attention, "last_hidden_state", 0)
         return WAYS[self.way].states(self.lm.base_model, batch)[batch.predictors]
 
     def work(self, batch: PackedBatch) -> tuple[int, int]:
@@ -130,14 +151,6 @@ def bare(model: nn.Module) -> PreTrainedModel:
     if not isinstance(inner, PreTrainedModel):
         raise UserError(f"{type(inner).__name__} is no transformers model.", "Load it through transformers.")
     return inner
-
-
-def set_attention(model: PreTrainedModel, name: str | None) -> None:
-    """Set the attention function of a model and of its sub-models."""
-    model.config._attn_implementation = name
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module.config._attn_implementation = name
 
 
 def _grad_buffer(weight: Tensor) -> Tensor:

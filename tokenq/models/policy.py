@@ -43,7 +43,7 @@ def frozen_model(policy: PackedLM) -> PackedLM:
     """Return the policy as it is now: a copy of the live weights, never a second load from a path."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
     model.eval()
-    lm = PackedLM(model, policy.way)
+    lm = PackedLM(model, policy.way, policy.limit, steps=policy.steps)
     lm.own_attention = policy.own_attention
     return lm
 

@@ -15,12 +15,18 @@ from transformers import PreTrainedModel
 from tokenq.core.packing import pack
 from tokenq.core.readout import FullLogits
 from tokenq.errors import UserError, unknown_name
-from tokenq.models.forward import WAYS, PackedLM, set_attention
+from tokenq.models.forward import WAYS, PackedLM
+from tokenq.models.lengths import length_limit, short_lengths
+from tokenq.models.proof_of_steps import differences_of_steps
+from tokenq.models.single_rows import set_attention
 from tokenq.records import TokenGroup, TokenResponse
 
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-3}
 """Largest difference of one log-prob (nats) that is rounding and not a mistake (many models take their softmax in
 float32 whatever their weights are). In half precision it is measured: see `prove`."""
+
+ROOM = 1024
+"""A way that holds for rows of so many tokens is taken before slower ones that hold for all."""
 
 HALF_FLOOR = 1e-3
 """Least tolerance in half precision."""
@@ -49,7 +55,7 @@ def fastest_exact(
     Args:
         model: a causal LM, or another model with a proof of its own.
         choice: "auto", or the name of a way, which is then proven alone before falling back to the last one.
-        max_length: longest sequence of the job; a sliding window shorter than this is put to the proof as well.
+        max_length: longest sequence of the job.
         proof: what the ways are held to; log-probs when None.
 
     Raises:
@@ -62,35 +68,83 @@ def fastest_exact(
     auto = [way for way in proof.ways if on_cuda or way != "flex"]
     ways = auto if choice == "auto" else [choice, proof.ways[-1]]
     warnings: list[str] = []
+    bounded: PackedLM | None = None
     for way in dict.fromkeys(ways):
         lm = PackedLM(model, way)
-        error, reason = prove(lm, max_length, proof)
+        error, reason = prove(lm, proof)
         if error <= 1:
-            if warnings:
-                warnings.append(f"Using {way!r} instead.")
-            return lm, warnings
+            lm.limit = _limit(lm, proof)
+            if lm.limit is None or lm.limit >= min(max_length, ROOM):
+                return _chosen(lm, proof, max_length, warnings)
+            bounded = bounded or lm
+        else:
+            said = reason or f"{error:.2g} times the tolerance"
+            warnings.append(f"{type(lm.lm).__name__}: {way!r} is not exact ({said}).")
         lm.release()
-        warnings.append(
-            f"{type(lm.lm).__name__}: {way!r} is not exact ({reason or f'{error:.2g} times the tolerance'})."
-        )
+    if bounded is not None:
+        return _chosen(PackedLM(model, bounded.way, bounded.limit), proof, max_length, warnings)
     raise UserError(
         "No way of batching reproduces this model's own forward: " + " ".join(warnings),
         "The model may be stochastic (dropout, noise) or broken (NaN weights).",
     )
 
 
+def _limit(lm: PackedLM, proof: Proof) -> int | None:
+    """Return the tokens up to which a way that holds for short rows holds; None where it holds for all.
+
+    Lengths at which the model begins to treat rows otherwise are made small for the proof.
+    """
+    limit = length_limit(lm.lm)
+    if limit is None:
+        return None
+    with short_lengths(lm.lm):
+        holds = prove(lm, proof)[0] <= 1 and (not _steps(lm, proof) or _steps_hold(lm))
+    return None if holds else limit
+
+
+def _chosen(lm: PackedLM, proof: Proof, max_length: int, warnings: list[str]) -> tuple[PackedLM, list[str]]:
+    if warnings:
+        warnings.append(f"Using {lm.way!r} instead.")
+    if lm.limit is not None and lm.limit < max_length:
+        warnings.append(f"{type(lm.lm).__name__} treats rows beyond {lm.limit} tokens otherwise: they go one by one.")
+    lm.steps = _steps(lm, proof) and _steps_hold(lm)
+    return lm, warnings
+
+
+def _steps(lm: PackedLM, proof: Proof) -> bool:
+    """Return whether there are steps with kept keys and values at all."""
+    return WAYS[lm.way].shares_prompts and proof.got is LOG_PROBS.got
+
+
 @torch.no_grad()
-def prove(lm: PackedLM, max_length: int = 1024, proof: Proof | None = None) -> tuple[float, str]:
+def _steps_hold(lm: PackedLM) -> bool:
+    """Return whether steps with kept keys and values say what whole rows say."""
+    training, dtype = lm.model.training, _compute_dtype(lm.model)
+    lm.model.eval()
+    try:
+        off = differences_of_steps(lm)
+        if dtype in TOLERANCES:
+            return bool(off.max() <= TOLERANCES[dtype])
+        groups = probe_groups(lm.lm)
+        return bool(off.mean() <= 2 * max(HALF_FLOOR, _rounding(lm, groups, LOG_PROBS.want(lm, groups), LOG_PROBS)))
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError):
+        return False  # whatever a layer objects to
+    finally:
+        set_attention(lm.lm, WAYS[lm.way].attention or lm.own_attention)
+        lm.model.train(training)
+
+
+@torch.no_grad()
+def prove(lm: PackedLM, proof: Proof | None = None) -> tuple[float, str]:
     """Return how far this way is from the model's own forward on single unpadded rows, in units of what is tolerated.
 
-    Random tokens, several groups, a response of one token among them; a group longer than the sliding window when the
-    job has such rows. In float32 and float64 the largest difference counts, against `TOLERANCES`. In half precision
-    rounding alone moves single log-probs by a nat in one model and by a hundredth in another, so the mean difference
-    counts, against that between the model's own forward and itself with every embedding rounded otherwise.
+    Random tokens, several groups, a response of one token among them. In float32 and float64 the largest difference
+    counts, against `TOLERANCES`. In half precision rounding alone moves single log-probs by a nat in one model and by a
+    hundredth in another, so the mean difference counts, against that between the model's own forward and itself with
+    every embedding rounded otherwise.
 
     Args:
         lm: the model and the way to be proven.
-        max_length: longest sequence of the job.
         proof: what it is held to; log-probs when None.
 
     Returns:
@@ -98,7 +152,7 @@ def prove(lm: PackedLM, max_length: int = 1024, proof: Proof | None = None) -> t
         the reason.
     """
     proof = proof or LOG_PROBS
-    training, groups = lm.model.training, _probe_groups(lm.lm, max_length)
+    training, groups = lm.model.training, probe_groups(lm.lm)
     lm.model.eval()
     try:
         got = proof.got(lm, groups)
@@ -160,16 +214,14 @@ LOG_PROBS = Proof(_packed_logps, _own_logps, tuple(WAYS))
 """Log-probs of a causal LM."""
 
 
-def _probe_groups(model: PreTrainedModel, max_length: int) -> list[TokenGroup]:
-    config = model.config.get_text_config()
+def probe_groups(model: PreTrainedModel) -> list[TokenGroup]:
+    """Return the random rows that the ways of a model are proven on: on both sides of `lengths.SHORT` tokens."""
+    size = model.config.get_text_config().vocab_size
     rng = np.random.default_rng(0)
     shapes: list[tuple[int, Sequence[int]]] = [(5, (4, 1, 6)), (9, (3, 7))]
-    window = config.to_dict().get("sliding_window")
-    if window is not None and window < max_length:
-        shapes.append((window + 3, (5, 8)))
 
     def draw(n: int) -> np.ndarray:
-        return rng.integers(0, config.vocab_size, n).astype(np.int32)
+        return rng.integers(0, size, n).astype(np.int32)
 
     def response(n: int) -> TokenResponse:
         return TokenResponse(draw(n), np.ones(n, dtype=bool), terminal=True)

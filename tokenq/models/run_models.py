@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder
 from tokenq.models.load import ModelSpec
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -103,3 +105,15 @@ def against_base(models: RunModels) -> RunModels:
         return models
     base = base_of(models.policy.path, models.policy.base)
     return replace(models, reference=replace(models.policy, path=base, base=None))
+
+
+def with_models(config: Config, models: RunModels) -> Config:
+    """Return what was asked for with the names of its models, and the β of their run where none is given."""
+    settings: Any = config
+    found: Config = replace(
+        settings,
+        policy=models.policy.name,
+        reference=None if models.reference is None else models.reference.name,
+        beta=models.beta if settings.beta is None else settings.beta,
+    )
+    return found

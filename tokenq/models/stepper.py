@@ -15,7 +15,8 @@ from tokenq.core.packing import pack
 from tokenq.core.tensors import Frontier, PackedBatch
 from tokenq.models.attention import SEGMENTS, Layout
 from tokenq.models.cache import Branches, Prefill, Steps, gathered
-from tokenq.models.forward import WAYS, PackedLM, set_attention
+from tokenq.models.forward import WAYS, PackedLM
+from tokenq.models.single_rows import set_attention
 from tokenq.records import TokenGroup, TokenResponse
 
 TILE = 1024
@@ -25,7 +26,10 @@ TILE = 1024
 class Writer(Protocol):
     """One model that writes: it reads prompts, and goes on from branches."""
 
-    tokens: int
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model so far."""
+        ...
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
         """Return the next-token log-probs behind every prompt, and the state of one branch for each."""
@@ -100,8 +104,10 @@ class ModelStepper:
 
 
 def writer(lm: PackedLM) -> Writer:
-    """Return the fastest writer that is exact for a model: with kept keys and values where its layers share prompts."""
-    return Caching(lm) if WAYS[lm.way].shares_prompts else Rereading(lm)
+    """Return the fastest writer that is exact for a model: with kept keys and values where these prove to be."""
+    if not (WAYS[lm.way].shares_prompts and lm.steps):
+        return Rereading(lm)
+    return Caching(lm) if lm.limit is None else UpTo(lm, lm.limit)
 
 
 class Caching:
@@ -175,9 +181,51 @@ class Rereading:
     def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
         batch = _as_batch(texts)
         self.tokens += len(batch.input_ids)
-        logits = self._lm.logits(batch)
+        logits = self._lm.logits(batch, behind=0)
         count, vocabulary = logits.shape
         return logits.tile(slice(0, count), slice(0, vocabulary)).T.log_softmax(-1), texts
+
+
+class UpTo:
+    """A model that keeps keys and values as long as no text is longer than that is exact for, and then reads again.
+
+    Args:
+        lm: a model.
+        limit: tokens of the longest text for which kept keys and values are exact.
+    """
+
+    def __init__(self, lm: PackedLM, limit: int) -> None:
+        self._kept, self._whole, self._limit = Caching(lm), Rereading(lm), limit
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model so far."""
+        return self._kept.tokens + self._whole.tokens
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
+        """Return the next-token log-probs behind every prompt, and the texts with what is kept of them."""
+        texts = [tuple(prompt) for prompt in prompts]
+        if max(map(len, texts)) > self._limit:
+            return self._whole.start(texts)[0], (texts, None)
+        logps, branches = self._kept.start(texts)
+        return logps, (texts, branches)
+
+    def step(
+        self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], Any]:
+        """Return the next-token log-probs after each token, and the texts with what is kept of them."""
+        before, branches = state
+        texts = [(*before[p], t) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)]
+        if branches is None or max(map(len, texts)) > self._limit:
+            return self._whole.start(texts)[0], (texts, None)
+        logps, grown = self._kept.step(branches, parents, tokens)
+        return logps, (texts, grown)
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return the texts picked from several steps, with what is kept where all of them have it."""
+        texts = [state[0][row] for state, row in places]
+        kept = all(state[1] is not None for state, _ in places)
+        return texts, self._kept.gather([(state[1], row) for state, row in places]) if kept else None
 
 
 def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tokenq.core.tensors import PackedBatch
 from tokenq.models.forward import WAYS, PackedLM, bare
+from tokenq.models.single_rows import beyond, one_by_one
 
 
 class ValueNetwork(nn.Module):
@@ -34,11 +35,14 @@ class ValueNetwork(nn.Module):
         self.head = nn.Linear(width, 1, device=weight.device, dtype=dtype)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.way = policy.way
+        self.way, self.limit, self.own_attention = policy.way, policy.limit, policy.own_attention
 
     def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
         """Return the value of the state that each target was written in, float32 or better."""
-        states = WAYS[self.way].states(self.body, batch)[batch.predictors]
+        if beyond(batch, self.limit):
+            states = one_by_one(self.body, batch, self.own_attention, "last_hidden_state", 1)
+        else:
+            states = WAYS[self.way].states(self.body, batch)[batch.predictors]
         values: Tensor = self.head(states.to(self.head.weight.dtype))[:, 0]
         return values.to(torch.promote_types(values.dtype, torch.float32))
 

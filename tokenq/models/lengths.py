@@ -1,0 +1,105 @@
+"""What a configuration makes depend on the length of a row, and how to see it act on a short one.
+
+Windows, chunks and the keys that sparse attention keeps act only on rows that are longer; some rotary scalings take
+their frequencies from the longest row of a batch. While such a length is made small in the live model, rows of a dozen
+tokens show what long rows would.
+"""
+
+import contextlib
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+SHORT = 6
+"""What the lengths become: every row of the proof is longer, or has others beside it that are."""
+
+_NAMES = frozenset(
+    {
+        *("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size", "window_size"),
+        *("index_topk", "index_topk_blocks", "topk_blocks", "floor_scale"),
+        *("original_max_position_embeddings", "original_max_seq_len", "max_seq_len_cached"),
+    }
+)
+"""Names of such lengths in configurations and in layers."""
+
+_OF_LONGEST = ("dynamic", "longrope")
+"""Rotary scalings that look at the longest row of a batch."""
+
+
+def length_limit(model: PreTrainedModel) -> int | None:
+    """Return the smallest length at which rows begin to be treated otherwise; None where no length matters."""
+    found = [place[name] for place in _configs(model) for name in _NAMES & place.keys()]
+    found += [place["max_position_embeddings"] for place in _dynamic(model)]
+    return min((int(one) for one in found if _is_length(one)), default=None)
+
+
+@contextlib.contextmanager
+def short_lengths(model: PreTrainedModel) -> Iterator[None]:
+    """Make all lengths of the model small for the duration of the block, and leave it as it was."""
+    undone: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
+    rotary = [module for module in model.modules() if any("inv_freq" in name for name in module._buffers)]
+    for module in rotary:  # it keeps what it has found for the lengths that it saw
+        kept = {name: None if buffer is None else buffer.clone() for name, buffer in module._buffers.items()}
+        undone += [(module.__dict__, dict(module.__dict__)), (module._buffers, kept)]
+    places: list[MutableMapping[str, Any]] = [*_configs(model), *(module.__dict__ for module in model.modules())]
+    names = _NAMES | ({"max_position_embeddings"} if _dynamic(model) else set())
+    for place in places:
+        changed = {name: place[name] for name in names & place.keys() if _is_length(place[name])}
+        undone.append((place, changed))
+        place.update(dict.fromkeys(changed, SHORT))
+    try:
+        yield
+    finally:
+        for place, values in undone:
+            place.update(values)
+
+
+def forget_lengths(body: nn.Module) -> None:
+    """Let rotary scalings that grow with the rows they have seen begin anew."""
+    for module in body.modules():
+        own, buffers = module.__dict__, module._buffers
+        for name in [name for name in own if name.endswith("max_seq_len_cached")]:
+            if own[name] != own.get("original_max_seq_len", own[name]):
+                prefix = name.removesuffix("max_seq_len_cached")
+                first = own.get(f"{prefix}original_inv_freq", buffers.get(f"{prefix}original_inv_freq"))
+                now = buffers[f"{prefix}inv_freq"]
+                assert first is not None
+                assert now is not None
+                buffers[f"{prefix}inv_freq"] = first.to(now)
+                own[name] = own["original_max_seq_len"]
+
+
+def _configs(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
+    """Return the numbers of all configurations in a model, and those of their rotary scalings."""
+    configs = {id(config): config for config in (model.config, model.config.get_text_config())}
+    for module in model.modules():
+        config = module.__dict__.get("config")
+        if config is not None:
+            configs[id(config)] = config
+    found: list[MutableMapping[str, Any]] = []
+    for config in configs.values():
+        found.append(config.__dict__)
+        scaling = config.__dict__.get("rope_parameters") or {}
+        found += [part for part in (scaling, *scaling.values()) if isinstance(part, dict) and _scales(part)]
+    return found
+
+
+def _scales(rotary: MutableMapping[str, Any]) -> bool:
+    return rotary.get("rope_type") in _OF_LONGEST
+
+
+def _dynamic(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
+    """Return the configurations whose rotary scaling begins at the positions that the model was made for."""
+    found = []
+    for place in _configs(model):
+        scaling = place.get("rope_parameters") or {}
+        parts = [part for part in (scaling, *scaling.values()) if isinstance(part, dict)]
+        if any(part.get("rope_type") == "dynamic" for part in parts) and "max_position_embeddings" in place:
+            found.append(place)
+    return found
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > SHORT

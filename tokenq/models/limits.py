@@ -1,0 +1,108 @@
+"""The limits of a model, and jobs that do not keep them: positions, context, rows of the embedding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tokenq.errors import UserError
+from tokenq.models.forward import bare
+from tokenq.records import TokenGroup
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can be given.
+
+    Attributes:
+        context: tokens of the longest row that it was made for; None where the configuration names none.
+        learned: whether there are no more positions than that: the layers hold a table of them.
+        tokens: rows of its embedding.
+    """
+
+    context: int | None
+    learned: bool
+    tokens: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "ModelLimits":
+        """Return the limits of a causal LM or a classifier, bare or wrapped by peft."""
+        lm = bare(model)
+        config, embedding = lm.config.get_text_config(), lm.get_input_embeddings()
+        named = config.to_dict()
+        stated: Any = named.get("max_position_embeddings") or named.get(_alias(config, "max_position_embeddings"))
+        context = int(stated) if isinstance(stated, int) and stated > 0 else None
+        learned = context is not None and any(_holds_positions(lm, context, embedding))
+        return cls(context, learned, int(embedding.weight.shape[0]))
+
+
+def named_limits(model: nn.Module) -> tuple[ModelLimits, str]:
+    """Return the limits of a model and where it came from."""
+    return ModelLimits.of(model), str(bare(model).config._name_or_path)
+
+
+def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) -> str | None:
+    """Refuse rows that a model cannot read, before anything is computed, and return what to warn about.
+
+    Args:
+        limits: of the model.
+        groups: what it is to read.
+        name: what the model is called.
+
+    Raises:
+        UserError: a row is longer than the table of positions, or has a token that the embedding does not.
+    """
+    longest, where, highest, at = 0, "", -1, ""
+    for group in groups:
+        length = len(group.prompt_ids) + max(len(response.ids) for response in group.responses)
+        if length > longest:
+            longest, where = length, group.where
+        token = max(int(ids.max()) for ids in (group.prompt_ids, *(r.ids for r in group.responses)) if len(ids))
+        if token > highest:
+            highest, at = token, group.where
+    _refuse_token(limits, highest, at, name)
+    if limits.context is None or longest <= limits.context:
+        return None
+    if limits.learned:
+        raise UserError(
+            f"{where} has {longest} tokens, and {name} has {limits.context} positions.",
+            f"Give --max-length {limits.context}; what is longer is then cut or left out.",
+        )
+    return f"{where} has {longest} tokens, and {name} was made for {limits.context}: beyond them it may be far off."
+
+
+def refuse_tokens(limits: tuple[ModelLimits, str], tokens: Sequence[int], where: str) -> None:
+    """Refuse a text with a token that the embedding of a model does not have.
+
+    Raises:
+        UserError: says which, and both sizes.
+    """
+    _refuse_token(limits[0], max(tokens, default=-1), where, limits[1])
+
+
+def _refuse_token(limits: ModelLimits, token: int, where: str, name: str) -> None:
+    if token >= limits.tokens:
+        raise UserError(
+            f"{where} has token {token}, and the embedding of {name} has {limits.tokens} rows.",
+            "The tokenizer has grown: resize the model (resize_token_embeddings), or take its own tokenizer.",
+        )
+
+
+def _alias(config: Any, name: str) -> str:
+    """Return what a configuration calls a number itself (GPT-2: n_positions)."""
+    return str(config.attribute_map.get(name, name))
+
+
+def _holds_positions(model: nn.Module, context: int, embedding: nn.Module) -> "list[bool]":
+    """Return, for each table in the layers that could be one of positions, whether it has as many rows as that."""
+    tables = [
+        module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not embedding
+    ]
+    tables += [buffer for name, buffer in model.named_buffers() if "position" in name.rpartition(".")[2]]
+    # OPT's table begins two rows late.
+    return [context <= table.shape[0] <= context + _OFFSET for table in tables if table.ndim == 2]
+
+
+_OFFSET = 8
+"""Rows by which a table of positions may be longer."""
