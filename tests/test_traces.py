@@ -244,3 +244,10 @@ def test_damages_are_of_a_copy():
     before = copy.deepcopy(TRACE)
     damaged(tokens__0__logp=3.0)
     assert before == TRACE
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and what was cut", b"\x00\xff junk"])
+def test_a_table_that_was_cut_or_is_none_is_named(tmp_path, content):
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"t\.parquet cannot be read"):
+        list(read_traces(tmp_path / "t.parquet"))
