@@ -13,14 +13,14 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Extract, find_extractor
 from tokenq.models.context import least_context
 from tokenq.models.forward import PackedLM
-from tokenq.models.identity import identify
 from tokenq.models.limits import named_limits, refuse_tokens
-from tokenq.models.load import ModelSpec, hide_progress_bars, load_model, load_tokenizer
+from tokenq.models.load import ModelSpec, hide_progress_bars
+from tokenq.models.open import open_model, open_tokenizer
 from tokenq.models.policy import no_grad
 from tokenq.models.precision import beside
-from tokenq.models.proof import fastest_exact
 from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import RunModels, named_models, spec_of, with_models
+from tokenq.models.stamps import Stamp, unspoilt
 from tokenq.models.stepper import ModelStepper
 from tokenq.models.vocabulary import check_tokenizers
 from tokenq.records import Text
@@ -55,6 +55,7 @@ class Searcher:
         terms: small pairs (tuned, untuned) with their weights, for proxy tuning.
         judge: judges texts, None where nothing does.
         identities: by role, as provenance has them.
+        files: stamps of the files that the weights are mapped from.
     """
 
     config: SearchConfig
@@ -64,6 +65,7 @@ class Searcher:
     terms: tuple[tuple[PackedLM, PackedLM, float], ...]
     judge: Rating | None
     identities: dict[str, dict[str, Any]]
+    files: tuple[Stamp, ...] = ()
 
     def prompts(self, given: Given) -> list[Prompt]:
         """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template.
@@ -89,7 +91,8 @@ class Searcher:
             done: prompts at the beginning that are left out; the others get the same bits as beside them.
 
         Raises:
-            UserError: a prompt without tokens, or one behind which budget or context leave no room.
+            UserError: a prompt without tokens, one behind which budget or context leave no room, or weights that were
+                written over.
         """
         ids = encode_prompts(prompts, self.tokenizer)
         lengths = [(prompt.where, len(tokens)) for prompt, tokens in zip(prompts, ids, strict=True)]
@@ -104,7 +107,7 @@ class Searcher:
                 progress(before + share * part // max(1, whole), len(prompts) * 1000)
 
             found = self._search(batch, ids[start : start + size], tell, interrupted)
-            yield from found[max(0, done - start) :]
+            yield from unspoilt(found[max(0, done - start) :], self.files)
             tell(1, 1)
             if interrupted():
                 return
@@ -246,20 +249,19 @@ def load_searcher(
     models = models or searched_models(config)
     config = with_models(config, models)
     _check_needs(config, judge)
-    alphas, tokenizer = weights_of(config), load_tokenizer(models.policy)
+    alphas, tokenizer = weights_of(config), open_tokenizer(models.policy)
+    files: list[Stamp] = []
     identities: dict[str, dict[str, Any]] = {}
 
     def loaded(spec: ModelSpec, role: str) -> PackedLM:
         if role != "policy":
-            check_tokenizers(tokenizer, load_tokenizer(spec))
+            check_tokenizers(tokenizer, open_tokenizer(spec))
         if role == "reference":
             spec = beside(policy, spec)
-        model = load_model(spec)
-        identities[role] = identify(model, spec.name).to_dict()
-        lm, said = fastest_exact(model, config.attention, config.max_new_tokens + 1024)
-        for warning in said:
-            say(warning)
-        return lm
+        opened = open_model(spec, config.attention, config.max_new_tokens + 1024, say)
+        identities[role] = opened.identity.to_dict()
+        files.extend(opened.files)
+        return opened.lm
 
     policy = loaded(models.policy, "policy")
     reference = None if models.reference is None or config.proxy else loaded(models.reference, "reference")
@@ -275,7 +277,7 @@ def load_searcher(
     elif config.reward_model is not None:
         options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "weights": config.reward_weights}
         rating = RewardModel(config.reward_model, config.dtype, config.device, **options).score
-    return Searcher(config, tokenizer, policy, reference, terms, rating, identities)
+    return Searcher(config, tokenizer, policy, reference, terms, rating, identities, tuple(files))
 
 
 def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,14 @@ from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
-from tokenq.models.classifier import REWARDS, RewardLM, output_weights, outputs_of, read_classifier
-from tokenq.models.identity import identify
+from tokenq.models.classifier import REWARDS, RewardLM, open_classifier, output_weights, outputs_of
 from tokenq.models.limits import ModelLimits, named_limits, refuse_beyond
-from tokenq.models.load import (
-    ModelSpec,
-    hide_progress_bars,
-    is_quantised,
-    load_model,
-    load_tokenizer,
-    locate,
-    make_deterministic,
-)
+from tokenq.models.load import ModelSpec, hide_progress_bars, is_quantised
+from tokenq.models.open import Opened, open_model, open_tokenizer
 from tokenq.models.policy import ReferencedPolicy, no_grad
 from tokenq.models.precision import beside
-from tokenq.models.proof import fastest_exact
 from tokenq.models.run_models import RunModels, recorded_models
+from tokenq.models.stamps import Stamp, unspoilt
 from tokenq.models.vocabulary import check_vocabularies, same_tokens
 from tokenq.records import Example
 from tokenq.report.notebook import Shown
@@ -90,6 +82,7 @@ class Session:
         warnings: what may be wrong with this pair.
         rewards: a reward model that reads the same tokens, or None.
         limits: of every model with its name, the policy's and then the reference's first.
+        files: stamps of the files that all their weights are mapped from.
     """
 
     models: ReferencedPolicy | None
@@ -100,6 +93,7 @@ class Session:
     warnings: tuple[str, ...] = ()
     rewards: RewardReader | None = None
     limits: tuple[tuple[ModelLimits, str], ...] = ()
+    files: tuple[Stamp, ...] = ()
 
     def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[Row], DataSummary]:
         """Return examples in the policy's tokens, and what became of those that are not among them.
@@ -136,10 +130,15 @@ class Session:
         Args:
             rows: what to score.
             done: rows at the beginning that are left out; the others get the same bits as with them.
+
+        Raises:
+            UserError: weights were written over while they were in use.
         """
         budget = self.options.tokens_per_batch
         traces = self._policy_traces(rows, budget, done)
-        return traces if self.rewards is None else with_rewards(traces, rows, self.rewards, budget, done)
+        if self.rewards is not None:
+            traces = with_rewards(traces, rows, self.rewards, budget, done)
+        return unspoilt(traces, self.files)
 
     def _policy_traces(self, rows: Sequence[Row], budget: int, done: int) -> Iterator[list[TokenTrace]]:
         if self.models is None:
@@ -187,8 +186,9 @@ class Session:
         cuts = [find_cut(level) for level in self.options.levels]
         return Scoring(self.options.beta, own, other, self._text, cuts, self.warnings)
 
-    def _text(self, number: int) -> str:
-        return piece_of(self.tokenizer, number)
+    @cached_property
+    def _text(self) -> Callable[[int], str]:
+        return cache(partial(piece_of, self.tokenizer))
 
 
 def load(
@@ -214,27 +214,26 @@ def load(
     if reference is None:
         return _against_base(spec, options, say)
     other = options.spec(reference) if isinstance(reference, str) else reference
-    first = load_model(spec)
-    other = beside(first, other)
-    return _pair((spec, other), (first, load_model(other)), options, say)
+    return _pair((spec, other), _opened(spec, options, say), options, say)
 
 
-def _pair(specs: tuple[ModelSpec, ModelSpec], models: tuple[Any, Any], options: Options, say: Say) -> Session:
-    """Return a policy and a reference that are both loaded."""
-    tokenizer, their_tokenizer = (load_tokenizer(spec) for spec in specs)
+def _pair(specs: tuple[ModelSpec, ModelSpec], own: Opened, options: Options, say: Say) -> Session:
+    """Return a policy that is open, and a reference beside it."""
+    tokenizer, their_tokenizer = (open_tokenizer(spec) for spec in specs)
+    other = _opened(beside(own.lm.model, specs[1]), options, say)
     shared = same_tokens(tokenizer, their_tokenizer)
     if shared:
-        check_vocabularies(*models)
-    own, other = (_proven(model, options, say) for model in models)
+        check_vocabularies(own.lm.model, other.lm.model)
     said = tuple(
         f"{spec.path} has quantised weights: its log-probs are those of a rounded model"
-        for spec, model in zip(specs, models, strict=True)
-        if spec.path.endswith(".gguf") or is_quantised(model)
+        for spec, one in zip(specs, (own, other), strict=True)
+        if spec.path.endswith(".gguf") or is_quantised(one.lm.model)
     )
-    identities = identify(models[0], specs[0].name).to_dict(), identify(models[1], specs[1].name).to_dict()
-    pair = ReferencedPolicy(own, other)
-    limits = tuple(map(named_limits, models))
-    return Session(pair, tokenizer, None if shared else their_tokenizer, options, identities, said, limits=limits)
+    identities = own.identity.to_dict(), other.identity.to_dict()
+    pair, files = ReferencedPolicy(own.lm, other.lm), own.files + other.files
+    limits = named_limits(own.lm.model), named_limits(other.lm.model)
+    theirs = None if shared else their_tokenizer
+    return Session(pair, tokenizer, theirs, options, identities, said, limits=limits, files=files)
 
 
 def _against_base(spec: ModelSpec, options: Options, say: Say) -> Session:
@@ -246,19 +245,17 @@ def _against_base(spec: ModelSpec, options: Options, say: Say) -> Session:
         )
     base = base_of(spec.path, spec.base)
     below = replace(spec, path=base, base=None)
-    model = load_model(replace(below, adapter=spec.path))
-    if not leaves_base(model):
-        return _pair((spec, below), (model, load_model(beside(model, below))), options, say)
-    identities = identify(model, spec.path).to_dict(), identify(model, base, adapter="off").to_dict()
-    pair = ReferencedPolicy(_proven(model, options, say), None)
-    return Session(pair, load_tokenizer(spec), None, options, identities, limits=(named_limits(model),))
+    own = _opened(replace(below, adapter=spec.path), options, say)
+    own = replace(own, identity=replace(own.identity, path=spec.path))
+    if not leaves_base(own.lm.model):
+        return _pair((spec, below), own, options, say)
+    identities = own.identity.to_dict(), own.base.to_dict() | {"path": base}
+    pair, limits = ReferencedPolicy(own.lm, None), (named_limits(own.lm.model),)
+    return Session(pair, open_tokenizer(spec), None, options, identities, limits=limits, files=own.files)
 
 
-def _proven(model: Any, options: Options, say: Say) -> Any:
-    lm, said = fastest_exact(model, options.attention, options.max_length or 1024)
-    for warning in said:
-        say(warning)
-    return lm
+def _opened(spec: ModelSpec, options: Options, say: Say) -> Opened:
+    return open_model(spec, options.attention, options.max_length or 1024, say)
 
 
 def load_rewards(
@@ -278,21 +275,20 @@ def load_rewards(
     """
     hide_progress_bars()
     spec = ModelSpec(path, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
-    tokenizer, model = load_tokenizer(spec), read_classifier(spec, locate(path)[0])
+    tokenizer = open_tokenizer(spec)
     if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
         raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
-    make_deterministic(model)
-    names = tuple(outputs_of(model))
-    packed, said = fastest_exact(model, options.attention, options.max_length or 1024, REWARDS)
-    for warning in said:
-        say(warning)
-    lm = RewardLM(packed)
+    opened = open_model(spec, options.attention, options.max_length or 1024, say, open_classifier, REWARDS)
+    names = tuple(outputs_of(opened.lm.lm))
+    lm = RewardLM(opened.lm)
     lm.eval()
-    identity = identify(model, path).to_dict()
+    identity = opened.identity.to_dict()
     reader = RewardReader(lambda batch: lm(batch.to(lm.device)), names, output_weights(names, weights, path), identity)
     if beside is not None:
-        return replace(beside, rewards=reader, limits=(*beside.limits, named_limits(model)))
-    return Session(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=(named_limits(model),))
+        limits, files = (*beside.limits, named_limits(lm.model)), beside.files + opened.files
+        return replace(beside, rewards=reader, limits=limits, files=files)
+    limits = (named_limits(lm.model),)
+    return Session(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=limits, files=opened.files)
 
 
 def models_of_run(run: str, spec: ModelSpec) -> RunModels:

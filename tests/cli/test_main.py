@@ -74,7 +74,7 @@ def test_version(capsys):
         (
             ["trian"],
             "tokenq: error: Unknown command 'trian'.",
-            "Did you mean 'train'? Available: compare, demo, doctor, eval",
+            "Did you mean 'train'? Available: cache, compare, demo, doctor, eval",
         ),
         (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
         (["train"], "tokenq train: error: --model is missing.", "Give the flag"),

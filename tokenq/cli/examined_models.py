@@ -21,9 +21,9 @@ from tokenq.evaluate.precision_checks import doubtful, update_size, updated_in
 from tokenq.evaluate.run_facts import ModelNow, Moved, Samples, Scored, Written
 from tokenq.evaluate.run_record import RunRecord
 from tokenq.models.adapters import is_adapter_folder
-from tokenq.models.identity import identify
 from tokenq.models.load import DTYPES, ModelSpec, load_model, load_whole
 from tokenq.models.movement import movement
+from tokenq.models.open import weights_of
 from tokenq.models.run_models import RunModels
 from tokenq.records import Example
 from tokenq.results import SearchResult
@@ -48,8 +48,7 @@ def weights_now(record: RunRecord, spec: ModelSpec) -> tuple[tuple[ModelNow, ...
     for role, begun in _models(record.config, record.provenance, spec):
         named = begun.path == record.config.get("reference")
         try:
-            model = load_model(begun, trainable_adapter=True) if named or begun.adapter else load_whole(begun)
-            now = identify(model, begun.path).weights
+            now = weights_of(begun, _to_be_trained if named or begun.adapter else load_whole)
         except UserError as problem:
             missed.append(f"the weights of the {role} ({problem.message})")
             continue
@@ -85,6 +84,10 @@ def _dtype_of(provenance: Mapping[str, Any]) -> str:
     """Return the type that the models of a run were read in: a hash is of weights in their type."""
     dtype = str(provenance["model"].get("dtype", "auto"))
     return dtype if dtype in DTYPES else "auto"
+
+
+def _to_be_trained(spec: ModelSpec) -> Any:
+    return load_model(spec, trainable_adapter=True)
 
 
 def _models(config: Mapping[str, Any], provenance: Mapping[str, Any], spec: ModelSpec) -> list[tuple[str, ModelSpec]]:

@@ -14,6 +14,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import tokenq
+from tokenq.cli.cache import CacheConfig
+from tokenq.cli.cache import run as cache
 from tokenq.cli.command import Command
 from tokenq.cli.compare import SECTIONS as COMPARE_SECTIONS
 from tokenq.cli.compare import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
@@ -310,5 +312,13 @@ COMMANDS: dict[str, Command] = {
         "check the theory in small worlds with known answers",
         {"worlds": "flags"},
         {},
+    ),
+    "cache": Command(
+        CacheConfig,
+        cache,
+        _sweep_again,
+        "list what is kept between runs, and delete it",
+        {"clear": "flags"},
+        {"delete": "clear", "age": "older_than", "days": "older_than"},
     ),
 }

@@ -1,6 +1,5 @@
 """The reference of a training run: which model it is, and whether its log-probs come from the store or a forward."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +14,11 @@ from tokenq.cli.progress import Progress
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
+from tokenq.kept import REFERENCE, cache_folder
 from tokenq.models.forward import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.load import ModelSpec, load_model, load_tokenizer
+from tokenq.models.load import ModelSpec
+from tokenq.models.open import open_model, open_tokenizer
 from tokenq.models.policy import (
     adapter_off,
     frozen_copy,
@@ -27,7 +28,7 @@ from tokenq.models.policy import (
     no_grad,
 )
 from tokenq.models.precision import beside
-from tokenq.models.proof import fastest_exact
+from tokenq.models.proof_cache import proven
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
 from tokenq.records import TokenGroup
@@ -88,11 +89,11 @@ def find_reference(
         spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
         spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
         spec = beside(policy.model, spec)
-        model = load_model(spec).requires_grad_(False)
-        check_vocabularies(policy.model, model)
         _compare_tokenizers(tokenizer, spec, progress)
-        ref_identity = identify(model, config.reference)
-        other = proven_policy(model, config, progress)
+        opened = open_model(spec, config.attention, config.max_length, lambda text: progress.say(f"warning: {text}"))
+        ref_identity, other = opened.identity, opened.lm
+        other.model.requires_grad_(False)
+        check_vocabularies(policy.model, other.model)
         source = no_grad(other)
         same_start = same_start and ref_identity.weights == identity.weights
     elif fresh_adapter:
@@ -141,25 +142,22 @@ def with_logits(
 
 def _compare_tokenizers(tokenizer: Any, reference: ModelSpec, progress: Progress) -> None:
     try:
-        theirs = load_tokenizer(reference)
+        theirs = open_tokenizer(reference)
     except UserError:
         progress.say(f"warning: {reference.path} has no tokenizer; its token ids are taken to be those of the policy")
         return
     check_tokenizers(tokenizer, theirs)
 
 
-def default_store() -> Path:
-    """Return the folder of reference log-probs that all runs of a user share."""
-    cache = os.environ.get("TOKENQ_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "tokenq")
-    return Path(cache).expanduser() / "reference"
+def default_store() -> Path | None:
+    """Return the folder of reference log-probs that all runs of a user share, None where nothing is kept."""
+    folder = cache_folder()
+    return None if folder is None else folder / REFERENCE
 
 
 def proven_policy(model: nn.Module, config: TrainConfig, progress: Progress) -> PackedLM:
     """Return the model behind the fastest exact forward, and say what that could not be."""
-    policy, said = fastest_exact(model, config.attention, config.max_length)
-    for warning in said:
-        progress.say(f"warning: {warning}")
-    return policy
+    return proven(model, config.attention, config.max_length, say=lambda text: progress.say(f"warning: {text}"))
 
 
 def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:

@@ -13,7 +13,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.models.classifier import REWARDS, RewardLM, load_classifier
 from tokenq.models.forward import PackedLM
 from tokenq.models.load import ModelSpec, add_lora
-from tokenq.models.proof import fastest_exact
+from tokenq.models.proof_cache import proven
 from tokenq.train.config import TrainConfig
 from tokenq.train.objective import Objective
 from tokenq.train.reward_model import RewardObjective
@@ -126,7 +126,8 @@ def load_reward_model(
     model: Any = load_classifier(spec, tokenizer, names, config.seed)
     if config.lora_rank:
         model = add_lora(model, **config.lora(), task="SEQ_CLS")
-    packed, said = fastest_exact(model, config.attention, config.max_length, REWARDS)
-    for warning in said:
-        progress.say(f"warning: {warning}")
-    return RewardLM(packed)
+
+    def say(text: str) -> None:
+        progress.say(f"warning: {text}")
+
+    return RewardLM(proven(model, config.attention, config.max_length, REWARDS, say=say))

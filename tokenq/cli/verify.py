@@ -3,7 +3,8 @@
 Prints claim, source, largest error, tolerance and verdict, and fails when one of them does.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,10 +65,11 @@ def run(config: VerifyConfig) -> int:
     claims = [claim for claim in every if claim.topic in (config.topic or topics)]
     seeds = range(config.seed, config.seed + config.worlds)
     errors = messages()
-    findings = [
-        find(claim, seeds)
-        for claim in track(claims, "checking", console=errors, transient=True, disable=not errors.is_terminal)
-    ]
+    with _one_thread():  # the worlds are so small that handing work over takes longer than doing it
+        findings = [
+            find(claim, seeds)
+            for claim in track(claims, "checking", console=errors, transient=True, disable=not errors.is_terminal)
+        ]
     console = screen(_WIDTH)
     console.print(_table(findings))
     wrong = [finding for finding in findings if not finding.as_expected]
@@ -78,6 +80,18 @@ def run(config: VerifyConfig) -> int:
     if config.output is not None:
         _write(Path(config.output), config, findings)
     return 1 if wrong else 0
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _table(findings: "list[Finding]") -> "Table":

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tokenq.errors import UserError, reason
 from tokenq.files import read_json
-from tokenq.models.forward import bare
+from tokenq.models.forward import bare, is_peft
 from tokenq.models.short_row import short_row
 
 _MAKE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
@@ -198,11 +198,9 @@ def rewritten_weights(model: nn.Module) -> frozenset[str]:
 
 def leaves_base(model: nn.Module) -> bool:
     """Return whether the base is what remains when the adapter is switched off."""
-    from peft import PeftModel
-
-    if not isinstance(model, PeftModel):
+    if not is_peft(model):
         return True
-    configs = [model.peft_config[name].to_dict() for name in model.active_adapters]
+    configs = _configs(model)
     untouched = all(
         str(getattr(config["peft_type"], "value", config["peft_type"])) in _IN_LAYERS
         and config.get("init_lora_weights", True) in _BASE_UNCHANGED
@@ -214,13 +212,15 @@ def leaves_base(model: nn.Module) -> bool:
 
 def adapter_scales(model: nn.Module) -> list[dict[str, str]]:
     """Return what the adapters in effect do besides their weights: ranks, scales and variants of the method."""
-    from peft import PeftModel
-
-    if not isinstance(model, PeftModel):
+    if not is_peft(model):
         return []
-    configs = [model.peft_config[name].to_dict() for name in model.active_adapters]
+    configs = _configs(model)
     wanted = ("alpha", "rank", "use_", "peft_type", "scaling")
     return [{k: str(v) for k, v in c.items() if k == "r" or any(part in k for part in wanted)} for c in configs]
+
+
+def _configs(model: Any) -> list[dict[str, Any]]:
+    return [model.peft_config[name].to_dict() for name in model.active_adapters]
 
 
 def _refuse_outside_layers(adapter: str, config: Mapping[str, Any]) -> None:

@@ -184,6 +184,17 @@ def read_classifier(spec: ModelSpec, folder: str) -> PreTrainedModel:
     return model
 
 
+def open_classifier(spec: ModelSpec) -> PreTrainedModel:
+    """Return the classifier of a checkpoint without dropout, to be read.
+
+    Raises:
+        UserError: as `read_classifier`.
+    """
+    model = read_classifier(spec, locate(spec.path)[0])
+    make_deterministic(model)
+    return model
+
+
 def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the id that pads, and make the tokenizer pad with it.
 

@@ -5,6 +5,7 @@ not guessed from its name: `tokenq.models.proof` compares each with the model's 
 first that agrees is used.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -137,17 +138,15 @@ class PackedLM(nn.Module):
 
 
 def is_peft(model: nn.Module) -> bool:
-    """Return whether `model` is wrapped by peft."""
-    from peft import PeftModel
-
-    return isinstance(model, PeftModel)
+    """Return whether `model` is wrapped by peft; where nothing is, peft is not imported for the question."""
+    peft: Any = sys.modules.get("peft")
+    return peft is not None and isinstance(model, peft.PeftModel)
 
 
 def bare(model: nn.Module) -> PreTrainedModel:
     """Return the transformers model inside a peft wrapper (its adapter layers stay in place), or the model itself."""
-    from peft import PeftModel
-
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    wrapped: Any = model
+    inner = wrapped.get_base_model() if is_peft(model) else model
     if not isinstance(inner, PreTrainedModel):
         raise UserError(f"{type(inner).__name__} is no transformers model.", "Load it through transformers.")
     return inner

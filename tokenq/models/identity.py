@@ -1,8 +1,13 @@
-"""What a model is, down to a hash of its weights: for provenance, and as the key of what was computed with it."""
+"""What a model is, down to a hash of its weights: for provenance, and as the key of what was computed with it.
+
+The hash of a gigabyte takes a second, and it is the same as long as nobody touches the files; so it is kept beside
+their stamps (`tokenq.kept`).
+"""
 
 import hashlib
+import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -10,8 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokenq.kept import IDENTITIES, kept, sources
 from tokenq.models.adapters import adapter_scales, base_name, is_adapter_weight
 from tokenq.models.forward import bare
+from tokenq.models.stamps import Stamp, is_afar, settled
+
+_USES_AFAR = 8
+"""After so many uses the identity of files that another machine keeps is checked: their stamps are second-hand."""
+
+_MAKERS = tuple(f"tokenq.models.{name}" for name in ("identity", "load", "adapters", "merging", "classifier"))
+"""What decides which weights come of which files."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on
         adapter: "off" identifies the base below the adapter.
     """
     base = bare(model)
-    described = [_numeric_config(base), *(adapter_scales(model) if adapter == "on" else [])]
+    described = [numeric_config(base), *(adapter_scales(model) if adapter == "on" else [])]
     digest = hashlib.sha256("".join(json.dumps(part, sort_keys=True) for part in described).encode())
     parameters = 0
     seen: dict[tuple[int, torch.Size], str] = {}
@@ -63,7 +76,47 @@ def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on
     return ModelIdentity(path, type(base).__name__, parameters, dtype, digest.hexdigest())
 
 
-def _numeric_config(model: PreTrainedModel) -> dict[str, Any]:
+def kept_identity(
+    model: Callable[[], nn.Module],
+    path: str,
+    files: Sequence[Stamp],
+    made: Mapping[str, Any],
+    adapter: Literal["on", "off"] = "on",
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[ModelIdentity, bool]:
+    """Return the identity of a model that is as its files have it, and whether all its weights are finite.
+
+    Args:
+        model: gives the model where it must be hashed.
+        path: where it came from (recorded, not hashed).
+        files: stamps of all its files, from before they were read.
+        made: all else that decides its weights (type, adapter, device of sums, …), as plain data.
+        adapter: "off" identifies the base below the adapter.
+        say: told when a kept identity was wrong.
+    """
+
+    def find() -> dict[str, Any]:
+        live = model()
+        finite = all(bool(p.isfinite().all()) for p in live.parameters() if p.is_floating_point())
+        return identify(live, path, adapter=adapter).to_dict() | {"finite": finite}
+
+    if settled(files):
+        depends = {
+            "files": [asdict(stamp) for stamp in files],
+            "made": dict(made),
+            "adapter": adapter,
+            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+            "makers": sources(*_MAKERS),
+        }
+        uses = {"uses": _USES_AFAR} if any(is_afar(stamp.path) for stamp in files) else {}
+        answer = kept(IDENTITIES, depends, find, decides=("weights", "dtype", "finite"), say=say, **uses)
+    else:
+        answer = find()
+    finite = bool(answer.pop("finite"))
+    return ModelIdentity(**answer | {"path": path}), finite
+
+
+def numeric_config(model: PreTrainedModel) -> dict[str, Any]:
     """Return the configuration without what cannot change a number (names, versions, compute type)."""
     idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
     config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))

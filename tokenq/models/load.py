@@ -30,7 +30,8 @@ from tokenq.models.merging import merged, merged_or_beside
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _TOKENIZER_CONFIG = "tokenizer_config.json"
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
+"""What a folder with a tokenizer holds some of."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
         return load_tokenizer(replace(_below(spec), adapter=None), chat_template)
     folder, gguf = (str(below), {}) if below is not None else locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
-    if Path(folder).is_dir() and not gguf and not any(f for name in _TOKENIZER_FILES for f in Path(folder).glob(name)):
+    if Path(folder).is_dir() and not gguf and not any(f for name in TOKENIZER_FILES for f in Path(folder).glob(name)):
         # transformers would return one that knows no word.
         raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
     tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)

@@ -4,6 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,10 +94,9 @@ def adapter_off(policy: PackedLM) -> TokenScorer:
 @contextlib.contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
     """Switch the adapter of a peft model off for the duration of the block; a bare model is left as it is."""
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        with model.disable_adapter():
+    if is_peft(model):
+        wrapped: Any = model
+        with wrapped.disable_adapter():
             yield
     else:
         yield

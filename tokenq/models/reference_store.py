@@ -90,6 +90,7 @@ class ReferenceStore:
         name = uuid.uuid4().hex
         aside = self.folder / f".{name}.tmp"
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # `tokenq cache --clear` may have come by
             save_file(shard, aside)
             os.replace(aside, self.folder / f"{name}.safetensors")
             self._seen.add(f"{name}.safetensors")
@@ -171,7 +172,10 @@ def _make_folder(folder: Path, identity: ModelIdentity) -> None:
             with contextlib.suppress(FileNotFoundError):  # renamed by its writer just now
                 if time.time() - left.stat().st_mtime > 86_400:
                     left.unlink()
-        if not (folder / "model.json").exists():
+        if (folder / "model.json").exists():
+            with contextlib.suppress(OSError):  # somebody else's, or the disk is for reading alone
+                os.utime(folder / "model.json")  # when it was last used
+        else:
             # Other processes may be doing the same: each writes aside under a name of its own.
             aside = folder / f".{uuid.uuid4().hex}.tmp"
             aside.write_text(json.dumps({"version": VERSION, **identity.to_dict()}, indent=2) + "\n", encoding="utf-8")

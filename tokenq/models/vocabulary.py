@@ -36,6 +36,8 @@ def same_tokens(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerB
 
 def _difference(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> str:
     """Return what sets two tokenizers apart, "" when nothing does."""
+    if policy is reference:
+        return ""
     ours, theirs = policy.get_vocab(), reference.get_vocab()
     moved = [token for token, number in ours.items() if theirs.get(token, number) != number]
     if moved:

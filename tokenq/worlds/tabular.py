@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenq.core.losses import find_loss
-from tokenq.core.tensors import Frontier, PackedBatch
+from tokenq.core.tensors import Frontier, PackedBatch, PairLogps, TokenLogps
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.mdp import EOS, Sequences, TokenMDP
 from tokenq.worlds.soft_q import softmax_policy, token_logps
@@ -132,12 +132,32 @@ def fit(
     """
     world = model.world
     objective = find_loss(loss, {"beta": world.beta, **(parameters or {})}).function
-    reference = token_logps(sequences, world.reference_logps).pairs(pairs)
+    taken = summed_pairs if loss in OF_SUMS else TokenLogps.pairs
+    reference = taken(token_logps(sequences, world.reference_logps), pairs)
 
     def value(logps: Float[Tensor, "S V"]) -> Tensor:
-        return (objective(token_logps(sequences, logps).pairs(pairs), reference) * weights).sum()
+        return (objective(taken(token_logps(sequences, logps), pairs), reference) * weights).sum()
 
     return minimise(model, value)
+
+
+OF_SUMS = frozenset({"dpo", "robust", "fdpo_forward_kl", "fdpo_js", "fdpo_alpha"})
+"""Losses that see nothing of a response but its log-prob."""
+
+
+def summed_pairs(responses: TokenLogps, pairs: Int[Tensor, "P 2"]) -> PairLogps:
+    """Return (chosen, rejected) with the log-prob of a whole response as its only token.
+
+    A world has hundreds of responses and a hundred thousand pairs of them, so each response is summed once and not in
+    every pair.
+    """
+    sums = responses.sums()
+
+    def side(which: int) -> TokenLogps:
+        column = sums.index_select(0, pairs[:, which])[:, None]
+        return TokenLogps(column, torch.ones_like(column, dtype=torch.bool))
+
+    return PairLogps(side(0), side(1))
 
 
 def minimise(model: TabularLM, value: Callable[[Float[Tensor, "S V"]], Tensor]) -> Float[Tensor, "S V"]:

@@ -75,7 +75,9 @@ def dpo_rate(case: Case) -> float:
 
 def _sampled_error(case: Case, count: int, repeat: int) -> Tensor:
     sampled = sample_pairs(case.world, case.sequences, count, generator(1_000 * case.seed + repeat))
-    pairs, counts = sampled.unique(dim=0, return_counts=True)  # type: ignore[no-untyped-call]  # torch's
+    size = len(case.sequences.prompts)
+    numbers, counts = (sampled[:, 0] * size + sampled[:, 1]).unique(return_counts=True)  # type: ignore[no-untyped-call]  # torch's
+    pairs = torch.stack((numbers // size, numbers % size), 1)
     logps = fit(TabularLM(case.world), case.sequences, pairs, counts.double() / count)
     learnt = sequence_rewards(token_logps(case.sequences, logps), case.reference, case.world.beta)
     gap = learnt - case.implicit.sum(-1)

@@ -1,0 +1,159 @@
+"""The files that a model is read from, and whether they are still those that were read."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from tokenq.errors import UserError
+
+T = TypeVar("T")
+
+_ENDINGS = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".py")
+_NAMES = ("config.json", "adapter_config.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+_SETTLED = 2.0
+"""Seconds after its last change from which on the stamp of a local file tells every later change: clocks of file
+systems tick coarsely, so that a file may change twice within one stamp."""
+
+_SETTLED_AFAR = 60.0
+"""The same where another machine keeps the file: its clock is not ours, and what it says is remembered for a while."""
+
+_AFAR = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "ceph",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "glusterfs",
+    "afs",
+    "virtiofs",
+}
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a file system says of a file without reading it.
+
+    Attributes:
+        path: where it really is, links followed.
+        size: bytes.
+        modified: when its bytes last changed, ns.
+        changed: when anything of it last changed, ns; nobody can set this back.
+        inode: device and number of the file.
+    """
+
+    path: str
+    size: int
+    modified: int
+    changed: int
+    inode: tuple[int, int]
+
+    @property
+    def bytes_of(self) -> tuple[int, int, tuple[int, int]]:
+        """What differs when the file was replaced or written to; its name, links and rights may change."""
+        return self.size, self.modified, self.inode
+
+
+def stamps(places: Sequence[Path]) -> tuple[Stamp, ...]:
+    """Return the stamps of every file of some model folders (or single files) that says what the model computes.
+
+    Args:
+        places: folders of a model or an adapter, or GGUF files.
+    """
+    found = []
+    for place in places:
+        files = sorted(place.iterdir()) if place.is_dir() else [place]
+        wanted = [file for file in files if place == file or file.suffix in _ENDINGS or file.name in _NAMES]
+        for file in wanted:
+            try:
+                real = file.resolve(strict=True)
+                told = real.stat()
+            except OSError:  # a dangling link; what needs it will say so
+                continue
+            inode = told.st_dev, told.st_ino
+            found.append(Stamp(str(real), told.st_size, told.st_mtime_ns, told.st_ctime_ns, inode))
+    return tuple(found)
+
+
+def settled(found: Sequence[Stamp]) -> bool:
+    """Return whether the stamps tell any later change: none is from a moment ago, or from the future."""
+    now = time.time()
+    return bool(found) and all(
+        max(stamp.modified, stamp.changed) / 1e9 + (_SETTLED_AFAR if is_afar(stamp.path) else _SETTLED) < now
+        for stamp in found
+    )
+
+
+def is_afar(path: str) -> bool:
+    """Return whether another machine keeps this file, as far as Linux tells."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return False
+    over = [(len(point), kind) for _, point, kind, *_ in mounts if os.path.commonpath((point, path)) == point]
+    kind = max(over, default=(0, ""))[1]
+    return kind in _AFAR or (kind.startswith("fuse.") and "sshfs" in kind)
+
+
+def refuse_moved(before: Sequence[Stamp]) -> None:
+    """Refuse a model whose files were replaced or written to since `before`: it may be half of each.
+
+    Raises:
+        UserError: names the file.
+    """
+    for then in before:
+        now = stamps([Path(then.path)])
+        if not now or now[0].bytes_of != then.bytes_of:
+            raise UserError(f"{then.path} was replaced or written to while it was being read.", _AGAIN)
+
+
+def unspoilt(results: Iterable[T], before: Sequence[Stamp]) -> Iterator[T]:
+    """Yield what a model gives, as long as nobody writes over weights that are mapped into memory.
+
+    A file that another has taken the place of is no matter: the one that was mapped is still there.
+
+    Args:
+        results: computed as they are asked for.
+        before: stamps of the model's files.
+
+    Raises:
+        UserError: names the file.
+    """
+    for result in results:
+        for then in before:
+            if _overwritten(then):
+                raise UserError(
+                    f"{then.path} was written over while the model was in use, so what came out is of no one model.",
+                    _AGAIN,
+                )
+        yield result
+
+
+def _overwritten(then: Stamp) -> bool:
+    try:
+        told = os.stat(then.path)
+    except OSError:
+        return False
+    if (told.st_dev, told.st_ino) != then.inode or (told.st_size, told.st_mtime_ns) == (then.size, then.modified):
+        return False
+    maps = _maps()
+    return maps is None or then.path in maps
+
+
+def _maps() -> str | None:
+    """Return the files that this process has mapped, None where the system does not tell."""
+    try:
+        return Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+_AGAIN = "Run again when whatever writes there is done; a writer that writes aside and renames does no harm."
