@@ -130,6 +130,20 @@ def fits(value: Any, hint: Any) -> bool:
     return hint is Any or type(value) is hint
 
 
+def refuse_no_objects(folder: Path, names: Sequence[str]) -> None:
+    """Refuse JSON of a folder that is no object, by its first character: libraries take for granted that it is one.
+
+    Raises:
+        UserError: names the file.
+    """
+    for path in (folder / name for name in names):
+        if path.is_file():
+            with path.open("rb") as file:
+                begins = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+            if begins and begins != b"{":
+                raise UserError(f"{path} is no JSON object.", "Restore the file, or write the folder again.")
+
+
 def json_lines(path: Path, mend: str) -> Iterator[tuple[str, Any]]:
     """Yield (file and line, value) of every line of a file.
 

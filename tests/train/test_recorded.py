@@ -112,3 +112,21 @@ def test_no_command_answers_a_broken_file_with_a_traceback(trained, tmp_path, co
         if name in reads and junk not in ("empty", "brace"):
             assert code == 2, (junk, err)
             assert name in err or (command, name) == ("resume", "config.yaml"), (junk, err)
+
+
+POLICY = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_a_broken_policy_of_a_run_is_answered_in_words(trained, tmp_path, name, capsys):
+    run = tmp_path / "run"
+    for content in (b"", b"[]", b"5", b'"x"', b"\x00\xff\xfejunk", None):
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(trained / "run", run)
+        path = run / "policy" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+        code = main(COMMANDS["score"](trained, run))
+        err = capsys.readouterr().err
+        assert code == 2 or (code == 0 and name == "generation_config.json"), (content, err)
+        assert code == 0 or "policy" in err, (content, err)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from tokenq.at_rest import refuse_no_objects
 from tokenq.errors import UserError, nearest, reason, unknown_name
 from tokenq.models.adapters import (
     adapter_config,
@@ -239,6 +240,7 @@ def locate(path: str) -> tuple[str, dict[str, str]]:
             inner = sorted(str(p.parent) for name in wanted for p in place.glob(f"*/{name}"))
             hint = f"Did you mean {inner[0]}?" if inner else "A model folder holds config.json and *.safetensors."
             raise UserError(f"The folder {path} holds no model (no config.json).", hint)
+        refuse_no_objects(place, (*wanted, "generation_config.json", "tokenizer.json", "tokenizer_config.json"))
         return str(place), {}
     if place.is_file():
         raise UserError(f"{path} is a file.", "Give the folder that holds config.json, or a .gguf file.")
