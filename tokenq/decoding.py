@@ -11,9 +11,8 @@ from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluate.answers import Extract, find_extractor
-from tokenq.models.context import least_context
 from tokenq.models.forward import PackedLM
-from tokenq.models.limits import named_limits, refuse_tokens
+from tokenq.models.limits import least_context, named_limits, refuse_tokens
 from tokenq.models.load import ModelSpec, hide_progress_bars
 from tokenq.models.open import open_model, open_tokenizer
 from tokenq.models.policy import no_grad

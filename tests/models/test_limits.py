@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tokenq.errors import UserError
-from tokenq.models.limits import ModelLimits, refuse_beyond, refuse_tokens
+from tokenq.models.limits import ModelLimits, least_context, refuse_beyond, refuse_tokens
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.tiny import VOCAB_SIZE, tiny_model
 
@@ -51,3 +51,10 @@ def test_a_token_that_the_embedding_does_not_have_is_refused_with_both_sizes():
         refuse_beyond(ModelLimits(None, False, 288), [row(2, 3, token=287), row(2, 3, token=288)], "m")
     with pytest.raises(UserError, match=r"prompts:4 has token 290, and the embedding of m has 288 rows"):
         refuse_tokens((ModelLimits(None, False, 288), "m"), [3, 290], "prompts:4")
+
+
+def test_models_that_read_together_hold_what_the_smallest_holds():
+    wide = tiny_model("llama")
+    wide.config.max_position_embeddings = 1000
+    assert least_context([wide, tiny_model("mamba"), tiny_model("gpt2")]) == 256
+    assert least_context([tiny_model("mamba")]) is None

@@ -1,6 +1,6 @@
 """The limits of a model, and jobs that do not keep them: positions, context, rows of the embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,11 @@ class ModelLimits:
         context = int(stated) if isinstance(stated, int) and stated > 0 else None
         learned = context is not None and any(_holds_positions(lm, context, embedding))
         return cls(context, learned, int(embedding.weight.shape[0]))
+
+
+def least_context(models: Iterable[nn.Module]) -> int | None:
+    """Return the most tokens that all of some models can hold, None where none of them names a number."""
+    return min((one for model in models if (one := ModelLimits.of(model).context) is not None), default=None)
 
 
 def named_limits(model: nn.Module) -> tuple[ModelLimits, str]:
