@@ -121,7 +121,7 @@ def test_nothing_is_there_or_kept(tmp_path, monkeypatch, capsys):
     ("words", "says"),
     [
         (["--clear", "proof"], "Did you mean 'proofs'?"),
-        (["--older-than", "-1"], "days are 0 or more"),
+        (["--older-than", "-1"], "--older-than is -1.0"),
         (["--older-than", "nan"], "finite"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_difference_is_that_of_the_numbers(found):
 
 def test_every_field_is_explained(found):
     section = PAGE[PAGE.index("\n## Comparisons: ") :]
-    section = section[: section.index("\n## History")]
+    section = section[: section.index("\n## ", 1)]
     rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     run = found["numbers"]["runs"]["ipo"]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.models.load import ModelSpec
 from tokenq.session import models_of_run
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
@@ -201,11 +202,11 @@ def test_a_run_with_a_value_network_resumes_from_the_command_line(stand_in, tmp_
 def test_a_run_says_what_later_readers_need(stand_in, tmp_path, capsys):
     """The loss's own β, and the data as it was read: without what stands beside it only to be compared with."""
     train(stand_in, tmp_path / "ce", "labelled", "--loss", "ce")
-    assert models_of_run(str(tmp_path / "ce"))[2] == 0.05
+    assert models_of_run(str(tmp_path / "ce"), ModelSpec("")).beta == 0.05
     train(stand_in, tmp_path / "dro", "rewarded", "--loss", "dro", "--eval-size", "2")
-    assert models_of_run(str(tmp_path / "dro"))[2] == 1.0
+    assert models_of_run(str(tmp_path / "dro"), ModelSpec("")).beta == 1.0
     train(stand_in, tmp_path / "simpo", "pairs", "--loss", "simpo")
-    assert models_of_run(str(tmp_path / "simpo"))[2] is None
+    assert models_of_run(str(tmp_path / "simpo"), ModelSpec("")).beta is None
     train(stand_in, tmp_path / "kto", "labelled", "--loss", "kto", "--eval-size", "2")
     capsys.readouterr()
     assert main(["doctor", str(tmp_path / "kto")]) == 0

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tokenq.errors import UserError, unknown_name
 from tokenq.kept import IDENTITIES, PROOFS, REFERENCE, cache_folder
+from tokenq.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class CacheConfig:
     """Delete what is kept of these kinds: reference, identities, proofs, or all."""
     older_than: float | None = None
     """Only what was not used for so many days."""
+
+
+RANGES = (Range(("older_than",), least=0, most=1_000_000),)
+"""What numbers may be, beside those that all configurations share."""
 
 
 class Kind(NamedTuple):
@@ -74,8 +79,7 @@ def run(config: CacheConfig) -> int:
     for kind in config.clear:
         if kind not in (*KINDS, "all"):
             raise unknown_name("kind", kind, [*KINDS, "all"])
-    if config.older_than is not None and config.older_than < 0:
-        raise UserError(f"--older-than {config.older_than}: days are 0 or more.", "Give a number of days.")
+    check_ranges(config, RANGES)
     root = cache_folder()
     if root is None:
         print("Nothing is kept: TOKENQ_CACHE is off.")

@@ -128,7 +128,7 @@ def read_yaml(path: Path, config: type[Any], spelt_elsewhere: Mapping[str, str])
     try:
         # Nodes and not values: they keep every scalar as it was written, and know their line.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:  # lists in lists in lists …
         raise UserError(f"The configuration {path} is not valid YAML: {error}", "Mend the file.") from error
     if root is None:
         return {}
