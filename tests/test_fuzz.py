@@ -65,6 +65,7 @@ def tried(words, folder):
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
+            sys.stdin = open(0, closefd=False)  # noqa: SIM115 (till exit)
             sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115 (till exit)
             sys.stderr = sys.stdout
             code = main(words)

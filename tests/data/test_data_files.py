@@ -294,6 +294,7 @@ def test_what_is_wrong_with_one_row_is_its_fault(tmp_path, name, content, messag
         ("a.jsonl", LINES.encode("utf-16-le"), "looks like UTF-16 text without a byte order mark"),
         ("a.jsonl", b"\xff\xfe" + LINES.encode("utf-16-le")[:-1], "is not whole UTF-16 text"),
         ("a.csv", 'a,b\n"1,2\n', r"a\.csv, line 2: broken CSV"),
+        ("a.csv", "a;\rb;c\n1;2;3\n", r"a\.csv, line 1: broken CSV"),
         ("a.csv", "a,b,a\n1,2,3\n", "the column 'a' stands twice in the header"),
         ("a.csv", ",".join(f"c{i}" for i in range(100_000)) + "\n1\n", "has 100,000 columns, and at most 1,000"),
         ("a.parquet", "PAR1", r"a\.parquet is not a whole parquet file"),

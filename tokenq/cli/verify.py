@@ -4,8 +4,13 @@ Prints claim, source, largest error, tolerance and verdict, and fails when one o
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +71,10 @@ def run(config: VerifyConfig) -> int:
     seeds = range(config.seed, config.seed + config.worlds)
     errors = messages()
     with _one_thread():  # the worlds are so small that handing work over takes longer than doing it
-        findings = [
-            find(claim, seeds)
-            for claim in track(claims, "checking", console=errors, transient=True, disable=not errors.is_terminal)
-        ]
+        done = _findings([partial(find, claim, seeds) for claim in claims])
+        findings = list(
+            track(done, "checking", len(claims), console=errors, transient=True, disable=not errors.is_terminal)
+        )
     console = screen(_WIDTH)
     console.print(_table(findings))
     wrong = [finding for finding in findings if not finding.as_expected]
@@ -80,6 +85,31 @@ def run(config: VerifyConfig) -> int:
     if config.output is not None:
         _write(Path(config.output), config, findings)
     return 1 if wrong else 0
+
+
+def _findings(checks: "Sequence[Callable[[], Finding]]") -> "Iterator[Finding]":
+    """Yield what each check finds, in their order, from one process a core where processes can be forked."""
+    cores = min(os.cpu_count() or 1, len(checks))
+    if cores < 2 or "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
+        yield from (check() for check in checks)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; the children start none
+        pool = multiprocessing.get_context("fork").Pool(cores, _take, (checks,))
+    with pool:
+        yield from pool.imap(_check, range(len(checks)))
+
+
+_CHECKS: "list[Callable[[], Finding]]" = []
+"""The checks of a forked process: taken over as they are, since functions made in place cannot be sent."""
+
+
+def _take(checks: "Sequence[Callable[[], Finding]]") -> None:
+    _CHECKS[:] = checks
+
+
+def _check(number: int) -> "Finding":
+    return _CHECKS[number]()
 
 
 @contextlib.contextmanager

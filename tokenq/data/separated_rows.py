@@ -70,7 +70,10 @@ def _lines(handle: io.BufferedIOBase, faults: list[BadRow]) -> Iterator[str]:
 
 def _separator(header: str, usual: str) -> str:
     """Return what separates the names of a header: the usual, unless it does not occur and another does."""
-    found = {one: len(next(csv.reader([header], delimiter=one), [])) for one in (usual, *_SEPARATORS)}
+    try:
+        found = {one: len(next(csv.reader([header], delimiter=one), [])) for one in (usual, *_SEPARATORS)}
+    except csv.Error:  # a header that is no text: whoever reads it says so
+        return usual
     return usual if found[usual] > 1 else max(found, key=lambda one: found[one])
 
 
