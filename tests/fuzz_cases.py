@@ -45,7 +45,7 @@ CELLS: list[Any] = [
     *([], {}, [[]], [None], ["a", 1], {"a": {"b": []}}, "[1, 2", '[{"role": "user"}]', "[{'role': 'user'}]"),
     *([{"role": "user", "content": "hi"}], [{"role": "nobody", "content": "x"}], [{"role": "assistant"}]),
     *([{"role": "assistant", "content": [{"type": "image", "url": "x"}]}], [{"role": "assistant", "content": None}]),
-    *("x" * 10_000, "9" * 5000, "<s></s><|im_end|>", "\u2028\u202e", 10**30),
+    *("x" * 100_000, "9" * 5000, "<s></s><|im_end|>", "\u2028\u202e", 10**30),
 ]  # fmt: skip
 KEYS = [
     "image",
