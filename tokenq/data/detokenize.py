@@ -26,7 +26,7 @@ def text_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) -> s
     context = _context(tokenizer, prompt)
     before = _decoded(tokenizer, context)
     whole = _decoded(tokenizer, [*context, *response])
-    if whole.startswith(before) and UNKNOWN not in whole[len(before) :]:
+    if whole.startswith(before) and not before.endswith(UNKNOWN) and UNKNOWN not in whole[len(before) :]:
         return whole[len(before) :]
     return "".join(pieces_of(tokenizer, prompt, response))
 
@@ -49,14 +49,13 @@ def pieces_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) ->
         held.append(token)
         said = _added(tokenizer, known, held)
         if not said.endswith(UNKNOWN):
-            known = _context(tokenizer, [*known, *held])
+            known, held = _context(tokenizer, [*known, *held]), []
         elif size := _character(tokenizer, held):
             said = _added(tokenizer, known, held[:-size]) + _amid(tokenizer, held[-size:])
-            known = held[-size:]
+            known, held = held[-size:], []
         else:
             said = ""
         pieces.append(said)
-        held = [] if said else held
     if held:  # stands with the last of them that says anything
         last = max((place for place, token in enumerate(held) if _decoded(tokenizer, [token])), default=0)
         pieces[len(pieces) - len(held) + last] = _added(tokenizer, known, held)
