@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.loss_jobs import SAMPLES, decoding, recipe
+from tokenq.cli.demo_learning import World, learn
 from tokenq.cli.demo_parts import answers, first_samples, trained
-from tokenq.cli.demo_world import World, learn
 from tokenq.evaluate.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.files import JsonLines
 from tokenq.rundir import RunDir

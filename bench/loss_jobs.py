@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from tokenq.cli import score
+from tokenq.cli.demo_learning import NEW_TOKENS
 from tokenq.cli.demo_parts import answers, trained
-from tokenq.cli.demo_world import NEW_TOKENS
 from tokenq.core.losses import find_sum
 from tokenq.evaluate.credit import Errors, locate
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines

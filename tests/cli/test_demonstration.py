@@ -1,5 +1,6 @@
 """`tokenq demo` from the first post to the page, with a handful of posts; and what it refuses."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tokenq.cli import demo_parts, demo_world
+from tokenq.cli import demo, demo_parts, demo_world
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.main import main
+from tokenq.cli.side_by_side import in_turn
 from tokenq.errors import UserError
 from tokenq.results import read_results
 from tokenq.traces import read_traces
@@ -30,11 +32,18 @@ FEW = replace(
 )
 
 
+@contextlib.contextmanager
+def one_by_one(*_):
+    """Do in this process, where things can be replaced, what is done in others."""
+    yield in_turn
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Return the folder of a demonstration with few posts, seed 3."""
     folder = tmp_path_factory.mktemp("demo") / "run"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "side_by_side", one_by_one)
         patch.setattr(demo_world.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
         patch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((1, 2), (2, 4), (2,)))
         assert main(["demo", "--quick", "--seed", "3", "--output", str(folder)]) == 0
@@ -46,7 +55,7 @@ def test_the_report_has_three_figures_with_their_numbers(place):
     assert list(numbers["sections"]) == ["credit", "search", "likelihood"]
     assert all(section["reading"] and section["exact"]["rows"] for section in numbers["sections"].values())
     assert numbers["config"]["seed"] == 3
-    assert len(numbers["seconds"]) == 7
+    assert len(numbers["seconds"]) == 5
     assert min(numbers["seconds"].values()) > 0
     page = (place / "report" / "index.html").read_text()
     assert all(section["title"] in page for section in numbers["sections"].values())
@@ -111,6 +120,7 @@ def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, 
         shutil.rmtree(folder / name)
     shutil.rmtree(folder / "dpo" / "policy")
     trained = []
+    monkeypatch.setattr(demo, "side_by_side", one_by_one)
     real = demo_parts.train.run
     monkeypatch.setattr(
         demo_parts.train, "run", lambda config: trained.append(Path(config.output).name) or real(config)

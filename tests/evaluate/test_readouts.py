@@ -85,6 +85,10 @@ def test_random_depends_on_the_name_alone(world):
     draws = READOUTS["random"](trace)
     np.testing.assert_array_equal(draws, READOUTS["random"](trace))
     assert not np.array_equal(draws, READOUTS["random"](replace(trace, id="row 2")))
+    first, second = (
+        READOUTS["random"](replace(trace, id=f"{folder}rows.jsonl, row 1")) for folder in ("/a/b/", "C:\\d\\")
+    )
+    np.testing.assert_array_equal(first, second)
     # The same on every machine: hash() would not be.
     np.testing.assert_allclose(draws, [0.57329724, 0.06932666, 0.64435972, 0.27520822], atol=1e-8)
     assert ((draws >= 0) & (draws < 1)).all()

@@ -1,5 +1,6 @@
 """Where the command line speaks: messages on standard error, results on standard output, both text and never markup."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,9 +27,9 @@ def screen(wide: int | None = 200) -> Console:
     """Return where results are shown: standard output, texts and tables.
 
     Args:
-        wide: columns where no terminal says how many there are; None leaves that to the environment.
+        wide: columns where neither a terminal nor COLUMNS says how many there are; None leaves that to the environment.
     """
-    width = None if Console().is_terminal else wide
+    width = None if Console().is_terminal or "COLUMNS" in os.environ else wide
     shown = Console(highlight=False, markup=False, emoji=False, width=width)
     shown.push_render_hook(_AsItIs())
     return shown

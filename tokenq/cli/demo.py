@@ -13,6 +13,7 @@ import tokenq
 from tokenq.cli.console import messages, screen
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.demo_parts import Shown
+from tokenq.cli.side_by_side import side_by_side
 from tokenq.cli.stages import Stages
 from tokenq.errors import UserError
 from tokenq.files import plain, read_json, write_json
@@ -86,6 +87,7 @@ def _shown(config: DemoConfig, stages: Stages) -> Shown:
         from tokenq.cli.demo_own import run_own
 
         return run_own(config, stages)
-    from tokenq.cli.demo_world import run_world
+    with side_by_side("tokenq.cli.demo_world") as together:
+        from tokenq.cli.demo_world import run_world
 
-    return run_world(Path(config.output), config.seed, quick=config.quick, stages=stages)
+        return run_world(Path(config.output), config.seed, quick=config.quick, stages=stages, together=together)

@@ -43,16 +43,22 @@ def pieces_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) ->
         response: token ids.
     """
     known = _context(tokenizer, prompt)  # tokens whose text is said: what follows is decoded behind them
+    before = _decoded(tokenizer, known)
     held: list[int] = []  # tokens of a character that is not complete
     pieces = []
     for token in response:
         held.append(token)
-        said = _added(tokenizer, known, held)
+        whole = _decoded(tokenizer, [*known, *held])
+        said = whole[len(before) :] if whole.startswith(before) else _amid(tokenizer, held)
         if not said.endswith(UNKNOWN):
-            known, held = _context(tokenizer, [*known, *held]), []
+            known, before, held = [*known, *held], whole, []
+            if len(known) > 2 * WINDOW:  # not at every token: finding where to begin costs as much as the token
+                known = _context(tokenizer, known)
+                before = _decoded(tokenizer, known)
         elif size := _character(tokenizer, held):
             said = _added(tokenizer, known, held[:-size]) + _amid(tokenizer, held[-size:])
             known, held = held[-size:], []
+            before = _decoded(tokenizer, known)
         else:
             said = ""
         pieces.append(said)

@@ -95,11 +95,12 @@ def position(trace: TokenTrace) -> Floats:
 
 
 def random(trace: TokenTrace) -> Floats:
-    """Return uniform draws from [0, 1) that depend on the trace's name alone, not on machine or order.
+    """Return uniform draws from [0, 1) that depend on the trace's name alone, not on machine, folder or order.
 
     Looks at no model.
     """
-    seed = int.from_bytes(hashlib.sha256(trace.id.encode()).digest()[:8], "big")
+    name = trace.id.replace("\\", "/").rpartition("/")[2]  # of a row without one: its file's, and the number
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     return np.random.default_rng(seed).random(len(written(trace)))
 
 
