@@ -13,7 +13,7 @@ from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
 from tokenq.models.classifier import REWARDS, RewardLM, open_classifier, output_weights, outputs_of
-from tokenq.models.limits import ModelLimits, named_limits, refuse_beyond
+from tokenq.models.limits import BeyondContext, ModelLimits, named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, hide_progress_bars, is_quantised
 from tokenq.models.open import Opened, open_model, open_tokenizer
 from tokenq.models.policy import ReferencedPolicy, no_grad
@@ -104,11 +104,14 @@ class Session:
 
         Raises:
             BadRowsError: names the first that cannot be used.
+            BeyondContext: a row is longer than a model can read, and none are to be dropped.
             UserError: nothing is left.
         """
         rows, summary = self._rows(examples, self.tokenizer, bad_rows)
         readers = self.limits if self.other_tokenizer is None else self.limits[:1]
-        rows = [self._kept(row, readers) for row in rows]
+        rows, beyond = self._readable(rows, readers, bad_rows)
+        if beyond:
+            summary = replace(summary, dropped=summary.dropped | {"longer than the model's context": beyond})
         if self.other_tokenizer is None:
             return rows, summary
         theirs = {
@@ -117,6 +120,22 @@ class Session:
         lost = {"unusable for the other tokenizer": sum(row.group.where not in theirs for row in rows)}
         dropped = summary.dropped | {reason: count for reason, count in lost.items() if count}
         return [row for row in rows if row.group.where in theirs], replace(summary, dropped=dropped)
+
+    def _readable(
+        self, rows: Sequence[Row], readers: Sequence[tuple[ModelLimits, str]], bad_rows: str
+    ) -> tuple[list[Row], int]:
+        """Return the rows that their readers can read, and how many they cannot."""
+        kept, beyond = [], 0
+        for row in rows:
+            try:
+                kept.append(self._kept(row, readers))
+            except BeyondContext:
+                if bad_rows == "error":
+                    raise
+                beyond += 1
+        if rows and not kept:
+            raise UserError("All rows are longer than the model's context.", "Give --max-length to have them cut.")
+        return kept, beyond
 
     def _kept(self, row: Row, readers: Sequence[tuple[ModelLimits, str]]) -> Row:
         """Return a row that its readers can read, with what they were not made for among its warnings."""

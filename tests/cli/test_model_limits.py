@@ -53,6 +53,19 @@ def test_rows_longer_than_the_positions_are_refused(command, place, capsys):
 
 
 @pytest.mark.parametrize("command", ["score", "eval"])
+def test_such_rows_are_dropped_where_bad_rows_are(command, place, capsys):
+    rows = (place / "long.jsonl").read_text()
+    short = json.dumps({"prompt": "the cat", "chosen": " the dog.", "rejected": " the cat."})
+    (place / "mixed.jsonl").write_text(f"{rows}{short}\n")
+    words = [*commands(place, "gpt2", "mixed.jsonl")[command], "--device", "cpu", "--bad-rows", "drop", "--overwrite"]
+    assert main(words) == 0
+    assert "1 longer than the model's context" in capsys.readouterr().err
+    words[words.index(str(place / "mixed.jsonl"))] = str(place / "long.jsonl")
+    assert main(words) == 2
+    assert "All rows are longer than the model's context" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["score", "eval"])
 def test_the_hint_works(command, place):
     words = [*commands(place, "gpt2", "long.jsonl")[command], "--device", "cpu", "--max-length", "256"]
     assert main(words) == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tokenq.errors import UserError
-from tokenq.models.limits import ModelLimits, least_context, refuse_beyond, refuse_tokens
+from tokenq.models.limits import BeyondContext, ModelLimits, least_context, refuse_beyond, refuse_tokens
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.tiny import VOCAB_SIZE, tiny_model
 
@@ -44,6 +44,13 @@ def test_a_row_beyond_a_rotary_context_is_warned_of():
     assert refuse_beyond(ModelLimits(256, False, 288), [row(200, 57)], "llama").startswith(
         "row 3 has 257 tokens, and llama was made for 256"
     )
+
+
+def test_a_row_many_times_a_rotary_context_is_refused():
+    limits = ModelLimits(256, False, 288)
+    assert refuse_beyond(limits, [row(8 * 256 - 7, 7)], "llama") is not None
+    with pytest.raises(BeyondContext, match=r"has 2049 tokens, and llama was made for 256"):
+        refuse_beyond(limits, [row(8 * 256 - 6, 7)], "llama")
 
 
 def test_a_token_that_the_embedding_does_not_have_is_refused_with_both_sizes():

@@ -10,6 +10,13 @@ from tokenq.errors import UserError
 from tokenq.models.forward import bare
 from tokenq.records import TokenGroup
 
+FAR = 8
+"""How many times its context a model may read with a warning: rotary positions bear some of that, none bear more."""
+
+
+class BeyondContext(UserError):
+    """A row that is longer than a model can read."""
+
 
 @dataclass(frozen=True)
 class ModelLimits:
@@ -56,7 +63,8 @@ def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) 
         name: what the model is called.
 
     Raises:
-        UserError: a row is longer than the table of positions, or has a token that the embedding does not.
+        BeyondContext: a row is longer than the table of positions, or than the context many times over.
+        UserError: a row has a token that the embedding does not.
     """
     longest, where, highest, at = 0, "", -1, ""
     for group in groups:
@@ -69,9 +77,10 @@ def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) 
     _refuse_token(limits, highest, at, name)
     if limits.context is None or longest <= limits.context:
         return None
-    if limits.learned:
-        raise UserError(
-            f"{where} has {longest} tokens, and {name} has {limits.context} positions.",
+    if limits.learned or longest > FAR * limits.context:
+        named = f"has {limits.context} positions" if limits.learned else f"was made for {limits.context}"
+        raise BeyondContext(
+            f"{where} has {longest} tokens, and {name} {named}.",
             f"Give --max-length {limits.context}; what is longer is then cut or left out.",
         )
     return f"{where} has {longest} tokens, and {name} was made for {limits.context}: beyond them it may be far off."
