@@ -5,6 +5,8 @@ import json
 from dataclasses import fields, replace
 from importlib.resources import files
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -251,3 +253,35 @@ def test_a_table_that_was_cut_or_is_none_is_named(tmp_path, content):
     (tmp_path / "t.parquet").write_bytes(content)
     with pytest.raises(UserError, match=r"t\.parquet cannot be read"):
         list(read_traces(tmp_path / "t.parquet"))
+
+
+@pytest.mark.parametrize("most", [None, 0, 1])
+def test_a_table_gives_what_lines_give(tmp_path, most):
+    """With as many alternatives of each list as asked for; lists of other lengths at every token."""
+    many = replace(TRACE, tokens=tuple(replace(one, likely=(OTHER,) * n) for n, one in enumerate(TRACE.tokens)))
+    for name in ("t.jsonl", "t.parquet"):
+        write_traces(tmp_path / name, [TRACE.to_dict(), many.to_dict(), PLAIN.to_dict()])
+    lines, table = (list(read_traces(tmp_path / name, most)) for name in ("t.jsonl", "t.parquet"))
+    assert table == lines
+    sizes = [len(one.likely) for one in table[1].tokens]
+    assert sizes == [n if most is None else min(n, most) for n in range(len(many.tokens))]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda row: row | {"tokens": None},
+        lambda row: row | {"tokens": [*row["tokens"], None]},
+        lambda row: row | {"tokens": [{**row["tokens"][0], "likely": None}]},
+        lambda row: row | {"tokens": [{**row["tokens"][0], "likely": [None]}]},
+        lambda row: row | {"tokens": [{**row["tokens"][0], "likely": [{"id": 1}]}]},
+        lambda row: row | {"tokens": [{**row["tokens"][0], "extra": 1}]},
+        lambda row: row | {"tokens": [1.0]},
+        lambda row: {name: value for name, value in row.items() if name != "tokens"},
+    ],
+)
+def test_a_table_of_something_else_is_no_trace(tmp_path, spoil):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist([spoil(as_json(TRACE))]), path)
+    with pytest.raises(UserError, match=r"t\.parquet, row 1 is no trace"):
+        list(read_traces(path))

@@ -71,7 +71,20 @@ def built_many(kind: Callable[..., T], records: Sequence[Mapping[str, Any]], **n
     odd = next((record for record in records if len(record) != len(names)), None)
     if odd is not None:
         kind(**odd)  # which says what is wrong
-    columns = {name: nested[name] if name in nested else [record[name] for record in records] for name in names}
+    columns = {name: [record[name] for record in records] for name in names if name not in nested}
+    return built_columns(kind, {**columns, **nested})
+
+
+def built_columns(kind: Callable[..., T], columns: Mapping[str, Sequence[Any]]) -> list[T]:
+    """Return records whose fields are given column by column, those that nest others built already.
+
+    Raises:
+        TypeError: a field is unknown, or of another type.
+        KeyError: a field is missing.
+    """
+    names = _names(kind)
+    if len(columns) > len(names):
+        raise TypeError(f"{next(name for name in columns if name not in names)!r} is unknown")
     for name, types in _types(kind).items():
         if not types.issuperset(map(type, columns[name])):
             wrong = next(value for value in columns[name] if type(value) not in types)
@@ -80,7 +93,7 @@ def built_many(kind: Callable[..., T], records: Sequence[Mapping[str, Any]], **n
         for value in columns[name]:
             if value and not types.issuperset(map(type, value)):
                 raise TypeError(f"{name!r} holds {repr(value)[:80]}")
-    return [kind(*values) for values in zip(*columns.values(), strict=True)]
+    return [kind(*values) for values in zip(*(columns[name] for name in names), strict=True)]
 
 
 @cache

@@ -5,14 +5,15 @@ A trace is plain Python and JSON; reports, metrics, servers and notebooks read t
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tokenq.at_rest import built, built_many, check_schema, json_lines, whole
+from tokenq.at_rest import built, built_columns, built_many, check_schema, json_lines, whole
 from tokenq.errors import UserError
 from tokenq.files import write_json_lines, written_aside
 from tokenq.records import SCHEMA
+from tokenq.trace_columns import LISTS, rows_of
 
 Side = Literal["chosen", "rejected"]
 
@@ -213,7 +214,7 @@ class TokenTrace:
             "tokens": [
                 {
                     **vars(token),
-                    **{name: [dict(vars(one)) for one in vars(token)[name]] for name in _LISTS},
+                    **{name: [dict(vars(one)) for one in vars(token)[name]] for name in LISTS},
                     "outputs": list(token.outputs),
                 }
                 for token in self.tokens
@@ -258,22 +259,25 @@ class TokenTrace:
             raise UserError(f"{where} is no trace: {problem}.", "Score the data again.") from problem
 
 
-_LISTS = ("likely", "ref_likely", "favoured")
+def _tokens(given: Any, most: int | None) -> tuple[TraceToken, ...]:
+    """Return the tokens of a trace, given as a list of objects or by columns."""
+    if isinstance(given, Mapping):
+        made: dict[str, list[Any]] = {
+            name: _parted(built_columns(Alternative, *given[name][:1]), given[name][1]) for name in LISTS
+        }
+        return tuple(built_columns(TraceToken, {**given, **made, "outputs": [tuple(one) for one in given["outputs"]]}))
+    lists = {name: [record[name][:most] for record in given] for name in LISTS}
+    made = {
+        name: _parted(built_many(Alternative, [one for part in parts for one in part]), list(map(len, parts)))
+        for name, parts in lists.items()
+    }
+    return tuple(built_many(TraceToken, given, outputs=[tuple(record["outputs"]) for record in given], **made))
 
 
-_ROWS_AT_ONCE = 64
-"""Traces of a file by columns that are unpacked together."""
-
-
-def _tokens(records: Sequence[Any], most: int | None) -> tuple[TraceToken, ...]:
-    lists = {name: _alternatives([record[name][:most] for record in records]) for name in _LISTS}
-    outputs = [tuple(record["outputs"]) for record in records]
-    return tuple(built_many(TraceToken, records, outputs=outputs, **lists))
-
-
-def _alternatives(parts: Sequence[Sequence[Any]]) -> list[tuple[Alternative, ...]]:
-    every = iter(built_many(Alternative, [one for part in parts for one in part]))
-    return [tuple(islice(every, len(part))) for part in parts]
+def _parted(every: Sequence[Alternative], sizes: Sequence[int]) -> list[tuple[Alternative, ...]]:
+    """Return so many of them for each token."""
+    ends = accumulate(sizes, initial=0)
+    return [tuple(every[begin:end]) for begin, end in pairwise(ends)]
 
 
 def write_traces(
@@ -302,18 +306,5 @@ def read_traces(path: Path, most: int | None = None) -> Iterator[TokenTrace]:
     """
     if not path.is_file():
         raise UserError(f"No file {path}.", "Traces are written by tokenq score --output.")
-    lines = _rows(path) if path.suffix == ".parquet" else json_lines(path, "Score the data again.")
+    lines = rows_of(path, most) if path.suffix == ".parquet" else json_lines(path, "Score the data again.")
     yield from whole(path, (TokenTrace.from_dict(record, where, most) for where, record in lines))
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        parts = pq.ParquetFile(path).iter_batches(_ROWS_AT_ONCE)
-        rows = enumerate((record for part in parts for record in part.to_pylist()), 1)
-        yield from ((f"{path}, row {number}", record) for number, record in rows)
-    except (pa.ArrowException, OSError, ValueError) as problem:
-        said = (str(problem).strip() or "broken").splitlines()[0]
-        raise UserError(f"{path} cannot be read: {said}", "Score the data again.") from problem

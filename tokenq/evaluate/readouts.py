@@ -7,12 +7,15 @@ s_t. One table, `READOUTS`, at the foot. Which tokens are wrong is not known her
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError, unknown_name
 from tokenq.traces import TokenTrace, TraceToken
+
+_WRITTEN = attrgetter("written")
 
 Floats = NDArray[np.float64]
 Suspicion = Callable[[TokenTrace], Floats]
@@ -21,7 +24,7 @@ Suspicion = Callable[[TokenTrace], Floats]
 
 def written(trace: TokenTrace) -> tuple[TraceToken, ...]:
     """Return the W tokens that the policy wrote: those that a read-out speaks of."""
-    return tuple(token for token in trace.tokens if token.written)
+    return trace.tokens if all(map(_WRITTEN, trace.tokens)) else tuple(filter(_WRITTEN, trace.tokens))
 
 
 def implicit_reward(trace: TokenTrace) -> Floats:
@@ -31,12 +34,12 @@ def implicit_reward(trace: TokenTrace) -> Floats:
 
 def implicit_reward_minus_reference_mean(trace: TokenTrace) -> Floats:
     """Return −(r − E_ref[r]) = −(r + β KL(π_ref‖π)): against what a draw from the reference would have earned here."""
-    return -(_rewards(trace) + trace.beta * _column(trace, "ref_kl", lambda token: token.ref_kl))
+    return -(_rewards(trace) + trace.beta * _column(trace, "ref_kl"))
 
 
 def implicit_reward_minus_policy_mean(trace: TokenTrace) -> Floats:
     """Return −(r − E_π[r]) = −(r − β KL(π‖π_ref)): against what a draw from the policy would have earned here."""
-    return -(_rewards(trace) - trace.beta * _column(trace, "kl", lambda token: token.kl))
+    return -(_rewards(trace) - trace.beta * _column(trace, "kl"))
 
 
 def regret(trace: TokenTrace) -> Floats:
@@ -67,12 +70,12 @@ def reference_surprisal(trace: TokenTrace) -> Floats:
 
 def centred_reference_surprisal(trace: TokenTrace) -> Floats:
     """Return −(log π_ref + H(π_ref)): the centred advantage's counterpart before training, without β."""
-    return -(_reference(trace) + _column(trace, "ref_entropy", lambda token: token.ref_entropy))
+    return -(_reference(trace) + _column(trace, "ref_entropy"))
 
 
 def entropy(trace: TokenTrace) -> Floats:
     """Return H(π): suspicion of the position, whatever stands there."""
-    return _column(trace, "entropy", lambda token: token.entropy)
+    return _column(trace, "entropy")
 
 
 def gap_to_best(trace: TokenTrace) -> Floats:
@@ -110,7 +113,7 @@ def reward_model(trace: TokenTrace) -> Floats:
     So the credits of a response add up to R at its end, and those up to the end of a step to the score that a process
     reward model gives the step. It has the unit of R.
     """
-    rewards = _column(trace, "reward", lambda token: token.reward)
+    rewards = _column(trace, "reward")
     return -np.diff(rewards, prepend=0.0)
 
 
@@ -162,24 +165,24 @@ def find_readout(name: str) -> Suspicion:
 
 
 def _policy(trace: TokenTrace) -> Floats:
-    return _column(trace, "logp", lambda token: token.logp)
+    return _column(trace, "logp")
 
 
 def _reference(trace: TokenTrace) -> Floats:
-    return _column(trace, "ref_logp", lambda token: token.ref_logp)
+    return _column(trace, "ref_logp")
 
 
 def _rewards(trace: TokenTrace) -> Floats:
-    return _column(trace, "implicit_reward", lambda token: token.implicit_reward)
+    return _column(trace, "implicit_reward")
 
 
-def _column(trace: TokenTrace, name: str, read: Callable[[TraceToken], float | None]) -> Floats:
+def _column(trace: TokenTrace, name: str) -> Floats:
     """Return one number of every token that the policy wrote.
 
     Raises:
         UserError: a token does not have it.
     """
-    values = [read(token) for token in written(trace)]
+    values = list(map(attrgetter(name), written(trace)))
     if None in values:
         raise UserError(
             f"Trace {trace.id}: token {values.index(None) + 1} that the policy wrote has no {name!r}.",
