@@ -30,7 +30,7 @@ from tokenq.models.policy import frozen_model, logits_of
 from tokenq.models.proof import fastest_exact
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import provenance
-from tokenq.train.objective import Objective
+from tokenq.training.objective import Objective
 
 BASE = "dpo"
 

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokenq.cli.train import run
 from tokenq.data.source_language import parse_source
 from tokenq.data.sources import read_rows
 from tokenq.evaluate.bootstrap import mean_interval
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
+from tokenq.jobs.train import train
 from tokenq.models.movement import movement
 from tokenq.rundir import RunDir
-from tokenq.train.config import TrainConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -84,23 +83,21 @@ def one_run(asked: argparse.Namespace, folder: Path, name: str, seed: int) -> No
     """Train once, keep the held-out responses and the count of weights that moved, and delete the rest."""
     output = folder / f"{name}-{seed}"
     shutil.rmtree(output, ignore_errors=True)
-    run(
-        TrainConfig(
-            model=str(folder / name),
-            data=[str(folder / "train.jsonl")],
-            eval_data=[str(folder / "held_out.jsonl")],
-            output=str(output),
-            bad_rows="drop",
-            max_length=asked.max_length,
-            max_steps=asked.steps,
-            batch_size=asked.batch_size,
-            learning_rate=asked.learning_rate,
-            warmup_ratio=0.1,
-            tokens_per_batch=2048,
-            keep_checkpoints=0,
-            seed=seed,
-            device="cpu",
-        )
+    train(
+        model=str(folder / name),
+        data=[str(folder / "train.jsonl")],
+        eval_data=[str(folder / "held_out.jsonl")],
+        output=str(output),
+        bad_rows="drop",
+        max_length=asked.max_length,
+        max_steps=asked.steps,
+        batch_size=asked.batch_size,
+        learning_rate=asked.learning_rate,
+        warmup_ratio=0.1,
+        tokens_per_batch=2048,
+        keep_checkpoints=0,
+        seed=seed,
+        device="cpu",
     )
     place = RunDir(output)
     began = AutoModelForCausalLM.from_pretrained(folder / name, dtype=torch.float32).state_dict()

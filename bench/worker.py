@@ -23,9 +23,9 @@ from bench.workload import read_workload, write_tiny_model, write_workloads
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.records import TokenGroup
-from tokenq.train.config import TrainConfig
-from tokenq.train.loop import step_places, total_steps
-from tokenq.train.monitor import peak_memory
+from tokenq.training.config import TrainConfig
+from tokenq.training.loop import step_places, total_steps
+from tokenq.training.monitor import peak_memory
 
 MATMUL = 2048
 """Side of the square matrices whose product is the machine's peak."""
@@ -124,8 +124,8 @@ def run_tokenq(
     from tokenq.models.proof import fastest_exact
     from tokenq.models.reference_store import ReferenceStore
     from tokenq.rundir import create_run
-    from tokenq.train.loop import Job, Scored, fit
-    from tokenq.train.objective import Objective
+    from tokenq.training.loop import Job, Scored, fit
+    from tokenq.training.objective import Objective
 
     begin = time.perf_counter()
     model = load_model(ModelSpec(config.model, config.dtype, config.device))

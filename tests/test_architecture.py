@@ -69,7 +69,7 @@ def test_there_are_no_drawers():
 
 
 @pytest.mark.parametrize(
-    "module", ["tokenq", "tokenq.records", "tokenq.rundir", "tokenq.train.config", "tokenq.cli.main"]
+    "module", ["tokenq", "tokenq.records", "tokenq.rundir", "tokenq.training.config", "tokenq.cli.main"]
 )
 def test_what_needs_no_torch_does_not_import_it(module):
     program = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'accelerate'}} & set(sys.modules)))"

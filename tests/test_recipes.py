@@ -9,9 +9,9 @@ import pytest
 
 from tokenq.cli.flags import parse
 from tokenq.cli.main import COMMANDS, main
-from tokenq.cli.recipes import find
 from tokenq.errors import UserError
-from tokenq.train.config import TrainConfig
+from tokenq.jobs.recipes import find
+from tokenq.training.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "recipes"

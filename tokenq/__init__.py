@@ -1,17 +1,21 @@
 """tokenq: train language models from preferences and read them token by token as Q-functions."""
 
+from importlib import import_module
+from os import fspath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenq.data.prompts import Given
     from tokenq.decoding import Judge
+    from tokenq.jobs.inputs import Name
+    from tokenq.jobs.train import train as train
     from tokenq.results import SearchResult
     from tokenq.session import Session
 
 __version__ = "0.1.0"
 
 
-def load(policy: str, reference: str | None = None, **options: Any) -> "Session":
+def load(policy: "Name", reference: "Name | None" = None, **options: Any) -> "Session":
     """Return a policy with its reference, ready to be read: `load(p, r, beta=0.1).score(prompt, response)`.
 
     Args:
@@ -21,11 +25,12 @@ def load(policy: str, reference: str | None = None, **options: Any) -> "Session"
     """
     from tokenq import session  # torch is imported only now
 
-    return session.load(policy, reference, session.Options(**options))
+    other = None if reference is None else fspath(reference)
+    return session.load(fspath(policy), other, session.Options(**options))
 
 
 def decode(
-    policy: str,
+    policy: "Name",
     prompts: "Given",
     *,
     judge: "Judge | None" = None,
@@ -42,4 +47,20 @@ def decode(
     """
     from tokenq import decoding  # torch is imported only now
 
-    return decoding.decode(policy, prompts, judge, **options)
+    return decoding.decode(fspath(policy), prompts, judge, **options)
+
+
+_JOBS = {"train": "tokenq.jobs.train"}
+"""Functions that are imported when they are asked for, with torch, and where they stand."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a function of `_JOBS`."""
+    if name not in _JOBS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_JOBS[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return what there is, imported or not."""
+    return sorted({*globals(), *_JOBS})

@@ -31,7 +31,7 @@ from tokenq.search.outcome import candidates_of, tree_of
 from tokenq.search.planning import aims_at, check_room, plan_of, weights_of
 from tokenq.search.proxy import ProxyStepper, Term
 from tokenq.session import models_of_run
-from tokenq.train.monitor import peak_memory
+from tokenq.training.monitor import peak_memory
 
 Judge = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
 """(prompts, responses, complete or not) → what each is worth; larger is better."""

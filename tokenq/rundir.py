@@ -65,6 +65,11 @@ class RunDir:
         return self.path / "checkpoints"
 
     @property
+    def inputs(self) -> Path:
+        """A loaded model and rows in memory, as they were given from Python."""
+        return self.path / "inputs"
+
+    @property
     def policy(self) -> Path:
         """The trained policy, in the layout that transformers loads."""
         return self.path / "policy"

@@ -30,7 +30,7 @@ from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import Row, Scoring, score
 from tokenq.traces import TokenTrace
-from tokenq.train.recorded import read_provenance
+from tokenq.training.recorded import read_provenance
 
 Say = Callable[[str], None]
 

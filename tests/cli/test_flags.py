@@ -11,7 +11,7 @@ from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.flags import as_yaml, parse, read_yaml
 from tokenq.cli.values import convert
 from tokenq.errors import UserError
-from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
+from tokenq.training.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
 
 @dataclass(frozen=True)

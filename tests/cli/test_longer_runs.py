@@ -6,9 +6,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from tokenq.cli.absolute import absolute_source, with_absolute_paths
 from tokenq.cli.main import main
-from tokenq.train.config import TrainConfig
+from tokenq.jobs.absolute import absolute_source, with_absolute_paths
+from tokenq.training.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 

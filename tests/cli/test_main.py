@@ -14,7 +14,7 @@ import tokenq
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.main import COMMANDS, main
 from tokenq.errors import UserError
-from tokenq.train.config import TrainConfig
+from tokenq.training.config import TrainConfig
 
 FLAGS = Path(__file__).parent / "train_flags.txt"
 NEEDED = ["--model", "m", "--data", "d", "--output", "runs/none"]

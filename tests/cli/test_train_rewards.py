@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.cli.main import main
-from tokenq.cli.merging import refuse_merge_in_shards
 from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
-from tokenq.train.config import TrainConfig
+from tokenq.jobs.merging import refuse_merge_in_shards
+from tokenq.training.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ATTRIBUTES = {"helpfulness": 4, "correctness": 2, "coherence": None}

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenq.cli import score, search, train
+from tokenq.cli import score, search
+from tokenq.cli.progress import Progress
 from tokenq.cli.sweep import sweep
 from tokenq.evaluate.config import SweepConfig
 from tokenq.evaluate.drift import Training
@@ -13,11 +14,11 @@ from tokenq.evaluate.outcome import Table
 from tokenq.evaluate.section import Section
 from tokenq.evaluate.sweep import Point
 from tokenq.files import JsonLines
+from tokenq.jobs import train
 from tokenq.results import Candidate, SearchResult, read_results
 from tokenq.rundir import RunDir
 from tokenq.search.config import SearchConfig
 from tokenq.traces import TokenTrace, read_traces
-from tokenq.train.config import TrainConfig
 
 Quality = Callable[[SearchResult, Candidate], float]
 
@@ -45,7 +46,8 @@ def trained(output: Path, **settings: Any) -> Path:
     """
     run = RunDir(output)
     if not run.policy.exists():
-        train.run(TrainConfig(output=str(output), logging_steps=1000, keep_checkpoints=0, resume=True, **settings))
+        with Progress(1000) as progress:
+            train.train(output=output, keep_checkpoints=0, resume=True, listener=progress, **settings)
     return run.policy
 
 

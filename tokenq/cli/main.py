@@ -37,7 +37,7 @@ from tokenq.evaluate.config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
-from tokenq.train.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
+from tokenq.training.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
 _SIGPIPE = 141
 """Exit code of a command whose reader has gone (`tokenq score … | head -1`)."""
@@ -151,9 +151,11 @@ def _overview(family: str = "") -> str:
 
 
 def _train(config: TrainConfig) -> int:
-    from tokenq.cli.train import run
+    from tokenq.cli.progress import Progress
+    from tokenq.jobs.train import train
 
-    run(config)
+    with Progress(config.logging_steps) as progress:
+        train(**vars(config), listener=progress)
     return 0
 
 

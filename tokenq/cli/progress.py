@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 
 from tokenq.cli.console import messages
-from tokenq.train.monitor import Event
+from tokenq.listener import Event
 
 STAGES = {"reference": "reference log-probs", "train": "training", "eval": "evaluation"}
 

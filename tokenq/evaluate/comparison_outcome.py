@@ -11,7 +11,7 @@ from tokenq.evaluate.compared_runs import Setup
 from tokenq.evaluate.comparison import MEASURES, Compared, Comparison, numbers_of
 from tokenq.evaluate.comparison_curves import curves_of
 from tokenq.evaluate.outcome import Cell, Chart, Curve, Example, Outcome, Table
-from tokenq.train.resume import FREE_ON_RESUME
+from tokenq.training.resume import FREE_ON_RESUME
 
 _FIRST = ("accuracy", "margin", "kl", "longer_preferred")
 _ACCURACIES = ("accuracy", "likelihood_accuracy", "mean_likelihood_accuracy")

@@ -19,7 +19,7 @@ from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.errors import UserError
 from tokenq.evaluate.run_facts import DataFacts, ModelNow, Moved, Samples, Scored
 from tokenq.rundir import RunDir
-from tokenq.train.recorded import read_config, read_metrics, read_provenance
+from tokenq.training.recorded import read_config, read_metrics, read_provenance
 
 TAIL = 0.1
 """Share of the steps that stands for the end of a run without an evaluation: one step is one small batch."""

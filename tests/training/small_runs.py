@@ -1,0 +1,235 @@
+"""Runs of the training loop on a tiny GPT-NeoX in float64 and random pairs: seconds long, exact to the last digits.
+
+GPT-NeoX, because its norms are computed in the type of its weights; most other families take theirs in float32.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForSequenceClassification
+
+from tokenq.core.losses import find_sum
+from tokenq.core.packing import last_token, opened, step_ends
+from tokenq.listener import Silence
+from tokenq.models.classifier import RewardLM
+from tokenq.models.forward import PackedLM, is_peft
+from tokenq.models.identity import identify
+from tokenq.models.load import add_lora, make_deterministic
+from tokenq.models.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
+from tokenq.models.reference_store import ReferenceStore
+from tokenq.models.value_network import ValuedPolicy
+from tokenq.records import TokenGroup, TokenResponse
+from tokenq.rundir import resume_run
+from tokenq.training.config import TrainConfig
+from tokenq.training.loop import Job, Scored, Summary, fit
+from tokenq.training.objective import Objective
+from tokenq.training.reward_model import RewardObjective
+from tokenq.worlds.tiny import tiny_model
+
+COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
+"""Metrics that are never the same twice."""
+
+
+class Hears(Silence):
+    """A listener that takes events to a function, and lines to none."""
+
+    def __init__(self, heard):
+        self.heard = heard
+
+    def __call__(self, event):
+        self.heard(event)
+
+
+def random_pairs(count, seed=0):
+    """Return pairs of random tokens with prompts of 2 to 11 and responses of 1 to 9 tokens."""
+    rng = np.random.default_rng(seed)
+
+    def response():
+        n = int(rng.integers(1, 10))
+        return TokenResponse(rng.integers(0, 200, n).astype(np.int32), np.ones(n, dtype=bool), terminal=True)
+
+    def pair(i):
+        prompt = rng.integers(0, 200, int(rng.integers(2, 12))).astype(np.int32)
+        return TokenGroup(prompt, (response(), response()), True, f"pairs.jsonl, row {i + 1}")
+
+    return [pair(i) for i in range(count)]
+
+
+def groups_for(loss, count=10, seed=0):
+    """Return random data of the form that a loss trains on, with all that it reads beside."""
+    rng = np.random.default_rng([seed, 1])
+
+    def beside(response):
+        n = len(response.ids)
+        steps = np.sort(rng.integers(0, 3, n)).astype(np.int32)
+        return replace(response, contrast=rng.normal(size=n).astype(np.float32), steps=steps)
+
+    groups = [replace(g, responses=tuple(map(beside, g.responses))) for g in random_pairs(count, seed)]
+    if find_sum(loss).output == "rewards":
+        return rewarded(groups, find_sum(loss).unit, rng)
+    extra = [g.responses[0] for g in random_pairs(count, seed + 100)]
+    want = find_sum(loss).want
+    if want == "calibrated":
+        return [replace(g, responses=(*g.responses, r)) for g, r in zip(groups, extra, strict=True)]
+    if want == "ranked":
+        some = [(*g.responses, r)[: 2 + i % 2] for i, (g, r) in enumerate(zip(groups, extra, strict=True))]
+        return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, some, strict=True)]
+    if want == "rewarded":
+        rewards = iter(rng.normal(size=2 * count))
+        some = [g.responses[: 1 + i % 2] for i, g in enumerate(groups)]
+        rated = [tuple(replace(r, reward=next(rewards)) for r in rs) for rs in some]
+        return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, rated, strict=True)]
+    if want == "labelled":
+        found = []
+        for i, (g, r) in enumerate(zip(groups, extra, strict=True)):
+            labelled = [replace(one, label=bool((i + k) % 3)) for k, one in enumerate(g.responses[: 1 + i % 2])]
+            mismatched = [r] if "mismatched" in find_sum(loss).inputs else []
+            found.append(replace(g, responses=(*labelled, *mismatched), is_pair=False))
+        return found
+    if want == "responses":
+        return [replace(g, responses=g.responses[:1], is_pair=False) for g in groups]
+    return groups
+
+
+def rewarded(groups, unit, rng):
+    """Return the groups as a reward model trains on them: with margins, ratings (some missing) or labelled steps."""
+    if unit == "pairs":
+        return [opened(replace(g, margin=float(i % 3)), last_token) for i, g in enumerate(groups)]
+
+    def beside(response, place):
+        n = len(response.ids)
+        labels = np.where(rng.random(n) < 0.5, -1, rng.integers(0, 2, n)).astype(np.int8)
+        labels[-1] = place % 2
+        ratings = np.array([place, np.nan if place % 3 == 0 else place / 2], np.float32)
+        return replace(response, step_labels=labels, ratings=ratings)
+
+    given = [
+        replace(g, is_pair=False, responses=tuple(beside(r, i + k) for k, r in enumerate(g.responses[: 1 + i % 2])))
+        for i, g in enumerate(groups)
+    ]
+    return [opened(g, step_ends if unit == "steps" else last_token) for g in given]
+
+
+def small_reward_model(outputs=1, *, way="segments", dtype=torch.float64):
+    """Return a classifier on a tiny GPT-NeoX, with weights of its own in the head; the same each time."""
+    config = tiny_model("gpt_neox").config
+    config.num_labels = outputs
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.gpt_neox.load_state_dict(tiny_model("gpt_neox").gpt_neox.state_dict())
+    model.score.weight.data.normal_(std=0.1)
+    make_deterministic(model)
+    return RewardLM(PackedLM(model.to(dtype), way))
+
+
+def policy_for(loss, way="segments"):
+    """Return what a loss trains: a policy, or a reward model."""
+    found = find_sum(loss)
+    if found.output == "rewards":
+        return small_reward_model(2 if found.unit == "rated" else 1, way=way)
+    return small_policy(way=way)
+
+
+def small_config(output, **changes):
+    """Return settings under which a few steps move every number visibly."""
+    settings = {"batch_size": 4, "tokens_per_batch": 1000, "learning_rate": 3e-3, "epochs": 2.0} | changes
+    return TrainConfig(model="tiny", data=["pairs.jsonl"], output=str(output), device="cpu", **settings)
+
+
+def small_policy(lora=False, *, dropout=0.0, family="gpt_neox", way="segments", dtype=torch.float64):
+    """Return a tiny model, with a fresh adapter when asked for; the same each time."""
+    model = tiny_model(family, dtype=dtype)
+    make_deterministic(model)
+    if lora:
+        torch.manual_seed(0)
+        model = add_lora(model, rank=2, alpha=4.0, dropout=dropout, targets="all-linear").to(dtype)
+    return PackedLM(model, way)
+
+
+def stored_reference(policy, *parts):
+    """Return a store with the log-probs of the policy as it is, its adapter off."""
+    store = ReferenceStore(None, identify(policy.model, "tiny"))
+    policy.model.eval()
+    with without_adapter(policy.model):
+        for groups in parts:
+            store.fill(groups, no_grad(policy), 500)
+    return store
+
+
+def train_small(
+    output,
+    *,
+    loss="dpo",
+    groups=None,
+    held_out=(),
+    policy=None,
+    lora=False,
+    reference=None,
+    start_tolerance=1e-5,
+    stop=None,
+    accelerator=None,
+    parameters=None,
+    **changes,
+) -> tuple[PackedLM, Summary]:
+    """Train on ten pairs and return the policy (without its value network) and the summary.
+
+    Args:
+        output: run directory.
+        loss: name of the loss.
+        groups: the data; ten random pairs when None.
+        held_out: pairs to evaluate on.
+        policy: what to train, a `ValuedPolicy` to see its value network afterwards; `small_policy` when None.
+        lora: whether to train an adapter.
+        reference: a store; one with the policy's own log-probs when None.
+        start_tolerance: as in `Job`; by default what float32 in the store allows.
+        stop: (stage, done) of the event at which an exception stops the run from outside.
+        accelerator: a plain one on CPU when None.
+        parameters: of the loss.
+        changes: settings that differ from `small_config`.
+    """
+    groups = random_pairs(10) if groups is None else groups
+    row = find_sum(loss, parameters)
+    valued = policy if isinstance(policy, ValuedPolicy) else None
+    policy = valued.policy if valued else policy or (small_policy(lora) if lora else policy_for(loss))
+    valued = valued or (ValuedPolicy(policy) if row.valued else None)
+    if row.output == "rewards":
+        objective, scorer = RewardObjective(row, ("first", "second")), lambda groups: None
+    else:
+        store = reference or stored_reference(policy, groups, held_out)
+        objective, scorer = Objective(row, row.beta if row.valued else 0.1), store.scorer
+
+    def stop_there(event):
+        if (event.stage, event.done) == stop:
+            raise KeyboardInterrupt
+
+    logits = None
+    if "ref_kls" in row.inputs:
+        logits = logits_without_adapter(policy) if is_peft(policy.model) else logits_of(frozen_model(policy))
+    job = Job(
+        policy=valued or policy,
+        data=Scored(groups, scorer(groups), logits),
+        objective=objective,
+        config=small_config(output, loss=loss, **changes),
+        run=resume_run(Path(output)),
+        evaluation=Scored(held_out, scorer(held_out), logits) if held_out else None,
+        start_tolerance=start_tolerance,
+        values=valued and valued.values,
+        work=policy.work,
+        listener=Hears(stop_there),
+    )
+    return policy, fit(job, accelerator or Accelerator(cpu=True))
+
+
+def weights_of(policy):
+    """Return a copy of all weights."""
+    return {name: value.clone() for name, value in policy.state_dict().items()}
+
+
+def lines_of(output):
+    """Return the lines of `metrics.jsonl`, without what a run costs and what is null."""
+    lines = (json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in COST and v is not None} for line in lines]

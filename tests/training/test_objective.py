@@ -1,0 +1,117 @@
+"""Losses and metrics of a micro-batch by hand, and their sums over any partition."""
+
+import numpy as np
+import pytest
+import torch
+from small_runs import random_pairs
+
+from tokenq.core.losses import find_sum
+from tokenq.core.packing import pack
+from tokenq.records import TokenGroup, TokenResponse
+from tokenq.training.objective import Objective, add_sums, averages
+
+# Two pairs: responses of 2 and 1 tokens, and of 1 and 3.
+POLICY = [-1.0, -2.0, -4.0, -2.5, -1.5, -1.0, -1.0]
+REFERENCE = [-2.0, -2.0, -3.0, -2.0, -1.5, -2.0, -1.5]
+
+
+@pytest.fixture
+def batch():
+    def response(n):
+        return TokenResponse(np.arange(n, dtype=np.int32), np.ones(n, dtype=bool), terminal=True)
+
+    def pair(chosen, rejected):
+        return TokenGroup(np.array([1], dtype=np.int32), (response(chosen), response(rejected)), True, "here")
+
+    return pack([pair(2, 1), pair(1, 3)])
+
+
+def run(loss, batch, reference=REFERENCE):
+    objective = Objective(find_sum(loss), beta=0.5)
+    policy = torch.tensor(POLICY, dtype=torch.float64, requires_grad=True)
+    scorer = None if reference is None else lambda _: torch.tensor(reference)  # float32, as stored
+    return objective(lambda _: policy, scorer, batch), policy
+
+
+def means(outcome):
+    totals = {}
+    add_sums(totals, outcome.sums)
+    return averages(totals)
+
+
+def test_the_metrics_of_pairs(batch):
+    """Responses and their log-ratios: chosen (−1, −2) : (1, 0), rejected (−4) : (−1); chosen (−2.5) : (−0.5), rejected
+    (−1.5, −1, −1) : (0, 1, 0.5). With β = 0.5 the rewards are 0.5, −0.5 and −0.25, 0.75.
+    """
+    outcome, _ = run("dpo", batch)
+    got = means(outcome)
+    assert got["rewards/chosen"] == pytest.approx((0.5 - 0.25) / 2)
+    assert got["rewards/rejected"] == pytest.approx((-0.5 + 0.75) / 2)
+    assert got["rewards/margins"] == pytest.approx((1.0 - 1.0) / 2)
+    assert got["rewards/accuracies"] == 0.5
+    assert got["logps/chosen"] == pytest.approx((-3 - 2.5) / 2)
+    assert got["logps/rejected"] == pytest.approx((-4 - 3.5) / 2)
+    # −3 > −4 and −2.5 > −3.5. Per token −1.5 > −4, but −2.5 < −3.5 / 3.
+    assert got["logps/accuracies"] == 1.0
+    assert got["logps/mean_accuracies"] == 0.5
+    assert got["response_length/chosen"] == 1.5
+    assert got["response_length/rejected"] == 2.0
+    # The mean of Σ log π_ref/π over the four responses: −(1 − 1 − 0.5 + 1.5) / 4.
+    assert got["kl"] == pytest.approx(-0.25)
+    # β of the loss is its own, 0.1: log(1 + e^−0.2) and log(1 + e^0.2).
+    assert got["loss"] == pytest.approx((0.5981388693815918 + 0.7981388693815918) / 2)
+
+
+def test_losses_carry_the_gradient_and_nothing_else_does(batch):
+    outcome, policy = run("dpo", batch)
+    assert outcome.losses[0].shape == (2,)
+    assert not outcome.logps.requires_grad
+    assert not any(value.requires_grad for value, _ in outcome.sums.values())
+    outcome.losses[0][1].backward()
+    assert policy.grad[:3].tolist() == [0, 0, 0]
+    assert policy.grad[3].item() < 0 < policy.grad[4].item()
+    assert torch.equal(outcome.ref_logps.double(), torch.tensor(REFERENCE, dtype=torch.float64))
+
+
+def test_the_metrics_of_demonstrations(batch):
+    outcome, _ = run("sft", batch, reference=None)
+    got = means(outcome)
+    assert outcome.losses[0].tolist() == [3.0, 4.0, 2.5, 3.5]
+    assert got["loss"] == pytest.approx(13.0 / 7)
+    assert got["logps/responses"] == pytest.approx(-3.25)
+    assert got["response_length"] == pytest.approx(7 / 4)
+    assert outcome.ref_logps is None
+
+
+def test_the_weight_of_a_batch(batch):
+    assert Objective(find_sum("dpo"), 0.1).weights(batch) == [2]
+    assert Objective(find_sum("sft"), 0.1).weights(batch) == [7]
+
+
+def test_sums_over_a_partition_are_the_averages_of_the_whole():
+    parts = {}
+    add_sums(parts, {"loss": (torch.tensor(3.0), 2), "kl": (torch.tensor(5), 4)})
+    add_sums(parts, {"loss": (torch.tensor(1.5, dtype=torch.float64), 1), "kl": (torch.tensor(-1), 2)})
+    assert parts == {"loss": [4.5, 3], "kl": [4.0, 6]}
+    assert averages(parts) == {"loss": 1.5, "kl": pytest.approx(2 / 3)}
+    assert averages({"x": [0.0, 0]})["x"] != averages({"x": [0.0, 0]})["x"]  # NaN: nothing was counted
+
+
+def test_double_precision_is_not_rounded_on_the_way():
+    totals = {}
+    value = 1 + 1e-12
+    add_sums(totals, {"a": (torch.tensor(value, dtype=torch.float64), 1), "n": (torch.tensor(3), 1)})
+    assert totals["a"][0] == value
+
+
+def test_the_reference_is_summed_in_the_type_of_the_policy():
+    """A stored reference is float32; its sum over a long response must not depend on how far the batch is padded."""
+    groups = random_pairs(40, seed=2)
+    objective = Objective(find_sum("dpo"), beta=0.5)
+
+    def score(dtype):
+        return lambda batch: (-batch.targets.to(torch.float64) * 0.0123457).to(dtype)
+
+    together = objective(score(torch.float64), score(torch.float32), pack(groups)).losses[0]
+    apart = [objective(score(torch.float64), score(torch.float32), pack([group])).losses[0] for group in groups]
+    torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=1e-13)

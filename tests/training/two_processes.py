@@ -1,0 +1,133 @@
+"""Training runs for one of several `torch.distributed` processes; the first writes what they end with.
+
+Run as a program by every process, with a folder as its argument. All runs share one start of the interpreter, which is
+what takes long.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import small_runs
+import torch
+from accelerate import Accelerator
+from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
+
+from tokenq.errors import Interrupted, UserError
+from tokenq.models.value_network import ValuedPolicy
+
+HELD_OUT = random_pairs(7, seed=5)
+
+
+def poisoned_policy(place):
+    """Return a policy that gives NaN, under a gradient, for one example of the data."""
+    policy = small_policy()
+
+    def poison(_module, arguments, output):
+        batch = arguments[0]
+        hit = torch.tensor([member == place for member, _ in batch.members])[batch.responses]
+        return output.masked_fill(hit, torch.nan) if output.requires_grad else output
+
+    policy.register_forward_hook(poison)
+    return policy
+
+
+def policy_apart(rank):
+    """Return a policy that, on one of the processes, is not what its reference was."""
+    policy = small_policy()
+    if rank == 1:
+        policy.register_forward_hook(lambda _module, _arguments, output: output + output.requires_grad * 0.1)
+    return policy
+
+
+def terminated(out, rank):
+    """Have one of the processes sent a signal within its second step, and resume the run."""
+    options = {"max_steps": 4, "batch_size": 5, "tokens_per_batch": 60, "held_out": HELD_OUT}
+
+    def send(event):
+        if rank == 1 and (event.stage, event.done) == ("train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    job = small_runs.Job
+    small_runs.Job = lambda **fields: job(**{**fields, "listener": small_runs.Hears(send)})
+    try:
+        train_small(out, **options)
+        said = None
+    except Interrupted as stop:
+        said = stop.said
+    small_runs.Job = job
+    return said, train_small(out, resume=True, **options)[0]
+
+
+def demonstrations():
+    """Return groups of one response each: their tokens, and with them the processes' shares of a step, differ."""
+    return [replace(pair, responses=pair.responses[:1], is_pair=False) for pair in random_pairs(10)]
+
+
+RUNS = {
+    # Five pairs a step over two processes: uneven shares.
+    "full": lambda out: train_small(out, batch_size=5, tokens_per_batch=60, max_steps=3, held_out=HELD_OUT),
+    "adapter": lambda out: train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2),
+    # One pair a step: one of the processes has nothing and must not count.
+    "single": lambda out: train_small(out, batch_size=1, max_steps=2),
+    "sft": lambda out: train_small(out, loss="sft", groups=demonstrations(), batch_size=5, tokens_per_batch=40),
+    # Losses that see a whole step at once, on whatever process its parts are.
+    "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
+    "labelled": lambda out: coupled(out, "kto"),
+    "valued": lambda out: valued(out),
+    # A reward model: errors and correlations over what both processes have read.
+    "rated": lambda out: coupled(out, "regression"),
+}
+
+
+def valued(out):
+    """Train a value network beside the policy, and return both."""
+    data = {"groups": groups_for("dro"), "held_out": groups_for("dro", 7, seed=5)}
+    both = ValuedPolicy(small_policy())
+    return both, train_small(out, loss="dro", policy=both, batch_size=5, tokens_per_batch=30, max_steps=3, **data)[1]
+
+
+def coupled(out, loss):
+    """Train with a loss whose values depend on the other examples of the step; the last step is smaller."""
+    data = {"groups": groups_for(loss), "held_out": groups_for(loss, 7, seed=5)}
+    return train_small(out, loss=loss, batch_size=4, tokens_per_batch=30, epochs=1.0, start_tolerance=None, **data)
+
+
+def interrupted(out):
+    """Stop the run of an adapter after its checkpoint and resume it."""
+    try:
+        train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2, stop=("train", 3))
+    except KeyboardInterrupt:
+        Accelerator().wait_for_everyone()
+    return train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2, resume=True)
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    found = {}
+    for name, run in RUNS.items():
+        policy, _ = run(folder / name)
+        found[name] = weights_of(policy)
+    policy, summary = interrupted(folder / "resumed")
+    found["resumed"] = weights_of(policy)
+    found["resumed steps"] = summary.steps
+    try:
+        train_small(folder / "poisoned", policy=poisoned_policy(3), max_steps=3)
+        found["error"] = None
+    except UserError as error:
+        found["error"] = str(error)
+    try:
+        train_small(folder / "apart", policy=policy_apart(accelerator.process_index), batch_size=5, max_steps=1)
+        found["apart"] = None
+    except UserError as error:
+        found["apart"] = str(error)
+    found["stopped"], policy = terminated(folder / "terminated", accelerator.process_index)
+    found["terminated"] = weights_of(policy)
+    torch.save(found, folder / f"found-{accelerator.process_index}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

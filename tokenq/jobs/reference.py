@@ -1,0 +1,174 @@
+"""The reference of a training run: which model it is, and whether its log-probs come from the store or a forward."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tokenq.core.readout import Logits
+from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.errors import UserError
+from tokenq.kept import REFERENCE, cache_folder
+from tokenq.listener import Event, Listener
+from tokenq.models.forward import PackedLM
+from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.load import ModelSpec
+from tokenq.models.open import open_model, open_tokenizer
+from tokenq.models.policy import (
+    adapter_off,
+    frozen_copy,
+    frozen_model,
+    logits_of,
+    logits_without_adapter,
+    no_grad,
+)
+from tokenq.models.precision import beside
+from tokenq.models.proof_cache import proven
+from tokenq.models.reference_store import ReferenceStore
+from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
+from tokenq.records import TokenGroup
+from tokenq.training.checks import together
+from tokenq.training.config import TrainConfig
+
+START_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""Largest mean difference (nats) of a response's log-probs between two passes of the same weights that is rounding."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference of a run.
+
+    Attributes:
+        identity: which model it is; None when there is none.
+        store: its log-probs, or None when it is computed online.
+        online: computes its log-probs, or None.
+        tolerance: see `Job.start_tolerance`.
+        model: the model of `--reference`, where one was loaded.
+        logits: gives its logits, for a loss that reads them; see `with_logits`.
+    """
+
+    identity: ModelIdentity | None
+    store: ReferenceStore | None
+    online: TokenScorer | None
+    tolerance: float | None
+    model: PackedLM | None = None
+    logits: Callable[[PackedBatch], Logits] | None = None
+
+    def scorer(self, groups: Sequence[TokenGroup]) -> TokenScorer | None:
+        """Return what gives log π_ref of batches packed from `groups`."""
+        return self.store.scorer(groups) if self.store is not None else self.online
+
+
+NO_REFERENCE = Reference(None, None, None, None)
+
+
+def find_reference(
+    policy: PackedLM,
+    identity: ModelIdentity,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    data: Sequence[Sequence[TokenGroup]],
+    tokenizer: Any,
+    listener: Listener,
+) -> Reference:
+    """Return the reference that the configuration asks for, with its log-probs of all data where they are stored.
+
+    Raises:
+        UserError: the reference cannot be loaded, or reads token ids otherwise than the policy's tokenizer wrote them.
+    """
+    fresh_adapter = config.lora_rank > 0
+    source: TokenScorer = no_grad(policy)
+    ref_identity, same_start, other = identity, config.lora_dropout == 0, None
+    if config.reference is not None:
+        spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
+        spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
+        spec = beside(policy.model, spec)
+        _compare_tokenizers(tokenizer, spec, listener)
+        opened = open_model(spec, config.attention, config.max_length, lambda text: listener.say(f"warning: {text}"))
+        ref_identity, other = opened.identity, opened.lm
+        other.model.requires_grad_(False)
+        check_vocabularies(policy.model, other.model)
+        source = no_grad(other)
+        same_start = same_start and ref_identity.weights == identity.weights
+    elif fresh_adapter:
+        ref_identity = identify(policy.model, config.model, adapter="off")
+        source = adapter_off(policy)
+    if config.mixed_precision != "no":
+        ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} in {config.mixed_precision}")
+    tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
+    if config.reference_store == "off":
+        online = source if config.reference is not None or fresh_adapter else frozen_copy(policy)
+        return Reference(ref_identity, None, _autocast(online, accelerator), tolerance, other)
+    folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
+    store = ReferenceStore(folder, ref_identity)
+    groups = [group for part in data for group in part]
+    fill = partial(store.fill, scorer=_autocast(source, accelerator), budget=config.tokens_per_batch)
+    fill = partial(fill, device=accelerator.device, progress=lambda n, of: listener(Event("reference", n, of)))
+    policy.model.eval()
+    computed = together(lambda: fill(groups[accelerator.process_index :: accelerator.num_processes]), accelerator)
+    accelerator.wait_for_everyone()
+    store.refresh()
+    computed += together(lambda: fill(groups), accelerator)
+    total = sum(len(group.responses) for group in groups)
+    listener.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
+    return Reference(ref_identity, store, None, tolerance, other)
+
+
+def with_logits(
+    reference: Reference, policy: PackedLM, config: TrainConfig, accelerator: Accelerator, listener: Listener
+) -> Reference:
+    """Return the reference with its logits in every step: the adapter off, the model named, or a frozen copy.
+
+    Log-probs can be stored, whole distributions over the vocabulary cannot.
+    """
+    model = reference.model
+    if model is None and not config.lora_rank:
+        model = frozen_model(policy)
+        listener.say("reference: a frozen copy of the policy stays in memory, as the loss reads all of its logits")
+    read = logits_without_adapter(policy) if model is None else logits_of(model)
+
+    def logits(batch: PackedBatch) -> Logits:
+        with accelerator.autocast():
+            return read(batch)
+
+    return replace(reference, logits=logits)
+
+
+def _compare_tokenizers(tokenizer: Any, reference: ModelSpec, listener: Listener) -> None:
+    try:
+        theirs = open_tokenizer(reference)
+    except UserError:
+        listener.say(f"warning: {reference.path} has no tokenizer; its token ids are taken to be those of the policy")
+        return
+    check_tokenizers(tokenizer, theirs)
+
+
+def default_store() -> Path | None:
+    """Return the folder of reference log-probs that all runs of a user share, None where nothing is kept."""
+    folder = cache_folder()
+    return None if folder is None else folder / REFERENCE
+
+
+def proven_policy(model: nn.Module, config: TrainConfig, listener: Listener) -> PackedLM:
+    """Return the model behind the fastest exact forward, and say what that could not be."""
+    return proven(model, config.attention, config.max_length, say=lambda text: listener.say(f"warning: {text}"))
+
+
+def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
+    """Return the scorer computing in the precision of the training forward."""
+
+    def score(batch: PackedBatch) -> Tensor:
+        with accelerator.autocast():
+            return scorer(batch)
+
+    return score
+
+
+def _compute_dtype(policy: PackedLM, config: TrainConfig) -> torch.dtype:
+    mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return mixed.get(config.mixed_precision) or next(p.dtype for p in policy.parameters() if p.is_floating_point())

@@ -1,0 +1,288 @@
+"""Training: joins data, models and the loop. No arithmetic here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+from torch import Tensor
+
+import tokenq
+from tokenq.core.losses import LossSum, find_sum
+from tokenq.data.beside import reward_scale
+from tokenq.data.differences import refuse_equal
+from tokenq.data.tokenize import TokenizedData
+from tokenq.errors import UserError
+from tokenq.jobs.absolute import with_absolute_paths
+from tokenq.jobs.machine import accelerator_for
+from tokenq.jobs.merging import merges, refuse_merge_in_shards
+from tokenq.jobs.recipes import find
+from tokenq.jobs.reference import NO_REFERENCE, Reference, find_reference, proven_policy, with_logits
+from tokenq.jobs.reward_training import Ready, prepare_reward_model
+from tokenq.jobs.run_output import opened_run, record_run, refuse_taken
+from tokenq.jobs.training_data import check_inputs, data_identity, load_data, with_inputs
+from tokenq.listener import SILENCE, Listener
+from tokenq.models.classifier import RewardLM
+from tokenq.models.export import Form, export_policy, model_card
+from tokenq.models.forward import PackedLM, bare
+from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.limits import named_limits, refuse_beyond
+from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, load_whole
+from tokenq.models.precision import for_training
+from tokenq.models.value_network import ValuedPolicy
+from tokenq.rundir import RunDir, provenance
+from tokenq.training.checks import together
+from tokenq.training.config import TrainConfig
+from tokenq.training.defaults import adapts, kind_of, resolved
+from tokenq.training.loop import Job, Scored, Summary, fit, total_steps
+from tokenq.training.objective import Objective
+from tokenq.training.order import NOUNS, examples_of
+from tokenq.training.precision import Precision, precision_of
+from tokenq.training.resume import Changes
+
+
+def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], None]] = ()) -> None:
+    """Train what `config` says, and write the run.
+
+    Args:
+        config: what is asked for.
+        listener: told what is found, and how far it is.
+        writes: write down what was given in memory, once the folder of the run is held.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    config.check()
+    loss = find_sum(config.loss, _loss_parameters(config))
+    chosen, config = config, with_absolute_paths(resolved(config, loss))
+    check_inputs(config, loss)
+    refuse_merge_in_shards(config, loss)
+    if not config.resume:
+        refuse_taken(config.output)
+    accelerator = accelerator_for(config)
+    listener = listener if accelerator.is_main_process else SILENCE
+    with opened_run(config, accelerator) as (run_dir, changed):
+        set_seed(config.seed)
+        if accelerator.is_main_process:
+            for write in writes:
+                write()
+        accelerator.wait_for_everyone()
+        spec = _spec(config, loss, accelerator)
+        tokenizer = load_tokenizer(spec, _read(config.chat_template))
+        rows = load_data(config, loss, tokenizer, listener)
+        ready = PREPARATIONS[loss.output](config, loss, spec, tokenizer, rows, listener)
+        refuse_equal(ready.data.groups, loss.inputs)
+        _keep_limits(ready, listener)
+        identity = identify(ready.policy.model, config.model)
+        reference = _reference(ready, identity, config, loss, tokenizer, accelerator, listener)
+        valued = ValuedPolicy(ready.policy) if isinstance(ready.policy, PackedLM) and loss.valued else None
+        _make_ready(ready.policy, valued, config, accelerator)
+        precision = precision_of(valued or ready.policy, config, reference.model)
+        identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
+        record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
+        job = _job(ready, valued, reference, config, run_dir, listener)
+        if chosen.learning_rate is None:
+            listener.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
+        listener.say(precision.line(config.optimizer))
+        _say_start(ready, config, loss, changed, listener)
+        summary = fit(job, accelerator)
+        _finish(ready.policy, tokenizer, config, loss, summary, run_dir, accelerator)
+        what = "policy" if isinstance(ready.policy, PackedLM) else "reward model"
+        place = _result(ready.policy, run_dir)
+        listener.say(f"done: the {what} is in {place}, every step's numbers in {run_dir.metrics}")
+
+
+def _say_start(ready: Ready, config: TrainConfig, loss: LossSum, changed: Changes, listener: Listener) -> None:
+    """Say what is about to be done."""
+    if changed:
+        said = ", ".join(f"{name} was {was}, now {now}" for name, (was, now) in changed.items())
+        listener.say(f"resuming to another end ({said}): the schedule is stretched to it")
+    listener.say(f"training: {_steps(ready, config, loss)}, {ready.policy.way} attention")
+
+
+def _steps(ready: Ready, config: TrainConfig, loss: LossSum) -> str:
+    """Return what a step holds, in words: what the loss counts, and the responses that go through the model."""
+    examples = examples_of(ready.data.groups, loss.unit)
+    total, responses = examples.total, sum(len(group.responses) for group in ready.data.groups)
+    each, noun = min(config.batch_size, total), NOUNS[loss.unit]
+    said = f"{total_steps(config, total)} steps of {each} {noun}"
+    share = each * responses / total
+    return said if share == each else f"{said} ({share:.4g} responses) each"
+
+
+def _keep_limits(ready: Ready, listener: Listener) -> None:
+    """Refuse rows that the model cannot read, before anything is computed."""
+    limits, name = named_limits(ready.policy.model)
+    said = refuse_beyond(limits, [*ready.data.groups, *ready.held_out.groups], name)
+    if said is not None:
+        listener.say(f"warning: {said}")
+
+
+def _kind(config: TrainConfig, loss: LossSum) -> str:
+    return f"{'an adapter' if adapts(config) else 'all weights'}, {kind_of(loss)}"
+
+
+def _spec(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> ModelSpec:
+    """Return what to start from, its type resolved: what is trained is held in float32."""
+    spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
+    spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
+    frozen = adapts(config) and not merges(config, loss)
+    return for_training(spec, frozen=frozen, scaled=config.mixed_precision == "fp16")
+
+
+def _reference(
+    ready: Ready,
+    identity: ModelIdentity,
+    config: TrainConfig,
+    loss: LossSum,
+    tokenizer: Any,
+    accelerator: Accelerator,
+    listener: Listener,
+) -> Reference:
+    """Return what the loss compares the policy with."""
+    reference, policy = NO_REFERENCE, ready.policy
+    if isinstance(policy, PackedLM) and loss.reference:
+        groups = [ready.data.groups, ready.held_out.groups]
+        reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, listener)
+    if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
+        reference = with_logits(reference, policy, config, accelerator, listener)
+    return reference
+
+
+def _job(
+    ready: Ready,
+    valued: ValuedPolicy | None,
+    reference: Reference,
+    config: TrainConfig,
+    run_dir: RunDir,
+    listener: Listener,
+) -> Job:
+    """Return what the loop needs."""
+    data, held_out = ready.data.groups, ready.held_out.groups
+    return Job(
+        policy=valued or ready.policy,
+        data=Scored(data, reference.scorer(data), reference.logits),
+        objective=ready.objective,
+        config=config,
+        run=run_dir,
+        evaluation=Scored(held_out, reference.scorer(held_out), reference.logits),
+        start_tolerance=reference.tolerance,
+        values=None if valued is None else valued.values,
+        work=ready.policy.work,
+        listener=listener,
+    )
+
+
+def _prepare_policy(
+    config: TrainConfig,
+    loss: LossSum,
+    spec: ModelSpec,
+    tokenizer: Any,
+    parts: tuple[TokenizedData, TokenizedData],
+    listener: Listener,
+) -> Ready:
+    data, held_out = (with_inputs(part, config, loss, parts[0]) for part in parts)
+    model = load_model(spec, trainable_adapter=True) if config.adapter is not None else load_whole(spec)
+    model = add_lora(model, **config.lora()) if config.lora_rank else model
+    return Ready(proven_policy(model, config, listener), data, held_out, Objective(loss, loss.beta))
+
+
+PREPARATIONS = {"logps": _prepare_policy, "rewards": prepare_reward_model}
+"""What is made ready for each output of a loss."""
+
+
+def _result(policy: PackedLM | RewardLM, run_dir: RunDir) -> Path:
+    return run_dir.policy if isinstance(policy, PackedLM) else run_dir.reward_model
+
+
+def _make_ready(
+    policy: PackedLM | RewardLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator
+) -> None:
+    """Choose how gradients are computed."""
+    if config.gradient_checkpointing:
+        if policy.way not in ("plain", "full") and policy.limit is not None and policy.limit < config.max_length:
+            raise UserError(
+                f"--gradient-checkpointing: this model reads rows beyond {policy.limit} tokens by another attention.",
+                f"Add --attention plain, or --max-length {policy.limit}.",
+            )
+        bare(policy.model).gradient_checkpointing_enable({"use_reentrant": False})
+        if valued is not None:
+            valued.values.body.gradient_checkpointing_enable({"use_reentrant": False})
+    alone = accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no"
+    if alone and isinstance(policy, PackedLM):
+        policy.accumulate_in_place()
+
+
+def _identities(
+    config: TrainConfig,
+    models: tuple[ModelIdentity, ModelIdentity | None],
+    rows: tuple[TokenizedData, TokenizedData],
+    loss: LossSum,
+    precision: Precision,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Return where the run comes from."""
+    (identity, reference), (data, held_out) = models, rows
+    return {
+        "model": identity.to_dict(),
+        "reference": None if reference is None else reference.to_dict(),
+        "data": data_identity(config.data, data),
+        "eval_data": data_identity(config.eval_data, held_out) if held_out.groups else None,
+        "beta": loss.beta if loss.reference else None,
+        "rewards": reward_scale(data.groups)._asdict() if "rewards" in loss.inputs else None,
+        "precision": asdict(precision),
+        "device": f"{accelerator.device} x {accelerator.num_processes}",
+    }
+
+
+def _finish(
+    policy: PackedLM | RewardLM,
+    tokenizer: Any,
+    config: TrainConfig,
+    loss: LossSum,
+    summary: Summary,
+    run_dir: RunDir,
+    accelerator: Accelerator,
+) -> None:
+    """Write the policy, or the reward model."""
+    state: Mapping[str, Tensor] | None = None
+    if accelerator.num_processes > 1:
+        gathered = accelerator.get_state_dict(summary.policy)
+        own = (name for name in gathered if not name.startswith("values."))
+        state = {name.removeprefix("policy."): gathered[name] for name in own}
+    facts = {
+        "data": ", ".join(config.data),
+        "steps": summary.steps,
+        "batch size": config.batch_size,
+        "learning rate": config.learning_rate,
+        **_loss_parameters(config),
+        **{name: f"{value:.4g}" for name, value in summary.after.items()},
+    }
+
+    def write() -> None:
+        if accelerator.is_main_process:
+            card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
+            form: Form = "merged" if merges(config, loss) else "as_trained"
+            export_policy(policy, tokenizer, _result(policy, run_dir), card, state, form)
+
+    together(write, accelerator)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def _loss_parameters(config: TrainConfig) -> dict[str, float | str]:
+    """Return the parameters of the loss that were given."""
+    if config.beta is not None and "beta" in config.loss_options:
+        raise UserError("beta is given twice: --beta and --loss-options beta.", "Give one of them.")
+    return {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options}
+
+
+def _read(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return find(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"The chat template {path} cannot be read: {problem}", "Give a Jinja file.") from None

@@ -1,0 +1,106 @@
+"""What a run refuses to go on with: a policy that does not start as its reference, and losses that are no numbers."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+
+from tokenq.core.tensors import PackedBatch
+from tokenq.errors import UserError
+from tokenq.records import TokenGroup
+from tokenq.training.objective import Outcome
+
+T = TypeVar("T")
+
+
+def apart_at_start(
+    outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup], tolerance: float
+) -> UserError | None:
+    """Return an error when policy and reference, which should be one function, give different log-probs.
+
+    Compared is the mean difference of each response: in half precision single tokens differ by tenths of a nat between
+    two passes that round differently, whole responses do not.
+    """
+    if outcome.ref_logps is None:
+        return None
+    differences = (outcome.logps - outcome.ref_logps).abs()
+    means = differences.new_zeros(batch.shape[0]).index_add(0, batch.responses, differences)
+    means = means / torch.bincount(batch.responses, minlength=batch.shape[0])
+    response = int(means.argmax())
+    if means[response] <= tolerance:
+        return None
+    worst = int(differences.masked_fill(batch.responses != response, -1.0).argmax())
+    place, which = batch.members[int(batch.responses[worst])]
+    return UserError(
+        f"The policy does not start equal to its reference: a log-prob differs by {differences[worst].item():.3g} nats "
+        f"({groups[place].where}, response {which + 1}, token {int(batch.columns[worst]) + 1}: policy "
+        f"{outcome.logps[worst].item():.4f}, reference {outcome.ref_logps[worst].item():.4f}).",
+        "Stored values are another model's (then --reference-store off helps), or a layer draws at random in training.",
+    )
+
+
+def raise_together(problem: UserError | None, accelerator: Accelerator) -> None:
+    """Raise a problem of any process on all of them: one that went on alone would wait for the others for ever.
+
+    Raises:
+        UserError: the process's own problem, or that another has one.
+    """
+    if accelerator.num_processes > 1:
+        found = torch.tensor(float(problem is not None), device=accelerator.device)
+        if accelerator.reduce(found, "sum").item() and problem is None:
+            problem = UserError("Another process has stopped.", "Its message says why.")
+    if problem is not None:
+        raise problem
+
+
+def together(work: Callable[[], T], accelerator: Accelerator) -> T:
+    """Return what every process finds, where all of them succeed.
+
+    Args:
+        work: what this process does; no collective call is in it.
+        accelerator: tells of the others.
+
+    Raises:
+        UserError: that of this process, or that another has one.
+    """
+    found: list[T] = []
+    problem: UserError | None = None
+    try:
+        found.append(work())
+    except UserError as error:
+        problem = error
+    raise_together(problem, accelerator)
+    return found[0]
+
+
+def settled(means: dict[str, float], same: bool) -> dict[str, float]:
+    """Return the averages without the accuracy of rewards that are rounding noise.
+
+    Args:
+        means: of a step or an evaluation.
+        same: whether policy and reference are still one function, so that every reward is 0.
+    """
+    noise = {"rewards/accuracies"} if same else set()
+    return {name: math.nan if name in noise else value for name, value in means.items()}
+
+
+def not_finite(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup]) -> list[str]:
+    """Return where the examples with a loss that is no number came from."""
+    found: list[str] = []
+    for losses in outcome.losses:
+        bad = (~torch.isfinite(losses.detach())).nonzero()[:, 0].tolist()
+        found += [groups[batch.members[first][0]].where for first in _members(losses, batch, bad)]
+    return list(dict.fromkeys(found))
+
+
+def _members(losses: torch.Tensor, batch: PackedBatch, bad: list[int]) -> list[int]:
+    """Return a response that belongs to each of the losses `bad`."""
+    if not bad:
+        return []
+    starts = [index for index, (_, place) in enumerate(batch.members) if place == 0]
+    for first in (starts, torch.nonzero(batch.labels >= 0)[:, 0].tolist(), list(range(batch.shape[0]))):
+        if len(first) == len(losses):
+            return [first[i] for i in bad]
+    return starts  # a loss of some responses only: any of the batch may be meant

@@ -1,0 +1,262 @@
+"""What a run is asked for: one frozen dataclass, the same from the command line, a YAML file and Python.
+
+The string under each field is its help text. This module checks values against each other and refuses to touch files,
+models or torch, so that `tokenq --help` is instant.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from tokenq.errors import UserError, unknown_name
+from tokenq.ranges import Range, check_ranges
+from tokenq.training.trl import FLAGS
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
+
+    model: str
+    """Model to start from: a folder, a hub id, or a .gguf file."""
+    data: Sequence[str]
+    """Training data: files (.jsonl, .json, .csv, .parquet, …, also packed), patterns in quotes, folders or hub ids."""
+    output: str
+    """Folder of the run; must not hold another run unless --resume is given."""
+
+    reference: str | None = None
+    """Reference model. Default: the policy before the first step (as a frozen copy, or with its adapter off)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights. auto: float32 for what is trained, the checkpoint's for what is frozen below an adapter.
+    bfloat16 keeps a float32 master copy in the optimiser."""
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How batches go through the model; auto takes the fastest way that proves equal to the model's own forward."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda, cuda:1, mps."""
+
+    lora_rank: int = 0
+    """Rank of a new LoRA adapter; 0 trains all weights."""
+    lora_alpha: float | None = None
+    """Scale of the adapter. Default: twice the rank."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input."""
+    lora_targets: Sequence[str] = ()
+    """Names of the layers that get an adapter. Default: every linear layer except the head."""
+    adapter: str | None = None
+    """Folder of an adapter to train further, instead of a new one."""
+    base: str | None = None
+    """Base of a --model or --reference that is an adapter, instead of the one that the adapter names."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used (empty, chosen = rejected): stop, or leave it out and count it."""
+    pairing: Literal["best_worst", "all"] = "best_worst"
+    """Which pairs rated responses give: the best over the worst, or every two of different rating."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make chat turns of it."""
+    chat_template: str | None = None
+    """File with a Jinja chat template, instead of the tokenizer's."""
+    max_length: int = 1024
+    """Most tokens of prompt and response together."""
+    max_prompt_length: int | None = None
+    """Most tokens of the prompt. Default: whatever max_length leaves."""
+    truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop"
+    """What to do with longer rows: leave out and count, stop, cut the prompt's start, the responses' end, or both."""
+    eval_data: Sequence[str] = ()
+    """Data to evaluate on, in the same forms as --data."""
+    eval_size: int = 0
+    """Rows to hold out of the training data for evaluation, when there is no --eval-data."""
+
+    loss: str = "dpo"
+    """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, cdpo, robust, ipo (per token, as
+    TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero, apo_down, bco_pair,
+    r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired, tdpo1, tdpo2, tis_dpo,
+    step_dpo, wpo, vpo_offline, vpo_online, selm. Labelled responses: kto, bco, ce. Responses with a reward: dro.
+    Rankings: plackett_luce. Reward models: bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs),
+    regression (ratings), process (steps)."""
+    attributes: Sequence[str] = ()
+    """Ratings that --loss regression learns, in the order of the reward model's outputs. Default: all there are."""
+    beta: float | None = None
+    """Temperature of the KL penalty. Default: the loss's own (0.1 for dpo)."""
+    loss_options: Mapping[str, str] = field(default_factory=dict)
+    """Other parameters of the loss: --loss-options gamma=0.5; docs/methods.md lists them. In a sum, one loss's is
+    name.parameter."""
+    contrast: str | None = None
+    """Traces of the data under a contrastive pair (tokenq score --policy GOOD --reference BAD), for tis_dpo."""
+    reference_store: str | None = None
+    """Folder that keeps reference log-probs between runs; off: do not keep them. Default: the user's cache folder."""
+
+    batch_size: int = 8
+    """Examples per optimiser step, over all processes: pairs, rankings, or single responses (sft, kto, bco, ce, dro,
+    regression, process), which count one by one where they share a prompt."""
+    tokens_per_batch: int = 4096
+    """Most tokens in one forward pass on one process. Sets memory and speed, never the result."""
+    learning_rate: float | None = None
+    """Peak learning rate. Default, for all weights and for an adapter: sft 1e-5 and 2e-4, preferences 1e-6 and 5e-5,
+    reward models 1e-5 and 1e-4."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Optimiser steps, instead of --epochs."""
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Course of the learning rate after the warm-up."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises from 0."""
+    warmup_ratio: float = 0.0
+    """The same as a share of all steps; give one of the two."""
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw"
+    """Optimiser."""
+    adam_beta1: float = 0.9
+    """AdamW: decay of the first moment."""
+    adam_beta2: float = 0.999
+    """AdamW: decay of the second moment."""
+    adam_epsilon: float = 1e-8
+    """AdamW: added to the denominator."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, not on biases and norms."""
+    max_grad_norm: float = 1.0
+    """Clip the gradient to this norm; 0 does not clip."""
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Compute in this type, keep the weights in theirs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    seed: int = 0
+    """Seed of the order of the data, of dropout and of new adapter weights."""
+
+    eval_steps: int | None = None
+    """Evaluate every so many steps. Default: before the first and after the last step only."""
+    save_steps: int | None = None
+    """Write a checkpoint every so many steps. Default: at the end of each epoch."""
+    keep_checkpoints: int = 1
+    """Checkpoints to keep; older ones are deleted once a newer one is complete. 0 writes none."""
+    resume: bool = False
+    """Continue the run in --output from its last checkpoint (or start it, if there is none)."""
+    logging_steps: int = 10
+    """Steps between lines on the console; metrics.jsonl gets every step."""
+    report_to: Sequence[str] = ()
+    """Trackers: tensorboard, wandb, trackio, or any other that accelerate knows."""
+    run_name: str | None = None
+    """Name of the run in trackers. Default: the last part of --output."""
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Names of losses, files and models are checked where they are used.
+
+        Raises:
+            UserError: names the field, and what it takes.
+        """
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise unknown_name(name.replace("_", " "), str(value), get_args(kind))
+            if get_origin(kind) is Sequence and isinstance(value, str):
+                raise UserError(f"{name} is one string.", f"Give a list: {name}=[{value!r}].")
+        if not self.data:
+            raise UserError("There is no training data.", "Name a file, a folder or a hub id with --data.")
+        check_ranges(self, RANGES)
+        for error in self._contradictions():
+            raise error
+
+    def lora(self) -> dict[str, Any]:
+        """Return what the new adapter is to be, as `add_lora` takes it."""
+        return {
+            "rank": self.lora_rank,
+            "alpha": 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            "dropout": self.lora_dropout,
+            "targets": list(self.lora_targets) or "all-linear",
+        }
+
+    def _contradictions(self) -> list[UserError]:
+        """Return an error for each pair of fields that exclude each other."""
+        found = []
+        if self.warmup_steps is not None and self.warmup_ratio > 0:
+            found.append(UserError("--warmup-steps and --warmup-ratio are both given.", "Give one of them."))
+        if self.schedule == "constant" and (self.warmup_steps or self.warmup_ratio > 0):
+            found.append(UserError("The schedule constant has no warm-up.", "Use --schedule constant_with_warmup."))
+        if self.eval_data and self.eval_size:
+            found.append(UserError("--eval-data and --eval-size are both given.", "Give one of them."))
+        if self.adapter is not None and self.lora_rank:
+            hint = "Drop --lora-rank: an adapter that is trained further keeps its rank."
+            found.append(UserError("--adapter and --lora-rank are both given.", hint))
+        if self.adapter is None and not self.lora_rank and (self.lora_targets or self.lora_alpha or self.lora_dropout):
+            found.append(UserError("LoRA options are given, but no adapter is asked for.", "Add --lora-rank 16."))
+        if len(set(self.attributes)) < len(self.attributes):
+            found.append(UserError("--attributes names one twice.", "Each is one output of the reward model."))
+        if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
+            message = f"--max-prompt-length {self.max_prompt_length} leaves no room for a response."
+            found.append(UserError(message, f"It must be below --max-length ({self.max_length})."))
+        if self.dtype == "float16" and not (self.lora_rank or self.adapter):
+            hint = "Use --dtype float32 with --mixed-precision fp16."
+            found.append(UserError("Weights in float16 cannot be trained: their gradients vanish below 6e-8.", hint))
+        elif self.dtype == "float16" and self.mixed_precision != "fp16":
+            hint = "Add --mixed-precision fp16, or use --dtype bfloat16 or float32."
+            found.append(UserError("Gradients that pass through float16 weights vanish below 6e-8, unscaled.", hint))
+        if self.dtype == "bfloat16" and self.mixed_precision == "fp16":
+            hint = "Use --mixed-precision bf16, or --dtype float32."
+            found.append(UserError("Weights in bfloat16 cannot be computed with in float16.", hint))
+        return found
+
+
+SECTIONS: dict[str, str] = {
+    "model": "what to train, and where",
+    "reference": "model",
+    "lora_rank": "adapter",
+    "columns": "data",
+    "loss": "loss",
+    "batch_size": "optimisation",
+    "eval_steps": "evaluation, checkpoints and trackers",
+}
+"""Headings of the help page, each by the first field that stands under it."""
+
+SPELT_ELSEWHERE: dict[str, str] = {
+    **FLAGS,
+    "model_name_or_path": "model",
+    "dataset_name": "data",
+    "output_dir": "output",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "num_train_epochs": "epochs",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    "loss_type": "loss",
+    "rpo_alpha": "loss",
+    "label_smoothing": "loss_options",
+    "center_rewards_coefficient": "loss_options",
+    "simpo_gamma": "loss_options",
+    "ld_alpha": "loss_options",
+    "discopop_tau": "loss_options",
+    "lora_r": "lora_rank",
+    "bf16": "mixed_precision",
+    "fp16": "mixed_precision",
+    "resume_from_checkpoint": "resume",
+}
+"""What other trainers call a field, for the hint after a flag that does not exist."""
+
+
+RANGES = (
+    Range(
+        ("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
+        least=1,
+        most=2**31 - 1,
+    ),
+    Range(("learning_rate",), above=0, most=1_000),
+    Range(("epochs",), above=0, most=1_000_000),
+    Range(("adam_epsilon",), above=0, most=1),
+    Range(("lora_alpha",), above=0, most=1_000_000),
+    Range(("lora_rank",), least=0, most=8192),
+    Range(("warmup_steps", "eval_size", "keep_checkpoints"), least=0, most=2**31 - 1),
+    Range(("weight_decay", "max_grad_norm"), least=0, most=1_000_000),
+    Range(("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"), least=0, below=1),
+)
+"""What numbers of a training may be, beside those that all configurations share."""
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,47 @@
+"""Settings that are chosen by the kind of training where none are given; docs/train.md has them as a table."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from tokenq.core.losses import LossSum
+from tokenq.training.config import TrainConfig
+
+
+class Rates(NamedTuple):
+    """Peak learning rates to start from.
+
+    Attributes:
+        full: where all weights are trained.
+        adapter: where an adapter is, which begins at zero and takes about fifty times as much.
+    """
+
+    full: float
+    adapter: float
+
+
+LEARNING_RATES: dict[str, Rates] = {
+    "demonstrations": Rates(1e-5, 2e-4),
+    "preferences": Rates(1e-6, 5e-5),
+    "reward model": Rates(1e-5, 1e-4),
+}
+"""By what is learnt from, or what is trained."""
+
+
+def kind_of(loss: LossSum) -> str:
+    """Return the key of `LEARNING_RATES` that a loss belongs to."""
+    if loss.output == "rewards":
+        return "reward model"
+    return "demonstrations" if loss.unit == "responses" else "preferences"
+
+
+def adapts(config: TrainConfig) -> bool:
+    """Return whether an adapter is trained, and not all weights."""
+    return config.lora_rank > 0 or config.adapter is not None
+
+
+def resolved(config: TrainConfig, loss: LossSum) -> TrainConfig:
+    """Return the settings with those that depend on the kind of training filled in."""
+    if config.learning_rate is not None:
+        return config
+    rates = LEARNING_RATES[kind_of(loss)]
+    return replace(config, learning_rate=rates.adapter if adapts(config) else rates.full)

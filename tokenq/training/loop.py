@@ -1,0 +1,323 @@
+"""The training loop: batch → log-probs → loss → backward → step → metrics → evaluation → checkpoint.
+
+One loop serves every loss and every model: it sees a policy that scores packed batches, a reference that does the
+same, and a row of the loss table. It never sees a network's inside, a tokenizer or a file of data.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from tokenq.core.tensors import PackedBatch
+from tokenq.errors import Interrupted, UserError
+from tokenq.files import JsonLines
+from tokenq.listener import Event
+from tokenq.training import checkpoint, stopping
+from tokenq.training.checks import apart_at_start, not_finite, raise_together, settled
+from tokenq.training.evaluation import evaluated
+from tokenq.training.job import Job, Scored, Summary
+from tokenq.training.masters import refuse_sharded_masters, release_masters
+from tokenq.training.micro import Micro, Step, plan, reduced, whole_step
+from tokenq.training.monitor import Meter
+from tokenq.training.objective import Outcome, add_sums
+from tokenq.training.optim import learning_rate, make_optimizer, parted, tell_deepspeed
+from tokenq.training.order import examples_of, step_parts, step_places, steps_per_epoch, total_steps
+from tokenq.training.resume import refuse_fewer_steps
+
+__all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
+
+
+def fit(job: Job, accelerator: Accelerator) -> Summary:
+    """Train the policy in place and return how it ended.
+
+    Args:
+        job: what to train, on what, against what.
+        accelerator: devices, precision and trackers.
+
+    Raises:
+        UserError: the policy does not start equal to its reference where it should; a loss is not finite.
+        Interrupted: a signal asked it to stop; what was done is in a checkpoint.
+    """
+    config, metrics_file = job.config, JsonLines(job.run.metrics)
+    refuse_sharded_masters(accelerator, job.policy)
+    optimizer = make_optimizer(job.policy, config, job.values)
+    checkpoint.keep_trainable_only(accelerator, job.policy)
+    tell_deepspeed(accelerator, config)
+    policy, optimizer = accelerator.prepare(job.policy, optimizer)
+    policy.train()
+    total = total_steps(config, examples_of(job.data.groups, job.objective.loss.unit).total)
+    step = checkpoint.load_latest(accelerator, job.run.checkpoints, metrics_file) if config.resume else 0
+    refuse_fewer_steps(step, total)
+    trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total)
+    if accelerator.is_main_process:
+        metrics_file.keep(lambda record: _still_holds(record, step, total))
+        trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
+    with stopping.heeded(job.listener.say) as trainer.request:
+        try:
+            summary = trainer.run(step)
+        except stopping.Abandoned:
+            raise trainer.stopped(trainer.done, trainer.request.signum) from None
+    release_masters(job.policy, optimizer)
+    return summary
+
+
+@dataclass
+class _Trainer:
+    """The prepared pieces of a run and the verbs of the loop."""
+
+    job: Job
+    accelerator: Accelerator
+    policy: nn.Module
+    optimizer: Any
+    metrics_file: JsonLines
+    total: int
+    request: stopping.Request = field(default_factory=stopping.Request)
+    done: int = 0
+    saved: int = 0
+
+    def __post_init__(self) -> None:
+        unit = self.job.objective.loss.unit
+        self.meter = Meter()
+        self.examples = examples_of(self.job.data.groups, unit)
+        self.per_epoch = steps_per_epoch(self.job.config, self.examples.total)
+
+    def is_due(self, step: int) -> bool:
+        """Return whether a checkpoint is due after so many updates."""
+        return step % (self.job.config.save_steps or self.per_epoch) == 0
+
+    def run(self, step: int) -> Summary:
+        """Do what is left after so many updates, and return how it ended."""
+        config = self.job.config
+        self.done = self.saved = step
+        before = self.evaluate(step) if step == 0 else {}
+        if self._missed(step):
+            self.evaluate(step)
+        last: dict[str, float] = {}
+        self.meter.restart()
+        while self.done < self.total:
+            last = self.update(self.done)
+            self.done += 1
+            if signum := stopping.agreed(self.request, self.accelerator):
+                raise self.stopped(self.done, signum)
+            if self._evaluates(self.done):
+                self.evaluate(self.done)
+            if config.keep_checkpoints and self.is_due(self.done):
+                self.save()
+        if self.saved < self.done and config.keep_checkpoints:
+            self.save()
+        return Summary(self.done, before, self.evaluate(self.done), last, self.policy)
+
+    def save(self) -> Path:
+        """Write a checkpoint of where the run is."""
+        keep = self.job.config.keep_checkpoints
+        place = checkpoint.save(self.accelerator, self.job.run.checkpoints, self.done, keep)
+        self.saved = self.done
+        self.meter.restart()
+        return place
+
+    def stopped(self, step: int, signum: int) -> Interrupted:
+        """Return what ends a run that a signal has asked to stop, with a checkpoint of all that was done."""
+        said = f"Stopped after step {step} of {self.total}"
+        if not step:
+            return Interrupted(signum, "Stopped before the first step.")
+        if not self.job.config.keep_checkpoints:
+            return Interrupted(signum, f"{said}, without a checkpoint (--keep-checkpoints 0).")
+        if self.saved < step:
+            self.save()
+        return Interrupted(signum, f"{said}, with a checkpoint of it.")
+
+    def _same(self, step: int) -> bool:
+        """Return whether policy and reference are one function after so many updates: none has moved a weight yet."""
+        rates = (learning_rate(self.job.config, earlier, self.total) for earlier in range(step))
+        return self.job.start_tolerance is not None and not any(rates)
+
+    def _evaluates(self, step: int) -> bool:
+        """Return whether an evaluation is due within the run after so many updates."""
+        every = self.job.config.eval_steps
+        return every is not None and step % every == 0 and step < self.total
+
+    def _missed(self, step: int) -> bool:
+        """Return whether a run that is resumed was stopped before the evaluation that was due."""
+        if not step or not self._evaluates(step):
+            return False
+        if self.accelerator.num_processes > 1:
+            self.accelerator.wait_for_everyone()  # the first process has cut the file back
+        return not any(line["step"] == step and "loss" not in line for line in self.metrics_file.read())
+
+    def update(self, step: int) -> dict[str, float]:
+        """Do one update and return its metrics."""
+        config, data = self.job.config, self.job.data
+        parts = step_parts(config, self.examples.sizes, step)
+        step_plan = plan(data.groups, parts, self.examples, config.tokens_per_batch, self.accelerator)
+        rate = learning_rate(config, step, self.total)
+        for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
+            group["lr"] = rate
+        totals: dict[str, list[float]] = {}
+        if self.job.objective.loss.coupled and step_plan.parted:
+            self._together(step_plan, step, totals)
+        else:
+            self._one_by_one(step_plan, step, totals)
+        norms = self._clip()
+        if (
+            not all(map(math.isfinite, norms.values())) and self.accelerator.scaler is None
+        ):  # a gradient scaler skips such steps itself
+            self._stop_if_not_finite([data.groups[part.place].where for part in parts], step, clipped=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        means = self.job.objective.means(reduced(totals, self.accelerator))
+        means = settled(means, self._same(step))
+        metrics = {"learning_rate": rate, **norms, **means, **self._cost()}
+        self._log(step + 1, metrics)
+        self.job.listener(Event("train", step + 1, self.total, metrics))
+        return metrics
+
+    def _one_by_one(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
+        """Do the forward and backward passes of an update, each micro-batch by itself."""
+        objective, data = self.job.objective, self.job.data
+        weights = self._step_weights(step_plan)
+        failed: list[str] = []
+        apart: UserError | None = None
+        for i, micro in enumerate(step_plan.own):
+            last = i == len(step_plan.own) - 1
+            with self._accumulating(last):
+                outcome = objective(self.policy, data.reference, micro.batch, data.ref_logits)
+                apart = apart or self._apart(outcome, micro.batch, step)
+                failed += not_finite(outcome, micro.batch, data.groups) if micro.counts else []
+                if last:
+                    self._stop_if_apart(apart, step)
+                    self._stop_if_not_finite(failed, step)
+                share = objective.share(outcome, weights) * micro.counts
+                # Data-parallel averages over processes; the step's average is over all examples.
+                self.accelerator.backward(share * self.accelerator.num_processes)
+            self._count(micro, outcome, totals)
+
+    def _together(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
+        """Do the same for losses that see the whole step at once: forward, losses, and forward again with a graph."""
+        objective, data = self.job.objective, self.job.data
+        whole = whole_step(step_plan, self.policy, data, objective, self.examples, self.accelerator)
+        self._stop_if_apart(self._apart(whole.outcome, whole.batch, step), step)
+        self._stop_if_not_finite(not_finite(whole.outcome, whole.batch, data.groups), step)
+        objective.share(whole.outcome, objective.weights(whole.batch)).backward()  # type: ignore[no-untyped-call]  # torch's
+        slopes = iter(whole.slopes())
+        for i, micro in enumerate(step_plan.own):
+            with self._accumulating(i == len(step_plan.own) - 1):
+                scores = objective.score(self.policy, None, micro.batch, data.ref_logits)
+                slope, read_slope = next(slopes) if micro.counts else (scores.logps.new_zeros(1), None)
+                share = (scores.logps * slope).sum()
+                if scores.read is not None and read_slope is not None:
+                    share = share + (scores.read * read_slope).sum()
+                self.accelerator.backward(share * self.accelerator.num_processes)
+            if micro.counts:
+                self.meter.count(*self.job.work(micro.batch))
+        if self.accelerator.is_main_process:  # every process has the metrics of the whole step
+            add_sums(totals, whole.outcome.sums)
+
+    def _heed(self) -> None:
+        """Give an evaluation up where a signal asks for it; several processes finish it, as none may leave alone."""
+        if self.request.signum and self.accelerator.num_processes == 1:
+            raise stopping.Abandoned
+
+    @contextlib.contextmanager
+    def _accumulating(self, last: bool) -> Iterator[None]:
+        """Let gradients of all but the last micro-batch of a step pile up without being exchanged."""
+        self.accelerator.sync_gradients = last
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
+            yield
+
+    def _apart(self, outcome: Outcome, batch: PackedBatch, step: int) -> UserError | None:
+        """Return what is wrong with the start of the run, if anything is."""
+        if step or self.job.start_tolerance is None:
+            return None
+        return apart_at_start(outcome, batch, self.job.data.groups, self.job.start_tolerance)
+
+    def _stop_if_apart(self, problem: UserError | None, step: int) -> None:
+        """Stop on all processes where one of them does not start equal to its reference."""
+        if step == 0 and self.job.start_tolerance is not None:
+            raise_together(problem, self.accelerator)
+
+    def _count(self, micro: Micro, outcome: Outcome, totals: dict[str, list[float]]) -> None:
+        if micro.counts:
+            add_sums(totals, outcome.sums)
+            self.meter.count(*self.job.work(micro.batch))
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return the averages over the evaluation data, under an `eval_` prefix."""
+        if self.job.evaluation is None or not self.job.evaluation.groups:
+            return {}
+        self.policy.eval()
+        metrics = evaluated(
+            self.job, self.job.evaluation, self.policy, self.accelerator, step, self._heed, same=self._same(step)
+        )
+        self.policy.train()
+        self._log(step, metrics)
+        self.meter.restart()
+        return metrics
+
+    def _step_weights(self, step_plan: Step) -> list[float]:
+        """Return how much the whole step counts for each loss."""
+        objective = self.job.objective
+        rows = [[float(w) for w in objective.weights(micro.batch)] for micro in step_plan.own if micro.counts]
+        sums = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(objective.loss.terms)).sum(0)
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum")
+        weights: list[float] = sums.tolist()
+        return weights
+
+    def _clip(self) -> dict[str, float]:
+        """Clip the gradient, that of a value network by itself, and return the norms before that."""
+        limit = self.job.config.max_grad_norm or math.inf
+        own, apart = parted(self.policy, self.job.values)
+        norm = self.accelerator.clip_grad_norm_(self.policy.parameters() if not apart else own, limit)
+        norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
+        if apart:  # after accelerate has undone the scale of all gradients, where there is one
+            norms["values/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(apart, limit))
+        return norms
+
+    def _stop_if_not_finite(self, failed: list[str], step: int, *, clipped: bool = False) -> None:
+        bad = torch.tensor(float(len(failed)), device=self.accelerator.device)
+        if self.accelerator.reduce(bad, "sum").item() == 0:
+            return
+        self.optimizer.zero_grad()
+        rows = ", ".join(failed[:8]) + (f" and {len(failed) - 8} more" if len(failed) > 8 else "")
+        raise UserError(
+            f"Loss or gradient of step {step + 1} is not finite: {rows or 'rows of another process'}. "
+            f"{self._kept(stepped=clipped and self.accelerator.distributed_type == DistributedType.DEEPSPEED)}",
+            "Lower --learning-rate, compute in float32, or look at these rows.",
+        )
+
+    def _kept(self, *, stepped: bool) -> str:
+        """Keep the weights before a step that failed, and say where they are."""
+        if stepped:  # DeepSpeed steps within the backward pass: the weights are spoilt by the time anybody looks
+            return "DeepSpeed may have taken that step already: go on from the last checkpoint with --resume."
+        if not self.job.config.keep_checkpoints:
+            return "No checkpoint was written (--keep-checkpoints 0)."
+        return f"The weights before it are kept in {self.save()}."
+
+    def _cost(self) -> dict[str, float]:
+        cost = self.meter.read(self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            row = torch.tensor([cost["tokens"], cost["tokens_per_second"]], dtype=torch.float64)
+            row = row.to(self.accelerator.device)
+            cost["tokens"], cost["tokens_per_second"] = self.accelerator.reduce(row, "sum").tolist()
+        return cost
+
+    def _log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.metrics_file.append({"step": step, "epoch": round(step / self.per_epoch, 6), **metrics})
+        self.accelerator.log(metrics, step=step)
+
+
+def _still_holds(record: Mapping[str, float], step: int, total: int) -> bool:
+    """Return whether a line of `metrics.jsonl` holds when the run goes on after `step` updates.
+
+    Evaluations within the run came before their checkpoint; the one at the start and the one at the end come again.
+    """
+    return record["step"] < step or (record["step"] == step and ("loss" in record or 0 < step < total))

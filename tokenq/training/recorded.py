@@ -1,0 +1,114 @@
+"""What a run directory has recorded, read and checked: one reader a file. Imports no torch.
+
+A folder that a kill, a full disk or a hand has left broken is answered in words: what is wrong, and in which file.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, get_type_hints
+
+import yaml
+
+from tokenq.at_rest import fits
+from tokenq.errors import UserError
+from tokenq.files import JsonLines, read_json, read_text
+from tokenq.records import SCHEMA
+from tokenq.rundir import RunDir
+from tokenq.training.config import TrainConfig
+
+_MEND = "Restore the file, or start a new run."
+
+_PROVENANCE: Mapping[str, Any] = {
+    "schema": int,
+    "command": list[str],
+    "seed": int,
+    "versions": dict[str, str],
+    "model": dict[str, Any] | None,
+    "reference": dict[str, Any] | None,
+    "data": dict[str, Any] | None,
+    "eval_data": dict[str, Any] | None,
+    "beta": float | None,
+    "rewards": dict[str, Any] | None,
+    "config": dict[str, Any],
+    "resumed": list[dict[str, Any]],
+}
+"""Types of the fields that are read again."""
+
+_IDENTITY: Mapping[str, Any] = {
+    "path": str,
+    "weights": str,
+    "sha256": str,
+    "sources": list[str],
+    "summary": dict[str, Any],
+}
+
+
+def read_config(run: RunDir) -> dict[str, Any]:
+    """Return the settings of a run, as its config.yaml has them.
+
+    Raises:
+        UserError: the file is missing or broken, or a setting has a value that it cannot have.
+    """
+    text = read_text(run.config)
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        said = str(problem).strip().splitlines()[0]
+        raise UserError(f"{run.config} is not valid YAML: {said}.", _MEND) from problem
+    return _settings(found, str(run.config))
+
+
+def read_provenance(run: RunDir) -> dict[str, Any]:
+    """Return where a run comes from, as its provenance.json has it.
+
+    Raises:
+        UserError: the file is missing or broken, of a newer version, or not of a training run.
+    """
+    where, found = str(run.provenance), read_json(run.provenance)
+    if not isinstance(found, dict) or "schema" not in found or "config" not in found:
+        raise UserError(f"{where} was not written by tokenq train.", "Give the --output folder of a run.")
+    for name, kind in _PROVENANCE.items():
+        if name in found and not fits(found[name], kind):
+            raise UserError(f"{where}: {name} is {_short(found[name])}.", _MEND)
+    if found["schema"] > SCHEMA:
+        raise UserError(f"{where} has schema {found['schema']}, and tokenq reads up to {SCHEMA}.", "Update tokenq.")
+    for part in ("model", "reference", "data", "eval_data"):
+        for name, kind in _IDENTITY.items():
+            if name in (found.get(part) or {}) and not fits(found[part][name], kind):
+                raise UserError(f"{where}: {part}.{name} is {_short(found[part][name])}.", _MEND)
+    found["config"] = _settings(found["config"], where)
+    return found
+
+
+def read_metrics(run: RunDir) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl: each a step with numbers.
+
+    Raises:
+        UserError: the file is broken, or a line of it is no line of metrics.
+    """
+    lines = JsonLines(run.metrics).read()
+    for number, line in enumerate(lines, 1):
+        if type(line.get("step")) is not int or line["step"] < 0:
+            raise UserError(f"{run.metrics}, line {number}: step is {_short(line.get('step'))}.", _MEND)
+        for name, value in line.items():
+            if not fits(value, float | None):
+                raise UserError(f"{run.metrics}, line {number}: {name} is {_short(value)}, and no number.", _MEND)
+    return lines
+
+
+def _settings(found: Any, where: str) -> dict[str, Any]:
+    """Return settings whose values are of the types that they must have; names that are not known stay."""
+    if not isinstance(found, dict) or not found:
+        raise UserError(f"{where} holds no settings of a run.", _MEND)
+    kinds = get_type_hints(TrainConfig)
+    for one in fields(TrainConfig):
+        if one.name not in found:
+            if one.default is MISSING and one.default_factory is MISSING:
+                raise UserError(f"{where}: {one.name} is missing.", _MEND)
+        elif not fits(found[one.name], kinds[one.name]):
+            raise UserError(f"{where}: {one.name} is {_short(found[one.name])}.", _MEND)
+    return found
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
