@@ -13,7 +13,7 @@ from adapter_forms import FAMILIES, FORMS, by_peft, groups_of, logps_of, make
 from safetensors import safe_open
 
 from tokenq.core.packing import pack
-from tokenq.models.adapters import leaves_base
+from tokenq.models.adapters import is_adapter_weight, leaves_base
 from tokenq.models.export import export_policy
 from tokenq.models.load import ModelSpec, load_model, load_whole
 from tokenq.models.policy import without_adapter
@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*shared tensor"),
     # peft tells of tied layers, of embeddings that it saves, and that switching biases off is no base.
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
+    # On all linear layers of a mixture it prepares for experts that are layers, which these are not.
+    pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning:peft"),
 ]
 
 SAME = 3e-5
@@ -78,7 +80,8 @@ def test_it_is_read_written_with_trained_on_and_exported_as_peft_has_it(family, 
     assert_same(scored(load_model(ModelSpec(str(tmp_path / "policy"))), groups), moved)
     assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     if not FORMS[form].grows:
-        assert not base_weights(tmp_path / "policy")
+        # Biases that are trained are the base's own, and peft writes them.
+        assert base_weights(tmp_path / "policy") == [n for n in base_weights(folder) if n.endswith(".bias")]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,7 +141,7 @@ def trained_on(model, groups):
 
 
 def base_weights(folder):
-    """Return the names of weights in an adapter's file that belong to the base."""
+    """Return the names of weights in an adapter's file that belong to the base (one adapter may lie below another)."""
     with safe_open(folder / "adapter_model.safetensors", "np") as file:
         names = list(file.keys())
-    return [name for name in names if "base_layer" in name or "original_module" in name]
+    return sorted(n for n in names if ("base_layer" in n or "original_module" in n) and not is_adapter_weight(n))
