@@ -9,12 +9,16 @@ import math
 
 import pytest
 import torch
+import transformers
 from tiny_types import TOKENIZER, TYPES, WINDOW, tiny_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
+
+WRITTEN_FOR = "5.23."
+"""Version of transformers whose types the tables name; others have some less and some more."""
 
 NO_WAY = "No way of batching reproduces this model's own forward"
 
@@ -69,8 +73,10 @@ def test_it_is_read_written_with_and_trained_as_transformers_has_it(kind, tmp_pa
     prompt = tokenizer(PROMPT).input_ids
     assert len(prompt) > WINDOW
 
-    off = largest_difference(saved, model)
+    session = tokenq.load(str(saved), str(saved))
+    off = largest_difference(session, model)
     record_property("difference", off)
+    record_property("way", session.models.policy.way)
     assert off <= SAME
 
     candidate = tokenq.decode(str(saved), [PROMPT], method="greedy", max_new_tokens=NEW)[0].candidates[0]
@@ -90,7 +96,7 @@ def test_it_is_read_written_with_and_trained_as_transformers_has_it(kind, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", [kind for kind in REFUSED if kind in TYPES])
 def test_what_cannot_be_read_is_refused(kind, tmp_path):
     saved = save(kind, tmp_path / "model")
     with pytest.raises(UserError, match=REFUSED[kind]):
@@ -99,7 +105,7 @@ def test_what_cannot_be_read_is_refused(kind, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", ENCODERS)
+@pytest.mark.parametrize("kind", [kind for kind in ENCODERS if kind in TYPES])
 def test_an_encoder_is_refused(kind, tmp_path):
     saved = save(kind, tmp_path / "model", is_decoder=False, causal=False)
     with pytest.raises(UserError, match=NO_WAY):
@@ -108,7 +114,8 @@ def test_an_encoder_is_refused(kind, tmp_path):
 
 def test_the_tables_name_types_that_there_are_and_none_twice():
     assert not set(REFUSED) & UNBUILT.keys()
-    assert {*REFUSED, *ENCODERS, *UNTRAINED, *UNBUILT} <= set(TYPES)
+    named = {*REFUSED, *ENCODERS, *UNTRAINED, *UNBUILT}
+    assert named <= set(TYPES) or not transformers.__version__.startswith(WRITTEN_FOR)
 
 
 def save(kind, folder, **changed):
@@ -125,9 +132,8 @@ def save(kind, folder, **changed):
     return folder
 
 
-def largest_difference(saved, model):
+def largest_difference(session, model):
     """Return how far the log-probs of a batch of two responses are from those of whole rows."""
-    session = tokenq.load(str(saved), str(saved))
     rows, _ = session.rows([session.example(PROMPT, answer) for answer in ANSWERS])
     found = []
     for row, (trace,) in zip(rows, session.traces(rows), strict=True):
