@@ -29,7 +29,7 @@ fix: install  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install  ## Default tests: no network, no GPU, two minutes
+test: install  ## Default tests: no network, no GPU, under three minutes on two cores
 	$(BIN)/python -m pytest -q -n auto
 
 test-all: install  ## Slow tests too

@@ -3,11 +3,15 @@
 Nothing of tokenq.core may be imported here: pytest turns on its shape checks first.
 """
 
+import gc
+import itertools
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Read by the libraries when they are imported, so set before any test module is.
@@ -15,12 +19,52 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# readline, which pytest imports, tells the workers that they write to a terminal of 80 columns.
+for _size in ("COLUMNS", "LINES"):
+    os.environ.pop(_size, None)
+
+# What tests write is flushed to the disk thousands of times (a rename after fsync) and deleted in the end: milliseconds
+# each on a disk, nothing in memory. A whole run holds less than half a gigabyte at a time.
+_MEMORY = Path("/dev/shm")
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+# Kept for the next worker, the next process and the next run, whatever the environment says: half of collecting is
+# compiling, and a process that a test starts would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# While modules are imported and tests collected everything stays, so that there is no garbage to look for.
+gc.disable()
+
+_numbers = itertools.count()
+
+
+hypothesis.settings.register_profile("few", max_examples=30)
+hypothesis.settings.register_profile("all", max_examples=100)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a property be tried on its whole number of examples where slow tests run too, and else on three tenths."""
+    few = "not slow" in config.option.markexpr and not config.getoption("--hypothesis-profile")
+    hypothesis.settings.load_profile("few" if few else "all")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected (millions of objects) out of every later round of garbage collection."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("caches")
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_caches(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test a cache folder of its own: a stored reference of one must not serve another."""
-    caches: Path = tmp_path_factory.mktemp("caches")
+    caches = _caches / str(next(_numbers))  # made by whoever stores something
     monkeypatch.delenv("TOKENQ_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(caches / "datasets"))

@@ -1,12 +1,15 @@
 """What the documentation says of losses: every one with its parameters, and an example that runs as it stands."""
 
 import json
+import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import done as done_by
 
 from tokenq.core.losses import LOSSES
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
@@ -47,11 +50,15 @@ def test_the_loss_of_the_example_trains_from_outside_the_package(tmp_path):
     first, last = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     assert first["loss/exponential"] == pytest.approx(1.0, abs=1e-5)  # exp(0)
     assert last["rewards/margins"] > 0
-    refused = subprocess.run(
-        [*command[:-1], "1e-2", "--loss-options", "gama=1"], cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-    assert refused.returncode == 2
-    assert "has a parameter 'gama'" in refused.stderr
+
+    def refused():
+        os.chdir(tmp_path)
+        sys.argv = ["exponential.py", *words[:-1], "1e-2", "--loss-options", "gama=1"]
+        runpy.run_path("exponential.py", run_name="__main__")
+
+    code, said = done_by(refused, tmp_path / "printed")
+    assert code == 2
+    assert "has a parameter 'gama'" in said
 
 
 def test_the_number_of_the_example():

@@ -52,30 +52,38 @@ def test_a_second_writer_is_told_who_writes_and_a_killed_one_is_forgotten(tmp_pa
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_of_two_that_start_at_one_instant_one_writes(tmp_path):
-    """Twenty rounds; the winner of each keeps the output until the other has been refused."""
-    program = """
+ROUNDS = """
 import sys, time
 from pathlib import Path
+from tokenq import locks
 from tokenq.errors import UserError
 from tokenq.locks import hold_file
+locks.PATIENCE = 0.05  # how long the second waits is of no matter here
+place, me, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+def wait(name, seconds, pause=0.0005):
+    end = time.monotonic() + seconds
+    while not (place / name).exists() and time.monotonic() < end:
+        time.sleep(pause)
 for turn in range(20):
-    while not Path(sys.argv[1], f"go{turn}").exists():
-        time.sleep(0.001)
+    (place / f"ready-{turn}-{me}").touch()
+    wait(f"ready-{turn}-{other}", 60, pause=0)
     try:
-        with hold_file(Path(sys.argv[1], f"out{turn}")):
-            time.sleep(0.8)
+        with hold_file(place / f"out{turn}"):
+            wait(f"refused-{turn}-{other}", 5)
             print(1)
     except UserError as error:
         assert "is being written by another process" in error.message, error
         print(0)
+        (place / f"refused-{turn}-{me}").touch()
 """
+
+
+def test_of_two_that_start_at_one_instant_one_writes(tmp_path):
+    """Twenty rounds, both at the start of each; the winner keeps the output until the other has been refused."""
     both = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", ROUNDS, tmp_path, *names], stdout=subprocess.PIPE, text=True)
+        for names in ("ab", "ba")
     ]
-    for turn in range(20):
-        (tmp_path / f"go{turn}").touch()
     wins = [list(map(int, process.communicate(timeout=120)[0].split())) for process in both]
     assert all(process.returncode == 0 for process in both)
     assert [sum(pair) for pair in zip(*wins, strict=True)] == [1] * 20

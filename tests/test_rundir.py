@@ -100,10 +100,11 @@ def test_provenance_names_the_commit_that_the_run_was_started_in(tmp_path, monke
         return subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
 
     git("init", "-q")
+    monkeypatch.chdir(tmp_path)
+    assert provenance({}, 0, {})["git"] is None  # there is no commit yet
     (tmp_path / "notes").write_text("one")
     git("add", "notes")
     git("commit", "-q", "-m", "first")
-    monkeypatch.chdir(tmp_path)
     commit = git("rev-parse", "HEAD").stdout.strip()
     assert provenance({}, 0, {})["git"] == {"commit": commit, "clean": True}
     (tmp_path / "notes").write_text("two")

@@ -5,6 +5,7 @@ module refuses to start a second run in a folder that holds one, and never write
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
@@ -175,7 +176,8 @@ def record_start(run: RunDir, start: dict[str, Any], changed: Mapping[str, tuple
     write_json(run.provenance, {**first, "resumed": [*first["resumed"], again]})
 
 
-def _versions() -> dict[str, str]:
+@functools.cache
+def _versions() -> Mapping[str, str]:
     found = {}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -185,16 +187,16 @@ def _versions() -> dict[str, str]:
 
 def _git() -> dict[str, Any] | None:
     """Return commit and cleanness of the repository that the run was started in, None outside of one."""
+    words = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        commit = _git_says("rev-parse", "HEAD")
-        changes = _git_says("status", "--porcelain", "--untracked-files=no")
+        said = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "clean": not changes}
-
-
-def _git_says(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    told = dict(line[2:].split(" ", 1) for line in said if line.startswith("# branch."))
+    commit = told.get("branch.oid", "(initial)")
+    if commit == "(initial)":  # nothing was committed yet
+        return None
+    return {"commit": commit, "clean": all(line.startswith("# ") for line in said)}
 
 
 def _make(run: RunDir) -> RunDir:

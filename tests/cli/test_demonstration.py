@@ -26,7 +26,7 @@ FEW = replace(
     sft_stages=(SftStage(40, SHORT, CLEAN, "cosine"),),
     pair_posts=16,
     held_out_posts=10,
-    test_posts=6,
+    test_posts=5,
     corrupted_posts=8,
     dpo_batch_size=8,
 )
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "side_by_side", one_by_one)
         patch.setattr(demo_world.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
-        patch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((1, 2), (2, 4), (2,)))
+        patch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((2,), (2, 4), (2,)))
         assert main(["demo", "--quick", "--seed", "3", "--output", str(folder)]) == 0
     return folder
 
@@ -126,7 +126,7 @@ def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, 
         demo_parts.train, "run", lambda config: trained.append(Path(config.output).name) or real(config)
     )
     monkeypatch.setattr(demo_world.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
-    monkeypatch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((1, 2), (2, 4), (2,)))
+    monkeypatch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((2,), (2, 4), (2,)))
     assert main(["demo", "--quick", "--seed", "3", "--output", str(folder)]) == 0
     assert trained == ["dpo", "length_dpo"]
     assert "going on with the demonstration" in capsys.readouterr().err

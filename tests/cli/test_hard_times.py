@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked import done
 
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
@@ -39,23 +41,19 @@ def train(place, output, *more):
     return [*words, "--reference-store", "off", *more]
 
 
-LIMITED = """
-import resource, sys
-from tokenq.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.exit(main(sys.argv[2:]))
-"""
+def limited(size, words):
+    """Run a command whose files may not grow beyond a size."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return main(words)
 
 
 def test_scores_on_a_disk_that_gets_full_go_on_where_they_stopped(place, tmp_path):
     """A limit on the size of a file stands in for the disk: a hundred thousand bytes hold a few rows' traces."""
     words = score(place, tmp_path / "traces.jsonl")
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, "100000", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "The disk is full" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, said = done(lambda: limited(100_000, words), tmp_path / "printed")
+    assert code == 2
+    assert "The disk is full" in said
+    assert "Traceback" not in said
     assert not (tmp_path / "traces.jsonl").exists()
     kept = len(JsonLines(next(tmp_path.glob(".*.partial-*"))).read()) - 1
     assert kept > 0

@@ -4,14 +4,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import done
 
 from tokenq.cli.main import main
 from tokenq.errors import UserError
+from tokenq.files import JsonLines
 from tokenq.locks import hold_file, hold_folder
 from tokenq.results import read_results
 from tokenq.traces import read_traces
@@ -184,19 +184,18 @@ def test_a_file_that_was_cut_or_changed_is_not_taken_for_whole(name, cut, place,
     assert again == whole if name == "score" else without_cost(again) == without_cost(whole)
 
 
-KILLED = """
-import os, sys
-from tokenq.cli.main import main
-from tokenq.files import JsonLines
-append, left = JsonLines.append, [int(sys.argv[1])]
-def dying(self, record):
-    append(self, record)
-    left[0] -= 1
-    if not left[0]:
-        os.kill(os.getpid(), 9)
-JsonLines.append = dying
-main(sys.argv[2:])
-"""
+def killed_after(records, words):
+    """Run a command that is killed once it has written so many records."""
+    append, left = JsonLines.append, [records]
+
+    def dying(self, record):
+        append(self, record)
+        left[0] -= 1
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    JsonLines.append = dying
+    return main(words)
 
 
 @pytest.mark.parametrize("name", ["score", "search"])
@@ -206,8 +205,8 @@ def test_what_goes_on_after_a_kill_is_the_same_to_the_last_bit(name, place, tmp_
     read = {"score": read_traces, "search": read_results}[name]
     assert main(COMMANDS[name](place, tmp_path / "whole.jsonl", *more)) == 0
     words = COMMANDS[name](place, tmp_path / "out.jsonl", *more)
-    done = subprocess.run([sys.executable, "-c", KILLED, "4", *words], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert done(lambda: killed_after(4, words), tmp_path / "printed").code == -signal.SIGKILL
+    (tmp_path / "printed").unlink()
     assert not (tmp_path / "out.jsonl").exists()
     assert main(words) == 0
     one, two = (list(read(tmp_path / file)) for file in ("whole.jsonl", "out.jsonl"))

@@ -1,15 +1,11 @@
 """`tokenq score` as a user types it, on two tiny models, against each model's own forward."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import two_ranks
 
 import tokenq
 from tokenq.cli.main import main
@@ -20,7 +16,6 @@ from tokenq.session import Session
 from tokenq.traces import read_traces
 from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
-ROOT = Path(__file__).parents[2]
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a café 🙂 </script>"},
     {"prompt": "Two and two", "chosen": " make four, say I.", "rejected": " make\n\nfive!"},
@@ -140,21 +135,8 @@ def test_what_another_job_left_behind_is_not_taken_over(place, tmp_path, monkeyp
 
 def test_two_processes_score_every_row_once_and_in_order(place, tmp_path):
     assert main(words(place, tmp_path, output="one.jsonl")) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = os.environ | {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "tokenq", *words(place, tmp_path, output="two.jsonl")]
-    started = [
-        subprocess.Popen(command, env=shared | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
+    for code, said in two_ranks(lambda: main(words(place, tmp_path, output="two.jsonl")), tmp_path):
+        assert code == 0, said[-3000:]
     one, two = (list(read_traces(tmp_path / name)) for name in ("one.jsonl", "two.jsonl"))
     assert [trace.id for trace in two] == [trace.id for trace in one]
     for a, b in zip(one, two, strict=True):

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from examples import share_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -141,7 +142,7 @@ def of(tokenizer, numbers):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=share_of(150), deadline=None)
 @given(before=ids, after=ids)
 @example(before=[160], after=[98])  # byte_level: two bytes that are no character, one mark for both
 @example(before=[], after=[1265])  # metaspace: a blank at the beginning, which decoding takes away
@@ -161,7 +162,7 @@ def test_pieces_join_to_the_text(kind, before, after):
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=share_of(150), deadline=None)
 @given(before=st.sampled_from(TEXTS), after=ids)
 def test_text_is_that_of_the_bytes(kind, before, after):
     """By the bytes that each token stands for; those that are no character are U+FFFD, and harm no others."""
@@ -173,7 +174,7 @@ def test_text_is_that_of_the_bytes(kind, before, after):
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece", "metaspace"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=share_of(150), deadline=None)
 @given(text=st.text(st.sampled_from("".join(TEXTS)), min_size=1, max_size=40), cut=st.floats(0.05, 1))
 def test_prompt_and_response_are_the_text(kind, text, cut):
     """A text that is cut between two tokens, where a character ends, comes back whole, blanks and marks included."""
@@ -189,7 +190,7 @@ def test_prompt_and_response_are_the_text(kind, text, cut):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=share_of(60), deadline=None)
 @given(before=st.sampled_from(TEXTS), after=st.sampled_from(TEXTS))
 def test_a_long_prompt_changes_nothing(kind, before, after):
     """What is read before a response is a few tokens; the whole prompt says the same."""

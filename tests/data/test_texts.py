@@ -4,6 +4,7 @@ from itertools import accumulate
 
 import numpy as np
 import pytest
+from examples import share_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers
@@ -321,7 +322,7 @@ def byte_borders(tokenizer, ids, full):
 
 @pytest.mark.parametrize("name", BYTES)
 @given(prompt=spoken, responses=st.lists(spoken, min_size=2, max_size=2, unique=True))
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share_of(120), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_tokens_of_bytes_stand_where_their_bytes_do(name, prompt, responses):
     tokenizer = BYTES[name]
     data = tokenize([example(prompt, *responses), example("q", "r")], tokenizer, max_length=None, with_texts=True)
@@ -340,7 +341,7 @@ def test_tokens_of_bytes_stand_where_their_bytes_do(name, prompt, responses):
 
 @pytest.mark.parametrize("name", OTHERS)
 @given(prompt=spoken, response=spoken)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share_of(120), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_pieces_are_the_text_whatever_the_tokenizer_makes_of_it(name, prompt, response):
     tokenizer = OTHERS[name]
     row = example(f"q {prompt}", response)
@@ -372,7 +373,7 @@ CHATS["sentencepiece"].chat_template = HEADERS
 
 @pytest.mark.parametrize("name", CHATS)
 @given(said=st.lists(spoken, min_size=4, max_size=4), length=st.sampled_from([1, 3]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share_of(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_pieces_of_a_conversation_are_its_text(name, said, length):
     tokenizer = CHATS[name]
     answers = [

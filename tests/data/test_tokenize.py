@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from examples import share_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_tokenizers import CHATML, HEADERS, MARKED, MARKED_WORDS, THINKING, bytes_tokenizer, words_tokenizer
@@ -301,7 +302,7 @@ some_text = st.text("ab \n:é😀", min_size=1, max_size=12).filter(str.strip)
 
 @pytest.mark.parametrize("tokenizer", [PLAIN, WITH_BOS], ids=["plain", "bos"])
 @given(prompt=some_text, chosen=some_text, rejected=some_text)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=share_of(150), deadline=None)
 def test_a_group_is_its_text_tokenised_once(tokenizer, prompt, chosen, rejected):
     """For any text: the ids are those of the whole text, and no longer prompt is common to all three."""
     rows = [pair(prompt, chosen, rejected), single("q", "r")]
@@ -339,7 +340,7 @@ some_said = st.text("ab :é", min_size=1, max_size=8).filter(str.strip)
 
 @pytest.mark.parametrize("name", CHATS)
 @given(said=st.lists(some_said, min_size=4, max_size=6), length=st.sampled_from([1, 3]))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=share_of(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_group_is_its_conversation_tokenised_once(name, said, length):
     tokenizer = CHATS[name]
     roles = ["user", "assistant"] * 3

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import share_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_traces import BETA, make_trace
@@ -167,7 +168,7 @@ chains = st.lists(
 
 
 @given(chains, st.sampled_from(sorted(RULES)))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=share_of(120), deadline=None)
 def test_a_sweep_is_every_threshold_tried(rows, name):
     rule = RULES[name]
     solutions = [solution(scores, None if label < 0 else min(label, len(scores) - 1)) for scores, label in rows]

@@ -5,6 +5,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
+from examples import share_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -96,7 +97,7 @@ tied_scores = hnp.arrays(np.float64, st.tuples(st.integers(1, 30), st.just(2)), 
 
 
 @given(tied_scores, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=share_of(60), deadline=None)
 def test_areas_of_an_example_are_scikit_learns(scores, data):
     wrong = data.draw(hnp.arrays(np.bool_, len(scores)))
     found = example_metrics(scores, wrong, (1,))
@@ -123,7 +124,7 @@ def test_a_top_hit_is_the_mean_over_all_orders_of_ties(scores, k):
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=share_of(40), deadline=None)
 def test_pooled_areas_are_scikit_learns_with_counts_as_weights(seed):
     rng = np.random.default_rng(seed)
     owner = np.repeat(np.arange(6), rng.integers(1, 9, 6))

@@ -14,7 +14,7 @@ from tokenq.models import attention, proof
 from tokenq.models.forward import WAYS, PackedLM, bare
 from tokenq.models.load import add_lora
 from tokenq.models.proof import fastest_exact, prove
-from tokenq.worlds.tiny import FAMILIES, tiny_model
+from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 # Eager attention of Gemma 2 gives NaN for padding in float64.
 DTYPES = {"gemma2": torch.float32}
@@ -376,6 +376,25 @@ def test_unknown_ways_and_models_are_refused():
         fastest_exact(tiny_model("llama"), "fast")
     with pytest.raises(UserError, match="Linear is no transformers model"):
         bare(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("way", ["plain", "full"])
+def test_rows_that_a_type_does_not_take_are_refused(way):
+    """Reformer reads rows of any length, and in training only those of whole chunks."""
+    size = {"hidden_size": 16, "num_attention_heads": 2, "attention_head_size": 8, "feed_forward_size": 16}
+    config = AutoConfig.for_model(
+        "reformer",
+        **size,
+        vocab_size=VOCAB_SIZE,
+        attn_layers=["local"],
+        local_attn_chunk_length=4,
+        axial_pos_embds=False,
+        is_decoder=True,
+    )
+    lm = PackedLM(AutoModelForCausalLM.from_config(config), way)
+    assert lm.eval()(pack(GROUPS)).isfinite().all()
+    with pytest.raises(UserError, match=r"refuses rows of 26 tokens: If training, .* multiple .* 4"):
+        lm.train()(pack(GROUPS))
 
 
 def test_the_work_of_a_batch_is_counted_by_hand():

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from builders import assert_same, own_logps, random_groups, result_of, truth_of
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from tokenq.core.packing import pack
 from tokenq.models.identity import identify
@@ -27,12 +27,16 @@ _SPARSE = {"num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_
 _SPARSE |= {"qk_nope_head_dim": 8, "v_head_dim": 16, "index_n_heads": 2, "index_head_dim": 16, "index_topk": LIMIT}
 _SPARSE |= {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
 _SPARSE |= {"n_group": 1, "topk_group": 1, "n_shared_experts": 1, "max_position_embeddings": 128}
+_BLOCKS = {"index_n_heads": 2, "index_head_dim": 12, "index_block_size": 8, "index_topk_blocks": LIMIT // 8}
+_BLOCKS |= {"layer_types": ["full_attention", "minimax_m3_sparse"], "num_local_experts": 4, "num_experts_per_tok": 2}
 _LONG = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": LIMIT}
 _LONG |= {"short_factor": [1.0] * 6, "long_factor": [4.0] * 6}
 _DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 8.0}
 
 KINDS = {
     "sparse keys": ("glm_moe_dsa", {**_SIZE, **_SPARSE}),
+    "sparse blocks": ("minimax_m3_vl_text", {**_GROUPED, **_BLOCKS}),
+    "kept window": ("doge", {k: v for k, v in _GROUPED.items() if k != "head_dim"} | {"keep_window_size": LIMIT}),
     "long rotary": (
         "phi3",
         {k: v for k, v in _GROUPED.items() if k != "head_dim"}
@@ -40,7 +44,9 @@ KINDS = {
     ),
     "dynamic rotary": ("llama", {**_GROUPED, "max_position_embeddings": LIMIT, "rope_parameters": _DYNAMIC}),
 }
-"""What depends on length: which keys are seen, and frequencies taken from the longest row of a batch."""
+KINDS = {kind: made for kind, made in KINDS.items() if made[0] in CONFIG_MAPPING}
+"""What depends on length, in the types that transformers has: which keys are seen, and frequencies taken from the
+longest row of a batch."""
 
 
 def make(kind):

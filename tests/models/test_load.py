@@ -9,7 +9,16 @@ import pytest
 import torch
 from builders import own_logps, random_groups
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, BertConfig, BertModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    Emu3ForCausalLM,
+    MllamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from tokenq.errors import UserError
 from tokenq.models.adapters import is_adapter_folder
@@ -329,6 +338,30 @@ class TestDamage:
     def test_a_configuration_that_is_none(self, text, folders, tmp_path):
         with pytest.raises(UserError, match="cannot be loaded as a causal language model"):
             load_model(damaged(folders / "llama", tmp_path, lambda folder: (folder / "config.json").write_text(text)))
+
+
+class TestLanguagePartsOfOthers:
+    """Language models of types that see as well, saved by themselves as a training saves them."""
+
+    @pytest.mark.parametrize("kind", [MllamaForCausalLM, Emu3ForCausalLM])
+    def test_they_come_back_where_the_automatic_class_does_not_know_them(self, kind, tmp_path):
+        size = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        size |= {"num_key_value_heads": 2, "vocab_size": 288, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        torch.manual_seed(0)
+        own = {"cross_attention_layers": []} if kind is MllamaForCausalLM else {}
+        made = kind(kind.config_class(**size, **own)).eval()
+        made.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="Unrecognized configuration class"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+        loaded = load_model(spec(tmp_path))
+        assert type(loaded) is kind
+        torch.testing.assert_close(logps_of(loaded), logps_of(made))
+
+    def test_one_that_answers_an_encoder_is_refused(self, tmp_path):
+        size = {"d_model": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2, "d_kv": 8, "vocab_size": 288}
+        T5ForConditionalGeneration(T5Config(**size, decoder_start_token_id=0)).save_pretrained(tmp_path)
+        with pytest.raises(UserError, match="cannot be loaded as a causal language model: Unrecognized configuration"):
+            load_model(spec(tmp_path))
 
 
 class TestRouters:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from examples import share_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,7 +94,7 @@ def two(draw):
 
 
 @given(two())
-@settings(max_examples=300)
+@settings(max_examples=share_of(300))
 def test_every_token_is_in_one_stretch_and_the_text_is_parted(drawn):
     own, other = drawn
     found = align(own, other)

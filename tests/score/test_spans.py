@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+from examples import share_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trace_builders import make_tokens
@@ -252,7 +253,7 @@ def some_tokens(draw):
 
 @pytest.mark.parametrize("level", LEVELS)
 @given(drawn=some_tokens(), steps=st.lists(some_text, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=share_of(100), deadline=None)
 def test_every_token_lies_in_one_span_and_the_sums_are_the_total(level, drawn, steps):
     text, tokens = drawn
     response = Response(text, steps=tuple(steps))

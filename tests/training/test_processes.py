@@ -1,53 +1,50 @@
 """Two processes give what one gives: weights, metrics, checkpoints of an adapter, and the end of a run that fails."""
 
+import functools
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
+from forked import two_ranks
 from small_runs import lines_of, random_pairs, train_small, weights_of
 from two_processes import RUNS
 
 ROOT = Path(__file__).parents[2]
 
 
-def start(program, rank, port, folder):
-    """Start one of two processes, as `accelerate launch` does on a machine without accelerators."""
-    env = os.environ | {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    return subprocess.Popen([sys.executable, str(program), str(folder)], env=env, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     """Return the folder in which two processes have done every run, and what each of them found."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(Path(__file__).with_name("two_processes.py"), rank, port, folder) for rank in range(2)]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-3000:]
+    for code, said in two_ranks(lambda: two_processes.main(folder), folder):
+        assert code == 0, said[-3000:]
     return folder, [torch.load(folder / f"found-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Return a function that gives the folder of a run in one process and its policy, made once."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp("alone")
+        return folder, RUNS[name](folder)[0]
+
+    return run
+
+
 @pytest.mark.parametrize("name", RUNS)
-def test_weights_and_metrics_are_those_of_one_process(name, two, tmp_path):
+def test_weights_and_metrics_are_those_of_one_process(name, two, alone):
     folder, found = two
-    one, _ = RUNS[name](tmp_path)
+    own, one = alone(name)
     for weights in (parts[name] for parts in found):
         for key, want in weights_of(one).items():
             torch.testing.assert_close(weights[key], want, rtol=0, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
-    got, want = lines_of(folder / name), lines_of(tmp_path)
+    got, want = lines_of(folder / name), lines_of(own)
     assert len(got) == len(want)
     for mine, theirs in zip(got, want, strict=True):
         assert mine.keys() == theirs.keys()
@@ -56,12 +53,12 @@ def test_weights_and_metrics_are_those_of_one_process(name, two, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["full", "coupled", "labelled"])
-def test_held_out_responses_are_those_of_one_process(name, two, tmp_path):
+def test_held_out_responses_are_those_of_one_process(name, two, alone):
     folder, _ = two
-    RUNS[name](tmp_path)
+    own, _ = alone(name)
     got, want = (
         [json.loads(line) for line in (place / "held_out.jsonl").read_text().splitlines()]
-        for place in (folder / name, tmp_path)
+        for place in (folder / name, own)
     )
     assert len(got) == len(want) >= 7
     for mine, theirs in zip(got, want, strict=True):

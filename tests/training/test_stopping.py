@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import small_runs
+from forked import ended, started
 from small_runs import lines_of, random_pairs, train_small, weights_of
 
 from tokenq.cli.main import main
@@ -124,19 +124,23 @@ def words(place, output):
     return [*named, "--device", "cpu", "--max-steps", "4000", "--batch-size", "4", "--logging-steps", "10000"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_command_says_how_to_go_on_and_exits_as_shells_expect(place, tmp_path, number, code):
-    run = tmp_path / "run"
+def fresh(words):
+    """Run a command in an interpreter of its own, which takes the place of this process."""
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    program = [sys.executable, "-m", "tokenq", "train", *words(place, run)]
-    with subprocess.Popen(program, env=env, stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(600):
-            time.sleep(0.1)
-            if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_bytes().splitlines()) >= 3:
-                break
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == code
+    os.execve(sys.executable, [sys.executable, "-m", "tokenq", *words], env)
+
+
+@pytest.mark.parametrize(("command", "number", "code"), [(fresh, signal.SIGINT, 130), (main, signal.SIGTERM, 143)])
+def test_the_command_says_how_to_go_on_and_exits_as_shells_expect(place, tmp_path, command, number, code):
+    run, printed = tmp_path / "run", tmp_path / "printed"
+    child = started(lambda: command(["train", *words(place, run)]), printed)
+    for _ in range(600):
+        time.sleep(0.1)
+        if (run / "metrics.jsonl").exists() and len((run / "metrics.jsonl").read_bytes().splitlines()) >= 3:
+            break
+    os.kill(child, number)
+    ended_with, said = ended(child, printed)
+    assert ended_with == code
     assert "stopping after this step, with a checkpoint" in said
     assert "Traceback" not in said
     assert f"Continue with: tokenq train --config {run}/config.yaml --resume" in said

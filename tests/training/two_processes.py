@@ -1,14 +1,11 @@
 """Training runs for one of several `torch.distributed` processes; the first writes what they end with.
 
-Run as a program by every process, with a folder as its argument. All runs share one start of the interpreter, which is
-what takes long.
+Every process calls `main` with the same folder; all runs share one start of the processes.
 """
 
 import os
 import signal
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import small_runs
 import torch
@@ -105,6 +102,7 @@ def interrupted(out):
 
 
 def main(folder):
+    """Do every run, and save what this process found; the exit code."""
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     found = {}
@@ -127,7 +125,4 @@ def main(folder):
     found["stopped"], policy = terminated(folder / "terminated", accelerator.process_index)
     found["terminated"] = weights_of(policy)
     torch.save(found, folder / f"found-{accelerator.process_index}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    return 0

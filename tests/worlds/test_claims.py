@@ -14,7 +14,8 @@ from tokenq.worlds.claims.table import CLAIMS
 from tokenq.worlds.mdp import build
 from tokenq.worlds.soft_q import SoftOptimum, log_ratios, softmax_policy, solve
 
-SEEDS = range(3)
+SEEDS = range(2)
+LATER_SEEDS = range(2, 5)
 HOLD = [claim for claim in CLAIMS if claim.must == "hold"]
 FAIL = [claim for claim in CLAIMS if claim.must == "fail"]
 
@@ -23,9 +24,10 @@ def name(claim):
     return f"{claim.check.__name__}-{claim.kind}"
 
 
+@pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LATER_SEEDS, marks=pytest.mark.slow)], ids=["few", "more"])
 @pytest.mark.parametrize("claim", CLAIMS, ids=name)
-def test_a_claim_comes_out_as_it_must(claim):
-    finding = find(claim, SEEDS)
+def test_a_claim_comes_out_as_it_must(claim, seeds):
+    finding = find(claim, seeds)
     assert finding.as_expected, f"{claim.statement}: error {finding.error:.1e} ({claim.must})"
 
 
@@ -81,14 +83,12 @@ PATCHES = {
 
 @pytest.mark.parametrize("claim", HOLD, ids=name)
 def test_a_check_sees_what_is_broken(claim, monkeypatch):
-    """With a wrong optimum (or a wrong part, where any policy would do) the claim is found not to hold."""
+    """With a wrong optimum (or a wrong part, where any policy would do) the claim is found not to hold in one world."""
     if claim.check in PATCHES:
         monkeypatch.setattr(*PATCHES[claim.check])
-    errors = []
-    for seed in SEEDS:
-        case = Case.of(draws.KINDS[claim.kind](seed), seed)
-        errors.append(claim.check(case if claim.check in PATCHES else replace(case, optimum=wrong(case.world))))
-    assert not Finding(claim, len(SEEDS), max(errors)).as_expected
+    case = Case.of(draws.KINDS[claim.kind](1), 1)
+    error = claim.check(case if claim.check in PATCHES else replace(case, optimum=wrong(case.world)))
+    assert not Finding(claim, 1, error).as_expected
 
 
 def no_reward(seed):

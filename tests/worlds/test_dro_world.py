@@ -16,7 +16,7 @@ DRAWS = 3000
 
 
 def trained(case, mask, noise=0.0, *, valued=True):
-    """Return policy and values after 2,000 steps on 3,000 drawn (prompt, response, reward)."""
+    """Return policy and values after 500 steps on 3,000 drawn (prompt, response, reward)."""
     dice = torch.Generator().manual_seed(1)
     chances = behaviour(case)
     rows = torch.multinomial(chances / chances.sum(), DRAWS, replacement=True, generator=dice)
@@ -25,11 +25,11 @@ def trained(case, mask, noise=0.0, *, valued=True):
     model = TabularLM(case.world)
     values = torch.zeros(case.world.n_states, dtype=torch.float64, requires_grad=valued)
     parameters = [*model.parameters(), *([values] if valued else [])]
-    optimizer = torch.optim.Adam(parameters, lr=0.05)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2000)
+    optimizer = torch.optim.Adam(parameters, lr=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
     states = case.sequences.states[rows]
     reference = case.reference.select(rows)
-    for _ in range(2000):
+    for _ in range(500):
         policy = token_logps(case.sequences, model.table()).select(rows)
         held = PrefixValues(values[states], mask[rows])
         optimizer.zero_grad()

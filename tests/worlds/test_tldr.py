@@ -1,6 +1,7 @@
 """The world of posts: what is stated is where it is said to be, and the gold reward is what the rules say by hand."""
 
 import pytest
+from examples import share_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -103,7 +104,7 @@ def test_facts_are_read_out_of_any_text():
 @given(
     st.text(max_size=60) | st.lists(st.sampled_from(["pays", "400", "in", "Leeds", ",", "rooms", "7"])).map(" ".join)
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=share_of(200), deadline=None)
 def test_any_text_can_be_judged(text):
     verdict = judge(small_post(), text)
     facts = (*verdict.correct, *verdict.wrong, *verdict.repeated)

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from tokenq.core.logps import KEEP_BYTES, Head, Workspace
 from tokenq.core.readout import FullLogits, HeadLogits, Logits
 from tokenq.core.tensors import PackedBatch
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import UserError, reason, unknown_name
 from tokenq.models import attention
 from tokenq.models.single_rows import beyond, one_by_one, set_attention
 
@@ -171,7 +171,7 @@ def _packed_states(body: nn.Module, batch: PackedBatch) -> Tensor:
 
 def _plain_states(body: nn.Module, batch: PackedBatch) -> Tensor:
     rows = _padded_rows(batch)
-    output = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+    output = _asked(body, rows)
     states: Tensor = output.last_hidden_state.flatten(0, 1)[rows.places]
     return states
 
@@ -182,8 +182,17 @@ def _by_states(lm: PackedLM, batch: PackedBatch) -> Logits:
 
 def _full(lm: PackedLM, batch: PackedBatch) -> Logits:
     rows = _padded_rows(batch)
-    logits = lm.lm(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False).logits
+    logits = _asked(lm.lm, rows).logits
     return FullLogits(logits.flatten(0, 1)[rows.places[batch.predictors]])
+
+
+def _asked(model: nn.Module, rows: "PaddedRows") -> Any:
+    """Return what a model says of padded rows, which some types take in certain lengths only."""
+    try:
+        return model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+    except ValueError as problem:
+        said = f"{type(model).__name__} refuses rows of {rows.input_ids.shape[1]} tokens: {reason(problem)}"
+        raise UserError(said, "What it takes is said in the documentation of its type in transformers.") from problem
 
 
 def _project(lm: PackedLM, hidden: Tensor, batch: PackedBatch) -> Logits:

@@ -18,11 +18,14 @@ SHORT = 6
 _NAMES = frozenset(
     {
         *("sliding_window", "sliding_window_size", "attention_window_size", "attention_chunk_size", "window_size"),
-        *("index_topk", "index_topk_blocks", "topk_blocks", "floor_scale"),
+        *("index_topk", "keep_window_size", "floor_scale"),
         *("original_max_position_embeddings", "original_max_seq_len", "max_seq_len_cached"),
     }
 )
 """Names of such lengths in configurations and in layers."""
+
+_BLOCKS = {"index_topk_blocks": "index_block_size", "topk_blocks": "block_size"}
+"""Names of how many blocks of keys sparse attention keeps, and of the size of a block: their product is the length."""
 
 _OF_LONGEST = ("dynamic", "longrope")
 """Rotary scalings that look at the longest row of a batch."""
@@ -31,6 +34,7 @@ _OF_LONGEST = ("dynamic", "longrope")
 def length_limit(model: PreTrainedModel) -> int | None:
     """Return the smallest length at which rows begin to be treated otherwise; None where no length matters."""
     found = [place[name] for place in _configs(model) for name in _NAMES & place.keys()]
+    found += [place[count] * place[size] for place in _configs(model) for count, size in _blocks(place)]
     found += [place["max_position_embeddings"] for place in _dynamic(model)]
     return min((int(one) for one in found if _is_length(one)), default=None)
 
@@ -46,9 +50,11 @@ def short_lengths(model: PreTrainedModel) -> Iterator[None]:
     places: list[MutableMapping[str, Any]] = [*_configs(model), *(module.__dict__ for module in model.modules())]
     names = _NAMES | ({"max_position_embeddings"} if _dynamic(model) else set())
     for place in places:
-        changed = {name: place[name] for name in names & place.keys() if _is_length(place[name])}
-        undone.append((place, changed))
-        place.update(dict.fromkeys(changed, SHORT))
+        short = dict.fromkeys((name for name in names & place.keys() if _is_length(place[name])), SHORT)
+        for count, size in _blocks(place):
+            short |= {count: 1, size: SHORT}
+        undone.append((place, {name: place[name] for name in short}))
+        place.update(short)
     try:
         yield
     finally:
@@ -84,6 +90,11 @@ def _configs(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
         scaling = config.__dict__.get("rope_parameters") or {}
         found += [part for part in (scaling, *scaling.values()) if isinstance(part, dict) and _scales(part)]
     return found
+
+
+def _blocks(place: MutableMapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the names of (count, size) of the blocks that sparse attention keeps."""
+    return [(count, size) for count, size in _BLOCKS.items() if count in place and size in place]
 
 
 def _scales(rotary: MutableMapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from tokenq.at_rest import refuse_no_objects
@@ -27,6 +27,7 @@ from tokenq.models.adapters import (
     with_adapter,
 )
 from tokenq.models.forward import bare
+from tokenq.models.language_part import causal_lm
 from tokenq.models.merging import merged, merged_or_beside
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -116,7 +117,7 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
     options["output_loading_info"] = True
-    found, info = from_pretrained(AutoModelForCausalLM.from_pretrained, folder, options, spec.path)
+    found, info = from_pretrained(causal_lm, folder, options, spec.path)
     check_complete(spec.path, info["missing_keys"])
     model: PreTrainedModel = found
     if gguf:
