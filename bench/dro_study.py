@@ -16,7 +16,7 @@ from typing import Any
 from bench.loss_jobs import SAMPLES, decoding, recipe
 from tokenq.cli.demo_learning import World, learn
 from tokenq.cli.demo_parts import answers, first_samples, trained
-from tokenq.evaluate.bootstrap import Estimate, difference_interval, mean_interval
+from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.files import JsonLines
 from tokenq.rundir import RunDir
 from tokenq.worlds.demo import DemoSettings

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenq.evaluate.readouts import READOUTS
+from tokenq.evaluation.readouts import READOUTS
 from tokenq.traces import write_traces
 
 BETA = 0.1

@@ -20,7 +20,7 @@ from tokenq.cli import score
 from tokenq.cli.demo_learning import NEW_TOKENS
 from tokenq.cli.demo_parts import answers, trained
 from tokenq.core.losses import find_sum
-from tokenq.evaluate.credit import Errors, locate
+from tokenq.figures.credit import Errors, locate
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.traces import TokenTrace, read_traces
 from tokenq.worlds.demo import DemoSettings

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from tokenq.cli.sweep import sweep
-from tokenq.evaluate.config import SweepConfig
+from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.results import Candidate, SearchResult
 from tokenq.worlds.gold import GOLD
 from tokenq.worlds.tldr import Post, make_posts

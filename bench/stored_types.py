@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenq.data.source_language import parse_source
 from tokenq.data.sources import read_rows
-from tokenq.evaluate.bootstrap import mean_interval
+from tokenq.stats.bootstrap import mean_interval
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.train import train
 from tokenq.models.movement import movement

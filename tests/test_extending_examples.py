@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenq.evaluate.finding import Finding
-from tokenq.evaluate.run_record import RunRecord
+from tokenq.doctor.finding import Finding
+from tokenq.runs.record import RunRecord
 from tokenq.search.branches import Branch
 from tokenq.search.rerank import RANKINGS, find_ranking
 from tokenq.traces import GAUGE, TokenTrace, Totals, TraceToken
@@ -33,7 +33,7 @@ def trace(name, ranks):
 
 
 def test_a_read_out(monkeypatch):
-    monkeypatch.setattr("tokenq.evaluate.readouts.READOUTS", {"implicit_reward": lambda one: np.zeros(len(one.tokens))})
+    monkeypatch.setattr("tokenq.evaluation.readouts.READOUTS", {"implicit_reward": lambda one: np.zeros(len(one.tokens))})
     traces = [trace("a", [0, 7, 1]), trace("b", [3, 0, 0])]
     labels = [np.array([False, True, False]), np.array([False, True, False])]
     rows = {row.readout: row for row in run_example("A read-out", traces=traces, labels=labels)["found"][0].rows}

@@ -7,7 +7,7 @@ import pytest
 
 from tokenq import patterns
 from tokenq.errors import UserError
-from tokenq.evaluate.answers import find_extractor
+from tokenq.judge.answers import find_extractor
 from tokenq.patterns import read_pattern
 from tokenq.records import Response
 from tokenq.score.spans import find_cut

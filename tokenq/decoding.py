@@ -10,7 +10,7 @@ from tokenq.core.tensors import Stepper
 from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError, unknown_name
-from tokenq.evaluate.answers import Extract, find_extractor
+from tokenq.judge.answers import Extract, find_extractor
 from tokenq.models.forward import PackedLM
 from tokenq.models.limits import least_context, named_limits, refuse_tokens
 from tokenq.models.load import ModelSpec, hide_progress_bars

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tokenq.cli.main import main
-from tokenq.evaluate.eval_config import TASKS
+from tokenq.evaluation.config import TASKS
 from tokenq.files import write_json_lines
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.traces import read_traces

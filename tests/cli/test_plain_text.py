@@ -11,7 +11,7 @@ from tokenq.cli.console import messages, screen
 from tokenq.cli.main import COMMANDS, main
 from tokenq.cli.plain_text import one_line, printable
 from tokenq.errors import UserError
-from tokenq.evaluate.outcome import Table
+from tokenq.stats.outcome import Table
 from tokenq.report.outcome import brief, tables
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\r\x9b2Jb\u202ec"

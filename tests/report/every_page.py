@@ -8,8 +8,8 @@ from hand_made_sections import FACTS, SUMMARY, near, sections
 from hand_made_traces import hand_made_pair, judged_pair, long_trace
 
 from tokenq.cli.main import main
-from tokenq.evaluate.outcome import Chart, Curve, Example, Outcome, Table
-from tokenq.evaluate.section import Section
+from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
+from tokenq.figures.section import Section
 from tokenq.report.figure_page import write_figures
 from tokenq.report.html import write_page
 from tokenq.report.outcome_page import write_outcome_page

@@ -22,8 +22,8 @@ from hand_made_traces import HOSTILE
 from test_html import Elements
 
 from tokenq.errors import UserError
-from tokenq.evaluate.outcome import Table
-from tokenq.evaluate.section import HeatMap, Section
+from tokenq.stats.outcome import Table
+from tokenq.figures.section import HeatMap, Section
 from tokenq.report.drawing import installed
 from tokenq.report.figure_page import STEPS, write_figures
 

@@ -4,7 +4,7 @@ import pytest
 from hand_made_sections import near
 from hand_made_traces import HOSTILE, hand_made_pair
 
-from tokenq.evaluate.outcome import Chart, Curve, Example, Outcome, Table
+from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
 from tokenq.report.outcome_page import write_outcome_page
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Table
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Table
 from tokenq.report.page_tables import ShownCell, shown_cell, shown_table
 
 NAN = float("nan")

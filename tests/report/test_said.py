@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.searches import _gain
+from tokenq.stats.bootstrap import Estimate
+from tokenq.figures.searches import _gain
 from tokenq.report.doctor_page import _rounded, _ticks
 from tokenq.report.outcome import said
 

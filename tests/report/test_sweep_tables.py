@@ -5,7 +5,7 @@ import io
 from hand_made_sections import near
 from rich.console import Console
 
-from tokenq.evaluate.sweep import Beats, Point, Rival
+from tokenq.evaluation.sweep import Beats, Point, Rival
 from tokenq.report.outcome import tables
 from tokenq.report.sweep import sweep_tables
 

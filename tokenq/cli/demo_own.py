@@ -16,14 +16,14 @@ from tokenq.data.examples import read_examples
 from tokenq.data.source_language import parse_source
 from tokenq.data.sources import hold_out, load_examples, read_rows
 from tokenq.errors import UserError
-from tokenq.evaluate.credit import Errors, credit
-from tokenq.evaluate.drift import Training, likelihood
-from tokenq.evaluate.eval_config import WinRateConfig
-from tokenq.evaluate.exact import exact_credit, exact_drift, exact_search
-from tokenq.evaluate.outcome import Table
-from tokenq.evaluate.searches import Sweep, searches
-from tokenq.evaluate.section import HeatMap, Link, Section
-from tokenq.evaluate.task_preference import as_pairs, preference
+from tokenq.figures.credit import Errors, credit
+from tokenq.figures.drift import Training, likelihood
+from tokenq.evaluation.config import WinRateConfig
+from tokenq.figures.exact import exact_credit, exact_drift, exact_search
+from tokenq.stats.outcome import Table
+from tokenq.figures.searches import Sweep, searches
+from tokenq.figures.section import HeatMap, Link, Section
+from tokenq.evaluation.task_preference import as_pairs, preference
 from tokenq.files import plain, write_json_lines
 from tokenq.records import Example, Text
 from tokenq.report.html import write_page

@@ -1,7 +1,7 @@
 """`tokenq doctor`: is this run healthy, is this curve normal, and what to change where it is not.
 
 Prints finding, evidence and what to change, and fails when one is worse than a note. What it looks at is gathered in
-`tokenq.cli.examination`, what it finds is decided in `tokenq.evaluate.doctor`.
+`tokenq.cli.examination`, what it finds is decided in `tokenq.doctor.doctor`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from tokenq.cli.examination import Examined
-    from tokenq.evaluate.finding import Finding
+    from tokenq.doctor.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def run(config: DoctorConfig) -> int:
     """
     from tokenq.cli.console import messages, screen
     from tokenq.cli.examination import examine
-    from tokenq.evaluate.doctor import CHECKS, diagnose, healthy
+    from tokenq.doctor.doctor import CHECKS, diagnose, healthy
 
     config.check()
     say = messages()
@@ -154,7 +154,7 @@ def _table(findings: "Sequence[Finding]") -> "Table":
 
 
 def _counts(findings: "Sequence[Finding]") -> str:
-    from tokenq.evaluate.finding import SEVERITIES
+    from tokenq.doctor.finding import SEVERITIES
 
     counts = [(sum(one.severity == severity for one in findings), severity) for severity in SEVERITIES]
     said = [f"{count} {severity}{'s' * (count > 1)}" for count, severity in counts if count]
@@ -162,7 +162,7 @@ def _counts(findings: "Sequence[Finding]") -> str:
 
 
 def _write(path: Path, config: DoctorConfig, seen: "Examined", findings: "Sequence[Finding]") -> None:
-    from tokenq.evaluate.doctor import CHECKS
+    from tokenq.doctor.doctor import CHECKS
     from tokenq.files import write_json
     from tokenq.rundir import provenance
 

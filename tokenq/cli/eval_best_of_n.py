@@ -2,7 +2,7 @@
 
 from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import BestOfNConfig
+from tokenq.evaluation.config import BestOfNConfig
 
 
 @claims("tokenq eval best-of-n")
@@ -13,7 +13,7 @@ def run(config: BestOfNConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import finish, judged_results, resampling, with_answers
-    from tokenq.evaluate.task_best_of_n import best_of_n
+    from tokenq.evaluation.task_best_of_n import best_of_n
 
     config.check()
     systems, quality = judged_results(config)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tokenq.cli.outputs import claims
-from tokenq.evaluate.eval_config import FirstErrorConfig
+from tokenq.evaluation.config import FirstErrorConfig
 
 
 @claims("tokenq eval first-error")
@@ -14,8 +14,8 @@ def run(config: FirstErrorConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import Said, TraceFile, finish, resampling, traces_of
-    from tokenq.evaluate.readouts import LEADS
-    from tokenq.evaluate.task_first_error import first_error
+    from tokenq.evaluation.readouts import LEADS
+    from tokenq.evaluation.task_first_error import first_error
 
     traces, _, cost = traces_of(config, ("step",))
     most = int(any(name in LEADS for name in config.readouts))

@@ -1,7 +1,7 @@
 """`tokenq eval generation`: how good stored answers are, beside their cost."""
 
 from tokenq.cli.outputs import claims
-from tokenq.evaluate.eval_config import GenerationConfig
+from tokenq.evaluation.config import GenerationConfig
 
 
 @claims("tokenq eval generation")
@@ -12,7 +12,7 @@ def run(config: GenerationConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import finish, judged_results, resampling
-    from tokenq.evaluate.task_generation import generation
+    from tokenq.evaluation.task_generation import generation
 
     config.check()
     systems, quality = judged_results(config)

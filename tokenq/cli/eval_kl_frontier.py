@@ -1,7 +1,7 @@
 """`tokenq eval kl-frontier`: quality against KL from the reference."""
 
 from tokenq.cli.outputs import claims
-from tokenq.evaluate.eval_config import FrontierConfig
+from tokenq.evaluation.config import FrontierConfig
 
 
 @claims("tokenq eval kl-frontier")
@@ -12,7 +12,7 @@ def run(config: FrontierConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import finish, judged_results, resampling
-    from tokenq.evaluate.task_generation import frontier
+    from tokenq.evaluation.task_generation import frontier
 
     config.check()
     systems, quality = judged_results(config)

@@ -4,7 +4,7 @@ from typing import Any
 
 from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import LocalisationConfig
+from tokenq.evaluation.config import LocalisationConfig
 
 
 @claims("tokenq eval localisation")
@@ -15,8 +15,8 @@ def run(config: LocalisationConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import finish, resampling, traces_of
-    from tokenq.evaluate.localisation import ALL_TOKENS
-    from tokenq.evaluate.task_localisation import localisation
+    from tokenq.evaluation.localisation import ALL_TOKENS
+    from tokenq.evaluation.task_localisation import localisation
 
     levels = ("word",) if config.errors else ("word", "step")
     traces, rows, cost = traces_of(config, levels, [config.errors] if config.errors else [])

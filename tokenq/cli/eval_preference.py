@@ -1,7 +1,7 @@
 """`tokenq eval preference`: how often the policy's rewards prefer the chosen response."""
 
 from tokenq.cli.outputs import claims
-from tokenq.evaluate.eval_config import PreferenceConfig
+from tokenq.evaluation.config import PreferenceConfig
 
 
 @claims("tokenq eval preference")
@@ -12,7 +12,7 @@ def run(config: PreferenceConfig) -> int:
         UserError: for anything that the user can mend.
     """
     from tokenq.cli.evaluating import finish, resampling, traces_of
-    from tokenq.evaluate.task_preference import preference
+    from tokenq.evaluation.task_preference import preference
 
     read, rows, cost = traces_of(config, columns=[config.subset] if config.subset else [])
     traces = list(read)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from tokenq.cli.outputs import claimed, claims, recorder
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import WinRateConfig
+from tokenq.evaluation.config import WinRateConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tokenq.evaluate.alpaca_eval import GamedBaselines
-    from tokenq.evaluate.judging import Judge, Judgement
+    from tokenq.stats.alpaca_eval import GamedBaselines
+    from tokenq.judge.judging import Judge, Judgement
     from tokenq.results import SearchResult
 
 _MADE_BY = "tokenq eval win-rate"
@@ -28,8 +28,8 @@ def run(config: WinRateConfig) -> int:
     """
     from tokenq.cli.console import messages
     from tokenq.cli.evaluating import finish, resampling, results_of
-    from tokenq.evaluate.stored_preferences import read_preferences
-    from tokenq.evaluate.task_win_rate import from_preferences, judged
+    from tokenq.evaluation.stored_preferences import read_preferences
+    from tokenq.evaluation.task_win_rate import from_preferences, judged
     from tokenq.locks import hold_file
 
     config.check()
@@ -57,7 +57,7 @@ def _rows(path: Path) -> list[dict[str, object]]:
 
 
 def _gamed(config: WinRateConfig) -> "GamedBaselines | None":
-    from tokenq.evaluate.alpaca_eval import GamedBaselines
+    from tokenq.stats.alpaca_eval import GamedBaselines
 
     if config.gamed is None:
         return None
@@ -69,11 +69,11 @@ def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say:
     """Return the judge; of one that is asked in words, say first what it will cost."""
     from itertools import combinations
 
-    from tokenq.evaluate.judge_chat import QUESTION, ChatJudge
-    from tokenq.evaluate.judge_endpoint import Endpoint
-    from tokenq.evaluate.judge_prompt import read_template
-    from tokenq.evaluate.judging import ScoreJudge
-    from tokenq.evaluate.task_win_rate import comparisons
+    from tokenq.judge.chat import QUESTION, ChatJudge
+    from tokenq.judge.endpoint import Endpoint
+    from tokenq.judge.prompt import read_template
+    from tokenq.judge.judging import ScoreJudge
+    from tokenq.evaluation.task_win_rate import comparisons
 
     if config.reward_model is not None:
         from tokenq.models.reward_model import RewardModel
@@ -105,7 +105,7 @@ def _keep(
     config: WinRateConfig,
 ) -> None:
     """Write every judgement as a row that `--preferences` reads again."""
-    from tokenq.evaluate.judging import shares
+    from tokenq.judge.judging import shares
     from tokenq.files import write_json_lines
     from tokenq.rundir import provenance
 

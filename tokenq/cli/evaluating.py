@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import Evaluation, ReadEvaluation, ResultsEvaluation
+from tokenq.evaluation.config import Evaluation, ReadEvaluation, ResultsEvaluation
 
 if TYPE_CHECKING:
-    from tokenq.evaluate.bootstrap import Resampling
-    from tokenq.evaluate.outcome import Outcome
+    from tokenq.stats.bootstrap import Resampling
+    from tokenq.jobs.evaluated import Evaluated
+    from tokenq.stats.outcome import Outcome
     from tokenq.results import Candidate, SearchResult
     from tokenq.traces import TokenTrace
 
 
 def resampling(config: Evaluation) -> "Resampling":
     """Return how intervals are made."""
-    from tokenq.evaluate.bootstrap import Resampling
+    from tokenq.stats.bootstrap import Resampling
 
     return Resampling(config.resamples, seed=config.seed)
 
@@ -198,8 +199,8 @@ def _quality_of(
 ) -> "tuple[Callable[[SearchResult, Candidate], float], Collection[str] | None]":
     """Return how good a candidate is, and the ids of the prompts of which that is known; None for all."""
     from tokenq.data.prompts import load_prompts
-    from tokenq.evaluate.answers import find_equality, find_extractor
-    from tokenq.evaluate.tasks import AnswerTask, ReasoningGymTask, with_answers
+    from tokenq.judge.answers import find_equality, find_extractor
+    from tokenq.judge.tasks import AnswerTask, ReasoningGymTask, with_answers
 
     if config.reward_model is not None:
         from tokenq.models.reward_model import RewardModel
@@ -222,7 +223,7 @@ def _quality_of(
 
 def with_answers(config: ResultsEvaluation, results: "Sequence[SearchResult]") -> "list[SearchResult]":
     """Return results whose candidates have their answers, where the configuration says how they are found."""
-    from tokenq.evaluate.answers import find_extractor
+    from tokenq.judge.answers import find_extractor
 
     if config.answer is None:
         return list(results)
@@ -237,7 +238,6 @@ def finish(
     outcome: "Outcome",
     traces: "Iterable[TokenTrace]" = (),
     identities: Mapping[str, Any] | None = None,
-    title: str = "",
 ) -> int:
     """Show an outcome, write it wherever the configuration asks, and return 0.
 
@@ -246,30 +246,27 @@ def finish(
         outcome: what it came to.
         traces: what was read; they say which models it was.
         identities: what identifies models and data, where no traces say it.
-        title: of the page. Default: the command that evaluates the task.
     """
-    from tokenq.cli.console import messages, screen
-    from tokenq.files import write_json
-    from tokenq.report.origin import origin
-    from tokenq.report.outcome import tables
-    from tokenq.report.outcome_page import write_outcome_page
-    from tokenq.rundir import provenance
+    from tokenq.jobs.evaluated import Evaluated
 
-    out = screen()
-    for table in tables(outcome.tables):
-        out.print(table)
-    say, made_by = messages(), "tokenq compare" if outcome.task == "compare" else f"tokenq eval {outcome.task}"
     first = next(iter(traces), None)
     read: dict[str, Any] = {}
     if first is not None:
         read = {"policy": dict(first.policy), "reference": dict(first.reference), "beta": first.beta}
         read |= {} if first.reward_model is None else {"reward_model": dict(first.reward_model)}
-    record = provenance(asdict(config), config.seed, identities or read)
+    return show(config, Evaluated(outcome, f"tokenq eval {outcome.task}", asdict(config), identities or read, traces))
+
+
+def show(config: Evaluation, found: "Evaluated") -> int:
+    """Show what an evaluation came to, write it wherever the configuration asks, and return 0."""
+    from tokenq.cli.console import messages, screen
+    from tokenq.report.outcome import tables
+
+    out, say = screen(), messages()
+    for table in tables(found.outcome.tables):
+        out.print(table)
     if config.output is not None:
-        numbers = {"made_by": made_by, "task": outcome.task, "numbers": outcome.numbers, "cost": outcome.cost}
-        write_json(Path(config.output), {**record, **numbers, "about": dict(origin(record))})
-        say.print(f"done: the numbers are in {config.output}")
+        say.print(f"done: the numbers are in {found.save(config.output)}")
     if config.html is not None:
-        write_outcome_page(Path(config.html), outcome, traces, title or made_by, {**record, "made_by": made_by})
-        say.print(f"page: {config.html}")
+        say.print(f"page: {found.html(config.html)}")
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenq.cli.command import Command
-from tokenq.evaluate.eval_config import TASKS
+from tokenq.evaluation.config import TASKS
 
 SUMMARIES = {
     "preference": "how often rewards prefer the chosen response of a pair",

@@ -18,9 +18,9 @@ from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, tokenize
 from tokenq.errors import UserError
-from tokenq.evaluate.data_checks import data_facts
-from tokenq.evaluate.run_facts import DataFacts, Moved
-from tokenq.evaluate.run_record import RunRecord, read_run
+from tokenq.doctor.data_checks import data_facts
+from tokenq.runs.facts import DataFacts, Moved
+from tokenq.runs.record import RunRecord, read_run
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_tokenizer
 from tokenq.models.run_models import RunModels, against_base, spec_of
 from tokenq.records import Example

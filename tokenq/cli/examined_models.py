@@ -16,10 +16,10 @@ from tokenq.cli.doctor import DoctorConfig
 from tokenq.data.prompts import Prompt
 from tokenq.decoding import load_searcher
 from tokenq.errors import UserError
-from tokenq.evaluate.data_checks import loops
-from tokenq.evaluate.precision_checks import doubtful, update_size, updated_in
-from tokenq.evaluate.run_facts import ModelNow, Moved, Samples, Scored, Written
-from tokenq.evaluate.run_record import RunRecord
+from tokenq.doctor.data_checks import loops
+from tokenq.doctor.precision_checks import doubtful, update_size, updated_in
+from tokenq.runs.facts import ModelNow, Moved, Samples, Scored, Written
+from tokenq.runs.record import RunRecord
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.load import DTYPES, ModelSpec, load_model, load_whole
 from tokenq.models.movement import movement

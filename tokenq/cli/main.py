@@ -32,8 +32,8 @@ from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
-from tokenq.evaluate.config import SECTIONS as SWEEP_SECTIONS
-from tokenq.evaluate.config import SweepConfig
+from tokenq.evaluation.sweep_config import SECTIONS as SWEEP_SECTIONS
+from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig

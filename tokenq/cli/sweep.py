@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from tokenq.cli.outputs import claimed_folder
 from tokenq.errors import UserError
-from tokenq.evaluate.config import SETTINGS, SweepConfig
+from tokenq.evaluation.sweep_config import SETTINGS, SweepConfig
 from tokenq.search.config import USED, SearchConfig
 
 if TYPE_CHECKING:
     from tokenq.decoding import Searcher
-    from tokenq.evaluate.sweep import Point
-    from tokenq.evaluate.task_generation import Quality
-    from tokenq.evaluate.tasks import AnswerTask
+    from tokenq.evaluation.sweep import Point
+    from tokenq.evaluation.task_generation import Quality
+    from tokenq.judge.tasks import AnswerTask
     from tokenq.results import SearchResult
 
 
@@ -52,8 +52,8 @@ def _sweep(config: SweepConfig, quality: "Quality | None") -> "list[Point] | Non
     from tokenq.cli.prompt_rows import read_prompts, usable
     from tokenq.cli.search import interruptible, search_to_file
     from tokenq.decoding import check_needs, load_searcher
-    from tokenq.evaluate.answers import find_equality, find_extractor
-    from tokenq.evaluate.tasks import AnswerTask, with_answers
+    from tokenq.judge.answers import find_equality, find_extractor
+    from tokenq.judge.tasks import AnswerTask, with_answers
     from tokenq.results import read_results
 
     settings = parse_settings(config)
@@ -131,7 +131,7 @@ _SHARED = {field.name for field in fields(SearchConfig)} & {field.name for field
 
 def _is_pooled(one: SearchConfig, base: SearchConfig) -> bool:
     """Return whether a search is read off the pool of samples."""
-    from tokenq.evaluate.sweep import POOLED
+    from tokenq.evaluation.sweep import POOLED
 
     drawn = ("temperature", "top_k", "top_p", "min_p", "alpha")
     judged = one.ranking == "value"  # a judge reads texts, which the pool's own search shows it
@@ -175,8 +175,8 @@ def _points(
     seed: int,
 ) -> "list[Point]":
     """Return every search as a point of the curve."""
-    from tokenq.evaluate.bootstrap import Resampling
-    from tokenq.evaluate.sweep import first_samples, point, rivals_of
+    from tokenq.stats.bootstrap import Resampling
+    from tokenq.evaluation.sweep import first_samples, point, rivals_of
 
     pool = found["pool"]
     plans = {"sample": replace(loaded, config=replace(base, method="sample")).plan}

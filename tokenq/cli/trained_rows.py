@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenq.errors import UserError
-from tokenq.evaluate.eval_config import ReadEvaluation
+from tokenq.evaluation.config import ReadEvaluation
 from tokenq.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def warn_of_trained_rows(config: ReadEvaluation, examples: "Sequence[Example]", 
         say: told so.
     """
     from tokenq.cli.examination import parts_of_data
-    from tokenq.evaluate.run_record import read_run
+    from tokenq.runs.record import read_run
 
     folder = _run_of(config)
     if folder is None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tokenq
-from tokenq.evaluate.finding import SEVERITIES, Finding, shown
-from tokenq.evaluate.run_record import RunRecord, Series
+from tokenq.doctor.finding import SEVERITIES, Finding, shown
+from tokenq.runs.record import RunRecord, Series
 from tokenq.files import write_text
 from tokenq.report.offline import templates, writable
 from tokenq.report.origin import origin

@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from tokenq.errors import UserError
-from tokenq.evaluate.outcome import Chart, Table
-from tokenq.evaluate.section import HeatMap, Section
+from tokenq.stats.outcome import Chart, Table
+from tokenq.figures.section import HeatMap, Section
 from tokenq.files import plain, write_json, write_text
 from tokenq.report.channels import CHANNELS, Channel, largest
 from tokenq.report.drawing import INSTALL, installed, save

@@ -10,8 +10,8 @@ from rich.table import Column
 from rich.table import Table as Drawn
 from rich.text import Text
 
-from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Cell, Chart, Curve, Table
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Cell, Chart, Curve, Table
 from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, text_width
 
 if TYPE_CHECKING:

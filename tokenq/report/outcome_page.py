@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tokenq.evaluate.finding import shown
-from tokenq.evaluate.outcome import Example, Outcome
+from tokenq.doctor.finding import shown
+from tokenq.stats.outcome import Example, Outcome
 from tokenq.files import write_text
 from tokenq.records import Response
 from tokenq.report.drawing import installed

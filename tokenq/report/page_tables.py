@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Cell, Table
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Cell, Table
 from tokenq.report.outcome import said
 
 

@@ -12,7 +12,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenq.evaluate.token_labels import labels_from_stretches
+from tokenq.evaluation.token_labels import labels_from_stretches
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
 from tokenq.report.drawing import blank, drawable, form_of, save
 from tokenq.traces import TokenTrace

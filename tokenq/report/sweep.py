@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenq.evaluate.bootstrap import Estimate
-from tokenq.evaluate.outcome import Cell, Chart, Curve, Table
-from tokenq.evaluate.sweep import Beats, Point
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Cell, Chart, Curve, Table
+from tokenq.evaluation.sweep import Beats, Point
 from tokenq.report.drawing import save
 from tokenq.report.outcome import figure
 

@@ -1,0 +1,1 @@
+"""Trainings on the same data, side by side."""

@@ -1,0 +1,1 @@
+"""Is a training healthy: checks of what it recorded, of its rows and of its weights."""

@@ -1,0 +1,1 @@
+"""Tasks: what traces and answers are worth, with intervals and baselines."""

@@ -1,0 +1,293 @@
+"""Does a read-out find the wrong tokens? Token labels against token scores, per example and pooled, side by side.
+
+Per example: how well one response's own tokens are ordered, which needs no common scale across prompts. Pooled: one
+ranking of all tokens, which does. A score that only tells where errors *may* stand (every number, say) looks good on
+all tokens and bad among the tokens of that class, so the same table is made for classes of tokens too. No read-out is
+chosen here and no threshold; labels come from the data (`tokenq.evaluation.token_labels`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.special import comb
+from scipy.stats import rankdata
+
+from tokenq.errors import UserError, unknown_name
+from tokenq.stats.bootstrap import (
+    PLAIN,
+    Estimate,
+    Floats,
+    Resampling,
+    Statistic,
+    intervals,
+    mean_interval,
+    mean_of,
+    ratio,
+    unit_numbers,
+)
+from tokenq.evaluation.readouts import READOUTS, Suspicion, written
+from tokenq.evaluation.token_labels import Bools
+from tokenq.patterns import read_pattern
+from tokenq.traces import TokenTrace
+
+ALL_TOKENS: Mapping[str, str] = {"all": ""}
+POOLED = ("pooled_auroc", "pooled_average_precision")
+
+
+@dataclass(frozen=True)
+class ReadoutRow:
+    """How well one read-out finds the wrong tokens.
+
+    Attributes:
+        readout: its name.
+        metrics: means over examples `auroc`, `average_precision`, `top_1` …, and `pooled_auroc`,
+            `pooled_average_precision` over all tokens together.
+        differences: each metric minus that of the read-out compared against, paired.
+        per_example: the values behind the means, one for each example; NaN where undefined.
+    """
+
+    readout: str
+    metrics: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+    per_example: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """All read-outs on the tokens of one class.
+
+    Attributes:
+        token_class: its name.
+        pattern: the expression that a token's text holds, "" for all tokens.
+        examples: how many there are.
+        without_wrong: examples without a wrong token: they count in pooled numbers only.
+        without_right: examples whose every token is wrong: they have no AUROC of their own.
+        tokens: tokens in all.
+        wrong_tokens: the wrong ones among them.
+        against: the read-out that differences are taken from.
+        chance: each metric of a score that is the same everywhere (ties broken at random).
+        rows: the read-outs.
+    """
+
+    token_class: str
+    pattern: str
+    examples: int
+    without_wrong: int
+    without_right: int
+    tokens: int
+    wrong_tokens: int
+    against: str
+    chance: Mapping[str, float]
+    rows: tuple[ReadoutRow, ...]
+
+
+class _Tokens(NamedTuple):
+    """The tokens of one example that belong to a class: scores [T, M] of M read-outs, and whether each is wrong [T]."""
+
+    scores: Floats
+    wrong: Bools
+
+
+def localise(
+    traces: Sequence[TokenTrace],
+    labels: Sequence[Bools],
+    readouts: Mapping[str, Suspicion] = READOUTS,
+    *,
+    against: str = "implicit_reward",
+    classes: Mapping[str, str] = ALL_TOKENS,
+    tops: Sequence[int] = (1, 5),
+    groups: Sequence[object] | None = None,
+    how: Resampling = PLAIN,
+) -> tuple[Localisation, ...]:
+    r"""Return, for every class of tokens, how well each read-out finds the wrong ones.
+
+    Args:
+        traces: one for each example.
+        labels: [W] for each example: whether the written token is wrong.
+        readouts: what to compare, by name.
+        against: the read-out that all others are compared with.
+        classes: name → expression that a token's text must hold: {"numbers": r"\d"}; "" for all tokens.
+        tops: top-k hits to report.
+        groups: which examples belong together (a prompt's name), None: every example is a unit of its own.
+        how: resamples, confidence, seed.
+
+    Raises:
+        UserError: there is nothing to compare, labels do not line up with tokens, or a trace lacks a number.
+    """
+    if against not in readouts:
+        raise unknown_name("read-out", against, readouts)
+    if not traces or len(labels) != len(traces):
+        raise UserError(f"{len(traces)} traces and {len(labels)} labels do not line up.", "Label every trace.")
+    for trace, wrong in zip(traces, labels, strict=True):
+        if len(wrong) != len(written(trace)):
+            raise UserError(
+                f"Trace {trace.id}: {len(wrong)} labels for the {len(written(trace))} tokens that the policy wrote.",
+                "There is one label for each token written.",
+            )
+    scores = [np.stack([readout(trace) for readout in readouts.values()], 1) for trace in traces]
+    tables = []
+    for name, pattern in classes.items():
+        masks = [_in_class(trace, pattern) for trace in traces]
+        parts = [_Tokens(s[m], np.asarray(w)[m]) for s, w, m in zip(scores, labels, masks, strict=True)]
+        # One more column, the same everywhere: what chance does.
+        parts = [_Tokens(np.column_stack((part.scores, np.zeros(len(part.wrong)))), part.wrong) for part in parts]
+        tables.append(_table((name, pattern), parts, (tuple(readouts), against), tops, groups, how))
+    return tuple(tables)
+
+
+def _in_class(trace: TokenTrace, pattern: str) -> Bools:
+    expression = read_pattern(pattern)
+    return np.array([expression.found_in(token.text) for token in written(trace)], dtype=np.bool_)
+
+
+def _table(
+    token_class: tuple[str, str],
+    parts: Sequence[_Tokens],
+    names: tuple[tuple[str, ...], str],
+    tops: Sequence[int],
+    groups: Sequence[object] | None,
+    how: Resampling,
+) -> Localisation:
+    readouts, against = names
+    base, columns = readouts.index(against), len(readouts) + 1
+    values = {metric: np.full((len(parts), columns), np.nan) for metric in ("auroc", "average_precision")}
+    values |= {f"top_{k}": np.full((len(parts), columns), np.nan) for k in tops}
+    for number, part in enumerate(parts):
+        for metric, found in example_metrics(part.scores, part.wrong, tops).items():
+            values[metric][number] = found
+    estimates = {metric: _means(table, base, groups, how) for metric, table in values.items()}
+    estimates |= dict(zip(POOLED, _pooled(parts, base, groups, how), strict=True))
+    wrong = [int(part.wrong.sum()) for part in parts]
+    sizes = [len(part.wrong) for part in parts]
+    return Localisation(
+        token_class=token_class[0],
+        pattern=token_class[1],
+        examples=len(parts),
+        without_wrong=wrong.count(0),
+        without_right=sum(some == size for some, size in zip(wrong, sizes, strict=True) if size),
+        tokens=sum(sizes),
+        wrong_tokens=sum(wrong),
+        against=against,
+        chance={metric: found[columns - 1].value for metric, found in estimates.items()},
+        rows=tuple(
+            ReadoutRow(
+                readout=name,
+                metrics={metric: found[number] for metric, found in estimates.items()},
+                differences={metric: found[columns + number] for metric, found in estimates.items()},
+                per_example={metric: tuple(map(float, table[:, number])) for metric, table in values.items()},
+            )
+            for number, name in enumerate(readouts)
+        ),
+    )
+
+
+def example_metrics(scores: Floats, wrong: Bools, tops: Sequence[int]) -> dict[str, Floats]:
+    """Return the metrics of one example for M scores at once, each [M]; those that are undefined are not there.
+
+    AUROC (ties count half) = (Σ ranks of the wrong − P (P + 1) / 2) / (P N). Average precision, with tied tokens at one
+    threshold, = mean over wrong tokens of (wrong tokens at or above it) / (tokens at or above it). Top-k: whether a
+    wrong token is among the k most suspicious, expected over the order of ties. AUROC needs wrong and right tokens,
+    the others a wrong one.
+
+    Args:
+        scores: [T, M], larger = more suspicious.
+        wrong: [T].
+        tops: k of each top-k hit.
+    """
+    positives, negatives = int(wrong.sum()), int((~wrong).sum())
+    if not positives:
+        return {}
+    above = rankdata(-scores, method="max", axis=0)[wrong]
+    found = {"average_precision": (rankdata(-scores[wrong], method="max", axis=0) / above).mean(0)}
+    found |= {f"top_{k}": _top_hit(scores, wrong, k) for k in tops}
+    if negatives:
+        ranks = rankdata(scores, axis=0)[wrong].sum(0)
+        found["auroc"] = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+    return found
+
+
+def _top_hit(scores: Floats, wrong: Bools, k: int) -> Floats:
+    """Return the probability that one of the k highest is wrong: 1 − C(t − p, slots) / C(t, slots) for the ties.
+
+    With t tokens tied at the k-th highest score, p of them wrong, and `slots` of the k places left for them.
+    """
+    k = min(k, len(wrong))
+    edge = np.sort(scores, axis=0)[-k]
+    tied, above = scores == edge, scores > edge
+    slots = k - above.sum(0)
+    missed = comb(tied.sum(0) - tied[wrong].sum(0), slots) / comb(tied.sum(0), slots)
+    return np.asarray(np.where(above[wrong].any(0), 1.0, 1.0 - missed), dtype=np.float64)
+
+
+def _means(table: Floats, base: int, groups: Sequence[object] | None, how: Resampling) -> list[Estimate]:
+    """Return the mean of each column over the examples where it is defined, then the same of differences."""
+    kept = ~np.isnan(table[:, 0])
+    names = None if groups is None else [group for group, keep in zip(groups, kept, strict=True) if keep]
+    statistic, n = mean_of(table[kept], names)
+    found = intervals(_differences_too(statistic, base), n, how)
+    shares = [groups is None and n > 0 and set(np.unique(column)) <= {0.0, 1.0} for column in table[kept].T]
+    means = [mean_interval(table[kept, i], None, how) if share else found[i] for i, share in enumerate(shares)]
+    return means + found[table.shape[1] :]
+
+
+def _pooled(
+    parts: Sequence[_Tokens], base: int, groups: Sequence[object] | None, how: Resampling
+) -> tuple[list[Estimate], list[Estimate]]:
+    """Return AUROC and average precision of all tokens together: each column's, then the differences'."""
+    owner, n = unit_numbers(groups, len(parts))
+    owners = np.repeat(owner, [len(part.wrong) for part in parts])
+    wrong = np.concatenate([part.wrong for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    each = [pooled_areas(column, wrong, owners, n) for column in scores.T]
+
+    def both(counts: Floats) -> Floats:
+        areas = np.stack([statistic(counts) for statistic in each])
+        return np.concatenate([_beside(areas[:, :, which].T, base) for which in (0, 1)], axis=1)
+
+    found = intervals(both, n, how)
+    return found[: len(found) // 2], found[len(found) // 2 :]
+
+
+def pooled_areas(scores: Floats, wrong: Bools, owner: NDArray[np.int64], n: int) -> Statistic:
+    """Return the statistic (AUROC, average precision) of pooled tokens under counts of the units that own them.
+
+    Tokens are weighed, not copied: what lies between two wrong tokens is counted once for each unit, so that a
+    resample costs a sparse product. Equal to scikit-learn's with each token's count as its sample weight.
+
+    Args:
+        scores: [T], larger = more suspicious.
+        wrong: [T].
+        owner: [T] the unit of each token.
+        n: units.
+    """
+    thresholds = np.unique(scores[wrong])
+    # Even places lie between thresholds, odd ones on them.
+    place = np.searchsorted(thresholds, scores, "left") + np.searchsorted(thresholds, scores, "right")
+    ones, k = np.ones(len(scores)), len(thresholds)
+    right = csr_array((ones[~wrong], (place[~wrong], owner[~wrong])), shape=(2 * k + 1, n))
+    hits = csr_array((ones[wrong], (place[wrong] // 2, owner[wrong])), shape=(k, n))
+
+    def areas(counts: Floats) -> Floats:
+        negatives, positives = np.cumsum(right @ counts.T, axis=0), hits @ counts.T
+        all_negatives, all_positives = negatives[-1], positives.sum(0)
+        below, up_to = negatives[0:-1:2], negatives[1::2]
+        ordered = (positives * (below + up_to) / 2).sum(0)
+        caught = all_positives - np.cumsum(positives, axis=0) + positives
+        precision = np.nan_to_num(ratio(caught, caught + all_negatives - below))
+        precise = (positives * precision).sum(0)
+        return np.stack([ratio(ordered, all_positives * all_negatives), ratio(precise, all_positives)], axis=1)
+
+    return areas
+
+
+def _differences_too(statistic: Statistic, base: int) -> Statistic:
+    return lambda counts: _beside(statistic(counts), base)
+
+
+def _beside(values: Floats, base: int) -> Floats:
+    """Return the columns, and beside them each column minus the base."""
+    return np.concatenate((values, values - values[:, [base]]), axis=1)

@@ -1,0 +1,1 @@
+"""What a finished run recorded, read again."""
