@@ -257,7 +257,9 @@ def plain(value: Any) -> Any:
     if kind in _PLAIN:
         return value
     if kind is list or kind is tuple:
-        return [plain(item) for item in value]
+        kinds = set(map(type, value))
+        as_it_is = kinds <= _PLAIN or (kinds <= _NUMBERS and all(map(math.isfinite, value)))
+        return list(value) if as_it_is else [plain(item) for item in value]
     if kind is dict:
         return {name if type(name) is str else str(name): plain(item) for name, item in value.items()}
     if isinstance(value, np.generic):
@@ -272,6 +274,7 @@ def plain(value: Any) -> Any:
 
 
 _PLAIN = frozenset({str, int, bool, type(None)})
+_NUMBERS = frozenset({int, float})
 
 _ESCAPED = "backslashreplace"
 """Half a surrogate pair, which JSON can hold and UTF-8 cannot, is written as JSON escapes it."""

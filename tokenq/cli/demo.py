@@ -87,7 +87,7 @@ def _shown(config: DemoConfig, stages: Stages) -> Shown:
         from tokenq.cli.demo_own import run_own
 
         return run_own(config, stages)
-    with side_by_side("tokenq.cli.demo_world") as together:
-        from tokenq.cli.demo_world import run_world
+    from tokenq.cli.demo_world import run_world
 
+    with side_by_side() as together:
         return run_world(Path(config.output), config.seed, quick=config.quick, stages=stages, together=together)

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from tokenq.cli.demo_parts import EVALUATIONS, answers, trained
-from tokenq.cli.side_by_side import Together
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.models.load import hide_progress_bars
 from tokenq.results import Candidate, SearchResult
@@ -61,19 +60,13 @@ class World:
 
     def gold(self, result: SearchResult, candidate: Candidate) -> float:
         """Return the true reward of a summary of a test post."""
-        return GOLD(self.test_posts[result.id], candidate.text)
+        return _gold(self.test_posts[result.id], candidate.text)
 
 
-def by_reward_and_by_length(world: World, pairs: Path, by_length: Path, held_out: Path) -> None:
-    """Learn from both labellers; they saw the same summaries, so that the second reads no reference again."""
-    _dpo(world, "dpo", world.sft, pairs, held_out)
-    _dpo(world, "length_dpo", world.sft, by_length)
-
-
-def after_chosen(world: World, pairs: Path, held_out: Path) -> None:
-    """Learn from the chosen summaries first, and from the preferences then."""
-    chosen = _sft(world, "chosen_sft", world.sft, pairs, "cosine")
-    _dpo(world, "chosen_dpo", chosen, pairs, held_out)
+@cache
+def _gold(post: Post, text: str) -> float:
+    """Return the true reward of a summary; many searches find the same one."""
+    return GOLD(post, text)
 
 
 def learn(world: World) -> None:
@@ -85,10 +78,11 @@ def learn(world: World) -> None:
         model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
     for number, (stage, rows) in enumerate(zip(world.settings.sft_stages, world.settings.sft_rows(), strict=True), 1):
-        policy = _sft(world, f"sft{number}", policy, world.data(f"demonstrations{number}", rows), stage.schedule)
+        policy = sft(world, f"sft{number}", policy, world.data(f"demonstrations{number}", rows), stage.schedule)
 
 
-def _sft(world: World, name: str, model: Path, data: Path, schedule: str) -> Path:
+def sft(world: World, name: str, model: Path, data: Path, schedule: str) -> Path:
+    """Train on demonstrations, and return the policy."""
     return trained(
         world.folder / name,
         loss="sft",
@@ -100,7 +94,8 @@ def _sft(world: World, name: str, model: Path, data: Path, schedule: str) -> Pat
     )
 
 
-def _dpo(world: World, name: str, model: Path, data: Path, held_out: Path | None = None) -> None:
+def dpo(world: World, name: str, model: Path, data: Path, held_out: Path | None = None) -> None:
+    """Train on pairs against the model that is begun from."""
     own = world.settings
     steps = round(own.dpo_epochs * own.pair_posts / own.dpo_batch_size)
     trained(
@@ -123,14 +118,13 @@ def _shared(world: World, model: Path, data: Path) -> dict[str, Any]:
     return {"model": str(model), "data": (str(data),), "seed": seed, "device": "cpu", "dtype": "float32"}
 
 
-def labelled_pairs(world: World, together: Together) -> tuple[Path, Path, Path]:
+def labelled_pairs(world: World) -> tuple[Path, Path, Path]:
     """Return pairs of summaries by the SFT policy: to train on, the same labelled with a taste for length, held out."""
     own = world.settings
     by_length = GoldReward(length_bonus=own.length_bonus)
     tastes = {"pairs": {"pairs": GOLD, "length_pairs": by_length}, "held_out": {"held_out": GOLD}}
     posts = {"pairs": own.for_pairs(), "held_out": own.held_out()}
-    tasks = {name: partial(_labelled, world, name, posts[name], by) for name, by in tastes.items()}
-    (pairs, longer), (held_out,) = together(tasks)
+    (pairs, longer), (held_out,) = (_labelled(world, name, posts[name], by) for name, by in tastes.items())
     return pairs, longer, held_out
 
 

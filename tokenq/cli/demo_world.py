@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenq.cli.demo_learning import World, after_chosen, by_reward_and_by_length, decoding, labelled_pairs, learn
+from tokenq.cli.demo_learning import World, decoding, dpo, labelled_pairs, learn, sft
 from tokenq.cli.demo_parts import (
     Shown,
     answers,
@@ -71,14 +71,14 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together:
     with stages("learn to summarise from demonstrations"):
         learn(world)
     with stages("write summaries, and have pairs of them labelled"):
-        pairs, by_length, held_out = labelled_pairs(world, together)
-    with stages("learn from preferences: by reward and by length, and after SFT on the chosen"):
-        together(
-            {
-                "dpo, length_dpo": partial(by_reward_and_by_length, world, pairs, by_length, held_out),
-                "chosen_sft, chosen_dpo": partial(after_chosen, world, pairs, held_out),
-            }
-        )
+        pairs, by_length, held_out = labelled_pairs(world)
+    with stages("learn from preferences (DPO)"):
+        dpo(world, "dpo", world.sft, pairs, held_out)
+    with stages("the same after SFT on the chosen summaries"):
+        chosen = sft(world, "chosen_sft", world.sft, pairs, "cosine")
+        dpo(world, "chosen_dpo", chosen, pairs, held_out)
+    with stages("the same by a labeller who likes length"):
+        dpo(world, "length_dpo", world.sft, by_length)
     with stages("search"):
         search, summary, samples = _search(world, together)
     with stages("read token by token"):

@@ -1,8 +1,7 @@
 """Tasks of one command side by side: a process each, as many at a time as there are cores.
 
-Steps of small models are too short to be shared by cores: two tasks beside each other are done long before the same two
-in turn. Each computes with as many threads as it would alone, so that its numbers are the same to the last bit; threads
-that wait sleep, since spinning ones would take the core that the other task needs.
+Steps of small models are too short to be shared by cores: two tasks beside each other, on one thread each, are done
+long before the same two in turn on all of them.
 """
 
 import contextlib
@@ -11,9 +10,9 @@ import os
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -21,9 +20,6 @@ from typing import Protocol, TypeVar
 from tokenq.cli.console import messages
 
 Found = TypeVar("Found")
-
-SLEEPING = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""What has waiting threads of OpenMP sleep: GNU's, and LLVM's and Intel's."""
 
 
 class Together(Protocol):
@@ -40,34 +36,30 @@ def in_turn(tasks: Mapping[str, Callable[[], Found]]) -> list[Found]:
 
 
 @contextlib.contextmanager
-def side_by_side(*modules: str) -> Iterator[Together]:
+def side_by_side() -> Iterator[Together]:
     """Give what does tasks in processes of their own; where there is one core, in turn.
 
-    What a task prints is shown when it is done, in the order of the tasks.
-
-    Args:
-        modules: imported once for all of them, from now on, while this process does something else.
+    The processes are there from the beginning of the block: forked where that is sound, they have what this one has
+    imported, and none of its threads if it has not computed yet. What a task prints is shown when it is done, in the
+    order of the tasks.
 
     Yields:
         Takes tasks that can be pickled. An error of one of them ends them all and is raised here.
     """
-    if (os.cpu_count() or 1) < 2:
+    cores = os.cpu_count() or 1
+    if cores < 2:
         yield in_turn
         return
-    forked = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forked else "spawn")
-    inherited = {**SLEEPING, **({"COLUMNS": str(messages().width)} if sys.stdout.isatty() else {})}
-    with _environment(inherited):  # read when a process loads OpenMP, which this one has done
-        if forked:
-            context.set_forkserver_preload(list(modules))
-            forkserver.ensure_running()
-    pool = ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_end_with_parent)
-    with tempfile.TemporaryDirectory(prefix="tokenq-") as folder:
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    columns = str(messages().width) if sys.stdout.isatty() else None
+    pool = ProcessPoolExecutor(min(cores, MOST), context, _begin, (columns,))
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="tokenq-") as folder:
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which do nothing here
+        pool.submit(int)  # starts them all
 
         def together(tasks: Mapping[str, Callable[[], Found]]) -> list[Found]:
             said = [Path(folder) / f"{number}" for number, _ in enumerate(tasks)]
-            with _environment(inherited):
-                running = [pool.submit(_captured, task, path) for task, path in zip(tasks.values(), said, strict=True)]
+            running = [pool.submit(_captured, task, path) for task, path in zip(tasks.values(), said, strict=True)]
             found = []
             for name, future, path in zip(tasks, running, said, strict=True):
                 with messages().status(f"side by side: {', '.join(tasks)}; waiting for {name}"):
@@ -87,13 +79,23 @@ def side_by_side(*modules: str) -> Iterator[Together]:
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Have this process end when the one that it works for does, however that ends."""
+MOST = 4
+"""Processes at once: the demonstration has no more tasks."""
+
+
+def _begin(columns: str | None) -> None:
+    """Compute on one thread, write as wide as the terminal is, and end when the process that is worked for does."""
+    import torch
+
+    torch.set_num_threads(1)
+    if columns is not None:
+        os.environ["COLUMNS"] = columns
     parent = multiprocessing.parent_process()
     assert parent is not None
+    sentinel = parent.sentinel
 
     def watch() -> None:
-        wait([parent.sentinel])
+        wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -122,15 +124,3 @@ def _show(said: Path) -> None:
             stream.write(path.read_text(encoding=stream.encoding, errors="replace"))
             stream.flush()
             path.unlink()
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Have variables of the environment inside the block, where the user has not set them."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            os.environ.pop(name, None)

@@ -8,6 +8,7 @@ first that agrees is used.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -112,9 +113,14 @@ class PackedLM(nn.Module):
         projection: Any = self.lm.get_output_embeddings()
         if type(projection) is not nn.Linear:
             return None
-        softcap = self.lm.config.get_text_config().to_dict().get("final_logit_softcapping")
+        softcap = self._softcap
         sink = _grad_buffer(projection.weight) if self.grad_in_place and torch.is_grad_enabled() else None
         return Head(projection.weight, projection.bias, softcap, sink, self.keep_bytes, self.workspace)
+
+    @cached_property
+    def _softcap(self) -> float | None:
+        softcap: float | None = self.lm.config.get_text_config().to_dict().get("final_logit_softcapping")
+        return softcap
 
     def accumulate_in_place(self) -> None:
         """Add the gradients of head and embeddings to `.grad` directly, without a buffer of vocabulary size each time.

@@ -88,6 +88,7 @@ class _Trainer:
         self.meter = Meter()
         self.examples = examples_of(self.job.data.groups, unit)
         self.per_epoch = steps_per_epoch(self.job.config, self.examples.total)
+        self.clipped = list(self.policy.parameters()), *parted(self.policy, self.job.values)
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
@@ -274,8 +275,8 @@ class _Trainer:
     def _clip(self) -> dict[str, float]:
         """Clip the gradient, that of a value network by itself, and return the norms before that."""
         limit = self.job.config.max_grad_norm or math.inf
-        own, apart = parted(self.policy, self.job.values)
-        norm = self.accelerator.clip_grad_norm_(self.policy.parameters() if not apart else own, limit)
+        every, own, apart = self.clipped
+        norm = self.accelerator.clip_grad_norm_(own if apart else every, limit)
         norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
         if apart:  # after accelerate has undone the scale of all gradients, where there is one
             norms["values/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(apart, limit))

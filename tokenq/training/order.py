@@ -7,6 +7,7 @@ share a prompt, and such a group is cut where a step is full.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -93,8 +94,15 @@ def step_parts(config: TrainConfig, sizes: NDArray[np.int64], step: int) -> list
         step: updates done before this one.
     """
     epoch, place = divmod(step, steps_per_epoch(config, int(sizes.sum())))
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(sizes))
-    return cut(order, sizes, place * config.batch_size, config.batch_size)
+    return cut(_permutation(config.seed, epoch, len(sizes)), sizes, place * config.batch_size, config.batch_size)
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """Return the order of an epoch, which all its steps share."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order
 
 
 def cut(order: NDArray[np.int64], sizes: NDArray[np.int64], begin: int, count: int) -> list[Part]:
