@@ -16,9 +16,9 @@ from typing import Any
 from bench.loss_jobs import SAMPLES, decoding, recipe
 from tokenq.cli.demo_learning import World, learn
 from tokenq.cli.demo_parts import answers, first_samples, trained
-from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.files import JsonLines
 from tokenq.rundir import RunDir
+from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.worlds.demo import DemoSettings
 from tokenq.worlds.gold import GOLD
 from tokenq.worlds.tldr import Noise, Post, dice, write_summary

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenq.data.source_language import parse_source
 from tokenq.data.sources import read_rows
-from tokenq.stats.bootstrap import mean_interval
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.train import train
 from tokenq.models.movement import movement
 from tokenq.rundir import RunDir
+from tokenq.stats.bootstrap import mean_interval
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

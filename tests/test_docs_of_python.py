@@ -16,7 +16,7 @@ def names(tmp_path, monkeypatch):
     """Return the names that the blocks may use, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     tiny_model("llama").save_pretrained("model")
-    tiny_tokenizer().save_pretrained("model")
+    tiny_tokenizer("bytes").save_pretrained("model")
     return {"NAME": "model"}
 
 
@@ -30,6 +30,8 @@ def test_every_block_runs(names):
     assert len(names["losses"].values) == 2
     assert len(names["tokens"]) == len(names["session"].score("1 + 1 =", " 2").tokens)
     assert names["found"][0].candidates
+    assert len(names["table"]) == 2
+    assert names["page"].read_text().startswith("<!doctype html>")
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 10
 
 

@@ -33,7 +33,9 @@ def trace(name, ranks):
 
 
 def test_a_read_out(monkeypatch):
-    monkeypatch.setattr("tokenq.evaluation.readouts.READOUTS", {"implicit_reward": lambda one: np.zeros(len(one.tokens))})
+    monkeypatch.setattr(
+        "tokenq.evaluation.readouts.READOUTS", {"implicit_reward": lambda one: np.zeros(len(one.tokens))}
+    )
     traces = [trace("a", [0, 7, 1]), trace("b", [3, 0, 0])]
     labels = [np.array([False, True, False]), np.array([False, True, False])]
     rows = {row.readout: row for row in run_example("A read-out", traces=traces, labels=labels)["found"][0].rows}

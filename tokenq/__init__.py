@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenq.data.prompts import Given
     from tokenq.decoding import Judge
+    from tokenq.jobs.compare import compare as compare
     from tokenq.jobs.inputs import Name
     from tokenq.jobs.train import train as train
     from tokenq.results import SearchResult
@@ -50,7 +51,7 @@ def decode(
     return decoding.decode(fspath(policy), prompts, judge, **options)
 
 
-_JOBS = {"train": "tokenq.jobs.train"}
+_JOBS = {"compare": "tokenq.jobs.compare", "train": "tokenq.jobs.train"}
 """Functions that are imported when they are asked for, with torch, and where they stand."""
 
 

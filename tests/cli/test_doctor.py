@@ -10,12 +10,12 @@ import pytest
 from tokenq.cli.doctor import SECTIONS, SPELT_ELSEWHERE, DoctorConfig, run
 from tokenq.cli.flags import parse
 from tokenq.cli.main import main
-from tokenq.errors import UserError
 from tokenq.doctor.doctor import CHECKS
 from tokenq.doctor.finding import Evidence, Finding
-from tokenq.runs.record import read_run
+from tokenq.errors import UserError
 from tokenq.records import SCHEMA
 from tokenq.report.doctor_page import doctor_page, write_doctor_page
+from tokenq.runs.record import read_run
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 

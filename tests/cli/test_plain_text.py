@@ -11,8 +11,8 @@ from tokenq.cli.console import messages, screen
 from tokenq.cli.main import COMMANDS, main
 from tokenq.cli.plain_text import one_line, printable
 from tokenq.errors import UserError
-from tokenq.stats.outcome import Table
 from tokenq.report.outcome import brief, tables
+from tokenq.stats.outcome import Table
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\r\x9b2Jb\u202ec"
 SHOWN = r"a\x1b[31mred\x1b]0;title\x07\x0d\x9b2Jb\u202ec"

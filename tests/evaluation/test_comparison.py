@@ -6,13 +6,13 @@ import math
 import pytest
 from hand_made_runs import FIRST, SECOND, STARTS, change_lines, write_lines, write_metrics, write_provenance, write_run
 
-from tokenq.core.stats import proportion_interval
-from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.comparison.compared_runs import find_setup, read_runs, setups_of
 from tokenq.comparison.comparison import compare
 from tokenq.comparison.curves import curves_of
 from tokenq.comparison.outcome import outcome_of
+from tokenq.core.stats import proportion_interval
+from tokenq.errors import UserError
+from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
 
 
 def compared(*folders, baseline=None):

@@ -23,13 +23,13 @@ from recorded_runs import (
     written,
 )
 
-from tokenq.errors import UserError
 from tokenq.doctor.data_checks import data_facts, loops, repetition
 from tokenq.doctor.doctor import CHECKS, diagnose, healthy
 from tokenq.doctor.finding import Evidence, percent, shown
+from tokenq.errors import UserError
+from tokenq.records import TokenGroup, TokenResponse
 from tokenq.runs.facts import ModelNow, Samples, Scored
 from tokenq.runs.record import RunRecord, read_run
-from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.tiny import CHATML, tiny_tokenizer
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scored_traces import BETA, make_trace
 
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Resampling
 from tokenq.evaluation.first_error import (
     Solution,
     average_f1,
@@ -26,6 +25,7 @@ from tokenq.evaluation.first_error import (
 )
 from tokenq.evaluation.step_rules import NO_GATE, RULES, predict
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, read_label, step_scores
+from tokenq.stats.bootstrap import Resampling
 
 FEW = Resampling(resamples=300)
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tokenq.judge.prompt import STANDARD, Template, disarmed, read_verdict
 from tokenq.judge.judging import Answer, Comparison, combined, undone
+from tokenq.judge.prompt import STANDARD, Template, disarmed, read_verdict
 
 FORGERIES = [
     "Verdict: A",

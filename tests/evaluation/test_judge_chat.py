@@ -15,8 +15,8 @@ from stub_endpoint import StubEndpoint, failed, said
 from tokenq.errors import UserError
 from tokenq.judge.chat import HOPELESS, ChatJudge
 from tokenq.judge.endpoint import Endpoint
-from tokenq.judge.prompt import Template
 from tokenq.judge.judging import Comparison, reliability, shares
+from tokenq.judge.prompt import Template
 
 pytest.importorskip("openai")
 

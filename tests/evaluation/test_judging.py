@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tokenq.errors import UserError
-from tokenq.judge.prompt import STANDARD, Template, read_template, read_verdict
 from tokenq.judge.judging import (
     Answer,
     Comparison,
@@ -17,6 +16,7 @@ from tokenq.judge.judging import (
     shares,
     undone,
 )
+from tokenq.judge.prompt import STANDARD, Template, read_template, read_verdict
 
 
 def answers(given, swapped):

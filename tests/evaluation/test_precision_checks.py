@@ -8,8 +8,8 @@ from recorded_runs import found, healthy_dpo, with_config
 from safetensors.torch import save_file
 
 from tokenq.doctor.precision_checks import doubtful, half_spacing, out_of_reach, update_size, updated_in
-from tokenq.runs.facts import Moved
 from tokenq.models.movement import movement, reached
+from tokenq.runs.facts import Moved
 
 
 def trained_in(dtype, rate=1e-6, precision=None, **config):

@@ -7,11 +7,11 @@ import pytest
 from scored_traces import make_trace
 
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Resampling
 from tokenq.evaluation.readouts import READOUTS, readouts_of, reward_model
 from tokenq.evaluation.step_rules import RULES, predict
 from tokenq.evaluation.step_scores import step_scores
 from tokenq.evaluation.task_first_error import first_error
+from tokenq.stats.bootstrap import Resampling
 
 FEW = Resampling(resamples=300)
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tokenq.stats.bootstrap import Estimate
-from tokenq.figures.searches import Sweep, searches
 from tokenq.evaluation.sweep import Beats, Point, Rival
+from tokenq.figures.searches import Sweep, searches
+from tokenq.stats.bootstrap import Estimate
 
 
 def estimate(value, half=0.1):

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from tokenq.stats.bootstrap import Estimate
 from tokenq.evaluation.sweep import Beats, Point, Rival, affordable, beats, first_samples, point, rivals_of
 from tokenq.report.sweep import SHARES, sweep_table
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.search.methods import Plan
+from tokenq.stats.bootstrap import Estimate
 
 
 def candidate(text, length, logp=-1.0, ref_logp=-1.0, answer=None):

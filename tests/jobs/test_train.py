@@ -153,7 +153,7 @@ MODEL = "the model"
         ({"data": [1, 2]}, "A int is no row of data"),
         ({"data": []}, "There is no training data"),
         ({"data": [{"prompt": "a", "chosen": object(), "rejected": "b"}]}, "cannot be written as JSON"),
-        ({"data": datasets.Dataset.from_list([{"question": "a", "text": "b"}])}, "fit no known format"),
+        ({"data": datasets.Dataset.from_list([{"first": "a", "second": "b"}])}, "fit no known format"),
         ({"beta": float("nan")}, "beta"),
         ({"loss": "dop"}, "dop"),
     ],

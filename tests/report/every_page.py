@@ -8,12 +8,12 @@ from hand_made_sections import FACTS, SUMMARY, near, sections
 from hand_made_traces import hand_made_pair, judged_pair, long_trace
 
 from tokenq.cli.main import main
-from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
 from tokenq.figures.section import Section
 from tokenq.report.figure_page import write_figures
 from tokenq.report.html import write_page
 from tokenq.report.outcome_page import write_outcome_page
 from tokenq.report.search_page import write_search_page
+from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
 
 RECORD = {
     "started": "2026-11-28T12:34:56+00:00",

@@ -4,9 +4,9 @@ import re
 
 from hand_made_traces import FOREIGN, HOSTILE, hostile_trace, make_trace
 
+from tokenq.figures.section import HeatMap, Link, Section
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Chart, Curve, Table
-from tokenq.figures.section import HeatMap, Link, Section
 
 FACTS = {"seed": "0", "tokenq": "0.1.0", "torch": "2.13.0", "posts": "300 held out", "sft": "96 s", "dpo": "41 s"}
 

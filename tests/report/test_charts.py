@@ -7,11 +7,11 @@ import pytest
 from hand_made_sections import near
 
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Estimate
-from tokenq.stats.outcome import Chart, Curve
 from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, installed, save
 from tokenq.report.inline_svg import inline_svg
 from tokenq.report.outcome import figure
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Chart, Curve
 
 needs_matplotlib = pytest.mark.skipif(not installed(), reason="figures need matplotlib")
 

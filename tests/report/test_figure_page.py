@@ -22,10 +22,10 @@ from hand_made_traces import HOSTILE
 from test_html import Elements
 
 from tokenq.errors import UserError
-from tokenq.stats.outcome import Table
 from tokenq.figures.section import HeatMap, Section
 from tokenq.report.drawing import installed
 from tokenq.report.figure_page import STEPS, write_figures
+from tokenq.stats.outcome import Table
 
 needs_matplotlib = pytest.mark.skipif(not installed(), reason="figures need matplotlib")
 

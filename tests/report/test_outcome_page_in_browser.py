@@ -4,8 +4,8 @@ import pytest
 from hand_made_sections import near
 from hand_made_traces import HOSTILE, hand_made_pair
 
-from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
 from tokenq.report.outcome_page import write_outcome_page
+from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect
 

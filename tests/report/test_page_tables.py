@@ -2,9 +2,9 @@
 
 import pytest
 
+from tokenq.report.page_tables import ShownCell, shown_cell, shown_table
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Table
-from tokenq.report.page_tables import ShownCell, shown_cell, shown_table
 
 NAN = float("nan")
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from tokenq.stats.bootstrap import Estimate
 from tokenq.figures.searches import _gain
 from tokenq.report.doctor_page import _rounded, _ticks
 from tokenq.report.outcome import said
+from tokenq.stats.bootstrap import Estimate
 
 
 @pytest.mark.parametrize(

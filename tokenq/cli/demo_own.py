@@ -16,19 +16,19 @@ from tokenq.data.examples import read_examples
 from tokenq.data.source_language import parse_source
 from tokenq.data.sources import hold_out, load_examples, read_rows
 from tokenq.errors import UserError
+from tokenq.evaluation.config import WinRateConfig
+from tokenq.evaluation.task_preference import as_pairs, preference
 from tokenq.figures.credit import Errors, credit
 from tokenq.figures.drift import Training, likelihood
-from tokenq.evaluation.config import WinRateConfig
 from tokenq.figures.exact import exact_credit, exact_drift, exact_search
-from tokenq.stats.outcome import Table
 from tokenq.figures.searches import Sweep, searches
 from tokenq.figures.section import HeatMap, Link, Section
-from tokenq.evaluation.task_preference import as_pairs, preference
 from tokenq.files import plain, write_json_lines
 from tokenq.records import Example, Text
 from tokenq.report.html import write_page
 from tokenq.results import Candidate, SearchResult
 from tokenq.rundir import provenance
+from tokenq.stats.outcome import Table
 
 OWN_WORD = "implicit reward (the policy's own word)"
 

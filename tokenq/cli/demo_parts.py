@@ -8,16 +8,16 @@ from typing import Any
 from tokenq.cli import score, search
 from tokenq.cli.progress import Progress
 from tokenq.cli.sweep import sweep
+from tokenq.evaluation.sweep import Point
 from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.figures.drift import Training
-from tokenq.stats.outcome import Table
 from tokenq.figures.section import Section
-from tokenq.evaluation.sweep import Point
 from tokenq.files import JsonLines
 from tokenq.jobs import train
 from tokenq.results import Candidate, SearchResult, read_results
 from tokenq.rundir import RunDir
 from tokenq.search.config import SearchConfig
+from tokenq.stats.outcome import Table
 from tokenq.traces import TokenTrace, read_traces
 
 Quality = Callable[[SearchResult, Candidate], float]

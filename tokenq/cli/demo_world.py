@@ -24,17 +24,17 @@ from tokenq.cli.demo_parts import (
 )
 from tokenq.cli.side_by_side import Together
 from tokenq.cli.stages import Stages
-from tokenq.stats.bootstrap import difference_interval, mean_interval
+from tokenq.evaluation.sweep import Point
 from tokenq.figures.credit import Errors, credit
 from tokenq.figures.drift import likelihood
 from tokenq.figures.exact import exact_credit, exact_drift, exact_search
-from tokenq.stats.outcome import Cell, Table
 from tokenq.figures.searches import Sweep, searches
 from tokenq.figures.section import HeatMap, Link, Section
-from tokenq.evaluation.sweep import Point
 from tokenq.report.html import write_page
 from tokenq.results import Candidate, SearchResult, read_results
 from tokenq.rundir import provenance
+from tokenq.stats.bootstrap import difference_interval, mean_interval
+from tokenq.stats.outcome import Cell, Table
 from tokenq.worlds.demo import DemoSettings
 from tokenq.worlds.gold import corrupt, judge
 from tokenq.worlds.tldr import Post, write_summary

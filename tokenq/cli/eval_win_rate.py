@@ -12,9 +12,9 @@ from tokenq.evaluation.config import WinRateConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tokenq.stats.alpaca_eval import GamedBaselines
     from tokenq.judge.judging import Judge, Judgement
     from tokenq.results import SearchResult
+    from tokenq.stats.alpaca_eval import GamedBaselines
 
 _MADE_BY = "tokenq eval win-rate"
 
@@ -69,11 +69,11 @@ def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say:
     """Return the judge; of one that is asked in words, say first what it will cost."""
     from itertools import combinations
 
+    from tokenq.evaluation.task_win_rate import comparisons
     from tokenq.judge.chat import QUESTION, ChatJudge
     from tokenq.judge.endpoint import Endpoint
-    from tokenq.judge.prompt import read_template
     from tokenq.judge.judging import ScoreJudge
-    from tokenq.evaluation.task_win_rate import comparisons
+    from tokenq.judge.prompt import read_template
 
     if config.reward_model is not None:
         from tokenq.models.reward_model import RewardModel
@@ -105,8 +105,8 @@ def _keep(
     config: WinRateConfig,
 ) -> None:
     """Write every judgement as a row that `--preferences` reads again."""
-    from tokenq.judge.judging import shares
     from tokenq.files import write_json_lines
+    from tokenq.judge.judging import shares
     from tokenq.rundir import provenance
 
     rows = []

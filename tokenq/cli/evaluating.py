@@ -10,10 +10,10 @@ from tokenq.errors import UserError
 from tokenq.evaluation.config import Evaluation, ReadEvaluation, ResultsEvaluation
 
 if TYPE_CHECKING:
-    from tokenq.stats.bootstrap import Resampling
     from tokenq.jobs.evaluated import Evaluated
-    from tokenq.stats.outcome import Outcome
     from tokenq.results import Candidate, SearchResult
+    from tokenq.stats.bootstrap import Resampling
+    from tokenq.stats.outcome import Outcome
     from tokenq.traces import TokenTrace
 
 

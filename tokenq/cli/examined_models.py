@@ -15,11 +15,9 @@ import tokenq
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.data.prompts import Prompt
 from tokenq.decoding import load_searcher
-from tokenq.errors import UserError
 from tokenq.doctor.data_checks import loops
 from tokenq.doctor.precision_checks import doubtful, update_size, updated_in
-from tokenq.runs.facts import ModelNow, Moved, Samples, Scored, Written
-from tokenq.runs.record import RunRecord
+from tokenq.errors import UserError
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.load import DTYPES, ModelSpec, load_model, load_whole
 from tokenq.models.movement import movement
@@ -27,6 +25,8 @@ from tokenq.models.open import weights_of
 from tokenq.models.run_models import RunModels
 from tokenq.records import Example
 from tokenq.results import SearchResult
+from tokenq.runs.facts import ModelNow, Moved, Samples, Scored, Written
+from tokenq.runs.record import RunRecord
 from tokenq.score.health import pair_warnings
 from tokenq.search.config import SearchConfig
 from tokenq.session import Options, load

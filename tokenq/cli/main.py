@@ -17,9 +17,6 @@ import tokenq
 from tokenq.cli.cache import CacheConfig
 from tokenq.cli.cache import run as cache
 from tokenq.cli.command import Command
-from tokenq.cli.compare import SECTIONS as COMPARE_SECTIONS
-from tokenq.cli.compare import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
-from tokenq.cli.compare import CompareConfig
 from tokenq.cli.demo_config import SECTIONS as DEMO_SECTIONS
 from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
@@ -31,6 +28,9 @@ from tokenq.cli.plain_text import complain, fit_streams
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
+from tokenq.comparison.config import SECTIONS as COMPARE_SECTIONS
+from tokenq.comparison.config import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
+from tokenq.comparison.config import CompareConfig
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation.sweep_config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluation.sweep_config import SweepConfig

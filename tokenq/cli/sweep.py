@@ -175,8 +175,8 @@ def _points(
     seed: int,
 ) -> "list[Point]":
     """Return every search as a point of the curve."""
-    from tokenq.stats.bootstrap import Resampling
     from tokenq.evaluation.sweep import first_samples, point, rivals_of
+    from tokenq.stats.bootstrap import Resampling
 
     pool = found["pool"]
     plans = {"sample": replace(loaded, config=replace(base, method="sample")).plan}

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from tokenq.errors import UserError, nearest
+from tokenq.rundir import RunDir
 from tokenq.runs.held_out import Floats, HeldOutPairs, PairKey, read_held_out
 from tokenq.runs.record import RunRecord, read_run
-from tokenq.rundir import RunDir
 from tokenq.training.resume import FREE_ON_RESUME
 
 TOLERANCE = 0.01

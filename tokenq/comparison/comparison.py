@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenq.errors import UserError
-from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling, difference_interval, mean_interval, ratio
 from tokenq.comparison.compared_runs import ComparedRun, Setup, pooled
+from tokenq.errors import UserError
 from tokenq.runs.held_out import Floats, PairKey
+from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling, difference_interval, mean_interval, ratio
 
 BLOCKS = 100
 """Stretches of neighbouring steps that are resampled together: the time of a step depends on that of the one before."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenq.stats.bootstrap import Estimate
 from tokenq.comparison.compared_runs import Setup
 from tokenq.runs.held_out import Floats
-from tokenq.stats.outcome import Chart, Curve
 from tokenq.runs.record import RunRecord
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Chart, Curve
 
 MOST_POINTS = 60
 """Points of a curve; a longer run is averaged to so many."""

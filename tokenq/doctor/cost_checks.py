@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from tokenq.stats.bootstrap import Floats
 from tokenq.doctor.finding import Evidence, Finding, shown
 from tokenq.runs.record import RunRecord, Series
+from tokenq.stats.bootstrap import Floats
 
 FEW = 10
 """Steps below which no trend is read from a run."""

@@ -15,9 +15,9 @@ from tokenq.core.stats import proportion_interval
 from tokenq.data.digest import group_key
 from tokenq.data.truncation import TOO_LONG
 from tokenq.doctor.finding import Evidence, Finding, Severity, percent
+from tokenq.records import TokenGroup
 from tokenq.runs.facts import DataFacts
 from tokenq.runs.record import RunRecord
-from tokenq.records import TokenGroup
 from tokenq.score.health import row_warnings
 
 LOOP = 0.5

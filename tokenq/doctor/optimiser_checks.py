@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tokenq.stats.bootstrap import Floats
 from tokenq.doctor.cost_checks import FEW, quarters
 from tokenq.doctor.finding import Evidence, Finding, percent
 from tokenq.runs.record import RunRecord, Series
+from tokenq.stats.bootstrap import Floats
 
 WINDOW = 20
 """Steps before a step that it is compared with."""

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
+from tokenq.evaluation.step_rules import Ints, Rule, predict
+from tokenq.evaluation.step_scores import read_label
+from tokenq.evaluation.thresholds import Splits, harmonic_mean, held_out_hits
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,
@@ -23,9 +26,6 @@ from tokenq.stats.bootstrap import (
     ratio,
     unit_numbers,
 )
-from tokenq.evaluation.step_rules import Ints, Rule, predict
-from tokenq.evaluation.step_scores import read_label
-from tokenq.evaluation.thresholds import Splits, harmonic_mean, held_out_hits
 
 REPEATS = 5
 """How often prompts are dealt to folds."""

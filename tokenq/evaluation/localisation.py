@@ -17,6 +17,9 @@ from scipy.special import comb
 from scipy.stats import rankdata
 
 from tokenq.errors import UserError, unknown_name
+from tokenq.evaluation.readouts import READOUTS, Suspicion, written
+from tokenq.evaluation.token_labels import Bools
+from tokenq.patterns import read_pattern
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,
@@ -29,9 +32,6 @@ from tokenq.stats.bootstrap import (
     ratio,
     unit_numbers,
 )
-from tokenq.evaluation.readouts import READOUTS, Suspicion, written
-from tokenq.evaluation.token_labels import Bools
-from tokenq.patterns import read_pattern
 from tokenq.traces import TokenTrace
 
 ALL_TOKENS: Mapping[str, str] = {"all": ""}

@@ -1,6 +1,6 @@
 """From token scores to step scores, in the conventions of process rewards, and labels as data sets write them.
 
-Token credits are higher = better (a read-out of `tokenq.evaluation.readouts` with its sign turned). For implicit rewards
+Token credits are higher = better (a read-out of `tokenq.evaluation.readouts`, its sign turned). For implicit rewards
 the sum over a step is the change of the prefix value over it, and the cumulative score is the value at its end, the
 score that Implicit PRM thresholds (arXiv 2412.01981). For a reward model, whose credits are changes of its output, the
 cumulative score is the output at the step's last token: what a process reward model is thresholded by. Steps are the
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tokenq.data.cells import shown, whole
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
-from tokenq.stats.bootstrap import Floats
 from tokenq.evaluation.readouts import written
+from tokenq.stats.bootstrap import Floats
 from tokenq.traces import TokenTrace
 
 Bounds = NDArray[np.int64]

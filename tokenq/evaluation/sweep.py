@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
 from tokenq.evaluation.task_generation import Quality, qualities
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.search.methods import METHODS, Plan
 from tokenq.search.outcome import ranked
+from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
 
 POOLED = ("sample", "best_of_n", "majority", "weighted_vote")
 """Methods whose results can be read off a larger number of samples."""

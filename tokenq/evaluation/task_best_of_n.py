@@ -10,11 +10,11 @@ from math import comb
 import numpy as np
 
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
-from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
 from tokenq.results import Candidate, SearchResult
 from tokenq.search.outcome import as_branches
 from tokenq.search.rerank import find_ranking, tilt
+from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
+from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
 
 DRAWS = 64
 """Choices of n samples that a vote is averaged over."""

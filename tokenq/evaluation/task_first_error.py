@@ -11,7 +11,6 @@ import numpy as np
 
 from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError, unknown_name
-from tokenq.stats.bootstrap import PLAIN, Floats, Resampling
 from tokenq.evaluation.first_error import (
     REPEATS,
     FirstError,
@@ -24,12 +23,13 @@ from tokenq.evaluation.first_error import (
     units_of,
 )
 from tokenq.evaluation.labels import label
-from tokenq.stats.outcome import Cell, Example, Outcome, Table, titled, worst_first
 from tokenq.evaluation.readouts import readouts_of
 from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, step_bounds
 from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.thresholds import Splits, held_out_hits
+from tokenq.stats.bootstrap import PLAIN, Floats, Resampling
+from tokenq.stats.outcome import Cell, Example, Outcome, Table, titled, worst_first
 from tokenq.traces import TokenTrace
 
 USUAL = (

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tokenq.errors import UserError
+from tokenq.results import Candidate, SearchResult
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling, difference_interval, mean_interval
 from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
-from tokenq.results import Candidate, SearchResult
 
 Quality = Callable[[SearchResult, Candidate], float]
 """(result, one of its candidates) → how good it is; larger is better."""

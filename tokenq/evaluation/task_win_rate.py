@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from tokenq.errors import UserError
+from tokenq.evaluation.stored_preferences import Preferences
+from tokenq.evaluation.task_generation import same_prompts
+from tokenq.judge.judging import Comparison, Judge, Judgement, reliability, shares
+from tokenq.results import SearchResult
 from tokenq.stats.alpaca_eval import GamedBaselines, alpaca_eval_2
 from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling
-from tokenq.judge.judging import Comparison, Judge, Judgement, reliability, shares
 from tokenq.stats.length_control import LengthControlled, length_controlled
 from tokenq.stats.outcome import Cell, Example, Outcome, Table
-from tokenq.evaluation.stored_preferences import Preferences
 from tokenq.stats.strengths import Match, bradley_terry
-from tokenq.evaluation.task_generation import same_prompts
 from tokenq.stats.win_rate import WinRate, win_rate
-from tokenq.results import SearchResult
 
 
 def from_preferences(

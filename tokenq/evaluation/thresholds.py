@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Floats, ratio
 from tokenq.evaluation.step_rules import Ints, Rule
+from tokenq.stats.bootstrap import Floats, ratio
 
 
 @dataclass(frozen=True, eq=False)

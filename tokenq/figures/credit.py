@@ -7,12 +7,12 @@ the implicit reward what costs nothing: how surprising a token is to the referen
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling
 from tokenq.evaluation.localisation import Localisation, ReadoutRow, localise
-from tokenq.stats.outcome import Cell, Chart, Curve, Table
 from tokenq.evaluation.readouts import READOUTS
-from tokenq.figures.section import HeatMap, Link, Section, Verdict
 from tokenq.evaluation.token_labels import labels_from_stretches
+from tokenq.figures.section import HeatMap, Link, Section, Verdict
+from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling
+from tokenq.stats.outcome import Cell, Chart, Curve, Table
 from tokenq.traces import TokenTrace
 
 CLAIM = (

@@ -10,10 +10,10 @@ from math import log
 
 import numpy as np
 
+from tokenq.evaluation.task_preference import as_pairs
+from tokenq.figures.section import Link, Section, Verdict
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
 from tokenq.stats.outcome import Chart, Curve, Table
-from tokenq.figures.section import Link, Section, Verdict
-from tokenq.evaluation.task_preference import as_pairs
 from tokenq.traces import TokenTrace
 
 CLAIM = (

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenq.stats.bootstrap import mean_interval
 from tokenq.evaluation.localisation import example_metrics
-from tokenq.stats.outcome import Cell, Table
 from tokenq.search.beam import Beams, beam_search
 from tokenq.search.branches import Branch, Limits, Walk
+from tokenq.stats.bootstrap import mean_interval
+from tokenq.stats.outcome import Cell, Table
 from tokenq.worlds.draws import dense
 from tokenq.worlds.mdp import EOS, TokenMDP
 from tokenq.worlds.soft_q import bradley_terry, response_logps, returns, solve

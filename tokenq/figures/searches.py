@@ -8,10 +8,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tokenq.evaluation.sweep import Point
+from tokenq.figures.section import Link, Section, Verdict
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Cell, Chart, Curve, Table
-from tokenq.figures.section import Link, Section, Verdict
-from tokenq.evaluation.sweep import Point
 
 CLAIM = (
     "Likelihood search over a DPO policy is search for reward: five beams win 10 to 15 % more often than one, and with "

@@ -79,7 +79,7 @@ class Evaluated:
 
     def save(self, path: str | Path) -> Path:
         """Write all numbers as JSON, with where they come from, and return the file."""
-        numbers = {"made_by": self.made_by, "task": self.outcome.task}
+        numbers: dict[str, Any] = {"made_by": self.made_by, "task": self.outcome.task}
         numbers |= {"numbers": self.outcome.numbers, "cost": self.outcome.cost}
         write_json(Path(path), {**self.record, **numbers, "about": dict(origin(self.record))})
         return Path(path)
@@ -88,12 +88,16 @@ class Evaluated:
         """Return the tables; notebooks ask for this by this name."""
         from html import escape
 
-        parts = [f"<h4>{escape(title)}</h4>{rows.to_frame().to_html(index=False)}" for title, rows in self.tables.items()]
+        parts = [
+            f"<h4>{escape(title)}</h4>{rows.to_frame().to_html(index=False)}" for title, rows in self.tables.items()
+        ]
         return "".join(parts)
 
 
 def _rows(table: Table) -> Iterable[Iterable[tuple[str, Any]]]:
-    return ([pair for name, cell in zip(table.head, row, strict=True) for pair in _cells(name, cell)] for row in table.rows)
+    return (
+        [pair for name, cell in zip(table.head, row, strict=True) for pair in _cells(name, cell)] for row in table.rows
+    )
 
 
 def _cells(name: str, cell: Cell) -> list[tuple[str, Any]]:

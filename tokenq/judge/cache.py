@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.errors import UserError
-from tokenq.judge.judging import Comparison, Order
 from tokenq.files import JsonLines
+from tokenq.judge.judging import Comparison, Order
 
 
 @dataclass(frozen=True)

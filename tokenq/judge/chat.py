@@ -14,8 +14,8 @@ from typing import Any
 from tokenq.errors import UserError
 from tokenq.judge.cache import AnswerCache, question_key
 from tokenq.judge.endpoint import Connection, Down, Endpoint, Refused, Stopped
-from tokenq.judge.prompt import Template, read_verdict
 from tokenq.judge.judging import Answer, Comparison, Judgement, Order, combined, undone
+from tokenq.judge.prompt import Template, read_verdict
 
 ORDERS: tuple[Order, Order] = ("given", "swapped")
 

@@ -14,10 +14,10 @@ import numpy as np
 
 import tokenq
 from tokenq.doctor.finding import SEVERITIES, Finding, shown
-from tokenq.runs.record import RunRecord, Series
 from tokenq.files import write_text
 from tokenq.report.offline import templates, writable
 from tokenq.report.origin import origin
+from tokenq.runs.record import RunRecord, Series
 
 WIDTH, HEIGHT, MARGIN = 460, 150, 8
 """Size of a curve in units of its view box, and what stays free around it."""

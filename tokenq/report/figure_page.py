@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 from tokenq.errors import UserError
-from tokenq.stats.outcome import Chart, Table
 from tokenq.figures.section import HeatMap, Section
 from tokenq.files import plain, write_json, write_text
 from tokenq.report.channels import CHANNELS, Channel, largest
@@ -25,6 +24,7 @@ from tokenq.report.offline import offline_page, writable
 from tokenq.report.outcome import figure
 from tokenq.report.page_tables import shown_table
 from tokenq.report.plots import save_figure, wrong_tokens
+from tokenq.stats.outcome import Chart, Table
 
 STYLES = ("theme.css", "tokens.css", "sheet.css", "figures.css")
 """The parts of the page's style."""

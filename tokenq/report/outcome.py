@@ -10,9 +10,9 @@ from rich.table import Column
 from rich.table import Table as Drawn
 from rich.text import Text
 
+from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, text_width
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Cell, Chart, Curve, Table
-from tokenq.report.drawing import COLOURS, MARKERS, blank, drawable, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import quote
 
 from tokenq.doctor.finding import shown
-from tokenq.stats.outcome import Example, Outcome
 from tokenq.files import write_text
 from tokenq.records import Response
 from tokenq.report.drawing import installed
@@ -21,6 +20,7 @@ from tokenq.report.offline import offline_page
 from tokenq.report.outcome import figure, said
 from tokenq.report.page_tables import shown_table
 from tokenq.score.spans import Cut, spans_of
+from tokenq.stats.outcome import Example, Outcome
 from tokenq.traces import TokenTrace
 
 LISTED = 500

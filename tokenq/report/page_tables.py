@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from tokenq.report.outcome import said
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Cell, Table
-from tokenq.report.outcome import said
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenq.stats.bootstrap import Estimate
-from tokenq.stats.outcome import Cell, Chart, Curve, Table
 from tokenq.evaluation.sweep import Beats, Point
 from tokenq.report.drawing import save
 from tokenq.report.outcome import figure
+from tokenq.stats.bootstrap import Estimate
+from tokenq.stats.outcome import Cell, Chart, Curve, Table
 
 SHARES = "better / equal, %"
 """Head of the columns that say on which share of prompts a search is better, and on which as good."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.errors import UserError
-from tokenq.runs.facts import DataFacts, ModelNow, Moved, Samples, Scored
 from tokenq.rundir import RunDir
+from tokenq.runs.facts import DataFacts, ModelNow, Moved, Samples, Scored
 from tokenq.training.recorded import read_config, read_metrics, read_provenance
 
 TAIL = 0.1
