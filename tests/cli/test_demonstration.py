@@ -4,7 +4,6 @@ import contextlib
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -121,9 +120,9 @@ def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, 
     shutil.rmtree(folder / "dpo" / "policy")
     trained = []
     monkeypatch.setattr(demo, "side_by_side", one_by_one)
-    real = demo_parts.train.run
+    real = demo_parts.train.train
     monkeypatch.setattr(
-        demo_parts.train, "run", lambda config: trained.append(Path(config.output).name) or real(config)
+        demo_parts.train, "train", lambda output, **more: trained.append(output.name) or real(output=output, **more)
     )
     monkeypatch.setattr(demo_world.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
     monkeypatch.setattr(demo_world, "quick_searches", lambda: demo_world.settings((2,), (2, 4), (2,)))

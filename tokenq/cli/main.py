@@ -151,12 +151,9 @@ def _overview(family: str = "") -> str:
 
 
 def _train(config: TrainConfig) -> int:
-    from tokenq.cli.progress import Progress
-    from tokenq.jobs.train import train
+    from tokenq.cli.train import run
 
-    with Progress(config.logging_steps) as progress:
-        train(**vars(config), listener=progress)
-    return 0
+    return run(config)
 
 
 def _check_train(config: TrainConfig) -> None:
