@@ -290,7 +290,7 @@ def main() -> None:
     folder = given.folder.resolve()
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
-    for name in ("train", "score", "scoring", "search", "sweep", "eval_win_rate", "evaluating", "demo", "demo_world"):
+    for name in ("train", "score", "scoring", "search", "sweep", "eval_win_rate", "evaluating", "demo", "demo_world", "side_by_side"):
         __import__(f"tokenq.cli.{name}")
     import tokenq.models.reward_model  # noqa: F401
 
