@@ -197,8 +197,9 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(da
     """Killed before the first checkpoint, in the middle of writing one, and between two."""
     output = tmp_path / "run"
     checkpoints = output / "checkpoints"
+    metrics = output / "metrics.jsonl"
     conditions = [
-        lambda: (output / "metrics.jsonl").exists(),
+        lambda: metrics.exists() and '"loss"' in metrics.read_text(),  # before that no run has begun
         lambda: any(checkpoints.glob(".step-*.partial/*")),
         lambda: (checkpoints / "step-00000006").exists(),
         lambda: any(checkpoints.glob("*step-0000001*")),  # finished too: it is short, and the machine may be busy
