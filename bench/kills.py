@@ -34,6 +34,13 @@ COST = {
 """What is never the same twice, and where it was."""
 
 
+IMPORTED = (
+    *("jobs.train", "cli.score", "cli.scoring", "cli.search", "cli.sweep", "cli.eval_win_rate", "cli.evaluating"),
+    *("cli.demo", "cli.demo_world", "cli.side_by_side"),
+)
+"""What is imported once, before anything is forked."""
+
+
 class Task(NamedTuple):
     """A command that is killed.
 
@@ -290,8 +297,8 @@ def main() -> None:
     folder = given.folder.resolve()
     inputs = folder / "inputs"
     inputs.mkdir(parents=True)
-    for name in ("train", "score", "scoring", "search", "sweep", "eval_win_rate", "evaluating", "demo", "demo_world", "side_by_side"):
-        __import__(f"tokenq.cli.{name}")
+    for name in IMPORTED:
+        __import__(f"tokenq.{name}")
     import tokenq.models.reward_model  # noqa: F401
 
     make_inputs(inputs)

@@ -12,6 +12,7 @@ from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.main import main
 from tokenq.cli.side_by_side import in_turn
 from tokenq.errors import UserError
+from tokenq.report import figure_page
 from tokenq.results import read_results
 from tokenq.traces import read_traces
 from tokenq.worlds.demo import SHORT, DemoSettings, SftStage
@@ -120,6 +121,7 @@ def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, 
     shutil.rmtree(folder / "dpo" / "policy")
     trained = []
     monkeypatch.setattr(demo, "side_by_side", one_by_one)
+    monkeypatch.setattr(figure_page, "installed", lambda: False)  # the numbers are compared, not their pictures
     real = demo_parts.train.train
     monkeypatch.setattr(
         demo_parts.train, "train", lambda output, **more: trained.append(output.name) or real(output=output, **more)
