@@ -104,10 +104,14 @@ def _trained(output: Path) -> Any:
 
 
 def _demonstrated(output: Path) -> Any:
+    def held(path: Path) -> list[Any]:
+        # Rows are named by the file that they stand in, and so by where the demonstration is.
+        return [bare(json.loads(line)) for line in path.read_text().replace(f"{output}/", "").splitlines()]
+
     runs = sorted(output.glob("*/policy/model.safetensors"))
-    numbers = bare(json.loads((output / "report" / "numbers.json").read_text()))
+    numbers = bare(json.loads((output / "report" / "numbers.json").read_text().replace(f"{output}/", "")))
     traces = sorted(output.glob("**/*.traces.jsonl"))
-    return numbers, [(path.parent.parent.name, _digest(path)) for path in runs], [_lines(path) for path in traces]
+    return numbers, [(path.parent.parent.name, _digest(path)) for path in runs], [held(path) for path in traces]
 
 
 TASKS = {
