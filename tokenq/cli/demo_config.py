@@ -17,7 +17,7 @@ class DemoConfig:
     seed: int = 0
     """Seed of the world, of the model, of all trainings and of everything that is drawn."""
     quick: bool = False
-    """An easier world and fewer posts: a minute and a half, with wider intervals."""
+    """An easier world and fewer posts: one to two minutes, with wider intervals."""
 
     model: str | None = None
     """A model of your own instead of the tiny one: a folder, a hub id, or a .gguf file."""

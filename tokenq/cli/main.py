@@ -300,7 +300,7 @@ COMMANDS: dict[str, Command] = {
         DemoConfig,
         _demo,
         _demo_again,
-        "train, read and search a tiny model in four to eight minutes, offline, on a CPU: three figures",
+        "train, read and search a tiny model in three to six minutes, offline, on a CPU: three figures",
         DEMO_SECTIONS,
         {"model_name_or_path": "model", "dataset_name": "data", "output_dir": "output"},
     ),
