@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenq.data.files import read_file
+from tokenq.data.files.local import read_file
 from tokenq.files import write_json_lines
 
 _NOTE = re.compile(r"<<([^<>=]*)=([^<>]*)>>(-?[\d,]*\.?\d+)?")

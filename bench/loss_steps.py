@@ -25,9 +25,9 @@ from tokenq.core.losses import LOSSES, find_sum
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.files import write_json
+from tokenq.models.forward.policy import frozen_model, logits_of
+from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.load import ModelSpec, load_model
-from tokenq.models.policy import frozen_model, logits_of
-from tokenq.models.proof import fastest_exact
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import provenance
 from tokenq.training.objective import Objective

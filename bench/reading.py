@@ -21,10 +21,10 @@ from tokenq.records import TokenGroup
 
 def run_reading(case: Case, model: str, groups: Sequence[TokenGroup]) -> tuple[dict[str, Any], ModelShape]:
     """Read all groups with two copies of the model and return what it cost, and a sum that both ways must share."""
-    from tokenq.models.forward import bare
+    from tokenq.models.forward.packed_lm import bare
+    from tokenq.models.forward.policy import ReferencedPolicy
+    from tokenq.models.forward.proof import fastest_exact
     from tokenq.models.load import ModelSpec, load_model
-    from tokenq.models.policy import ReferencedPolicy
-    from tokenq.models.proof import fastest_exact
 
     begin = time.perf_counter()
     pair = [load_model(ModelSpec(model, "float32", "cpu")) for _ in range(2)]

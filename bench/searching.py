@@ -26,7 +26,7 @@ Write = Callable[[Sequence[Sequence[int]], int], Ids]
 
 def run_search(case: Case, model: str, groups: Sequence[TokenGroup]) -> tuple[dict[str, Any], ModelShape]:
     """Write behind the prompts of all groups, as many tokens as their responses have; return what it cost."""
-    from tokenq.models.forward import bare
+    from tokenq.models.forward.packed_lm import bare
     from tokenq.models.load import ModelSpec, load_model
 
     begin = time.perf_counter()
@@ -64,8 +64,8 @@ def written(case: Case, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
 
 def tokenq_writer(case: Case, policy: Any, reference: Any) -> Write:
     """Return how tokenq writes; the reference, where there is one, runs beside the policy in every step."""
-    from tokenq.models.proof import fastest_exact
-    from tokenq.models.stepper import ModelStepper
+    from tokenq.models.forward.proof import fastest_exact
+    from tokenq.models.forward.stepper import ModelStepper
     from tokenq.search.beam import Beams, beam_search
     from tokenq.search.branches import Branch, Limits, Walk
     from tokenq.search.guidance import OBJECTIVES

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokenq.data.source_language import parse_source
+from tokenq.data.files.source_language import parse_source
 from tokenq.data.sources import read_rows
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.train import train

@@ -117,11 +117,11 @@ def run_tokenq(
     from accelerate import Accelerator
 
     from tokenq.core.losses import find_sum
-    from tokenq.models.forward import bare
+    from tokenq.models.forward.packed_lm import bare
+    from tokenq.models.forward.policy import frozen_copy, no_grad
+    from tokenq.models.forward.proof import fastest_exact
     from tokenq.models.identity import identify
     from tokenq.models.load import ModelSpec, load_model
-    from tokenq.models.policy import frozen_copy, no_grad
-    from tokenq.models.proof import fastest_exact
     from tokenq.models.reference_store import ReferenceStore
     from tokenq.rundir import create_run
     from tokenq.training.loop import Job, Scored, fit

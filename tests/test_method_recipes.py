@@ -8,7 +8,7 @@ from test_recipes import FOLDER, resolve
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
-from tokenq.data.rating_layouts import HELPSTEER
+from tokenq.data.layouts.ratings import HELPSTEER
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 METHODS = sorted((FOLDER / "methods").glob("*.yaml"))

@@ -11,16 +11,16 @@ from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError, unknown_name
 from tokenq.judge.answers import Extract, find_extractor
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import no_grad
+from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.limits import least_context, named_limits, refuse_tokens
 from tokenq.models.load import ModelSpec, hide_progress_bars
 from tokenq.models.open import open_model, open_tokenizer
-from tokenq.models.policy import no_grad
 from tokenq.models.precision import beside
 from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import RunModels, named_models, spec_of, with_models
 from tokenq.models.stamps import Stamp, unspoilt
-from tokenq.models.stepper import ModelStepper
 from tokenq.models.vocabulary import check_tokenizers
 from tokenq.records import Text
 from tokenq.results import Cost, SearchResult

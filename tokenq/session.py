@@ -13,10 +13,10 @@ from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
 from tokenq.models.classifier import REWARDS, RewardLM, open_classifier, output_weights, outputs_of
+from tokenq.models.forward.policy import ReferencedPolicy, no_grad
 from tokenq.models.limits import BeyondContext, ModelLimits, named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, hide_progress_bars, is_quantised
 from tokenq.models.open import Opened, open_model, open_tokenizer
-from tokenq.models.policy import ReferencedPolicy, no_grad
 from tokenq.models.precision import beside
 from tokenq.models.run_models import RunModels, recorded_models
 from tokenq.models.stamps import Stamp, unspoilt

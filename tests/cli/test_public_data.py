@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tokenq.cli.main import main
-from tokenq.data import files
+from tokenq.data.files import local as files
 from tokenq.traces import read_traces
 from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 

@@ -12,9 +12,9 @@ from tokenq.core.logps import Head, token_logps
 from tokenq.core.packing import pack
 from tokenq.core.readout import Candidates, FullLogits, HeadLogits, Logits, Readout, read_out
 from tokenq.errors import UserError
-from tokenq.models.forward import WAYS, PackedLM
+from tokenq.models.forward.packed_lm import WAYS, PackedLM
+from tokenq.models.forward.policy import ReferencedPolicy
 from tokenq.models.load import add_lora
-from tokenq.models.policy import ReferencedPolicy
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 

@@ -18,10 +18,10 @@ from tokenq.core.losses.inputs import (
     rewards,
 )
 from tokenq.core.packing import pack
-from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
-from tokenq.data.differences import refuse_equal
+from tokenq.data.checks import refuse_equal
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
+from tokenq.data.signals import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse

@@ -6,9 +6,9 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from tokenq.data import cells
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
+from tokenq.data.layouts import cells
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.records import Message

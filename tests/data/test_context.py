@@ -2,9 +2,9 @@
 
 import pytest
 
-from tokenq.data.context import RESERVED, UNREAD
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
+from tokenq.data.layouts.context import RESERVED, UNREAD
 from tokenq.errors import UserError
 from tokenq.records import ContextMessage, Message
 

@@ -16,9 +16,10 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from tokenq.data import files, json_rows, row_bounds, separated_rows, unpacking
-from tokenq.data.files import READERS, read_file, read_standard_input, whole
-from tokenq.data.unpacking import PACKED, plain_suffix
+from tokenq.data.files import json_rows, row_bounds, separated_rows, unpacking
+from tokenq.data.files import local as files
+from tokenq.data.files.local import READERS, read_file, read_standard_input, whole
+from tokenq.data.files.unpacking import PACKED, plain_suffix
 from tokenq.errors import UserError
 
 VALUES = [

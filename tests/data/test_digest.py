@@ -8,7 +8,7 @@ from toy_tokenizers import bytes_tokenizer
 
 from tokenq.data.digest import data_digest, group_digest
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
 from tokenq.data.tokenize import tokenize
 from tokenq.records import Response, TokenGroup, TokenResponse
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenq.data.engine_outputs import read_answers, with_prompts
+from tokenq.data.layouts.engine_outputs import read_answers, with_prompts
 from tokenq.errors import UserError
 from tokenq.records import Message
 from tokenq.results import Candidate, Cost, SearchResult

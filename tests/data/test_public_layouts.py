@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from tokenq.data.columns import find_format
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
-from tokenq.data.formats import FORMATS
+from tokenq.data.files.local import Row
+from tokenq.data.layouts.columns import find_format
+from tokenq.data.layouts.formats import FORMATS
 from tokenq.errors import UserError
 from tokenq.records import Message
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tokenq.core.packing import last_token, opened, pack, step_ends
-from tokenq.data.beside import rated_attributes, with_ratings, with_step_labels
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
+from tokenq.data.signals import rated_attributes, with_ratings, with_step_labels
 from tokenq.data.steps import step_stretches
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError

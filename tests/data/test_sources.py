@@ -11,9 +11,11 @@ import pyarrow
 import pyarrow.feather
 import pytest
 
-from tokenq.data import files, folders, sources
+from tokenq.data import sources
 from tokenq.data.examples import read_examples
-from tokenq.data.source_language import parse_source
+from tokenq.data.files import folders
+from tokenq.data.files import local as files
+from tokenq.data.files.source_language import parse_source
 from tokenq.data.sources import load_examples, read_rows
 from tokenq.errors import UserError
 

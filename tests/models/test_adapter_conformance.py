@@ -15,10 +15,10 @@ from safetensors import safe_open
 from tokenq.core.packing import pack
 from tokenq.models.adapters import is_adapter_weight, leaves_base
 from tokenq.models.export import export_policy
+from tokenq.models.forward.policy import without_adapter
+from tokenq.models.forward.proof import fastest_exact
+from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.load import ModelSpec, load_model, load_whole
-from tokenq.models.policy import without_adapter
-from tokenq.models.proof import fastest_exact
-from tokenq.models.stepper import ModelStepper
 from tokenq.worlds.tiny import tiny_tokenizer
 
 pytestmark = [

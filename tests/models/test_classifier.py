@@ -10,9 +10,9 @@ from tokenq.core.packing import every_token, last_token, opened, pack
 from tokenq.errors import UserError
 from tokenq.models.classifier import REWARDS, RewardLM, load_classifier, outputs_of, padding_of
 from tokenq.models.export import export_policy, model_card
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.proof import fastest_exact, prove
 from tokenq.models.load import ModelSpec, add_lora
-from tokenq.models.proof import fastest_exact, prove
 from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 GROUPS = random_groups(holes=False)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenq.core.packing import pack
 from tokenq.models.export import export_policy, model_card
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import add_lora
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 

@@ -10,10 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
-from tokenq.models import attention, proof
-from tokenq.models.forward import WAYS, PackedLM, bare
+from tokenq.models.forward import attention, proof
+from tokenq.models.forward.packed_lm import WAYS, PackedLM, bare
+from tokenq.models.forward.proof import fastest_exact, prove
 from tokenq.models.load import add_lora
-from tokenq.models.proof import fastest_exact, prove
 from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 # Eager attention of Gemma 2 gives NaN for padding in float64.

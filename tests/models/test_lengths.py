@@ -8,10 +8,10 @@ from builders import assert_same, own_logps, random_groups, result_of, truth_of
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from tokenq.core.packing import pack
+from tokenq.models.forward.lengths import SHORT, length_limit, short_lengths
+from tokenq.models.forward.proof import fastest_exact
+from tokenq.models.forward.stepper import ModelStepper, Rereading, writer
 from tokenq.models.identity import identify
-from tokenq.models.lengths import SHORT, length_limit, short_lengths
-from tokenq.models.proof import fastest_exact
-from tokenq.models.stepper import ModelStepper, Rereading, writer
 from tokenq.worlds.tiny import VOCAB_SIZE, tiny_model
 
 LIMIT = 24

@@ -22,9 +22,9 @@ from transformers import (
 
 from tokenq.errors import UserError
 from tokenq.models.adapters import is_adapter_folder
+from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, make_deterministic
-from tokenq.models.proof import fastest_exact
 from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 GROUPS = random_groups()

@@ -6,10 +6,10 @@ from builders import own_logps, random_groups
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
-from tokenq.models.attention import SEGMENTS
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.attention import SEGMENTS
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import adapter_off, frozen_copy, no_grad, without_adapter
 from tokenq.models.load import add_lora
-from tokenq.models.policy import adapter_off, frozen_copy, no_grad, without_adapter
 from tokenq.worlds.tiny import tiny_model
 
 GROUPS = random_groups()

@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.models import reference_store
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import no_grad
 from tokenq.models.identity import identify
-from tokenq.models.policy import no_grad
 from tokenq.models.reference_store import ReferenceStore, response_key
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds.tiny import tiny_model

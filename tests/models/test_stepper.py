@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tokenq.models.forward import PackedLM
-from tokenq.models.proof import fastest_exact
-from tokenq.models.stepper import Caching, ModelStepper, Rereading, writer
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.proof import fastest_exact
+from tokenq.models.forward.stepper import Caching, ModelStepper, Rereading, writer
 from tokenq.search.beam import Beams, beam_search
 from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Limits, Walk

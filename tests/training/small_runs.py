@@ -16,12 +16,12 @@ from tokenq.core.losses import find_sum
 from tokenq.core.packing import last_token, opened, step_ends
 from tokenq.listener import Silence
 from tokenq.models.classifier import RewardLM
-from tokenq.models.forward import PackedLM, is_peft
+from tokenq.models.forward.packed_lm import PackedLM, is_peft
+from tokenq.models.forward.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
+from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import identify
 from tokenq.models.load import add_lora, make_deterministic
-from tokenq.models.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
 from tokenq.models.reference_store import ReferenceStore
-from tokenq.models.value_network import ValuedPolicy
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import resume_run
 from tokenq.training.config import TrainConfig

@@ -14,7 +14,7 @@ from tokenq.data.examples import BAD_ROWS, PAIRINGS, STYLES
 from tokenq.data.truncation import TRUNCATIONS
 from tokenq.errors import UserError
 from tokenq.files import plain
-from tokenq.models.forward import WAYS
+from tokenq.models.forward.packed_lm import WAYS
 from tokenq.training.config import (
     SECTIONS,
     SPELT_ELSEWHERE,

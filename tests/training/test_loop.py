@@ -22,7 +22,7 @@ from small_runs import (
 from tokenq.core.losses import LOSSES
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
-from tokenq.models.policy import frozen_copy
+from tokenq.models.forward.policy import frozen_copy
 from tokenq.training.loop import step_places, total_steps
 
 HELD_OUT = random_pairs(5, seed=7)

@@ -9,7 +9,7 @@ from small_runs import small_config, small_policy, train_small
 from torch import nn
 
 from tokenq.errors import UserError
-from tokenq.models.value_network import ValuedPolicy
+from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.training.masters import masters_of, refuse_sharded_masters
 from tokenq.training.optim import make_optimizer
 from tokenq.training.precision import precision_of

@@ -13,12 +13,12 @@ from tokenq.core.losses import find_loss, find_sum
 from tokenq.core.losses.reference_free import mean_logps
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PairLogps, TokenLogps
-from tokenq.data.beside import with_mismatched
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
+from tokenq.data.signals import with_mismatched
 from tokenq.data.tokenize import tokenize
-from tokenq.models.forward import PackedLM
-from tokenq.models.policy import no_grad
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import no_grad
 from tokenq.training.objective import Objective
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 

@@ -12,10 +12,10 @@ from accelerate import Accelerator
 
 from tokenq.core.losses import find_sum
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
 from tokenq.data.tokenize import tokenize
+from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.identity import identify
-from tokenq.models.proof import fastest_exact
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.rundir import create_run
 from tokenq.training.config import TrainConfig

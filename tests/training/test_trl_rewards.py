@@ -10,10 +10,10 @@ from test_trl_losses import PAIRS, assert_same, gradients
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import last_token, opened, pack
 from tokenq.data.examples import read_examples
-from tokenq.data.files import Row
+from tokenq.data.files.local import Row
 from tokenq.data.tokenize import tokenize
 from tokenq.models.classifier import RewardLM, load_classifier
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import ModelSpec
 from tokenq.training.reward_model import RewardObjective
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from small_runs import groups_for, lines_of, small_config, small_policy, stored_reference, train_small, weights_of
 
 from tokenq.core.packing import pack
-from tokenq.models.forward import bare
-from tokenq.models.value_network import ValuedPolicy, ValueNetwork
+from tokenq.models.forward.packed_lm import bare
+from tokenq.models.forward.value_network import ValuedPolicy, ValueNetwork
 from tokenq.training.objective import averages
 from tokenq.training.optim import make_optimizer
 from tokenq.training.values import with_explained_variance

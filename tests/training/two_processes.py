@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
 from tokenq.errors import Interrupted, UserError
-from tokenq.models.value_network import ValuedPolicy
+from tokenq.models.forward.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(7, seed=5)
 

@@ -13,7 +13,7 @@ from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.demo_parts import EVALUATIONS, Shown, searched, settings, trained, training
 from tokenq.cli.stages import Stages
 from tokenq.data.examples import read_examples
-from tokenq.data.source_language import parse_source
+from tokenq.data.files.source_language import parse_source
 from tokenq.data.sources import hold_out, load_examples, read_rows
 from tokenq.errors import UserError
 from tokenq.evaluation.config import WinRateConfig

@@ -49,7 +49,7 @@ def run(config: WinRateConfig) -> int:
 
 
 def _rows(path: Path) -> list[dict[str, object]]:
-    from tokenq.data.files import read_file, whole
+    from tokenq.data.files.local import read_file, whole
 
     if not path.is_file():
         raise UserError(f"No file {path}.", "Name a file of stored judgements.")

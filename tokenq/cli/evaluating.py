@@ -122,7 +122,7 @@ def _beside(config: ReadEvaluation) -> str | None:
 
 def _columns(config: ReadEvaluation, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return some columns of the data by the name of the row."""
-    from tokenq.data.source_language import parse_source
+    from tokenq.data.files.source_language import parse_source
     from tokenq.data.sources import read_rows
 
     if not names or not config.data:
@@ -149,7 +149,7 @@ def results_of(sources: Sequence[str]) -> "dict[str, list[SearchResult]]":
     Raises:
         UserError: a file is missing or holds no results, or two systems have one name.
     """
-    from tokenq.data.engine_outputs import read_answers, with_prompts
+    from tokenq.data.layouts.engine_outputs import read_answers, with_prompts
 
     found: dict[str, list[SearchResult]] = {}
     for source in sources:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tokenq.data.examples import ReadResult
-    from tokenq.data.files import Row
+    from tokenq.data.files.local import Row
     from tokenq.data.summary import DataSummary
     from tokenq.score.trace import Row as ScoredRow
     from tokenq.session import Session

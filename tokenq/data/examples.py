@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 
 from tokenq.data import turns as talk
 from tokenq.data.bad_rows import BAD_ROWS, HINT, Bad, BadRowsError
-from tokenq.data.columns import find_format, under_our_names
-from tokenq.data.context import refuse_unread, template_arguments, with_context
-from tokenq.data.files import Row
-from tokenq.data.formats import FORMATS, Format
-from tokenq.data.message_trees import gathered
-from tokenq.data.parsed import Parsed
+from tokenq.data.files.local import Row
+from tokenq.data.layouts.columns import find_format, under_our_names
+from tokenq.data.layouts.context import refuse_unread, template_arguments, with_context
+from tokenq.data.layouts.formats import FORMATS, Format
+from tokenq.data.layouts.message_trees import gathered
+from tokenq.data.layouts.parsed import Parsed
+from tokenq.data.selection import NEEDED, PAIRINGS, WANTS, LacksWanted, only_learnt
 from tokenq.data.turns import BadRow
-from tokenq.data.wants import NEEDED, PAIRINGS, WANTS, LacksWanted, only_learnt
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, Message, Response
 

@@ -10,17 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenq.data import cells
 from tokenq.data import turns as talk
 from tokenq.data.bad_rows import HINT, Bad, BadRowsError
 from tokenq.data.chat import Tokenizer, refuse_halves, render
-from tokenq.data.columns import under_our_names
 from tokenq.data.encode import Encoder
 from tokenq.data.examples import as_example
-from tokenq.data.files import Row
-from tokenq.data.formats import FORMATS
-from tokenq.data.parsed import CONVERSATION, QUESTION, Parsed, question
-from tokenq.data.source_language import parse_source
+from tokenq.data.files.local import Row
+from tokenq.data.files.source_language import parse_source
+from tokenq.data.layouts import cells
+from tokenq.data.layouts.columns import under_our_names
+from tokenq.data.layouts.formats import FORMATS
+from tokenq.data.layouts.parsed import CONVERSATION, QUESTION, Parsed, question
 from tokenq.data.sources import read_rows
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError

@@ -13,11 +13,11 @@ from typing import Any
 
 from tokenq.data.bad_rows import BadRowsError
 from tokenq.data.examples import ReadResult
-from tokenq.data.files import STANDARD_INPUT, Row, read_file, read_standard_input
-from tokenq.data.folders import folder_rows, pattern_rows
-from tokenq.data.hub import hub_rows
-from tokenq.data.slices import sliced
-from tokenq.data.source_language import Source, is_pattern, looks_like_path, neighbour, parse_source
+from tokenq.data.files.folders import folder_rows, pattern_rows
+from tokenq.data.files.hub import hub_rows
+from tokenq.data.files.local import STANDARD_INPUT, Row, read_file, read_standard_input
+from tokenq.data.files.slices import sliced
+from tokenq.data.files.source_language import Source, is_pattern, looks_like_path, neighbour, parse_source
 from tokenq.errors import UserError
 from tokenq.records import Example
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.data.cells import shown, whole
+from tokenq.data.layouts.cells import shown, whole
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluation.readouts import written

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tokenq.data.cells import number, shown, whole
+from tokenq.data.layouts.cells import number, shown, whole
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.stats.alpaca_eval import from_alpaca_eval

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenq.data.files import STANDARD_INPUT
-from tokenq.data.source_language import is_pattern, parse_source
+from tokenq.data.files.local import STANDARD_INPUT
+from tokenq.data.files.source_language import is_pattern, parse_source
 from tokenq.training.config import TrainConfig
 
 _PATHS = ("model", "reference", "adapter", "chat_template", "contrast", "reference_store")

@@ -15,11 +15,8 @@ from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.kept import REFERENCE, cache_folder
 from tokenq.listener import Event, Listener
-from tokenq.models.forward import PackedLM
-from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.load import ModelSpec
-from tokenq.models.open import open_model, open_tokenizer
-from tokenq.models.policy import (
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import (
     adapter_off,
     frozen_copy,
     frozen_model,
@@ -27,6 +24,9 @@ from tokenq.models.policy import (
     logits_without_adapter,
     no_grad,
 )
+from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.load import ModelSpec
+from tokenq.models.open import open_model, open_tokenizer
 from tokenq.models.precision import beside
 from tokenq.models.proof_cache import proven
 from tokenq.models.reference_store import ReferenceStore

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from tokenq.core.losses import LossSum
 from tokenq.core.packing import last_token, opened, step_ends
-from tokenq.data.beside import rated_attributes, with_ratings, with_step_labels
+from tokenq.data.signals import rated_attributes, with_ratings, with_step_labels
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError, unknown_name
 from tokenq.listener import Listener
 from tokenq.models.classifier import REWARDS, RewardLM, load_classifier
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import ModelSpec, add_lora
 from tokenq.models.proof_cache import proven
 from tokenq.training.config import TrainConfig

@@ -9,10 +9,10 @@ from typing import Any
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.bad_rows import BadRowsError, first_named
-from tokenq.data.beside import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.digest import data_digest, group_key
 from tokenq.data.examples import read_examples
-from tokenq.data.source_language import is_standard_input
+from tokenq.data.files.source_language import is_standard_input
+from tokenq.data.signals import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError

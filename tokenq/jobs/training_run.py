@@ -11,8 +11,8 @@ from torch import Tensor
 
 import tokenq
 from tokenq.core.losses import LossSum, find_sum
-from tokenq.data.beside import reward_scale
-from tokenq.data.differences import refuse_equal
+from tokenq.data.checks import refuse_equal
+from tokenq.data.signals import reward_scale
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
 from tokenq.jobs.absolute import with_absolute_paths
@@ -26,12 +26,12 @@ from tokenq.jobs.training_data import check_inputs, data_identity, load_data, wi
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
-from tokenq.models.forward import PackedLM, bare
+from tokenq.models.forward.packed_lm import PackedLM, bare
+from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, load_whole
 from tokenq.models.precision import for_training
-from tokenq.models.value_network import ValuedPolicy
 from tokenq.rundir import RunDir, provenance
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from tokenq.errors import UserError, reason
 from tokenq.files import read_json
-from tokenq.models.forward import bare, is_peft
-from tokenq.models.short_row import short_row
+from tokenq.models.forward.packed_lm import bare, is_peft
+from tokenq.models.forward.short_row import short_row
 
 _MAKE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
 """What two models must share for one adapter to fit both; a vocabulary may have grown."""

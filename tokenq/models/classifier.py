@@ -19,7 +19,8 @@ from tokenq.core.packing import every_token, opened, pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models.adapters import is_adapter_folder
-from tokenq.models.forward import PackedLM, bare
+from tokenq.models.forward.packed_lm import PackedLM, bare
+from tokenq.models.forward.proof import Proof
 from tokenq.models.load import (
     DTYPES,
     ModelSpec,
@@ -30,7 +31,6 @@ from tokenq.models.load import (
     locate,
     make_deterministic,
 )
-from tokenq.models.proof import Proof
 from tokenq.records import TokenGroup
 
 ENDS_IN_EOS = "tokenq_ends_in_eos"

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenq.files import folder_aside, write_text
 from tokenq.models.adapters import rewritten_weights
 from tokenq.models.classifier import RewardLM
-from tokenq.models.forward import PackedLM, is_peft
+from tokenq.models.forward.packed_lm import PackedLM, is_peft
 from tokenq.models.merging import merged
 
 Form = Literal["as_trained", "merged"]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from tokenq.kept import IDENTITIES, kept, sources
 from tokenq.models.adapters import adapter_scales, base_name, is_adapter_weight
-from tokenq.models.forward import bare
+from tokenq.models.forward.packed_lm import bare
 from tokenq.models.stamps import Stamp, is_afar, settled
 
 _USES_AFAR = 8

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from tokenq.errors import UserError
-from tokenq.models.forward import bare
+from tokenq.models.forward.packed_lm import bare
 from tokenq.records import TokenGroup
 
 FAR = 8

@@ -26,7 +26,7 @@ from tokenq.models.adapters import (
     record_base,
     with_adapter,
 )
-from tokenq.models.forward import bare
+from tokenq.models.forward.packed_lm import bare
 from tokenq.models.language_part import causal_lm
 from tokenq.models.merging import merged, merged_or_beside
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tokenq.errors import UserError, reason
 from tokenq.models.adapters import with_adapter
-from tokenq.models.short_row import short_row
+from tokenq.models.forward.short_row import short_row
 
 ROUNDING = 5e-4
 """Largest difference of a log-prob (nats) between merged and beside that is rounding, in float32."""

@@ -19,7 +19,8 @@ from transformers.utils.hub import try_to_load_from_cache
 from tokenq.collector import collector_paused
 from tokenq.files import read_json
 from tokenq.models.adapters import adapter_config, adapter_folder, base_of, is_adapter_folder
-from tokenq.models.forward import PackedLM
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.proof import Proof
 from tokenq.models.identity import ModelIdentity, kept_identity
 from tokenq.models.load import (
     DTYPES,
@@ -31,7 +32,6 @@ from tokenq.models.load import (
     locate,
 )
 from tokenq.models.precision import stored_dtype
-from tokenq.models.proof import Proof
 from tokenq.models.proof_cache import proven
 from tokenq.models.stamps import Stamp, refuse_moved, stamps
 

@@ -16,24 +16,24 @@ import torch
 from torch import nn
 
 from tokenq.kept import PROOFS, Answer, kept, sources
-from tokenq.models.forward import PackedLM, bare, is_peft
+from tokenq.models.forward.lengths import SHORT, length_limit
+from tokenq.models.forward.packed_lm import PackedLM, bare, is_peft
+from tokenq.models.forward.proof import LOG_PROBS, TOLERANCES, Proof, fastest_exact, probe_groups
 from tokenq.models.identity import numeric_config
-from tokenq.models.lengths import SHORT, length_limit
-from tokenq.models.proof import LOG_PROBS, TOLERANCES, Proof, fastest_exact, probe_groups
 
 _USES_MEASURED = 8
 """After so many uses a proof in half precision is repeated: what is tolerated there is measured on the weights."""
 
 _PROVERS = (
-    "tokenq.models.proof",
-    "tokenq.models.forward",
-    "tokenq.models.attention",
-    "tokenq.models.cache",
+    "tokenq.models.forward.proof",
+    "tokenq.models.forward.packed_lm",
+    "tokenq.models.forward.attention",
+    "tokenq.models.forward.cache",
     "tokenq.models.classifier",
-    "tokenq.models.lengths",
-    "tokenq.models.proof_of_steps",
-    "tokenq.models.single_rows",
-    "tokenq.models.stepper",
+    "tokenq.models.forward.lengths",
+    "tokenq.models.forward.proof_of_steps",
+    "tokenq.models.forward.single_rows",
+    "tokenq.models.forward.stepper",
     "tokenq.core.packing",
     "tokenq.core.logps",
     "tokenq.core.readout",

@@ -4,7 +4,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.errors import UserError
-from tokenq.models.forward import bare
+from tokenq.models.forward.packed_lm import bare
 
 SLACK = 1024
 """Rows by which vocabularies may differ: embeddings padded to a round number, a few added tokens."""

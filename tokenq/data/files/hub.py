@@ -1,0 +1,51 @@
+"""The rows of a data set on the hub, as its own library loads them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenq.data.files.local import Row, table_rows
+from tokenq.data.files.slices import first_line, resolved
+from tokenq.data.files.source_language import Source, neighbour
+from tokenq.errors import UserError
+
+
+def hub_rows(source: Source) -> list[Row]:
+    """Return the rows of a data set on the hub.
+
+    Raises:
+        UserError: there is none of that name, it has no such split, or the hub cannot be reached.
+    """
+    from datasets import get_dataset_split_names, load_dataset
+    from datasets.exceptions import DatasetsError
+
+    def load(**which: str) -> list[Row]:
+        try:
+            spec = source.split if source.split and source.split[0] != "[" else f"train{source.split or ''}"
+            table = load_dataset(source.location, split=spec, **which)
+        except ValueError:
+            # No split "train", or one that does not exist: ask for the names, take the only one or name them all.
+            splits = [str(name) for name in get_dataset_split_names(source.location, **_renamed(which))]
+            spec = "+".join(name + piece for name, piece in resolved(source, splits))
+            table = load_dataset(source.location, split=spec, **which)
+        return table_rows(table, ":".join(("/".join((source.location, *which.values())), spec)))
+
+    try:
+        if source.config is None:
+            return load()
+        try:
+            return load(name=source.config)
+        except ValueError as error:
+            # Some data sets keep their parts in folders and declare no configurations: take the name as a folder.
+            try:
+                return load(data_dir=source.config)
+            except (OSError, ValueError, DatasetsError):
+                raise error from None
+    except (OSError, ValueError, DatasetsError) as error:
+        raise UserError(
+            f"{source.text!r} is no local file or folder, and reading it from the hub failed: {first_line(error)}",
+            neighbour(Path(source.location)),
+        ) from error
+
+
+def _renamed(which: Mapping[str, str]) -> dict[str, str]:
+    return {"config_name" if key == "name" else key: value for key, value in which.items()}

@@ -1,0 +1,1 @@
+"""Rows in the layouts of the field to prompts, responses and what was said of them."""

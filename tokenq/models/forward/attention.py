@@ -1,0 +1,235 @@
+"""Attention over a flat prefix-shared row, through transformers' attention interface.
+
+A response token attends to its prompt and causally to its own response, never to a sibling or another group. Two
+functions compute exactly this: `segment_attention` runs one SDPA call per segment (any device, no compilation, no
+wasted product), `flex_attention` one block-sparse kernel for the whole row (accelerators). Both honour sliding windows;
+soft-capped scores are computed without a fused kernel. Whether a given architecture passes everything that matters
+through the interface is not assumed here: `tokenq.models.forward.packed_lm` proves it when a model is loaded.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from tokenq.core.tensors import PackedBatch, Segment
+
+SEGMENTS = "tokenq_segments"
+FLEX = "tokenq_flex"
+"""Names under which the two functions are known to transformers."""
+
+
+class Attends(Protocol):
+    """The structure of a flat row, which knows what each of its tokens sees."""
+
+    def attend(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return the attention output [1, T, heads, d]; arguments as `segment_attention`."""
+        ...
+
+
+@dataclass
+class Layout:
+    """The structure of one packed row, and the masks already built for it (shared by all layers).
+
+    Attributes:
+        segments: the runs of the row.
+        positions: [T] position of every token in its own sequence.
+        masks: cache of boolean masks by (length, prefix length, window).
+        blocks: cache of block masks by window, for the sparse kernel.
+    """
+
+    segments: tuple[Segment, ...]
+    positions: Tensor
+    masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+    blocks: dict[int | None, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: PackedBatch) -> "Layout":
+        """Return the layout of a batch."""
+        return cls(batch.segments, batch.position_ids)
+
+    def attend(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return the attention output [1, T, heads, d], one call per segment; arguments as `segment_attention`."""
+        attend = functools.partial(_sdpa if softcap is None else _capped(softcap), scale=scaling, dropout=dropout)
+        # Splitting, unlike slicing, has one cheap backward pass for all runs.
+        lengths = [segment.stop - segment.start for segment in self.segments]
+        queries, keys, values = (torch.split(tensor, lengths, 2) for tensor in (query, key, value))
+        runs = {segment.start: i for i, segment in enumerate(self.segments)}
+        outputs = []
+        for i, (length, segment) in enumerate(zip(lengths, self.segments, strict=True)):
+            prefix, seen_keys, seen_values = segment.prefix_stop - segment.prefix_start, keys[i], values[i]
+            if prefix:
+                holder = runs[segment.prefix_start]
+                seen_keys = torch.cat((keys[holder][:, :, :prefix], seen_keys), 2)
+                seen_values = torch.cat((values[holder][:, :, :prefix], seen_values), 2)
+            reach = window if window is not None and window < prefix + length else None
+            plain_causal = prefix == 0 and reach is None and softcap is None
+            mask = None if plain_causal else self.mask(length, prefix, reach)
+            outputs.append(attend(queries[i], seen_keys, seen_values, mask))
+        return torch.cat(outputs, 2).transpose(1, 2)
+
+    def mask(self, length: int, prefix: int, window: int | None) -> Tensor:
+        """Return [length, prefix + length] bool, True = attend: causal, bottom-right, at most `window` back."""
+        key = (length, prefix, window)
+        if key not in self.masks:
+            query = torch.arange(prefix, prefix + length, device=self.positions.device)[:, None]
+            key_ = torch.arange(prefix + length, device=self.positions.device)[None, :]
+            mask = key_ <= query
+            self.masks[key] = mask if window is None else mask & (query - key_ < window)
+        return self.masks[key]
+
+    def block_mask(self, window: int | None) -> Any:
+        """Return the block-sparse mask of the whole row for `flex_attention`."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        if window not in self.blocks:
+            positions, total = self.positions, len(self.positions)
+            run, start, stop = (torch.zeros(total, dtype=torch.long, device=positions.device) for _ in range(3))
+            for i, segment in enumerate(self.segments):
+                own = slice(segment.start, segment.stop)
+                run[own], start[own], stop[own] = i, segment.prefix_start, segment.prefix_stop
+
+            def visible(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+                seen = ((run[q] == run[k]) & (k <= q)) | ((k >= start[q]) & (k < stop[q]))
+                return seen if window is None else seen & (positions[q] - positions[k] < window)
+
+            self.blocks[window] = create_block_mask(visible, None, None, total, total, device=str(positions.device))
+        return self.blocks[window]
+
+
+def register() -> None:
+    """Make both functions known to transformers; calling it again changes nothing."""
+    AttentionInterface.register(SEGMENTS, segment_attention)
+    AttentionInterface.register(FLEX, flex_attention)
+
+
+def segment_attention(  # noqa: PLR0913 (the signature is transformers')
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tokenq_layout: Attends,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return the attention output [1, T, heads, d] of whatever the row is: packed responses, prompts, a step.
+
+    Args:
+        module: the attention layer.
+        query: [1, heads, T, d].
+        key: [1, key-value heads, T, d].
+        value: [1, key-value heads, T, d].
+        attention_mask: unused; the layout says everything.
+        tokenq_layout: the structure of the row, which attends.
+        scaling: factor on the scores; 1/√d when None.
+        dropout: probability of dropping an attention weight.
+        sliding_window: how far back a token sees, itself included; None for everything.
+        softcap: scores are softcap · tanh(score / softcap) before the softmax.
+    """
+    output = tokenq_layout.attend(
+        module, query, key, value, scaling=scaling, window=sliding_window, softcap=softcap, dropout=dropout
+    )
+    return output, None
+
+
+def flex_attention(  # noqa: PLR0913 (the signature is transformers')
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tokenq_layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Return the attention output [1, T, heads, d] from one block-sparse kernel; arguments as `segment_attention`."""
+    kernel = _compiled_flex() if query.is_cuda else _eager_flex()
+    output = kernel(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else _softcap_score(softcap),
+        block_mask=tokenq_layout.block_mask(sliding_window),
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.transpose(1, 2), None
+
+
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, dropout: float
+) -> Tensor:
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale, enable_gqa=grouped
+    )
+
+
+def _capped(softcap: float) -> Callable[..., Tensor]:
+    """Return attention with soft-capped scores, which no fused kernel offers on every device."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float | None, dropout: float) -> Tensor:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+        scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+        scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~mask, -torch.inf)
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+        return F.dropout(weights, dropout) @ value
+
+    return attend
+
+
+def _softcap_score(softcap: float) -> Callable[..., Tensor]:
+    def cap(score: Tensor, _b: Tensor, _h: Tensor, _q: Tensor, _k: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
+
+
+@functools.cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(_eager_flex(), dynamic=True)
+    return compiled
+
+
+def _eager_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention as kernel
+
+    function: Callable[..., Tensor] = kernel
+    return function

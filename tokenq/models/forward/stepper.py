@@ -1,0 +1,261 @@
+"""Two models to write with: prompts computed once and shared by branches, the reference only where it is needed."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenq.core.logps import Head, tile_logits
+from tokenq.core.packing import pack
+from tokenq.core.tensors import Frontier, PackedBatch
+from tokenq.models.forward.attention import SEGMENTS, Layout
+from tokenq.models.forward.cache import Branches, Prefill, Steps, gathered
+from tokenq.models.forward.packed_lm import WAYS, PackedLM
+from tokenq.models.forward.single_rows import set_attention
+from tokenq.records import TokenGroup, TokenResponse
+
+TILE = 1024
+"""Entries of the vocabulary that are computed at a time."""
+
+
+class Writer(Protocol):
+    """One model that writes: it reads prompts, and goes on from branches."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model so far."""
+        ...
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
+        """Return the next-token log-probs behind every prompt, and the state of one branch for each."""
+        ...
+
+    def step(
+        self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], Any]:
+        """Return the next-token log-probs after each token is appended to its parent, and the new state."""
+        ...
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return a state of branches picked from several states, as (state, row) of each."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the stepper stands: the state of each model."""
+
+    policy: Any
+    reference: Any
+
+
+class ModelStepper:
+    """A `Stepper` over a policy and, where an objective needs it, its reference.
+
+    Args:
+        policy: the model that writes.
+        reference: the model it is compared with; None where no objective needs one.
+    """
+
+    def __init__(self, policy: PackedLM, reference: PackedLM | None = None) -> None:
+        self._policy = writer(policy)
+        self._reference = None if reference is None else writer(reference)
+
+    @property
+    def policy_tokens(self) -> int:
+        """Tokens that went through the policy so far."""
+        return self._policy.tokens
+
+    @property
+    def reference_tokens(self) -> int:
+        """Tokens that went through the reference so far."""
+        return 0 if self._reference is None else self._reference.tokens
+
+    @torch.no_grad()
+    def start(self, prompts: Sequence[Sequence[int]]) -> Frontier:
+        """Return a frontier of one branch for each prompt."""
+        logps, place = self._policy.start(prompts)
+        if self._reference is None:
+            return Frontier(logps, None, _Places(place, None))
+        ref_logps, ref_place = self._reference.start(prompts)
+        return Frontier(logps, ref_logps, _Places(place, ref_place))
+
+    @torch.no_grad()
+    def step(self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
+        """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier of `state`."""
+        places: _Places = state
+        logps, place = self._policy.step(places.policy, parents, tokens)
+        if self._reference is None:
+            return Frontier(logps, None, _Places(place, None))
+        ref_logps, ref_place = self._reference.step(places.reference, parents, tokens)
+        return Frontier(logps, ref_logps, _Places(place, ref_place))
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return the state of branches of several states that grew from the same prompts."""
+        policy = self._policy.gather([(state.policy, row) for state, row in places])
+        if self._reference is None:
+            return _Places(policy, None)
+        return _Places(policy, self._reference.gather([(state.reference, row) for state, row in places]))
+
+
+def writer(lm: PackedLM) -> Writer:
+    """Return the fastest writer that is exact for a model: with kept keys and values where these prove to be."""
+    if not (WAYS[lm.way].shares_prompts and lm.steps):
+        return Rereading(lm)
+    return Caching(lm) if lm.limit is None else UpTo(lm, lm.limit)
+
+
+class Caching:
+    """A model that keeps keys and values: of a prompt once, of a branch its own.
+
+    Args:
+        lm: a model whose attention runs through the package's own functions.
+    """
+
+    def __init__(self, lm: PackedLM) -> None:
+        head = lm.head()
+        assert head is not None  # the way in which it shares prompts has proved that it has one
+        self._lm, self._head = lm, head
+        self.tokens = 0
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Branches]:
+        """Return the next-token log-probs behind every prompt, and one branch for each."""
+        batch = _as_batch(prompts).to(self._lm.device)
+        kept = Prefill(Layout.of(batch))
+        hidden = self._run(batch.input_ids, batch.position_ids, kept)
+        return _logps(self._head, hidden[batch.predictors]), Branches.of(kept)
+
+    def step(
+        self, state: Branches, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], Branches]:
+        """Return the next-token log-probs after each token, and the branches that have grown by it."""
+        steps = Steps(state, parents)
+        hidden = self._run(tokens.to(self._lm.device), steps.positions, steps)
+        return _logps(self._head, hidden), steps.done()
+
+    def gather(self, places: Sequence[tuple[Branches, int]]) -> Branches:
+        """Return branches picked from several steps."""
+        return gathered(places)
+
+    def _run(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
+        """Return the last hidden states [T, H] of a flat row."""
+        self.tokens += len(ids)
+        with _by_segments(self._lm):
+            output = self._lm.lm.base_model(
+                input_ids=ids[None], position_ids=positions[None], use_cache=False, tokenq_layout=layout
+            )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+
+class Rereading:
+    """A model that reads the whole text again at every step: slow, and right for every causal LM.
+
+    Args:
+        lm: any model.
+    """
+
+    def __init__(self, lm: PackedLM) -> None:
+        self._lm = lm
+        self.tokens = 0
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], list[tuple[int, ...]]]:
+        """Return the next-token log-probs behind every prompt, and the prompts."""
+        return self._read([tuple(prompt) for prompt in prompts])
+
+    def step(
+        self, state: list[tuple[int, ...]], parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], list[tuple[int, ...]]]:
+        """Return the next-token log-probs after each token, and the texts so far."""
+        return self._read([(*state[p], t) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)])
+
+    def gather(self, places: Sequence[tuple[list[tuple[int, ...]], int]]) -> list[tuple[int, ...]]:
+        """Return the texts picked from several steps."""
+        return [state[row] for state, row in places]
+
+    def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
+        batch = _as_batch(texts)
+        self.tokens += len(batch.input_ids)
+        logits = self._lm.logits(batch, behind=0)
+        count, vocabulary = logits.shape
+        return logits.tile(slice(0, count), slice(0, vocabulary)).T.log_softmax(-1), texts
+
+
+class UpTo:
+    """A model that keeps keys and values as long as no text is longer than that is exact for, and then reads again.
+
+    Args:
+        lm: a model.
+        limit: tokens of the longest text for which kept keys and values are exact.
+    """
+
+    def __init__(self, lm: PackedLM, limit: int) -> None:
+        self._kept, self._whole, self._limit = Caching(lm), Rereading(lm), limit
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that went through the model so far."""
+        return self._kept.tokens + self._whole.tokens
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
+        """Return the next-token log-probs behind every prompt, and the texts with what is kept of them."""
+        texts = [tuple(prompt) for prompt in prompts]
+        if max(map(len, texts)) > self._limit:
+            return self._whole.start(texts)[0], (texts, None)
+        logps, branches = self._kept.start(texts)
+        return logps, (texts, branches)
+
+    def step(
+        self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
+    ) -> tuple[Float[Tensor, "M V"], Any]:
+        """Return the next-token log-probs after each token, and the texts with what is kept of them."""
+        before, branches = state
+        texts = [(*before[p], t) for p, t in zip(parents.tolist(), tokens.tolist(), strict=True)]
+        if branches is None or max(map(len, texts)) > self._limit:
+            return self._whole.start(texts)[0], (texts, None)
+        logps, grown = self._kept.step(branches, parents, tokens)
+        return logps, (texts, grown)
+
+    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
+        """Return the texts picked from several steps, with what is kept where all of them have it."""
+        texts = [state[0][row] for state, row in places]
+        kept = all(state[1] is not None for state, _ in places)
+        return texts, self._kept.gather([(state[1], row) for state, row in places]) if kept else None
+
+
+def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
+    """Return a packed row of texts, each of which predicts one token (which one does not matter)."""
+    nothing = TokenResponse(np.zeros(1, np.int32), np.ones(1, np.bool_), terminal=False)
+    return pack([TokenGroup(np.array(text, np.int32), (nothing,), False, "prompt") for text in texts])
+
+
+def _logps(head: Head, hidden: Tensor) -> Tensor:
+    """Return [N, V] log-probs over the whole vocabulary.
+
+    Few rows times a large matrix is fastest as the matrix times the rows, a tile of the vocabulary at a time; a tile is
+    turned round while it is in the cache.
+    """
+    size = len(head.weight)
+    logps = hidden.new_empty(len(hidden), size, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    for start in range(0, size, TILE):
+        logps[:, start : start + TILE] = tile_logits(hidden, head, slice(start, start + TILE)).T
+    return torch.log_softmax(logps, -1, out=logps)
+
+
+@contextlib.contextmanager
+def _by_segments(lm: PackedLM) -> Iterator[None]:
+    """Let attention ask the layout of the row, whatever kernel whole rows go through."""
+    usual = WAYS[lm.way].attention
+    if usual == SEGMENTS:
+        yield
+        return
+    set_attention(lm.lm, SEGMENTS)
+    try:
+        yield
+    finally:
+        set_attention(lm.lm, usual)
