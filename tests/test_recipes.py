@@ -10,7 +10,7 @@ import pytest
 from tokenq.cli.flags import parse
 from tokenq.cli.main import COMMANDS, main
 from tokenq.errors import UserError
-from tokenq.jobs.recipes import find
+from tokenq.jobs.training.recipes import find
 from tokenq.training.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 

@@ -7,7 +7,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tokenq.cli.main import main
-from tokenq.jobs.absolute import absolute_source, with_absolute_paths
+from tokenq.jobs.training.absolute import absolute_source, with_absolute_paths
 from tokenq.training.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tokenq.cli.main import main
 from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
-from tokenq.jobs.merging import refuse_merge_in_shards
+from tokenq.jobs.training.merging import refuse_merge_in_shards
 from tokenq.training.config import TrainConfig
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 

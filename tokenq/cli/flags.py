@@ -21,7 +21,7 @@ import yaml
 from tokenq.cli.values import Raw, convert
 from tokenq.errors import UserError, nearest
 from tokenq.files import plain
-from tokenq.jobs.recipes import find
+from tokenq.jobs.training.recipes import find
 
 Config = TypeVar("Config")
 _NULL = "tag:yaml.org,2002:null"

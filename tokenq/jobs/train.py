@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import Loaded, Name, Rows, data_source, model_source
 from tokenq.jobs.run import Run
-from tokenq.jobs.training_run import run
+from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig

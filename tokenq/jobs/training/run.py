@@ -15,14 +15,14 @@ from tokenq.data.checks import refuse_equal
 from tokenq.data.signals import reward_scale
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
-from tokenq.jobs.absolute import with_absolute_paths
-from tokenq.jobs.machine import accelerator_for
-from tokenq.jobs.merging import merges, refuse_merge_in_shards
-from tokenq.jobs.recipes import find
-from tokenq.jobs.reference import NO_REFERENCE, Reference, find_reference, proven_policy, with_logits
-from tokenq.jobs.reward_training import Ready, prepare_reward_model
-from tokenq.jobs.run_output import opened_run, record_run, refuse_taken
-from tokenq.jobs.training_data import check_inputs, data_identity, load_data, with_inputs
+from tokenq.jobs.training.absolute import with_absolute_paths
+from tokenq.jobs.training.data import check_inputs, data_identity, load_data, with_inputs
+from tokenq.jobs.training.machine import accelerator_for
+from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
+from tokenq.jobs.training.output import opened_run, record_run, refuse_taken
+from tokenq.jobs.training.recipes import find
+from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, proven_policy, with_logits
+from tokenq.jobs.training.reward_model import Ready, prepare_reward_model
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card

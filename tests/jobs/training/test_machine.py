@@ -8,7 +8,7 @@ import yaml
 from accelerate.tracking import get_available_trackers
 
 from tokenq.cli.main import main
-from tokenq.jobs import machine
+from tokenq.jobs.training import machine
 from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
