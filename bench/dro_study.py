@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.loss_jobs import SAMPLES, decoding, recipe
-from tokenq.cli.demo_learning import World, learn
-from tokenq.cli.demo_parts import answers, first_samples, trained
+from tokenq.demo.gold import GOLD
+from tokenq.demo.learning import World, learn
+from tokenq.demo.settings import DemoSettings
+from tokenq.demo.steps import answers, first_samples, trained
+from tokenq.demo.tldr import Noise, Post, dice, write_summary
 from tokenq.files import JsonLines
 from tokenq.rundir import RunDir
 from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
-from tokenq.worlds.demo import DemoSettings
-from tokenq.worlds.gold import GOLD
-from tokenq.worlds.tldr import Noise, Post, dice, write_summary
 
 SLOPPY = Noise(omit=0.25, wrong=0.5, repeat=0.3, shuffle=0.5, remark=0.5)
 """A writer whose every second fact is wrong."""

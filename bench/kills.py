@@ -36,7 +36,7 @@ COST = {
 
 IMPORTED = (
     *("jobs.train", "cli.score", "cli.scoring", "cli.search", "cli.sweep", "cli.eval_win_rate", "cli.evaluating"),
-    *("cli.demo", "cli.demo_world", "cli.side_by_side"),
+    *("demo.demonstration", "demo.posts", "demo.processes"),
 )
 """What is imported once, before anything is forked."""
 

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 
 from tokenq.cli import score
-from tokenq.cli.demo_learning import NEW_TOKENS
-from tokenq.cli.demo_parts import answers, trained
 from tokenq.core.losses import find_sum
+from tokenq.demo.gold import GOLD
+from tokenq.demo.learning import NEW_TOKENS
+from tokenq.demo.settings import DemoSettings
+from tokenq.demo.steps import answers, trained
+from tokenq.demo.tldr import Post, make_posts
 from tokenq.figures.credit import Errors, locate
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.traces import TokenTrace, read_traces
-from tokenq.worlds.demo import DemoSettings
-from tokenq.worlds.gold import GOLD
-from tokenq.worlds.tldr import Post, make_posts
 
 SAMPLES = 4
 """Samples of each post by which a policy is judged, besides its greedy summary."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.cli.main import main as tokenq
-from tokenq.worlds.demo import DemoSettings, label_pairs
-from tokenq.worlds.gold import GOLD, judge
-from tokenq.worlds.tldr import CARELESS, Post, write_summary
+from tokenq.demo.gold import GOLD, judge
+from tokenq.demo.settings import DemoSettings, label_pairs
+from tokenq.demo.tldr import CARELESS, Post, write_summary
 
 WEIGHTS = ("correct=1", "wrong=-1", "repeated=-0.5", "tokens=-0.5")
 """The true reward as a sum of its parts; `tokens` counts tens of them."""

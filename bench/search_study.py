@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 from tokenq.cli.sweep import sweep
+from tokenq.demo.gold import GOLD
+from tokenq.demo.tldr import Post, make_posts
 from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.results import Candidate, SearchResult
-from tokenq.worlds.gold import GOLD
-from tokenq.worlds.tldr import Post, make_posts
 
 SETTINGS = (
     "greedy",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import tokenq
-from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.main import COMMANDS, main
+from tokenq.demo.config import DemoConfig
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
 

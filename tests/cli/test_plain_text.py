@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from tokenq.cli.console import messages, screen
 from tokenq.cli.main import COMMANDS, main
-from tokenq.cli.plain_text import one_line, printable
 from tokenq.errors import UserError
 from tokenq.report.outcome import brief, tables
 from tokenq.stats.outcome import Table
+from tokenq.terminal.console import messages, screen
+from tokenq.terminal.plain_text import one_line, printable
 
 HOSTILE = "a\x1b[31mred\x1b]0;title\x07\r\x9b2Jb\u202ec"
 SHOWN = r"a\x1b[31mred\x1b]0;title\x07\x0d\x9b2Jb\u202ec"

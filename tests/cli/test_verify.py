@@ -1,16 +1,12 @@
 """`tokenq verify` as a user types it."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from tokenq.cli import search_claims
 from tokenq.cli.main import main
-from tokenq.search.beam import Beams
-from tokenq.worlds import draws
-from tokenq.worlds.claims import table
-from tokenq.worlds.claims.claim import Case, Claim, Finding, find
+from tokenq.verify import table
+from tokenq.verify.claim import Claim
 
 
 def test_the_table_is_printed_and_written(tmp_path, capsys):
@@ -33,24 +29,6 @@ def test_a_claim_that_fails_fails_the_command(monkeypatch, capsys):
     monkeypatch.setattr(table, "CLAIMS", (claim,))
     assert main(["verify", "--worlds", "1"]) == 1
     assert "0 of 1 claims came out as they must" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("claim", search_claims.CLAIMS, ids=lambda claim: claim.check.__name__)
-def test_a_claim_about_search_comes_out_as_it_must(claim):
-    assert find(claim, range(3)).as_expected
-
-
-@pytest.mark.parametrize("claim", search_claims.CLAIMS, ids=lambda claim: claim.check.__name__)
-def test_a_check_of_search_sees_what_is_broken(claim, monkeypatch):
-    """With another optimum the found responses are not the best; with wide beams even one beam's claim holds."""
-    if claim.must == "fail":
-        monkeypatch.setattr(search_claims, "Beams", lambda _width, **options: Beams(200, **options))
-        cases = [Case.of(draws.dense(seed), seed) for seed in range(3)]
-    else:
-        cases = [Case.of(draws.dense(seed), seed) for seed in range(3)]
-        other = [Case.of(draws.terminal_only(seed), seed).optimum for seed in range(3)]
-        cases = [replace(case, optimum=optimum) for case, optimum in zip(cases, other, strict=True)]
-    assert not Finding(claim, 3, max(map(claim.check, cases))).as_expected
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.flags import field_docs
 from tokenq.core.losses import LOSSES
 from tokenq.data.examples import BAD_ROWS, PAIRINGS, STYLES
 from tokenq.data.truncation import TRUNCATIONS
+from tokenq.demo.config import DemoConfig
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.models.forward.packed_lm import WAYS

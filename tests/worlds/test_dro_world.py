@@ -5,9 +5,9 @@ import torch
 
 from tokenq.core.losses.dro import dro
 from tokenq.core.tensors import PrefixValues
-from tokenq.worlds.claims.claim import Case, largest
-from tokenq.worlds.claims.learning import divergence
-from tokenq.worlds.claims.values import behaviour, every_prefix, prompts_alone
+from tokenq.verify.claim import Case, largest
+from tokenq.verify.learning import divergence
+from tokenq.verify.values import behaviour, every_prefix, prompts_alone
 from tokenq.worlds.draws import small
 from tokenq.worlds.soft_q import token_logps
 from tokenq.worlds.tabular import TabularLM

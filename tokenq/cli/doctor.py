@@ -113,9 +113,9 @@ def run(config: DoctorConfig) -> int:
     Raises:
         UserError: there is no run, or a model or a file cannot be read.
     """
-    from tokenq.cli.console import messages, screen
     from tokenq.cli.examination import examine
     from tokenq.doctor.doctor import CHECKS, diagnose, healthy
+    from tokenq.terminal.console import messages, screen
 
     config.check()
     say = messages()

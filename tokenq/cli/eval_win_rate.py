@@ -26,11 +26,11 @@ def run(config: WinRateConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    from tokenq.cli.console import messages
     from tokenq.cli.evaluating import finish, resampling, results_of
     from tokenq.evaluation.stored_preferences import read_preferences
     from tokenq.evaluation.task_win_rate import from_preferences, judged
     from tokenq.locks import hold_file
+    from tokenq.terminal.console import messages
 
     config.check()
     if config.preferences is not None:

@@ -60,7 +60,7 @@ class Said:
         """Say it, if it is time."""
         if time.monotonic() < self._next:
             return
-        from tokenq.cli.console import messages
+        from tokenq.terminal.console import messages
 
         self._next = time.monotonic() + SECONDS
         messages().print(f"{self._what}: {done:,}" + ("" if total is None else f" of {total:,}"))
@@ -85,11 +85,11 @@ def traces_of(
     Raises:
         UserError: there is nothing to read, or a row lacks a column.
     """
-    from tokenq.cli.console import messages
     from tokenq.cli.outputs import claimed
     from tokenq.cli.score import ScoreConfig, rows_of, session_of
     from tokenq.cli.scoring import score_to_file
     from tokenq.cli.trained_rows import warn_of_trained_rows
+    from tokenq.terminal.console import messages
 
     config.check()
     say, begin = messages(), time.perf_counter()
@@ -179,7 +179,7 @@ def judged_results(
     Raises:
         UserError: there is no such task, a true answer is missing, or what `results_of` raises.
     """
-    from tokenq.cli.console import messages
+    from tokenq.terminal.console import messages
 
     quality, known = _quality_of(config)
     systems = results_of(config.results)
@@ -259,8 +259,8 @@ def finish(
 
 def show(config: Evaluation, found: "Evaluated") -> int:
     """Show what an evaluation came to, write it wherever the configuration asks, and return 0."""
-    from tokenq.cli.console import messages, screen
     from tokenq.report.outcome import tables
+    from tokenq.terminal.console import messages, screen
 
     out, say = screen(), messages()
     for table in tables(found.outcome.tables):

@@ -17,26 +17,26 @@ import tokenq
 from tokenq.cli.cache import CacheConfig
 from tokenq.cli.cache import run as cache
 from tokenq.cli.command import Command
-from tokenq.cli.demo_config import SECTIONS as DEMO_SECTIONS
-from tokenq.cli.demo_config import DemoConfig
 from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
 from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.evaluations import EVALUATIONS
 from tokenq.cli.flags import flags_of, parse
-from tokenq.cli.plain_text import complain, fit_streams
 from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
 from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
 from tokenq.comparison.config import SECTIONS as COMPARE_SECTIONS
 from tokenq.comparison.config import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
 from tokenq.comparison.config import CompareConfig
+from tokenq.demo.config import SECTIONS as DEMO_SECTIONS
+from tokenq.demo.config import DemoConfig
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation.sweep_config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
+from tokenq.terminal.plain_text import complain, fit_streams
 from tokenq.training.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
 _SIGPIPE = 141
@@ -174,8 +174,7 @@ def _train_again(config: TrainConfig) -> str:
 def _demo(config: DemoConfig) -> int:
     from tokenq.cli.demo import run
 
-    run(config)
-    return 0
+    return run(config)
 
 
 def _demo_again(config: DemoConfig) -> str:

@@ -134,8 +134,8 @@ def run(config: ScoreConfig) -> int:
     """
     from accelerate import PartialState
 
-    from tokenq.cli.console import messages
     from tokenq.cli.scoring import score_to_file
+    from tokenq.terminal.console import messages
     from tokenq.traces import read_traces
 
     config.check()
@@ -209,9 +209,9 @@ def examples_of(config: ScoreConfig, session: "Session") -> "ReadResult":
     """Return what is to be scored, and what was left out."""
     from functools import partial
 
-    from tokenq.cli.console import messages
     from tokenq.data.examples import ReadResult, read_examples
     from tokenq.data.sources import load_examples
+    from tokenq.terminal.console import messages
 
     if config.prompt is not None and config.response is not None:
         return ReadResult([session.example(config.prompt, config.response)], 1, Counter())
@@ -224,10 +224,10 @@ def examples_of(config: ScoreConfig, session: "Session") -> "ReadResult":
 
 def _show(config: ScoreConfig, traces: "list[TokenTrace]", session: "Session", say: "Console") -> None:
     """Show the traces wherever the configuration asks for them."""
-    from tokenq.cli.console import screen
     from tokenq.report.html import write_page
     from tokenq.report.plots import save_figure
     from tokenq.report.terminal import card
+    from tokenq.terminal.console import screen
 
     if config.prompt is not None:
         screen(None).print(*map(card, traces))

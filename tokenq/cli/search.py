@@ -32,10 +32,10 @@ def run(config: SearchConfig) -> int:
     """
     from accelerate import PartialState
 
-    from tokenq.cli.console import messages
     from tokenq.cli.prompt_rows import read_prompts, usable
     from tokenq.decoding import load_searcher
     from tokenq.results import read_results
+    from tokenq.terminal.console import messages
 
     config.check()
     state = PartialState(cpu=config.device == "cpu")
@@ -159,10 +159,10 @@ def _shown(config: SearchConfig) -> bool:
 
 def _show(config: SearchConfig, results: "list[SearchResult]", searcher: "Searcher", say: "Console") -> None:
     """Show the results wherever the configuration asks for them."""
-    from tokenq.cli.console import screen
     from tokenq.report.search_page import write_search_page
     from tokenq.report.terminal import candidates
     from tokenq.rundir import provenance
+    from tokenq.terminal.console import screen
 
     if config.prompt is not None:
         screen(None).print(*map(candidates, results))

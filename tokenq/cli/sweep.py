@@ -47,7 +47,6 @@ def sweep(config: SweepConfig, quality: "Quality | None" = None) -> "list[Point]
 def _sweep(config: SweepConfig, quality: "Quality | None") -> "list[Point] | None":
     from accelerate import PartialState
 
-    from tokenq.cli.console import messages
     from tokenq.cli.outputs import refuse_foreign
     from tokenq.cli.prompt_rows import read_prompts, usable
     from tokenq.cli.search import interruptible, search_to_file
@@ -55,6 +54,7 @@ def _sweep(config: SweepConfig, quality: "Quality | None") -> "list[Point] | Non
     from tokenq.judge.answers import find_equality, find_extractor
     from tokenq.judge.tasks import AnswerTask, with_answers
     from tokenq.results import read_results
+    from tokenq.terminal.console import messages
 
     settings = parse_settings(config)
     state = PartialState(cpu=config.device == "cpu")
@@ -197,12 +197,12 @@ def _points(
 
 def _report(config: SweepConfig, points: "list[Point]", identities: dict[str, Any], say: Any) -> None:
     """Write the points as numbers, table and figure, and show the table."""
-    from tokenq.cli.console import screen
     from tokenq.files import write_json, write_text
     from tokenq.report.origin import origin
     from tokenq.report.outcome import tables
     from tokenq.report.sweep import save_sweep_figure, sweep_table, sweep_tables
     from tokenq.rundir import provenance
+    from tokenq.terminal.console import screen
 
     folder = Path(config.output)
     record = {**provenance(asdict(config), config.seed, identities), "made_by": "tokenq sweep"}

@@ -9,8 +9,8 @@ def run(config: TrainConfig) -> int:
     Raises:
         UserError: for anything that the user can mend.
     """
-    from tokenq.cli.progress import Progress
     from tokenq.jobs.train import train
+    from tokenq.terminal.progress import Progress
 
     with Progress(config.logging_steps) as progress:
         train(**vars(config), listener=progress)

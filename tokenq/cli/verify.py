@@ -3,14 +3,8 @@
 Prints claim, source, largest error, tolerance and verdict, and fails when one of them does.
 """
 
-import contextlib
-import multiprocessing
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +14,7 @@ from tokenq.ranges import Range, check_ranges
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tokenq.worlds.claims.claim import Finding
+    from tokenq.verify.claim import Finding
 
 
 @dataclass(frozen=True)
@@ -55,26 +49,22 @@ def run(config: VerifyConfig) -> int:
     """
     from rich.progress import track
 
-    from tokenq.cli.console import messages, screen
-    from tokenq.cli.search_claims import CLAIMS as SEARCH_CLAIMS
-    from tokenq.errors import unknown_name
-    from tokenq.worlds.claims.claim import find
-    from tokenq.worlds.claims.table import CLAIMS
+    from tokenq.terminal.console import messages, screen
+    from tokenq.verify.check import check, claims_of
 
     check_ranges(config, RANGES)
-    topics = {claim.topic: None for claim in CLAIMS}
-    every = [claim for topic in topics for claim in (*CLAIMS, *SEARCH_CLAIMS) if claim.topic == topic]
-    for topic in config.topic:
-        if topic not in topics:
-            raise unknown_name("topic", topic, topics)
-    claims = [claim for claim in every if claim.topic in (config.topic or topics)]
-    seeds = range(config.seed, config.seed + config.worlds)
+    claims, seeds = claims_of(config.topic), range(config.seed, config.seed + config.worlds)
     errors = messages()
-    with _one_thread():  # the worlds are so small that handing work over takes longer than doing it
-        done = _findings([partial(find, claim, seeds) for claim in claims])
-        findings = list(
-            track(done, "checking", len(claims), console=errors, transient=True, disable=not errors.is_terminal)
+    findings = list(
+        track(
+            check(claims, seeds),
+            "checking",
+            len(claims),
+            console=errors,
+            transient=True,
+            disable=not errors.is_terminal,
         )
+    )
     console = screen(_WIDTH)
     console.print(_table(findings))
     wrong = [finding for finding in findings if not finding.as_expected]
@@ -85,43 +75,6 @@ def run(config: VerifyConfig) -> int:
     if config.output is not None:
         _write(Path(config.output), config, findings)
     return 1 if wrong else 0
-
-
-def _findings(checks: "Sequence[Callable[[], Finding]]") -> "Iterator[Finding]":
-    """Yield what each check finds, in their order, from one process a core where processes can be forked."""
-    cores = min(os.cpu_count() or 1, len(checks))
-    if cores < 2 or "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
-        yield from (check() for check in checks)
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads; the children start none
-        pool = multiprocessing.get_context("fork").Pool(cores, _take, (checks,))
-    with pool:
-        yield from pool.imap(_check, range(len(checks)))
-
-
-_CHECKS: "list[Callable[[], Finding]]" = []
-"""The checks of a forked process: taken over as they are, since functions made in place cannot be sent."""
-
-
-def _take(checks: "Sequence[Callable[[], Finding]]") -> None:
-    _CHECKS[:] = checks
-
-
-def _check(number: int) -> "Finding":
-    return _CHECKS[number]()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _table(findings: "list[Finding]") -> "Table":

@@ -1,0 +1,97 @@
+"""Tasks in processes of their own: what they find, say and raise, and that none outlives the command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenq.demo.processes import in_turn, side_by_side
+from tokenq.errors import UserError
+
+
+def told(name, folder, other):
+    """Say something on both outputs, and meet the other task: neither ends before both have begun."""
+    (folder / name).touch()
+    while not (folder / other).exists():
+        time.sleep(0.01)
+    os.write(1, f"{name} out\n".encode())
+    os.write(2, f"{name} err\n".encode())
+    return f"{name}!", os.getpid(), torch.get_num_threads()
+
+
+def refused():
+    os.write(1, b"what was said before\n")
+    raise UserError("Nothing can be done.", "Give up.")
+
+
+def asleep(folder):
+    (folder / "asleep").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def test_tasks_meet_and_speak_in_their_order(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with side_by_side() as together:
+        found = together({"a": partial(told, "a", tmp_path, "b"), "b": partial(told, "b", tmp_path, "a")})
+    assert [name for name, *_ in found] == ["a!", "b!"]
+    assert len({os.getpid(), *(process for _, process, _ in found)}) == 3
+    assert {threads for *_, threads in found} == {1}
+    said = capfd.readouterr()
+    assert said.out == "a out\nb out\n"
+    assert "a err\nb err\n" in said.err
+
+
+def test_an_error_is_raised_as_it_was_and_ends_the_others(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="Nothing can be done") as caught, side_by_side() as together:
+        together({"refused": refused, "asleep": partial(asleep, tmp_path)})
+    assert caught.value.hint == "Give up."
+    assert time.monotonic() - began < 300
+    assert "what was said before" in capfd.readouterr().out
+
+
+def test_on_one_core_it_is_done_here(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    with side_by_side() as together:
+        assert together is in_turn
+        assert together({"here": os.getpid, "there": os.getpid}) == [os.getpid()] * 2
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_task_outlives_the_command(tmp_path, how):
+    code = (
+        "import os, signal, sys; os.cpu_count = lambda: 2\n"
+        "from functools import partial; from pathlib import Path\n"
+        "from test_side_by_side import asleep; from tokenq.demo.processes import side_by_side\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGTERM, stop)\n"
+        "    with side_by_side() as together:\n"
+        "        together({'asleep': partial(asleep, Path(sys.argv[1]))})\n"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": here}, stderr=subprocess.DEVNULL
+    ) as command:
+        note = tmp_path / "asleep"
+        while not (note.exists() and note.read_text()):
+            assert command.poll() is None
+            time.sleep(0.02)
+        command.send_signal(how)
+        command.wait()
+    process = Path("/proc") / note.read_text()
+    for _ in range(1500):
+        if not process.exists() or "\nState:\tZ" in (process / "status").read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"process {process.name} still sleeps")

@@ -1,0 +1,166 @@
+"""Every claim comes out as it must, and every check is seen to fail where the quantity it looks at is broken."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tokenq.core import qfunction
+from tokenq.search.beam import Beams
+from tokenq.verify import decoding, environment, equivalence, learning, objectives, optimality, readouts, search, values
+from tokenq.verify.claim import Case, Claim, Finding, excess, find, largest
+from tokenq.verify.table import CLAIMS
+from tokenq.worlds import draws
+from tokenq.worlds.mdp import build
+from tokenq.worlds.soft_q import SoftOptimum, log_ratios, softmax_policy, solve
+
+SEEDS = range(2)
+LATER_SEEDS = range(2, 5)
+HOLD = [claim for claim in CLAIMS if claim.must == "hold"]
+FAIL = [claim for claim in CLAIMS if claim.must == "fail"]
+
+
+def name(claim):
+    return f"{claim.check.__name__}-{claim.kind}"
+
+
+@pytest.mark.parametrize("seeds", [SEEDS, pytest.param(LATER_SEEDS, marks=pytest.mark.slow)], ids=["few", "more"])
+@pytest.mark.parametrize("claim", CLAIMS, ids=name)
+def test_a_claim_comes_out_as_it_must(claim, seeds):
+    finding = find(claim, seeds)
+    assert finding.as_expected, f"{claim.statement}: error {finding.error:.1e} ({claim.must})"
+
+
+def test_no_claim_stands_twice():
+    assert len({(claim.check, claim.kind, claim.must) for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_the_theory_page_names_every_check():
+    page = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
+    assert [claim.check.__name__ for claim in CLAIMS if f"{claim.check.__name__}`" not in page] == []
+
+
+def wrong(world):
+    """Return a solution that is none: values, Q and policy each with noise of size 1."""
+    right, dice = solve(world), draws.generator(99)
+    values = right.values + draws.normal(tuple(right.values.shape), dice) * ~world.terminal
+    q_values = right.optimal_q_values + draws.normal(tuple(right.logps.shape), dice)
+    noisy = softmax_policy(right.logps.nan_to_num(neginf=0.0) + draws.normal(tuple(right.logps.shape), dice), world)
+    return SoftOptimum(values, q_values, noisy)
+
+
+def zeros(shape, dice):
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def unmoved(model, *_, **__):
+    """Fit nothing."""
+    return model.world.reference_logps
+
+
+PATCHES = {
+    # Checks that hold for any policy, so that a wrong optimum does not disturb them: what they are made of is broken.
+    optimality.every_policy: (qfunction, "logit_values", lambda logits, beta: beta * logits.amax(-1)),
+    optimality.gauge: (qfunction, "advantages", lambda logits, beta: beta * logits),
+    equivalence.one_member: (equivalence, "solve", wrong),
+    learning.reference_falls: (learning, "behind", lambda world, *_: torch.zeros(world.n_states, dtype=torch.float64)),
+    learning.chosen_falls_after_sft: (learning, "fitted_to", lambda world, *_: world),
+    objectives.ipo_finds_win_rates: (objectives, "fit", unmoved),
+    objectives.ipo_per_token_finds_win_rates: (objectives, "fit", unmoved),
+    objectives.forward_kl_optimum: (objectives, "fit", unmoved),
+    objectives.js_optimum: (objectives, "fit", unmoved),
+    objectives.alpha_optimum: (objectives, "fit", unmoved),
+    objectives.optimism: (objectives, "minimise", unmoved),
+    objectives.pessimism: (objectives, "minimise", unmoved),
+    readouts.identities: (readouts, "log_ratios", lambda one, other: log_ratios(one, other) + 0.1),
+    decoding.proxy_is_greedy_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
+    decoding.proxy_is_shaped_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
+    decoding.proxy_by_step: (decoding._Proxy, "combined", lambda self, world: self.large),
+    decoding.proxy_of_own_reference: (decoding._Proxy, "combined", lambda self, world: self.large),
+    decoding.exponent: (decoding._Proxy, "combined", lambda self, world: self.large),
+}
+
+
+@pytest.mark.parametrize("claim", HOLD, ids=name)
+def test_a_check_sees_what_is_broken(claim, monkeypatch):
+    """With a wrong optimum (or a wrong part, where any policy would do) the claim is found not to hold in one world."""
+    if claim.check in PATCHES:
+        monkeypatch.setattr(*PATCHES[claim.check])
+    case = Case.of(draws.KINDS[claim.kind](1), 1)
+    error = claim.check(case if claim.check in PATCHES else replace(case, optimum=wrong(case.world)))
+    assert not Finding(claim, 1, error).as_expected
+
+
+def no_reward(seed):
+    """Return a world in which nothing is better than anything: V* = 0 and π* = π_ref."""
+    world = draws.dense(seed)
+    return replace(world, rewards=torch.zeros_like(world.rewards))
+
+
+def coherent(seed):
+    """Return a world whose reward is β log π/π_ref of some policy: V* = 0 everywhere."""
+    world = draws.dense(seed)
+    ratios = log_ratios(draws.random_policy(world, draws.generator(seed)), world.reference_logps)
+    return replace(world, rewards=world.beta * ratios)
+
+
+def one_step(seed):
+    """Return a world without a future."""
+    world = build(vocab_size=4, horizon=1, beta=0.5)
+    return replace(world, rewards=draws.normal((world.n_states, 4), draws.generator(seed)) * world.choice[:, None])
+
+
+MENDED = {
+    optimality.one_advantage: (draws.dense, (optimality, "log_ratios", lambda one, other: one)),
+    equivalence.partition_as_printed: (coherent, None),
+    equivalence.across_prompts: (no_reward, None),
+    equivalence.shaping_at_ends: (draws.dense, (equivalence, "normal", zeros)),
+    learning.dpo_without_coverage: (draws.small, (learning, "fit", lambda model, *_: solve(model.world).logps)),
+    learning.chosen_falls_without_sft: (no_reward, None),
+    objectives.dpo_on_flipped_labels: (draws.small, (objectives, "FLIPS", 0.0)),
+    objectives.r_dpo_with_a_minus: (draws.small, (objectives, "TOKEN_PRICE", 0.0)),
+    objectives.labels_without_value: (coherent, None),
+    values.dro_without_value: (coherent, None),
+    values.dro_with_a_baseline: (no_reward, None),
+    readouts.credit_is_reward: (coherent, None),
+    readouts.order_of_reward: (coherent, None),
+    readouts.worst_token: (coherent, None),
+    readouts.value_curve_alone: (draws.terminal_only, None),
+    decoding.search_as_printed: (coherent, None),
+    decoding.finds_reward: (no_reward, None),
+    decoding.proxy_is_optimal: (one_step, None),
+    decoding.exponent_as_printed: (lambda seed: replace(draws.dense(seed), beta=1.0), None),
+    equivalence.bradley_terry_same: (draws.deterministic_environment, None),
+    environment.dpo_on_returns: (draws.deterministic_environment, None),
+    environment.dpo_unmasked: (draws.dense, None),
+    search.one_beam: (draws.dense, (search, "Beams", lambda _width, **options: Beams(200, **options))),
+}
+"""For each claim that must fail: worlds (or a change) in which its assumption holds after all."""
+
+
+@pytest.mark.parametrize("claim", FAIL, ids=name)
+def test_a_claim_that_must_fail_holds_where_its_assumption_does(claim, monkeypatch):
+    """So it is the assumption that makes the difference, and not a check that fails always."""
+    worlds, patch = MENDED[claim.check]
+    if patch:
+        monkeypatch.setattr(*patch)
+    errors = [claim.check(Case.of(worlds(seed), seed)) for seed in SEEDS]
+    finding = Finding(claim, len(SEEDS), max(errors))
+    assert not finding.as_expected
+    assert finding.verdict == "holds, and must not"
+
+
+def test_verdicts_in_words():
+    claim = Claim("t", "s", "p", "dense reward", lambda case: 0.0, 1e-3)
+    assert Finding(claim, 1, 1e-4).verdict == "holds"
+    assert Finding(claim, 1, 1e-2).verdict == "fails"
+    assert Finding(claim._replace(must="fail"), 1, 1e-2).verdict == "fails, as it must"
+
+
+def test_what_is_not_a_number_is_no_agreement():
+    assert find(Claim("t", "s", "p", "dense reward", lambda case: float("nan")), SEEDS).error == float("inf")
+    assert largest(torch.tensor([0.0, torch.nan])) == float("inf")
+    assert largest(torch.tensor([0.5, -2.0]), torch.tensor([1.0])) == 2.0
+    assert excess(torch.tensor([-1.0, torch.nan])) == float("inf")
+    assert excess(torch.tensor([-1.0])) == 0.0

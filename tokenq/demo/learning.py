@@ -1,0 +1,151 @@
+"""How the policies of the demonstration in the world of posts learn: from others, and from pairs of their own."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenq.demo.gold import GOLD, GoldReward
+from tokenq.demo.settings import DemoSettings, demo_model, label_pairs
+from tokenq.demo.steps import EVALUATIONS, answers, trained
+from tokenq.demo.tldr import Post
+from tokenq.files import folder_aside, write_json_lines
+from tokenq.models.load import hide_progress_bars
+from tokenq.results import Candidate, SearchResult
+
+NEW_TOKENS = 48
+"""Most tokens of a summary; a clean one has about 20."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The demonstration's folder, and what it trains on.
+
+    Attributes:
+        folder: where everything goes.
+        settings: posts, trainings and sizes.
+        searches: what the figure of search compares.
+    """
+
+    folder: Path
+    settings: DemoSettings
+    searches: Sequence[str]
+
+    def data(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write rows as JSON lines, and return the file."""
+        path = self.folder / "data" / f"{name}.jsonl"
+        write_json_lines(path, rows)
+        return path
+
+    @property
+    def sft(self) -> Path:
+        """The policy that learnt from demonstrations: the reference of everything that follows."""
+        return self.folder / f"sft{len(self.settings.sft_stages)}" / "policy"
+
+    @property
+    def dpo(self) -> Path:
+        """The run that learnt from preferences."""
+        return self.folder / "dpo"
+
+    @cached_property
+    def test_posts(self) -> dict[str, Post]:
+        """The posts to summarise, by the name of their prompt."""
+        return {str(number): post for number, post in enumerate(self.settings.for_test(), 1)}
+
+    @cached_property
+    def test_prompts(self) -> Path:
+        """The file of these prompts."""
+        return self.data("test", ({"id": name, "prompt": post.prompt} for name, post in self.test_posts.items()))
+
+    def gold(self, result: SearchResult, candidate: Candidate) -> float:
+        """Return the true reward of a summary of a test post."""
+        return _gold(self.test_posts[result.id], candidate.text)
+
+
+@cache
+def _gold(post: Post, text: str) -> float:
+    """Return the true reward of a summary; many searches find the same one."""
+    return GOLD(post, text)
+
+
+def learn(world: World) -> None:
+    """Train a model that knows nothing on demonstrations, stage by stage."""
+    hide_progress_bars()
+    model, tokenizer = demo_model(world.settings.seed)
+    policy = world.folder / "start"
+    with folder_aside(policy) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+    for number, (stage, rows) in enumerate(zip(world.settings.sft_stages, world.settings.sft_rows(), strict=True), 1):
+        policy = sft(world, f"sft{number}", policy, world.data(f"demonstrations{number}", rows), stage.schedule)
+
+
+def sft(world: World, name: str, model: Path, data: Path, schedule: str) -> Path:
+    """Train on demonstrations, and return the policy."""
+    return trained(
+        world.folder / name,
+        loss="sft",
+        batch_size=world.settings.sft_batch_size,
+        learning_rate=world.settings.sft_learning_rate,
+        warmup_steps=world.settings.sft_warmup_steps,
+        schedule=schedule,
+        **_shared(world, model, data),
+    )
+
+
+def dpo(world: World, name: str, model: Path, data: Path, held_out: Path | None = None) -> None:
+    """Train on pairs against the model that is begun from."""
+    own = world.settings
+    steps = round(own.dpo_epochs * own.pair_posts / own.dpo_batch_size)
+    trained(
+        world.folder / name,
+        beta=own.dpo_beta,
+        batch_size=own.dpo_batch_size,
+        epochs=own.dpo_epochs,
+        learning_rate=own.dpo_learning_rate,
+        warmup_steps=own.dpo_warmup_steps,
+        schedule="cosine",
+        reference_store=str(world.folder / "reference"),
+        eval_data=() if held_out is None else (str(held_out),),
+        eval_steps=max(1, steps // EVALUATIONS),
+        **_shared(world, model, data),
+    )
+
+
+def _shared(world: World, model: Path, data: Path) -> dict[str, Any]:
+    seed = world.settings.seed
+    return {"model": str(model), "data": (str(data),), "seed": seed, "device": "cpu", "dtype": "float32"}
+
+
+def labelled_pairs(world: World) -> tuple[Path, Path, Path]:
+    """Return pairs of summaries by the SFT policy: to train on, the same labelled with a taste for length, held out."""
+    own = world.settings
+    by_length = GoldReward(length_bonus=own.length_bonus)
+    tastes = {"pairs": {"pairs": GOLD, "length_pairs": by_length}, "held_out": {"held_out": GOLD}}
+    posts = {"pairs": own.for_pairs(), "held_out": own.held_out()}
+    (pairs, longer), (held_out,) = (_labelled(world, name, posts[name], by) for name, by in tastes.items())
+    return pairs, longer, held_out
+
+
+def _labelled(world: World, name: str, posts: Sequence[Post], tastes: Mapping[str, GoldReward]) -> list[Path]:
+    """Have the SFT policy summarise posts twice, and return the pairs that each taste makes of that."""
+    own = world.settings
+    found = answers(
+        world.folder / "samples" / f"{name}.jsonl",
+        policy=str(world.sft),
+        prompts=[str(world.data(f"{name}_posts", ({"prompt": post.prompt} for post in posts)))],
+        method="sample",
+        n=2,
+        **decoding(world),
+    )
+    texts = [[candidate.text for candidate in result.candidates] for result in found]
+    return [
+        world.data(file, label_pairs(posts, texts, taste, seed=own.seed, temperature=own.label_temperature))
+        for file, taste in tastes.items()
+    ]
+
+
+def decoding(world: World) -> dict[str, Any]:
+    """Return how every search of the demonstration writes."""
+    return {"max_new_tokens": NEW_TOKENS, "batch_size": 150, "device": "cpu", "seed": world.settings.seed}

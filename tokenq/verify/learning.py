@@ -1,0 +1,170 @@
+"""What preference learning finds: DPO as inverse Q-learning, its error in n pairs, and likelihoods that must fall."""
+
+from dataclasses import replace
+
+import torch
+from scipy.stats import linregress
+from torch import Tensor
+
+from tokenq.core.qfunction import sequence_rewards
+from tokenq.verify.claim import Case, Claim, broken, excess, largest
+from tokenq.worlds.draws import generator, random_policy
+from tokenq.worlds.mdp import TokenMDP
+from tokenq.worlds.soft_q import (
+    behind,
+    bradley_terry,
+    kl,
+    log_ratios,
+    response_logps,
+    sample_pairs,
+    solve,
+    token_logps,
+)
+from tokenq.worlds.tabular import TabularLM, fit
+
+_COUNTS = (4_000, 16_000, 64_000, 256_000)
+_REPEATS = 3
+
+
+def all_pairs(case: Case, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return every ordered pair of responses to one prompt, and its share among exact preferences.
+
+    Args:
+        case: the case.
+        scores: [N] by which Bradley-Terry prefers.
+    """
+    pairs, weights = [], []
+    for prompt in case.prompts():
+        rows = case.sequences.of_prompt(prompt)
+        i, j = torch.nonzero(~torch.eye(len(rows), dtype=torch.bool), as_tuple=True)
+        pairs.append(torch.stack((rows[i], rows[j]), 1))
+        weights.append(bradley_terry(scores[rows])[i, j])
+    together = torch.cat(weights)
+    return torch.cat(pairs), together / together.sum()
+
+
+def divergence(case: Case, logps: Tensor) -> float:
+    """Return the largest KL(π*‖π) over prompts."""
+    return largest(torch.stack([kl(case.sequences, case.optimum.logps, logps, prompt) for prompt in case.prompts()]))
+
+
+def dpo_finds_the_optimum(case: Case) -> float:
+    """KL(π*‖π) for the minimiser π of the project's `dpo` on the exact preference distribution."""
+    start = random_policy(case.world, case.dice())
+    pairs, weights = all_pairs(case, case.returns)
+    return divergence(case, fit(TabularLM(case.world, start), case.sequences, pairs, weights))
+
+
+def dpo_without_coverage(case: Case) -> float:
+    """The same, where a third of the responses is in no pair and training begins elsewhere than at the reference."""
+    start = random_policy(case.world, case.dice())
+    pairs, weights = all_pairs(case, case.returns)
+    seen = (pairs % 3 != 0).all(1)
+    return divergence(case, fit(TabularLM(case.world, start), case.sequences, pairs[seen], weights[seen]))
+
+
+def dpo_rate(case: Case) -> float:
+    """|slope + 1/2| of log error on log n, where the error is that of implicit rewards (root mean square, centred)."""
+    errors = []
+    for count in _COUNTS:
+        logs = [_sampled_error(case, count, repeat).log() for repeat in range(_REPEATS)]
+        errors.append(float(torch.stack(logs).mean()))
+    slope = linregress(torch.tensor(_COUNTS).log().tolist(), errors).slope
+    return abs(float(slope) + 0.5)
+
+
+def _sampled_error(case: Case, count: int, repeat: int) -> Tensor:
+    sampled = sample_pairs(case.world, case.sequences, count, generator(1_000 * case.seed + repeat))
+    size = len(case.sequences.prompts)
+    numbers, counts = (sampled[:, 0] * size + sampled[:, 1]).unique(return_counts=True)  # type: ignore[no-untyped-call]  # torch's
+    pairs = torch.stack((numbers // size, numbers % size), 1)
+    logps = fit(TabularLM(case.world), case.sequences, pairs, counts.double() / count)
+    learnt = sequence_rewards(token_logps(case.sequences, logps), case.reference, case.world.beta)
+    gap = learnt - case.implicit.sum(-1)
+    centred = [gap[rows] - gap[rows].mean() for rows in map(case.sequences.of_prompt, case.prompts())]
+    return torch.cat(centred).square().mean().sqrt()
+
+
+def reference_falls(case: Case) -> float:
+    """E_{π_ref}[Σ β log π*/π_ref] − (−β Σ_s d_ref(s) KL(π_ref(·|s)‖π*(·|s))), and the left side where above 0."""
+    world = case.world
+    chances = response_logps(case.sequences, world.reference_logps)
+    states = behind(world, case.sequences, chances).exp()  # d_ref(s): chance to come through s, 1 at each prompt
+    token_kl = -(world.reference_logps.exp() * log_ratios(case.optimum.logps, world.reference_logps)).sum(-1)
+    errors, falls = [], []
+    for prompt in case.prompts():
+        rows = case.sequences.of_prompt(prompt)
+        expected = (chances[rows].exp() * case.implicit[rows].sum(-1)).sum()
+        here = (world.prompts == prompt) & world.choice
+        errors.append(expected + world.beta * (states * token_kl)[here].sum())
+        falls.append(expected)
+    return max(largest(torch.stack(errors)), excess(torch.stack(falls)))
+
+
+def _chosen(case: Case) -> Tensor:
+    """[N] log-prob of each response to be the chosen one of two, both written by a policy better than the reference.
+
+    The writer is the soft optimum at twice the temperature, half-way between the reference and π*.
+    """
+    writer = solve(replace(case.world, beta=2 * case.world.beta)).logps
+    chances = response_logps(case.sequences, writer)
+    logs = torch.empty_like(chances)
+    for prompt in case.prompts():
+        rows = case.sequences.of_prompt(prompt)
+        logs[rows] = chances[rows] + (2 * bradley_terry(case.returns[rows]) @ chances[rows].exp()).log()
+    return logs
+
+
+def fitted_to(world: TokenMDP, case: Case, chances: Tensor) -> TokenMDP:
+    """Return the world whose reference writes responses with these log-probs (what SFT on them converges to)."""
+    passing = behind(world, case.sequences, chances)
+    logps = torch.where(world.choice[:, None], world.at(passing) - passing[:, None], world.reference_logps)
+    return replace(world, reference_logps=torch.where(world.next_states < 0, -torch.inf, logps))
+
+
+def _chosen_reward(case: Case, world: TokenMDP) -> Tensor:
+    """[prompts] expected implicit reward of the chosen responses once DPO has converged from the world's reference."""
+    implicit = world.beta * (
+        token_logps(case.sequences, solve(world).logps).sums()
+        - token_logps(case.sequences, world.reference_logps).sums()
+    )
+    weighted = _chosen(case).exp() * implicit
+    return torch.stack([weighted[case.sequences.of_prompt(prompt)].sum() for prompt in case.prompts()])
+
+
+def chosen_falls_after_sft(case: Case) -> float:
+    """By how much the expected implicit reward of chosen responses exceeds 0, the reference fitted to them."""
+    return excess(_chosen_reward(case, fitted_to(case.world, case, _chosen(case))))
+
+
+def chosen_falls_without_sft(case: Case) -> float:
+    """The same with the reference that knows neither response."""
+    return excess(_chosen_reward(case, case.world))
+
+
+_PAPER, _SMALL = "2404.12358", "dense reward, small"
+
+CLAIMS = (
+    Claim(
+        "DPO", "on exact preferences DPO converges to π* (KL)", f"{_PAPER} Eq. 9", _SMALL, dpo_finds_the_optimum, 1e-8
+    ),
+    broken("DPO", "… also where responses are in no pair", "2404.10719 Thm 4.1", _SMALL, dpo_without_coverage),
+    Claim("DPO", "with n sampled pairs the error falls as n^(-1/2)", "M-estimation", _SMALL, dpo_rate, 0.1),
+    Claim(
+        "likelihood", "E_ref[β log π*/π_ref] = −β KL(π_ref‖π*) ≤ 0", f"{_PAPER} Eq. 16", "dense reward", reference_falls
+    ),
+    Claim(
+        "likelihood",
+        "reference fitted to the chosen: their reward falls",
+        f"{_PAPER} §5.4",
+        "dense reward",
+        chosen_falls_after_sft,
+    ),
+    broken(
+        "likelihood",
+        "… also with a reference not fitted to them",
+        f"{_PAPER} §5.4",
+        "dense reward",
+        chosen_falls_without_sft,
+    ),
+)

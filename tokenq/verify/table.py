@@ -1,0 +1,26 @@
+"""The table of all claims, in the order in which docs/theory.md tells them."""
+
+from tokenq.verify import (
+    decoding,
+    environment,
+    equivalence,
+    learning,
+    objectives,
+    optimality,
+    readouts,
+    search,
+    values,
+)
+from tokenq.verify.claim import Claim
+
+CLAIMS: tuple[Claim, ...] = (
+    *optimality.CLAIMS,
+    *equivalence.CLAIMS,
+    *learning.CLAIMS,
+    *objectives.CLAIMS,
+    *values.CLAIMS,
+    *readouts.CLAIMS,
+    *decoding.CLAIMS,
+    *search.CLAIMS,
+    *environment.CLAIMS,
+)
