@@ -1,19 +1,29 @@
-"""What a job is given in memory, a loaded model or rows, written down: a run is then what it is from files."""
+"""Models and data as a job is given them: named, or in memory.
+
+A training writes down what is in memory: its run is then what it is from files.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
+from tokenq.jobs.run import Run
+from tokenq.models.forward.packed_lm import is_peft
+from tokenq.models.load import ModelSpec
+from tokenq.models.loaded import Loaded
+from tokenq.rundir import RunDir
 
 Name = str | PathLike[str]
 
-Loaded: TypeAlias = PreTrainedModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+InMemory: TypeAlias = PreTrainedModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""A model of transformers that is loaded already, alone or with its tokenizer."""
 
 Rows = Any
 """A datasets.Dataset, a pandas frame or a sequence of dictionaries."""
@@ -31,7 +41,32 @@ class Source(NamedTuple):
     write: Callable[[], None] = lambda: None
 
 
-def model_source(model: Name | Loaded, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> Source:
+def spec_of(
+    model: Name | Run | InMemory, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
+) -> ModelSpec:
+    """Return how a model is loaded, whatever it is given as.
+
+    Args:
+        model: a folder, a hub id, a run or its folder (its policy is meant), a model of `transformers` or `peft`, or
+            (model, tokenizer).
+        tokenizer: of a loaded model.
+        **options: fields of `ModelSpec`: dtype, device, …
+
+    Raises:
+        UserError: a loaded model without its tokenizer, a tokenizer without a loaded model, or something else.
+    """
+    if isinstance(model, Run):
+        return ModelSpec(str(model.policy), **options)
+    loaded = _in_memory(model, tokenizer)
+    if loaded is not None:
+        return ModelSpec(loaded.name, loaded=loaded, **options)
+    path: Any = model
+    place = Path(path).expanduser()
+    own = RunDir(place).policy
+    return ModelSpec(str(own) if own.is_dir() and not (place / "config.json").exists() else fspath(path), **options)
+
+
+def model_source(model: Name | InMemory, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> Source:
     """Return the name of a model.
 
     Args:
@@ -42,28 +77,42 @@ def model_source(model: Name | Loaded, tokenizer: PreTrainedTokenizerBase | None
     Raises:
         UserError: a loaded model without its tokenizer, a tokenizer without a loaded model, or something else.
     """
+    loaded = _in_memory(model, tokenizer)
+    if loaded is None:
+        return Source([str(model)])
+    if is_peft(loaded.model):
+        raise _no_model(loaded.model)
+    return Source([str(folder)], partial(_write_model, loaded, folder))
+
+
+def _in_memory(model: Any, tokenizer: Any) -> Loaded | None:
+    """Return a model that is given in memory, None for one that is named."""
     if isinstance(model, str | PathLike):
         if tokenizer is not None:
             raise UserError(
                 "A tokenizer is given for a model that is named.", "A named model brings its own: leave it out."
             )
-        return Source([str(model)])
-    loaded: Any
-    loaded, own = model if isinstance(model, tuple) and len(model) == 2 else (model, tokenizer)
-    if not isinstance(loaded, PreTrainedModel):
-        raise UserError(
-            f"A {type(loaded).__name__} is no model.",
-            "Give a folder, a hub id, a model of transformers with tokenizer=…, or (model, tokenizer).",
-        )
+        return None
+    live, own = model if isinstance(model, tuple) and len(model) == 2 else (model, tokenizer)
+    if not isinstance(live, PreTrainedModel) and not (isinstance(live, nn.Module) and is_peft(live)):
+        raise _no_model(live)
     if not isinstance(own, PreTrainedTokenizerBase):
         raise UserError("A loaded model is given without its tokenizer.", "Give tokenizer=…, or (model, tokenizer).")
-    return Source([str(folder)], partial(_write_model, loaded, own, folder))
+    return Loaded(live, own)
 
 
-def _write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _no_model(given: object) -> UserError:
+    return UserError(
+        f"A {type(given).__name__} is no model.",
+        "Give a folder, a hub id, a model of transformers with tokenizer=…, or (model, tokenizer).",
+    )
+
+
+def _write_model(loaded: Loaded, folder: Path) -> None:
+    model: Any = loaded.model
     with folder_aside(folder) as aside:
         model.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
+        loaded.tokenizer.save_pretrained(aside)
 
 
 def data_source(data: Name | Rows, path: Path) -> Source:

@@ -8,7 +8,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import Loaded, Name, Rows, data_source, model_source
+from tokenq.jobs.inputs import InMemory, Name, Rows, data_source, model_source
 from tokenq.jobs.run import Run
 from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener
@@ -17,7 +17,7 @@ from tokenq.training.config import TrainConfig
 
 
 def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
-    model: Name | Loaded,
+    model: Name | InMemory,
     data: Name | Rows,
     output: Name,
     *,

@@ -19,18 +19,10 @@ from tokenq.core.packing import every_token, opened, pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models.adapters import is_adapter_folder
+from tokenq.models.checkpoint import check_complete, from_pretrained, locate
 from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.forward.proof import Proof
-from tokenq.models.load import (
-    DTYPES,
-    ModelSpec,
-    check_complete,
-    device_of,
-    from_pretrained,
-    load_whole,
-    locate,
-    make_deterministic,
-)
+from tokenq.models.load import DTYPES, ModelSpec, device_of, load_whole, make_deterministic, twin_of
 from tokenq.records import TokenGroup
 
 ENDS_IN_EOS = "tokenq_ends_in_eos"
@@ -184,12 +176,16 @@ def read_classifier(spec: ModelSpec, folder: str) -> PreTrainedModel:
     return model
 
 
-def open_classifier(spec: ModelSpec) -> PreTrainedModel:
-    """Return the classifier of a checkpoint without dropout, to be read.
+def open_classifier(spec: ModelSpec) -> nn.Module:
+    """Return the classifier of a checkpoint, or one in memory, without dropout, to be read.
 
     Raises:
         UserError: as `read_classifier`.
     """
+    if spec.loaded is not None:
+        live: nn.Module = twin_of(spec, spec.loaded)
+        _head(bare(live))
+        return live
     model = read_classifier(spec, locate(spec.path)[0])
     make_deterministic(model)
     return model

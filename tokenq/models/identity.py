@@ -23,7 +23,9 @@ from tokenq.models.stamps import Stamp, is_afar, settled
 _USES_AFAR = 8
 """After so many uses the identity of files that another machine keeps is checked: their stamps are second-hand."""
 
-_MAKERS = tuple(f"tokenq.models.{name}" for name in ("identity", "load", "adapters", "merging", "classifier"))
+_MAKERS = tuple(
+    f"tokenq.models.{name}" for name in ("identity", "load", "checkpoint", "adapters", "merging", "classifier")
+)
 """What decides which weights come of which files."""
 
 

@@ -51,7 +51,8 @@ def least_context(models: Iterable[nn.Module]) -> int | None:
 
 def named_limits(model: nn.Module) -> tuple[ModelLimits, str]:
     """Return the limits of a model and where it came from."""
-    return ModelLimits.of(model), str(bare(model).config._name_or_path)
+    lm = bare(model)
+    return ModelLimits.of(model), str(lm.config._name_or_path) or type(lm).__name__
 
 
 def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) -> str | None:

@@ -3,31 +3,29 @@
 A model is loaded in one compute type, without dropout, and with the adapter that was asked for.
 """
 
+import copy
 import warnings
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from tokenq.at_rest import refuse_no_objects
-from tokenq.errors import UserError, nearest, reason, unknown_name
+from tokenq.errors import UserError, reason, unknown_name
 from tokenq.models.adapters import (
     adapter_config,
     adapter_folder,
     base_of,
     is_adapter_folder,
-    is_local,
     record_base,
     with_adapter,
 )
-from tokenq.models.forward.packed_lm import bare
-from tokenq.models.language_part import causal_lm
+from tokenq.models.checkpoint import causal_lm, check_complete, from_pretrained, locate
+from tokenq.models.forward.packed_lm import bare, is_peft
+from tokenq.models.loaded import Loaded, twin
 from tokenq.models.merging import merged, merged_or_beside
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,6 +46,7 @@ class ModelSpec:
         revision: hub revision.
         trust_remote_code: whether code that comes with the model may run.
         base: base of the adapter that `path` names, instead of the one that the adapter names itself.
+        loaded: the model itself, where it is in memory already; `path` is then what it is called.
     """
 
     path: str
@@ -57,6 +56,7 @@ class ModelSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     base: str | None = None
+    loaded: Loaded | None = None
 
     @property
     def name(self) -> str:
@@ -68,7 +68,8 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     """Return the causal LM that `spec` names, to be read, without dropout.
 
     A path that names an adapter stands for its base with the adapter: merged into the weights where that says the same,
-    else beside them. `spec.adapter` is put on top and stays an adapter.
+    else beside them. `spec.adapter` is put on top and stays an adapter. Of a model in memory a twin is read, on the
+    same weights where they have the type and the device that are asked for.
 
     Args:
         spec: what to load.
@@ -77,6 +78,8 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     Raises:
         UserError: when there is no model at that place, or the adapter was made for another base.
     """
+    if spec.loaded is not None:
+        return _read_in_memory(spec, spec.loaded)
     if spec.adapter is None and is_adapter_folder(spec.path):
         read = merged_or_beside(lambda: _whole(_below(spec)), spec.path)
         make_deterministic(read)
@@ -100,6 +103,34 @@ def load_whole(spec: ModelSpec) -> PreTrainedModel:
     return model
 
 
+def _read_in_memory(spec: ModelSpec, loaded: Loaded) -> nn.Module:
+    model = twin_of(spec, loaded)
+    if bare(model).get_output_embeddings() is None:
+        raise UserError(f"{spec.name} is no language model: a {type(bare(model)).__name__} has no head of tokens.", "")
+    return model
+
+
+def twin_of(spec: ModelSpec, loaded: Loaded) -> nn.Module:
+    """Return the twin of a model in memory, without dropout, in the type and on the device that are asked for.
+
+    Raises:
+        UserError: something is asked for that is decided where a model is loaded from files.
+    """
+    for name, asked in (("adapter", spec.adapter), ("revision", spec.revision)):
+        if asked is not None:
+            raise UserError(f"{spec.path} is in memory: no {name} goes with it.", "Load the model with it.")
+    _check_dtype(spec)
+    device = None if spec.device == "auto" else device_of(spec.device)
+    found = twin(loaded.model, DTYPES.get(spec.dtype), device)
+    make_deterministic(found)
+    return found
+
+
+def _check_dtype(spec: ModelSpec) -> None:
+    if spec.dtype != "auto" and spec.dtype not in DTYPES:
+        raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
+
+
 def _below(spec: ModelSpec) -> ModelSpec:
     """Return the base of an adapter, as it is to be loaded."""
     folder = adapter_folder(spec.path)
@@ -109,8 +140,10 @@ def _below(spec: ModelSpec) -> ModelSpec:
 
 
 def _whole(spec: ModelSpec) -> PreTrainedModel:
-    if spec.dtype != "auto" and spec.dtype not in DTYPES:
-        raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
+    if spec.loaded is not None:
+        own: Any = copy.deepcopy(_read_in_memory(spec, spec.loaded))
+        return merged(own, spec.path) if is_peft(own) else own.requires_grad_(True)
+    _check_dtype(spec)
     if is_adapter_folder(spec.path):
         return merged(with_adapter(_whole(_below(spec)), spec.path, trainable=False), spec.path)
     folder, gguf = locate(spec.path)
@@ -137,6 +170,8 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     Raises:
         UserError: when there is none, or it has no end-of-sequence token.
     """
+    if spec.loaded is not None:
+        return with_end(copy.deepcopy(spec.loaded.tokenizer), spec.path, chat_template)
     own = spec.adapter and adapter_folder(spec.adapter)
     if own and (own / _TOKENIZER_CONFIG).is_file():  # its vocabulary may have grown
         spec = replace(spec, path=str(own))
@@ -148,10 +183,27 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     if Path(folder).is_dir() and not gguf and not any(f for name in TOKENIZER_FILES for f in Path(folder).glob(name)):
         # transformers would return one that knows no word.
         raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
-    tokenizer: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
+    return with_end(
+        from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path), spec.path, chat_template
+    )
+
+
+def with_end(
+    tokenizer: PreTrainedTokenizerBase, path: str, chat_template: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that can end a response.
+
+    Args:
+        tokenizer: given a chat template where there is one.
+        path: where it came from.
+        chat_template: replaces its own.
+
+    Raises:
+        UserError: it has no end-of-sequence token.
+    """
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"The tokenizer of {spec.path} has no end-of-sequence token, so no response could ever end.",
+            f"The tokenizer of {path} has no end-of-sequence token, so no response could ever end.",
             'Set "eos_token" in its tokenizer_config.json.',
         )
     if chat_template is not None:
@@ -226,77 +278,6 @@ def _as_in_evaluation(module: nn.Module, _arguments: object) -> None:
 def is_quantised(model: nn.Module) -> bool:
     """Return whether the weights are stored in fewer bits than they are computed in."""
     return "quantization_config" in bare(model).config.to_dict()
-
-
-def locate(path: str) -> tuple[str, dict[str, str]]:
-    """Return (folder or hub id, gguf options) of a model path, or explain why nothing is there."""
-    place = Path(path).expanduser()
-    if place.suffix == ".gguf":
-        if not place.is_file():
-            raise UserError(f"No file {path}.", _neighbours(place))
-        return str(place.parent), {"gguf_file": place.name}
-    if place.is_dir():
-        wanted = ("config.json", "adapter_config.json")
-        if not any((place / name).is_file() for name in wanted):
-            inner = sorted(str(p.parent) for name in wanted for p in place.glob(f"*/{name}"))
-            hint = f"Did you mean {inner[0]}?" if inner else "A model folder holds config.json and *.safetensors."
-            raise UserError(f"The folder {path} holds no model (no config.json).", hint)
-        refuse_no_objects(place, (*wanted, "generation_config.json", "tokenizer.json", "tokenizer_config.json"))
-        return str(place), {}
-    if place.is_file():
-        raise UserError(f"{path} is a file.", "Give the folder that holds config.json, or a .gguf file.")
-    if is_local(path):
-        raise UserError(f"No folder {path}.", _neighbours(place))
-    return path, {}
-
-
-def _neighbours(place: Path) -> str:
-    if not place.parent.is_dir():
-        return f"Its parent {place.parent} does not exist either."
-    close = nearest(place.name, [p.name for p in place.parent.iterdir()])
-    return f"Did you mean {place.parent / close}?" if close else "Check the spelling."
-
-
-def from_pretrained(
-    load: Callable[..., Any], folder: str, options: dict[str, Any], path: str, what: str = "a causal language model"
-) -> Any:
-    """Return what a loader of transformers gives.
-
-    Raises:
-        UserError: says what is wrong with `path`, which was to be loaded as `what`.
-    """
-    try:
-        return load(folder, **options)
-    except ImportError as problem:
-        raise UserError(f"{path} cannot be read: {reason(problem)}", _missing(problem)) from None
-    except SafetensorError as problem:
-        hint = "The file was perhaps not copied to its end: fetch it again."
-        raise UserError(f"The weights in {path} are damaged: {problem}", hint) from None
-    except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        if isinstance(problem, RuntimeError) and "mismatched_sizes" not in str(problem):
-            raise
-        first = reason(problem)
-        hint = "Check the id, the network, or give a local folder."
-        if "mismatched_sizes" in str(problem):
-            first, hint = "config.json and the weights say different shapes.", "Fetch both from the same place."
-        if "trust_remote_code" in str(problem):
-            hint = "It needs its own code: read that code, then pass --trust-remote-code."
-        raise UserError(f"{path} cannot be loaded as {what}: {first}", hint) from None
-
-
-def check_complete(path: str, missing: Collection[str], what: str = "a causal language model") -> None:
-    """Refuse a checkpoint that leaves weights of the language model to chance (a bare encoder, a lost shard)."""
-    if missing:
-        raise UserError(
-            f"{path} lacks {len(missing)} weights of {what}, such as {min(missing)}.",
-            "It is incomplete, or a model of another kind (an encoder, a classifier).",
-        )
-
-
-def _missing(problem: ImportError) -> str:
-    if "gguf" in str(problem).lower():
-        return "Install what reads GGUF files: pip install 'tokenq[gguf]'"
-    return "Install the package that it names."
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:

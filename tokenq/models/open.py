@@ -19,7 +19,8 @@ from transformers.utils.hub import try_to_load_from_cache
 from tokenq.collector import collector_paused
 from tokenq.files import read_json
 from tokenq.models.adapters import adapter_config, adapter_folder, base_of, is_adapter_folder
-from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.checkpoint import locate
+from tokenq.models.forward.packed_lm import PackedLM, is_peft
 from tokenq.models.forward.proof import Proof
 from tokenq.models.identity import ModelIdentity, kept_identity
 from tokenq.models.load import (
@@ -29,7 +30,7 @@ from tokenq.models.load import (
     device_of,
     load_model,
     load_tokenizer,
-    locate,
+    with_end,
 )
 from tokenq.models.precision import stored_dtype
 from tokenq.models.proof_cache import proven
@@ -86,19 +87,20 @@ def open_model(
     """
     spec = _typed(spec)
     before = stamped(spec)
-    key = (spec, before, attention, max_length, load, proof)
-    lm = _held(key)
+    key, named = (spec, before, attention, max_length, load, proof), spec.loaded is None
+    lm = _held(key) if named else None
     with collector_paused():
         model = load(spec) if lm is None else lm.model
     files = before or stamped(spec)  # a hub's were fetched just now
     identity, finite = known_identity(lambda: model, spec, files, say, kind=load.__name__)
     base = identity
-    if spec.adapter is not None:
+    if spec.adapter is not None or (not named and is_peft(model)):
         base, _ = known_identity(lambda: model, spec, files, say, load.__name__, "off")
     if lm is None:
-        lm = proven(model, attention, max_length, proof, finite=finite, say=say)
+        lm = proven(model, attention, max_length, proof, known=finite and named, say=say)
         refuse_moved(files)
-        _open[key] = weakref.ref(lm), _changes(lm)
+        if named:
+            _open[key] = weakref.ref(lm), _changes(lm)
     return Opened(lm, identity, base, files)
 
 
@@ -125,7 +127,7 @@ def known_identity(
         "dtype": spec.dtype,
         "adapted": spec.adapter is not None,
         "trust_remote_code": spec.trust_remote_code,
-        "merged on": device_of(spec.device).type if is_adapter_folder(spec.path) else "",
+        "merged on": device_of(spec.device).type if spec.loaded is None and is_adapter_folder(spec.path) else "",
     }
     return kept_identity(model, spec.name, files, made, adapter, say)
 
@@ -150,6 +152,8 @@ def open_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     Raises:
         UserError: as `load_tokenizer`.
     """
+    if spec.loaded is not None:
+        return with_end(spec.loaded.tokenizer, spec.path)
     content = _content(spec)
     found: PreTrainedTokenizerBase | None = _tokenizers.get(content)
     if found is None:
@@ -159,11 +163,13 @@ def open_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
 
 
 def stamped(spec: ModelSpec) -> tuple[Stamp, ...]:
-    """Return the stamps of all files that decide the weights; none where some of them are not on this disk.
+    """Return the stamps of all files that decide the weights; none where they are in memory, or not on this disk.
 
     Raises:
         UserError: there is no model at that place.
     """
+    if spec.loaded is not None:
+        return ()
     places = _places(spec.path, spec.revision, spec.base)
     if spec.adapter is not None:
         places += (adapter_folder(spec.adapter),)
@@ -184,7 +190,7 @@ def _places(path: str, revision: str | None, base: str | None = None) -> tuple[P
 
 def _typed(spec: ModelSpec) -> ModelSpec:
     """Return the spec with its type by name, where the checkpoint says which: the same weights have one key."""
-    stored = stored_dtype(spec) if spec.dtype == "auto" else None
+    stored = stored_dtype(spec) if spec.dtype == "auto" and spec.loaded is None else None
     names = [name for name, dtype in DTYPES.items() if dtype == stored]
     return replace(spec, dtype=names[0]) if names else spec
 

@@ -8,7 +8,8 @@ from torch import nn
 from transformers import AutoConfig
 
 from tokenq.models.adapters import base_of, is_adapter_folder
-from tokenq.models.load import DTYPES, ModelSpec, from_pretrained, locate
+from tokenq.models.checkpoint import from_pretrained, locate
+from tokenq.models.load import DTYPES, ModelSpec
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -34,7 +35,9 @@ def for_training(spec: ModelSpec, *, frozen: bool, scaled: bool = False) -> Mode
 
 
 def stored_dtype(spec: ModelSpec) -> torch.dtype | None:
-    """Return the type that a checkpoint says it is stored in, None where it does not say."""
+    """Return the type that a checkpoint says it is stored in, None where it does not say; that of a loaded model."""
+    if spec.loaded is not None:
+        return spec.loaded.dtype
     if is_adapter_folder(spec.path):
         return stored_dtype(replace(spec, path=base_of(spec.path, spec.base), base=None))
     folder, gguf = locate(spec.path)

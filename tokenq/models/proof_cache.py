@@ -49,7 +49,7 @@ def proven(
     max_length: int = 1024,
     proof: Proof | None = None,
     *,
-    finite: bool = True,
+    known: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> PackedLM:
     """Return the model behind the fastest way that is exact for it: proven now, or by an earlier run for all its kind.
@@ -59,7 +59,8 @@ def proven(
         choice: "auto", or the name of a way.
         max_length: longest sequence of the job.
         proof: what the ways are held to; log-probs when None.
-        finite: whether its weights are finite; others are always put to the proof, which says what is wrong.
+        known: whether its numbers follow from what the proof depends on. A model in memory, which anybody may have
+            changed, is always put to the proof, and so is one with weights that are not finite.
         say: told what could not be done as asked, and when a kept outcome was wrong.
 
     Raises:
@@ -74,7 +75,7 @@ def proven(
         return {"way": lm.way, "limit": lm.limit, "steps": lm.steps, "warnings": warnings}
 
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    if finite and torch.float16 not in types:  # in which overflow depends on the weights
+    if known and torch.float16 not in types:  # in which overflow depends on the weights
         uses = {} if types <= TOLERANCES.keys() else {"uses": _USES_MEASURED}
         answer = kept(
             PROOFS, _depends(model, choice, max_length, proof), find, decides=("way", "limit", "steps"), say=say, **uses

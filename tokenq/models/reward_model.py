@@ -7,8 +7,9 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.errors import UserError
+from tokenq.models.checkpoint import check_complete, from_pretrained, locate
 from tokenq.models.classifier import ENDS_IN_EOS, output_weights, outputs_of
-from tokenq.models.load import DTYPES, check_complete, device_of, from_pretrained, locate
+from tokenq.models.load import DTYPES, device_of
 from tokenq.records import Message, Text
 
 

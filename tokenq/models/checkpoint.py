@@ -1,0 +1,121 @@
+"""Checkpoints of transformers: where one lies, what class reads it, and what is wrong with it in words.
+
+`AutoModelForCausalLM` takes the language model out of the checkpoint of a type that sees or hears as well. What is then
+trained and saved has the configuration of the language model alone, and of some types (Mllama, Emu 3)
+`AutoModelForCausalLM` does not know that one.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from tokenq.at_rest import refuse_no_objects
+from tokenq.errors import UserError, nearest, reason
+from tokenq.models.adapters import is_local
+
+_OPTIONS = ("revision", "trust_remote_code")
+
+
+def locate(path: str) -> tuple[str, dict[str, str]]:
+    """Return (folder or hub id, gguf options) of a model path, or explain why nothing is there."""
+    place = Path(path).expanduser()
+    if place.suffix == ".gguf":
+        if not place.is_file():
+            raise UserError(f"No file {path}.", _neighbours(place))
+        return str(place.parent), {"gguf_file": place.name}
+    if place.is_dir():
+        wanted = ("config.json", "adapter_config.json")
+        if not any((place / name).is_file() for name in wanted):
+            inner = sorted(str(p.parent) for name in wanted for p in place.glob(f"*/{name}"))
+            hint = f"Did you mean {inner[0]}?" if inner else "A model folder holds config.json and *.safetensors."
+            raise UserError(f"The folder {path} holds no model (no config.json).", hint)
+        refuse_no_objects(place, (*wanted, "generation_config.json", "tokenizer.json", "tokenizer_config.json"))
+        return str(place), {}
+    if place.is_file():
+        raise UserError(f"{path} is a file.", "Give the folder that holds config.json, or a .gguf file.")
+    if is_local(path):
+        raise UserError(f"No folder {path}.", _neighbours(place))
+    return path, {}
+
+
+def _neighbours(place: Path) -> str:
+    if not place.parent.is_dir():
+        return f"Its parent {place.parent} does not exist either."
+    close = nearest(place.name, [p.name for p in place.parent.iterdir()])
+    return f"Did you mean {place.parent / close}?" if close else "Check the spelling."
+
+
+def from_pretrained(
+    load: Callable[..., Any], folder: str, options: dict[str, Any], path: str, what: str = "a causal language model"
+) -> Any:
+    """Return what a loader of transformers gives.
+
+    Raises:
+        UserError: says what is wrong with `path`, which was to be loaded as `what`.
+    """
+    try:
+        return load(folder, **options)
+    except ImportError as problem:
+        raise UserError(f"{path} cannot be read: {reason(problem)}", _missing(problem)) from None
+    except SafetensorError as problem:
+        hint = "The file was perhaps not copied to its end: fetch it again."
+        raise UserError(f"The weights in {path} are damaged: {problem}", hint) from None
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        if isinstance(problem, RuntimeError) and "mismatched_sizes" not in str(problem):
+            raise
+        first = reason(problem)
+        hint = "Check the id, the network, or give a local folder."
+        if "mismatched_sizes" in str(problem):
+            first, hint = "config.json and the weights say different shapes.", "Fetch both from the same place."
+        if "trust_remote_code" in str(problem):
+            hint = "It needs its own code: read that code, then pass --trust-remote-code."
+        raise UserError(f"{path} cannot be loaded as {what}: {first}", hint) from None
+
+
+def check_complete(path: str, missing: Collection[str], what: str = "a causal language model") -> None:
+    """Refuse a checkpoint that leaves weights of the language model to chance (a bare encoder, a lost shard)."""
+    if missing:
+        raise UserError(
+            f"{path} lacks {len(missing)} weights of {what}, such as {min(missing)}.",
+            "It is incomplete, or a model of another kind (an encoder, a classifier).",
+        )
+
+
+def _missing(problem: ImportError) -> str:
+    if "gguf" in str(problem).lower():
+        return "Install what reads GGUF files: pip install 'tokenq[gguf]'"
+    return "Install the package that it names."
+
+
+def causal_lm(folder: str, **options: Any) -> Any:
+    """Return what `AutoModelForCausalLM.from_pretrained` gives, or the class of transformers that the folder names.
+
+    Args:
+        folder: folder or hub id.
+        **options: as `from_pretrained` takes them.
+
+    Raises:
+        ValueError: the folder holds no causal LM.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, **options)
+    except ValueError as problem:
+        kind = _named(folder, options) if "Unrecognized configuration class" in str(problem) else None
+        if kind is None:
+            raise
+        return kind.from_pretrained(folder, **options)
+
+
+def _named(folder: str, options: dict[str, Any]) -> type[PreTrainedModel] | None:
+    """Return the causal LM that a configuration names and that is made from just this kind of configuration."""
+    config = AutoConfig.from_pretrained(folder, **{name: options[name] for name in _OPTIONS if name in options})
+    for name in config.architectures or ():
+        kind: Any = getattr(transformers, name, None) if name.endswith("ForCausalLM") else None
+        if kind is not None and issubclass(kind, PreTrainedModel) and kind.config_class is type(config):
+            found: type[PreTrainedModel] = kind
+            return found
+    return None

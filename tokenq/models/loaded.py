@@ -1,0 +1,65 @@
+"""Models that are in memory already, as transformers or peft has them: read through a twin, and never changed.
+
+A twin has layers and a configuration of its own on the same weights. What reading needs otherwise (attention, no
+dropout, no gradients) is set on the twin alone; hooks of the layers are called by it too.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from tokenq.models.forward.packed_lm import bare
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model in memory with its tokenizer; equal to itself alone.
+
+    Attributes:
+        model: of transformers, bare or wrapped by peft.
+        tokenizer: goes with it.
+    """
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def name(self) -> str:
+        """What it is called in records: where it came from, as far as it says, and that it is no longer a file."""
+        lm = bare(self.model)
+        return f"{lm.config._name_or_path or type(lm).__name__} (loaded)"
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type of the weights."""
+        return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
+
+
+def twin(model: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> nn.Module:
+    """Return a model to be read that shares its weights with another, in evaluation mode and without gradients.
+
+    Weights are copied only where they are asked for in another type or on another device; buffers keep their type, as
+    they do where transformers loads a model.
+
+    Args:
+        model: stays as it is.
+        dtype: of the weights; None for the model's own.
+        device: where they go; None for where they are.
+    """
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        plain = type(parameter) is nn.Parameter  # those of quantised layers know more than their numbers
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False) if plain else parameter
+    for module in model.modules():  # a hook is shared, and not what it holds
+        memo |= {id(own): copy.copy(own) for name, own in vars(module).items() if name.endswith("_hooks")}
+    read = copy.deepcopy(model, memo)
+    for parameter in read.parameters():
+        if parameter.is_floating_point() and (dtype or parameter.dtype) != parameter.dtype:
+            parameter.data = parameter.data.to(dtype)
+    if dtype is not None:
+        bare(read).config.dtype = dtype
+    return read.to(device).eval() if device is not None else read.eval()
