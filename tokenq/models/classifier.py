@@ -183,12 +183,12 @@ def open_classifier(spec: ModelSpec) -> nn.Module:
         UserError: as `read_classifier`.
     """
     if spec.loaded is not None:
-        live: nn.Module = twin_of(spec, spec.loaded)
+        live = twin_of(spec, spec.loaded)
         _head(bare(live))
         return live
-    model = read_classifier(spec, locate(spec.path)[0])
-    make_deterministic(model)
-    return model
+    stored: nn.Module = read_classifier(spec, locate(spec.path)[0])
+    make_deterministic(stored)
+    return stored
 
 
 def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
