@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from examples import share_of
+from first_errors import ALWAYS, cross_validated, evaluate_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_traces import BETA, make_trace
@@ -14,16 +15,12 @@ from scored_traces import BETA, make_trace
 from tokenq.errors import UserError
 from tokenq.evaluation.first_error import (
     Solution,
-    average_f1,
     baselines,
-    cross_validated,
-    evaluate_at,
-    f1_difference,
     harmonic_mean,
     summary,
     sweep,
 )
-from tokenq.evaluation.step_rules import NO_GATE, RULES, predict
+from tokenq.evaluation.step_rules import RULES, predict
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, read_label, step_scores
 from tokenq.stats.bootstrap import Resampling
 
@@ -103,8 +100,8 @@ def test_rules_by_hand():
         "threshold": [(-5, None), (-4, 3), (-2, 3), (-1.5, 2), (-1, 2), (-0.9, 0)],
         "centred_threshold": [(-3.25, None), (-3, 3), (0, 2), (1, 0)],
         "relative_to_first_step": [(-4, None), (-3, 3), (0, 2), (0.1, 0)],
-        "worst_step": [(-5, None), (-4.9, 3), (NO_GATE, 3)],
-        "largest_drop": [(-3, None), (-2.9, 2), (NO_GATE, 2)],
+        "worst_step": [(-5, None), (-4.9, 3), (ALWAYS, 3)],
+        "largest_drop": [(-3, None), (-2.9, 2), (ALWAYS, 2)],
     }
     for name, expected in cases.items():
         for threshold, step in expected:
@@ -127,8 +124,8 @@ def test_the_worst_sum_is_the_largest_drop_of_the_value():
     """The largest drop of cumulative scores, from 0, is the lowest sum: also for the first step."""
     rng = np.random.default_rng(0)
     for sums in rng.normal(size=(50, 6)):
-        drop = predict(RULES["largest_drop"], sums.cumsum(), NO_GATE)
-        assert drop == predict(RULES["worst_step"], sums, NO_GATE) == sums.argmin()
+        drop = predict(RULES["largest_drop"], sums.cumsum(), ALWAYS)
+        assert drop == predict(RULES["worst_step"], sums, ALWAYS) == sums.argmin()
 
 
 def test_a_sigmoid_of_cumulative_scores_is_a_threshold_in_nats():
@@ -242,17 +239,6 @@ def test_splits_and_draws_keep_prompts_together():
     assert cross_validated(planted(rng, 20, 3.0), RULES["worst_step"], how=FEW).f1.n == 20
 
 
-def test_a_difference_is_paired():
-    solutions = planted(np.random.default_rng(3), 80, 2.0)
-    some = cross_validated(solutions, RULES["worst_step"], how=FEW)
-    other = cross_validated(solutions, RULES["threshold"], how=FEW)
-    difference = f1_difference(solutions, some.hits, other.hits, FEW)
-    assert difference.value == pytest.approx(some.f1.value - other.f1.value)
-    assert difference.low < difference.value < difference.high
-    nothing = f1_difference(solutions, some.hits, some.hits, FEW)
-    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
-
-
 def test_one_kind_of_solution_has_no_f1():
     found = evaluate_at([solution([0, 1], 0), solution([0, 1], 1)], RULES["threshold"], 0.5)
     assert found.erroneous.value == 0.5
@@ -317,32 +303,6 @@ def test_published_f1_from_published_accuracies():
     rows = {(53.1, 95.3): 68.2, (48.0, 90.1): 62.6, (35.7, 87.3): 50.7, (29.8, 86.1): 44.3}
     f1s = [float(harmonic_mean(*row)) for row in rows]
     assert f1s == pytest.approx(list(rows.values()), abs=0.05)
-    assert average_f1(f1s) == pytest.approx(56.5, abs=0.06)
-
-
-@pytest.mark.parametrize(
-    ("f1s", "average"),
-    [
-        ((47.9, 29.5, 24.8, 23.8), 31.5),
-        ((50.4, 33.4, 13.8, 15.8), 28.4),
-        ((38.8, 33.8, 16.9, 16.9), 26.6),
-        ((59.0, 48.0, 19.3, 19.2), 36.4),
-        ((70.8, 53.6, 22.9, 21.0), 42.1),
-        ((44.3, 35.6, 21.7, 23.1), 31.2),
-        ((47.3, 35.7, 21.2, 20.9), 31.3),
-        ((62.5, 31.6, 13.7, 7.7), 28.9),
-        ((87.3, 80.6, 74.3, 71.1), 78.3),
-    ],
-)
-def test_published_averages_are_plain_means(f1s, average):
-    assert average_f1(f1s) == pytest.approx(average, abs=0.051)
-
-
-def test_published_weighted_averages():
-    """The TRL fork of ProcessBench weighs by 400, 1,000, 1,000 and 1,000 solutions."""
-    sizes = (400, 1000, 1000, 1000)
-    assert average_f1((36.6, 49.6, 36.1, 37.0), sizes) == pytest.approx(40.4, abs=0.05)
-    assert average_f1((70.8, 62.6, 47.1, 48.0), sizes) == pytest.approx(54.7, abs=0.05)
 
 
 @pytest.mark.slow

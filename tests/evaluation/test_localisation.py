@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tokenq.errors import UserError
 from tokenq.evaluation.localisation import example_metrics, localise, pooled_areas
 from tokenq.evaluation.readouts import READOUTS
-from tokenq.evaluation.token_labels import labels_from_spans, labels_from_step, labels_from_stretches
+from tokenq.evaluation.token_labels import labels_from_step, labels_from_stretches
 from tokenq.stats.bootstrap import Resampling, intervals
 
 FEW = Resampling(resamples=300)
@@ -60,14 +60,6 @@ def test_a_span_outside_the_text_is_an_error_that_names_the_row(stretch):
     trace = make_trace("row 17", ["ab", "cde"])
     with pytest.raises(UserError, match=r"row 17: the span .* outside the response, which has 5 characters"):
         labels_from_stretches(trace, [(0, 1), stretch])
-
-
-def test_labelled_spans_mark_their_tokens():
-    trace = make_trace("a", ["1", "2", "3", "4"], steps=[(0, 1), (1, 3), (3, 4)], labels=[True, False, None])
-    assert labels_from_spans(trace, "step").tolist() == [False, True, True, False]
-    for level, labels in (("word", [True] * 3), ("step", None)):
-        with pytest.raises(UserError, match="row 3 has no labelled spans"):
-            labels_from_spans(make_trace("row 3", ["1", "2", "3"], steps=[(0, 3)], labels=labels), level)
 
 
 @pytest.mark.parametrize("step", [2, -1])

@@ -7,7 +7,7 @@ import pytest
 from scored_traces import BETA, log_softmax, make_trace
 
 from tokenq.errors import UserError
-from tokenq.evaluation.readouts import READOUTS, find_readout, written
+from tokenq.evaluation.readouts import READOUTS, written
 
 PIECES = ["It", " is", " not", " here", ""]
 TAKEN = [1, 4, 0, 2, 3]
@@ -121,9 +121,3 @@ def test_without_alternatives_there_is_no_regret(world):
     for name in ("regret", "gap_to_best"):
         with pytest.raises(UserError, match="row 1 keeps no alternatives"):
             READOUTS[name](poor)
-
-
-def test_an_unknown_read_out_names_its_neighbour():
-    assert find_readout("entropy") is READOUTS["entropy"]
-    with pytest.raises(UserError, match="Did you mean 'policy_surprisal'"):
-        find_readout("policy_suprisal")

@@ -22,12 +22,9 @@ from tokenq.stats.rewardbench import (
     SECTIONS,
     WEIGHTS,
     Pair,
-    TiedAnswers,
     aggregate,
-    best_of,
     overall,
     score_pairs,
-    ties_score,
 )
 
 FEW = Resampling(resamples=300)
@@ -176,48 +173,6 @@ def test_rewards_of_a_trace():
     empty = replace(trace, totals=replace(trace.totals, tokens=0))
     with pytest.raises(UserError, match="Trace a has no token"):
         REWARDS["reference_free_average"](empty)
-
-
-# ---- version 2 -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("rewards", "result"),
-    [((3, 1, 2, 0), 1), ((2, 3, 0, 0), 0), ((3, 3, 1, 0), 1 / 2), ((3, 3, 3, 3), 1 / 4), ((0, 3, 3, 3), 0)],
-)
-def test_best_of_four(rewards, result):
-    assert best_of(rewards) == result
-
-
-def test_ties_by_hand():
-    """Four prompts.
-
-    a: right 5 4, wrong 1 0: gap 3, spread 1; reference 9 against 4: 5. All true, tanh(3/1 − 1).
-    b: right 5 2, wrong 1: gap 1, spread 3; reference 1 against 2: −1. Tied right only, tanh(−1/3 − 1).
-    c: right 2 2, wrong 2: gap 0, spread 0: neither accurate nor preferred; reference 4 against 1: 3; 0/0 counts 0.
-    d: right 3 2, wrong 0: gap 2, spread 1; reference 1.5 against 1: ½, less than the spread; tanh(½ − 1).
-    """
-    tied = [TiedAnswers("a", (5, 4), (1, 0)), TiedAnswers("b", (5, 2), (1,)), TiedAnswers("c", (2, 2), (2,))]
-    tied.append(TiedAnswers("d", (3, 2), (0,)))
-    references = [TiedAnswers("b", (1,), (2, 0)), TiedAnswers("a", (9,), (4,)), TiedAnswers("c", (4,), (1,))]
-    references.append(TiedAnswers("d", (1.5,), (1,)))
-    expected = 0.3 * 3 / 4 + 0.3 * 3 / 4 + 0.2 * 2 / 4 + 0.2 * 1 / 4
-    expected += 0.01 * (math.tanh(2) + math.tanh(-4 / 3) + math.tanh(-0.5)) / 4
-    assert ties_score(tied, references) == pytest.approx(expected)
-    # Without a spread a positive gap is infinitely larger.
-    assert ties_score([TiedAnswers("a", (2, 2), (1,))], [TiedAnswers("a", (2,), (1,))]) == pytest.approx(1.01)
-
-
-def test_ties_that_do_not_pair_up_are_named():
-    tied, reference = TiedAnswers("a", (2, 2), (1,)), TiedAnswers("a", (2,), (1,))
-    with pytest.raises(UserError, match="do not pair up: a, b"):
-        ties_score([tied], [replace(reference, prompt="b")])
-    with pytest.raises(UserError, match="a prompt is there twice"):
-        ties_score([tied, tied], [reference])
-    with pytest.raises(UserError, match="row 3: 1 right and 1 wrong"):
-        ties_score([replace(tied, right=(1,), where="row 3")], [reference])
-    with pytest.raises(UserError, match="Prompt a: 1 right and 0 wrong"):
-        ties_score([tied], [replace(reference, wrong=())])
 
 
 # ---- margins ---------------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.evaluation.step_rules import Ints, Rule, predict
+from tokenq.evaluation.step_rules import Ints, Rule
 from tokenq.evaluation.step_scores import read_label
-from tokenq.evaluation.thresholds import Splits, harmonic_mean, held_out_hits
+from tokenq.evaluation.thresholds import harmonic_mean
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,
@@ -113,34 +113,6 @@ def sweep(solutions: Sequence[Solution], rule: Rule) -> Sweep:
     return Sweep(thresholds, accuracies[0], accuracies[1], harmonic_mean(accuracies[0], accuracies[1]))
 
 
-def evaluate_at(solutions: Sequence[Solution], rule: Rule, threshold: float, how: Resampling = PLAIN) -> FirstError:
-    """Return the accuracies of a rule at a threshold that was chosen elsewhere.
-
-    Raises:
-        UserError: there are no solutions, or one has no steps.
-    """
-    check_solutions(solutions)
-    hits = [predict(rule, solution.scores, threshold) == solution.first_error for solution in solutions]
-    return summary(solutions, np.array(hits, dtype=np.float64), (threshold,), how)
-
-
-def cross_validated(
-    solutions: Sequence[Solution], rule: Rule, folds: int = 5, repeats: int = REPEATS, how: Resampling = PLAIN
-) -> FirstError:
-    """Return the accuracies of a rule whose threshold is chosen on other folds than the one it is told on.
-
-    Prompts are dealt to folds at random, several times; a solution's hit is its mean over the repeats. The interval
-    is over prompts, with the thresholds as they were chosen.
-
-    Raises:
-        UserError: there are fewer prompts than folds, no solutions, or one has no steps.
-    """
-    check_solutions(solutions)
-    splits = Splits.drawn(*units_of(solutions), folds, repeats, how.seed)
-    hits, thresholds = held_out_hits(padded_scores(solutions), labels_of(solutions), rule, splits)
-    return summary(solutions, hits, thresholds, how)
-
-
 def baselines(solutions: Sequence[Solution], how: Resampling = PLAIN) -> dict[str, FirstError]:
     """Return what is reached without looking at any step.
 
@@ -202,48 +174,25 @@ def summaries(
         names = None if prompts is None else [name for name, keep in zip(prompts, kind, strict=True) if keep]
         return mean_intervals(hits[kind], names, how)
 
-    columns = (shares(wrong), shares(~wrong), _f1s(solutions, hits, None, how), shares(np.ones_like(wrong)))
+    columns = (shares(wrong), shares(~wrong), _f1s(solutions, hits, how), shares(np.ones_like(wrong)))
     rows = zip(*columns, thresholds, hits.T, strict=True)
     return [FirstError(bad, good, f1, every, tried, own) for bad, good, f1, every, tried, own in rows]
 
 
-def f1_difference(
-    solutions: Sequence[Solution], hits: Floats, others: Floats | None, how: Resampling = PLAIN
-) -> Estimate:
-    """Return the F1 of one set of predictions minus that of another on the same solutions, paired by prompt.
-
-    Args:
-        solutions: N of them.
-        hits: [N] of the one.
-        others: [N] of the other; None: nothing is taken off.
-        how: resamples, confidence, seed.
-    """
-    return _f1s(solutions, hits[:, None], None if others is None else others[:, None], how)[0]
-
-
-def _f1s(solutions: Sequence[Solution], hits: Floats, others: Floats | None, how: Resampling) -> list[Estimate]:
-    """Return the F1 of each column of hits, minus that of the same column of others where there are any."""
+def _f1s(solutions: Sequence[Solution], hits: Floats, how: Resampling) -> list[Estimate]:
+    """Return the F1 of each column of hits."""
     wrong = (labels_of(solutions) >= 0)[:, None]
     owner, units = units_of(solutions)
-    parts = [np.concatenate([wrong, ~wrong], axis=1)]
-    for some in (hits,) if others is None else (hits, others):
-        parts += [some * wrong, some * ~wrong]
-    sums = np.zeros((units, sum(part.shape[1] for part in parts)))
-    np.add.at(sums, owner, np.concatenate(parts, axis=1))
-    ends = np.cumsum([part.shape[1] for part in parts])[:-1]
+    parts = np.concatenate([wrong, ~wrong, hits * wrong, hits * ~wrong], axis=1)
+    sums = np.zeros((units, parts.shape[1]))
+    np.add.at(sums, owner, parts)
+    ways = hits.shape[1]
 
     def f1(counts: Floats) -> Floats:
-        sizes, *rest = np.split(counts @ sums, ends, axis=1)
-        bad, good = sizes[:, :1], sizes[:, 1:]
-        one = harmonic_mean(ratio(rest[0], bad), ratio(rest[1], good))
-        return one if others is None else one - harmonic_mean(ratio(rest[2], bad), ratio(rest[3], good))
+        sizes, bad, good = np.split(counts @ sums, [2, 2 + ways], axis=1)
+        return harmonic_mean(ratio(bad, sizes[:, :1]), ratio(good, sizes[:, 1:]))
 
     return intervals(f1, units, how)
-
-
-def average_f1(f1s: Sequence[float], sizes: Sequence[int] | None = None) -> float:
-    """Return the mean F1 over subsets: plain as in the papers, or weighted by their sizes as some tools print."""
-    return float(np.average(f1s, weights=sizes))
 
 
 def units_of(solutions: Sequence[Solution]) -> tuple[NDArray[np.int64], int]:

@@ -12,7 +12,7 @@ from operator import attrgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import UserError
 from tokenq.traces import TokenTrace, TraceToken
 
 _WRITTEN = attrgetter("written")
@@ -151,17 +151,6 @@ def readouts_of(traces: Sequence[TokenTrace]) -> dict[str, Suspicion]:
     if all(trace.totals.reward is not None for trace in traces):
         found[reward_model.__name__] = reward_model
     return found
-
-
-def find_readout(name: str) -> Suspicion:
-    """Return the read-out of this name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if name not in READOUTS:
-        raise unknown_name("read-out", name, READOUTS)
-    return READOUTS[name]
 
 
 def _policy(trace: TokenTrace) -> Floats:

@@ -91,6 +91,3 @@ RULES: Mapping[str, Rule] = {
 minus its first step's (which is then never wrong, unless the threshold is above 0); the lowest step, and the largest
 drop from the step before (from 0 before the first: a value curve's start), if they are below a threshold. At a
 threshold of infinity these last two always name a step."""
-
-NO_GATE = float("inf")
-"""The threshold at which `worst_step` and `largest_drop` always name a step."""

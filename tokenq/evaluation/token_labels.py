@@ -41,24 +41,6 @@ def labels_from_stretches(trace: TokenTrace, stretches: Iterable[tuple[int, int]
     return _of_written(trace, wrong)
 
 
-def labels_from_spans(trace: TokenTrace, level: str) -> Bools:
-    """Return which written tokens are wrong, [W]: those in spans of a level that are labelled as not correct.
-
-    Raises:
-        UserError: the trace has no labelled span of this level.
-    """
-    labelled = [span for span in trace.spans if span.level == level and span.label is not None]
-    if not labelled:
-        raise UserError(
-            f"Trace {trace.id} has no labelled spans of the level {level!r}.",
-            "Labels come with the data (completions and labels), and spans with --levels step when it is scored.",
-        )
-    wrong = np.zeros(len(trace.tokens), dtype=np.bool_)
-    for span in labelled:
-        wrong[span.first : span.last] |= not span.label
-    return _of_written(trace, wrong)
-
-
 def labels_from_step(trace: TokenTrace, step: int | None) -> Bools:
     """Return which written tokens are wrong, [W]: those of one step, counted from 0; None for no error.
 

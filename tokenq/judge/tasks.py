@@ -8,24 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from tokenq.data.prompts import LoadedPrompts, Prompt
 from tokenq.errors import UserError, unknown_name
 from tokenq.judge.answers import Equality, Extract, equal, true_answer
 from tokenq.records import Message
-
-
-class Task(Protocol):
-    """What can be asked and verified."""
-
-    def examples(self) -> Sequence[Prompt]:
-        """Return what is asked, each with an id of its own."""
-        ...
-
-    def correct(self, name: str, response: str) -> float:
-        """Return how right a response to the prompt of that id is, between 0 and 1."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""Preference accuracy by the conventions of RewardBench 1 and 2, from rewards that are computed already.
+"""Preference accuracy by the conventions of RewardBench 1, from rewards that are computed already.
 
 Version 1 (arXiv 2403.13787): a pair is right if the chosen response has the higher reward, a tie is wrong; subsets are
-averaged to sections by fixed numbers of examples, sections to the score, with the prior sets at half weight. Version 2
-(arXiv 2506.01937): best of four, and a subset in which several answers are right. β does not matter here. Nothing here
-reads the data set or a model; `tokenq.stats.margins` says what margins are worth as probabilities.
+averaged to sections by fixed numbers of examples, sections to the score, with the prior sets at half weight. β does
+not matter here. Nothing here reads the data set or a model; `tokenq.stats.margins` says what margins are worth as
+probabilities.
 """
 
 import math
@@ -189,80 +189,6 @@ def overall(sections: Mapping[str, Floats]) -> Floats:
     """
     four = np.asarray(sum(sections[name] for name in SECTIONS), dtype=np.float64)
     return (four + sections["Prior Sets"] / 2) / 4.5 if "Prior Sets" in sections else four / len(SECTIONS)
-
-
-def best_of(rewards: Sequence[float]) -> float:
-    """Return version 2's result for one prompt, whose first response is the right one.
-
-    1/(number of responses with the highest reward) if the right one is among them, else 0.
-
-    Args:
-        rewards: of all responses, the right one's first.
-    """
-    best = max(rewards)
-    return 1 / sum(reward == best for reward in rewards) if rewards[0] == best else 0.0
-
-
-@dataclass(frozen=True)
-class TiedAnswers:
-    """The rewards of a prompt of version 2's Ties subset.
-
-    Attributes:
-        prompt: its number; a prompt with several right answers and its reference share it.
-        right: rewards of the right answers: one in a reference, two or more otherwise.
-        wrong: rewards of the wrong answers.
-        where: origin for error messages.
-    """
-
-    prompt: str
-    right: tuple[float, ...]
-    wrong: tuple[float, ...]
-    where: str = ""
-
-
-def ties_score(tied: Sequence[TiedAnswers], references: Sequence[TiedAnswers]) -> float:
-    """Return the score of version 2's Ties subset: 60 % accuracy, 40 % margins, and a last hundredth.
-
-    0.3 accuracy on tied prompts + 0.3 on references (every right answer above every wrong one) + 0.2 share with
-    gap > spread + 0.2 share with min(gap, the reference's gap) > spread + 0.01 mean tanh(min(gap, reference's) / spread
-    − 1), where gap = lowest right − highest wrong and spread = highest right − lowest right. Where both are 0 the last
-    term is 0. Rewards of the same prompt only are compared.
-
-    Args:
-        tied: prompts with two or more right answers.
-        references: prompts with one.
-
-    Raises:
-        UserError: a prompt lacks right or wrong answers, or has no counterpart.
-    """
-    for one, least in ((one, 2) for one in tied):
-        _check_answers(one, least)
-    for one in references:
-        _check_answers(one, 1)
-    own = {one.prompt: min(one.right) - max(one.wrong) for one in references}
-    if not tied or sorted(own) != sorted(one.prompt for one in tied):
-        odd = set(own) ^ {one.prompt for one in tied}
-        raise UserError(
-            f"Tied prompts and references do not pair up: {', '.join(sorted(odd)) or 'a prompt is there twice'}.",
-            "Every tied prompt has one reference with the same number.",
-        )
-    gap = np.array([min(one.right) - max(one.wrong) for one in tied])
-    spread = np.array([max(one.right) - min(one.right) for one in tied])
-    reference = np.array([own[one.prompt] for one in tied])
-    hard = np.minimum(gap, reference)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        last = np.nan_to_num(np.tanh(hard / spread - 1))
-    accuracy = 0.3 * (gap > 0).mean() + 0.3 * (np.array(list(own.values())) > 0).mean()
-    return float(accuracy + 0.2 * (gap > spread).mean() + 0.2 * (hard > spread).mean() + 0.01 * last.mean())
-
-
-def _check_answers(answers: TiedAnswers, least: int) -> None:
-    if len(answers.right) < least or not answers.wrong:
-        raise UserError(
-            f"{answers.where or f'Prompt {answers.prompt}'}: {len(answers.right)} right and {len(answers.wrong)} wrong "
-            "answers.",
-            "A tied prompt needs two right answers, a reference one, and both a wrong one.",
-        )
 
 
 def _tokens(trace: TokenTrace) -> int:

@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.sparse.csgraph import connected_components
 from scipy.special import expit
 
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import UserError
 from tokenq.stats.bootstrap import Floats, Resampling
 from tokenq.stats.win_rate import checked
 
@@ -78,18 +78,6 @@ class BradleyTerry:
     prompts: int
     resamples: int
     unbounded: int
-
-    def win_probability(self, first: str, second: str) -> float:
-        """Return how likely the first system is preferred over the second, by the model.
-
-        Raises:
-            UserError: there is no such system.
-        """
-        strengths = {one.system: one.strength for one in self.systems}
-        for name in (first, second):
-            if name not in strengths:
-                raise unknown_name("system", name, strengths)
-        return float(expit(strengths[first] - strengths[second]))
 
 
 def bradley_terry(matches: Sequence[Match], how: Resampling = THOUSAND) -> BradleyTerry:

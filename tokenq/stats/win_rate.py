@@ -1,4 +1,4 @@
-"""How often a judge prefers one system: the win rate, its error, and the difference of two systems on the same prompts.
+"""How often a judge prefers one system: the win rate and its error.
 
 A preference is the share of the first response: 1 it is preferred, 0 the other one is, ½ a tie, anything between what a
 judge's probabilities say, and None (or NaN) a judgement that could not be used. Unusable judgements are left out and
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm
 
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import PLAIN, Floats, Resampling, difference_interval
+from tokenq.stats.bootstrap import Floats
 
 Preferences = Sequence[float | None] | Floats
 
@@ -43,25 +43,6 @@ class WinRate:
     ties: int
 
 
-@dataclass(frozen=True)
-class Difference:
-    """By how much one system's win rate exceeds another's, on the prompts that both were judged on.
-
-    Attributes:
-        n: prompts used.
-        unusable: prompts left out because either judgement could not be used.
-        difference: mean difference of the preferences.
-        standard_error: of the mean difference; None for a single prompt.
-        interval: bootstrap over prompts; NaN for a single prompt.
-    """
-
-    n: int
-    unusable: int
-    difference: float
-    standard_error: float | None
-    interval: tuple[float, float]
-
-
 def win_rate(preferences: Preferences, confidence: float = 0.95) -> WinRate:
     """Return the mean preference with its error.
 
@@ -89,32 +70,6 @@ def win_rate(preferences: Preferences, confidence: float = 0.95) -> WinRate:
         wins=int((used > 0.5).sum()),
         losses=int((used < 0.5).sum()),
         ties=int((used == 0.5).sum()),
-    )
-
-
-def paired_difference(ours: Preferences, theirs: Preferences, how: Resampling = PLAIN) -> Difference:
-    """Return by how much the first system's win rate exceeds the second's, both judged against the same baseline.
-
-    Prompts are drawn with both judgements together, so that what makes a prompt easy for both cancels.
-
-    Args:
-        ours: preferences of the first system over the baseline, one a prompt.
-        theirs: those of the second system, for the same prompts in the same order.
-        how: resamples, confidence, seed.
-
-    Raises:
-        UserError: the two are of different lengths, a preference lies outside [0, 1], or no prompt can be used.
-    """
-    first, second = checked(ours), checked(theirs)
-    estimate = difference_interval(first, second, how=how)
-    differences = first - second
-    used = differences[~np.isnan(differences)]
-    return Difference(
-        n=_enough(used),
-        unusable=len(differences) - len(used),
-        difference=float(used.mean()),
-        standard_error=_error_of_mean(used),
-        interval=(estimate.low, estimate.high),
     )
 
 

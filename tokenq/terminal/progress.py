@@ -1,8 +1,6 @@
 """What a running job shows on the console: one bar a stage with its ETA, and a line of metrics now and then."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -94,13 +92,3 @@ class Progress:
                 f"{key} {value:.4g}" for key, value in shown.items() if value is not None and value == value
             )
             self.say(f"{head}  {said}")
-
-
-@contextlib.contextmanager
-def timed(progress: Progress, what: str) -> Iterator[None]:
-    """Say how long the block took."""
-    import time
-
-    begin = time.perf_counter()
-    yield
-    progress.say(f"{what}: {time.perf_counter() - begin:.1f} s")
