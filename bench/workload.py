@@ -65,7 +65,7 @@ def read_workload(path: Path, pairs: int) -> list[TokenGroup]:
 
 def write_tiny_model(folder: Path) -> None:
     """Write a tiny model with its tokenizer, for a run that only shows that everything works."""
-    from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
+    from tests.tiny import tiny_model, tiny_tokenizer
 
     tiny_model("gemma3").save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

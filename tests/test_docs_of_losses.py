@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from forked import done as done_by
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.core.losses import LOSSES
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parent.parent
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 

@@ -13,11 +13,11 @@ import signal
 import pytest
 from forked import done
 from fuzz_cases import KINDS, MAKERS, PAIRS, STEPS, case
+from tiny import CHATML, tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.files import write_json_lines
 from tokenq.results import Candidate, Cost, SearchResult
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 SEED = 17
 CPU_SECONDS = 20

@@ -5,11 +5,11 @@ import math
 
 import pytest
 from test_recipes import FOLDER, resolve
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
 from tokenq.data.layouts.ratings import HELPSTEER
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 METHODS = sorted((FOLDER / "methods").glob("*.yaml"))
 ALIKE = {

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.flags import parse
 from tokenq.cli.main import COMMANDS, main
 from tokenq.errors import UserError
 from tokenq.jobs.training.recipes import find
 from tokenq.training.config import TrainConfig
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

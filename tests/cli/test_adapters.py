@@ -7,13 +7,13 @@ import numpy as np
 import peft
 import pytest
 import torch
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
 from tokenq.models.load import ModelSpec, add_lora
 from tokenq.session import models_of_run
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 # peft tells of layers that are tied, which is what is tried here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*shared tensor", "ignore:Model.*tie_word_embeddings")

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "artefacts.md").read_text()
 

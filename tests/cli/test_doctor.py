@@ -6,6 +6,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.doctor import SECTIONS, SPELT_ELSEWHERE, DoctorConfig, run
 from tokenq.cli.flags import parse
@@ -16,7 +17,6 @@ from tokenq.errors import UserError
 from tokenq.records import SCHEMA
 from tokenq.report.doctor_page import doctor_page, write_doctor_page
 from tokenq.runs.record import read_run
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
 def write_rows(path, rows):

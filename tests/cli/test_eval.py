@@ -5,13 +5,13 @@ import re
 
 import numpy as np
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.evaluation.config import TASKS
 from tokenq.files import write_json_lines
 from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a cafe", "kind": "short", "bad": [[1, 2]]},

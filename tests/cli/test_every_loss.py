@@ -6,10 +6,10 @@ The runs take one example a step, so that a step of labelled responses holds one
 import json
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat", "sun", "sky"]
 FROM_PAIRS = ("pairs", "calibrated", "margins", "labelled", "ranked")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from forked import done
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 

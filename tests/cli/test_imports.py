@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 HEAVY = ("datasets", "pandas", "pyarrow", "sklearn", "matplotlib", "peft", "trl", "IPython", "tensorboard")
 """What is large and belongs to other work: tables of rows, figures, adapters, training."""

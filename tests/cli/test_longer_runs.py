@@ -5,11 +5,11 @@ import json
 import pytest
 import yaml
 from safetensors.torch import load_file
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.jobs.training.absolute import absolute_source, with_absolute_paths
 from tokenq.training.config import TrainConfig
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*shared tensor")
 

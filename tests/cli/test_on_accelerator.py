@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
 from tokenq.results import read_results
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.gpu
 

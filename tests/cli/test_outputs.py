@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from forked import done
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.errors import UserError
@@ -15,7 +16,6 @@ from tokenq.files import JsonLines
 from tokenq.locks import hold_file, hold_folder
 from tokenq.results import read_results
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ROWS = [
     {"prompt": f"{i} and {i + 1} make" * (1 + i % 3), "chosen": f" {2 * i + 1}." * (1 + i % 4), "rejected": " no"}

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ROWS = [{"prompt": f"{i} and?", "chosen": f" {i % 7} yes", "rejected": f" no, {i}"} for i in range(24)]
 

@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 FIRST = [None, 0, 1, 2]
 

@@ -6,11 +6,11 @@ import json
 import sys
 
 import pytest
+from tiny import CHATML, tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.data.files import local as files
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 
 def user(text):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from forked import two_ranks
+from tiny import CHATML, tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
@@ -14,7 +15,6 @@ from tokenq.models.adapters import with_adapter
 from tokenq.models.load import add_lora
 from tokenq.session import Session
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a café 🙂 </script>"},

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from tiny import CHATML, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.cli.main import main
@@ -19,7 +20,6 @@ from tokenq.report.html import page
 from tokenq.report.plots import figure
 from tokenq.results import Candidate, Cost, SearchResult, read_results
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 NAMES = ["helpfulness", "correctness", "coherence"]
 GOODNESS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}

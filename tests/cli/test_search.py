@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from tiny import CHATML, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, GenerationConfig, LlamaConfig
 
 import tokenq
@@ -16,7 +17,6 @@ from tokenq.files import JsonLines
 from tokenq.results import SearchResult, read_results
 from tokenq.search.config import USED, SearchConfig
 from tokenq.search.methods import METHODS
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 PROMPTS = [
     {"prompt": "The sky is"},

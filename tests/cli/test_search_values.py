@@ -4,13 +4,13 @@ import json
 import math
 
 import pytest
+from tiny import CHATML, tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.records import Message
 from tokenq.results import read_results
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 FEW = {"method": "greedy", "max_new_tokens": 3, "device": "cpu"}
 

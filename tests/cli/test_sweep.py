@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.results import read_results
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import shutil
 import pytest
 import yaml
 from safetensors.torch import load_file
+from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
 from tokenq.models.load import ModelSpec
 from tokenq.session import models_of_run
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat"]
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.cli.main import main
@@ -13,7 +14,6 @@ from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
 from tokenq.jobs.training.merging import refuse_merge_in_shards
 from tokenq.training.config import TrainConfig
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ATTRIBUTES = {"helpfulness": 4, "correctness": 2, "coherence": None}
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 from tokenq.core import readout
 from tokenq.core.logps import Head, token_logps
@@ -16,7 +17,6 @@ from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.policy import ReferencedPolicy
 from tokenq.models.load import add_lora
 from tokenq.records import TokenGroup, TokenResponse
-from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 N, H, V = 10, 5, 700  # with 4 rows and 256 columns a tile: 3 x 3 tiles, the last ones smaller
 TARGETS = torch.tensor([0, 255, 256, 511, 512, 639, 3, 300, 600, 17])  # in every column tile, and at its edges

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import tiny_tokenizer
 from toy_tokenizers import bytes_tokenizer
 
 from tokenq.core.losses import find_loss
@@ -25,7 +26,6 @@ from tokenq.data.signals import reward_scale, with_contrast, with_mismatched, wi
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse
-from tokenq.worlds.tiny import tiny_tokenizer
 
 BYTES = bytes_tokenizer()
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny import CHATML, tiny_tokenizer
 
 from tokenq.core.packing import last_token, opened, pack, step_ends
 from tokenq.data.examples import read_examples
@@ -12,7 +13,6 @@ from tokenq.data.signals import rated_attributes, with_ratings, with_step_labels
 from tokenq.data.steps import step_stretches
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
-from tokenq.worlds.tiny import CHATML, tiny_tokenizer
 
 PAIR = {"prompt": "q", "chosen": " c", "rejected": " r"}
 

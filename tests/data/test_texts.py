@@ -7,6 +7,7 @@ import pytest
 from examples import share_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers
 from toy_tokenizers import CHATML, HEADERS, MARKED, THINKING, bytes_tokenizer, words_tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -14,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.records import Example, Message, Response
-from tokenq.worlds.tiny import tiny_tokenizer
 
 WORDS = "q w chosen rejected more"
 

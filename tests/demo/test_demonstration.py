@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.demo import demonstration, posts, steps
@@ -18,7 +19,6 @@ from tokenq.errors import UserError
 from tokenq.report import figure_page
 from tokenq.results import read_results
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 FEW = replace(
     DemoSettings(),

@@ -22,6 +22,7 @@ from recorded_runs import (
     with_summary,
     written,
 )
+from tiny import CHATML, tiny_tokenizer
 
 from tokenq.doctor.data_checks import data_facts, loops, repetition
 from tokenq.doctor.doctor import CHECKS, diagnose, healthy
@@ -30,7 +31,6 @@ from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.runs.facts import ModelNow, Samples, Scored
 from tokenq.runs.record import RunRecord, read_run
-from tokenq.worlds.tiny import CHATML, tiny_tokenizer
 
 
 def alone(record, name, severity):

@@ -13,6 +13,7 @@ import pandas
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -20,7 +21,6 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ROWS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}."} for n in range(8)]
 SHORT = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "keep_checkpoints": 0}

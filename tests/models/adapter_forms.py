@@ -8,10 +8,10 @@ import numpy as np
 import peft
 import torch
 from peft import LoraConfig
+from tiny import VOCAB_SIZE, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokenq.records import TokenGroup, TokenResponse
-from tokenq.worlds.tiny import VOCAB_SIZE, tiny_model
 
 NEW = 5
 """Tokens by which a vocabulary grows in the forms that grow it."""

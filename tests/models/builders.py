@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tiny import VOCAB_SIZE, WINDOW
 
 from tokenq.core.packing import pack
 from tokenq.records import TokenGroup, TokenResponse
-from tokenq.worlds.tiny import VOCAB_SIZE, WINDOW
 
 SHAPES = ((WINDOW + 5, (WINDOW + 6, 1)), (3, (4, 6)), (1, (2, WINDOW + 1)))
 """Prompt and responses longer than the sliding window, a response and a prompt of one token, short ones."""

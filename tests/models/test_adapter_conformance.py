@@ -11,6 +11,7 @@ import pytest
 import torch
 from adapter_forms import FAMILIES, FORMS, by_peft, groups_of, logps_of, make
 from safetensors import safe_open
+from tiny import tiny_tokenizer
 
 from tokenq.core.packing import pack
 from tokenq.models.adapters import is_adapter_weight, leaves_base
@@ -19,7 +20,6 @@ from tokenq.models.forward.policy import without_adapter
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.load import ModelSpec, load_model, load_whole
-from tokenq.worlds.tiny import tiny_tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*shared tensor"),

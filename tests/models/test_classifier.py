@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from builders import random_groups
+from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tokenq.core.packing import every_token, last_token, opened, pack
@@ -13,7 +14,6 @@ from tokenq.models.export import export_policy, model_card
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof import fastest_exact, prove
 from tokenq.models.load import ModelSpec, add_lora
-from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 GROUPS = random_groups(holes=False)
 FAMILIES_WITH_ONE = ["llama", "qwen2", "gpt_neox", "gpt2", "mistral", "gemma3"]

@@ -8,13 +8,13 @@ import yaml
 from builders import own_logps, random_groups
 from peft import PeftModel
 from safetensors import safe_open
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenq.core.packing import pack
 from tokenq.models.export import export_policy, model_card
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import add_lora
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 # accelerate and transformers tell that tied weights are written once.
 pytestmark = pytest.mark.filterwarnings("ignore:.*shared tensor")

@@ -6,6 +6,7 @@ import builders
 import pytest
 import torch
 from builders import assert_same, measure, own_logps, random_groups, result_of, truth_of
+from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tokenq.core.packing import pack
@@ -14,7 +15,6 @@ from tokenq.models.forward import attention, proof
 from tokenq.models.forward.packed_lm import WAYS, PackedLM, bare
 from tokenq.models.forward.proof import fastest_exact, prove
 from tokenq.models.load import add_lora
-from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 # Eager attention of Gemma 2 gives NaN for padding in float64.
 DTYPES = {"gemma2": torch.float32}

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from builders import assert_same, own_logps, random_groups, result_of, truth_of
+from tiny import VOCAB_SIZE, tiny_model
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from tokenq.core.packing import pack
@@ -12,7 +13,6 @@ from tokenq.models.forward.lengths import SHORT, length_limit, short_lengths
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.forward.stepper import ModelStepper, Rereading, writer
 from tokenq.models.identity import identify
-from tokenq.worlds.tiny import VOCAB_SIZE, tiny_model
 
 LIMIT = 24
 """Length at which the models of this file change."""

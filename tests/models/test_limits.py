@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from tiny import VOCAB_SIZE, tiny_model
 
 from tokenq.errors import UserError
 from tokenq.models.limits import BeyondContext, ModelLimits, least_context, refuse_beyond, refuse_tokens
 from tokenq.records import TokenGroup, TokenResponse
-from tokenq.worlds.tiny import VOCAB_SIZE, tiny_model
 
 
 def row(prompt, response, token=7):

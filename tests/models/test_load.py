@@ -9,6 +9,7 @@ import pytest
 import torch
 from builders import own_logps, random_groups
 from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,7 +26,6 @@ from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, make_deterministic
-from tokenq.worlds.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 GROUPS = random_groups()
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from builders import own_logps, random_groups
+from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
 from tokenq.core.packing import pack
@@ -18,7 +19,6 @@ from tokenq.models.limits import named_limits
 from tokenq.models.load import add_lora, load_model, load_tokenizer, load_whole
 from tokenq.models.open import open_model, open_tokenizer, stamped, weights_of
 from tokenq.models.precision import beside, for_training
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 GROUPS = random_groups()
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from builders import own_logps, random_groups
 from safetensors.torch import load_file, save_file
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
@@ -19,7 +20,6 @@ from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, add_lora, load_model
 from tokenq.models.open import open_model, open_tokenizer, weights_of
 from tokenq.models.proof_cache import proven
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from builders import own_logps, random_groups
+from tiny import tiny_model
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
@@ -10,7 +11,6 @@ from tokenq.models.forward.attention import SEGMENTS
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import adapter_off, frozen_copy, no_grad, without_adapter
 from tokenq.models.load import add_lora
-from tokenq.worlds.tiny import tiny_model
 
 GROUPS = random_groups()
 BATCH = pack(GROUPS)

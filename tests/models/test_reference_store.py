@@ -12,6 +12,7 @@ import pytest
 import torch
 from builders import random_groups
 from safetensors import SafetensorError
+from tiny import tiny_model
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
@@ -21,7 +22,6 @@ from tokenq.models.forward.policy import no_grad
 from tokenq.models.identity import identify
 from tokenq.models.reference_store import ReferenceStore, response_key
 from tokenq.records import TokenGroup, TokenResponse
-from tokenq.worlds.tiny import tiny_model
 
 SHAPES = tuple((3 + i, (2 + i, 5 - i)) for i in range(4))
 GROUPS = random_groups(SHAPES)  # four pairs of seven tokens and a prompt

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 from transformers import GenerationConfig
 
 from tokenq.models.forward.packed_lm import PackedLM
@@ -14,7 +15,6 @@ from tokenq.search.beam import Beams, beam_search
 from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Limits, Walk
 from tokenq.search.sampling import Dice, Sampling, greedy, mixed_seed
-from tokenq.worlds.tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 PROMPTS = [[5, 9, 2, 200, 31, 8, 77, 41, 12, 150, 3], [17], [88, 4, 250]]
 """Longer than the sliding window, of one token, and short."""

@@ -1,10 +1,10 @@
 """Two models that must speak of the same tokens."""
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.errors import UserError
 from tokenq.models.vocabulary import check_tokenizers, check_vocabularies, same_tokens
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
 class Words:

@@ -8,13 +8,12 @@ import inspect
 from typing import Any
 
 import torch
+from tiny import tiny_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
-
-from tokenq.worlds.tiny import tiny_tokenizer
 
 TYPES = tuple(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
 """Every causal LM type of the installed transformers."""

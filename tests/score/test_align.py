@@ -5,9 +5,9 @@ from itertools import pairwise
 from examples import share_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import tiny_tokenizer
 
 from tokenq.score.align import Stretch, align
-from tokenq.worlds.tiny import tiny_tokenizer
 
 
 def test_by_hand():

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny import CHATML, tiny_tokenizer
 from tokenizers import AddedToken
 from trace_builders import make_trace
 
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.score.health import FAR_APART, pair_warnings, row_warnings
-from tokenq.worlds.tiny import CHATML, tiny_tokenizer
 
 TURNS = (
     "{% for m in messages %}{{ '<start>' + m.role + '\n' + m.content + '<end>\n' }}{% endfor %}"

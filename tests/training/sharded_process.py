@@ -13,11 +13,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import PartialState, parse_flag_from_env
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from small_runs import groups_for, random_pairs, small_policy, train_small
+from tiny import tiny_tokenizer
 
 from tokenq.models.export import export_policy
 from tokenq.models.forward.policy import adapter_off
 from tokenq.models.forward.value_network import ValuedPolicy
-from tokenq.worlds.tiny import tiny_tokenizer
 
 HELD_OUT = random_pairs(5, seed=7)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from tiny import tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from tokenq.core.losses import find_sum
@@ -28,7 +29,6 @@ from tokenq.training.config import TrainConfig
 from tokenq.training.loop import Job, Scored, Summary, fit
 from tokenq.training.objective import Objective
 from tokenq.training.reward_model import RewardObjective
-from tokenq.worlds.tiny import tiny_model
 
 COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
 """Metrics that are never the same twice."""

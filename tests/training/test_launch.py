@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from sharded_process import POLICIES, run
 from small_runs import lines_of, weights_of
+from tiny import SAMPLE, tiny_model, tiny_tokenizer
 
 from tokenq.models.load import ModelSpec, is_adapter_folder, load_model
-from tokenq.worlds.tiny import SAMPLE, tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*shared tensor")]
 

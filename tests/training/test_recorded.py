@@ -4,12 +4,12 @@ import json
 import shutil
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.rundir import RunDir
 from tokenq.training.recorded import read_config, read_metrics, read_provenance
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 READERS = {"config.yaml": read_config, "provenance.json": read_provenance, "metrics.jsonl": read_metrics}
 

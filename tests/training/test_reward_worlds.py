@@ -5,11 +5,11 @@ import random
 
 import numpy as np
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES
 from tokenq.traces import read_traces
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = pytest.mark.slow
 

@@ -12,13 +12,13 @@ import pytest
 import small_runs
 from forked import ended, started
 from small_runs import lines_of, random_pairs, train_small, weights_of
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.errors import Interrupted
 from tokenq.training import stopping
 from tokenq.training.job import Job
 from tokenq.training.stopping import Request, heeded
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 HELD_OUT = random_pairs(5, seed=7)
 

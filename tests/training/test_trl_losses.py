@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.core.losses import find_loss, find_sum
 from tokenq.core.losses.reference_free import mean_logps
@@ -20,7 +21,6 @@ from tokenq.data.tokenize import tokenize
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.training.objective import Objective
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 # TRL and what it imports warn about many things of their own.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 from accelerate import Accelerator
+from tiny import SAMPLE, tiny_model, tiny_tokenizer
 
 from tokenq.core.losses import find_sum
 from tokenq.data.examples import read_examples
@@ -21,7 +22,6 @@ from tokenq.rundir import create_run
 from tokenq.training.config import TrainConfig
 from tokenq.training.loop import Job, Scored, fit, step_places, total_steps
 from tokenq.training.objective import Objective
-from tokenq.worlds.tiny import SAMPLE, tiny_model, tiny_tokenizer
 
 # TRL and what it imports warn about many things of their own.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

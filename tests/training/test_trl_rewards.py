@@ -6,6 +6,7 @@ TRL pads and pools on its own; the classifier, in float64, and the texts are com
 import pytest
 import torch
 from test_trl_losses import PAIRS, assert_same, gradients
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import last_token, opened, pack
@@ -16,7 +17,6 @@ from tokenq.models.classifier import RewardLM, load_classifier
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import ModelSpec
 from tokenq.training.reward_model import RewardObjective
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

@@ -14,8 +14,7 @@ import torch
 
 from tokenq.demo.gold import GOLD, GoldReward
 from tokenq.demo.tldr import CARELESS, CLEAN, Difficulty, Noise, Post, dice, make_posts, write_summary
-from tokenq.demo.wording import ATTRIBUTES, FILLERS, POST, QUESTIONS, REMARKS, TOPICS
-from tokenq.worlds.tiny import tiny_tokenizer
+from tokenq.demo.tokenizer import demo_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -71,16 +70,6 @@ def _prefers_first(gap: float, temperature: float, draw: random.Random) -> bool:
         return gap > 0 or (gap == 0 and chance < 0.5)
     scaled = max(-60.0, min(60.0, gap / temperature))
     return chance < 1 / (1 + exp(-scaled))
-
-
-def demo_tokenizer() -> "PreTrainedTokenizerFast":
-    """Return the word tokenizer of the world: every piece of its texts is a token; no BOS is added."""
-    texts = [POST, *(f" {part}" for topic in TOPICS for part in (*topic.opening, f"{topic.title}:"))]
-    texts += [f" {part}" for part in (*FILLERS, *QUESTIONS, *REMARKS)]
-    for attribute in ATTRIBUTES.values():
-        templates = (*attribute.stated, *attribute.asides, *attribute.noted)
-        texts += [f" {template.replace('{}', value)}," for template in templates for value in attribute.values]
-    return tiny_tokenizer("words", texts=[text.replace("{}", "") for text in texts], bos="known")
 
 
 def demo_model(seed: int = 0) -> tuple["PreTrainedModel", "PreTrainedTokenizerFast"]:

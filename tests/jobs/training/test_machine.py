@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 from accelerate.tracking import get_available_trackers
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.jobs.training import machine
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

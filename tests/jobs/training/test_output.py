@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 import yaml
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
 from tokenq.locks import hold_folder
-from tokenq.worlds.tiny import tiny_model, tiny_tokenizer
 
 ROWS = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(8)]
 

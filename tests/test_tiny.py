@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from tiny import CHATML, FAMILIES, VOCAB_SIZE, WINDOW, tiny_model, tiny_tokenizer
 from transformers import AutoTokenizer
 
+from tokenq.demo.tokenizer import PIECES
 from tokenq.errors import UserError
-from tokenq.worlds.tiny import CHATML, FAMILIES, PIECES, VOCAB_SIZE, WINDOW, tiny_model, tiny_tokenizer
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
 TEXT = "The cat sat on the mat.\nYes, we can do it: a bird; it is 1 2 3!"

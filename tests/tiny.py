@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 
+from tokenq.demo.tokenizer import word_tokenizer
 from tokenq.errors import unknown_name
 
 if TYPE_CHECKING:
@@ -163,9 +164,6 @@ def _widen(model: "PreTrainedModel", generator: torch.Generator) -> None:
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
 
 
-PIECES: Final = r"\n| ?\w+| ?[^\w\s]| +"
-"""How the word tokenizer cuts text: a word or a mark takes the one space before it, so that pieces join to the text."""
-
 SAMPLE: Final = (
     "The cat sat on the mat, and the dog ran to the old red house by the sea.",
     "the cat saw a bird; it is one that sang a song at night.\nnow what? What did you say? I said: no, not now!",
@@ -196,7 +194,7 @@ def tiny_tokenizer(
     Decoding joins the pieces and adds nothing: whatever has no unknown piece comes back as the same text.
 
     Args:
-        kind: "words" knows the pieces (see `PIECES`) of `texts`; "bytes" knows every byte, as byte-level models do
+        kind: "words" knows the pieces of `texts`; "bytes" knows every byte, as byte-level models do
             without merges; "bpe" adds the 24 most frequent merges of `texts`, some across a space before a word.
         texts: what the vocabulary is made from.
         bos: "added" before every text (as Llama and Gemma do), "known" but not added (as Pythia), or "absent" (Qwen).
@@ -232,16 +230,11 @@ def tiny_tokenizer(
 
 def _inner(kind: str, texts: Sequence[str], specials: list[str]) -> "Tokenizer":
     """Return the tokenizers object of one kind, its special tokens first."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if kind == "words":
-        split = pre_tokenizers.Split(Regex(PIECES), "isolated")
-        pieces = {piece for text in texts for piece, _ in split.pre_tokenize_str(text)}
-        vocabulary = {piece: i for i, piece in enumerate([*specials, *sorted(pieces)])}
-        inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        inner.pre_tokenizer = split
-        inner.decoder = decoders.Fuse()
-    elif kind in ("bytes", "bpe"):
+        return word_tokenizer(texts, specials)
+    if kind in ("bytes", "bpe"):
         inner = Tokenizer(models.BPE(unk_token="<unk>"))
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         inner.decoder = decoders.ByteLevel()
