@@ -274,8 +274,7 @@ def load_searcher(
         given = judge
         rating = lambda prompts, texts, ended: given(prompts, texts)  # noqa: E731
     elif config.reward_model is not None:
-        options: dict[str, Any] = {"trust_remote_code": config.trust_remote_code, "weights": config.reward_weights}
-        rating = RewardModel(config.reward_model, config.dtype, config.device, **options).score
+        rating = RewardModel(spec_of(config, config.reward_model), config.reward_weights).score
     return Searcher(config, tokenizer, policy, reference, terms, rating, identities, tuple(files))
 
 

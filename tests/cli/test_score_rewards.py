@@ -14,7 +14,7 @@ from tokenq.errors import UserError
 from tokenq.files import write_json_lines
 from tokenq.models.classifier import load_classifier, output_weights
 from tokenq.models.load import ModelSpec
-from tokenq.models.reward_model import RewardModel
+from tokenq.models.reward_model import RewardModel, text_ids
 from tokenq.records import Message
 from tokenq.report.html import page
 from tokenq.report.plots import figure
@@ -223,14 +223,14 @@ def test_weights():
 
 def test_a_judge_reads_a_response_where_training_read_it(place):
     """At EOS, alone or in a batch of several lengths, weighed."""
-    judge = RewardModel(str(place / "three"), weights=GOODNESS)
+    judge = RewardModel(ModelSpec(str(place / "three")), GOODNESS)
     responses = [" blue.", " red and green.", ""]
     got = judge.score(["The sky is"] * 3, responses)
     for reward, response in zip(got, responses, strict=True):
         want = outputs_at(place, "three", "The sky is" + response)
         assert reward == pytest.approx(0.65 * want[0] + 0.8 * want[1] + 0.45 * want[2], abs=1e-4)
     with pytest.raises(UserError, match="has 3 outputs"):
-        RewardModel(str(place / "three"))
+        RewardModel(ModelSpec(str(place / "three")))
 
 
 def save_chat_model(folder):
@@ -263,7 +263,7 @@ def test_a_judge_of_turns_stops_at_the_end_of_the_turn(tmp_path):
              "rejected": [{"role": "assistant", "content": "No, no"}]}]  # fmt: skip
     (tmp_path / "pairs.jsonl").write_text(json.dumps(rows[0]) + "\n")
     traces = score(tmp_path, tmp_path, reward_model="rm")
-    got = RewardModel(str(tmp_path / "rm")).score([(Message("user", "Hi"),)] * 2, ["Yes", "No, no"])
+    got = RewardModel(ModelSpec(str(tmp_path / "rm"))).score([(Message("user", "Hi"),)] * 2, ["Yes", "No, no"])
     assert got == pytest.approx([trace.totals.reward for trace in traces], abs=1e-4)
     assert abs(got[0] - got[1]) > 1e-3
 
@@ -271,7 +271,7 @@ def test_a_judge_of_turns_stops_at_the_end_of_the_turn(tmp_path):
 def test_a_win_rate_by_a_reward_model_keeps_its_chat_template(tmp_path):
     """Prompts that are turns go through the model's template, and never as "user: Hi" with the answer glued on."""
     save_chat_model(tmp_path)
-    judge = RewardModel(str(tmp_path / "rm"))
+    judge = RewardModel(ModelSpec(str(tmp_path / "rm")))
     asked, cost = [(Message("user", f"{n}?"),) for n in range(8)], Cost(1, 0, 0, 0.0, 0)
     texts = {"ours": [f"Yes, {n}" for n in range(8)], "theirs": ["No, no"] * 8}
     for name, own in texts.items():
@@ -294,17 +294,15 @@ def test_a_win_rate_by_a_reward_model_keeps_its_chat_template(tmp_path):
 
 def test_the_beginning_of_a_response_is_read_at_its_last_token(place, tmp_path):
     """Without EOS and without the end of the turn, as training reads a prefix; a whole response at its EOS."""
-    judge = RewardModel(str(place / "one"))
+    judge = RewardModel(ModelSpec(str(place / "one")))
     whole, begun = (judge.score(["The sky is"], [" blue"], [ended])[0] for ended in (True, False))
     assert [whole] == pytest.approx(outputs_at(place, "one", "The sky is blue"), abs=1e-4)
     assert [begun] == pytest.approx(outputs_at(place, "one", "The sky is blue", eos=False), abs=1e-4)
     save_chat_model(tmp_path)
-    seen = []
-    chat = RewardModel(str(tmp_path / "rm"))
-    chat._rewards = lambda rows: seen.extend(map(list, rows)) or [0.0] * len(rows)
-    for response, ended in (("Yes", True), ("Yes", False), ("", False)):
-        chat.score([(Message("user", "Hi"),)], [response], [ended])
-    texts = [chat._tokenizer.decode(ids) for ids in seen]
+    tokenizer, turns = AutoTokenizer.from_pretrained(tmp_path / "rm"), (Message("user", "Hi"),)
+    forms = (("Yes", True), ("Yes", False), ("", False))
+    rows = [text_ids(tokenizer, turns, response, ended=ended, eos=True) for response, ended in forms]
+    texts = [tokenizer.decode(row) for row in rows]
     assert texts[0].endswith("Yes<|im_end|>")
     assert texts[1].endswith("Yes")
     assert texts[2].endswith("<|im_start|>assistant\n")
@@ -345,7 +343,7 @@ def test_a_win_rate_is_judged_by_a_reward_model(place, tmp_path, capsys):
     assert main([*words, *_reward(place, "three")]) == 2
     assert "--reward-weights" in capsys.readouterr().err
     assert main([*words, *_reward(place, "three"), *WEIGHTS, "--output", str(tmp_path / "eval.json")]) == 0
-    judge = RewardModel(str(place / "three"), weights=GOODNESS)
+    judge = RewardModel(ModelSpec(str(place / "three")), GOODNESS)
     rows = list(zip(read_results(tmp_path / "ours.jsonl"), read_results(tmp_path / "theirs.jsonl"), strict=True))
     wins = sum(
         judge.score([a.prompt], [a.candidates[0].text])[0] > judge.score([b.prompt], [b.candidates[0].text])[0]

@@ -76,9 +76,10 @@ def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say:
     from tokenq.judge.prompt import read_template
 
     if config.reward_model is not None:
+        from tokenq.models.load import ModelSpec
         from tokenq.models.reward_model import RewardModel
 
-        model = RewardModel(config.reward_model, weights=config.reward_weights)
+        model = RewardModel(ModelSpec(config.reward_model), config.reward_weights)
         return ScoreJudge(lambda prompts, responses: model.score(list(prompts), responses))
     template = QUESTION if config.template is None else read_template(Path(config.template))
     judge = ChatJudge(

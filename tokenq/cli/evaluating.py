@@ -203,9 +203,10 @@ def _quality_of(
     from tokenq.judge.tasks import AnswerTask, ReasoningGymTask, with_answers
 
     if config.reward_model is not None:
+        from tokenq.models.load import ModelSpec
         from tokenq.models.reward_model import RewardModel
 
-        model = RewardModel(config.reward_model, weights=config.reward_weights)
+        model = RewardModel(ModelSpec(config.reward_model), config.reward_weights)
         return lambda result, candidate: model.score([result.prompt], [candidate.text])[0], None
     if config.task is not None:
         kind, _, rest = config.task.partition(":")

@@ -18,11 +18,12 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from tokenq.core.packing import every_token, opened, pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError, unknown_name
-from tokenq.models.adapters import is_adapter_folder
+from tokenq.models.adapters import adapter_config, adapter_folder, base_name, is_adapter_folder, with_adapter
 from tokenq.models.checkpoint import check_complete, from_pretrained, locate
 from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.forward.proof import Proof
-from tokenq.models.load import DTYPES, ModelSpec, device_of, load_whole, make_deterministic, twin_of
+from tokenq.models.load import DTYPES, ModelSpec, below, device_of, load_whole, make_deterministic, twin_of
+from tokenq.models.merging import merged, merged_or_beside
 from tokenq.records import TokenGroup
 
 ENDS_IN_EOS = "tokenq_ends_in_eos"
@@ -121,9 +122,8 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
     """Return a classifier with one output for each name, without dropout, and set its padding and the tokenizer's.
 
     From a checkpoint of a classifier, that classifier; from a causal language model, its layers below a new head, whose
-    weights have a standard deviation of 1/(d + 1): rewards begin near 0, whatever the size of the model's states. (As
-    OpenRLHF reads arXiv 2009.01325; read as a variance, the rewards of a Gemma begin nats apart, and this is to be
-    unlearnt first.)
+    weights have a standard deviation of 1/(d + 1): rewards begin near 0, whatever the size of the model's states (as
+    OpenRLHF reads arXiv 2009.01325; read as a variance, the rewards of a Gemma begin nats apart).
 
     Args:
         spec: what to load.
@@ -137,9 +137,8 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
     if spec.adapter is not None:
         raise UserError("--adapter does not go with a reward model.", "Give the adapter's folder as --model.")
     pad = padding_of(tokenizer)
-    folder, gguf = locate(spec.path)
-    if not gguf and not is_adapter_folder(spec.path) and _is_classifier(spec, folder):
-        model = read_classifier(spec, folder)
+    if _is_classifier(spec):
+        model = _whole_classifier(spec)
         if outputs_of(model) != list(names) and not (len(names) == 1 == model.config.num_labels):
             raise UserError(
                 f"{spec.path} has the outputs {', '.join(outputs_of(model))}, and the data {', '.join(names)}.",
@@ -156,39 +155,60 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
     return loaded
 
 
-def read_classifier(spec: ModelSpec, folder: str) -> PreTrainedModel:
-    """Return the classifier of a checkpoint on its device.
+class NoTokenHead(UserError):
+    """A classifier that says something of whole rows alone: no linear head that could be read at every token."""
 
-    Args:
-        spec: what to load.
-        folder: where it is.
+
+def read_classifier(spec: ModelSpec) -> nn.Module:
+    """Return a classifier of any kind without dropout: of a checkpoint, in memory, or a base with its adapter.
 
     Raises:
-        UserError: it is incomplete, or its head is more than a linear layer at every token.
+        UserError: it is incomplete, or no classifier.
     """
-    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
-    options |= {"dtype": DTYPES.get(spec.dtype, "auto"), "output_loading_info": True}
-    load = AutoModelForSequenceClassification.from_pretrained
-    found, info = from_pretrained(load, folder, options, spec.path, "a reward model")
-    check_complete(spec.path, info["missing_keys"], "a reward model")
-    model: PreTrainedModel = found.to(device_of(spec.device))
-    _head(model)
+    if spec.loaded is not None:
+        return twin_of(spec, spec.loaded)
+    adapter = is_adapter_folder(spec.path)
+    model = merged_or_beside(lambda: _below_adapter(spec), spec.path) if adapter else _stored(spec)
+    make_deterministic(model)
     return model
 
 
 def open_classifier(spec: ModelSpec) -> nn.Module:
-    """Return the classifier of a checkpoint, or one in memory, without dropout, to be read.
+    """Return a classifier without dropout that can be read at every token.
 
     Raises:
+        NoTokenHead: its head is more than a linear layer.
         UserError: as `read_classifier`.
     """
-    if spec.loaded is not None:
-        live = twin_of(spec, spec.loaded)
-        _head(bare(live))
-        return live
-    stored: nn.Module = read_classifier(spec, locate(spec.path)[0])
-    make_deterministic(stored)
-    return stored
+    model = read_classifier(spec)
+    _head(bare(model))
+    return model
+
+
+def _stored(spec: ModelSpec, head: Mapping[str, Tensor] = {}) -> PreTrainedModel:
+    """Return the classifier of a checkpoint on its device, with as many outputs as a head that comes later."""
+    folder, gguf = locate(spec.path)
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
+    options |= {"dtype": DTYPES.get(spec.dtype, "auto"), "output_loading_info": True}
+    options |= {"num_labels": len(head["score.weight"])} if "score.weight" in head else {}
+    load = AutoModelForSequenceClassification.from_pretrained
+    found, info = from_pretrained(load, folder, options, spec.path, "a reward model")
+    check_complete(spec.path, {*info["missing_keys"]} - head.keys(), "a reward model")
+    model: PreTrainedModel = found.to(device_of(spec.device))
+    return model
+
+
+def _below_adapter(spec: ModelSpec) -> PreTrainedModel:
+    """Return the base of a reward model's adapter, which has as many outputs as the adapter's head, or its own head."""
+    from peft.utils import load_peft_weights
+
+    if _task(spec) != "SEQ_CLS":
+        raise UserError(
+            f"The adapter {spec.path} cannot be loaded as a reward model: it was made for {_task(spec)}.",
+            "Adapters of reward models have the task type SEQ_CLS.",
+        )
+    weights = load_peft_weights(str(adapter_folder(spec.path)), device="cpu")
+    return _stored(below(spec), {base_name(name): tensor for name, tensor in weights.items()})
 
 
 def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -212,10 +232,29 @@ def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(pad)
 
 
-def _is_classifier(spec: ModelSpec, folder: str) -> bool:
+def _is_classifier(spec: ModelSpec) -> bool:
+    folder, gguf = locate(spec.path)
+    if gguf:
+        return False
+    if is_adapter_folder(spec.path):
+        return bool(_task(spec) == "SEQ_CLS")
     options = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
     config = from_pretrained(AutoConfig.from_pretrained, folder, options, spec.path)
     return any("ForSequenceClassification" in name for name in config.architectures or ())
+
+
+def _whole_classifier(spec: ModelSpec) -> PreTrainedModel:
+    """Return a classifier with all its weights to be trained, an adapter merged into them."""
+    if not is_adapter_folder(spec.path):
+        model = _stored(spec)
+        _head(model)
+        return model
+    return merged(with_adapter(_below_adapter(spec), spec.path, trainable=False), spec.path)
+
+
+def _task(spec: ModelSpec) -> Any:
+    """Return what the adapter that a path names was made for."""
+    return adapter_config(str(adapter_folder(spec.path))).get("task_type")
 
 
 def _on_top_of(causal: nn.Module, outputs: int, seed: int, path: str) -> PreTrainedModel:
@@ -252,12 +291,13 @@ def _on_top_of(causal: nn.Module, outputs: int, seed: int, path: str) -> PreTrai
 
 def _head(model: PreTrainedModel) -> nn.Linear:
     head = dict(model.named_children()).get("score")
-    if type(head) is not nn.Linear:
-        raise UserError(
+    own = head if head is None else dict(head.named_children()).get("original_module", head)  # peft keeps a copy
+    if type(own) is not nn.Linear:
+        raise NoTokenHead(
             f"{type(model).__name__} has no linear head that could be read at every token.",
             "Reward models stand on decoders: Llama, Qwen, Gemma, Mistral, GPT-NeoX, …",
         )
-    return head
+    return own
 
 
 def _outputs(packed: PackedLM, batch: PackedBatch) -> Tensor:

@@ -81,7 +81,7 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     if spec.loaded is not None:
         return _read_in_memory(spec, spec.loaded)
     if spec.adapter is None and is_adapter_folder(spec.path):
-        read = merged_or_beside(lambda: _whole(_below(spec)), spec.path)
+        read = merged_or_beside(lambda: _whole(below(spec)), spec.path)
         make_deterministic(read)
         return read
     model = _whole(spec)
@@ -131,7 +131,7 @@ def _check_dtype(spec: ModelSpec) -> None:
         raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
 
 
-def _below(spec: ModelSpec) -> ModelSpec:
+def below(spec: ModelSpec) -> ModelSpec:
     """Return the base of an adapter, as it is to be loaded."""
     folder = adapter_folder(spec.path)
     assert folder is not None  # callers ask first
@@ -145,7 +145,7 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
         return merged(own, spec.path) if is_peft(own) else own.requires_grad_(True)
     _check_dtype(spec)
     if is_adapter_folder(spec.path):
-        return merged(with_adapter(_whole(_below(spec)), spec.path, trainable=False), spec.path)
+        return merged(with_adapter(_whole(below(spec)), spec.path, trainable=False), spec.path)
     folder, gguf = locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
@@ -170,22 +170,30 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     Raises:
         UserError: when there is none, or it has no end-of-sequence token.
     """
+    return with_end(any_tokenizer(spec), spec.path, chat_template)
+
+
+def any_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that belongs to `spec`, which may be one that cannot end a response.
+
+    Raises:
+        UserError: there is none.
+    """
     if spec.loaded is not None:
-        return with_end(copy.deepcopy(spec.loaded.tokenizer), spec.path, chat_template)
+        return copy.deepcopy(spec.loaded.tokenizer)
     own = spec.adapter and adapter_folder(spec.adapter)
     if own and (own / _TOKENIZER_CONFIG).is_file():  # its vocabulary may have grown
         spec = replace(spec, path=str(own))
-    below = adapter_folder(spec.path)
-    if below is not None and not (below / _TOKENIZER_CONFIG).is_file():
-        return load_tokenizer(replace(_below(spec), adapter=None), chat_template)
-    folder, gguf = (str(below), {}) if below is not None else locate(spec.path)
+    own = adapter_folder(spec.path)
+    if own and not (own / _TOKENIZER_CONFIG).is_file():
+        return any_tokenizer(below(spec))
+    folder, gguf = (str(own), {}) if own else locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     if Path(folder).is_dir() and not gguf and not any(f for name in TOKENIZER_FILES for f in Path(folder).glob(name)):
         # transformers would return one that knows no word.
         raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
-    return with_end(
-        from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path), spec.path, chat_template
-    )
+    found: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
+    return found
 
 
 def with_end(

@@ -1,62 +1,55 @@
-"""A reward model of `transformers`: a sequence classifier that judges a prompt with its response by one number."""
+"""A reward model that judges texts: one number for a prompt with its response, larger is better."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenq.core.packing import pack, plan_pass
 from tokenq.errors import UserError
-from tokenq.models.checkpoint import check_complete, from_pretrained, locate
-from tokenq.models.classifier import ENDS_IN_EOS, output_weights, outputs_of
-from tokenq.models.load import DTYPES, device_of
-from tokenq.records import Message, Text
+from tokenq.models.classifier import (
+    ENDS_IN_EOS,
+    REWARDS,
+    NoTokenHead,
+    RewardLM,
+    open_classifier,
+    output_weights,
+    outputs_of,
+    read_classifier,
+)
+from tokenq.models.forward.packed_lm import bare
+from tokenq.models.load import ModelSpec, any_tokenizer
+from tokenq.models.open import open_model
+from tokenq.records import Message, Text, TokenGroup, TokenResponse
+
+Rows = Sequence[Sequence[int]]
+"""Token ids of texts that begin alike."""
 
 
 class RewardModel:
-    """Scores responses; larger is better.
+    """Scores responses: a classifier of transformers, read at the last token of each.
 
     Args:
-        path: folder or hub id.
-        dtype: "auto" for the checkpoint's own, or a key of `DTYPES`.
-        device: "auto", "cpu", "cuda", …
-        trust_remote_code: whether code that comes with the model may run.
-        batch_size: texts in one forward.
+        spec: what to load.
         weights: of its outputs by name, where it has several; their weighted sum is the reward.
-
-    Attributes:
-        tokens: how many went through it so far.
+        tokens_per_batch: most tokens in one forward.
 
     Raises:
         UserError: there is no such model, or its outputs are several and nobody says what each weighs.
     """
 
     def __init__(
-        self,
-        path: str,
-        dtype: str = "auto",
-        device: str = "auto",
-        *,
-        trust_remote_code: bool = False,
-        batch_size: int = 8,
-        weights: Mapping[str, str | float] | None = None,
+        self, spec: ModelSpec, weights: Mapping[str, str | float] | None = None, tokens_per_batch: int = 4096
     ) -> None:
-        folder, _ = locate(path)
-        code = {"trust_remote_code": trust_remote_code}
-        options: dict[str, Any] = {**code, "dtype": DTYPES.get(dtype, "auto"), "output_loading_info": True}
-        load = AutoModelForSequenceClassification.from_pretrained
-        self._model, info = from_pretrained(load, folder, options, path, "a reward model")
-        check_complete(path, info["missing_keys"], "a reward model")
-        self._weights = output_weights(outputs_of(self._model), weights, path)
-        self._tokenizer = from_pretrained(AutoTokenizer.from_pretrained, folder, code, path, "a tokenizer")
-        self._model.to(device_of(device)).eval()
-        if self._model.config.pad_token_id is None:
-            self._model.config.pad_token_id = -1  # no token is padding: only rows of one length go together
-        self._ends_in_eos = bool(self._model.config.to_dict().get(ENDS_IN_EOS))
-        self._batch_size = batch_size
-        self.tokens = 0
+        self._read, model = _reader(spec, tokens_per_batch)
+        self._weights = output_weights(outputs_of(model), weights, spec.path)
+        self._tokenizer = any_tokenizer(spec)
+        self._ends_in_eos = bool(model.config.to_dict().get(ENDS_IN_EOS))
 
-    @torch.no_grad()
     def score(
         self, prompts: Sequence[Text], responses: Sequence[str], complete: Sequence[bool] | None = None
     ) -> list[float]:
@@ -72,55 +65,94 @@ class RewardModel:
             complete: whether each response has come to its end; None: all have.
         """
         ended = [True] * len(responses) if complete is None else complete
-        rows = [self._ids(*row) for row in zip(prompts, responses, ended, strict=True)]
-        scores: list[float] = [0.0] * len(rows)
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for start in range(0, len(order), self._batch_size):
-            places = order[start : start + self._batch_size]
-            for place, reward in zip(places, self._rewards([rows[place] for place in places]), strict=True):
-                scores[place] = reward
-        return scores
+        rows: dict[Any, list[list[int]]] = {}
+        places: list[tuple[Any, int]] = []
+        for prompt, response, whole in zip(prompts, responses, ended, strict=True):
+            own = prompt if isinstance(prompt, str) else tuple(prompt)
+            places.append((own, len(rows.setdefault(own, []))))
+            rows[own].append(text_ids(self._tokenizer, prompt, response, ended=whole, eos=self._ends_in_eos))
+        found = dict(zip(rows, self._read(list(rows.values())), strict=True))
+        weights = torch.tensor(self._weights)
+        return [float(found[own][place].cpu().float() @ weights) for own, place in places]
 
-    def _ids(self, prompt: Text, response: str, ended: bool) -> list[int]:
-        chat = not isinstance(prompt, str)
-        text = prompt + response if isinstance(prompt, str) else self._rendered(prompt, response, ended)
-        if not self._ends_in_eos:
-            own: list[int] = self._tokenizer(text, add_special_tokens=not chat)["input_ids"]
-            return own
-        # As in training: one BOS where the tokenizer has one, and nothing behind the EOS that ends the response.
-        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        while bos is not None and ids[:2] == [bos, bos]:
-            ids = ids[1:]
-        if not ended:
-            return ids[:-1] if ids[-1:] == [eos] else ids
-        if chat and eos in ids:
-            ids = ids[: len(ids) - ids[::-1].index(eos)]
-        return ids if ids[-1:] == [eos] else [*ids, eos]
 
-    def _rewards(self, rows: Sequence[Sequence[int]]) -> list[float]:
-        """Return the rewards of rows of like length; those of one length go together, so that nothing is padded."""
-        rewards: list[float] = [0.0] * len(rows)
-        for length in sorted({len(row) for row in rows}):
-            places = [place for place, row in enumerate(rows) if len(row) == length]
-            ids = torch.tensor([rows[place] for place in places], device=self._model.device)
-            self.tokens += ids.numel()
-            outputs = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float()
-            weighted = (outputs @ outputs.new_tensor(self._weights)).tolist()
-            for place, reward in zip(places, weighted, strict=True):
-                rewards[place] = reward
-        return rewards
+def text_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: str, *, ended: bool, eos: bool) -> list[int]:
+    """Return the tokens of a prompt with its response, as a reward model reads them.
 
-    def _rendered(self, prompt: Sequence[Message], response: str, ended: bool) -> str:
-        """Return a conversation as the model's own chat template writes it, open behind a response that goes on."""
-        if self._tokenizer.chat_template is None:
-            raise UserError(
-                "The reward model has no chat template, and the prompts are turns.", "Give prompts as text."
-            )
-        turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, Message("assistant", response))]
-        how = {}
-        if not ended and response.strip():
-            how = {"continue_final_message": True}
-        elif not ended:  # nothing to go on from: the turn is opened and stands empty
-            turns, how = turns[:-1], {"add_generation_prompt": True}
-        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, **how))
+    Args:
+        tokenizer: the reward model's.
+        prompt: text, or turns.
+        response: goes behind it.
+        ended: whether the response has come to its end.
+        eos: whether a response that has ended ends in EOS, as in training: one BOS where the tokenizer has one, and
+            nothing behind the EOS.
+
+    Raises:
+        UserError: turns, and no chat template.
+    """
+    chat = not isinstance(prompt, str)
+    text = prompt + response if isinstance(prompt, str) else _rendered(tokenizer, prompt, response, ended=ended)
+    if not eos:
+        plain: list[int] = tokenizer(text, add_special_tokens=not chat)["input_ids"]
+        return plain
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids: list[int] = tokenizer(text)["input_ids"]
+    while first is not None and ids[:2] == [first, first]:
+        ids = ids[1:]
+    if not ended:
+        return ids[:-1] if ids[-1:] == [last] else ids
+    if chat and last in ids:
+        ids = ids[: len(ids) - ids[::-1].index(last)]
+    return ids if ids[-1:] == [last] else [*ids, int(last)]
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], response: str, *, ended: bool) -> str:
+    """Return a conversation as the model's own chat template writes it, open behind a response that goes on."""
+    if tokenizer.chat_template is None:
+        raise UserError("The reward model has no chat template, and the prompts are turns.", "Give prompts as text.")
+    turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, Message("assistant", response))]
+    how = {}
+    if not ended and response.strip():
+        how = {"continue_final_message": True}
+    elif not ended:  # nothing to go on from: the turn is opened and stands empty
+        turns, how = turns[:-1], {"add_generation_prompt": True}
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
+
+
+def _reader(spec: ModelSpec, budget: int) -> tuple[Callable[[Sequence[Rows]], list[Tensor]], PreTrainedModel]:
+    """Return what gives the outputs [rows, A] of each group of rows, and the model behind it."""
+    try:
+        lm = RewardLM(open_model(spec, load=open_classifier, proof=REWARDS).lm)
+    except NoTokenHead:  # an encoder, a head of several layers: it says one thing of a whole row
+        model = read_classifier(spec).eval()
+        return lambda groups: [_own_outputs(model, rows) for rows in groups], bare(model)
+    return lambda groups: _packed_outputs(lm, groups, budget), bare(lm.model)
+
+
+@torch.no_grad()
+def _packed_outputs(lm: RewardLM, rows: Sequence[Rows], budget: int) -> list[Tensor]:
+    groups = [_group(one) for one in rows]
+    found: dict[int, Tensor] = {}
+    for places in plan_pass([group.n_tokens for group in groups], budget):
+        outputs = lm(pack([groups[place] for place in places]).to(lm.device))
+        sizes = [len(groups[place].responses) for place in places]
+        found |= dict(zip(places, torch.split(outputs, sizes), strict=True))
+    return [found[place] for place in range(len(rows))]
+
+
+def _group(rows: Rows) -> TokenGroup:
+    """Return rows with what they share as their prompt, each with one target, whose state is that of its last token."""
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
+    first = np.asarray(rows[0][:shared], np.int32)
+    responses = []
+    for row in rows:
+        ids = np.asarray([*row[shared:], row[-1]], np.int32)
+        responses.append(TokenResponse(ids, np.arange(len(ids)) == len(ids) - 1, terminal=False))
+    return TokenGroup(first, tuple(responses), is_pair=False, where="a text")
+
+
+@torch.no_grad()
+def _own_outputs(model: nn.Module, rows: Rows) -> Tensor:
+    device = next(model.parameters()).device
+    ids = [torch.tensor([row], device=device) for row in rows]
+    return torch.cat([model(input_ids=row, attention_mask=torch.ones_like(row)).logits for row in ids])
