@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny import CHATML, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from tokenq.errors import UserError
@@ -12,7 +13,6 @@ from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel
 from tokenq.records import Message
-from tokenq.worlds.tiny import CHATML, tiny_model, tiny_tokenizer
 
 ASKED = ["The sky is", "Two and", "The sky is", "The sky is", "", "Two and"]
 ANSWERS = [" blue.", " two", " red and green, and so is the sea", " blue.", "a", " four, or it is five"]
