@@ -35,7 +35,7 @@ COST = {
 
 
 IMPORTED = (
-    *("jobs.train", "cli.score", "cli.scoring", "cli.search", "cli.sweep", "cli.eval_win_rate", "cli.evaluating"),
+    *("jobs.train", "jobs.score", "jobs.search", "jobs.sweep", "cli.eval_win_rate", "cli.evaluating"),
     *("demo.demonstration", "demo.posts", "demo.processes"),
 )
 """What is imported once, before anything is forked."""

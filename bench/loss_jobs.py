@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenq.cli import score
 from tokenq.core.losses import find_sum
 from tokenq.demo.gold import GOLD
 from tokenq.demo.learning import NEW_TOKENS
@@ -25,7 +24,8 @@ from tokenq.demo.steps import answers, trained
 from tokenq.demo.tldr import Post, make_posts
 from tokenq.figures.credit import Errors, locate
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
-from tokenq.traces import TokenTrace, read_traces
+from tokenq.jobs.score import score
+from tokenq.traces import TokenTrace
 
 SAMPLES = 4
 """Samples of each post by which a policy is judged, besides its greedy summary."""
@@ -209,18 +209,7 @@ def _written(demo: Demo, policy: Path, prompts: Path, output: Path, *, seed: int
 
 
 def _scored(policy: Path, reference: Path, data: Path, output: Path, beta: float) -> list[TokenTrace]:
-    config = score.ScoreConfig(
-        policy=str(policy),
-        reference=str(reference),
-        beta=beta,
-        data=[str(data)],
-        output=str(output),
-        levels=(),
-        top_k=0,
-        device="cpu",
-    )
-    score.run(config)
-    return list(read_traces(output))
+    return list(score(policy, data, output, reference=reference, beta=beta, levels=(), top_k=0, device="cpu"))
 
 
 def _judged(demo: Demo, setting: Setting, policy: Path, folder: Path) -> dict[str, float]:

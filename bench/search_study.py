@@ -9,11 +9,11 @@ import argparse
 import json
 from pathlib import Path
 
-from tokenq.cli.sweep import sweep
 from tokenq.demo.gold import GOLD
 from tokenq.demo.tldr import Post, make_posts
-from tokenq.evaluation.sweep_config import SweepConfig
+from tokenq.jobs.sweep import sweep
 from tokenq.results import Candidate, SearchResult
+from tokenq.terminal.progress import Progress
 
 SETTINGS = (
     "greedy",
@@ -47,16 +47,18 @@ def main() -> None:
     prompts = folder / "posts.jsonl"
     rows = [json.dumps({"id": number, "prompt": post.prompt}) for number, post in posts.items()]
     prompts.write_text("".join(row + "\n" for row in rows), encoding="utf-8")
-    config = SweepConfig(
-        run=asked.run,
-        prompts=[str(prompts)],
-        settings=asked.settings,
-        output=str(folder),
-        max_new_tokens=48,
-        batch_size=32,
-        device="cpu",
-    )
-    sweep(config, lambda result, candidate: quality(posts, result, candidate))
+    with Progress(1) as progress:
+        sweep(
+            run=asked.run,
+            prompts=prompts,
+            settings=asked.settings,
+            output=folder,
+            quality=lambda result, candidate: quality(posts, result, candidate),
+            listener=progress,
+            max_new_tokens=48,
+            batch_size=32,
+            device="cpu",
+        )
 
 
 def quality(posts: dict[str, Post], result: SearchResult, candidate: Candidate) -> float:

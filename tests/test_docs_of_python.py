@@ -28,7 +28,7 @@ def test_every_block_runs(names):
     assert names["run"].policy == Path("runs/python/policy").absolute()
     assert list(names["curve"]["step"]) == [1, 2]
     assert len(names["losses"].values) == 2
-    assert len(names["tokens"]) == len(names["session"].score("1 + 1 =", " 2").tokens)
+    assert len(names["tokens"]) == len(names["reader"].score("1 + 1 =", " 2").tokens)
     assert names["found"][0].candidates
     assert len(names["table"]) == 2
     assert names["page"].read_text().startswith("<!doctype html>")

@@ -11,8 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
+from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec, add_lora
-from tokenq.session import models_of_run
 from tokenq.traces import read_traces
 
 # peft tells of layers that are tied, which is what is tried here.

@@ -8,9 +8,9 @@ from typing import Literal
 import pytest
 
 from tokenq.cli.flags import as_yaml, parse, read_yaml
-from tokenq.cli.values import convert
 from tokenq.demo.config import DemoConfig
 from tokenq.errors import UserError
+from tokenq.parsing import convert
 from tokenq.training.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
 
 

@@ -11,9 +11,9 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 import tokenq
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
+from tokenq.jobs.reader import Reader
 from tokenq.models.adapters import with_adapter
 from tokenq.models.load import add_lora
-from tokenq.session import Session
 from tokenq.traces import read_traces
 
 PAIRS = [
@@ -114,9 +114,9 @@ def test_a_killed_run_goes_on_and_scores_no_row_twice(place, tmp_path, monkeypat
     assert main(words(place, tmp_path)) == 130
     assert not (tmp_path / "traces.jsonl").exists()
     monkeypatch.setattr(JsonLines, "append", real)
-    seen, traces = [], Session.traces
+    seen, traces = [], Reader.traces
     monkeypatch.setattr(
-        Session, "traces", lambda self, rows, done=0: (seen.extend(rows[done:]), traces(self, rows, done))[1]
+        Reader, "traces", lambda self, rows, done=0: (seen.extend(rows[done:]), traces(self, rows, done))[1]
     )
     capsys.readouterr()
     assert main(words(place, tmp_path)) == 0

@@ -14,6 +14,7 @@ from tokenq.cli.main import main
 from tokenq.cli.search import interruptible
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
+from tokenq.listener import SILENCE
 from tokenq.results import SearchResult, read_results
 from tokenq.search.config import USED, SearchConfig
 from tokenq.search.methods import METHODS
@@ -280,9 +281,8 @@ def test_an_interrupted_search_keeps_what_it_has(place, tmp_path, monkeypatch, c
 
 
 def test_a_second_interrupt_ends_at_once():
-    from rich.console import Console
-
-    with interruptible(Console(quiet=True)) as interrupted:
+    with interruptible(SILENCE) as interrupted:
+        assert not interrupted()
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
         with pytest.raises(KeyboardInterrupt):

@@ -125,11 +125,11 @@ def test_one_conversation_is_one_prompt(place):
     mixed = tokenq.decode(str(place / "chat"), ["Hello", turns, kept], **FEW)
     assert [one.id for one in mixed] == ["1", "2", "3"]
     assert {mixed[1].candidates[0].token_ids, mixed[2].candidates[0].token_ids} == {found[0][0].candidates[0].token_ids}
-    assert tokenq.decode(str(place / "chat"), [], **FEW) == []
+    assert list(tokenq.decode(str(place / "chat"), [], **FEW)) == []
 
 
 @pytest.mark.parametrize(
-    "given", [[3], [["a", "b"]], [{"prompt": "x"}], [{"role": "user"}], [{"role": "nobody", "content": ""}]]
+    "given", [[3], [["a", "b"]], [{"prompt": "x"}, "x"], [{"role": "user"}], [{"role": "nobody", "content": ""}]]
 )
 def test_what_is_no_prompt_is_named(place, given):
     with pytest.raises(UserError, match="prompt 1"):

@@ -11,8 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec
-from tokenq.session import models_of_run
 
 QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat"]
 

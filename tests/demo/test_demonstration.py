@@ -122,9 +122,9 @@ def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, 
     trained = []
     monkeypatch.setattr(demonstration, "side_by_side", one_by_one)
     monkeypatch.setattr(figure_page, "installed", lambda: False)  # the numbers are compared, not their pictures
-    real = steps.train.train
+    real = steps.train
     monkeypatch.setattr(
-        steps.train, "train", lambda output, **more: trained.append(output.name) or real(output=output, **more)
+        steps, "train", lambda output, **more: trained.append(output.name) or real(output=output, **more)
     )
     monkeypatch.setattr(posts.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
     monkeypatch.setattr(posts, "quick_searches", lambda: posts.settings((2,), (2, 4), (2,)))

@@ -7,7 +7,7 @@ import pytest
 from hand_made_traces import hand_made_pair
 
 from tokenq.report.html import fragment
-from tokenq.report.notebook import Shown
+from tokenq.report.notebook import TraceView
 
 CHOSEN, REJECTED = hand_made_pair()
 
@@ -25,7 +25,7 @@ def put_in_shell(monkeypatch, name):
 
 
 def test_it_is_the_trace():
-    shown = Shown(CHOSEN)
+    shown = TraceView(CHOSEN)
     assert shown.trace is CHOSEN
     assert (shown.tokens, shown.spans, shown.totals) == (CHOSEN.tokens, CHOSEN.spans, CHOSEN.totals)
     assert shown._repr_html_() == fragment(CHOSEN)
@@ -33,7 +33,7 @@ def test_it_is_the_trace():
 
 def test_a_notebook_shows_html(monkeypatch, capsys):
     displayed = put_in_shell(monkeypatch, "ZMQInteractiveShell")
-    Shown(REJECTED).show()
+    TraceView(REJECTED).show()
     assert displayed == [("html", fragment(REJECTED))]
     assert capsys.readouterr().out == ""
 
@@ -41,7 +41,7 @@ def test_a_notebook_shows_html(monkeypatch, capsys):
 @pytest.mark.parametrize("shell", ["TerminalInteractiveShell", None])
 def test_a_terminal_shows_text(shell, monkeypatch, capsys):
     displayed = put_in_shell(monkeypatch, shell)
-    Shown(REJECTED).show()
+    TraceView(REJECTED).show()
     said = capsys.readouterr().out
     assert displayed == []
     assert said.startswith("It is Rome!")
@@ -50,13 +50,13 @@ def test_a_terminal_shows_text(shell, monkeypatch, capsys):
 
 def test_without_ipython_it_is_a_terminal(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "IPython", None)
-    Shown(CHOSEN).show()
+    TraceView(CHOSEN).show()
     assert capsys.readouterr().out.startswith("It is Paris.")
 
 
 def test_a_table_has_a_row_a_token():
     pytest.importorskip("pandas", reason="tables need pandas")
-    frame = Shown(REJECTED).to_frame()
+    frame = TraceView(REJECTED).to_frame()
     assert frame.shape == (5, 18)
     assert list(frame.columns[:5]) == ["id", "text", "start", "end", "written"]
     assert list(frame["text"]) == ["It", " is", " Rome", "!", ""]

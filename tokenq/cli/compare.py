@@ -1,7 +1,7 @@
 """`tokenq compare RUN RUN …`: training runs on the same data from the same model, side by side."""
 
-from tokenq.cli.outputs import claims
 from tokenq.comparison.config import CompareConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq compare")

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
+from tokenq.jobs.outputs import claims
 from tokenq.ranges import Range, check_ranges
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """`tokenq eval best-of-n`: accuracy against n, from stored samples."""
 
-from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 from tokenq.evaluation.config import BestOfNConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq eval best-of-n")

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from tokenq.cli.outputs import claims
 from tokenq.evaluation.config import FirstErrorConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq eval first-error")

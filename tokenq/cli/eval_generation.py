@@ -1,7 +1,7 @@
 """`tokenq eval generation`: how good stored answers are, beside their cost."""
 
-from tokenq.cli.outputs import claims
 from tokenq.evaluation.config import GenerationConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq eval generation")

@@ -1,7 +1,7 @@
 """`tokenq eval kl-frontier`: quality against KL from the reference."""
 
-from tokenq.cli.outputs import claims
 from tokenq.evaluation.config import FrontierConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq eval kl-frontier")

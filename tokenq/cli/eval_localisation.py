@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tokenq.cli.outputs import claims
 from tokenq.errors import UserError
 from tokenq.evaluation.config import LocalisationConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq eval localisation")

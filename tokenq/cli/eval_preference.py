@@ -1,7 +1,7 @@
 """`tokenq eval preference`: how often the policy's rewards prefer the chosen response."""
 
-from tokenq.cli.outputs import claims
 from tokenq.evaluation.config import PreferenceConfig
+from tokenq.jobs.outputs import claims
 
 
 @claims("tokenq eval preference")

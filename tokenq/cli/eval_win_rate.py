@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenq.cli.outputs import claimed, claims, recorder
 from tokenq.errors import UserError
 from tokenq.evaluation.config import WinRateConfig
+from tokenq.jobs.outputs import claimed, claims, recorder
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -85,11 +85,12 @@ def traces_of(
     Raises:
         UserError: there is nothing to read, or a row lacks a column.
     """
-    from tokenq.cli.outputs import claimed
-    from tokenq.cli.score import ScoreConfig, rows_of, session_of
-    from tokenq.cli.scoring import score_to_file
     from tokenq.cli.trained_rows import warn_of_trained_rows
+    from tokenq.jobs.outputs import claimed
+    from tokenq.jobs.score import reader_of, rows_of, score_to_file
+    from tokenq.score.config import ScoreConfig
     from tokenq.terminal.console import messages
+    from tokenq.terminal.progress import Progress
 
     config.check()
     say, begin = messages(), time.perf_counter()
@@ -98,17 +99,18 @@ def traces_of(
         return TraceFile(Path(config.traces)), further, {}
     shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
     score = ScoreConfig(**{name: getattr(config, name) for name in shared}, levels=levels, output=_beside(config))
-    session = session_of(score, config.device, say)
-    rows, summary = rows_of(score, session)
+    progress = Progress(1, say)
+    reader = reader_of(score, config.device, progress)
+    rows, summary = rows_of(score, reader, progress)
     warn_of_trained_rows(config, [row.example for row in rows], say)
     say.print(f"data: {summary.line()}")
     traces: list[TokenTrace] | TraceFile
     if score.output is None:
-        traces = [trace for row in session.traces(rows) for trace in row]
+        traces = [trace for row in reader.traces(rows) for trace in row]
     else:
         path = Path(score.output)
-        with claimed("tokenq eval", [path], overwrite=config.overwrite):
-            score_to_file(path, session, rows, asdict(score), say, "tokenq eval")
+        with claimed("tokenq eval", [path], overwrite=config.overwrite), progress:
+            score_to_file(path, reader, rows, asdict(score), progress, "tokenq eval")
         traces = TraceFile(path)
     tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
     return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}

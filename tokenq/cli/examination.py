@@ -19,13 +19,13 @@ from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, tokenize
 from tokenq.doctor.data_checks import data_facts
 from tokenq.errors import UserError
+from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec, hide_progress_bars, load_tokenizer
 from tokenq.models.run_models import RunModels, against_base, spec_of
 from tokenq.records import Example
 from tokenq.rundir import RunDir
 from tokenq.runs.facts import DataFacts, Moved
 from tokenq.runs.record import RunRecord, read_run
-from tokenq.session import models_of_run
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from rich.progress import track
 import tokenq
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.data.prompts import Prompt
-from tokenq.decoding import load_searcher
 from tokenq.doctor.data_checks import loops
 from tokenq.doctor.precision_checks import doubtful, update_size, updated_in
 from tokenq.errors import UserError
+from tokenq.jobs.load import open_pair
+from tokenq.jobs.reader import Options
+from tokenq.jobs.searcher import load_searcher
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.load import DTYPES, ModelSpec, load_model, load_whole
 from tokenq.models.movement import movement
@@ -29,7 +31,6 @@ from tokenq.runs.facts import ModelNow, Moved, Samples, Scored, Written
 from tokenq.runs.record import RunRecord
 from tokenq.score.health import pair_warnings
 from tokenq.search.config import SearchConfig
-from tokenq.session import Options, load
 from tokenq.traces import TokenTrace
 
 _LIMIT = 512
@@ -150,11 +151,13 @@ def scored_now(
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
     )
-    session = load(str(config.policy), config.reference, options, lambda text: say.print(f"warning: {text}"))
-    rows, _ = session.rows(examples, "drop")
-    scored = session.traces(rows)
+    reference = None if config.reference is None else options.spec(config.reference)
+    policy = options.spec(str(config.policy))
+    reader = open_pair(policy, reference, options, lambda text: say.print(f"warning: {text}"))
+    rows, _ = reader.rows(examples, "drop")
+    scored = reader.traces(rows)
     pairs = list(track(scored, "scoring", len(rows), console=say, transient=True, disable=not say.is_terminal))
-    return summed_up(pairs), *session.identities
+    return summed_up(pairs), *reader.identities
 
 
 def summed_up(pairs: Sequence[Sequence[TokenTrace]]) -> Scored:

@@ -18,10 +18,10 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import yaml
 
-from tokenq.cli.values import Raw, convert
 from tokenq.errors import UserError, nearest
 from tokenq.files import plain
 from tokenq.jobs.training.recipes import find
+from tokenq.parsing import Raw, convert
 
 Config = TypeVar("Config")
 _NULL = "tag:yaml.org,2002:null"

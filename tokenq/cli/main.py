@@ -22,8 +22,6 @@ from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
 from tokenq.cli.doctor import DoctorConfig
 from tokenq.cli.evaluations import EVALUATIONS
 from tokenq.cli.flags import flags_of, parse
-from tokenq.cli.score import SECTIONS as SCORE_SECTIONS
-from tokenq.cli.score import ScoreConfig
 from tokenq.cli.verify import VerifyConfig
 from tokenq.comparison.config import SECTIONS as COMPARE_SECTIONS
 from tokenq.comparison.config import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
@@ -33,6 +31,8 @@ from tokenq.demo.config import DemoConfig
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation.sweep_config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluation.sweep_config import SweepConfig
+from tokenq.score.config import SECTIONS as SCORE_SECTIONS
+from tokenq.score.config import ScoreConfig
 from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
 from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
 from tokenq.search.config import SearchConfig
@@ -198,9 +198,9 @@ def _search(config: SearchConfig) -> int:
 
 
 def _check_search(config: SearchConfig) -> None:
-    config.check()
+    config.check_command()
     if config.policy is not None:
-        from tokenq.decoding import check_needs
+        from tokenq.jobs.searcher import check_needs
 
         check_needs(config)
 
@@ -258,6 +258,7 @@ COMMANDS: dict[str, Command] = {
         "read a policy against its reference, token by token",
         SCORE_SECTIONS,
         {"input": "data", "file": "data", "model": "policy", "ref": "reference"},
+        check=ScoreConfig.check_command,
     ),
     "search": Command(
         SearchConfig,

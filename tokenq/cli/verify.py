@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenq.cli.outputs import claims
+from tokenq.jobs.outputs import claims
 from tokenq.ranges import Range, check_ranges
 
 if TYPE_CHECKING:

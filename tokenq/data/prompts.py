@@ -16,12 +16,11 @@ from tokenq.data.chat import Tokenizer, refuse_halves, render
 from tokenq.data.encode import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files.local import Row
-from tokenq.data.files.source_language import parse_source
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.columns import under_our_names
 from tokenq.data.layouts.formats import FORMATS
 from tokenq.data.layouts.parsed import CONVERSATION, QUESTION, Parsed, question
-from tokenq.data.sources import read_rows
+from tokenq.data.sources import Data, tables_of
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.records import Example, Message, Text
@@ -68,15 +67,15 @@ class LoadedPrompts:
 
 
 def load_prompts(
-    sources: Sequence[str],
+    data: Data,
     columns: Mapping[str, str] | None = None,
     style: str = "as_given",
     bad_rows: str = "error",
 ) -> LoadedPrompts:
-    """Return the prompts of files, folders or hub data sets, in order.
+    """Return the prompts of files, folders, hub data sets or rows in memory, in order.
 
     Args:
-        sources: as for `--data`.
+        data: as for `--data`, or rows.
         columns: the data set's name for a column of ours.
         style: "as_given", or "chat" (text becomes a user's turn).
         bad_rows: "error" or "drop", for a row without a prompt, or with an id that another has.
@@ -84,7 +83,7 @@ def load_prompts(
     Raises:
         BadRowsError: names the first such row.
     """
-    rows = [row for source in sources for row in under_our_names(read_rows(parse_source(source)), columns or {})]
+    rows = [row for table in tables_of(data) for row in under_our_names(table, columns or {})]
     prompts: list[Prompt] = []
     bad: list[Bad] = []
     seen: dict[str, str] = {}

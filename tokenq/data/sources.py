@@ -7,7 +7,7 @@ mean.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenq.data.bad_rows import BadRowsError
 from tokenq.data.examples import ReadResult
 from tokenq.data.files.folders import folder_rows, pattern_rows
 from tokenq.data.files.hub import hub_rows
-from tokenq.data.files.local import STANDARD_INPUT, Row, read_file, read_standard_input
+from tokenq.data.files.local import STANDARD_INPUT, Row, given_rows, read_file, read_standard_input
 from tokenq.data.files.slices import sliced
 from tokenq.data.files.source_language import Source, is_pattern, looks_like_path, neighbour, parse_source
 from tokenq.errors import UserError
@@ -43,23 +43,42 @@ def read_rows(source: Source) -> list[Row]:
     return hub_rows(source)
 
 
-def load_examples(sources: Sequence[str], read: Callable[[Sequence[Row]], ReadResult], *, seed: int = 0) -> ReadResult:
+Data = Sequence[str] | Sequence[Mapping[str, Any]]
+"""Sources as `--data` has them, or rows that are in memory."""
+
+
+def tables_of(data: Data) -> list[list[Row]]:
+    """Return the rows of each source, its weight not applied; rows in memory are one table.
+
+    Raises:
+        UserError: as `read_rows`.
+    """
+    named = [one for one in data if isinstance(one, str)]
+    if named:
+        return [read_rows(parse_source(one)) for one in named]
+    return [given_rows([dict(one) for one in data if not isinstance(one, str)])]
+
+
+def load_examples(data: Data, read: Callable[[Sequence[Row]], ReadResult], *, seed: int = 0) -> ReadResult:
     """Return the examples of a mixture of sources, one after the other.
 
     A source of weight w gives floor(w) passes over its examples and a seeded sample of the rest, in their order. The
     sample of one source does not depend on the others, and a smaller weight takes a subset of a larger one.
 
     Args:
-        sources: `--data` strings.
+        data: `--data` strings, or rows in memory.
         read: rows of one source to examples, usually `read_examples` with its options bound.
         seed: decides which examples a fractional weight takes.
     """
-    if not sources:
+    if not data:
         raise UserError("No data source is given.", "Name one with --data FILE, --data FOLDER or --data HUB_ID.")
     examples: list[Example] = []
     notes: dict[str, None] = {}
     dropped: Counter[str] = Counter()
     rows = 0
+    sources = [one for one in data if isinstance(one, str)]
+    if not sources:
+        return read(tables_of(data)[0])
     for text in sources:
         source = parse_source(text)
         try:

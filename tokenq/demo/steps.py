@@ -5,20 +5,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenq.cli import score, search
-from tokenq.cli.sweep import sweep
 from tokenq.evaluation.sweep import Point
-from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.figures.drift import Training
 from tokenq.figures.section import Section
 from tokenq.files import JsonLines
-from tokenq.jobs import train
-from tokenq.results import Candidate, SearchResult, read_results
+from tokenq.jobs.score import score
+from tokenq.jobs.search import search
+from tokenq.jobs.sweep import sweep
+from tokenq.jobs.train import train
+from tokenq.report.outcome import tables
+from tokenq.report.sweep import sweep_tables
+from tokenq.results import Candidate, SearchResult
 from tokenq.rundir import RunDir
-from tokenq.search.config import SearchConfig
 from tokenq.stats.outcome import Table
+from tokenq.terminal.console import screen
 from tokenq.terminal.progress import Progress
-from tokenq.traces import TokenTrace, read_traces
+from tokenq.traces import TokenTrace
 
 Quality = Callable[[SearchResult, Candidate], float]
 
@@ -47,20 +49,20 @@ def trained(output: Path, **settings: Any) -> Path:
     run = RunDir(output)
     if not run.policy.exists():
         with Progress(1000) as progress:
-            train.train(output=output, keep_checkpoints=0, resume=True, listener=progress, **settings)
+            train(output=output, keep_checkpoints=0, resume=True, listener=progress, **settings)
     return run.policy
 
 
 def answers(output: Path, **settings: Any) -> list[SearchResult]:
     """Search as `tokenq search` would, and return what was found."""
-    search.run(SearchConfig(output=str(output), **settings))
-    return list(read_results(output))
+    with Progress(1) as progress:
+        return list(search(output=output, listener=progress, **settings))
 
 
 def traces(output: Path, **settings: Any) -> list[TokenTrace]:
     """Score as `tokenq score` would, and return the traces."""
-    score.run(score.ScoreConfig(output=str(output), levels=(), top_k=3, **settings))
-    return list(read_traces(output))
+    with Progress(1) as progress:
+        return list(score(output=output, listener=progress, levels=(), top_k=3, **settings))
 
 
 def training(name: str, run: Path, held_out: Path, *, drawn: bool, device: str) -> Training:
@@ -79,14 +81,10 @@ def training(name: str, run: Path, held_out: Path, *, drawn: bool, device: str) 
 
 
 def searched(output: Path, settings: Sequence[str], quality: Quality | None, **more: Any) -> list[Point]:
-    """Sweep as `tokenq sweep` would, with a judge of one's own.
-
-    Raises:
-        KeyboardInterrupt: the user stopped it; what was found stays.
-    """
-    points = sweep(SweepConfig(output=str(output), settings=settings, **more), quality)
-    if points is None:
-        raise KeyboardInterrupt
+    """Sweep as `tokenq sweep` would, with a judge of one's own."""
+    with Progress(1) as progress:
+        points = list(sweep(output=output, settings=settings, quality=quality, listener=progress, **more).points)
+    screen().print(*tables(sweep_tables(points)))
     return points
 
 

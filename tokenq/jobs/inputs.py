@@ -4,14 +4,19 @@ A training writes down what is in memory: its run is then what it is from files.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from tokenq.data.examples import ReadResult, read_examples
+from tokenq.data.files.local import Row
+from tokenq.data.sources import Data, load_examples
+from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.jobs.run import Run
@@ -115,36 +120,97 @@ def _write_model(loaded: Loaded, folder: Path) -> None:
         loaded.tokenizer.save_pretrained(aside)
 
 
-def data_source(data: Name | Rows, path: Path) -> Source:
-    """Return the sources of data.
+def models_given(
+    models: Mapping[str, Name | InMemory | None], tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[dict[str, str | None], dict[str, Loaded]]:
+    """Return what models are called by their role, and those of them that are in memory.
+
+    Args:
+        models: by role, the policy first.
+        tokenizer: of loaded models that come without one.
+
+    Raises:
+        UserError: a loaded model without its tokenizer, a tokenizer without a loaded model, or something else.
+    """
+    names: dict[str, str | None] = {}
+    found: dict[str, Loaded] = {}
+    for role, model in models.items():
+        shared = role != "policy" and isinstance(model, str | PathLike)
+        loaded = None if model is None else _in_memory(model, None if shared else tokenizer)
+        if loaded is not None:
+            found[role], names[role] = loaded, loaded.name
+        else:
+            names[role] = None if model is None else fspath(cast(Name, model))
+    return names, found
+
+
+def data_given(data: Name | Rows) -> tuple[list[str], Data]:
+    """Return what data are called, and the sources or the rows themselves.
 
     Args:
         data: a source or a list of sources as `--data` takes them, a `datasets.Dataset`, a pandas frame, or a list of
             dictionaries.
-        path: where rows are written, one JSON object a line.
 
     Raises:
-        UserError: the rows are something else, or cannot be written.
+        UserError: the rows are something else.
     """
     if isinstance(data, str | PathLike):
-        return Source([str(data)])
+        names = [str(data)]
+        return names, names
     if isinstance(data, Mapping):
         raise UserError("The data is one dictionary.", "Give a list of rows, or one split of a DatasetDict.")
     frame = type(data).__name__ == "DataFrame"
     rows = data.to_dict(orient="records") if frame else list(data)
     if all(isinstance(row, str | PathLike) for row in rows):
-        return Source([str(row) for row in rows])
+        names = [str(row) for row in rows]
+        return names, names
     odd = next((row for row in rows if not isinstance(row, Mapping)), None)
     if odd is not None:
         raise UserError(
             f"A {type(odd).__name__} is no row of data.", "Give dictionaries with one key a column, or names of files."
         )
-    return Source([str(path)], partial(_write_rows, rows, path))
+    return ["rows in memory"], rows
 
 
-def _write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+def data_source(data: Name | Rows, path: Path) -> Source:
+    """Return the sources of data; rows in memory are written to `path`, one JSON object a line.
+
+    Raises:
+        UserError: the rows are something else, or cannot be written.
+    """
+    names, given = data_given(data)
+    return Source(names) if given is names else Source([str(path)], partial(_write_rows, given, path))
+
+
+def _write_rows(rows: Iterable[Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_lines(path, rows)
     except (TypeError, ValueError) as problem:
         raise UserError(f"The rows cannot be written as JSON: {problem}.", "Use texts, numbers and lists.") from None
+
+
+def examples_of(data: Data, columns: Mapping[str, str], bad_rows: str, style: str, seed: int) -> ReadResult:
+    """Return all responses of data as examples, and what was left out.
+
+    Args:
+        data: sources as `--data` has them, or rows.
+        columns: the data set's names for columns of ours.
+        bad_rows: "error" or "drop".
+        style: "as_given" or "chat".
+        seed: of the sample that a weighted source gives.
+
+    Raises:
+        UserError: there is no such source, or a row cannot be used and is not to be left out.
+    """
+    read = partial(read_examples, want="all", columns=columns, bad_rows=bad_rows, style=style)
+    return load_examples(data, lambda rows: read([_unambiguous(row) for row in rows]), seed=seed)
+
+
+def _unambiguous(row: Row) -> Row:
+    """Return a row; one that holds both a pair and a single response is a bad row."""
+    single = sorted({"response", "completion"}.intersection(row.values))
+    if not single or "chosen" not in row.values:
+        return row
+    said = f"it has both {single[0]!r} and 'chosen'"
+    return replace(row, fault=BadRow("a pair and a response", said, "Score one of the two: remove the other column."))

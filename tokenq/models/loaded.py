@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tokenq.models.forward.packed_lm import bare
+from tokenq.models.forward.packed_lm import bare, is_peft
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,16 @@ class Loaded:
     def dtype(self) -> torch.dtype | None:
         """Type of the weights."""
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), None)
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter of peft lies on it, which can be switched off."""
+        return is_peft(self.model)
+
+    def base(self) -> "Loaded":
+        """Return the model below its adapter, on the same weights."""
+        below: Any = twin(self.model)
+        return Loaded(below.unload(), self.tokenizer)
 
 
 def twin(model: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> nn.Module:

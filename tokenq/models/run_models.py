@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder
 from tokenq.models.load import ModelSpec
+from tokenq.models.loaded import Loaded
 
 Config = TypeVar("Config")
 
@@ -82,8 +83,13 @@ def spec_of(asked: Asked, path: str) -> ModelSpec:
     return ModelSpec(path, asked.dtype, asked.device, trust_remote_code=asked.trust_remote_code, base=asked.base)
 
 
-def named_models(asked: Asked, made: RunModels | None) -> RunModels:
+def named_models(asked: Asked, made: RunModels | None, in_memory: Mapping[str, Loaded] = {}) -> RunModels:
     """Return the models that are named, those of a run where they are not, and an adapter's base as its reference.
+
+    Args:
+        asked: names them.
+        made: the models of a run.
+        in_memory: models by their role, instead of files of that name.
 
     Raises:
         UserError: there is no policy.
@@ -91,9 +97,9 @@ def named_models(asked: Asked, made: RunModels | None) -> RunModels:
     policy = made.policy if made is not None and asked.policy is None else None
     reference = None if made is None else made.reference
     if asked.policy is not None:
-        policy = spec_of(asked, asked.policy)
+        policy = replace(spec_of(asked, asked.policy), loaded=in_memory.get("policy"))
     if asked.reference is not None:
-        reference = spec_of(asked, asked.reference)
+        reference = replace(spec_of(asked, asked.reference), loaded=in_memory.get("reference"))
     if policy is None:
         raise UserError("There is no policy.", "Name one with --policy, or a finished training run with --run.")
     return against_base(RunModels(policy, reference, None if made is None else made.beta))
@@ -101,8 +107,13 @@ def named_models(asked: Asked, made: RunModels | None) -> RunModels:
 
 def against_base(models: RunModels) -> RunModels:
     """Return the models with an adapter's base, loaded by itself, as the reference where there is none."""
-    if models.reference is not None or not is_adapter_folder(models.policy.path):
+    loaded = models.policy.loaded
+    if models.reference is not None or not (loaded.has_adapter if loaded else is_adapter_folder(models.policy.path)):
         return models
+    if loaded is not None:
+        return replace(
+            models, reference=replace(models.policy, path=f"the base of {loaded.name}", loaded=loaded.base())
+        )
     base = base_of(models.policy.path, models.policy.base)
     return replace(models, reference=replace(models.policy, path=base, base=None))
 

@@ -1,15 +1,19 @@
-"""One trace in a notebook, in a terminal, and as a table: what `session.score(prompt, response)` shows of itself.
+"""Traces and answers as Python sees them: in a notebook, in a terminal, as a table, as a page.
 
 IPython and pandas are imported when they are asked for. Nothing is computed here.
 """
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 from tokenq.errors import UserError
 from tokenq.report.channels import NUMBERS
-from tokenq.report.html import fragment
-from tokenq.traces import Span, TokenTrace, Totals, TraceToken
+from tokenq.report.html import fragment, write_page
+from tokenq.results import SearchResult, read_results
+from tokenq.traces import Span, TokenTrace, Totals, TraceToken, read_traces
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,7 +22,7 @@ _COLUMNS = ("id", "text", "start", "end", "written", *NUMBERS)
 
 
 @dataclass(frozen=True)
-class Shown:
+class TraceView:
     """A trace that can show itself.
 
     Attributes:
@@ -65,12 +69,136 @@ class Shown:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as problem:
-            raise UserError("A table needs pandas, which is missing.", "pip install pandas") from problem
-        records = [asdict(token) for token in self.trace.tokens]
-        return pandas.DataFrame({name: [record[name] for record in records] for name in _COLUMNS})
+        return frame(_tokens(self.trace))
+
+
+@dataclass(frozen=True)
+class Traces:
+    """The traces of a scoring, in the order of its rows.
+
+    Attributes:
+        source: the traces, or the file that they are in, which is read anew each time they are gone through.
+        title: of the page.
+        record: where they come from.
+    """
+
+    source: Sequence[TokenTrace] | Path
+    title: str = "tokenq"
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[TokenTrace]:
+        """Go through the traces, one after the other."""
+        return read_traces(self.source) if isinstance(self.source, Path) else iter(self.source)
+
+    def to_frame(self) -> "DataFrame":
+        """Return a pandas table with one row a token, the id of its trace first.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame({"trace": trace.id, **token} for trace in self for token in _tokens(trace))
+
+    def html(self, path: str | Path) -> Path:
+        """Write the page of all traces, which opens from disk, and return its file."""
+        write_page(Path(path), list(self), self.title, self.record)
+        return Path(path)
+
+    def figure(self, path: str | Path) -> Path:
+        """Draw the first trace as .svg, .png or .pdf, and return the file.
+
+        Raises:
+            UserError: matplotlib is not installed.
+        """
+        from tokenq.report.plots import save_figure
+
+        save_figure(Path(path), next(iter(self)))
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        """Return the coloured texts of the first traces; notebooks ask for this by this name."""
+        return "".join(fragment(trace) for trace, _ in zip(self, range(_SHOWN), strict=False))
+
+
+_SHOWN = 20
+"""Traces, or answers, that a notebook shows unasked."""
+
+
+@dataclass(frozen=True)
+class Answers(Sequence[SearchResult]):
+    """What a search found, a result for each prompt, in their order.
+
+    Attributes:
+        source: the results, or the file that they are in, which is read when they are asked for.
+        title: of the page.
+        record: where they come from.
+        interrupted: whether the search was stopped before its end.
+    """
+
+    source: Sequence[SearchResult] | Path
+    title: str = "tokenq search"
+    record: Mapping[str, Any] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @cached_property
+    def _results(self) -> Sequence[SearchResult]:
+        return list(read_results(self.source)) if isinstance(self.source, Path) else self.source
+
+    def __len__(self) -> int:
+        """Return how many prompts were answered."""
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, place: int) -> SearchResult: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[SearchResult]: ...
+    def __getitem__(self, place: int | slice) -> SearchResult | Sequence[SearchResult]:
+        """Return a result."""
+        return self._results[place]
+
+    def to_frame(self) -> "DataFrame":
+        """Return a pandas table with one row a candidate, best first.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frame(
+            {"id": result.id, "rank": rank, "text": one.text, "score": one.score, "tokens": len(one.token_ids)}
+            | {"logp": sum(one.logps), "ref_logp": None if one.ref_logps is None else sum(one.ref_logps)}
+            | {"terminal": one.terminal, "answer": one.answer}
+            for result in self
+            for rank, one in enumerate(result.candidates, 1)
+        )
+
+    def html(self, path: str | Path) -> Path:
+        """Write the page of candidates and trees, which opens from disk, and return its file."""
+        from tokenq.report.search_page import write_search_page
+
+        write_search_page(Path(path), self, title=self.title, record=self.record)
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        """Return the candidates of the first prompts as a table; notebooks ask for this by this name."""
+        table: str = Answers(self._results[:_SHOWN]).to_frame().to_html(index=False)
+        return table
+
+
+def _tokens(trace: TokenTrace) -> Iterator[dict[str, Any]]:
+    for token in trace.tokens:
+        record = asdict(token)
+        yield {name: record[name] for name in _COLUMNS}
+
+
+def frame(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
+    """Return rows as a pandas table.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as problem:
+        raise UserError("A table needs pandas, which is missing.", "pip install pandas") from problem
+    return pandas.DataFrame(list(rows))
 
 
 def _in_notebook() -> bool:

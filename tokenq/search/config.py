@@ -171,12 +171,20 @@ class SearchConfig:
         """
         if (self.prompt is None) == (not self.prompts):
             raise UserError("There is nothing to answer, or too much.", "Give --prompts FILE or --prompt TEXT.")
-        if self.prompts and self.output is None and self.html is None:
-            hint = "Name a file for the results, --output results.jsonl, or a page, --html results.html."
-            raise UserError("--output is missing.", hint)
         if self.output is not None and not self.output.endswith(".jsonl"):
             raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl.")
         self.check_method()
+
+    def check_command(self) -> None:
+        """Refuse what a command cannot do: as `check`, and many prompts with nothing to come of them.
+
+        Raises:
+            UserError: names the flags.
+        """
+        self.check()
+        if self.prompts and self.output is None and self.html is None:
+            hint = "Name a file for the results, --output results.jsonl, or a page, --html results.html."
+            raise UserError("--output is missing.", hint)
 
     def check_method(self) -> None:
         """Refuse numbers that search nothing, and options that the method would not look at.

@@ -9,7 +9,7 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -122,6 +122,11 @@ def _input_bytes() -> bytes:
     if len(content) > _MOST_INPUT:
         raise UserError(f"Standard input has more than {_MOST_INPUT:,} bytes.", "Write the data to a file.")
     return content
+
+
+def given_rows(rows: Iterable[Columns]) -> list[Row]:
+    """Return rows that are in memory, counted from 1."""
+    return list(_rows(enumerate(rows, 1), "the data"))
 
 
 def table_rows(table: Any, name: str) -> list[Row]:

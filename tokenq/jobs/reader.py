@@ -1,38 +1,43 @@
-"""A policy and its reference, loaded and ready to be read: what the command line and Python both work with."""
+"""A policy with its reference, loaded: it reads responses, token by token, and writes answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from tokenq.data.detokenize import piece_of
 from tokenq.data.examples import single_example
 from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import refuse_bad, tokenize
-from tokenq.errors import UserError
-from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
-from tokenq.models.classifier import REWARDS, RewardLM, open_classifier, output_weights, outputs_of
+from tokenq.errors import UserError, unknown_name
+from tokenq.jobs.host import untouched
+from tokenq.jobs.inputs import Name, Rows, data_given, examples_of
+from tokenq.jobs.search import answers_of
+from tokenq.jobs.searcher import Judge, Searcher, check_settings, rating_of
+from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import ReferencedPolicy, no_grad
-from tokenq.models.limits import BeyondContext, ModelLimits, named_limits, refuse_beyond
-from tokenq.models.load import ModelSpec, hide_progress_bars, is_quantised
-from tokenq.models.open import Opened, open_model, open_tokenizer
-from tokenq.models.precision import beside
-from tokenq.models.run_models import RunModels, recorded_models
+from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
+from tokenq.models.load import ModelSpec
+from tokenq.models.open import open_model
 from tokenq.models.stamps import Stamp, unspoilt
-from tokenq.models.vocabulary import check_vocabularies, same_tokens
+from tokenq.models.vocabulary import check_tokenizers
 from tokenq.records import Example
-from tokenq.report.notebook import Shown
-from tokenq.rundir import RunDir
+from tokenq.report.notebook import Answers, Traces, TraceView
+from tokenq.rundir import provenance
 from tokenq.score.aligned import score_aligned
 from tokenq.score.health import row_warnings
 from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import Row, Scoring, score
+from tokenq.search.config import SearchConfig
 from tokenq.traces import TokenTrace
-from tokenq.training.recorded import read_provenance
 
-Say = Callable[[str], None]
+_SEARCH = [
+    name
+    for name in SearchConfig.__dataclass_fields__
+    if name not in ("policy", "reference", "run", "base", "proxy", "alpha", "prompts", "prompt", "output", "html")
+]
+"""Settings of a search with models that are loaded."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Session:
+class Reader:
     """Two models that are read against each other.
 
     Attributes:
@@ -83,6 +88,7 @@ class Session:
         rewards: a reward model that reads the same tokens, or None.
         limits: of every model with its name, the policy's and then the reference's first.
         files: stamps of the files that all their weights are mapped from.
+        base: the base of an adapter that is switched off where it is the reference.
     """
 
     models: ReferencedPolicy | None
@@ -94,6 +100,7 @@ class Session:
     rewards: RewardReader | None = None
     limits: tuple[tuple[ModelLimits, str], ...] = ()
     files: tuple[Stamp, ...] = ()
+    base: ModelSpec | None = None
 
     def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[Row], DataSummary]:
         """Return examples in the policy's tokens, and what became of those that are not among them.
@@ -172,15 +179,88 @@ class Session:
         scorers = no_grad(self.models.policy), no_grad(self.models.reference or self.models.policy)
         return score_aligned(rows, others, scorers, self._scoring, budget, done)
 
-    def score(self, prompt: str, response: str) -> Shown:
-        """Return the trace of one response, to be looked at in a notebook or a terminal.
+    def score(self, prompt: str, response: str) -> TraceView:
+        """Return the trace of one response, to be looked at in a notebook or a terminal, or taken as a table.
 
         Args:
             prompt: text before it, as the models read it; for a tokenizer with a chat template, the user's turn.
             response: the response.
         """
-        rows, _ = self.rows([self.example(prompt, response)])
-        return Shown(next(self.traces(rows))[0])
+        with untouched():
+            rows, _ = self.rows([self.example(prompt, response)])
+            return TraceView(next(self.traces(rows))[0])
+
+    def score_all(
+        self,
+        data: Name | Rows,
+        *,
+        columns: Mapping[str, str] = {},
+        bad_rows: str = "error",
+        style: str = "as_given",
+        seed: int = 0,
+    ) -> Traces:
+        """Return the traces of all responses of a data set.
+
+        Args:
+            data: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries.
+            columns: columns under other names: {"chosen": "good"} (tokenq's name first).
+            bad_rows: what to do with a row that cannot be used: "error", or "drop".
+            style: "as_given", or "chat" to make turns of text.
+            seed: of the sample that a weighted source gives.
+
+        Raises:
+            UserError: a row cannot be used, and is not to be left out.
+        """
+        sources, given = data_given(data)
+        asked = {"columns": columns, "bad_rows": bad_rows, "style": style, "seed": seed}
+        with untouched():
+            rows, _ = self.rows(examples_of(given, columns, bad_rows, style, seed).examples, bad_rows)
+            traces = [trace for row in self.traces(rows) for trace in row]
+            own, other = self.identities
+            record = provenance({**asked, "data": sources}, seed, {"policy": own, "reference": other})
+        return Traces(traces, self.title, record | {"beta": self.options.beta})
+
+    def decode(self, prompts: Any, *, judge: Judge | None = None, **settings: Any) -> Answers:
+        """Return what a search finds for every prompt, with the models that are loaded.
+
+        Args:
+            prompts: as `tokenq.decode` takes them.
+            judge: (prompts, responses) → what each is worth, instead of a reward model.
+            settings: as `tokenq.decode` takes them: method, width, n, objective, seed, …
+
+        Raises:
+            UserError: for anything that the user can mend.
+        """
+        with untouched():
+            return answers_of(self._searcher(judge, settings), prompts)
+
+    def _searcher(self, judge: Judge | None, settings: Mapping[str, Any]) -> Searcher:
+        if self.models is None:
+            raise UserError("A reward model writes nothing.", "Load a policy.")
+        if odd := [name for name in settings if name not in _SEARCH]:
+            raise unknown_name("option of decode", odd[0], _SEARCH)
+        own, other = self.identities
+        check_tokenizers(self.tokenizer, self.other_tokenizer or self.tokenizer)
+        shared = {name: getattr(self.options, name) for name in ("beta", "dtype", "device", "attention")}
+        shared |= {"trust_remote_code": self.options.trust_remote_code}
+        config = SearchConfig(policy=own["path"], reference=other["path"], **(shared | dict(settings)))
+        check_settings(config, judge)
+        models = self.models.policy, self._base or self.models.reference
+        identities = {"policy": own, "reference": other}
+        return Searcher(config, self.tokenizer, *models, (), rating_of(config, judge), identities, self.files)
+
+    @cached_property
+    def _base(self) -> PackedLM | None:
+        """Return the base of an adapter as a model of its own: a search goes through both side by side."""
+        return None if self.base is None else open_model(self.base, self.options.attention).lm
+
+    @property
+    def title(self) -> str:
+        """What a page is called: after the models that have read."""
+        own, other = self.identities
+        judge = [] if self.rewards is None else [str(self.rewards.identity["path"])]
+        read = [f"{own['path']} against {other['path']}"] if own else []
+        return ", ".join([*read, *judge])
 
     def example(self, prompt: str, response: str) -> Example:
         """Return one text as an example: in turns for a tokenizer with a chat template, else as it is."""
@@ -208,123 +288,3 @@ class Session:
     @cached_property
     def _text(self) -> Callable[[int], str]:
         return cache(partial(piece_of, self.tokenizer))
-
-
-def load(
-    policy: str | ModelSpec,
-    reference: str | ModelSpec | None = None,
-    options: Options | None = None,
-    say: Say = lambda _: None,
-) -> Session:
-    """Return two models ready to be read.
-
-    Args:
-        policy: folder or hub id of the policy, or folder of an adapter.
-        reference: folder or hub id of the reference; may be left out for an adapter, which is then switched off.
-        options: how they are loaded and read.
-        say: told what could not be done as asked.
-
-    Raises:
-        UserError: a model is missing, or there is nothing to read it against.
-    """
-    hide_progress_bars()
-    options = options or Options()
-    spec = options.spec(policy) if isinstance(policy, str) else policy
-    if reference is None:
-        return _against_base(spec, options, say)
-    other = options.spec(reference) if isinstance(reference, str) else reference
-    return _pair((spec, other), _opened(spec, options, say), options, say)
-
-
-def _pair(specs: tuple[ModelSpec, ModelSpec], own: Opened, options: Options, say: Say) -> Session:
-    """Return a policy that is open, and a reference beside it."""
-    tokenizer, their_tokenizer = (open_tokenizer(spec) for spec in specs)
-    other = _opened(beside(own.lm.model, specs[1]), options, say)
-    shared = same_tokens(tokenizer, their_tokenizer)
-    if shared:
-        check_vocabularies(own.lm.model, other.lm.model)
-    said = tuple(
-        f"{spec.path} has quantised weights: its log-probs are those of a rounded model"
-        for spec, one in zip(specs, (own, other), strict=True)
-        if spec.path.endswith(".gguf") or is_quantised(one.lm.model)
-    )
-    identities = own.identity.to_dict(), other.identity.to_dict()
-    pair, files = ReferencedPolicy(own.lm, other.lm), own.files + other.files
-    limits = named_limits(own.lm.model), named_limits(other.lm.model)
-    theirs = None if shared else their_tokenizer
-    return Session(pair, tokenizer, theirs, options, identities, said, limits=limits, files=files)
-
-
-def _against_base(spec: ModelSpec, options: Options, say: Say) -> Session:
-    """Return an adapter on its base, read against the base: one model in memory where switching it off gives that."""
-    if not is_adapter_folder(spec.path):
-        raise UserError(
-            f"{spec.path} needs a --reference: it is no adapter, which could be switched off.",
-            "Name the model that it was trained from.",
-        )
-    base = base_of(spec.path, spec.base)
-    below = replace(spec, path=base, base=None)
-    own = _opened(replace(below, adapter=spec.path), options, say)
-    own = replace(own, identity=replace(own.identity, path=spec.path))
-    if not leaves_base(own.lm.model):
-        return _pair((spec, below), own, options, say)
-    identities = own.identity.to_dict(), own.base.to_dict() | {"path": base}
-    pair, limits = ReferencedPolicy(own.lm, None), (named_limits(own.lm.model),)
-    return Session(pair, open_tokenizer(spec), None, options, identities, limits=limits, files=own.files)
-
-
-def _opened(spec: ModelSpec, options: Options, say: Say) -> Opened:
-    return open_model(spec, options.attention, options.max_length or 1024, say)
-
-
-def load_rewards(
-    path: str, weights: Mapping[str, str], options: Options, say: Say, beside: Session | None = None
-) -> Session:
-    """Return a reward model ready to read, alone or beside a policy.
-
-    Args:
-        path: folder or hub id of a sequence classifier.
-        weights: of its outputs by name, where it has several.
-        options: how it is loaded and read.
-        say: told what could not be done as asked.
-        beside: a policy with its reference that read the same texts.
-
-    Raises:
-        UserError: there is no such model, or it reads other tokens than the policy.
-    """
-    hide_progress_bars()
-    spec = ModelSpec(path, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
-    tokenizer = open_tokenizer(spec)
-    if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
-        raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
-    opened = open_model(spec, options.attention, options.max_length or 1024, say, open_classifier, REWARDS)
-    names = tuple(outputs_of(opened.lm.lm))
-    lm = RewardLM(opened.lm)
-    lm.eval()
-    identity = opened.identity.to_dict()
-    reader = RewardReader(lambda batch: lm(batch.to(lm.device)), names, output_weights(names, weights, path), identity)
-    if beside is not None:
-        limits, files = (*beside.limits, named_limits(lm.model)), beside.files + opened.files
-        return replace(beside, rewards=reader, limits=limits, files=files)
-    limits = (named_limits(lm.model),)
-    return Session(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=limits, files=opened.files)
-
-
-def models_of_run(run: str, spec: ModelSpec) -> RunModels:
-    """Return the models of a finished training run.
-
-    Args:
-        run: its folder.
-        spec: how models are loaded; the run says which.
-
-    Raises:
-        UserError: the folder holds no finished run.
-    """
-    folder = RunDir(Path(run))
-    if not folder.policy.exists():
-        if folder.reward_model.exists():
-            raise UserError(
-                f"{run} holds a reward model and no policy.", f"Score it with --reward-model {folder.reward_model}."
-            )
-        raise UserError(f"{run} holds no trained policy.", "Give the --output folder of a finished tokenq train.")
-    return recorded_models(folder.policy, read_provenance(folder), spec)

@@ -1,17 +1,24 @@
-"""What a command writes: nothing on disk is replaced unless the same command wrote it, and nobody else writes it now.
+"""What a job writes: nothing on disk is replaced unless the same command wrote it, and nobody else writes it now.
 
 Every output says who made it: JSON in its field `made_by`, a page and a figure inside, lines and tables in the
-provenance beside them.
+provenance beside them. Lines of a job are kept as they come, so that a kill loses nothing: one file a process, put
+together in the end. Under `accelerate launch` every process works on its share of the items (item i belongs to process
+i mod n), and the first process puts them together in the order of the items.
 """
 
 import contextlib
 import functools
+import glob
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenq.errors import UserError
+from tokenq.files import JsonLines, digest_of, disk_errors, read_json, write_json
+from tokenq.leftovers import remove
+from tokenq.locks import hold_file, hold_folder
 
 Config = TypeVar("Config")
 
@@ -55,9 +62,7 @@ def claimed(made_by: str, files: Sequence[Path], *, overwrite: bool) -> Iterator
         UserError: another process writes one of them, or one was there before and is of other making.
     """
     with contextlib.ExitStack() as held:
-        if files and _is_first():
-            from tokenq.locks import hold_file
-
+        if files and is_first():
             for path in files:
                 refuse_foreign(path, made_by, overwrite=overwrite)
             for path in dict.fromkeys(files):
@@ -78,11 +83,9 @@ def claimed_folder(made_by: str, record: Path, beside: Sequence[str], *, overwri
     Raises:
         UserError: another process writes the folder, or one of the files is of other making.
     """
-    if not _is_first():
+    if not is_first():
         yield
         return
-    from tokenq.locks import hold_folder
-
     with hold_folder(record.parent):
         refuse_foreign(record, made_by, overwrite=overwrite)
         for name in () if overwrite or record.exists() else beside:
@@ -91,7 +94,7 @@ def claimed_folder(made_by: str, record: Path, beside: Sequence[str], *, overwri
         yield
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Return whether this is the first of the processes that `accelerate launch` starts, or the only one."""
     return int(os.environ.get("RANK", "0")) == 0
 
@@ -130,15 +133,11 @@ def recorder(path: Path, record: Callable[[], Mapping[str, Any]]) -> Callable[[P
         path: where the file will be.
         record: gives its provenance, when all records are written.
     """
-    from tokenq.files import digest_of, write_json
-
     return lambda aside: write_json(beside(path), {**record(), "sha256": digest_of(aside)})
 
 
 def is_made(path: Path, key: str) -> bool:
     """Return whether a file of records is there whole, as the same job wrote it."""
-    from tokenq.files import digest_of
-
     if not path.is_file():
         return False
     record = _record(beside(path))
@@ -162,9 +161,69 @@ def _wrote(made_by: str, path: Path) -> bool:
 
 def _record(path: Path) -> dict[str, Any]:
     """Return a JSON object, an empty one where there is none."""
-    from tokenq.files import read_json
-
     with contextlib.suppress(UserError):
         found = read_json(path)
         return found if isinstance(found, dict) else {}
     return {}
+
+
+class Parts:
+    """The files of a job that is under way.
+
+    Args:
+        path: the output that will be made of them.
+        key: of all that the lines depend on; lines of another job are not taken over.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        from accelerate import PartialState
+
+        self._state = PartialState()
+        self._key, self._path = key, path
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        count = self._state.num_processes
+        self._parts = [JsonLines(path.with_name(f".{path.name}.partial-{rank}-of-{count}")) for rank in range(count)]
+
+    @property
+    def mine(self) -> slice:
+        """The items of this process."""
+        return slice(self._state.process_index, None, self._state.num_processes)
+
+    def begin(self, wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> int:
+        """Return how many lines of this process are there already, from a killed run of the same job.
+
+        Args:
+            wanted: False for a line from which on the job is done again.
+        """
+        part = self._parts[self._state.process_index]
+        lines = part.read()
+        if lines and lines[0].get("key") == self._key:
+            part.keep(lambda line: "key" in line or wanted(line))
+            return len(part.read()) - 1
+        remove(part.path)
+        part.append({"key": self._key})
+        return 0
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add a line of this process."""
+        self._parts[self._state.process_index].append(dict(line))
+
+    def in_order(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of all processes in the order of their items, up to the first that is missing."""
+        files = [part.path.open(encoding="utf-8") for part in self._parts]
+        try:
+            for file in files:
+                next(file)  # the key
+            number = 0
+            while line := next(files[number % len(files)], None):
+                yield json.loads(line)
+                number += 1
+        finally:
+            for file in files:
+                file.close()
+
+    def remove(self) -> None:
+        """Delete the files, those of an earlier run in other numbers too."""
+        for part in self._path.parent.glob(f".{glob.escape(self._path.name)}.partial-*-of-*"):
+            remove(part)

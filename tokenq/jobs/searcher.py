@@ -1,7 +1,7 @@
 """A policy ready to be searched, with what may stand beside it: a reference, a small pair as a guide, a judge."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
@@ -9,13 +9,15 @@ from typing import Any
 from tokenq.core.tensors import Stepper
 from tokenq.data.detokenize import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import UserError
+from tokenq.jobs.run import models_of_run
 from tokenq.judge.answers import Extract, find_extractor
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.limits import least_context, named_limits, refuse_tokens
-from tokenq.models.load import ModelSpec, hide_progress_bars
+from tokenq.models.load import ModelSpec
+from tokenq.models.loaded import Loaded
 from tokenq.models.open import open_model, open_tokenizer
 from tokenq.models.precision import beside
 from tokenq.models.reward_model import RewardModel
@@ -30,7 +32,6 @@ from tokenq.search.methods import METHODS, Plan, needs_reference, search
 from tokenq.search.outcome import candidates_of, tree_of
 from tokenq.search.planning import aims_at, check_room, plan_of, weights_of
 from tokenq.search.proxy import ProxyStepper, Term
-from tokenq.session import models_of_run
 from tokenq.training.monitor import peak_memory
 
 Judge = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
@@ -214,19 +215,6 @@ class Searcher:
         return ProxyStepper(ModelStepper(self.policy), terms)
 
 
-def decode(policy: str, prompts: Given, judge: Judge | None = None, **options: Any) -> list[SearchResult]:
-    """Return what a search finds for every prompt; see `tokenq.decode`.
-
-    Raises:
-        UserError: for anything that the user can mend.
-    """
-    for name in options:
-        if name not in SearchConfig.__dataclass_fields__:
-            raise unknown_name("option of decode", name, SearchConfig.__dataclass_fields__)
-    searcher = load_searcher(SearchConfig(policy=policy, **options), judge)
-    return list(searcher.results(searcher.prompts(prompts)))
-
-
 def load_searcher(
     config: SearchConfig,
     judge: Judge | None = None,
@@ -244,10 +232,9 @@ def load_searcher(
     Raises:
         UserError: a model is missing, one that the method needs is not named, or vocabularies do not match.
     """
-    hide_progress_bars()
     models = models or searched_models(config)
     config = with_models(config, models)
-    _check_needs(config, judge)
+    check_settings(config, judge)
     alphas, tokenizer = weights_of(config), open_tokenizer(models.policy)
     files: list[Stamp] = []
     identities: dict[str, dict[str, Any]] = {}
@@ -269,25 +256,38 @@ def load_searcher(
         (loaded(small[2 * i], f"tuned {i + 1}"), loaded(small[2 * i + 1], f"untuned {i + 1}"), alpha)
         for i, alpha in enumerate(alphas)
     )
-    rating: Rating | None = None
+    return Searcher(config, tokenizer, policy, reference, terms, rating_of(config, judge), identities, tuple(files))
+
+
+def rating_of(config: SearchConfig, judge: Judge | None) -> Rating | None:
+    """Return what judges texts: a function, or the reward model of the configuration; None where nothing does."""
     if judge is not None:
-        given = judge
-        rating = lambda prompts, texts, ended: given(prompts, texts)  # noqa: E731
-    elif config.reward_model is not None:
-        rating = RewardModel(spec_of(config, config.reward_model), config.reward_weights).score
-    return Searcher(config, tokenizer, policy, reference, terms, rating, identities, tuple(files))
+        return lambda prompts, texts, _: judge(prompts, texts)
+    if config.reward_model is None:
+        return None
+    return RewardModel(spec_of(config, config.reward_model), config.reward_weights).score
 
 
-def check_needs(config: SearchConfig, judge: Judge | None = None) -> None:
+def check_needs(config: SearchConfig, judge: Judge | None = None, in_memory: Mapping[str, Loaded] = {}) -> None:
     """Refuse a search that misses what it needs, before models are loaded.
+
+    Args:
+        config: what is asked for.
+        judge: judges texts.
+        in_memory: models by their role, instead of files of that name.
 
     Raises:
         UserError: says what is missing, or which name is unknown.
     """
-    _check_needs(with_models(config, searched_models(config)), judge)
+    check_settings(with_models(config, searched_models(config, in_memory)), judge)
 
 
-def _check_needs(config: SearchConfig, judge: Judge | None) -> None:
+def check_settings(config: SearchConfig, judge: Judge | None) -> None:
+    """Refuse a search that misses what it needs, its models being named.
+
+    Raises:
+        UserError: says what is missing, or which name is unknown.
+    """
     judged = judge is not None or config.reward_model is not None
     if judged and config.method == "mcts" and config.objective != SearchConfig.objective:
         raise UserError(
@@ -306,11 +306,15 @@ def _check_needs(config: SearchConfig, judge: Judge | None) -> None:
         raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed, math or regex:…")
 
 
-def searched_models(config: SearchConfig) -> RunModels:
+def searched_models(config: SearchConfig, in_memory: Mapping[str, Loaded] = {}) -> RunModels:
     """Return the models that a configuration names: those of its run, and an adapter's base as its reference.
+
+    Args:
+        config: what is asked for.
+        in_memory: models by their role, instead of files of that name.
 
     Raises:
         UserError: there is no policy, or no such run.
     """
     made = None if config.run is None else models_of_run(config.run, spec_of(config, config.run))
-    return named_models(config, made)
+    return named_models(config, made, in_memory)

@@ -1,0 +1,209 @@
+"""`tokenq.load`: a policy with its reference, or a reward model, ready to be read and searched."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import fspath
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from tokenq.errors import UserError
+from tokenq.jobs.host import untouched
+from tokenq.jobs.inputs import InMemory, Name, models_given
+from tokenq.jobs.reader import Options, Reader
+from tokenq.jobs.run import Run, models_of_run, run_folder
+from tokenq.listener import SILENCE, Listener
+from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
+from tokenq.models.classifier import REWARDS, RewardLM, open_classifier, output_weights, outputs_of
+from tokenq.models.forward.policy import ReferencedPolicy
+from tokenq.models.limits import named_limits
+from tokenq.models.load import ModelSpec, is_quantised
+from tokenq.models.open import Opened, open_model, open_tokenizer
+from tokenq.models.precision import beside
+from tokenq.models.vocabulary import check_vocabularies, same_tokens
+from tokenq.score.rewards import RewardReader
+
+Say = Callable[[str], None]
+
+
+def load(  # noqa: PLR0913 (one keyword a setting)
+    policy: Name | Run | InMemory | None = None,
+    reference: Name | InMemory | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    reward_model: Name | None = None,
+    reward_weights: Mapping[str, str] = {},
+    listener: Listener = SILENCE,
+    beta: float | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+    top_k: int = 5,
+    levels: Sequence[str] = ("word", "sentence"),
+    max_length: int | None = None,
+    tokens_per_batch: int = 4096,
+    base: str | None = None,
+) -> Reader:
+    """Load a policy with its reference: `tokenq.load(policy, reference).score(prompt, response)`.
+
+    What is returned reads responses (`score`, `score_all`) and writes answers (`decode`); nothing is loaded again.
+
+    Args:
+        policy: a run or its folder (reference and β are then the run's), a folder, a hub id, the folder of an adapter,
+            a loaded model of `transformers`, or (model, tokenizer).
+        reference: likewise; may be left out for a run, and for an adapter, which is then switched off.
+        tokenizer: of a loaded model.
+        reward_model: folder or hub id of a sequence classifier, which reads alone or beside the policy.
+        reward_weights: of its outputs by name, where it has several.
+        listener: told what could not be done as asked.
+        beta: KL temperature of implicit rewards. Default: the run's, else 0.1.
+        dtype: type of the weights: "auto" for the checkpoint's own, "float32", "bfloat16" or "float16".
+        device: where to compute: "auto", "cpu", "cuda", "cuda:1", "mps".
+        attention: how batches go through a model: "auto", "flex", "segments", "plain" or "full".
+        trust_remote_code: whether code that comes with a model may run.
+        top_k: alternatives kept at every token, under each model.
+        levels: levels of spans: "word", "sentence", "line", "paragraph", "step", "turn", "regex:PATTERN".
+        max_length: maximum number of tokens in prompt and response together.
+        tokens_per_batch: maximum number of tokens in one forward pass.
+        base: base of an adapter, instead of the one that it names.
+
+    Raises:
+        UserError: a model is missing, or there is nothing to read it against.
+    """
+    options = Options(
+        beta or 0.1, dtype, device, attention, trust_remote_code, top_k, levels, max_length, tokens_per_batch, base
+    )
+
+    def warn(text: str) -> None:
+        listener.say(f"warning: {text}")
+
+    with untouched():
+        pair = None if policy is None else _given_pair(policy, reference, tokenizer, options, beta, warn)
+        if reward_model is not None:
+            return open_rewards(fspath(reward_model), reward_weights, options, warn, pair)
+    if pair is None:
+        raise UserError("There is nothing to load.", "Give a policy, or a reward_model.")
+    return pair
+
+
+def _given_pair(
+    policy: Name | Run | InMemory,
+    reference: Name | InMemory | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    options: Options,
+    beta: float | None,
+    warn: Say,
+) -> Reader:
+    """Return a pair as Python names it: a run, or its folder, has a reference and a β of its own."""
+    folder = run_folder(policy)
+    names, in_memory = models_given({"policy": None if folder else policy, "reference": reference}, tokenizer)
+    specs = {
+        role: None if name is None else replace(options.spec(name), loaded=in_memory.get(role))
+        for role, name in names.items()
+    }
+    if folder is not None:
+        made = models_of_run(str(folder), options.spec(str(folder)))
+        specs = {"policy": made.policy, "reference": specs["reference"] or made.reference}
+        options = replace(options, beta=beta or made.beta or 0.1)
+    own = specs["policy"]
+    assert own is not None  # the caller has one
+    return open_pair(own, specs["reference"], options, warn)
+
+
+def open_pair(policy: ModelSpec, reference: ModelSpec | None, options: Options, say: Say) -> Reader:
+    """Return two models ready to be read.
+
+    Args:
+        policy: the policy, or an adapter on its base.
+        reference: the reference; None for an adapter, which is then switched off.
+        options: how they are read.
+        say: told what could not be done as asked.
+
+    Raises:
+        UserError: a model is missing, or there is nothing to read it against.
+    """
+    if reference is None:
+        return _against_base(policy, options, say)
+    return _pair((policy, reference), _opened(policy, options, say), options, say)
+
+
+def _pair(specs: tuple[ModelSpec, ModelSpec], own: Opened, options: Options, say: Say) -> Reader:
+    """Return a policy that is open, and a reference beside it."""
+    tokenizer, their_tokenizer = (open_tokenizer(spec) for spec in specs)
+    other = _opened(beside(own.lm.model, specs[1]), options, say)
+    shared = same_tokens(tokenizer, their_tokenizer)
+    if shared:
+        check_vocabularies(own.lm.model, other.lm.model)
+    said = tuple(
+        f"{spec.path} has quantised weights: its log-probs are those of a rounded model"
+        for spec, one in zip(specs, (own, other), strict=True)
+        if spec.path.endswith(".gguf") or is_quantised(one.lm.model)
+    )
+    identities = own.identity.to_dict(), other.identity.to_dict()
+    pair, files = ReferencedPolicy(own.lm, other.lm), own.files + other.files
+    limits = named_limits(own.lm.model), named_limits(other.lm.model)
+    theirs = None if shared else their_tokenizer
+    return Reader(pair, tokenizer, theirs, options, identities, said, limits=limits, files=files)
+
+
+def _against_base(spec: ModelSpec, options: Options, say: Say) -> Reader:
+    """Return an adapter on its base, read against the base: one model in memory where switching it off gives that."""
+    if spec.loaded is not None and spec.loaded.has_adapter:
+        own, base = _opened(spec, options, say), f"the base of {spec.name}"
+        below = replace(spec, path=base, loaded=spec.loaded.base())
+        return _switched_off(own, below, open_tokenizer(spec), options)
+    if spec.loaded is not None or not is_adapter_folder(spec.path):
+        raise UserError(
+            f"{spec.path} needs a --reference: it is no adapter, which could be switched off.",
+            "Name the model that it was trained from.",
+        )
+    base = base_of(spec.path, spec.base)
+    below = replace(spec, path=base, base=None)
+    own = _opened(replace(below, adapter=spec.path), options, say)
+    own = replace(own, identity=replace(own.identity, path=spec.path))
+    if not leaves_base(own.lm.model):
+        return _pair((spec, below), own, options, say)
+    return _switched_off(own, below, open_tokenizer(spec), options)
+
+
+def _switched_off(own: Opened, base: ModelSpec, tokenizer: Any, options: Options) -> Reader:
+    identities = own.identity.to_dict(), own.base.to_dict() | {"path": base.path}
+    pair, limits = ReferencedPolicy(own.lm, None), (named_limits(own.lm.model),)
+    return Reader(pair, tokenizer, None, options, identities, limits=limits, files=own.files, base=base)
+
+
+def _opened(spec: ModelSpec, options: Options, say: Say) -> Opened:
+    return open_model(spec, options.attention, options.max_length or 1024, say)
+
+
+def open_rewards(
+    path: str, weights: Mapping[str, str], options: Options, say: Say, beside: Reader | None = None
+) -> Reader:
+    """Return a reward model ready to read, alone or beside a policy.
+
+    Args:
+        path: folder or hub id of a sequence classifier.
+        weights: of its outputs by name, where it has several.
+        options: how it is loaded and read.
+        say: told what could not be done as asked.
+        beside: a policy with its reference that read the same texts.
+
+    Raises:
+        UserError: there is no such model, or it reads other tokens than the policy.
+    """
+    spec = ModelSpec(path, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
+    tokenizer = open_tokenizer(spec)
+    if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
+        raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
+    opened = open_model(spec, options.attention, options.max_length or 1024, say, open_classifier, REWARDS)
+    names = tuple(outputs_of(opened.lm.lm))
+    lm = RewardLM(opened.lm)
+    lm.eval()
+    identity = opened.identity.to_dict()
+    reader = RewardReader(lambda batch: lm(batch.to(lm.device)), names, output_weights(names, weights, path), identity)
+    if beside is not None:
+        limits, files = (*beside.limits, named_limits(lm.model)), beside.files + opened.files
+        return replace(beside, rewards=reader, limits=limits, files=files)
+    limits = (named_limits(lm.model),)
+    return Reader(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=limits, files=opened.files)

@@ -1,0 +1,292 @@
+"""Responses read token by token, by a policy and its reference: in memory, or into a file that a kill does not lose."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase
+
+import tokenq
+from tokenq.data.bad_rows import first_named
+from tokenq.data.digest import data_digest, group_digest
+from tokenq.data.examples import ReadResult
+from tokenq.data.sources import Data
+from tokenq.data.summary import DataSummary
+from tokenq.errors import UserError
+from tokenq.files import plain
+from tokenq.jobs.host import untouched
+from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, examples_of, models_given
+from tokenq.jobs.load import open_pair, open_rewards
+from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
+from tokenq.jobs.reader import Options, Reader
+from tokenq.jobs.run import Run, models_of_run
+from tokenq.listener import SILENCE, Event, Listener
+from tokenq.models.loaded import Loaded
+from tokenq.records import SCHEMA
+from tokenq.report.notebook import Traces
+from tokenq.rundir import provenance
+from tokenq.score.config import ScoreConfig
+from tokenq.score.health import pair_warnings
+from tokenq.score.trace import Row
+from tokenq.traces import read_traces, write_traces
+
+_LOOKED_AT = 64
+"""Traces by which the pair of models is judged."""
+
+
+def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
+    policy: Name | InMemory | Run | None = None,
+    data: Name | Rows = (),
+    output: Name | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    listener: Listener = SILENCE,
+    reference: Name | InMemory | None = None,
+    run: Name | Run | None = None,
+    base: str | None = None,
+    beta: float | None = None,
+    reward_model: str | None = None,
+    reward_weights: Mapping[str, str] = {},
+    prompt: str | None = None,
+    response: str | None = None,
+    columns: Mapping[str, str] = {},
+    bad_rows: Literal["error", "drop"] = "error",
+    style: Literal["as_given", "chat"] = "as_given",
+    max_length: int | None = None,
+    html: Name | None = None,
+    figure: Name | None = None,
+    overwrite: bool = False,
+    levels: Sequence[str] = ("word", "sentence"),
+    top_k: int = 5,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    tokens_per_batch: int = 4096,
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> Traces:
+    """Read responses token by token, and return their traces.
+
+    The settings are those of `tokenq score` (`tokenq score --help` has a line each). With an output, the same call goes
+    on where a killed one stopped.
+
+    Args:
+        policy: a folder, a hub id, a loaded model of `transformers`, (model, tokenizer), or a run.
+        data: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries.
+        output: file of traces; they stay in memory without one.
+        tokenizer: of a loaded model.
+        listener: told what is found, and how far it is.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
+    del given["tokenizer"], given["listener"]
+    policy, run = (None, policy) if isinstance(policy, Run) else (policy, run)
+    names, in_memory = models_given({"policy": policy, "reference": reference}, tokenizer)
+    sources, rows = data_given(data)
+    folder = run.folder if isinstance(run, Run) else run
+    config = ScoreConfig(**given | names | {"data": sources, "run": None if folder is None else fspath(folder)})
+    with untouched():
+        return scored(config, listener, in_memory, rows)
+
+
+def scored(
+    config: ScoreConfig,
+    listener: Listener,
+    in_memory: Mapping[str, Loaded] = {},
+    data: Data | None = None,
+) -> Traces:
+    """Score what `config` says, write what it asks for, and return the traces.
+
+    Args:
+        config: what is asked for.
+        listener: told what is found, and how far it is.
+        in_memory: models by their role, instead of files of that name.
+        data: instead of the files that the configuration names.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    config.check()
+    files = [Path(name) for name in (config.output, config.html, config.figure) if name is not None]
+    with claimed("tokenq score", files, overwrite=config.overwrite):
+        state = PartialState(cpu=config.device == "cpu")
+        first = state.is_main_process
+        listener = listener if first else SILENCE
+        reader = reader_of(config, str(state.device), listener, in_memory)
+        rows, summary = rows_of(config, reader, listener, data)
+        if config.data:
+            listener.say(f"data: {summary.line()}")
+        source: Path | list[Any]
+        if config.output is None:
+            source = [trace for row in reader.traces(rows) for trace in row]
+        else:
+            source = Path(config.output)
+            score_to_file(source, reader, rows, asdict(config), listener)
+        traces = Traces(source, reader.title, _page_record(config, reader))
+        if config.figure is not None and first:
+            listener.say(f"figure: {traces.figure(config.figure)}")
+        if config.html is not None and first:
+            listener.say(f"page: {traces.html(config.html)}")
+        return traces
+
+
+def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: Mapping[str, Loaded] = {}) -> Reader:
+    """Return the models that a configuration names.
+
+    Args:
+        config: what is asked for.
+        device: where to compute, where the configuration leaves that open.
+        listener: told what could not be done as asked.
+        in_memory: models by their role, instead of files of that name.
+
+    Raises:
+        UserError: a model is missing, or two of them do not belong together.
+    """
+    shared = {name: getattr(config, name) for name in Options.__dataclass_fields__}
+    shared |= {"beta": config.beta or 0.1, "device": device if config.device == "auto" else config.device}
+    options = Options(**shared)
+
+    def spec(role: str, path: str | None) -> Any:
+        if path is None or role not in in_memory:
+            return None if path is None else options.spec(path)
+        return replace(options.spec(path), loaded=in_memory[role], device=config.device)
+
+    policy, reference = spec("policy", config.policy), spec("reference", config.reference)
+    if config.run is not None:
+        made = models_of_run(config.run, options.spec(config.run))
+        policy, reference = made.policy, reference or made.reference
+        options = replace(options, beta=config.beta or made.beta or 0.1)
+
+    def warn(text: str) -> None:
+        listener.say(f"warning: {text}")
+
+    pair = None if policy is None else open_pair(policy, reference, options, warn)
+    if config.reward_model is not None:
+        return open_rewards(config.reward_model, config.reward_weights, options, warn, pair)
+    if pair is None:
+        raise UserError("Nothing is to read.", "Give --policy, --run or --reward-model.")
+    return pair
+
+
+def rows_of(
+    config: ScoreConfig,
+    reader: Reader,
+    listener: Listener,
+    data: Data | None = None,
+) -> tuple[list[Row], DataSummary]:
+    """Return what is to be scored in the reader's tokens, and what became of all rows.
+
+    Raises:
+        UserError: a row cannot be used, and is not to be left out; the first in the order of the data is named.
+    """
+    with first_named(reader.rows):
+        if config.prompt is not None and config.response is not None:
+            found = ReadResult([reader.example(config.prompt, config.response)], 1, Counter())
+        else:
+            given = config.data if data is None else data
+            found = examples_of(given, config.columns, config.bad_rows, config.style, config.seed)
+    for note in found.notes:
+        listener.say(f"data: {note}")
+    rows, summary = reader.rows(found.examples, config.bad_rows)
+    dropped = found.dropped + Counter(summary.dropped)
+    return rows, replace(summary, rows=found.rows, dropped=dict(dropped.most_common()))
+
+
+def _page_record(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
+    """Return where the traces come from, for a page."""
+    own, other = reader.identities
+    read: dict[str, Any] = {"policy": own, "reference": other} if own else {}
+    read |= {} if reader.rewards is None else {"reward_model": reader.rewards.identity}
+    return provenance(asdict(config), config.seed, read) | ({"beta": reader.options.beta} if own else {})
+
+
+def score_to_file(
+    path: Path,
+    reader: Reader,
+    rows: Sequence[Row],
+    config: Mapping[str, Any],
+    listener: Listener,
+    made_by: str = "tokenq score",
+) -> None:
+    """Score the rows and write their traces to `path`, with a record of where they come from beside it.
+
+    A file that holds the whole of the same job is left as it is. What a killed run of it has left behind is taken over,
+    and the rest is scored in the batches of an uninterrupted run, so that it is the same to the last bit.
+
+    Args:
+        path: `.jsonl` or `.parquet`.
+        reader: the models.
+        rows: what to score.
+        config: what was asked for, for the record.
+        listener: told how far it is.
+        made_by: the command, for the record.
+    """
+    state, key = PartialState(), _key(reader, rows)
+    listener = listener if state.is_main_process else SILENCE
+    parts = Parts(path, key)
+    if is_made(path, key):
+        listener.say(f"the traces of {len(rows)} rows are in {path} already")
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _warn(path, listener)
+            parts.remove()
+        return
+    own = rows[parts.mine]
+    done = parts.begin()
+    if done:
+        listener.say(f"going on after {done} of {len(own)} rows that were scored before")
+    begin = time.perf_counter()
+    for number, traces in enumerate(reader.traces(own, done), 1):
+        parts.append({"traces": [trace.to_dict() for trace in traces]})
+        listener(Event("scoring", number, len(own) - done))
+    seconds, tokens = time.perf_counter() - begin, sum(row.group.n_tokens for row in own[done:])
+    if tokens:
+        listener.say(
+            f"scored {tokens:,} tokens in {seconds:.1f} s: {tokens / seconds:,.0f} tokens/s through all models"
+        )
+    state.wait_for_everyone()
+    if state.is_main_process:
+        record = {**_record(reader, rows, config), "made_by": made_by, "key": key}
+        record["records"] = sum(len(row.texts) for row in rows)
+        traces_of_all = (trace for line in parts.in_order() for trace in line["traces"])
+        write_traces(path, traces_of_all, recorder(path, lambda: record))
+        _warn(path, listener)
+        parts.remove()
+        listener.say(f"done: the traces of {len(rows)} rows are in {path}")
+
+
+def _warn(path: Path, listener: Listener) -> None:
+    """Say what the first traces tell against the pair of models."""
+    for warning in pair_warnings(list(islice(read_traces(path), _LOOKED_AT))):
+        listener.say(f"warning: {warning}")
+
+
+def _key(reader: Reader, rows: Sequence[Row]) -> str:
+    """Return a key of all that the traces depend on."""
+    options = reader.options
+    said = [f"{tokenq.__version__} {SCHEMA}", *(identity.get("weights", "") for identity in reader.identities)]
+    said += [] if reader.rewards is None else [repr(reader.rewards.described())]
+    said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
+    said += [f"{row.id}:{group_digest(row.group)}" for row in rows]
+    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+
+def _record(reader: Reader, rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Any]:
+    digest = data_digest(row.group for row in rows)
+    policy, reference = reader.identities
+    identities = {
+        "policy": policy or None,
+        "reference": reference or None,
+        "reward_model": None if reader.rewards is None else reader.rewards.described(),
+        "data": {"sources": plain(config["data"]), "sha256": digest},
+    }
+    return provenance(config, int(config["seed"]), identities)
