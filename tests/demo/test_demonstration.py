@@ -123,9 +123,7 @@ def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, 
     monkeypatch.setattr(demonstration, "side_by_side", one_by_one)
     monkeypatch.setattr(figure_page, "installed", lambda: False)  # the numbers are compared, not their pictures
     real = steps.train
-    monkeypatch.setattr(
-        steps, "train", lambda output, **more: trained.append(output.name) or real(output=output, **more)
-    )
+    monkeypatch.setattr(steps, "train", lambda output, **how: trained.append(output.name) or real(output=output, **how))
     monkeypatch.setattr(posts.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
     monkeypatch.setattr(posts, "quick_searches", lambda: posts.settings((2,), (2, 4), (2,)))
     assert main(["demo", "--quick", "--seed", "3", "--output", str(folder)]) == 0
