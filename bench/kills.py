@@ -35,7 +35,7 @@ COST = {
 
 
 IMPORTED = (
-    *("jobs.train", "jobs.score", "jobs.search", "jobs.sweep", "cli.eval_win_rate", "cli.evaluating"),
+    *("jobs.train", "jobs.score", "jobs.search", "jobs.sweep", "jobs.evaluate"),
     *("demo.demonstration", "demo.posts", "demo.processes"),
 )
 """What is imported once, before anything is forked."""

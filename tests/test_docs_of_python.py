@@ -32,6 +32,10 @@ def test_every_block_runs(names):
     assert names["found"][0].candidates
     assert len(names["table"]) == 2
     assert names["page"].read_text().startswith("<!doctype html>")
+    assert names["margin"] == names["accuracy"].numbers["margin"]["mean"]
+    assert list(names["quality"]["system"]) == ["greedy", "beam"]
+    assert len(names["findings"]) == len(names["examination"].findings)
+    assert names["report"].read_text().startswith("<!doctype html>")
     assert len([line for line in blocks[0].splitlines() if line.strip()]) <= 10
 
 

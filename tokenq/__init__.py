@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenq.jobs.compare import compare as compare
+    from tokenq.jobs.evaluate import evaluate as evaluate
+    from tokenq.jobs.examine import examine as examine
     from tokenq.jobs.load import load as load
     from tokenq.jobs.search import decode as decode
     from tokenq.jobs.train import train as train
@@ -14,6 +16,8 @@ __version__ = "0.1.0"
 _JOBS = {
     "compare": "tokenq.jobs.compare",
     "decode": "tokenq.jobs.search",
+    "evaluate": "tokenq.jobs.evaluate",
+    "examine": "tokenq.jobs.examine",
     "load": "tokenq.jobs.load",
     "train": "tokenq.jobs.train",
 }

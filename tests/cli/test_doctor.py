@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
-from tokenq.cli.doctor import SECTIONS, SPELT_ELSEWHERE, DoctorConfig, run
+from tokenq.cli.doctor import run
 from tokenq.cli.flags import parse
 from tokenq.cli.main import main
+from tokenq.doctor.config import SECTIONS, SPELT_ELSEWHERE, DoctorConfig
 from tokenq.doctor.doctor import CHECKS
 from tokenq.doctor.finding import Evidence, Finding
 from tokenq.errors import UserError

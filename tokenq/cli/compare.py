@@ -1,18 +1,18 @@
 """`tokenq compare RUN RUN …`: training runs on the same data from the same model, side by side."""
 
 from tokenq.comparison.config import CompareConfig
-from tokenq.jobs.outputs import claims
 
 
-@claims("tokenq compare")
 def run(config: CompareConfig) -> int:
     """Compare what `config` names, show it, write what is asked for, and return 0.
 
     Raises:
         UserError: a folder holds no finished and evaluated run, or two runs do not share what they must.
     """
-    from tokenq.cli.evaluating import show
+    from tokenq.cli.eval import show
     from tokenq.jobs.compare import compare
+    from tokenq.terminal.progress import Progress
 
-    found = compare(config.runs, baseline=config.baseline, seed=config.seed, resamples=config.resamples)
-    return show(config, found)
+    with Progress(1) as progress:
+        found = compare(**vars(config), listener=progress)
+    return show(found)

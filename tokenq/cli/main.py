@@ -17,10 +17,7 @@ import tokenq
 from tokenq.cli.cache import CacheConfig
 from tokenq.cli.cache import run as cache
 from tokenq.cli.command import Command
-from tokenq.cli.doctor import SECTIONS as DOCTOR_SECTIONS
-from tokenq.cli.doctor import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
-from tokenq.cli.doctor import DoctorConfig
-from tokenq.cli.evaluations import EVALUATIONS
+from tokenq.cli.eval import EVALUATIONS
 from tokenq.cli.flags import flags_of, parse
 from tokenq.cli.verify import VerifyConfig
 from tokenq.comparison.config import SECTIONS as COMPARE_SECTIONS
@@ -28,6 +25,9 @@ from tokenq.comparison.config import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
 from tokenq.comparison.config import CompareConfig
 from tokenq.demo.config import SECTIONS as DEMO_SECTIONS
 from tokenq.demo.config import DemoConfig
+from tokenq.doctor.config import SECTIONS as DOCTOR_SECTIONS
+from tokenq.doctor.config import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
+from tokenq.doctor.config import DoctorConfig
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation.sweep_config import SECTIONS as SWEEP_SECTIONS
 from tokenq.evaluation.sweep_config import SweepConfig

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenq.cli import eval_win_rate
 from tokenq.data.examples import read_examples
 from tokenq.data.files.source_language import parse_source
 from tokenq.data.sources import hold_out, load_examples, read_rows
@@ -16,7 +15,6 @@ from tokenq.demo.config import DemoConfig
 from tokenq.demo.stages import Stages
 from tokenq.demo.steps import EVALUATIONS, Shown, searched, settings, trained, training
 from tokenq.errors import UserError
-from tokenq.evaluation.config import WinRateConfig
 from tokenq.evaluation.task_preference import as_pairs, preference
 from tokenq.figures.credit import Errors, credit
 from tokenq.figures.drift import Training, likelihood
@@ -24,11 +22,15 @@ from tokenq.figures.exact import exact_credit, exact_drift, exact_search
 from tokenq.figures.searches import Sweep, searches
 from tokenq.figures.section import HeatMap, Link, Section
 from tokenq.files import plain, write_json_lines
+from tokenq.jobs.evaluate import evaluate
 from tokenq.records import Example, Text
 from tokenq.report.html import write_page
+from tokenq.report.outcome import tables
 from tokenq.results import Candidate, SearchResult
 from tokenq.rundir import provenance
 from tokenq.stats.outcome import Table
+from tokenq.terminal.console import screen
+from tokenq.terminal.progress import Progress
 
 OWN_WORD = "implicit reward (the policy's own word)"
 
@@ -175,17 +177,19 @@ def _search(config: DemoConfig, folder: Path, rows: Sequence[dict[str, Any]]) ->
     links = []
     if config.judge is not None:
         links = [Link("win rate of five beams over greedy decoding, by the judge", "win_rate.html")]
-        found = [f"{name}={output / 'results' / file}" for name, file in _COMPARED]
-        eval_win_rate.run(
-            WinRateConfig(
-                results=found,
+        results = {name: output / "results" / file for name, file in _COMPARED}
+        with Progress(1) as progress:
+            won = evaluate(
+                "win-rate",
+                results=results,
                 judge=config.judge,
-                output=str(folder / "win_rate.json"),
-                html=str(folder / "report" / links[0].path),
-                answers=str(folder / "judge-answers.jsonl"),
+                output=folder / "win_rate.json",
+                html=folder / "report" / links[0].path,
+                answers=folder / "judge-answers.jsonl",
                 seed=config.seed,
+                listener=progress,
             )
-        )
+        screen().print(*tables(won.outcome.tables))
     name = Path(str(config.model)).name
     judged = config.reward_model is not None
     return searches([Sweep(name, points, "reward" if judged else OWN_WORD, judged)], exact=exact_search(), links=links)

@@ -29,6 +29,14 @@ class Evaluation:
     resamples: int = 2000
     """Resamples behind every interval."""
 
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        check_ranges(self, RANGES)
+
 
 @dataclass(frozen=True)
 class ReadEvaluation(Evaluation):
@@ -73,7 +81,7 @@ class ReadEvaluation(Evaluation):
         Raises:
             UserError: names the flags.
         """
-        check_ranges(self, RANGES)
+        super().check()
         models = self.has_models()
         if (self.traces is None) == (not models):
             raise UserError(
@@ -163,7 +171,7 @@ class ResultsEvaluation(Evaluation):
         Raises:
             UserError: names the flags.
         """
-        check_ranges(self, RANGES)
+        super().check()
         if not self.results:
             raise UserError("--results is missing.", "Name files of tokenq search --output: --results ours=a.jsonl.")
         ways = [bool(self.prompts), self.task is not None, self.reward_model is not None]
@@ -227,7 +235,7 @@ class WinRateConfig(Evaluation):
         Raises:
             UserError: names the flags.
         """
-        check_ranges(self, RANGES)
+        super().check()
         if (self.preferences is None) == (not self.results):
             raise UserError("There is nothing to judge, or too much.", "Give --preferences FILE, or --results A=… B=….")
         if self.results and (self.judge is None) == (self.reward_model is None):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tokenq.errors import UserError, unknown_name
 from tokenq.files import write_json
 from tokenq.jobs.run import Rows
+from tokenq.listener import Listener
 from tokenq.report.origin import origin
 from tokenq.report.outcome_page import write_outcome_page
 from tokenq.rundir import provenance
@@ -92,6 +93,14 @@ class Evaluated:
             f"<h4>{escape(title)}</h4>{rows.to_frame().to_html(index=False)}" for title, rows in self.tables.items()
         ]
         return "".join(parts)
+
+
+def write_evaluated(found: Evaluated, listener: Listener) -> None:
+    """Write numbers and page wherever the settings ask for them."""
+    if found.settings["output"] is not None:
+        listener.say(f"done: the numbers are in {found.save(found.settings['output'])}")
+    if found.settings["html"] is not None:
+        listener.say(f"page: {found.html(found.settings['html'])}")
 
 
 def _rows(table: Table) -> Iterable[Iterable[tuple[str, Any]]]:

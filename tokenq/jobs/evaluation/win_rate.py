@@ -1,84 +1,72 @@
-"""`tokenq eval win-rate`: who wins, from stored preferences or by a judge."""
+"""The win rate of stored preferences, or of stored answers by a judge."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from tokenq.data.files.local import whole
+from tokenq.data.sources import Data, tables_of
 from tokenq.errors import UserError
 from tokenq.evaluation.config import WinRateConfig
-from tokenq.jobs.outputs import claimed, claims, recorder
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tokenq.judge.judging import Judge, Judgement
-    from tokenq.results import SearchResult
-    from tokenq.stats.alpaca_eval import GamedBaselines
+from tokenq.evaluation.stored_preferences import read_preferences
+from tokenq.evaluation.task_win_rate import comparisons, from_preferences, judged
+from tokenq.files import write_json_lines
+from tokenq.jobs.evaluated import Evaluated
+from tokenq.jobs.evaluation.answers import results_of
+from tokenq.jobs.evaluation.given import Given
+from tokenq.jobs.outputs import claimed, recorder
+from tokenq.judge.chat import QUESTION, ChatJudge
+from tokenq.judge.endpoint import Endpoint
+from tokenq.judge.judging import Judge, Judgement, ScoreJudge, shares
+from tokenq.judge.prompt import read_template
+from tokenq.listener import Listener
+from tokenq.locks import hold_file
+from tokenq.models.load import ModelSpec
+from tokenq.models.reward_model import RewardModel
+from tokenq.results import SearchResult
+from tokenq.rundir import provenance
+from tokenq.stats.alpaca_eval import GamedBaselines
+from tokenq.stats.bootstrap import Resampling
 
 _MADE_BY = "tokenq eval win-rate"
 
 
-@claims(_MADE_BY)
-def run(config: WinRateConfig) -> int:
-    """Evaluate, and return 0.
-
-    Raises:
-        UserError: for anything that the user can mend.
-    """
-    from tokenq.cli.evaluating import finish, resampling, results_of
-    from tokenq.evaluation.stored_preferences import read_preferences
-    from tokenq.evaluation.task_win_rate import from_preferences, judged
-    from tokenq.locks import hold_file
-    from tokenq.terminal.console import messages
-
-    config.check()
+def judge_win_rate(config: WinRateConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
+    """Return who wins; what a judge says is kept beside the output."""
     if config.preferences is not None:
-        rows = _rows(Path(config.preferences))
-        stored = read_preferences(rows, config.preferences)
-        return finish(config, from_preferences(stored, _gamed(config), resampling(config)))
-    systems, say = results_of(config.results), messages()
+        rows = _rows(given.data["preferences"])
+        outcome = from_preferences(read_preferences(rows, config.preferences), _gamed(config), how)
+        return Evaluated(outcome, _MADE_BY, asdict(config), {})
+    systems = results_of(config.results, given.results)
     path = None if config.output is None else Path(config.output).with_suffix(".preferences.jsonl")
     asked = contextlib.nullcontext() if config.judge is None else hold_file(Path(config.answers))
     with claimed(_MADE_BY, [] if path is None else [path], overwrite=config.overwrite), asked:
-        outcome, judgements = judged(systems, _judge(config, systems, say), resampling(config))
+        outcome, judgements = judged(systems, _judge(config, systems, listener), how)
         if path is not None:
             _keep(path, judgements, systems, config)
-            say.print(f"judgements: {path}")
-    return finish(config, outcome)
+            listener.say(f"judgements: {path}")
+    return Evaluated(outcome, _MADE_BY, asdict(config), {})
 
 
-def _rows(path: Path) -> list[dict[str, object]]:
-    from tokenq.data.files.local import read_file, whole
-
-    if not path.is_file():
+def _rows(data: Data) -> list[Mapping[str, Any]]:
+    for path in (one for one in data if isinstance(one, str) and not Path(one).is_file()):
         raise UserError(f"No file {path}.", "Name a file of stored judgements.")
-    return [row.values for row in whole(read_file(path, str(path)))]
+    return [row.values for table in tables_of(data) for row in whole(table)]
 
 
-def _gamed(config: WinRateConfig) -> "GamedBaselines | None":
-    from tokenq.stats.alpaca_eval import GamedBaselines
-
+def _gamed(config: WinRateConfig) -> GamedBaselines | None:
     if config.gamed is None:
         return None
-    rows = _rows(Path(config.gamed))
+    rows = _rows([config.gamed])
     return GamedBaselines.from_columns({name: [row[name] for row in rows] for name in rows[0]})
 
 
-def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say: "Console") -> "Judge":
+def _judge(config: WinRateConfig, systems: Mapping[str, list[SearchResult]], listener: Listener) -> Judge:
     """Return the judge; of one that is asked in words, say first what it will cost."""
-    from itertools import combinations
-
-    from tokenq.evaluation.task_win_rate import comparisons
-    from tokenq.judge.chat import QUESTION, ChatJudge
-    from tokenq.judge.endpoint import Endpoint
-    from tokenq.judge.judging import ScoreJudge
-    from tokenq.judge.prompt import read_template
-
     if config.reward_model is not None:
-        from tokenq.models.load import ModelSpec
-        from tokenq.models.reward_model import RewardModel
-
         model = RewardModel(ModelSpec(config.reward_model), config.reward_weights)
         return ScoreJudge(lambda prompts, responses: model.score(list(prompts), responses))
     template = QUESTION if config.template is None else read_template(Path(config.template))
@@ -87,12 +75,12 @@ def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say:
         Path(config.answers),
         template,
         concurrency=config.concurrency,
-        progress=lambda done, total: say.print(f"answers: {done} of {total}") if done == total else None,
+        progress=lambda done, total: listener.say(f"answers: {done} of {total}") if done == total else None,
     )
     for ours, theirs in combinations(systems, 2):
         cost = judge.estimate(comparisons(systems, ours, theirs))
         most = "" if cost.response_tokens is None else f", at most {cost.response_tokens} tokens to write"
-        say.print(
+        listener.say(
             f"{ours} over {theirs}: {cost.requests} questions to ask ({cost.answered} are answered already), "
             f"about {cost.prompt_tokens} tokens to read{most}"
         )
@@ -101,15 +89,11 @@ def _judge(config: WinRateConfig, systems: "dict[str, list[SearchResult]]", say:
 
 def _keep(
     path: Path,
-    judgements: "dict[tuple[str, str], list[Judgement]]",
-    systems: "dict[str, list[SearchResult]]",
+    judgements: Mapping[tuple[str, str], list[Judgement]],
+    systems: Mapping[str, list[SearchResult]],
     config: WinRateConfig,
 ) -> None:
     """Write every judgement as a row that `--preferences` reads again."""
-    from tokenq.files import write_json_lines
-    from tokenq.judge.judging import shares
-    from tokenq.rundir import provenance
-
     rows = []
     for (ours, theirs), made in judgements.items():
         pairs = zip(made, shares(made).tolist(), systems[ours], systems[theirs], strict=True)

@@ -1,35 +1,35 @@
-"""What `tokenq doctor` looks at: a run's record, its rows tokenised again, its weights, and what its policy writes.
+"""What an examination looks at: a run's record, its rows tokenised again, its weights, and what its policy writes.
 
 Whatever is no longer there is left out of the record and named, so that a finding is missed openly.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from tokenq.cli.doctor import DoctorConfig
-from tokenq.cli.examined_models import moved_since, scored_now, weights_now, written_now
 from tokenq.data.digest import data_digest
-from tokenq.data.examples import read_examples
-from tokenq.data.sources import hold_out, load_examples
+from tokenq.data.sources import Data
 from tokenq.data.tokenize import TokenizedData, tokenize
+from tokenq.doctor.config import DoctorConfig
 from tokenq.doctor.data_checks import data_facts
 from tokenq.errors import UserError
+from tokenq.jobs.doctor.responses import score_pairs, write_samples
+from tokenq.jobs.doctor.weights import models_today, movement_since
 from tokenq.jobs.run import models_of_run
-from tokenq.models.load import ModelSpec, hide_progress_bars, load_tokenizer
-from tokenq.models.run_models import RunModels, against_base, spec_of
+from tokenq.listener import Listener
+from tokenq.models.load import ModelSpec, load_tokenizer
+from tokenq.models.loaded import Loaded
+from tokenq.models.run_models import against_base, named_models, spec_of
 from tokenq.records import Example
 from tokenq.rundir import RunDir
+from tokenq.runs.data import data_of_run
 from tokenq.runs.facts import DataFacts, Moved
 from tokenq.runs.record import RunRecord, read_run
 
 
 @dataclass(frozen=True)
-class Examined:
+class Material:
     """What was looked at.
 
     Attributes:
@@ -43,21 +43,22 @@ class Examined:
     identities: Mapping[str, Any] = field(default_factory=dict)
 
 
-def examine(config: DoctorConfig, say: Console) -> Examined:
+def material_of(config: DoctorConfig, in_memory: Mapping[str, Loaded], data: Data, listener: Listener) -> Material:
     """Return what is to be judged.
 
     Args:
         config: what was asked for, checked.
-        say: told what is being done.
+        in_memory: models by their role, instead of files of that name.
+        data: rows of a policy without a run.
+        listener: told what is being done.
 
     Raises:
         UserError: there is no run; or, without a run, a model or the data cannot be read.
     """
-    hide_progress_bars()
-    return _of_run(config, say) if config.run is not None else _of_policy(config, say)
+    return _of_run(config, listener) if config.run is not None else _of_policy(config, in_memory, data, listener)
 
 
-def _of_run(config: DoctorConfig, say: Console) -> Examined:
+def _of_run(config: DoctorConfig, listener: Listener) -> Material:
     """Return what a run directory holds, with its rows, its weights and its samples as far as they are there."""
     folder = RunDir(Path(str(config.run)))
     record = read_run(folder.path)
@@ -65,19 +66,19 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
         record = replace(record, config={**record.config, "beta": config.beta})
     identities = {name: record.provenance.get(name) for name in ("model", "reference", "data", "eval_data")}
     if config.depth == "record":
-        return Examined(record, (), identities)
+        return Material(record, (), identities)
     unseen: list[str] = []
     examples: Sequence[Example] = ()
     try:
-        say.print("reading the rows again")
+        listener.say("reading the rows again")
         tokenizer = _tokenizer_of(record, folder, spec_of(config, str(folder.path)))
         examples, data, held_out = _rows(record, tokenizer)
         record = replace(record, data=data, held_out=held_out)
     except UserError as problem:
         unseen.append(f"the rows ({problem.message})")
     if config.depth == "models":
-        say.print("hashing the weights")
-        found, missed = weights_now(record, spec_of(config, str(folder.path)))
+        listener.say("hashing the weights")
+        found, missed = models_today(record, spec_of(config, str(folder.path)))
         unseen += missed
         record = replace(record, models=found, moved=_moved(record, folder, config, unseen))
     if config.samples:
@@ -88,8 +89,8 @@ def _of_run(config: DoctorConfig, say: Console) -> Examined:
         models = models_of_run(str(config.run), spec_of(config, str(config.run)))
         # What demonstrations were learnt from is no reference: to write otherwise is what they are for.
         models = against_base(models) if record.loss.reference else replace(models, reference=None)
-        record = replace(record, samples=written_now(config, models, examples, record.summary, say))
-    return Examined(record, tuple(unseen), identities)
+        record = replace(record, samples=write_samples(config, models, examples, record.summary, listener))
+    return Material(record, tuple(unseen), identities)
 
 
 def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list[str]) -> Moved | None:
@@ -97,36 +98,35 @@ def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list
     if not folder.policy.exists():
         return None
     try:
-        return moved_since(record, folder.policy, spec_of(config, str(folder.path)))
+        return movement_since(record, folder.policy, spec_of(config, str(folder.path)))
     except UserError as problem:
         unseen.append(f"how far the weights moved ({problem.message})")
         return None
 
 
-def _of_policy(config: DoctorConfig, say: Console) -> Examined:
+def _of_policy(config: DoctorConfig, in_memory: Mapping[str, Loaded], given: Data, listener: Listener) -> Material:
     """Return what the data holds in the policy's tokens and, where there is a reference, what the two say of it."""
-    policy, pairs = str(config.policy), config.unit == "pairs"
-    settings = {name: getattr(config, name) for name in ("data", "columns", "style", "max_length", "seed")}
+    models, pairs = named_models(config, None, in_memory), config.unit == "pairs"
+    settings = {name: getattr(config, name) for name in ("columns", "style", "max_length", "seed")} | {"data": given}
     settings |= {"loss": "dpo", "beta": config.beta} if pairs else {"loss": "sft"}
-    record = RunRecord(policy, settings)
-    tokenizer = load_tokenizer(spec_of(config, policy))
-    say.print("reading the rows")
+    record = RunRecord(str(config.policy), settings)
+    tokenizer = load_tokenizer(models.policy)
+    listener.say("reading the rows")
     examples, data, _ = _rows(record, tokenizer)
     record = replace(record, data=data)
     identities: dict[str, Any] = {"data": {"sources": list(config.data), "sha256": data.sha256}}
     unseen: tuple[str, ...] = ()
-    named = None if config.reference is None else spec_of(config, config.reference)
-    models = against_base(RunModels(spec_of(config, policy), named, None))
     if config.depth == "models" and pairs and models.reference:
-        scored, own, other = scored_now(config, examples[: config.rows], say)
+        pair = models.policy, None if config.reference is None else models.reference  # None: an adapter is switched off
+        scored, own, other = score_pairs(config, pair, examples[: config.rows], listener)
         record = replace(record, scored=scored)
         identities |= {"policy": own, "reference": other}
     elif config.depth == "models" and pairs:
         unseen = ("what policy and reference say of the pairs (no --reference)",)
     if config.samples:
-        samples = written_now(config, models, examples, data.summary, say)
+        samples = write_samples(config, models, examples, data.summary, listener)
         record = replace(record, samples=samples)
-    return Examined(record, unseen, identities)
+    return Material(record, unseen, identities)
 
 
 def _tokenizer_of(record: RunRecord, folder: RunDir, spec: ModelSpec) -> Any:
@@ -139,29 +139,10 @@ def _tokenizer_of(record: RunRecord, folder: RunDir, spec: ModelSpec) -> Any:
     return load_tokenizer(spec, text)
 
 
-def parts_of_data(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Example]]:
-    """Return what a run's sources hold, what it trained on, and what it held out.
-
-    Raises:
-        UserError: the rows are no longer there, or cannot be read.
-    """
-    settings = record.config
-    given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
-    read = partial(read_examples, want=record.loss.want, bad_rows="drop", **given)
-    seed = int(settings.get("seed", 0))
-    found = load_examples(settings["data"], read, seed=seed)
-    kept, held_out = found.examples, found.examples[:0]
-    if settings.get("eval_data"):
-        held_out = load_examples(settings["eval_data"], read, seed=seed).examples
-    elif settings.get("eval_size"):
-        kept, held_out = hold_out(kept, settings["eval_size"], seed=seed)
-    return found, kept, held_out
-
-
 def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFacts, DataFacts | None]:
     """Return examples to show the models (held-out ones, if there are any), and counts of both parts of the data."""
     settings = record.config
-    found, kept, held_out = parts_of_data(record)
+    found, kept, held_out = data_of_run(record)
     limits = {name: settings[name] for name in ("max_length", "max_prompt_length", "truncation") if name in settings}
     data = tokenize(kept, tokenizer, rows=found.rows, dropped=found.dropped, **limits)
     facts = _facts(data, tokenizer)

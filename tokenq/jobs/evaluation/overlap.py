@@ -1,20 +1,18 @@
-"""Whether rows that are evaluated on are rows that the policy was trained on: said, since such numbers flatter."""
+"""Rows that are evaluated on and were trained on: said, since such numbers flatter."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenq.errors import UserError
 from tokenq.evaluation.config import ReadEvaluation
+from tokenq.listener import Listener
+from tokenq.records import Example
 from tokenq.rundir import RunDir
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tokenq.records import Example
+from tokenq.runs.data import data_of_run
+from tokenq.runs.record import read_run
 
 
-def warn_of_trained_rows(config: ReadEvaluation, examples: "Sequence[Example]", say: "Console") -> None:
+def warn_of_overlap(config: ReadEvaluation, examples: Sequence[Example], listener: Listener) -> None:
     """Say how many of the rows, or at least of their prompts, stand in the training data of the run.
 
     A run is known by --run, or by the folder that a policy lies in. What cannot be read any more is not compared.
@@ -22,22 +20,19 @@ def warn_of_trained_rows(config: ReadEvaluation, examples: "Sequence[Example]", 
     Args:
         config: names the run or the policy.
         examples: what is evaluated on.
-        say: told so.
+        listener: told so.
     """
-    from tokenq.cli.examination import parts_of_data
-    from tokenq.runs.record import read_run
-
     folder = _run_of(config)
     if folder is None:
         return
     try:
-        trained = parts_of_data(read_run(folder))[1]
+        trained = data_of_run(read_run(folder))[1]
     except UserError:
         return
     rows, prompts = {_row(one) for one in trained}, {str(one.prompt) for one in trained}
     seen, asked = sum(_row(one) in rows for one in examples), sum(str(one.prompt) in prompts for one in examples)
     if asked:
-        say.print(
+        listener.say(
             f"warning: {seen} of {len(examples)} rows were trained on in {folder}, and {asked} of their prompts: the "
             "numbers say how well these were learnt, not how good the policy is on others"
         )
@@ -53,5 +48,5 @@ def _run_of(config: ReadEvaluation) -> Path | None:
     return folder if run.config.is_file() and run.provenance.is_file() else None
 
 
-def _row(example: "Example") -> tuple[str, frozenset[str]]:
+def _row(example: Example) -> tuple[str, frozenset[str]]:
     return str(example.prompt), frozenset(str(response.content) for response in example.responses)

@@ -1,0 +1,1 @@
+"""What the tasks of `tokenq.evaluate` read and judge: traces, stored answers, stored preferences."""

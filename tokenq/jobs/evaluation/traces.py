@@ -1,0 +1,196 @@
+"""Tasks that read what a policy and its reference say of given responses: preference, localisation, first error."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokenq.data.sources import tables_of
+from tokenq.errors import UserError
+from tokenq.evaluation.config import (
+    FirstErrorConfig,
+    LocalisationConfig,
+    PreferenceConfig,
+    ReadEvaluation,
+)
+from tokenq.evaluation.localisation import ALL_TOKENS
+from tokenq.evaluation.readouts import LEADS
+from tokenq.evaluation.task_first_error import first_error
+from tokenq.evaluation.task_localisation import localisation
+from tokenq.evaluation.task_preference import preference
+from tokenq.jobs.evaluated import Evaluated
+from tokenq.jobs.evaluation.given import Given
+from tokenq.jobs.evaluation.overlap import warn_of_overlap
+from tokenq.jobs.outputs import claimed
+from tokenq.jobs.reader import Reader
+from tokenq.jobs.score import reader_of, rows_of, score_to_file
+from tokenq.listener import Listener
+from tokenq.score.config import ScoreConfig
+from tokenq.stats.bootstrap import Resampling
+from tokenq.stats.outcome import Outcome
+from tokenq.traces import TokenTrace, read_traces
+
+SECONDS = 5.0
+"""How often something that takes long says how far it is."""
+
+
+class Tally:
+    """Says how far something is, every few seconds.
+
+    Args:
+        what: what is counted.
+        listener: told so.
+    """
+
+    def __init__(self, what: str, listener: Listener) -> None:
+        self._what, self._say, self._next = what, listener.say, time.monotonic() + SECONDS
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Say it, if it is time."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + SECONDS
+        self._say(f"{self._what}: {done:,}" + ("" if total is None else f" of {total:,}"))
+
+
+@dataclass(frozen=True)
+class TraceFile:
+    """Traces on disk, read anew each time they are gone through: a file of them is larger than memory.
+
+    Attributes:
+        path: the file.
+        listener: told now and then how far it is.
+        most: alternatives to keep of each list of a token; None keeps all.
+    """
+
+    path: Path
+    listener: Listener
+    most: int | None = None
+
+    def __iter__(self) -> Iterator[TokenTrace]:
+        """Read the traces."""
+        tally = Tally("traces read", self.listener)
+        for number, trace in enumerate(read_traces(self.path, self.most), 1):
+            tally(number)
+            yield trace
+
+
+def judge_preference(config: PreferenceConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
+    """Return how often the policy's rewards prefer the chosen response."""
+    read, rows, cost = _traces(config, given, listener, columns=[config.subset] if config.subset else [])
+    traces = list(read)
+    subsets = {name: str(row[str(config.subset)]) for name, row in rows.items()}
+    return _evaluated(config, preference(traces, subsets, how).costing(cost), traces)
+
+
+def judge_localisation(config: LocalisationConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
+    """Return how well read-outs find labelled errors."""
+    levels = ("word",) if config.errors else ("word", "step")
+    read, rows, cost = _traces(config, given, listener, levels, [config.errors] if config.errors else [])
+    traces = list(read)
+    for trace in traces:
+        trace.totals.given("logp")  # a reward model alone says nothing of tokens here
+    stretches = {name: _stretches(name, row[str(config.errors)]) for name, row in rows.items()}
+    classes = {**ALL_TOKENS, **config.classes}
+    outcome = localisation(traces, stretches, classes=classes, against=config.against, how=how)
+    return _evaluated(config, outcome.costing(cost), traces)
+
+
+def judge_first_error(config: FirstErrorConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
+    """Return how often the first wrong step is named."""
+    traces, _, cost = _traces(config, given, listener, ("step",))
+    most = int(any(name in LEADS for name in config.readouts))
+    outcome = first_error(
+        replace(traces, most=most) if isinstance(traces, TraceFile) else traces,
+        readouts=config.readouts,
+        conventions=config.step_scores,
+        folds=config.folds,
+        how=how,
+        progress=Tally("ways judged", listener),
+    )
+    return _evaluated(config, outcome.costing(cost), traces)
+
+
+def _stretches(where: str, value: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((int(start), int(end)) for start, end in value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{where}: the stretches are {value!r}.", "They are a list of [start, end], in characters of the response."
+        ) from None
+
+
+def _traces(
+    config: ReadEvaluation,
+    given: Given,
+    listener: Listener,
+    levels: Sequence[str] = (),
+    columns: Sequence[str] = (),
+) -> tuple[Sequence[TokenTrace] | TraceFile, dict[str, dict[str, Any]], dict[str, Any]]:
+    """Return (traces, further columns by the name of the row, what scoring cost) of what is to be evaluated.
+
+    With an output, traces are kept beside it: an evaluation that was killed goes on from them, and a page shows them.
+
+    Args:
+        config: stored traces, or models and data.
+        given: what of these is in memory.
+        listener: told what is found.
+        levels: levels of spans that the task needs.
+        columns: columns of the data that the task needs.
+
+    Raises:
+        UserError: there is nothing to read, or a row lacks a column.
+    """
+    begin, data = time.perf_counter(), given.data.get("data", config.data)
+    further = _columns(data, columns)
+    if config.traces is not None:
+        return TraceFile(Path(config.traces), listener) if given.traces is None else given.traces, further, {}
+    path = None if config.output is None else Path(config.output).with_suffix(".traces.jsonl")
+    shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
+    settings = {name: getattr(config, name) for name in shared}
+    score = ScoreConfig(**settings, levels=levels, output=None if path is None else str(path))
+    reader = _reader(score, given, listener)
+    rows, summary = rows_of(score, reader, listener, data)
+    warn_of_overlap(config, [row.example for row in rows], listener)
+    listener.say(f"data: {summary.line()}")
+    traces: Sequence[TokenTrace] | TraceFile
+    if path is None:
+        traces = [trace for row in reader.traces(rows) for trace in row]
+    else:
+        with claimed("tokenq eval", [path], overwrite=config.overwrite):
+            score_to_file(path, reader, rows, asdict(score), listener, "tokenq eval")
+        traces = TraceFile(path, listener)
+    tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
+    return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}
+
+
+def _reader(config: ScoreConfig, given: Given, listener: Listener) -> Reader:
+    if given.reader is None:
+        return reader_of(config, config.device, listener, given.models)
+    return replace(given.reader, options=replace(given.reader.options, levels=config.levels))
+
+
+def _columns(data: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return some columns of the data by the name of the row."""
+    if not names or not data:
+        return {}
+    found: dict[str, dict[str, Any]] = {}
+    for row in (row for table in tables_of(data) for row in table):
+        if row.fault:
+            continue  # nothing that was scored comes from it
+        missing = [name for name in names if name not in row.values]
+        if missing:
+            raise UserError(f"{row.where} has no column {missing[0]!r}.", "Name the column that your data has.")
+        found[row.where] = {name: row.values[name] for name in names}
+    return found
+
+
+def _evaluated(config: ReadEvaluation, outcome: Outcome, traces: Iterable[TokenTrace]) -> Evaluated:
+    """Return what an evaluation came to; the traces say which models it was."""
+    first = next(iter(traces), None)
+    read: dict[str, Mapping[str, Any] | float | None] = {}
+    if first is not None:
+        read = {"policy": dict(first.policy), "reference": dict(first.reference), "beta": first.beta}
+        read |= {} if first.reward_model is None else {"reward_model": dict(first.reward_model)}
+    return Evaluated(outcome, f"tokenq eval {outcome.task}", asdict(config), read, traces)

@@ -1,0 +1,29 @@
+"""The rows of a finished run, read again from where they were."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from tokenq.data.examples import read_examples
+from tokenq.data.sources import hold_out, load_examples
+from tokenq.records import Example
+from tokenq.runs.record import RunRecord
+
+
+def data_of_run(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Example]]:
+    """Return what a run's sources hold, what it trained on, and what it held out.
+
+    Raises:
+        UserError: the rows are no longer there, or cannot be read.
+    """
+    settings = record.config
+    given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
+    read = partial(read_examples, want=record.loss.want, bad_rows="drop", **given)
+    seed = int(settings.get("seed", 0))
+    found = load_examples(settings["data"], read, seed=seed)
+    kept, held_out = found.examples, found.examples[:0]
+    if settings.get("eval_data"):
+        held_out = load_examples(settings["eval_data"], read, seed=seed).examples
+    elif settings.get("eval_size"):
+        kept, held_out = hold_out(kept, settings["eval_size"], seed=seed)
+    return found, kept, held_out
