@@ -79,6 +79,16 @@ def home(tmp_path_factory):
     files = ("pairs", "preferences", "questions", "test", "held_out", "marked", "big_bench_mistake", "demonstrations")
     for name in files:
         write(home / f"{name}.jsonl", rows(name))
+    judged = {
+        "instruction": "Say it.",
+        "output_1": "base",
+        "generator_1": "gpt",
+        "output_2": "mine!",
+        "generator_2": "mine",
+    }
+    write(
+        home / "alpaca_eval_preferences.jsonl", [judged | {"preference": 1 + n % 2, "annotator": "a"} for n in range(6)]
+    )
     return home
 
 

@@ -285,3 +285,10 @@ def test_a_table_of_something_else_is_no_trace(tmp_path, spoil):
     pq.write_table(pa.Table.from_pylist([spoil(as_json(TRACE))]), path)
     with pytest.raises(UserError, match=r"t\.parquet, row 1 is no trace"):
         list(read_traces(path))
+
+
+@pytest.mark.parametrize("name", ["traces.jsonl", "traces.parquet"])
+def test_traces_that_no_policy_has_read_come_back(name, tmp_path):
+    alone = replace(TRACE, policy={}, reference={}, reward_model={"path": "r", "outputs": {"reward": 1.0}})
+    write_traces(tmp_path / name, [alone.to_dict(), alone.to_dict()])
+    assert list(read_traces(tmp_path / name)) == [alone, alone]

@@ -245,8 +245,8 @@ class TokenTrace:
             return built(
                 cls,
                 {name: value for name, value in record.items() if name != "schema"},
-                policy=dict(record["policy"]),
-                reference=dict(record["reference"]),
+                policy=dict(record["policy"] or {}),
+                reference=dict(record["reference"] or {}),
                 tokens=_tokens(record["tokens"], most),
                 spans=tuple(built(Span, span) for span in record["spans"]),
                 totals=built(Totals, record["totals"], outputs=tuple(record["totals"]["outputs"])),
@@ -291,7 +291,12 @@ def write_traces(
     import pyarrow.parquet as pq
 
     with written_aside(path, ready) as aside:
-        pq.write_table(pa.Table.from_pylist(list(traces)), aside)
+        pq.write_table(pa.Table.from_pylist([_without_empty(trace) for trace in traces]), aside)
+
+
+def _without_empty(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trace with null for the identity of a model that has not read it: Parquet has no empty objects."""
+    return {**trace, "policy": trace["policy"] or None, "reference": trace["reference"] or None}
 
 
 def read_traces(path: Path, most: int | None = None) -> Iterator[TokenTrace]:
