@@ -14,12 +14,12 @@ SHAPES = ((WINDOW + 5, (WINDOW + 6, 1)), (3, (4, 6)), (1, (2, WINDOW + 1)))
 """Prompt and responses longer than the sliding window, a response and a prompt of one token, short ones."""
 
 
-def random_groups(shapes=SHAPES, *, seed=0, holes=True):
+def random_groups(shapes=SHAPES, *, seed=0, holes=True, vocabulary=VOCAB_SIZE):
     """Return pairs of random tokens; some response tokens are not the policy's (never the first)."""
     rng = np.random.default_rng(seed)
 
     def draw(n):
-        return rng.integers(0, VOCAB_SIZE, n).astype(np.int32)
+        return rng.integers(0, vocabulary, n).astype(np.int32)
 
     def response(n):
         mask = rng.random(n) < 0.8 if holes else np.ones(n, dtype=bool)

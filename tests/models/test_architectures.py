@@ -160,7 +160,7 @@ def written(model, prompt, eos):
     return text[len(prompt) :]
 
 
-def train(saved, output):
+def train(saved, output, *more):
     """Take two steps of DPO on the same four pairs and return how the command ended."""
     data = saved.parent / "pairs.jsonl"
     pairs = [
@@ -169,7 +169,7 @@ def train(saved, output):
     data.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     words = ["train", "--model", str(saved), "--data", str(data), "--output", str(output), "--loss", "dpo"]
     words += ["--learning-rate", "1e-3", "--schedule", "constant", "--batch-size", "4", "--max-steps", "2"]
-    return main(words)
+    return main([*words, *more])
 
 
 def losses(run):

@@ -84,6 +84,8 @@ _LATENT_TYPES = (
 )
 _LATENT: dict[str, Any] = {"num_key_value_heads": 4, "head_dim": None}
 
+_THREE_AXES = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "glm4v_text", "paddleocr_vl_text", "glm_ocr_text")
+
 OWN: dict[str, dict[str, Any]] = {
     **dict.fromkeys(_LATENT_TYPES, _LATENT),
     "bamba": {"attn_layer_indices": [1]},
@@ -108,6 +110,8 @@ OWN: dict[str, dict[str, Any]] = {
     "longcat_flash": {"num_key_value_heads": 4, "head_dim": 8},
     "mamba2": {"num_heads": 8},
     "minimax_m3_vl_text": {"index_n_heads": 2, "layer_types": ["full_attention", "minimax_m3_sparse"]},
+    **{kind: {"rope_parameters": {**_ROTARY, "mrope_section": [4, 2, 2]}} for kind in _THREE_AXES},
+    "qwen2_vl_vision": {"embed_dim": 32, "hidden_size": 64},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"], "feed_forward_size": 96},
     "roc_bert": {"pronunciation_vocab_size": 50, "shape_vocab_size": 50},

@@ -99,11 +99,14 @@ def as_turn(turn: Mapping[str, Any]) -> Message:
         raise BadRow("turns with fields besides text", f"a turn has {lost[0]!r}, and only its text could be kept")
     if str(role).lower() not in _ROLES:
         raise BadRow("unknown role", f"unknown role {role!r} (known: {', '.join(sorted(_ROLES))})")
+    also = ""
     if isinstance(content, Sequence) and not isinstance(content, str):
         texts = [part for part in map(_part, content) if part is not None]
+        others = [part["type"] for part in content if isinstance(part, Mapping) and part.get("type") not in _TEXT_PARTS]
+        also = f": it holds {others[0]!r}, and only text is read" if others else ""
         content = "".join(texts) if len(texts) == len(content) else None
     if not isinstance(content, str):
-        raise BadRow("content that is not text", f"the content of a {role!r} turn is not text")
+        raise BadRow("content that is not text", f"the content of a {role!r} turn is not text{also}")
     known = _ROLES[str(role).lower()]
     return Message(known, content) if _is_learnt(turn) or known != "assistant" else ContextMessage(known, content)
 

@@ -5,13 +5,15 @@ trained and saved has the configuration of the language model alone, and of some
 `AutoModelForCausalLM` does not know that one.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers.utils import cached_file
 
 from tokenq.at_rest import refuse_no_objects
 from tokenq.errors import UserError, nearest, reason
@@ -71,6 +73,8 @@ def from_pretrained(
         hint = "Check the id, the network, or give a local folder."
         if "mismatched_sizes" in str(problem):
             first, hint = "config.json and the weights say different shapes.", "Fetch both from the same place."
+        if "Unrecognized configuration class" in str(problem):
+            hint = "It is a model of another kind: transformers has nothing that reads its type as text."
         if "trust_remote_code" in str(problem):
             hint = "It needs its own code: read that code, then pass --trust-remote-code."
         raise UserError(f"{path} cannot be loaded as {what}: {first}", hint) from None
@@ -94,6 +98,9 @@ def _missing(problem: ImportError) -> str:
 def causal_lm(folder: str, **options: Any) -> Any:
     """Return what `AutoModelForCausalLM.from_pretrained` gives, or the class of transformers that the folder names.
 
+    Types that transformers has only as image-text-to-text are loaded whole, and read as the language models that they
+    are without an image.
+
     Args:
         folder: folder or hub id.
         **options: as `from_pretrained` takes them.
@@ -110,12 +117,66 @@ def causal_lm(folder: str, **options: Any) -> Any:
         return kind.from_pretrained(folder, **options)
 
 
-def _named(folder: str, options: dict[str, Any]) -> type[PreTrainedModel] | None:
-    """Return the causal LM that a configuration names and that is made from just this kind of configuration."""
+def _named(folder: str, options: dict[str, Any]) -> Any:
+    """Return the class of a checkpoint that `AutoModelForCausalLM` does not know.
+
+    That is the causal LM which the configuration names, where it is made from just this kind of configuration, or the
+    class for images and text.
+    """
     config = AutoConfig.from_pretrained(folder, **{name: options[name] for name in _OPTIONS if name in options})
     for name in config.architectures or ():
         kind: Any = getattr(transformers, name, None) if name.endswith("ForCausalLM") else None
         if kind is not None and issubclass(kind, PreTrainedModel) and kind.config_class is type(config):
-            found: type[PreTrainedModel] = kind
-            return found
-    return None
+            return kind
+    text = config.get_text_config()
+    says = type(config) in AutoModelForImageTextToText._model_mapping and "vocab_size" in {
+        **text.to_dict(),
+        **text.attribute_map,
+    }
+    return AutoModelForImageTextToText if says else None
+
+
+def to_be_trained(model: PreTrainedModel) -> None:
+    """Let all weights be trained that a text goes through: what sees or hears stays as it is."""
+    text = {id(weight) for weight in _language_weights(model)}
+    for weight in model.parameters():
+        weight.requires_grad_(id(weight) in text)
+
+
+def senses(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules that no text goes through, each of them whole."""
+    text = {id(weight) for weight in _language_weights(model)}
+    found: list[str] = []
+    for name, module in model.named_modules():
+        own = {id(weight) for weight in module.parameters()}
+        if own and not own & text and not name.startswith(tuple(f"{one}." for one in found)):
+            found.append(name)
+    return found
+
+
+def processor_files(model: PreTrainedModel) -> list[Path]:
+    """Return the files of a checkpoint that say how its images are read, where the model has parts that see."""
+    if not senses(model):
+        return []
+    config = model.config
+    revision = config.__dict__.get("_commit_hash")
+    try:
+        found = [cached_file(config._name_or_path, name, revision=revision, **_IF_THERE) for name in _PROCESSORS]
+    except OSError:  # its folder is gone, or the hub is: only who gives images misses them
+        return []
+    return [Path(file) for file in found if file is not None]
+
+
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_IF_THERE: dict[str, Any] = {
+    name: False for name in ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+}
+
+
+def _language_weights(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    """Yield the weights of a language model, and of one that sees as well those of its decoder between embeddings."""
+    parts: tuple[nn.Module | None, ...] = (model,)
+    if type(model.config) in AutoModelForImageTextToText._model_mapping:
+        parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    for part in parts:
+        yield from () if part is None else part.parameters()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenq.files import folder_aside, write_text
 from tokenq.models.adapters import rewritten_weights
+from tokenq.models.checkpoint import processor_files
 from tokenq.models.classifier import RewardLM
-from tokenq.models.forward.packed_lm import PackedLM, is_peft
+from tokenq.models.forward.packed_lm import PackedLM, bare, is_peft
 from tokenq.models.merging import merged
 
 Form = Literal["as_trained", "merged"]
@@ -69,6 +71,8 @@ def export_policy(
     with folder_aside(folder) as aside:
         model.save_pretrained(aside, state_dict=weights, **_layout(model))
         tokenizer.save_pretrained(aside)
+        for file in processor_files(bare(model)):
+            shutil.copyfile(file, aside / file.name)
         write_text(aside / "README.md", card)
 
 

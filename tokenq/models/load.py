@@ -4,6 +4,7 @@ A model is loaded in one compute type, without dropout, and with the adapter tha
 """
 
 import copy
+import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from tokenq.models.adapters import (
     record_base,
     with_adapter,
 )
-from tokenq.models.checkpoint import causal_lm, check_complete, from_pretrained, locate
+from tokenq.models.checkpoint import causal_lm, check_complete, from_pretrained, locate, senses, to_be_trained
 from tokenq.models.forward.packed_lm import bare, is_peft
 from tokenq.models.loaded import Loaded, twin
 from tokenq.models.merging import merged, merged_or_beside
@@ -142,7 +143,11 @@ def below(spec: ModelSpec) -> ModelSpec:
 def _whole(spec: ModelSpec) -> PreTrainedModel:
     if spec.loaded is not None:
         own: Any = copy.deepcopy(_read_in_memory(spec, spec.loaded))
-        return merged(own, spec.path) if is_peft(own) else own.requires_grad_(True)
+        if is_peft(own):
+            return merged(own, spec.path)
+        to_be_trained(own)
+        whole: PreTrainedModel = own
+        return whole
     _check_dtype(spec)
     if is_adapter_folder(spec.path):
         return merged(with_adapter(_whole(below(spec)), spec.path, trainable=False), spec.path)
@@ -153,6 +158,7 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
     found, info = from_pretrained(causal_lm, folder, options, spec.path)
     check_complete(spec.path, info["missing_keys"])
     model: PreTrainedModel = found
+    to_be_trained(model)
     if gguf:
         _forget_quantisation(model)
         model.config._name_or_path = spec.path  # the file and not its folder: an adapter on it must find it again
@@ -235,8 +241,15 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     scale: Any = alpha  # peft annotates it as an integer and takes any number
+    unread = senses(bare(model))
     config = LoraConfig(
-        r=rank, lora_alpha=scale, lora_dropout=dropout, target_modules=targets, task_type=task, bias="none"
+        r=rank,
+        lora_alpha=scale,
+        lora_dropout=dropout,
+        target_modules=targets,
+        exclude_modules=rf"({'|'.join(map(re.escape, unread))})(\..*)?" if unread else None,
+        task_type=task,
+        bias="none",
     )
     try:
         with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tokenq.errors import UserError, reason
 from tokenq.models.adapters import with_adapter
+from tokenq.models.checkpoint import to_be_trained
 from tokenq.models.forward.short_row import short_row
 
 ROUNDING = 5e-4
@@ -72,7 +73,7 @@ def merged(adapted: nn.Module, adapter: str) -> PreTrainedModel:
     if not error <= allowed:
         raise UserError(f"Merged, the adapter {adapter} says something else ({error:.2g} nats).", hint)
     _settle_ties(whole)
-    whole.requires_grad_(True)
+    to_be_trained(whole)
     return whole
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 SHORT = 6
 """What the lengths become: every row of the proof is longer, or has others beside it that are."""
@@ -82,7 +82,7 @@ def _configs(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}
     for module in model.modules():
         config = module.__dict__.get("config")
-        if config is not None:
+        if isinstance(config, PreTrainedConfig):
             configs[id(config)] = config
     found: list[MutableMapping[str, Any]] = []
     for config in configs.values():
