@@ -11,7 +11,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from bench.workload import random_pair
 from tokenq.core.losses import LOSSES, find_sum
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
+from tokenq.data.steps import deciding_steps
 from tokenq.files import write_json
 from tokenq.models.forward.policy import frozen_model, logits_of
 from tokenq.models.forward.proof import fastest_exact
@@ -82,14 +83,10 @@ def build(asked: argparse.Namespace) -> Bed:
     vocabulary = model.config.get_text_config().vocab_size
     shape = Shape(asked.prompt, asked.response, asked.pairs)
     groups = [_with_everything(random_pair(shape, vocabulary, rng)) for _ in range(asked.pairs)]
+    more = [_with_everything(random_pair(shape, vocabulary, rng)).responses[0] for _ in groups]
     longer = [
-        TokenGroup(
-            one.prompt_ids,
-            (*one.responses, _with_everything(random_pair(shape, vocabulary, rng)).responses[0]),
-            True,
-            "",
-        )
-        for one in groups
+        TokenGroup(one.prompt_ids, (*one.responses, replace(other, role="calibration")), True, "")
+        for one, other in zip(groups, more, strict=True)
     ]
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-7)
     return Bed(policy, optimizer, pack(groups).to(asked.device), pack(longer).to(asked.device))
@@ -99,31 +96,25 @@ def _with_everything(group: TokenGroup) -> TokenGroup:
     """Return a pair that has what any loss reads: a contrast of every token, and steps of sixteen tokens."""
 
     def rich(response: TokenResponse) -> TokenResponse:
-        n = len(response.ids)
-        return TokenResponse(
-            response.ids,
-            response.mask,
-            response.terminal,
-            contrast=np.linspace(-1, 1, n, dtype=np.float32),
-            steps=np.arange(n, dtype=np.int32) // 16,
-        )
+        return response.with_token_column("contrast", np.linspace(-1, 1, len(response.ids), dtype=np.float32))
 
-    return TokenGroup(group.prompt_ids, tuple(rich(one) for one in group.responses), True, group.where)
+    steps = [np.arange(len(response.ids), dtype=np.int32) // 16 for response in group.responses]
+    return deciding_steps(group.map(rich), steps)
 
 
 def step_of(name: str, bed: Bed) -> Callable[[], None]:
     """Return one step of training with a loss."""
     loss = find_sum(name)
     objective = Objective(loss, loss.beta)
-    batch = bed.longer if LOSSES[name].want == "calibrated" else bed.batch
+    batch = bed.longer if LOSSES[name].selection == "calibrated" else bed.batch
     with torch.no_grad():
-        stored = bed.policy(batch).detach()
+        stored = bed.policy(batch).logps
     logits = logits_of(frozen_model(bed.policy)) if "ref_kls" in loss.inputs else None
-    totals = objective.weights(batch)
+    totals = objective.weights(batch.actions)
 
     def step() -> None:
-        outcome = objective(bed.policy, (lambda _: stored) if loss.reference else None, batch, logits)
-        objective.share(outcome, totals).backward()
+        result = objective(bed.policy, (lambda _: stored) if loss.reference else None, batch, logits)
+        objective.share(result, totals).backward()
         bed.optimizer.step()
         bed.optimizer.zero_grad(set_to_none=True)
 

@@ -20,12 +20,13 @@ from bench.flops import ModelShape, forward_flops, model_shape, repeated_head_fl
 from bench.reading import run_reading, with_shared_prompts
 from bench.searching import run_search, written
 from bench.workload import read_workload, write_tiny_model, write_workloads
+from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.records import TokenGroup
 from tokenq.training.config import TrainConfig
-from tokenq.training.loop import step_places, total_steps
 from tokenq.training.monitor import peak_memory
+from tokenq.training.source import Offline, total_steps
 
 MATMUL = 2048
 """Side of the square matrices whose product is the machine's peak."""
@@ -124,7 +125,8 @@ def run_tokenq(
     from tokenq.models.load import ModelSpec, load_model
     from tokenq.models.reference_store import ReferenceStore
     from tokenq.rundir import create_run
-    from tokenq.training.loop import Job, Scored, fit
+    from tokenq.training.job import Job
+    from tokenq.training.loop import fit
     from tokenq.training.objective import Objective
 
     begin = time.perf_counter()
@@ -139,18 +141,19 @@ def run_tokenq(
         return lm.work(batch)
 
     loaded = time.perf_counter()
-    reference: TokenScorer
+    reference: TokenScorer | None = None
     if case.reference == "store":
         store = ReferenceStore(folder / "stores" / case.store, identify(model, config.model))
         model.eval()
         computed = store.fill(groups, no_grad(lm), config.tokens_per_batch)
-        reference = store.scorer(groups)
+        groups = store.with_logps(groups)
     else:
         reference, computed = frozen_copy(lm), 2 * len(groups) * case.epochs
     referenced = time.perf_counter()
     lm.accumulate_in_place()
     objective = Objective(find_sum("dpo", {"beta": BETA}), BETA)
-    fit(Job(lm, Scored(groups, reference), objective, config, run, start_tolerance=1e-2, work=work), accelerator)
+    job = Job(lm, _source(groups, config), objective, config, run, reference=reference, start_tolerance=1e-2, work=work)
+    fit(job, accelerator)
     done = time.perf_counter()
     steps = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     return {
@@ -164,6 +167,10 @@ def run_tokenq(
         "warnings": warnings,
         "steps": steps,
     }, shape
+
+
+def _source(groups: list[TokenGroup], config: TrainConfig) -> Offline:
+    return Offline(groups, UNITS["pairs"], config.batch_size, config.seed)
 
 
 def run_trl(
@@ -192,9 +199,8 @@ def run_trl(
             return dataset
 
     arguments = DPOConfig(**trl_settings(case, config, groups))
-    order = [
-        place for step in range(total_steps(config, len(groups))) for place in step_places(config, len(groups), step)
-    ]
+    source = _source(groups, config)
+    order = [part.place for step in range(total_steps(config, source.per_epoch)) for part in source.step(step)]
     rows = [
         {
             "prompt_ids": groups[place].prompt_ids.tolist(),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases import SEED, Plan, Shape
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records import Role, TokenGroup, TokenResponse
 
 TINY = "tiny"
 """Name of the model that is built in code."""
@@ -58,7 +58,7 @@ def read_workload(path: Path, pairs: int) -> list[TokenGroup]:
     if len(rows) < pairs:
         raise ValueError(f"{path.name} holds {len(rows)} pairs, {pairs} are asked for")
     return [
-        TokenGroup(_ids(row["prompt"]), (_response(row["chosen"]), _response(row["rejected"])), True, f"pair {i}")
+        TokenGroup(_ids(row["prompt"]), _pair(row["chosen"], row["rejected"]), True, f"pair {i}")
         for i, row in enumerate(rows[:pairs])
     ]
 
@@ -77,7 +77,7 @@ def _read(model: str, data: str, max_length: int) -> tuple[list[TokenGroup], str
     from tokenq.data.tokenize import tokenize
     from tokenq.models.load import ModelSpec, load_tokenizer
 
-    read = partial(read_examples, want="pairs", bad_rows="drop")
+    read = partial(read_examples, selection="pairs", bad_rows="drop")
     found = load_examples([data], read, seed=SEED)
     tokenizer = load_tokenizer(ModelSpec(model))
     tokenized = tokenize(
@@ -108,12 +108,15 @@ def random_pair(shape: Shape, vocabulary: int, rng: np.random.Generator) -> Toke
     def draw(n: int) -> np.ndarray:
         return rng.integers(4, vocabulary, n).astype(np.int32)
 
-    chosen, rejected = _response(draw(shape.response)), _response(draw(shape.response))
-    return TokenGroup(draw(shape.prompt), (chosen, rejected), True, "random")
+    responses = _pair(draw(shape.response), draw(shape.response))
+    return TokenGroup(draw(shape.prompt), responses, True, "random")
 
 
-def _response(ids: Any) -> TokenResponse:
-    return TokenResponse(_ids(ids), np.ones(len(ids), dtype=bool), terminal=True)
+def _pair(chosen: Any, rejected: Any) -> tuple[TokenResponse, TokenResponse]:
+    def response(ids: Any, role: Role) -> TokenResponse:
+        return TokenResponse(_ids(ids), np.ones(len(ids), dtype=bool), True, role)
+
+    return response(chosen, "chosen"), response(rejected, "rejected")
 
 
 def _ids(ids: Any) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path)
     text = path.read_text()
     assert "# Source: " in text
     assert f"--config recipes/methods/{path.name}" in text
-    assert {word for word in WORDS if WORDS[word] in text} == {loss.unit} & WORDS.keys()
+    assert {word for word in WORDS if WORDS[word] in text} == {loss.unit.name} & WORDS.keys()
     # What the recipe sets is what it names: β, where the loss has one.
     assert (config.beta is not None) == ("beta" in LOSSES[loss.terms[0].name].parameters())
 
@@ -107,7 +107,7 @@ def _case(path):
 @pytest.mark.parametrize("path", [_case(path) for path in METHODS], ids=[path.stem for path in METHODS])
 def test_a_recipe_trains(path, stand_ins, tmp_path):
     loss = find_sum(resolve(path).loss)
-    data = "pairs" if loss.unit == "responses" else loss.unit
+    data = "pairs" if loss.unit.name == "responses" else loss.unit.name
     words = ["train", "--config", str(path), "--model", str(stand_ins / "model"), "--device", "cpu"]
     words += ["--data", str(stand_ins / f"{data}.jsonl"), "--output", str(tmp_path / "run"), "--max-steps", "2"]
     words += ["--batch-size", "3", "--contrast", str(stand_ins / "traces.jsonl")] if path.stem == "tis_dpo" else []

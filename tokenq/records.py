@@ -3,9 +3,9 @@
 This module imports neither torch nor transformers, so that reports and the command line can read records at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,18 @@ Text = str | tuple[Message, ...]
 """A plain string, or the turns of a conversation."""
 
 
+Role = Literal["plain", "chosen", "rejected", "calibration", "mismatched"]
+"""The part that a response plays: chosen over a rejected one (or desirable, or the best of a ranking), read to
+calibrate a pair, belonging to another prompt, or none of these."""
+
+
 @dataclass(frozen=True)
 class Response:
     """One response to a prompt, as the data set gave it.
 
     Attributes:
         content: a string, or the turns that follow the prompt (assistant turns are the policy's, others are context).
+        role: the part that it plays, as what was asked of the data has it.
         label: desirable or not (KTO-style data), None where the data set does not say.
         score: a rating, higher is better, None where the data set has none.
         step_labels: for step-wise data, whether each step is correct; the steps are the `steps` strings.
@@ -59,6 +65,7 @@ class Response:
     goes_on: bool = False
     ratings: Mapping[str, float] = field(default_factory=dict)
     scale: tuple[float, float] | None = None
+    role: Role = "plain"
 
 
 @dataclass(frozen=True)
@@ -91,39 +98,35 @@ class TokenResponse:
         ids: token ids [n], int32, without the prompt, ending in EOS where the response is complete.
         mask: [n], True = a token that the policy wrote (False: user, tool and template tokens inside the response).
         terminal: whether the response ends in EOS here (False when truncated, or when it goes on in the data).
-        label: desirable or not, None where the data does not say.
-        contrast: [n] log π₊ − log π₋ of each token under a contrastive pair of models, None without one.
-        steps: [n] which step of the response each token belongs to, None where nothing asked for steps.
-        reward: of the whole response, normalised over the data set; None where nothing asked for rewards.
-        ratings: [A] by attribute, NaN where one is missing, None where nothing asked for ratings.
-        step_labels: [n] at the last token of a step 1 = right or 0 = wrong, −1 elsewhere, None where nothing asked.
+        role: the part that it plays.
+        token_columns: what a loss reads beside the tokens, by name: [n] a number for each (reference log-probs,
+            weights, labels of steps).
+        response_columns: what a loss reads beside the whole response, by name: a number, or a row of numbers.
         given: the response as the data has it.
     """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     terminal: bool
-    label: bool | None = None
-    contrast: NDArray[np.float32] | None = None
-    steps: NDArray[np.int32] | None = None
-    reward: float | None = None
-    ratings: NDArray[np.float32] | None = None
-    step_labels: NDArray[np.int8] | None = None
+    role: Role = "plain"
+    token_columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    response_columns: Mapping[str, Any] = field(default_factory=dict)
     given: Response | None = None
 
     def cut(self, size: int) -> "TokenResponse":
         """Return the first tokens of a response, itself when it has no more."""
         if len(self.ids) <= size:
             return self
-        return replace(
-            self,
-            ids=self.ids[:size],
-            mask=self.mask[:size],
-            terminal=False,
-            contrast=None if self.contrast is None else self.contrast[:size],
-            steps=None if self.steps is None else self.steps[:size],
-            step_labels=None if self.step_labels is None else self.step_labels[:size],
-        )
+        columns = {name: column[:size] for name, column in self.token_columns.items()}
+        return replace(self, ids=self.ids[:size], mask=self.mask[:size], terminal=False, token_columns=columns)
+
+    def with_token_column(self, name: str, numbers: NDArray[Any]) -> "TokenResponse":
+        """Return the response with [n] a number for each token."""
+        return replace(self, token_columns={**self.token_columns, name: numbers})
+
+    def with_response_column(self, name: str, numbers: Any) -> "TokenResponse":
+        """Return the response with a number, or a row of numbers, for the whole of it."""
+        return replace(self, response_columns={**self.response_columns, name: numbers})
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +146,10 @@ class TokenGroup:
     is_pair: bool
     where: str
     margin: float | None = None
+
+    def map(self, change: Callable[[TokenResponse], TokenResponse]) -> "TokenGroup":
+        """Return the group with every response changed."""
+        return replace(self, responses=tuple(map(change, self.responses)))
 
     @property
     def n_tokens(self) -> int:

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     for name, seed in (("model", 0), ("other", 1)):
         tiny_model("gpt_neox", seed=seed).save_pretrained(root / name)
         tiny_tokenizer("bytes").save_pretrained(root / name)
-    for want in {find_sum(loss).want for loss in LOSSES}:
+    for want in {find_sum(loss).selection for loss in LOSSES}:
         name = "pairs" if want in ("calibrated", "margins") else want
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_for(want)))
     score = ["score", "--policy", str(root / "model"), "--reference", str(root / "other"), "--device", "cpu"]
@@ -61,16 +61,16 @@ def train(folder, output, loss, want, held_out=2):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_run_is_examined_and_compared(loss, folder, capsys):
     found = find_sum(loss)
-    run = train(folder, loss, loss, found.want)
+    run = train(folder, loss, loss, found.selection)
     words = ["--output", str(folder / f"{loss}.json"), "--html", str(folder / f"{loss}.html")]
     assert main(["doctor", str(run), *words]) in (0, 1)
     assert json.loads((folder / f"{loss}.json").read_text())["unseen"] == []
-    if found.want in ("labelled", "ranked"):
+    if found.selection in ("labelled", "ranked"):
         run = train(folder, f"{loss} of pairs", loss, "pairs")
     capsys.readouterr()
     code = main(["compare", str(run), str(folder / "beside"), "--resamples", "1000"])
     told = capsys.readouterr()
-    if found.want in FROM_PAIRS and found.output == "logps":
+    if found.selection in FROM_PAIRS and found.output == "logps":
         assert code == 0, told.err
         assert "2 pairs of 2 prompts that all runs hold out" in " ".join(told.out.split())
     else:
@@ -78,7 +78,7 @@ def test_a_run_is_examined_and_compared(loss, folder, capsys):
         assert ("holds no pair" if found.output == "logps" else "trained a reward model") in " ".join(told.err.split())
 
 
-@pytest.mark.parametrize("loss", [name for name in LOSSES if find_sum(name).unit == "labelled"])
+@pytest.mark.parametrize("loss", [name for name in LOSSES if find_sum(name).unit.name == "labelled"])
 def test_a_run_whose_steps_held_one_label_each_is_examined(loss, folder):
     run = train(folder, f"{loss} alone", loss, "labelled", held_out=0)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

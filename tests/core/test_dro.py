@@ -9,7 +9,7 @@ from tokenq.core.losses import find_loss, find_sum
 from tokenq.core.losses.dro import dro, dro_policy, dro_value, residuals
 from tokenq.core.losses.inputs import Scene, prompt_values, token_values
 from tokenq.core.packing import pack
-from tokenq.core.tensors import PrefixValues, TokenLogps
+from tokenq.core.tensors import Outputs, PrefixValues, TokenLogps
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse
 
@@ -121,24 +121,26 @@ def test_values_stand_where_they_were_read():
     """Two responses of 3 and 2 tokens, the first token of one not the policy's: before each own token, or the first."""
 
     def response(n, mask):
-        return TokenResponse(torch.arange(n).int().numpy(), torch.tensor(mask).numpy(), True, reward=float(n))
+        return TokenResponse(
+            torch.arange(n).int().numpy(), torch.tensor(mask).numpy(), True, response_columns={"rewards": float(n)}
+        )
 
     ids = torch.tensor([7, 8]).int().numpy()
     group = TokenGroup(ids, (response(3, [False, True, True]), response(2, [True, True])), False, "row 1")
     batch = pack([group])
-    assert batch.rewards.tolist() == [3.0, 2.0]
-    scene = Scene(batch, batch.pad(torch.zeros(4)), None, torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    assert batch.actions.response_columns["rewards"].tolist() == [3.0, 2.0]
+    scene = Scene(batch.actions, Outputs(torch.zeros(4), values=torch.tensor([1.0, 2.0, 3.0, 4.0])))
     every, first = token_values(scene), prompt_values(scene)
     assert every.values.tolist() == [[0, 1, 2], [3, 4, 0]]
     assert every.mask.tolist() == [[False, True, True], [True, True, False]]
     assert first.mask.tolist() == [[False, True, False], [True, False, False]]
     with pytest.raises(UserError, match="needs a value network"):
-        token_values(Scene(batch, scene.policy, None))
+        token_values(Scene(batch.actions, Outputs(torch.zeros(4))))
 
 
 def test_the_row():
     row = find_loss("dro")
-    assert (row.unit, row.want, row.parameters(), row.choices()) == (
+    assert (row.unit, row.selection, row.parameters(), row.choices()) == (
         "rewarded",
         "rewarded",
         {"beta": 1.0},

@@ -100,11 +100,11 @@ def test_a_value_that_a_parameter_cannot_have_is_refused(name, parameter, value)
 
 def test_the_source_of_an_input_is_an_option():
     assert find_loss("vpo_online").choices() == {"calibration": "chosen"}
-    assert find_loss("vpo_online").want == "pairs"
+    assert find_loss("vpo_online").selection == "pairs"
     given = find_loss("vpo_offline", {"calibration": "given"})
-    assert (given.want, given.choices()) == ("calibrated", {"calibration": "given"})
-    assert find_loss("selm").want == "calibrated"
-    assert find_loss("selm", {"calibration": "rejected"}).want == "pairs"
+    assert (given.selection, given.choices()) == ("calibrated", {"calibration": "given"})
+    assert find_loss("selm").selection == "calibrated"
+    assert find_loss("selm", {"calibration": "rejected"}).selection == "pairs"
     assert find_loss("kto", {"mismatched": "none"}).choices() == {"mismatched": "none"}
 
 
@@ -115,7 +115,13 @@ def test_every_input_is_of_some_loss():
 def test_a_sum_of_losses():
     found = find_sum("dpo + 0.2*sft", {"beta": 0.5})
     assert [(term.name, term.weight) for term in found.terms] == [("dpo", 1.0), ("sft", 0.2)]
-    assert (found.unit, found.want, found.reference, found.coupled, found.beta) == ("pairs", "pairs", True, False, 0.5)
+    assert (found.unit.name, found.selection, found.reference, found.coupled, found.beta) == (
+        "pairs",
+        "pairs",
+        True,
+        False,
+        0.5,
+    )
     assert found.parameters() == {"dpo.beta": 0.5}
     assert find_sum("sft*2+1e-3*dpo").terms[1].weight == 1e-3
     assert [term.name for term in find_sum("plackett_luce+1e+1*sft").terms] == ["plackett_luce", "sft"]
@@ -124,7 +130,7 @@ def test_a_sum_of_losses():
 
 def test_one_loss_is_a_sum_of_one():
     assert find_sum("dpo").parameters() == {"beta": 0.1}
-    assert find_sum("sft").unit == "responses"
+    assert find_sum("sft").unit.name == "responses"
     assert find_sum("sft").beta == 1.0
     assert alone(LOSSES["hinge"]).terms[0].loss is LOSSES["hinge"]
 

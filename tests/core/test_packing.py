@@ -11,9 +11,9 @@ from tokenq.core.tensors import Segment, TokenLogps
 from tokenq.records import TokenGroup, TokenResponse
 
 
-def response(ids, mask=None):
+def response(ids, mask=None, role="plain"):
     kept = np.ones(len(ids), dtype=bool) if mask is None else np.array(mask, dtype=bool)
-    return TokenResponse(np.array(ids, dtype=np.int32), kept, terminal=True)
+    return TokenResponse(np.array(ids, dtype=np.int32), kept, True, role)
 
 
 def group(prompt, *responses, pair=False):
@@ -21,7 +21,7 @@ def group(prompt, *responses, pair=False):
 
 
 # A pair whose rejected response has one token, and a dialogue in which the second response token is the user's.
-PAIR = group([10, 11, 12], response([20, 21, 2]), response([30]), pair=True)
+PAIR = group([10, 11, 12], response([20, 21, 2], role="chosen"), response([30], role="rejected"), pair=True)
 DIALOGUE = group([13], response([40, 41, 42, 2], [True, False, True, True]))
 
 
@@ -42,29 +42,36 @@ def test_a_row_by_hand():
     # The last prompt token predicts the first token of every response; 41 is the user's and no target.
     assert batch.predictors.tolist() == [2, 3, 4, 2, 5, 7, 8]
     assert batch.targets.tolist() == [20, 21, 2, 30, 40, 42, 2]
-    assert batch.responses.tolist() == [0, 0, 0, 1, 2, 2, 2]
-    assert batch.columns.tolist() == [0, 1, 2, 0, 0, 2, 3]
-    assert batch.shape == (3, 4)
-    assert batch.pairs.tolist() == [[0, 1]]
-    assert batch.members == ((7, 0), (7, 1), (4, 0))
-    assert batch.mask().tolist() == [[True] * 3 + [False], [True, False, False, False], [True, False, True, True]]
+    assert batch.actions.responses.tolist() == [0, 0, 0, 1, 2, 2, 2]
+    assert batch.actions.places.tolist() == [0, 1, 2, 0, 0, 2, 3]
+    assert batch.actions.shape == (3, 4)
+    assert batch.actions.pairs.tolist() == [[0, 1]]
+    assert batch.actions.members == ((7, 0), (7, 1), (4, 0))
+    assert batch.actions.roles == ("chosen", "rejected", "plain")
+    assert batch.actions.of_role("rejected", "plain").tolist() == [1, 2]
+    assert batch.actions.origins == ("here",) * 3
+    assert batch.actions.mask().tolist() == [
+        [True] * 3 + [False],
+        [True, False, False, False],
+        [True, False, True, True],
+    ]
 
 
 def test_without_places_the_groups_are_counted():
-    assert pack([DIALOGUE, PAIR]).members == ((0, 0), (1, 0), (1, 1))
-    assert pack([DIALOGUE, PAIR]).pairs.tolist() == [[1, 2]]
+    assert pack([DIALOGUE, PAIR]).actions.members == ((0, 0), (1, 0), (1, 1))
+    assert pack([DIALOGUE, PAIR]).actions.pairs.tolist() == [[1, 2]]
 
 
 def test_only_pairs_are_pairs():
     batch = pack([DIALOGUE])
-    assert batch.pairs.shape == (0, 2)
-    assert pack([group([1], response([5]), response([6]))]).pairs.shape == (0, 2)
+    assert batch.actions.pairs.shape == (0, 2)
+    assert pack([group([1], response([5]), response([6]))]).actions.pairs.shape == (0, 2)
 
 
 def test_flat_values_are_padded_with_zeros_and_keep_their_gradient():
     batch = pack([PAIR, DIALOGUE])
     flat = torch.arange(1.0, 8.0, dtype=torch.float64, requires_grad=True)
-    padded = batch.pad(flat)
+    padded = batch.actions.pad(flat)
     assert padded.logps.tolist() == [[1, 2, 3, 0], [4, 0, 0, 0], [5, 0, 6, 7]]
     assert padded.sums().tolist() == [6, 4, 18]
     assert padded.lengths().tolist() == [3, 1, 3]
@@ -86,7 +93,7 @@ def test_moving_a_batch_keeps_it():
     moved = batch.to("cpu")
     assert torch.equal(moved.input_ids, batch.input_ids)
     assert moved.segments == batch.segments
-    assert moved.members == batch.members
+    assert moved.actions.members == batch.actions.members
 
 
 def test_the_size_of_a_group_bounds_its_row():
@@ -104,7 +111,8 @@ def token_groups(draw):
     for _ in range(draw(st.integers(1, 4))):
         texts = [ids(1, 6) for _ in range(draw(st.integers(1, 3)))]
         masks = [draw(st.lists(st.booleans(), min_size=len(text), max_size=len(text))) for text in texts]
-        responses = [response(text, mask) for text, mask in zip(texts, masks, strict=True)]
+        roles = ["chosen", "rejected", "plain"]
+        responses = [response(text, mask, role) for text, mask, role in zip(texts, masks, roles, strict=False)]
         made.append(group(ids(1, 5), *responses, pair=len(responses) == 2))
     return made
 
@@ -119,12 +127,12 @@ def test_every_target_sees_its_prompt_and_its_own_past_and_nothing_else(groups):
         for member, (g, which) in enumerate((g, r) for g in groups for r in range(len(g.responses)))
         for column in np.flatnonzero(g.responses[which].mask)
     ]
-    assert list(zip(batch.responses.tolist(), batch.columns.tolist(), strict=True)) == expected
+    assert list(zip(batch.actions.responses.tolist(), batch.actions.places.tolist(), strict=True)) == expected
     for n, predictor in enumerate(batch.predictors.tolist()):
         segment = next(s for s in batch.segments if s.start <= predictor < s.stop)
         seen = [*range(segment.prefix_start, segment.prefix_stop), *range(segment.start, predictor + 1)]
-        place, which = batch.members[batch.responses[n]]
-        column = int(batch.columns[n])
+        place, which = batch.actions.members[batch.actions.responses[n]]
+        column = int(batch.actions.places[n])
         own = groups[place].responses[which].ids.tolist()
         assert batch.input_ids[seen].tolist() == groups[place].prompt_ids.tolist() + own[:column]
         assert batch.position_ids[seen].tolist() == list(range(len(seen)))

@@ -335,16 +335,16 @@ def random_groups():
     """Return a pair and a single response; some tokens are not the policy's (never the first)."""
     rng = np.random.default_rng(3)
 
-    def response(n):
+    def response(n, role="plain"):
         mask = rng.random(n) < 0.8
         mask[0] = True
-        return TokenResponse(rng.integers(0, VOCAB_SIZE, n).astype(np.int32), mask, True)
+        return TokenResponse(rng.integers(0, VOCAB_SIZE, n).astype(np.int32), mask, True, role)
 
     def prompt(n):
         return rng.integers(0, VOCAB_SIZE, n).astype(np.int32)
 
     return [
-        TokenGroup(prompt(11), (response(12), response(3)), True, "row 1"),
+        TokenGroup(prompt(11), (response(12, "chosen"), response(3, "rejected")), True, "row 1"),
         TokenGroup(prompt(1), (response(7),), False, "row 2"),
     ]
 
@@ -393,7 +393,7 @@ def test_two_models_read_against_each_other_are_what_each_says_by_itself(family,
     assert_same(got, want, tolerance)
     assert want.kls.min() > 0.01
     with torch.no_grad():
-        torch.testing.assert_close(got.logps, lms[0](BATCH), rtol=0, atol=1e-5, check_dtype=False)
+        torch.testing.assert_close(got.logps, lms[0](BATCH).logps, rtol=0, atol=1e-5, check_dtype=False)
     for lm in lms:
         lm.release()
 

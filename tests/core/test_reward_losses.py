@@ -153,7 +153,7 @@ def test_parameters_that_they_do_not_have(name, options, said):
 
 
 def test_what_they_train_on():
-    wants = {name: find_sum(name).want for name, row in LOSSES.items() if row.output == "rewards"}
+    wants = {name: find_sum(name).selection for name, row in LOSSES.items() if row.output == "rewards"}
     assert wants == {
         "bradley_terry": "pairs",
         "margin_bradley_terry": "margins",

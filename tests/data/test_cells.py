@@ -126,10 +126,10 @@ def test_turns_in_a_cell_of_text_are_turns(written):
         assert example.prompt == (Message("user", "It's 0, isn't it?"),)
         assert [one.content for one in example.responses] == [(Message("assistant", w),) for w in ("yes", "no")]
     for name in ("messages", "conversations"):
-        (one,) = read({name: write(ASKED + GOOD)}, want="responses")
+        (one,) = read({name: write(ASKED + GOOD)}, selection="responses")
         assert (one.prompt, one.responses[0].content) == (explicit.prompt, explicit.responses[0].content)
     for name in ("completion", "response"):
-        (one,) = read({"prompt": write(ASKED), name: write(GOOD)}, want="responses")
+        (one,) = read({"prompt": write(ASKED), name: write(GOOD)}, selection="responses")
         assert (one.prompt, one.responses[0].content) == (explicit.prompt, explicit.responses[0].content)
 
 
@@ -137,7 +137,7 @@ def test_turns_in_a_cell_of_text_are_turns(written):
 def test_lists_in_a_cell_of_text_are_lists(written):
     write = WRITTEN[written]
     steps = {"prompt": "q", "completions": write(["It's so.", "done"]), "labels": write([True, False])}
-    (one,) = read(steps, want="steps")
+    (one,) = read(steps, selection="steps")
     assert (one.responses[0].steps, one.responses[0].step_labels) == (("It's so.\n", "done"), (True, False))
 
 
@@ -166,7 +166,7 @@ def test_turns_that_cannot_be_read_are_a_bad_row_and_never_literal_text(cell):
 
 def test_texts_that_numpy_prints_without_commas_are_not_joined():
     with pytest.raises(UserError, match="numpy prints lists like that"):
-        read({"prompt": "q", "completions": "['It is.' 'So.']", "labels": "[True, False]"}, want="steps")
+        read({"prompt": "q", "completions": "['It is.' 'So.']", "labels": "[True, False]"}, selection="steps")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_integer_of_five_thousand_digits_is_a_bad_row_in_every_column():
         with pytest.raises(UserError, match=r"row 1: .*thousands of digits"):
             read(given)
     with pytest.raises(UserError, match="row 1: label a whole number of thousands of digits"):
-        read({"prompt": "q", "completion": "c", "label": digits}, want="labelled")
+        read({"prompt": "q", "completion": "c", "label": digits}, selection="labelled")
 
 
 def pair_of(**more):

@@ -33,15 +33,15 @@ def pair(**more):
 )
 def test_earlier_turns_stand_before_the_prompt(history):
     asked = {"instruction": "Which?", "input": "", "output": "blue", "history": history, "system": "Be kind."}
-    (one,) = read(asked, want="responses", style="chat")
+    (one,) = read(asked, selection="responses", style="chat")
     assert one.prompt == (Message("system", "Be kind."), *TURNS, Message("user", "Which?"))
-    (plain,) = read(asked, want="responses")
+    (plain,) = read(asked, selection="responses")
     assert plain.prompt == "Be kind.\n\nRemember blue.\n\nI will.\n\nWhich?\n"
     (text,) = read(pair(history=history))
     assert text.prompt == "Remember blue.\n\nI will.\n\nq"
     chat = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Which?"}]}
     chat["messages"].append({"role": "assistant", "content": "blue"})
-    (one,) = read(chat | {"history": history}, want="responses")
+    (one,) = read(chat | {"history": history}, selection="responses")
     assert one.prompt == (Message("system", "s"), *TURNS, Message("user", "Which?"))
 
 
@@ -86,13 +86,13 @@ def test_a_turn_that_is_not_to_be_learnt_is_context(mark, learnt):
         {"role": "user", "content": "Again"},
         {"role": "assistant", "content": "two"},
     ]
-    (one,) = read({"messages": turns}, want="responses")
+    (one,) = read({"messages": turns}, selection="responses")
     assert len(one.prompt) == (1 if learnt else 3)
     assert one.responses[0].content[-1] == Message("assistant", "two")
     assert all(type(turn) is Message for turn in one.prompt)
-    (last,) = read({"messages": [*turns[2:], turns[0], turns[1]]}, want="responses")
+    (last,) = read({"messages": [*turns[2:], turns[0], turns[1]]}, selection="responses")
     assert [turn.content for turn in last.responses[0].content] == (["two", "Hi", "one"] if learnt else ["two"])
-    (amid,) = read({"messages": [turns[0], turns[3], *turns[:2], turns[2], turns[3]]}, want="responses")
+    (amid,) = read({"messages": [turns[0], turns[3], *turns[:2], turns[2], turns[3]]}, selection="responses")
     assert [isinstance(turn, ContextMessage) for turn in amid.responses[0].content] == [
         False,
         False,
@@ -105,10 +105,10 @@ def test_a_turn_that_is_not_to_be_learnt_is_context(mark, learnt):
 def test_turns_that_are_half_learnt_or_not_at_all_are_bad_rows():
     half = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "one", "weight": 0.5}]
     with pytest.raises(UserError, match=r"row 1: a turn has weight 0\.5"):
-        read({"messages": half}, want="responses")
+        read({"messages": half}, selection="responses")
     none = [half[0], {"role": "assistant", "content": "one", "weight": 0}]
     with pytest.raises(UserError, match="row 1: every turn of the assistant is marked"):
-        read({"messages": none}, want="responses")
+        read({"messages": none}, selection="responses")
     with pytest.raises(UserError, match="row 1: every turn of the assistant is marked"):
         read({"prompt": half[:1], "chosen": none[1:], "rejected": [{"role": "assistant", "content": "two"}]})
 
@@ -129,14 +129,14 @@ def test_parts_that_are_no_text_are_a_bad_row(part):
         {"role": "assistant", "content": "ok"},
     ]
     with pytest.raises(UserError, match="row 1: the content of a 'user' turn is not text"):
-        read({"messages": turns}, want="responses")
+        read({"messages": turns}, selection="responses")
 
 
 @pytest.mark.parametrize("field", ["tool_calls", "reasoning_content", "images", "train_detail", "loss_mask"])
 def test_fields_of_a_turn_that_are_not_read_are_a_bad_row(field):
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "ok", field: ["x"]}]
     with pytest.raises(UserError, match=f"row 1: a turn has '{field}'"):
-        read({"messages": turns}, want="responses")
+        read({"messages": turns}, selection="responses")
 
 
 @pytest.mark.parametrize("given", [[1, 2], "[1, 2]", "word", 3, True, {"tokenize": True}, '{"messages": []}', {1: 2}])

@@ -17,12 +17,9 @@ RESPONSE = TokenResponse(
     np.array([5, 6, 2], np.int32),
     np.array([True, False, True]),
     terminal=True,
-    label=True,
-    contrast=np.array([0.5, 0.0, 1.0], np.float32),
-    steps=np.array([0, 1, 1], np.int32),
-    reward=0.5,
-    ratings=np.array([1.0, np.nan], np.float32),
-    step_labels=np.array([-1, 1, 0], np.int8),
+    role="chosen",
+    token_columns={"contrast": np.array([0.5, 0.0, 1.0], np.float32), "steps": np.array([0, 1, 1], np.int32)},
+    response_columns={"rewards": 0.5, "ratings": np.array([1.0, np.nan], np.float32)},
     given=GIVEN,
 )
 GROUP = TokenGroup(np.array([1, 7], np.int32), (RESPONSE, RESPONSE), True, "a.jsonl, row 1", 2.0)
@@ -31,14 +28,16 @@ OTHERS = {
     "ids": np.array([5, 7, 2], np.int32),
     "mask": np.array([True, True, True]),
     "terminal": False,
-    "label": False,
-    "contrast": np.array([0.5, 0.25, 1.0], np.float32),
-    "steps": np.array([0, 0, 1], np.int32),
-    "reward": 0.25,
-    "ratings": np.array([1.0, 2.0], np.float32),
-    "step_labels": np.array([-1, 1, 1], np.int8),
+}
+COLUMNS = {
+    "token_columns": {
+        "contrast": np.array([0.5, 0.25, 1.0], np.float32),
+        "steps": np.array([0, 0, 1], np.int32),
+    },
+    "response_columns": {"rewards": 0.25, "ratings": np.array([1.0, 2.0], np.float32)},
 }
 GIVEN_OTHERS = {
+    "label": False,
     "score": 2.0,
     "steps": ("a", "\nb"),
     "step_labels": (False, False),
@@ -51,9 +50,22 @@ GIVEN_OTHERS = {
 def test_every_field_of_a_response_counts(name):
     other = replace(GROUP, responses=(replace(RESPONSE, **{name: OTHERS[name]}), RESPONSE))
     assert group_digest(other) != group_digest(GROUP)
-    if name not in ("ids", "mask", "terminal"):  # None is not the same as a value
-        gone = replace(GROUP, responses=(replace(RESPONSE, **{name: None}), RESPONSE))
-        assert len({group_digest(one) for one in (GROUP, other, gone)}) == 3
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, columns in COLUMNS.items() for name in columns])
+def test_every_column_counts(kind, name):
+    """Without a column is not the same as with any, and a column of another name is another one."""
+    columns = getattr(RESPONSE, kind)
+    others = [{**columns, name: COLUMNS[kind][name]}, {k: v for k, v in columns.items() if k != name}]
+    others.append({**others[1], "other": columns[name]})
+    changed = [replace(GROUP, responses=(replace(RESPONSE, **{kind: one}), RESPONSE)) for one in others]
+    assert len({group_digest(one) for one in (GROUP, *changed)}) == 4
+
+
+def test_a_label_counts():
+    """None is not the same as a label."""
+    given = [replace(GIVEN, label=label) for label in (True, False, None)]
+    assert len({group_digest(replace(GROUP, responses=(replace(RESPONSE, given=g), RESPONSE))) for g in given}) == 3
 
 
 @pytest.mark.parametrize("name", GIVEN_OTHERS)
@@ -64,9 +76,9 @@ def test_every_number_of_the_data_counts(name):
 
 
 def test_no_field_is_forgotten():
-    assert {field.name for field in fields(TokenResponse)} == {*OTHERS, "given"}
-    # What a response says is in its ids, its label and its end in those of the tokens.
-    assert {field.name for field in fields(Response)} == {*GIVEN_OTHERS, "content", "label", "goes_on"}
+    assert {field.name for field in fields(TokenResponse)} == {*OTHERS, *COLUMNS, "given", "role"}
+    # What a response says is in its ids, its end in those of the tokens; roles follow from order, pair and label.
+    assert {field.name for field in fields(Response)} == {*GIVEN_OTHERS, "content", "goes_on", "role"}
     assert {field.name for field in fields(TokenGroup)} == {"prompt_ids", "responses", "is_pair", "where", "margin"}
 
 
@@ -75,7 +87,7 @@ def test_prompt_sides_order_and_margin_count_and_the_place_does_not():
     others = [ids, replace(GROUP, is_pair=False), replace(GROUP, margin=1.0), replace(GROUP, margin=None)]
     others.append(replace(GROUP, responses=GROUP.responses[:1]))
     assert len({group_digest(one) for one in [GROUP, *others]}) == 6
-    second = replace(GROUP, responses=(replace(RESPONSE, label=False), RESPONSE))
+    second = replace(GROUP, responses=(replace(RESPONSE, given=replace(GIVEN, label=False)), RESPONSE))
     assert group_digest(second) != group_digest(replace(second, responses=second.responses[::-1]))
     assert data_digest([GROUP, ids]) != data_digest([ids, GROUP])
     same = replace(GROUP, where="elsewhere, row 9", prompt_ids=GROUP.prompt_ids.astype(np.int64))
@@ -84,7 +96,7 @@ def test_prompt_sides_order_and_margin_count_and_the_place_does_not():
 
 def _read(want, *values):
     rows = [Row(dict(one), f"row {number}") for number, one in enumerate(values)]
-    examples = read_examples(rows, want=want, bad_rows="error").examples
+    examples = read_examples(rows, selection=want, bad_rows="error").examples
     return data_digest(tokenize(examples, bytes_tokenizer(), max_length=None).groups)
 
 

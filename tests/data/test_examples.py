@@ -69,7 +69,7 @@ def test_nothing_left_is_an_error():
 
 
 def test_an_empty_prompt_and_blanks_are_text():
-    assert read_examples(rows({"text": "prose"}), want="responses").examples[0].prompt == ""
+    assert read_examples(rows({"text": "prose"}), selection="responses").examples[0].prompt == ""
     assert read_examples(rows(pair(prompt=""), pair(prompt=" \n", rejected="\n\n"))).dropped == {}
 
 
@@ -95,18 +95,18 @@ def test_every_two_responses_of_different_rating():
 
 
 def test_all_keeps_what_there_is():
-    result = read_examples(rows(rated(3, 3, None)), want="all")
+    result = read_examples(rows(rated(3, 3, None)), selection="all")
     assert contents(result) == [["0", "1", "2"]]
     assert [response.score for response in result.examples[0].responses] == [3, 3, None]
     assert not result.examples[0].is_pair
 
 
 def test_the_best_response_is_the_one_to_imitate():
-    assert contents(read_examples(rows(rated(1, 3, 3)), want="responses")) == [["1"]]
+    assert contents(read_examples(rows(rated(1, 3, 3)), selection="responses")) == [["1"]]
 
 
 def test_a_row_unusable_as_a_pair_may_still_hold_a_response():
-    assert contents(read_examples(rows(pair(rejected="")), want="responses")) == [[" c"]]
+    assert contents(read_examples(rows(pair(rejected="")), selection="responses")) == [[" c"]]
 
 
 def test_chat_style():
@@ -140,7 +140,7 @@ def test_arguments_for_the_template_are_kept():
 
 def test_rows_of_one_prompt_with_other_tools_are_not_put_together():
     given = [{"prompt": "q", "completion": str(n), "label": n == 1, "tools": [{"name": n}]} for n in (1, 2, 2)]
-    assert contents(read_examples(rows(*given), want="all")) == [["1"], ["2", "2"]]
+    assert contents(read_examples(rows(*given), selection="all")) == [["1"], ["2", "2"]]
 
 
 def test_columns_by_other_names():
@@ -169,7 +169,7 @@ def test_columns_by_other_names():
 @pytest.mark.parametrize("want", ["pairs", "responses"])
 def test_a_misspelt_column_is_named_even_where_a_poorer_format_fits(values, theirs, ours, want):
     with pytest.raises(UserError, match=f"train.jsonl, row 1: .*'{theirs}' looks like '{ours}'") as caught:
-        read_examples(rows(values), want=want)
+        read_examples(rows(values), selection=want)
     assert f"--columns {ours}={theirs}" in caught.value.hint
 
 
@@ -182,9 +182,9 @@ def test_two_misspelt_columns_at_once():
 def test_a_column_that_only_looks_misspelt_can_be_left_out():
     values = {"prompt": "q", "completion": "c", "labels": "unrelated"}
     with pytest.raises(UserError, match="looks like 'label'") as caught:
-        read_examples(rows(values), want="responses")
+        read_examples(rows(values), selection="responses")
     assert "--columns unused=labels" in caught.value.hint
-    assert contents(read_examples(rows(values), want="responses", columns={"unused": "labels"})) == [["c"]]
+    assert contents(read_examples(rows(values), selection="responses", columns={"unused": "labels"})) == [["c"]]
 
 
 def test_an_id_is_no_misspelt_prompt():
@@ -207,7 +207,7 @@ def test_no_common_prompt_points_to_the_column_of_the_prompt():
     assert "--columns prompt=" in caught.value.hint
 
 
-@pytest.mark.parametrize("option", ["want", "pairing", "bad_rows", "style"])
+@pytest.mark.parametrize("option", ["selection", "pairing", "bad_rows", "style"])
 def test_unknown_options_name_the_known(option):
     with pytest.raises(UserError, match=r"Unknown .* 'pears'"):
         read_examples(rows(pair()), **{option: "pears"})

@@ -219,13 +219,13 @@ def test_pairs(name):
     assert example.is_pair
     assert example.prompt == prompt
     assert [response.content for response in example.responses] == [chosen, rejected]
-    (example,) = read_examples([Row(values, "row 1")], want="responses").examples
+    (example,) = read_examples([Row(values, "row 1")], selection="responses").examples
     assert not example.is_pair
     assert [response.content for response in example.responses] == [chosen]
 
 
 def test_scores_of_a_pair_are_kept():
-    (example,) = read_examples([Row(PAIRS["whole conversations beside their prompt"][1], "")], want="all").examples
+    (example,) = read_examples([Row(PAIRS["whole conversations beside their prompt"][1], "")], selection="all").examples
     assert [response.score for response in example.responses] == [8.5, 8.0]
 
 
@@ -270,7 +270,7 @@ RESPONSES = {
 def test_responses(name):
     form, values, prompt, response = RESPONSES[name]
     assert find_format(Row(values, "row 1")) == form
-    (example,) = read_examples([Row(values, "row 1")], want="responses").examples
+    (example,) = read_examples([Row(values, "row 1")], selection="responses").examples
     assert (example.prompt, [one.content for one in example.responses]) == (prompt, [response])
     with pytest.raises(UserError, match="row 1: the data holds single responses"):
         read_examples([Row(values, "row 1")])
@@ -283,13 +283,13 @@ def test_labelled_responses():
         Row({"prompt": "p", "completion": " s", "label": 1}, "row 3"),
     ]
     assert find_format(rows[0]) == "labelled"
-    both, last = read_examples(rows, want="all").examples
+    both, last = read_examples(rows, selection="all").examples
     assert [(one.content, one.label) for one in both.responses] == [(" c", True), (" r", False)]
     assert [(one.content, one.label) for one in last.responses] == [(" s", True)]
     pairs = read_examples(rows)
     assert [[one.content for one in pair.responses] for pair in pairs.examples] == [[" c", " r"]]
     assert pairs.dropped == {"fewer than two rated responses": 1}
-    right = read_examples(rows, want="responses")
+    right = read_examples(rows, selection="responses")
     assert [example.responses[0].content for example in right.examples] == [" c", " s"]
     assert right.dropped == {"undesirable response": 1}
 
@@ -302,7 +302,7 @@ def test_responses_with_a_reward():
         Row({"prompt": "p", "response": " s", "reward": 1, "label": False}, "row 3"),
     ]
     assert {find_format(row) for row in rows} == {"rewarded"}
-    both, last = read_examples(rows, want="rewarded").examples
+    both, last = read_examples(rows, selection="rewarded").examples
     assert [(one.content, one.score) for one in both.responses] == [(" c", 0.5), (" r", -2.0)]
     assert [(one.content, one.score, one.label) for one in last.responses] == [(" s", 1.0, False)]
     pairs = read_examples(rows)
@@ -338,14 +338,14 @@ def test_a_first_wrong_step_that_there_is_not(wrong):
 def test_stepwise_responses_are_lines_with_a_label_each():
     values = {"prompt": "q?", "completions": ["One.", "Two.\n", "Two."], "labels": [True, 1, False]}
     assert find_format(Row(values, "")) == "stepwise"
-    (example,) = read_examples([Row(values, "")], want="all").examples
+    (example,) = read_examples([Row(values, "")], selection="all").examples
     (response,) = example.responses
     assert example.prompt == "q?\n"
     assert response.content == "One.\nTwo.\nTwo." == "".join(response.steps)
     assert response.steps == ("One.\n", "Two.\n", "Two.")
     assert response.step_labels == (True, True, False)
     assert response.label is False
-    (example,) = read_examples([Row(values, "")], want="all", style="chat").examples
+    (example,) = read_examples([Row(values, "")], selection="all", style="chat").examples
     assert example.responses[0].content == (A("".join(response.steps)),)
 
 
@@ -404,7 +404,7 @@ def test_unusable_cells_name_the_row_and_the_column(name):
 
 def test_turns_are_needed_where_a_conversation_is_asked_for():
     with pytest.raises(UserError, match="holds no list of turns"):
-        read_examples([Row({"messages": [1]}, "row 1")], want="responses")
+        read_examples([Row({"messages": [1]}, "row 1")], selection="responses")
 
 
 def test_every_format_is_tried_here():
@@ -433,7 +433,7 @@ def test_the_rows_of_the_documentation_have_the_format_that_it_says():
     for name, text in shown:
         row = Row(json.loads(text), "row 1")
         assert find_format(row) == name
-        assert read_examples([row], want="all").examples
+        assert read_examples([row], selection="all").examples
 
 
 def test_columns_that_fit_and_values_that_do_not():

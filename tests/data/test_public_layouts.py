@@ -411,10 +411,10 @@ def test_pairs_of_public_data(name):
     assert find_format(row) == form
     (example,) = read_examples([row], style="chat").examples
     assert (example.prompt, [one.content for one in example.responses]) == (prompt, [chosen, rejected])
-    (imitated,) = read_examples([row], style="chat", want="responses").examples
+    (imitated,) = read_examples([row], style="chat", selection="responses").examples
     assert [one.content for one in imitated.responses] == [chosen]
     (labelled,) = (
-        read_examples([row], style="chat", want="labelled", pairing="all").examples
+        read_examples([row], style="chat", selection="labelled", pairing="all").examples
         if FORMATS[form].holds == "pairs"
         else [None]
     )
@@ -443,12 +443,12 @@ def test_ties_are_left_out_and_counted(values, want):
     decided = {**ARENA, "winner": "model_a"} if "winner" in values and "turn" in values else None
     rows = [Row(values, "row 1")] + ([Row(decided, "row 2")] if decided else [])
     if decided:
-        found = read_examples(rows, want=want)
+        found = read_examples(rows, selection=want)
         assert len(found.examples) == 1
         assert found.dropped == {"no response is the better one": 1}
     else:
         with pytest.raises(UserError, match="1 no response is the better one"):
-            read_examples(rows, want=want)
+            read_examples(rows, selection=want)
 
 
 @pytest.mark.parametrize(
@@ -494,29 +494,29 @@ def test_which_verdict_decides_is_the_users_to_say():
 @pytest.mark.parametrize("want", ["pairs", "responses"])
 def test_two_responses_without_a_verdict_are_never_learnt_from(values, want):
     with pytest.raises(UserError, match="two responses, and no column says which is the better one") as caught:
-        read_examples([Row(values, "row 1")], want=want)
+        read_examples([Row(values, "row 1")], selection=want)
     assert "--columns winner=THEIRS" in caught.value.hint
 
 
 def test_scores_and_margins_of_comparisons():
-    (example,) = read_examples([Row(SHP, "row 1")], want="margins").examples
+    (example,) = read_examples([Row(SHP, "row 1")], selection="margins").examples
     assert example.margin == 9.0
-    (example,) = read_examples([Row(SHP, "row 1")], want="all").examples
+    (example,) = read_examples([Row(SHP, "row 1")], selection="all").examples
     assert [one.score for one in example.responses] == [12.0, 3.0]
-    (example,) = read_examples([Row(WEBGPT, "row 1")], want="margins").examples
+    (example,) = read_examples([Row(WEBGPT, "row 1")], selection="margins").examples
     assert example.margin == 1.0
-    (example,) = read_examples([Row(WEBGPT, "row 1")], want="all").examples
+    (example,) = read_examples([Row(WEBGPT, "row 1")], selection="all").examples
     assert [one.score for one in example.responses] == [0.5, -0.5]
-    (example,) = read_examples([Row(PAIRS["dpo mix"][1], "row 1")], want="margins").examples
+    (example,) = read_examples([Row(PAIRS["dpo mix"][1], "row 1")], selection="margins").examples
     assert example.margin == 3.5
     row = {"prompt": "q", "chosen": "c", "rejected": "r", "magnitude": 3}
-    (example,) = read_examples([Row(row, "row 1")], want="margins").examples
+    (example,) = read_examples([Row(row, "row 1")], selection="margins").examples
     assert example.margin == 3.0
 
 
 def test_right_and_wrong_responses_keep_all_of_them():
     row = Row(PAIRS["rewardbench 2"][1], "row 1")
-    (example,) = read_examples([row], want="all").examples
+    (example,) = read_examples([row], selection="all").examples
     assert not example.is_pair
     assert [(one.content, one.label) for one in example.responses] == [
         ("c", True),
@@ -625,7 +625,7 @@ STEPS = {
 def test_steps_of_public_data(name):
     form, values, prompt, steps, labels, right = STEPS[name]
     assert find_format(Row(values, "row 1")) == form
-    (example,) = read_examples([Row(values, "row 1")], want="steps", style="chat").examples
+    (example,) = read_examples([Row(values, "row 1")], selection="steps", style="chat").examples
     (response,) = example.responses
     assert example.prompt == (U(prompt),)
     assert [step.rstrip("\n") for step in response.steps] == steps
@@ -650,7 +650,7 @@ def test_steps_of_public_data(name):
 )
 def test_steps_that_cannot_be_told_are_bad_rows(values, message):
     with pytest.raises(UserError, match=f"^row 1: .*{message}"):
-        read_examples([Row(values, "row 1")], want="steps")
+        read_examples([Row(values, "row 1")], selection="steps")
 
 
 # the form, the row, the prompt, the response, its label
@@ -673,12 +673,12 @@ LABELLED = {
 def test_labelled_responses_of_public_data(name):
     form, values, label = LABELLED[name]
     assert find_format(Row(values, "row 1")) == form
-    (example,) = read_examples([Row(values, "row 1")], want="labelled", style="chat").examples
+    (example,) = read_examples([Row(values, "row 1")], selection="labelled", style="chat").examples
     assert example.prompt == (U("q"),)
     assert [(one.content, one.label) for one in example.responses] == [((A("a"),), label)]
     if not label:  # what is undesirable is never imitated
         with pytest.raises(UserError, match="1 undesirable response"):
-            read_examples([Row(values, "row 1")], want="responses")
+            read_examples([Row(values, "row 1")], selection="responses")
 
 
 ANSWERS = {
@@ -699,13 +699,13 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_single_responses_of_public_data(name):
-    (example,) = read_examples([Row(ANSWERS[name], "row 1")], want="responses", style="chat").examples
+    (example,) = read_examples([Row(ANSWERS[name], "row 1")], selection="responses", style="chat").examples
     assert (example.prompt, example.responses[0].content) == ((U("q"),), (A("a"),))
 
 
 def test_dolly_context_stands_below_the_instruction():
     row = {"instruction": "Sum up.", "context": "Long text.", "response": "Short."}
-    (example,) = read_examples([Row(row, "row 1")], want="responses").examples
+    (example,) = read_examples([Row(row, "row 1")], selection="responses").examples
     assert example.prompt == "Sum up.\n\nLong text.\n"
 
 
@@ -718,7 +718,7 @@ def test_rated_summaries():
     (example,) = read_examples([Row(row, "row 1") for row in rows]).examples
     assert example.prompt == "SUBREDDIT: r/sport\n\nTITLE: Run\n\nPOST: I ran.\n\nTL;DR:"
     assert [one.content for one in example.responses] == [" c", " r"]
-    (rated,) = read_examples([Row(row, "row 1") for row in rows], want="rated").examples
+    (rated,) = read_examples([Row(row, "row 1") for row in rows], selection="rated").examples
     assert [one.ratings for one in rated.responses] == [{"overall": 2.0}, {"overall": 6.0}]
 
 
@@ -777,7 +777,7 @@ def test_open_assistant(rows):
         [" row 1", " row 5"],
         [" row 1", " row 1, message p1"],
     )
-    best = read_examples(rows, want="responses").examples
+    best = read_examples(rows, selection="responses").examples
     assert [one.responses[0].content for one in best] == [(A("good"),), (A("better"),)]
 
 

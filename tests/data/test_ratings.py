@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tiny import CHATML, tiny_tokenizer
 
+from tokenq.core.losses.inputs import INPUTS, Scene
 from tokenq.core.packing import last_token, opened, pack, step_ends
+from tokenq.core.tensors import Outputs
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
-from tokenq.data.signals import rated_attributes, with_ratings, with_step_labels
-from tokenq.data.steps import step_stretches
+from tokenq.data.signals import rated_attributes, with_margins, with_ratings
+from tokenq.data.steps import step_stretches, with_step_labels
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 
@@ -22,7 +24,7 @@ def rows(*values):
 
 
 def margins(*values, **more):
-    return [example.margin for example in read_examples(rows(*values), want="margins", **more).examples]
+    return [example.margin for example in read_examples(rows(*values), selection="margins", **more).examples]
 
 
 def test_where_a_margin_comes_from():
@@ -54,17 +56,19 @@ def test_margins_that_are_none(values, said):
 
 
 def test_margins_reach_the_batch():
-    read = read_examples(rows(PAIR | {"margin": 2}, PAIR | {"margin": 0.5}), want="margins")
+    read = read_examples(rows(PAIR | {"margin": 2}, PAIR | {"margin": 0.5}), selection="margins")
     data = tokenize(read.examples, BYTES, max_length=20)
-    assert pack(data.groups).margins.tolist() == [2.0, 0.5]
-    assert pack(tokenize(read_examples(rows(PAIR)).examples, BYTES, max_length=20).groups).margins is None
+    actions = pack(with_margins(data.groups)).actions
+    assert INPUTS["margin"].sources["data"](Scene(actions, Outputs())).tolist() == [2.0, 0.5]
+    bare = tokenize(read_examples(rows(PAIR)).examples, BYTES, max_length=20).groups
+    assert not pack(with_margins(bare)).actions.response_columns
 
 
 BYTES = tiny_tokenizer("bytes")
 
 
 def rated(*values):
-    return read_examples(rows(*values), want="rated")
+    return read_examples(rows(*values), selection="rated")
 
 
 def test_ratings_by_attribute():
@@ -78,14 +82,14 @@ def test_ratings_by_attribute():
     assert found.dropped["response without a rating"] == 1
     data = tokenize(found.examples, BYTES, max_length=20)
     assert rated_attributes(data.groups) == ["helpfulness", "coherence", "complexity"]
-    groups, lost = with_ratings(data.groups, ["coherence", "helpfulness"])
-    assert lost == 0
-    got = pack([opened(group, last_token) for group in groups]).ratings.numpy()
+    groups = with_ratings(data.groups, ["coherence", "helpfulness"])
+    assert len(groups) == 2
+    got = pack([opened(group, last_token) for group in groups]).actions.response_columns["ratings"].numpy()
     np.testing.assert_array_equal(got, [[3.0, 4.0], [np.nan, 0.0]])
-    # The first row is not rated on complexity: it is left out and counted.
-    (group,), lost = with_ratings(data.groups, ["complexity"])
-    assert (group.where, group.responses[0].ratings.tolist(), lost) == ("row 3", [1.0], 1)
-    assert with_ratings(data.groups, ["kindness"]) == ([], 2)
+    # The first row is not rated on complexity: it is left out.
+    (group,) = with_ratings(data.groups, ["complexity"])
+    assert (group.where, group.responses[0].response_columns["ratings"].tolist()) == ("row 3", [1.0])
+    assert with_ratings(data.groups, ["kindness"]) == []
 
 
 def test_ratings_of_other_formats():
@@ -128,7 +132,7 @@ def test_ratings_of_ultrafeedback_have_their_own_scale():
 
 
 def stepped(*values, tokenizer=BYTES, style="as_given", **limits):
-    examples = read_examples(rows(*values), want="steps", style=style).examples
+    examples = read_examples(rows(*values), selection="steps", style=style).examples
     return tokenize(examples, tokenizer, max_length=limits.pop("max_length", 60), with_texts=True, **limits)
 
 
@@ -137,12 +141,14 @@ STEPS = {"prompt": "q?", "completions": ["One.", "Two 2.", "Three."], "labels": 
 
 def labels_by_text(data):
     """Return the text up to each token at which a label stands, with the label."""
-    groups, lost = with_step_labels(data)
+    groups = with_step_labels(data)
+    lost = sum(len(group.responses) for group in data.groups) - sum(len(group.responses) for group in groups)
     found = []
     for group, texts in zip(groups, data.texts, strict=True):
         for response, text in zip(group.responses, texts, strict=True):
-            for place in np.flatnonzero(response.step_labels >= 0):
-                said = text.text[: text.ends[place]], bool(response.step_labels[place])
+            labels = response.token_columns["step_labels"]
+            for place in np.flatnonzero(labels >= 0):
+                said = text.text[: text.ends[place]], bool(labels[place])
                 found.append((*said, place == len(response.ids) - 1))
     return found, lost
 
@@ -170,20 +176,22 @@ def test_a_step_that_was_cut_is_not_read():
     data = stepped(STEPS, max_length=13, truncation="response_right")
     assert labels_by_text(data) == ([("One.\n", True, False)], 0)
     data = stepped(STEPS, STEPS | {"completions": ["A", "B", "C"]}, max_length=8, truncation="response_right")
-    (group,), lost = with_step_labels(data)
-    assert lost == 1  # rows of one prompt are one group: its first response has no whole step left
-    assert [response.step_labels.tolist() for response in group.responses] == [[-1, 1, -1, -1]]
+    (group,) = with_step_labels(data)
+    assert (
+        len(data.groups[0].responses) - len(group.responses) == 1
+    )  # rows of one prompt are one group: its first response has no whole step left
+    assert [response.token_columns["step_labels"].tolist() for response in group.responses] == [[-1, 1, -1, -1]]
 
 
 def test_the_batch_reads_a_step_at_its_own_state():
     data = stepped(STEPS)
-    groups, _ = with_step_labels(data)
+    groups = with_step_labels(data)
     batch = pack([opened(group, step_ends) for group in groups])
     ids = groups[0].responses[0].ids
-    ends = np.flatnonzero(groups[0].responses[0].step_labels >= 0)
+    ends = np.flatnonzero(groups[0].responses[0].token_columns["step_labels"] >= 0)
     assert batch.input_ids[batch.predictors].tolist() == ids[ends].tolist()
     assert (batch.predictors - len(groups[0].prompt_ids)).tolist() == ends.tolist()
-    assert batch.step_labels.tolist() == [1, 0, 1]
+    assert batch.actions.token_columns["step_labels"].tolist() == [1, 0, 1]
 
 
 def test_the_batch_reads_a_response_at_its_last_token():
@@ -191,7 +199,7 @@ def test_the_batch_reads_a_response_at_its_last_token():
     data = tokenize(read_examples(rows(PAIR, PAIR | {"rejected": " long"})).examples, BYTES, max_length=20)
     batch = pack([opened(group, last_token) for group in data.groups])
     assert batch.input_ids[batch.predictors].tolist() == [2] * 4
-    assert batch.responses.tolist() == [0, 1, 2, 3]
+    assert batch.actions.responses.tolist() == [0, 1, 2, 3]
     assert len(batch.input_ids) == sum(group.n_tokens for group in data.groups)  # with the last token of each
 
 

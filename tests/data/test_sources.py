@@ -19,7 +19,7 @@ from tokenq.data.files.source_language import parse_source
 from tokenq.data.sources import load_examples, read_rows
 from tokenq.errors import UserError
 
-read_text = functools.partial(read_examples, want="responses")
+read_text = functools.partial(read_examples, selection="responses")
 
 
 def write(path, count, start=0):

@@ -165,11 +165,14 @@ def groups_of(form):
         tokens[::4] = rng.choice([5, 7, *range(VOCAB_SIZE, size)], len(tokens[::4]))
         return tokens
 
-    def response(length):
-        return TokenResponse(draw(length), np.ones(length, dtype=bool), terminal=True)
+    def response(length, role):
+        return TokenResponse(draw(length), np.ones(length, dtype=bool), True, role)
 
     shapes = ((9, (6, 1)), (4, (12, 5)))
-    return [TokenGroup(draw(m), tuple(response(n) for n in ns), True, f"row {i}") for i, (m, ns) in enumerate(shapes)]
+    return [
+        TokenGroup(draw(m), tuple(map(response, ns, ("chosen", "rejected"))), True, f"row {i}")
+        for i, (m, ns) in enumerate(shapes)
+    ]
 
 
 def logps_of(model, groups):

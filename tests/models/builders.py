@@ -21,13 +21,14 @@ def random_groups(shapes=SHAPES, *, seed=0, holes=True, vocabulary=VOCAB_SIZE):
     def draw(n):
         return rng.integers(0, vocabulary, n).astype(np.int32)
 
-    def response(n):
+    def response(n, role):
         mask = rng.random(n) < 0.8 if holes else np.ones(n, dtype=bool)
         mask[0] = True
-        return TokenResponse(draw(n), mask, terminal=True)
+        return TokenResponse(draw(n), mask, True, role)
 
+    roles = ("chosen", "rejected", "plain", "plain")
     return [
-        TokenGroup(draw(m), tuple(response(n) for n in ns), len(ns) == 2, f"row {i}")
+        TokenGroup(draw(m), tuple(map(response, ns, roles)), len(ns) == 2, f"row {i}")
         for i, (m, ns) in enumerate(shapes)
     ]
 
@@ -78,7 +79,7 @@ def truth_of(model, groups):
 
 def result_of(lm, groups):
     """Return what a `PackedLM` gives for all groups in one batch."""
-    return measure(lm.model, lm(pack(groups)), groups)
+    return measure(lm.model, lm(pack(groups)).logps, groups)
 
 
 def assert_same(got, want, tolerance, gradient_tolerance=None):

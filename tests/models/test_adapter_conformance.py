@@ -114,7 +114,7 @@ def assert_same(got, want):
 def scored(lm, groups):
     """Return the log-probs of a packed batch, by the fastest way that was proven exact."""
     with torch.no_grad():
-        return lm(pack(groups))
+        return lm(pack(groups)).logps
 
 
 def stepped(lm, groups):
@@ -134,7 +134,7 @@ def stepped(lm, groups):
 def take_a_step(lm, groups):
     """Move a policy by one step of plain gradient ascent, as training does."""
     lm.train()
-    lm(pack(groups)).mean().backward()
+    lm(pack(groups)).logps.mean().backward()
     grown = [p for p in lm.parameters() if p.grad is not None]
     assert grown
     size = torch.stack([p.grad.norm() for p in grown]).norm()

@@ -53,7 +53,7 @@ def test_a_saved_classifier_gives_the_same_scores_in_transformers_on_padded_rows
     lm, tokenizer = RewardLM(packed), tiny_tokenizer("bytes")
     groups = [opened(group, last_token) for group in ended_in_eos()]
     with torch.no_grad():
-        want = lm(pack(groups))
+        want = lm(pack(groups)).rewards
     assert want.shape == (6, 2)
     export_policy(lm, tokenizer, tmp_path / "reward_model", model_card(lm, "r", "b", "regression", {}, "0"))
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward_model").eval()
@@ -93,7 +93,7 @@ def test_every_prefix_is_scored_as_a_classifier_scores_it_alone(tmp_path):
     groups = ended_in_eos()[:2]
     lm = RewardLM(PackedLM(model, "segments"))
     with torch.no_grad():
-        got = lm(pack([opened(group, every_token) for group in groups]))[:, 0].tolist()
+        got = lm(pack([opened(group, every_token) for group in groups])).rewards[:, 0].tolist()
         model = lm.release()
         rows = [
             torch.tensor(np.concatenate((group.prompt_ids, response.ids[: n + 1])))[None].long()
@@ -111,7 +111,7 @@ def test_gradients_are_those_of_padded_rows(family, tmp_path):
     for way in ("segments", "plain"):
         model = classifier(tmp_path, family).double()
         lm = RewardLM(PackedLM(model, way))
-        lm(pack([opened(group, last_token) for group in GROUPS])).square().sum().backward()
+        lm(pack([opened(group, last_token) for group in GROUPS])).rewards.square().sum().backward()
         results.append({name: weight.grad for name, weight in model.named_parameters()})
     assert results[0]["score.weight"].abs().max() > 1e-3
     for name, gradient in results[0].items():
@@ -158,7 +158,7 @@ def test_an_adapter_is_merged_into_what_is_saved(tmp_path):
     lm = RewardLM(packed)
     groups = [opened(group, last_token) for group in ended_in_eos()]
     with torch.no_grad():
-        want = lm(pack(groups))
+        want = lm(pack(groups)).rewards
     export_policy(lm, tiny_tokenizer("bytes"), tmp_path / "out", "card", form="merged")
     assert not (tmp_path / "out" / "adapter_config.json").exists()
     loaded = load_classifier(ModelSpec(str(tmp_path / "out")), tiny_tokenizer("bytes"), ["reward"], 0)

@@ -26,7 +26,7 @@ def trained(model):
     """Return a policy after one step of plain gradient descent, as training leaves it."""
     lm = PackedLM(model.train(), "segments")
     lm.accumulate_in_place()
-    lm(pack(GROUPS)).mean().backward()
+    lm(pack(GROUPS)).logps.mean().backward()
     with torch.no_grad():
         for parameter in lm.parameters():
             if parameter.grad is not None:

@@ -70,7 +70,7 @@ def test_log_probs_and_gradients_are_the_models_own(family, way, truths):
 def test_the_block_sparse_kernel_gives_the_same_log_probs(family, truths):
     lm = PackedLM(make(family), "flex")
     with torch.no_grad():
-        logps = lm(pack(GROUPS))
+        logps = lm(pack(GROUPS)).logps
     torch.testing.assert_close(logps, truths(family).logps, rtol=0, atol=logp_tolerance(family), check_dtype=False)
 
 
@@ -96,7 +96,7 @@ def test_the_fastest_exact_way_is_found(family, truths):
         assert warnings[0].startswith(f"{type(lm.model).__name__}: 'segments' is not exact")
         assert warnings[-1] == "Using 'plain' instead."
     torch.testing.assert_close(
-        lm(pack(GROUPS)).detach(), truths(family).logps, rtol=0, atol=logp_tolerance(family), check_dtype=False
+        lm(pack(GROUPS)).logps.detach(), truths(family).logps, rtol=0, atol=logp_tolerance(family), check_dtype=False
     )
 
 
@@ -105,8 +105,8 @@ def test_what_shares_a_row_does_not_matter(family, truths):
     """Each group alone in its row, and the groups in another order, give the numbers of the packed row."""
     lm = PackedLM(make(family), "segments")
     with torch.no_grad():
-        apart = torch.cat([lm(pack([group])) for group in GROUPS])
-        backwards = lm(pack(GROUPS[::-1]))
+        apart = torch.cat([lm(pack([group])).logps for group in GROUPS])
+        backwards = lm(pack(GROUPS[::-1])).logps
     torch.testing.assert_close(apart, truths(family).logps, rtol=0, atol=1e-10)
     lengths = [sum(int(r.mask.sum()) for r in group.responses) for group in GROUPS]
     turned = torch.cat(backwards.split(lengths[::-1])[::-1])
@@ -138,7 +138,7 @@ def test_accumulating_in_place_gives_the_gradients_of_autograd(family, checkpoin
             lm.accumulate_in_place()
             assert lm.grad_in_place
         for groups in halves:
-            builders.dpo_loss(lm(pack(groups)), groups).backward()
+            builders.dpo_loss(lm(pack(groups)).logps, groups).backward()
         results.append({name: p.grad for name, p in model.named_parameters()})
     plain, in_place = results
     for name, gradient in plain.items():
@@ -417,7 +417,7 @@ def test_a_prompt_whose_responses_all_have_one_token_has_a_row_of_its_own():
     want = own_logps(model, groups)
     for way in ("segments", "plain", "full"):
         lm = PackedLM(model, way)
-        torch.testing.assert_close(lm(pack(groups)), want, rtol=0, atol=1e-10)
+        torch.testing.assert_close(lm(pack(groups)).logps, want, rtol=0, atol=1e-10)
         lm.release()
 
 

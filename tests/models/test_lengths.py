@@ -83,7 +83,7 @@ def test_rows_on_both_sides_are_what_the_model_says_of_each(kind):
     want = truth(kind, groups)
     with torch.no_grad():
         for batch in (groups, groups[:1], groups[1:], groups):
-            got = lm(pack(batch))
+            got = lm(pack(batch)).logps
             rows = [r for group in groups for r in group.responses]
             kept = [r for group in batch for r in group.responses]
             parts = dict(zip(map(id, rows), want.split([int(r.mask.sum()) for r in rows]), strict=True))

@@ -70,10 +70,10 @@ def test_stored_is_online(on_disk, tmp_path, scorer, identity):
     store = ReferenceStore(tmp_path if on_disk else None, identity)
     assert store.fill(GROUPS, scorer, BUDGET) == 8
     assert len(store) == 8
-    stored = store.scorer(GROUPS)
+    stored = store.with_logps(GROUPS)
     for places in ([0, 1, 2, 3], [2], [3, 0]):
-        batch = pack([GROUPS[p] for p in places], places)
-        got = stored(batch)
+        batch = pack([stored[p] for p in places], places)
+        got = batch.actions.token_columns["ref_logps"]
         assert got.dtype == torch.float32
         torch.testing.assert_close(got, scorer(batch), rtol=0, atol=5e-6)
     assert list(tmp_path.iterdir()) == ([store.folder] if on_disk else [])
@@ -111,7 +111,7 @@ def test_only_what_is_missing_is_computed(tmp_path, scorer, identity):
     assert store.fill(GROUPS[:2], scorer, BUDGET) == 4
 
     def watching(batch):
-        seen.append(batch.shape[0])
+        seen.append(batch.actions.shape[0])
         return scorer(batch)
 
     assert store.fill(GROUPS, watching, 1000) == 4
@@ -150,8 +150,8 @@ def test_changed_tokens_are_computed_again(change, tmp_path, scorer, identity):
     store.fill(GROUPS, scorer, BUDGET)
     changed = [change(GROUPS[0])]
     assert store.fill(changed, scorer, BUDGET) == len(changed[0].responses)
-    batch = pack(changed)
-    torch.testing.assert_close(store.scorer(changed)(batch), scorer(batch), rtol=0, atol=5e-6)
+    batch = pack(store.with_logps(changed))
+    torch.testing.assert_close(batch.actions.token_columns["ref_logps"], scorer(batch), rtol=0, atol=5e-6)
 
 
 def another_weight(model):
@@ -278,7 +278,7 @@ def test_two_processes_see_what_the_other_has_written(tmp_path, scorer, identity
 @pytest.mark.parametrize("broken", [torch.nan, -torch.inf])
 def test_what_is_no_number_is_not_kept(broken, tmp_path, scorer, identity):
     def failing(batch):
-        return torch.where(batch.responses == 3, broken, scorer(batch))
+        return torch.where(batch.actions.responses == 3, broken, scorer(batch))
 
     store = ReferenceStore(tmp_path, identity)
     with pytest.raises(
@@ -330,5 +330,5 @@ def test_half_precision_comes_back_as_it_was(tmp_path):
     scorer, identity = no_grad(PackedLM(model, "segments")), identify(model, "half")
     store = ReferenceStore(tmp_path, identity)
     store.fill(GROUPS, scorer, 1)
-    batch = pack(GROUPS[:1])
-    assert torch.equal(ReferenceStore(tmp_path, identity).scorer(GROUPS)(batch), scorer(batch))
+    batch = pack(ReferenceStore(tmp_path, identity).with_logps(GROUPS[:1]))
+    assert torch.equal(batch.actions.token_columns["ref_logps"], scorer(batch))

@@ -49,8 +49,10 @@ def known(batch, *, logps=lambda ids: -ids / 8, ref_logps=lambda ids: -ids / 4):
 def make_row(*responses, name="row 1", prompt=(3, 4), pair=False, masks=None, said=(), given=None):
     """Return a row of responses as lists of ids, each token of one letter and the last, EOS, of none."""
     masks = masks or [[True] * len(ids) for ids in responses]
+    roles = ("chosen", "rejected") if pair else ("plain",) * len(responses)
     tokens = tuple(
-        TokenResponse(np.array(ids, np.int32), np.array(mask), True) for ids, mask in zip(responses, masks, strict=True)
+        TokenResponse(np.array(ids, np.int32), np.array(mask), True, role)
+        for ids, mask, role in zip(responses, masks, roles, strict=True)
     )
     texts = tuple(
         ResponseText("Q?", "abcdefgh"[: len(ids) - 1], np.array([*range(1, len(ids)), len(ids) - 1], np.int32))
@@ -205,7 +207,7 @@ def test_traces_leave_in_the_order_of_the_rows(chunk, budget, monkeypatch):
     seen = []
 
     def reader(batch):
-        seen.append(len(batch.members))
+        seen.append(len(batch.actions.members))
         return known(batch)
 
     found = traces_of(rows, reader, budget=budget)

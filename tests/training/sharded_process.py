@@ -6,7 +6,6 @@ without one it is told here that processes of a CPU may do the same.
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
@@ -48,7 +47,7 @@ def run(output, name, dtype, **more):
     settings = {"tokens_per_batch": 60, "max_steps": 4, "save_steps": 2, "held_out": HELD_OUT, "start_tolerance": 1e-3}
     policy = POLICIES[name](dtype)
     if name == "online-adapter":  # the reference is computed in every step, and not stored
-        more["reference"] = SimpleNamespace(scorer=lambda groups: adapter_off(policy))
+        more["online"] = adapter_off(policy)
     if name == "values":
         more |= {"groups": groups_for("dro"), "max_grad_norm": 0.05}
         settings["held_out"] = groups_for("dro", 5, seed=7)

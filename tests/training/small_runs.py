@@ -14,7 +14,10 @@ from tiny import tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from tokenq.core.losses import find_sum
+from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import last_token, opened, step_ends
+from tokenq.data.signals import with_margins
+from tokenq.data.steps import deciding_steps
 from tokenq.listener import Silence
 from tokenq.models.classifier import RewardLM
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
@@ -26,9 +29,10 @@ from tokenq.models.reference_store import ReferenceStore
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.rundir import resume_run
 from tokenq.training.config import TrainConfig
-from tokenq.training.loop import Job, Scored, Summary, fit
+from tokenq.training.job import Job, Summary
+from tokenq.training.loop import fit
 from tokenq.training.objective import Objective
-from tokenq.training.reward_model import RewardObjective
+from tokenq.training.source import Offline
 
 COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
 """Metrics that are never the same twice."""
@@ -48,64 +52,90 @@ def random_pairs(count, seed=0):
     """Return pairs of random tokens with prompts of 2 to 11 and responses of 1 to 9 tokens."""
     rng = np.random.default_rng(seed)
 
-    def response():
+    def response(role):
         n = int(rng.integers(1, 10))
-        return TokenResponse(rng.integers(0, 200, n).astype(np.int32), np.ones(n, dtype=bool), terminal=True)
+        return TokenResponse(rng.integers(0, 200, n).astype(np.int32), np.ones(n, dtype=bool), True, role)
 
     def pair(i):
         prompt = rng.integers(0, 200, int(rng.integers(2, 12))).astype(np.int32)
-        return TokenGroup(prompt, (response(), response()), True, f"pairs.jsonl, row {i + 1}")
+        return TokenGroup(prompt, (response("chosen"), response("rejected")), True, f"pairs.jsonl, row {i + 1}")
 
     return [pair(i) for i in range(count)]
+
+
+def step_places(config, count, step):
+    """Return the places of the pairs that an update sees."""
+    source = Offline(random_pairs(count), UNITS["pairs"], config.batch_size, config.seed)
+    return [part.place for part in source.step(step)]
 
 
 def groups_for(loss, count=10, seed=0):
     """Return random data of the form that a loss trains on, with all that it reads beside."""
     rng = np.random.default_rng([seed, 1])
 
-    def beside(response):
-        n = len(response.ids)
-        steps = np.sort(rng.integers(0, 3, n)).astype(np.int32)
-        return replace(response, contrast=rng.normal(size=n).astype(np.float32), steps=steps)
+    def beside(group):
+        steps, responses = [], []
+        for response in group.responses:
+            n = len(response.ids)
+            steps.append(np.sort(rng.integers(0, 3, n)).astype(np.int32))
+            responses.append(response.with_token_column("contrast", rng.normal(size=n).astype(np.float32)))
+        return deciding_steps(replace(group, responses=tuple(responses)), steps)
 
-    groups = [replace(g, responses=tuple(map(beside, g.responses))) for g in random_pairs(count, seed)]
+    groups = [beside(group) for group in random_pairs(count, seed)]
     if find_sum(loss).output == "rewards":
-        return rewarded(groups, find_sum(loss).unit, rng)
+        return rewarded(groups, find_sum(loss).unit.name, rng)
     extra = [g.responses[0] for g in random_pairs(count, seed + 100)]
-    want = find_sum(loss).want
+    want = find_sum(loss).selection
     if want == "calibrated":
-        return [replace(g, responses=(*g.responses, r)) for g, r in zip(groups, extra, strict=True)]
+        calibration = [replace(one, role="calibration") for one in extra]
+        return [replace(g, responses=(*map(bare, g.responses), r)) for g, r in zip(groups, calibration, strict=True)]
     if want == "ranked":
         some = [(*g.responses, r)[: 2 + i % 2] for i, (g, r) in enumerate(zip(groups, extra, strict=True))]
-        return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, some, strict=True)]
+        return [replace(g, responses=ranked(rs), is_pair=False) for g, rs in zip(groups, some, strict=True)]
     if want == "rewarded":
         rewards = iter(rng.normal(size=2 * count))
         some = [g.responses[: 1 + i % 2] for i, g in enumerate(groups)]
-        rated = [tuple(replace(r, reward=next(rewards)) for r in rs) for rs in some]
+        rated = [
+            tuple(replace(r.with_response_column("rewards", next(rewards)), role="plain") for r in rs) for rs in some
+        ]
         return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, rated, strict=True)]
     if want == "labelled":
         found = []
         for i, (g, r) in enumerate(zip(groups, extra, strict=True)):
-            labelled = [replace(one, label=bool((i + k) % 3)) for k, one in enumerate(g.responses[: 1 + i % 2])]
-            mismatched = [r] if "mismatched" in find_sum(loss).inputs else []
+            roles = ["chosen" if (i + k) % 3 else "rejected" for k in range(2)]
+            labelled = [replace(one, role=roles[k]) for k, one in enumerate(g.responses[: 1 + i % 2])]
+            mismatched = [replace(r, role="mismatched")] if "mismatched" in find_sum(loss).inputs else []
             found.append(replace(g, responses=(*labelled, *mismatched), is_pair=False))
         return found
     if want == "responses":
-        return [replace(g, responses=g.responses[:1], is_pair=False) for g in groups]
+        return [replace(g, responses=(replace(g.responses[0], role="plain"),), is_pair=False) for g in groups]
     return groups
+
+
+def bare(response):
+    """Return a response without columns."""
+    return replace(response, token_columns={})
+
+
+def ranked(responses):
+    """Return responses with the roles of a ranking, the best first."""
+    roles = ["chosen", *["plain"] * (len(responses) - 2), "rejected"]
+    return tuple(replace(response, role=role) for response, role in zip(responses, roles, strict=True))
 
 
 def rewarded(groups, unit, rng):
     """Return the groups as a reward model trains on them: with margins, ratings (some missing) or labelled steps."""
     if unit == "pairs":
-        return [opened(replace(g, margin=float(i % 3)), last_token) for i, g in enumerate(groups)]
+        return [
+            opened(g, last_token) for g in with_margins([replace(g, margin=float(i % 3)) for i, g in enumerate(groups)])
+        ]
 
     def beside(response, place):
         n = len(response.ids)
         labels = np.where(rng.random(n) < 0.5, -1, rng.integers(0, 2, n)).astype(np.int8)
         labels[-1] = place % 2
         ratings = np.array([place, np.nan if place % 3 == 0 else place / 2], np.float32)
-        return replace(response, step_labels=labels, ratings=ratings)
+        return response.with_token_column("step_labels", labels).with_response_column("ratings", ratings)
 
     given = [
         replace(g, is_pair=False, responses=tuple(beside(r, i + k) for k, r in enumerate(g.responses[: 1 + i % 2])))
@@ -130,7 +160,7 @@ def policy_for(loss, way="segments"):
     """Return what a loss trains: a policy, or a reward model."""
     found = find_sum(loss)
     if found.output == "rewards":
-        return small_reward_model(2 if found.unit == "rated" else 1, way=way)
+        return small_reward_model(2 if found.unit.name == "rated" else 1, way=way)
     return small_policy(way=way)
 
 
@@ -169,6 +199,8 @@ def train_small(
     policy=None,
     lora=False,
     reference=None,
+    online=None,
+    source=None,
     start_tolerance=1e-5,
     stop=None,
     accelerator=None,
@@ -185,6 +217,8 @@ def train_small(
         policy: what to train, a `ValuedPolicy` to see its value network afterwards; `small_policy` when None.
         lora: whether to train an adapter.
         reference: a store; one with the policy's own log-probs when None.
+        source: gives the examples of a step; the data in their order when None.
+        online: computes the reference's log-probs in every step, in place of a store.
         start_tolerance: as in `Job`; by default what float32 in the store allows.
         stop: (stage, done) of the event at which an exception stops the run from outside.
         accelerator: a plain one on CPU when None.
@@ -196,26 +230,27 @@ def train_small(
     valued = policy if isinstance(policy, ValuedPolicy) else None
     policy = valued.policy if valued else policy or (small_policy(lora) if lora else policy_for(loss))
     valued = valued or (ValuedPolicy(policy) if row.valued else None)
-    if row.output == "rewards":
-        objective, scorer = RewardObjective(row, ("first", "second")), lambda groups: None
-    else:
+    objective = Objective(row, row.beta if row.valued else 0.1, ("first", "second"))
+    if row.output == "logps" and online is None:
         store = reference or stored_reference(policy, groups, held_out)
-        objective, scorer = Objective(row, row.beta if row.valued else 0.1), store.scorer
+        groups, held_out = store.with_logps(groups), store.with_logps(held_out)
 
     def stop_there(event):
         if (event.stage, event.done) == stop:
             raise KeyboardInterrupt
 
-    logits = None
+    logits, config = None, small_config(output, loss=loss, **changes)
     if "ref_kls" in row.inputs:
         logits = logits_without_adapter(policy) if is_peft(policy.model) else logits_of(frozen_model(policy))
     job = Job(
         policy=valued or policy,
-        data=Scored(groups, scorer(groups), logits),
+        source=source or Offline(groups, row.unit, config.batch_size, config.seed),
         objective=objective,
-        config=small_config(output, loss=loss, **changes),
+        config=config,
         run=resume_run(Path(output)),
-        evaluation=Scored(held_out, scorer(held_out), logits) if held_out else None,
+        evaluation=held_out,
+        reference=online,
+        ref_logits=logits,
         start_tolerance=start_tolerance,
         values=valued and valued.values,
         work=policy.work,

@@ -23,7 +23,7 @@ def test_every_response_has_its_log_probs_at_the_start_and_at_the_end(tmp_path):
     policy, _ = train_small(tmp_path, held_out=HELD_OUT, **OPTIONS)
     batch = pack(HELD_OUT)
     with torch.no_grad():
-        end, start = (batch.pad(model(batch)).sums().tolist() for model in (policy, small_policy()))
+        end, start = (batch.actions.pad(model(batch).logps).sums().tolist() for model in (policy, small_policy()))
     rows = rows_in(tmp_path)
     assert [row["logp"] for row in rows] == pytest.approx(end, abs=1e-9)
     assert [row["start_logp"] for row in rows] == pytest.approx(start, abs=1e-9)
@@ -57,7 +57,7 @@ def test_a_resumed_run_keeps_the_log_probs_of_its_start(tmp_path):
 
 
 def test_a_start_that_was_lost_is_null(tmp_path):
-    write_held_out(RunDir(tmp_path), HELD_OUT[:1], "pairs", [(0, 1, -2.0, None), (0, 0, -1.0, None)], 3)
+    write_held_out(RunDir(tmp_path), HELD_OUT[:1], [(0, 1, -2.0, None), (0, 0, -1.0, None)], 3)
     assert [(row["logp"], row["start_logp"], row["ref_logp"]) for row in rows_in(tmp_path)] == [
         (-1.0, None, None),
         (-2.0, None, None),
@@ -82,9 +82,9 @@ def test_which_responses_are_chosen_and_rejected(loss, want, tmp_path):
 
 def test_labels_say_what_is_chosen_and_a_mismatched_response_is_neither(tmp_path):
     pair = random_pairs(1, seed=5)[0]
-    labels = (False, True, None)
+    roles = ("rejected", "chosen", "mismatched")
     responses = (*pair.responses, pair.responses[0])
-    labelled = tuple(replace(one, label=label) for one, label in zip(responses, labels, strict=True))
+    labelled = tuple(replace(one, role=role) for one, role in zip(responses, roles, strict=True))
     group = replace(pair, responses=labelled, is_pair=False)
     train_small(tmp_path, loss="kto", groups=groups_for("kto", 4), held_out=[group], max_steps=1, start_tolerance=None)
     assert [row["side"] for row in rows_in(tmp_path)] == ["rejected", "chosen", None]

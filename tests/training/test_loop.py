@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -14,16 +15,18 @@ from small_runs import (
     random_pairs,
     small_config,
     small_policy,
+    step_places,
     stored_reference,
     train_small,
     weights_of,
 )
 
 from tokenq.core.losses import LOSSES
+from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.models.forward.policy import frozen_copy
-from tokenq.training.loop import step_places, total_steps
+from tokenq.training.source import Offline, total_steps
 
 HELD_OUT = random_pairs(5, seed=7)
 
@@ -87,12 +90,8 @@ def test_an_online_reference_trains_as_a_stored_one(tmp_path):
     """The frozen copy of the policy, and what the store keeps of it in float32: losses to seven digits."""
     stored, _ = train_small(tmp_path / "stored", max_steps=3)
     policy = small_policy()
-
-    class Online:
-        def scorer(self, _groups):
-            return frozen_copy(policy)
-
-    online, _ = train_small(tmp_path / "online", policy=policy, reference=Online(), start_tolerance=1e-12, max_steps=3)
+    options = {"online": frozen_copy(policy), "start_tolerance": 1e-12, "max_steps": 3}
+    online, _ = train_small(tmp_path / "online", policy=policy, **options)
     assert_equal_weights(online, stored, 1e-5)
     for mine, theirs in zip(lines_of(tmp_path / "online"), lines_of(tmp_path / "stored"), strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
@@ -133,16 +132,16 @@ class TestStart:
         groups = random_pairs(10)
         place = next(p for p in step_places(small_config(tmp_path), 10, 0) if len(groups[p].responses[1].ids) > 1)
         store = stored_reference(small_policy(), groups)
-        scorer = store.scorer(groups)
 
         class Moved:
-            def scorer(self, _groups):
-                def score(batch):
-                    member = batch.members.index((place, 1)) if (place, 1) in batch.members else -1
-                    hit = (batch.responses == member) & (batch.columns == 1)
-                    return scorer(batch) + 0.5 * hit
-
-                return score
+            def with_logps(self, groups):
+                found = store.with_logps(groups)
+                if groups:
+                    chosen, rejected = found[place].responses
+                    logps = rejected.token_columns["ref_logps"] + np.float32(0.5) * (np.arange(len(rejected.ids)) == 1)
+                    moved = rejected.with_token_column("ref_logps", logps.astype(np.float32))
+                    found[place] = replace(found[place], responses=(chosen, moved))
+                return found
 
         message = rf"differs by 0\.5 nats \({groups[place].where}, response 2, token 2: policy"
         with pytest.raises(UserError, match=message):
@@ -241,12 +240,12 @@ def poison(policy, place, value, *, through="output"):
 
     def hook(_module, arguments, output):
         batch = arguments[0]
-        hit = torch.tensor([member == place for member, _ in batch.members])[batch.responses]
-        if not output.requires_grad or not hit.any():
+        hit = torch.tensor([member == place for member, _ in batch.actions.members])[batch.actions.responses]
+        if not output.logps.requires_grad or not hit.any():
             return output
         if through == "output":
-            return output.masked_fill(hit, value)
-        output.register_hook(lambda gradient: gradient.masked_fill(hit, value))
+            return output._replace(logps=output.logps.masked_fill(hit, value))
+        output.logps.register_hook(lambda gradient: gradient.masked_fill(hit, value))
         return output
 
     return policy.register_forward_hook(hook)
@@ -324,9 +323,9 @@ class TestGradient:
         model, start = small_policy(), weights_of(small_policy())
         chosen = [groups[p] for p in step_places(small_config(tmp_path), 10, 0)]
         batch = pack(chosen)
-        logps = batch.pad(model(batch))
+        logps = batch.actions.pad(model(batch).logps)
         reference = logps.logps.detach()
-        margins = ((logps.logps - reference) * logps.mask).sum(1)[batch.pairs]
+        margins = ((logps.logps - reference) * logps.mask).sum(1)[batch.actions.pairs]
         torch.nn.functional.softplus(-0.1 * (margins[:, 0] - margins[:, 1])).mean().backward()
         options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant"}
         trained, _ = train_small(tmp_path, max_grad_norm=0.0, tokens_per_batch=30, **options)
@@ -353,7 +352,7 @@ class TestMetrics:
     def test_the_supervised_loss_is_the_mean_over_the_tokens_of_the_step(self, tmp_path):
         groups, policy = demonstrations(4), small_policy()
         with torch.no_grad():
-            want = -policy(pack(groups)).mean().item()
+            want = -policy(pack(groups)).logps.mean().item()
         options = {"tokens_per_batch": 20, "max_steps": 1, "reference": stored_reference(policy, groups)}
         train_small(tmp_path, loss="sft", groups=groups, policy=policy, **options)
         assert lines_of(tmp_path)[0]["loss"] == pytest.approx(want, abs=1e-10)
@@ -367,7 +366,8 @@ class TestMetrics:
         assert_equal_weights(policy, plain, 1e-12)
         with torch.no_grad():
             batch = pack(HELD_OUT)
-            logps = [batch.pad(model(batch)).sums()[batch.pairs] for model in (policy, small_policy())]
+            both = [batch.actions.pad(model(batch).logps).sums() for model in (policy, small_policy())]
+            logps = [sums[batch.actions.pairs] for sums in both]
         rewards = 0.1 * (logps[0] - logps[1])
         margins = rewards[:, 0] - rewards[:, 1]
         assert summary.after["eval_rewards/margins"] == pytest.approx(margins.mean().item(), abs=1e-6)
@@ -424,7 +424,9 @@ class TestOrder:
         ],
     )
     def test_the_number_of_steps(self, tmp_path, changes, want):
-        assert total_steps(small_config(tmp_path, **changes), 10) == want
+        config = small_config(tmp_path, **changes)
+        per_epoch = Offline(random_pairs(10), UNITS["pairs"], config.batch_size, config.seed).per_epoch
+        assert total_steps(config, per_epoch) == want
 
 
 def _case(name):

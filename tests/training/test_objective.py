@@ -7,6 +7,7 @@ from small_runs import random_pairs
 
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import pack
+from tokenq.core.tensors import Outputs
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.training.objective import Objective, add_sums, averages
 
@@ -17,11 +18,13 @@ REFERENCE = [-2.0, -2.0, -3.0, -2.0, -1.5, -2.0, -1.5]
 
 @pytest.fixture
 def batch():
-    def response(n):
-        return TokenResponse(np.arange(n, dtype=np.int32), np.ones(n, dtype=bool), terminal=True)
+    def response(n, role):
+        return TokenResponse(np.arange(n, dtype=np.int32), np.ones(n, dtype=bool), True, role)
 
     def pair(chosen, rejected):
-        return TokenGroup(np.array([1], dtype=np.int32), (response(chosen), response(rejected)), True, "here")
+        return TokenGroup(
+            np.array([1], dtype=np.int32), (response(chosen, "chosen"), response(rejected, "rejected")), True, "here"
+        )
 
     return pack([pair(2, 1), pair(1, 3)])
 
@@ -30,12 +33,12 @@ def run(loss, batch, reference=REFERENCE):
     objective = Objective(find_sum(loss), beta=0.5)
     policy = torch.tensor(POLICY, dtype=torch.float64, requires_grad=True)
     scorer = None if reference is None else lambda _: torch.tensor(reference)  # float32, as stored
-    return objective(lambda _: policy, scorer, batch), policy
+    return objective(lambda _: Outputs(policy), scorer, batch), policy
 
 
-def means(outcome):
+def means(result):
     totals = {}
-    add_sums(totals, outcome.sums)
+    add_sums(totals, result.sums)
     return averages(totals)
 
 
@@ -43,8 +46,8 @@ def test_the_metrics_of_pairs(batch):
     """Responses and their log-ratios: chosen (−1, −2) : (1, 0), rejected (−4) : (−1); chosen (−2.5) : (−0.5), rejected
     (−1.5, −1, −1) : (0, 1, 0.5). With β = 0.5 the rewards are 0.5, −0.5 and −0.25, 0.75.
     """
-    outcome, _ = run("dpo", batch)
-    got = means(outcome)
+    result, _ = run("dpo", batch)
+    got = means(result)
     assert got["rewards/chosen"] == pytest.approx((0.5 - 0.25) / 2)
     assert got["rewards/rejected"] == pytest.approx((-0.5 + 0.75) / 2)
     assert got["rewards/margins"] == pytest.approx((1.0 - 1.0) / 2)
@@ -63,29 +66,29 @@ def test_the_metrics_of_pairs(batch):
 
 
 def test_losses_carry_the_gradient_and_nothing_else_does(batch):
-    outcome, policy = run("dpo", batch)
-    assert outcome.losses[0].shape == (2,)
-    assert not outcome.logps.requires_grad
-    assert not any(value.requires_grad for value, _ in outcome.sums.values())
-    outcome.losses[0][1].backward()
+    result, policy = run("dpo", batch)
+    assert result.losses[0].shape == (2,)
+    assert not result.outputs.logps.requires_grad
+    assert not any(value.requires_grad for value, _ in result.sums.values())
+    result.losses[0][1].backward()
     assert policy.grad[:3].tolist() == [0, 0, 0]
     assert policy.grad[3].item() < 0 < policy.grad[4].item()
-    assert torch.equal(outcome.ref_logps.double(), torch.tensor(REFERENCE, dtype=torch.float64))
+    assert torch.equal(result.outputs.ref_logps.double(), torch.tensor(REFERENCE, dtype=torch.float64))
 
 
 def test_the_metrics_of_demonstrations(batch):
-    outcome, _ = run("sft", batch, reference=None)
-    got = means(outcome)
-    assert outcome.losses[0].tolist() == [3.0, 4.0, 2.5, 3.5]
+    result, _ = run("sft", batch, reference=None)
+    got = means(result)
+    assert result.losses[0].tolist() == [3.0, 4.0, 2.5, 3.5]
     assert got["loss"] == pytest.approx(13.0 / 7)
     assert got["logps/responses"] == pytest.approx(-3.25)
     assert got["response_length"] == pytest.approx(7 / 4)
-    assert outcome.ref_logps is None
+    assert result.outputs.ref_logps is None
 
 
 def test_the_weight_of_a_batch(batch):
-    assert Objective(find_sum("dpo"), 0.1).weights(batch) == [2]
-    assert Objective(find_sum("sft"), 0.1).weights(batch) == [7]
+    assert Objective(find_sum("dpo"), 0.1).weights(batch.actions) == [2]
+    assert Objective(find_sum("sft"), 0.1).weights(batch.actions) == [7]
 
 
 def test_sums_over_a_partition_are_the_averages_of_the_whole():
@@ -112,6 +115,10 @@ def test_the_reference_is_summed_in_the_type_of_the_policy():
     def score(dtype):
         return lambda batch: (-batch.targets.to(torch.float64) * 0.0123457).to(dtype)
 
-    together = objective(score(torch.float64), score(torch.float32), pack(groups)).losses[0]
-    apart = [objective(score(torch.float64), score(torch.float32), pack([group])).losses[0] for group in groups]
+    def losses(groups):
+        policy, reference = score(torch.float64), score(torch.float32)
+        return objective(lambda batch: Outputs(policy(batch)), reference, pack(groups)).losses[0]
+
+    together = losses(groups)
+    apart = [losses([group]) for group in groups]
     torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=1e-13)

@@ -80,8 +80,8 @@ def ours(models, loss, parameters, groups):
     batch = pack(groups)
     objective = Objective(find_sum(loss, parameters), BETA)
     policy.zero_grad()
-    outcome = objective(policy, no_grad(reference), batch)
-    value = objective.share(outcome, objective.weights(batch))
+    result = objective(policy, no_grad(reference), batch)
+    value = objective.share(result, objective.weights(batch.actions))
     value.backward()
     found = gradients(policy.model)
     policy.release()
@@ -178,7 +178,7 @@ def test_kto_is_that_of_trl(models, tmp_path, monkeypatch):
         model=policy, ref_model=reference, args=arguments, train_dataset=data, processing_class=tokenizer
     )
     wanted = theirs(trainer, monkeypatch)
-    found = read_examples([Row(row, f"row {i}") for i, row in enumerate(rows[::-1])], want="labelled").examples
+    found = read_examples([Row(row, f"row {i}") for i, row in enumerate(rows[::-1])], selection="labelled").examples
     groups = with_mismatched(tokenize(found, tokenizer, max_length=64).groups, 64)
     given = {"beta": BETA, "desirable_weight": 1.5, "undesirable_weight": 0.7}
     assert_same(ours(models, "kto", given, groups), wanted)

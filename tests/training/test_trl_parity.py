@@ -15,13 +15,16 @@ from tokenq.core.losses import find_sum
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.tokenize import tokenize
+from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.identity import identify
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.rundir import create_run
 from tokenq.training.config import TrainConfig
-from tokenq.training.loop import Job, Scored, fit, step_places, total_steps
+from tokenq.training.job import Job
+from tokenq.training.loop import fit
 from tokenq.training.objective import Objective
+from tokenq.training.source import Offline, total_steps
 
 # TRL and what it imports warn about many things of their own.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -62,16 +65,20 @@ def train_config(run, loss):
     )
 
 
+def source_of(groups, config):
+    return Offline(groups, find_sum(config.loss).unit, config.batch_size, config.seed)
+
+
 def tokenq_run(model, groups, config, parameters):
     lm, warnings = fastest_exact(model, max_length=config.max_length)
     assert warnings == []
     lm.accumulate_in_place()
     store = ReferenceStore(None, identify(model, "tiny"))
-    store.fill(groups, lm, config.tokens_per_batch)
+    store.fill(groups, no_grad(lm), config.tokens_per_batch)
     run = create_run(config.output)
     objective = Objective(find_sum(config.loss, {"beta": BETA, **parameters}), BETA)
     fit(
-        Job(lm, Scored(groups, store.scorer(groups)), objective, config, run, start_tolerance=1e-4),
+        Job(lm, source_of(store.with_logps(groups), config), objective, config, run, start_tolerance=1e-4),
         Accelerator(cpu=True),
     )
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
@@ -131,8 +138,9 @@ def test_every_step_has_the_numbers_of_trl(case, family, tmp_path):
     examples = read_examples([Row(row, f"row {i}") for i, row in enumerate(rows)]).examples
     groups = tokenize(examples, tokenizer, max_length=config.max_length).groups
     assert len(groups) == PAIRS
-    assert total_steps(config, PAIRS) == STEPS
-    order = [place for step in range(STEPS) for place in step_places(config, PAIRS, step)]
+    source = source_of(groups, config)
+    assert total_steps(config, source.per_epoch) == STEPS
+    order = [part.place for step in range(STEPS) for part in source.step(step)]
 
     tokens, theirs_log = trl_run(folder, [rows[place] for place in order], tmp_path / "trl", **theirs)
     ours_log = tokenq_run(model, groups, config, parameters)

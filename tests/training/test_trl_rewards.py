@@ -12,11 +12,12 @@ from tokenq.core.losses import find_sum
 from tokenq.core.packing import last_token, opened, pack
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
+from tokenq.data.signals import with_margins
 from tokenq.data.tokenize import tokenize
 from tokenq.models.classifier import RewardLM, load_classifier
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import ModelSpec
-from tokenq.training.reward_model import RewardObjective
+from tokenq.training.objective import Objective
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -64,12 +65,13 @@ def test_value_and_gradient_are_those_of_trl(case, tmp_path, monkeypatch):
     theirs = value.item(), gradients(trainer.model)
     model = trainer.model
     model.zero_grad()
-    examples = read_examples([Row(row, "row") for row in rows], want=find_sum(loss).want).examples
-    groups = [opened(group, last_token) for group in tokenize(examples, tokenizer, max_length=64).groups]
+    examples = read_examples([Row(row, "row") for row in rows], selection=find_sum(loss).selection).examples
+    groups = with_margins(tokenize(examples, tokenizer, max_length=64).groups)
+    groups = [opened(group, last_token) for group in groups]
     lm = RewardLM(PackedLM(model, "segments"))
-    objective = RewardObjective(find_sum(loss, parameters), ("reward",))
+    objective = Objective(find_sum(loss, parameters), attributes=("reward",))
     packed = pack(groups)
-    share = objective.share(objective(lm, None, packed), objective.weights(packed))
+    share = objective.share(objective(lm, None, packed), objective.weights(packed.actions))
     share.backward()
     ours = share.item(), gradients(model)
     lm.release()

@@ -35,8 +35,8 @@ def test_it_begins_at_the_mean_and_reads_the_states_of_the_policy():
     """V = 0; with a head it is the head of the model's own last states, on unpadded rows."""
     both = valued()
     batch = pack(GROUPS[:4])
-    logps, values = both(batch)
-    torch.testing.assert_close(logps, both.policy(batch))
+    logps, values = both(batch).logps, both(batch).values
+    torch.testing.assert_close(logps, both.policy(batch).logps)
     assert (values == 0).all()
     head = moved(both).values.head
     model, at = bare(both.policy.release()), 0
@@ -48,7 +48,7 @@ def test_it_begins_at_the_mean_and_reads_the_states_of_the_policy():
             got = ValueNetwork.forward(both.values, batch)[at : at + len(response.ids)]
             torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
             at += len(response.ids)
-    torch.testing.assert_close(moved(valued(way="plain"))(batch)[1], both.values(batch), rtol=0, atol=1e-6)
+    torch.testing.assert_close(moved(valued(way="plain"))(batch).values, both.values(batch), rtol=0, atol=1e-6)
 
 
 def test_no_trained_weight_is_shared_and_every_frozen_one_is():
@@ -77,12 +77,12 @@ def test_the_value_network_has_groups_of_its_own_in_the_optimiser():
 def test_each_network_gets_the_gradient_of_its_own_square(tmp_path):
     """One step of SGD at rate 1 against autograd on the formula written out, with one value a response."""
     both, plain = moved(valued()), moved(valued())
-    batch = pack(GROUPS)
-    scorer = stored_reference(plain.policy, GROUPS).scorer(GROUPS)
-    logps, values = plain(batch)
-    d = batch.pad(logps).sums() - batch.pad(scorer(batch).double()).sums()
-    first = torch.tensor([int((batch.responses == s).nonzero()[0, 0]) for s in range(batch.shape[0])])
-    left = batch.rewards.double() - values[first] - 0.5 * d
+    batch = pack(stored_reference(plain.policy, GROUPS).with_logps(GROUPS))
+    outputs = plain(batch)
+    logps, values = outputs.logps, outputs.values
+    d = batch.actions.pad(logps).sums() - batch.actions.pad(batch.actions.token_columns["ref_logps"].double()).sums()
+    first = torch.tensor([int((batch.actions.responses == s).nonzero()[0, 0]) for s in range(batch.actions.shape[0])])
+    left = batch.actions.response_columns["rewards"].double() - values[first] - 0.5 * d
     ((left.detach() * -d).mean() + (left.detach() * -values[first]).mean()).backward()
     options = {"optimizer": "sgd", "learning_rate": 1.0, "max_steps": 1, "schedule": "constant", "batch_size": 15}
     start = weights_of(both)
@@ -131,7 +131,7 @@ def test_what_the_metrics_say(tmp_path):
     groups = [*GROUPS]
     options = {"parameters": {"values": "tokens"}, "epochs": 28.0, "learning_rate": 1e-2}
     _, summary = train_small(tmp_path, loss="dro", groups=groups, held_out=groups, **options)
-    rewards = torch.tensor([r.reward for g in groups for r in g.responses]).double()
+    rewards = torch.tensor([r.response_columns["rewards"] for g in groups for r in g.responses]).double()
     sizes = torch.tensor([len(r.ids) for g in groups for r in g.responses]).double()
     before = summary.before
     assert before["eval_loss"] == pytest.approx(rewards.square().mean().item(), rel=1e-5)
@@ -165,8 +165,8 @@ def test_explained_variance_by_hand():
 def test_imitation_beside_it_learns_from_what_is_above_the_mean(tmp_path):
     _, summary = train_small(tmp_path, loss="dro+0.5*sft", groups=GROUPS, max_steps=1, batch_size=15)
     policy = small_policy()
-    above = [(g, r) for g in GROUPS for r in g.responses if r.reward > 0]
-    logps = [policy(pack([type(g)(g.prompt_ids, (r,), False, g.where)])) for g, r in above]
+    above = [(g, r) for g in GROUPS for r in g.responses if r.response_columns["rewards"] > 0]
+    logps = [policy(pack([type(g)(g.prompt_ids, (r,), False, g.where)])).logps for g, r in above]
     assert summary.last["loss/sft"] == pytest.approx(-torch.cat(logps).mean().item(), rel=1e-5)
 
 

@@ -24,8 +24,9 @@ def poisoned_policy(place):
 
     def poison(_module, arguments, output):
         batch = arguments[0]
-        hit = torch.tensor([member == place for member, _ in batch.members])[batch.responses]
-        return output.masked_fill(hit, torch.nan) if output.requires_grad else output
+        hit = torch.tensor([member == place for member, _ in batch.actions.members])[batch.actions.responses]
+        logps = output.logps
+        return output._replace(logps=logps.masked_fill(hit, torch.nan)) if logps.requires_grad else output
 
     policy.register_forward_hook(poison)
     return policy
@@ -35,7 +36,9 @@ def policy_apart(rank):
     """Return a policy that, on one of the processes, is not what its reference was."""
     policy = small_policy()
     if rank == 1:
-        policy.register_forward_hook(lambda _module, _arguments, output: output + output.requires_grad * 0.1)
+        policy.register_forward_hook(
+            lambda _module, _arguments, output: output._replace(logps=output.logps + output.logps.requires_grad * 0.1)
+        )
     return policy
 
 

@@ -21,7 +21,7 @@ def test_packed_rows_are_scored_as_the_table_says(kind):
     model = TabularLM(world, draws.random_policy(world, draws.generator(2)))
     pairs = sample_pairs(world, sequences, 40, draws.generator(3))
     batch = pack(token_pairs(world, sequences, pairs))
-    scored = batch.pad(model(batch)).pairs(batch.pairs)
+    scored = batch.actions.pad(model(batch)).pairs(batch.actions.pairs)
     expected = token_logps(sequences, model.table()).pairs(pairs)
     for ours, theirs in ((scored.chosen, expected.chosen), (scored.rejected, expected.rejected)):
         width = ours.logps.shape[1]

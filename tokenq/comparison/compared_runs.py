@@ -228,7 +228,7 @@ def _same_data(first: ComparedRun, run: ComparedRun) -> None:
             raise _refusal(first, run, "train on the same data", "config.yaml", name, settings)
     rows = [(member.recorded("data", "summary") or {}).get("rows") for member in (first, run)]
     drawn = first.seed != run.seed and (first.record.config.get("eval_size") or _sampled(first))
-    if rows[0] == rows[1] and (drawn or first.record.loss.want != run.record.loss.want):
+    if rows[0] == rows[1] and (drawn or first.record.loss.selection != run.record.loss.selection):
         return  # the seed chose the rows that are held out or taken, or the loss takes more of each row
     raise _refusal(
         first,

@@ -5,13 +5,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tokenq.core.tensors import PackedBatch, Segment
+from tokenq.core.tensors import Actions, PackedBatch, Segment
 from tokenq.records import TokenGroup, TokenResponse
 
 
@@ -43,13 +42,14 @@ def pack(
         positions.append(np.arange(length))
         cursor = stop = start + length
         if group.is_pair:
-            pairs.append((len(members), len(members) + 1))
+            roles = [response.role for response in group.responses]
+            pairs.append((len(members) + roles.index("chosen"), len(members) + roles.index("rejected")))
         for which, response in enumerate(group.responses):
             n = len(response.ids)
             predictors = np.arange(cursor - 1, cursor - 1 + n)
             predictors[0] = stop - 1
-            columns = np.flatnonzero(response.mask)
-            targets.append((predictors[columns], response.ids[columns], len(members), columns))
+            places = np.flatnonzero(response.mask)
+            targets.append((predictors[places], response.ids[places], len(members), places))
             number = which if responses is None else responses[place][which]
             members.append((place if indices is None else indices[place], number))
             if n > 1:
@@ -60,26 +60,43 @@ def pack(
                 segments.append(Segment(start, cursor, cursor, cursor))
             elif n > 1:
                 segments.append(Segment(cursor - n + 1, cursor, start, stop))
-    longest = max(len(response.ids) for group in groups for response in group.responses)
+    every = [response for group in groups for response in group.responses]
     return PackedBatch(
         input_ids=_long(np.concatenate(ids)),
         position_ids=_long(np.concatenate(positions)),
         segments=tuple(segments),
         predictors=_long(np.concatenate([t[0] for t in targets])),
         targets=_long(np.concatenate([t[1] for t in targets])),
-        responses=_long(np.repeat([t[2] for t in targets], [len(t[3]) for t in targets])),
-        columns=_long(np.concatenate([t[3] for t in targets])),
-        shape=(len(members), longest),
-        pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
-        members=tuple(members),
-        labels=torch.tensor([-1 if r.label is None else int(r.label) for group in groups for r in group.responses]),
-        contrast=_beside([(r.contrast, r.mask) for group in groups for r in group.responses]),
-        steps=_beside([(r.steps, r.mask) for group in groups for r in group.responses]),
-        rewards=_together([r.reward for group in groups for r in group.responses]),
-        margins=_together([group.margin for group in groups if group.is_pair]),
-        ratings=_together([r.ratings for group in groups for r in group.responses]),
-        step_labels=_beside([(r.step_labels, r.mask) for group in groups for r in group.responses]),
+        actions=Actions(
+            responses=_long(np.repeat([t[2] for t in targets], [len(t[3]) for t in targets])),
+            places=_long(np.concatenate([t[3] for t in targets])),
+            shape=(len(members), max(len(response.ids) for response in every)),
+            roles=tuple(response.role for response in every),
+            pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
+            members=tuple(members),
+            origins=tuple(group.where for group in groups for _ in group.responses),
+            token_columns=_token_columns(every),
+            response_columns=_response_columns(every),
+        ),
     )
+
+
+def _token_columns(responses: Sequence[TokenResponse]) -> dict[str, torch.Tensor]:
+    """Return the columns that every response has, at the tokens that the policy wrote, one response after the other."""
+    names = [name for name in responses[0].token_columns if all(name in one.token_columns for one in responses)]
+    return {
+        name: torch.from_numpy(np.concatenate([one.token_columns[name][one.mask] for one in responses]))
+        for name in names
+    }
+
+
+def _response_columns(responses: Sequence[TokenResponse]) -> dict[str, torch.Tensor]:
+    """Return the numbers that every response has, a row each."""
+    names = [name for name in responses[0].response_columns if all(name in one.response_columns for one in responses)]
+    return {
+        name: torch.from_numpy(np.asarray([one.response_columns[name] for one in responses], np.float32))
+        for name in names
+    }
 
 
 def opened(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]]) -> TokenGroup:
@@ -97,16 +114,11 @@ def opened(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]
 
 
 def _opened(response: TokenResponse, read: NDArray[np.bool_]) -> TokenResponse:
-    def moved(values: NDArray[Any] | None) -> NDArray[Any] | None:
-        return None if values is None else np.concatenate((values[:1], values))
-
     return replace(
         response,
         ids=np.append(response.ids, response.ids[-1:]),
         mask=np.append(False, read),
-        contrast=moved(response.contrast),
-        steps=moved(response.steps),
-        step_labels=moved(response.step_labels),
+        token_columns={name: np.concatenate((one[:1], one)) for name, one in response.token_columns.items()},
     )
 
 
@@ -124,23 +136,8 @@ def every_token(response: TokenResponse) -> NDArray[np.bool_]:
 
 def step_ends(response: TokenResponse) -> NDArray[np.bool_]:
     """Return a mask of the tokens at which a labelled step ends."""
-    if response.step_labels is None:
-        raise ValueError("the response has no labels of steps")
-    found: NDArray[np.bool_] = response.step_labels >= 0
+    found: NDArray[np.bool_] = response.token_columns["step_labels"] >= 0
     return found
-
-
-def _together(values: Sequence[Any]) -> torch.Tensor | None:
-    """Return a number or a row of numbers for each of several, None unless all have one."""
-    if not values or any(value is None for value in values):
-        return None
-    return torch.from_numpy(np.asarray(values, np.float32))
-
-
-def _beside(rows: Sequence[tuple[NDArray[Any] | None, NDArray[np.bool_]]]) -> torch.Tensor | None:
-    """Return what stands beside the targets of all responses, flat; None unless every response has it."""
-    held = [row[mask] for row, mask in rows if row is not None]
-    return torch.from_numpy(np.concatenate(held)) if len(held) == len(rows) else None
 
 
 def plan_step(lengths: Sequence[int], budget: int, processes: int = 1) -> list[list[list[int]]]:

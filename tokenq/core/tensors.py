@@ -5,13 +5,15 @@ A packed batch is one flat row of tokens without padding. Each group (a prompt w
 restart after the prompt. The last token of a response predicts nothing and is left out of the input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+from tokenq.records import Role
 
 
 class Segment(NamedTuple):
@@ -34,8 +36,73 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Actions:
+    """What was done: the places at which something was chosen, and what is known of each beside what a model says.
+
+    For text an action is a token of a response that the policy wrote. Losses and metrics see this and nothing of how a
+    model is fed.
+
+    Attributes:
+        responses: [N] response that action n belongs to, 0..S-1, ascending.
+        places: [N] place of action n within its response (counting every token of the response).
+        shape: (S, C) responses and the longest response: the shape of padded per-action results.
+        roles: the part that each response plays.
+        pairs: [P, 2] (chosen, rejected) as indices of responses.
+        members: for every response, (its group's index in the data, its place within the group).
+        origins: for every response, where its row came from, for messages.
+        token_columns: by name, [N] a number for each action; those that every response has.
+        response_columns: by name, [S] or [S, A] numbers for each response; those that every response has.
+    """
+
+    responses: Int[Tensor, " N"]
+    places: Int[Tensor, " N"]
+    shape: tuple[int, int]
+    roles: tuple[Role, ...]
+    pairs: Int[Tensor, "P 2"]
+    members: tuple[tuple[int, int], ...]
+    origins: tuple[str, ...]
+    token_columns: Mapping[str, Shaped[Tensor, " N"]]
+    response_columns: Mapping[str, Float[Tensor, " S *A"]]
+
+    def to(self, device: torch.device | str) -> "Actions":
+        """Return the actions with their tensors on `device`."""
+        return replace(self, **_moved(vars(self), device))
+
+    def of_role(self, *roles: Role) -> Int[Tensor, " M"]:
+        """Return which responses play one of these parts, in their order."""
+        found = [index for index, role in enumerate(self.roles) if role in roles]
+        return torch.tensor(found, dtype=torch.long, device=self.responses.device)
+
+    def every(self) -> Int[Tensor, " S"]:
+        """Return all responses."""
+        return torch.arange(self.shape[0], device=self.responses.device)
+
+    def mask(self) -> Bool[Tensor, "S C"]:
+        """Return True where a response token was written by the policy."""
+        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.responses.device)
+        mask[self.responses, self.places] = True
+        return mask
+
+    def pad(self, flat: Float[Tensor, " N"]) -> "TokenLogps":
+        """Return flat per-action log-probs [N] as padded `TokenLogps` [S, C], zero where the mask is False."""
+        return TokenLogps(self._padded(flat), self.mask())
+
+    def pair_values(self, flat: Float[Tensor, " N"]) -> "PairValues":
+        """Return flat per-action values [N] of the chosen and the rejected responses, padded."""
+        padded = self._padded(flat)
+        return PairValues(padded[self.pairs[:, 0]], padded[self.pairs[:, 1]])
+
+    def prefix_values(self, flat: Float[Tensor, " N"]) -> "PrefixValues":
+        """Return the flat values [N] of the prefix before every action, padded."""
+        return PrefixValues(self._padded(flat), self.mask())
+
+    def _padded(self, flat: Tensor) -> Tensor:
+        return flat.new_zeros(self.shape).index_put((self.responses, self.places), flat)
+
+
+@dataclass(frozen=True)
 class PackedBatch:
-    """A flat row of tokens with the places whose log-probs are wanted.
+    """A flat row of tokens with the places whose log-probs are wanted: how a model of text is fed.
 
     Attributes:
         input_ids: [T] tokens of all groups, one after the other.
@@ -43,18 +110,7 @@ class PackedBatch:
         segments: the runs of the flat row, in order.
         predictors: [N] index into the row of the token whose hidden state predicts target n.
         targets: [N] the tokens taken.
-        responses: [N] response that target n belongs to, 0..S-1, ascending.
-        columns: [N] place of target n within its response (counting every token of the response).
-        shape: (S, C) responses and the longest response: the shape of padded per-token results.
-        pairs: [P, 2] (chosen, rejected) as indices of responses.
-        members: for every response, (its group's index in the data set, its place within the group).
-        labels: [S] 1 = desirable, 0 = not, −1 = the data does not say.
-        contrast: [N] log π₊ − log π₋ of every target under a contrastive pair of models, None without one.
-        steps: [N] step of its response that target n belongs to, None where nothing asked for steps.
-        rewards: [S] a number for every response, None unless all of them have one.
-        margins: [P] by how much the chosen response of a pair was rated above the rejected one, None without ratings.
-        ratings: [S, A] of every response by attribute, NaN where one is missing, None where nothing asked for them.
-        step_labels: [N] 1 = the step that ends at target n is right, 0 = wrong, None where nothing asked for them.
+        actions: what was done, a target each.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -62,46 +118,20 @@ class PackedBatch:
     segments: tuple[Segment, ...]
     predictors: Int[Tensor, " N"]
     targets: Int[Tensor, " N"]
-    responses: Int[Tensor, " N"]
-    columns: Int[Tensor, " N"]
-    shape: tuple[int, int]
-    pairs: Int[Tensor, "P 2"]
-    members: tuple[tuple[int, int], ...]
-    labels: Int[Tensor, " S"]
-    contrast: Float[Tensor, " N"] | None = None
-    steps: Int[Tensor, " N"] | None = None
-    rewards: Float[Tensor, " S"] | None = None
-    margins: Float[Tensor, " P"] | None = None
-    ratings: Float[Tensor, "S A"] | None = None
-    step_labels: Int[Tensor, " N"] | None = None
+    actions: Actions
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """Return the batch with its tensors on `device`."""
-        held: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in held.items()}
-        return replace(self, **moved)
+        return replace(self, **_moved(vars(self), device))
 
-    def mask(self) -> Bool[Tensor, "S C"]:
-        """Return True where a response token was written by the policy."""
-        mask = torch.zeros(self.shape, dtype=torch.bool, device=self.targets.device)
-        mask[self.responses, self.columns] = True
-        return mask
 
-    def pad(self, flat: Float[Tensor, " N"]) -> "TokenLogps":
-        """Return flat per-target log-probs [N] as padded `TokenLogps` [S, C], zero where the mask is False."""
-        return TokenLogps(self._padded(flat), self.mask())
-
-    def pair_values(self, flat: Float[Tensor, " N"]) -> "PairValues":
-        """Return flat per-target values [N] of the chosen and the rejected responses, padded."""
-        padded = self._padded(flat)
-        return PairValues(padded[self.pairs[:, 0]], padded[self.pairs[:, 1]])
-
-    def prefix_values(self, flat: Float[Tensor, " N"]) -> "PrefixValues":
-        """Return the flat values [N] of the prefix before every target, padded."""
-        return PrefixValues(self._padded(flat), self.mask())
-
-    def _padded(self, flat: Tensor) -> Tensor:
-        return flat.new_zeros(self.shape).index_put((self.responses, self.columns), flat)
+def _moved(held: Any, device: torch.device | str) -> Any:
+    """Return a tensor, or what holds some, with its tensors on `device`."""
+    if isinstance(held, Tensor):
+        return held.to(device, non_blocking=True)
+    if isinstance(held, Mapping):
+        return {name: _moved(value, device) for name, value in held.items()}
+    return held.to(device) if isinstance(held, Actions) else held
 
 
 @dataclass(frozen=True)
@@ -176,8 +206,43 @@ class PrefixValues:
         return PrefixValues(self.values[index], self.mask[index])
 
 
+class Batch(Protocol):
+    """What a scorer is fed, whatever it holds: a row of tokens, later images or episodes."""
+
+    @property
+    def actions(self) -> Actions:
+        """What was done."""
+        ...
+
+
+class Outputs(NamedTuple):
+    """What a model gives of a batch, by name; None for what it does not give.
+
+    Attributes:
+        logps: [N] log π of every action.
+        ref_logps: [N] log π_ref.
+        readouts: [N] what was read off the policy's vocabulary at every action.
+        values: [N] V before every action, of a value network.
+        rewards: [N, A] the outputs of a reward model.
+    """
+
+    logps: Float[Tensor, " N"] | None = None
+    ref_logps: Float[Tensor, " N"] | None = None
+    readouts: Float[Tensor, " N"] | None = None
+    values: Float[Tensor, " N"] | None = None
+    rewards: Float[Tensor, "N A"] | None = None
+
+    def given(self) -> dict[str, Tensor]:
+        """Return what is there, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def detach(self) -> "Outputs":
+        """Return the same numbers without a graph."""
+        return Outputs(**{name: value.detach() for name, value in self.given().items()})
+
+
 class TokenScorer(Protocol):
-    """Anything that gives the log-prob of each token taken: a network, a tabular model, a store on disk."""
+    """Anything that gives the log-prob of each token taken: a network without a graph, a tabular model."""
 
     def __call__(self, batch: PackedBatch) -> Float[Tensor, " N"]:
         """Return log π(target n | its prefix) for every target of the batch, flat."""

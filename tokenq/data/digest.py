@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenq.records import TokenGroup, TokenResponse
 
@@ -46,18 +45,18 @@ def _said(group: TokenGroup) -> Iterator[tuple[str, Any]]:
         yield "margin", float(group.margin)
     for response in group.responses:
         yield "response", response.ids.astype("<i4")
-        yield from ((name, value) for name, value in _beside(response) if value is not None)
+        yield from ((name, value) for name, value in _of_response(response) if value is not None)
 
 
-def _beside(response: TokenResponse) -> Iterator[tuple[str, Any]]:
+def _of_response(response: TokenResponse) -> Iterator[tuple[str, Any]]:
     yield "mask", response.mask
     yield "terminal", response.terminal
-    yield "label", response.label
-    yield "reward", None if response.reward is None else float(response.reward)
-    for name in ("contrast", "steps", "ratings", "step_labels"):
-        column: NDArray[Any] | None = getattr(response, name)
-        yield name, None if column is None else np.asarray(column, "<f4" if column.dtype.kind == "f" else "<i4")
     given = response.given
+    yield "label", None if given is None else given.label
+    for name, column in sorted(response.token_columns.items()):
+        yield name, np.asarray(column, "<f4" if column.dtype.kind == "f" else "<i4")
+    for name, numbers in sorted(response.response_columns.items()):
+        yield name, np.asarray(numbers, "<f4")
     if given is not None:
         yield "score", None if given.score is None else float(given.score)
         yield "rated", repr(sorted((name, float(rating)) for name, rating in given.ratings.items())) or None

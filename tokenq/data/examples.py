@@ -16,7 +16,7 @@ from tokenq.data.layouts.context import refuse_unread, template_arguments, with_
 from tokenq.data.layouts.formats import FORMATS, Format
 from tokenq.data.layouts.message_trees import gathered
 from tokenq.data.layouts.parsed import Parsed
-from tokenq.data.selection import NEEDED, PAIRINGS, WANTS, LacksWanted, only_learnt
+from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, Message, Response
@@ -42,7 +42,7 @@ class ReadResult:
 def read_examples(
     rows: Sequence[Row],
     *,
-    want: str = "pairs",
+    selection: str = "pairs",
     pairing: str = "best_worst",
     columns: Mapping[str, str] | None = None,
     bad_rows: str = "error",
@@ -52,8 +52,8 @@ def read_examples(
 
     Args:
         rows: rows of one source; all have the format of the first.
-        want: "pairs" (chosen over rejected), "calibrated" (pairs with a response to calibrate on), "margins" (pairs
-            with the difference of their ratings), "responses" (one to imitate: chosen, or the best), "labelled"
+        selection: "pairs" (chosen over rejected), "calibrated" (pairs with a response to calibrate on), "margins"
+            (pairs with the difference of their ratings), "responses" (one to imitate: chosen, or the best), "labelled"
             (desirable and undesirable), "rewarded" (with a reward each), "ranked" (best first), "rated" (with ratings
             by attribute), "steps" (with labels of their steps) or "all" (as they are).
         pairing: which pairs rated responses give: "best_worst" (one) or "all" (every two of different rating).
@@ -65,7 +65,7 @@ def read_examples(
         UserError: for columns of no known format, for unusable rows unless they are dropped, and when nothing is left.
     """
     for kind, name, options in (
-        ("kind of example", want, WANTS),
+        ("kind of example", selection, SELECTIONS),
         ("pairing", pairing, PAIRINGS),
         ("policy for bad rows", bad_rows, BAD_ROWS),
         ("style", style, STYLES),
@@ -75,11 +75,12 @@ def read_examples(
     named = gathered(under_our_names(rows, columns or {}))
     whole = [row for row in named if not row.fault]
     name = find_format(whole[0]) if whole else next(iter(FORMATS))
-    if want in NEEDED and FORMATS[name].holds == "responses":
+    asked = SELECTIONS[selection]
+    if asked.missing is not None and FORMATS[name].holds == "responses":
         raise UserError(
             f"{rows[0].where}: the data holds single responses (format {name!r}: "
-            f"{FORMATS[name].shown()}), not {NEEDED[want][0]}.",
-            f"Train on it with --loss sft, or give data with {NEEDED[want][1]}.",
+            f"{FORMATS[name].shown()}), not {asked.missing[0]}.",
+            f"Train on it with --loss sft, or give data with {asked.missing[1]}.",
         )
     order = {row.where: place for place, row in enumerate(named)}
     bad: list[Bad] = []
@@ -87,15 +88,15 @@ def read_examples(
     examples: list[Example] = []
     for example in _grouped(_parsed(named, FORMATS[name], style, bad, dropped), FORMATS[name]):
         try:
-            for wanted in WANTS[want](example, PAIRINGS[pairing], dropped):
-                _check(wanted)
-                examples.append(only_learnt(wanted, want))
+            for one in asked.select(example, PAIRINGS[pairing], dropped):
+                _check(one)
+                examples.append(only_learnt(one, asked.learnt))
         except BadRow as error:
             bad.append(Bad(order[example.where], example.where, error))
     if bad and bad_rows == "error":
         first = min(one.place for one in bad)
         before = [example for example in examples if order[example.where] < first]
-        raise BadRowsError(bad, len(rows), before, _hint(bad, want, some=bool(examples)))
+        raise BadRowsError(bad, len(rows), before, _hint(bad, asked, some=bool(examples)))
     dropped.update(one.problem.reason for one in bad)
     if not examples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common())
@@ -222,10 +223,10 @@ def _check(example: Example) -> None:
         raise BadRow("chosen equals rejected")
 
 
-def _hint(bad: Sequence[Bad], want: str, *, some: bool) -> str:
+def _hint(bad: Sequence[Bad], asked: Selection, *, some: bool) -> str:
     """Return what to do about bad rows, "" where nothing special; `some`: other rows are good."""
-    if not some and all(isinstance(one.problem, LacksWanted) for one in bad):
-        return f"The loss needs {NEEDED[want][1]}: give such data, or choose a loss for what the data holds."
+    if asked.missing is not None and not some and all(isinstance(one.problem, LacksSelected) for one in bad):
+        return f"The loss needs {asked.missing[1]}: give such data, or choose a loss for what the data holds."
     if min(bad, key=lambda one: one.place).problem.reason == "no common prompt":
         return f"{HINT} If the prompt has a column of its own, name it with --columns prompt=THEIRS."
     return ""

@@ -1,19 +1,19 @@
-"""What is asked of a data set, one function each in `WANTS`: pairs, rankings, labelled, rated or single responses.
+"""What is asked of a data set, a row each in `SELECTIONS`: pairs, rankings, labelled, rated or single responses.
 
 A row that cannot give it raises `BadRow`; ratings that decide nothing are counted.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenq.data.turns import BadRow
-from tokenq.records import Example, Response
+from tokenq.records import Example, Response, Role
 
 
-class LacksWanted(BadRow):
+class LacksSelected(BadRow):
     """A row that can be read, and does not hold what is asked of the data."""
 
 
@@ -45,14 +45,21 @@ Pairing = Callable[[list[tuple[float, Response]]], Iterator[tuple[Response, Resp
 def _pairs(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     rated = _rated(example)
     if example.is_pair:
-        yield replace(example, responses=example.responses[:2])
+        yield replace(example, responses=_with_roles(example.responses[:2]))
     elif len(rated) < 2:
         dropped["fewer than two rated responses"] += 1
     elif len({rating for rating, _ in rated}) == 1:
         dropped["tied ratings"] += 1
     else:
         for pair in pairing(rated):
-            yield replace(example, responses=pair, is_pair=True, margin=_margin(example, rated, pair))
+            margin = _margin(example, rated, pair)
+            yield replace(example, responses=_with_roles(pair), is_pair=True, margin=margin)
+
+
+def _with_roles(responses: Sequence[Response]) -> tuple[Response, ...]:
+    """Return the responses of a pair, and one to calibrate on, with the parts that they play."""
+    roles: tuple[Role, ...] = ("chosen", "rejected", "calibration")
+    return tuple(replace(response, role=role) for response, role in zip(responses, roles, strict=False))
 
 
 def _margin(example: Example, rated: list[tuple[float, Response]], pair: tuple[Response, Response]) -> float:
@@ -67,7 +74,7 @@ def _margins(example: Example, pairing: Pairing, dropped: Counter[str]) -> Itera
     """Yield pairs that say by how much the chosen response is the better one."""
     for pair in _pairs(example, pairing, dropped):
         if pair.margin is None:
-            raise LacksWanted(
+            raise LacksSelected(
                 "no margin", "the pair has no number in column 'margin', nor in score_chosen and score_rejected"
             )
         if not 0 <= pair.margin < math.inf:
@@ -87,7 +94,7 @@ def _with_ratings(example: Example, pairing: Pairing, dropped: Counter[str]) -> 
         _check_ratings(response)
     taken = tuple(response for response in named if response.ratings)
     if not taken:
-        raise LacksWanted("no rating", "no response of the row has a rating")
+        raise LacksSelected("no rating", "no response of the row has a rating")
     dropped["response without a rating"] += len(named) - len(taken)
     yield replace(example, responses=taken, is_pair=False)
 
@@ -104,7 +111,7 @@ def _steps(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterato
     """Yield the responses that come in steps with a label each."""
     taken = tuple(response for response in example.responses if response.step_labels)
     if not taken:
-        raise LacksWanted("no labels of steps", "no response of the row comes in steps with a label each")
+        raise LacksSelected("no labels of steps", "no response of the row comes in steps with a label each")
     yield replace(example, responses=taken, is_pair=False)
 
 
@@ -125,8 +132,8 @@ def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Ite
 def _calibrated(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     """Yield the pair with the response to calibrate on behind it."""
     if not example.is_pair or len(example.responses) < 3:
-        raise LacksWanted("no calibration response", "the row has no pair with a text in column 'calibration'")
-    yield example
+        raise LacksSelected("no calibration response", "the row has no pair with a text in column 'calibration'")
+    yield replace(example, responses=_with_roles(example.responses))
 
 
 def _labelled(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
@@ -137,14 +144,15 @@ def _labelled(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iter
     else:
         taken = [response for response in example.responses if response.label is not None]
     if not taken:
-        raise LacksWanted("no label", "no response of the row has a label, and they are no pair")
-    yield replace(example, responses=tuple(taken), is_pair=False)
+        raise LacksSelected("no label", "no response of the row has a label, and they are no pair")
+    labelled = (replace(response, role="chosen" if response.label else "rejected") for response in taken)
+    yield replace(example, responses=tuple(labelled), is_pair=False)
 
 
 def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     """Yield the responses, best first; of those with one rating the first."""
     if len(example.responses) < 2:
-        raise LacksWanted("one response to rank", "there is one response, and a ranking takes two or more")
+        raise LacksSelected("one response to rank", "there is one response, and a ranking takes two or more")
     rated = _rated(example)
     if example.is_pair:
         kept = list(example.responses[:2])
@@ -155,6 +163,7 @@ def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterat
         dropped["tied ratings" if len(rated) > 1 else "fewer than two rated responses"] += 1
         return
     dropped["response with the rating of another"] += 0 if example.is_pair else len(rated) - len(kept)
+    kept[0], kept[-1] = replace(kept[0], role="chosen"), replace(kept[-1], role="rejected")
     yield replace(example, responses=tuple(kept), is_pair=False)
 
 
@@ -167,66 +176,63 @@ def _rewarded(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iter
         responses = sides if rated else tuple(replace(s, score=v) for s, v in zip(sides, (1.0, 0.0), strict=True))
     taken = _rated(replace(example, responses=responses))
     if not taken:
-        raise LacksWanted("no reward", "no response of the row has a reward, a rating or a label, and they are no pair")
+        raise LacksSelected(
+            "no reward", "no response of the row has a reward, a rating or a label, and they are no pair"
+        )
     dropped["response without a reward"] += len(responses) - len(taken)
     kept = tuple(replace(response, score=reward) for reward, response in taken)
     yield replace(example, responses=kept, is_pair=False)
 
 
 def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    yield replace(example, responses=example.responses[:2]) if example.is_pair else example
+    yield replace(example, responses=_with_roles(example.responses[:2])) if example.is_pair else example
 
 
-WANTS: dict[str, Callable[[Example, Pairing, Counter[str]], Iterator[Example]]] = {
-    "all": _all,
-    "calibrated": _calibrated,
-    "labelled": _labelled,
-    "margins": _margins,
-    "pairs": _pairs,
-    "ranked": _ranked,
-    "rated": _with_ratings,
-    "rewarded": _rewarded,
-    "responses": _responses,
-    "steps": _steps,
+class Selection(NamedTuple):
+    """What can be asked of a data set.
+
+    Attributes:
+        select: yields what an example gives of it.
+        learnt: what is learnt of a response or of its pair beside the text; None: everything.
+        missing: what data of single responses is not, and how it is given; None where such data will do.
+    """
+
+    select: Callable[[Example, Pairing, Counter[str]], Iterator[Example]]
+    learnt: tuple[str, ...] | None = ()
+    missing: tuple[str, str] | None = None
+
+
+SELECTIONS: dict[str, Selection] = {
+    "all": Selection(_all, None),
+    "calibrated": Selection(_calibrated, missing=("pairs", "chosen and rejected responses and a column calibration")),
+    "labelled": Selection(_labelled, ("label",), ("labelled ones", "a column label, or chosen and rejected responses")),
+    "margins": Selection(_margins, ("margin",), ("pairs", "chosen and rejected responses and a column margin")),
+    "pairs": Selection(_pairs, missing=("pairs", "chosen and rejected responses")),
+    "ranked": Selection(_ranked, missing=("rankings", "several rated responses to each prompt")),
+    "rated": Selection(
+        _with_ratings,
+        ("ratings", "scale"),
+        ("rated ones", "a column for each rating (helpfulness, …), or ratings"),
+    ),
+    "rewarded": Selection(
+        _rewarded, ("score", "label"), ("ones with a reward", "a column reward or label, or ratings")
+    ),
+    "responses": Selection(_responses),
+    "steps": Selection(_steps, ("steps", "step_labels"), ("ones in steps", "columns completions and labels")),
 }
-"""What can be asked of a data set."""
+"""What can be asked of a data set, by name: a key of `UNITS`, or pairs with something beside them."""
 
-LEARNT: dict[str, tuple[str, ...]] = {
-    "calibrated": (),
-    "labelled": ("label",),
-    "margins": ("margin",),
-    "pairs": (),
-    "ranked": (),
-    "rated": ("ratings", "scale"),
-    "rewarded": ("score", "label"),
-    "responses": (),
-    "steps": ("steps", "step_labels"),
-}
-"""What is learnt of a response or of its pair beside the text, by what is asked; for other words ("all") everything."""
-
-_BESIDE: dict[str, Any] = {"label": None, "score": None, "steps": (), "step_labels": (), "ratings": {}, "scale": None}
+_NOTHING: dict[str, Any] = {"label": None, "score": None, "steps": (), "step_labels": (), "ratings": {}, "scale": None}
 
 
-def only_learnt(example: Example, want: str) -> Example:
+def only_learnt(example: Example, learnt: Sequence[str] | None) -> Example:
     """Return an example without the numbers that nobody asked for: they tell no data apart."""
-    if want not in LEARNT:
+    if learnt is None:
         return example
-    without = {name: empty for name, empty in _BESIDE.items() if name not in LEARNT[want]}
+    without = {name: empty for name, empty in _NOTHING.items() if name not in learnt}
     responses = tuple(replace(response, **without) for response in example.responses)
-    return replace(example, responses=responses, margin=example.margin if "margin" in LEARNT[want] else None)
+    return replace(example, responses=responses, margin=example.margin if "margin" in learnt else None)
 
-
-NEEDED = {
-    "calibrated": ("pairs", "chosen and rejected responses and a column calibration"),
-    "labelled": ("labelled ones", "a column label, or chosen and rejected responses"),
-    "margins": ("pairs", "chosen and rejected responses and a column margin"),
-    "pairs": ("pairs", "chosen and rejected responses"),
-    "rewarded": ("ones with a reward", "a column reward or label, or ratings"),
-    "ranked": ("rankings", "several rated responses to each prompt"),
-    "rated": ("rated ones", "a column for each rating (helpfulness, …), or ratings"),
-    "steps": ("ones in steps", "columns completions and labels"),
-}
-"""What is missing in data of single responses, and how it is given."""
 
 PAIRINGS: dict[str, Pairing] = {"all": _every_two, "best_worst": _best_worst}
 """How rated responses become pairs."""

@@ -1,18 +1,18 @@
 """What a loss reads beside the responses: those to other prompts, steps, a contrast of two models, normal rewards.
 
-Each function takes token groups and returns them with one thing more. Nothing here changes a token that is learnt from.
+Each function takes token groups and returns them with one thing more, a column or a response of another role; a row of
+`SIGNALS` joins it to the input of a loss that has its name. Nothing here changes a token that is learnt from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokenq.data.checks import refuse_equal, rewards
-from tokenq.data.steps import step_stretches
+from tokenq.data.checks import LABELS, MARGINS, REWARDS, STEP_LABELS, Difference, refuse_equal, rewards
+from tokenq.data.steps import with_step_labels, with_steps
 from tokenq.data.tokenize import ResponseText, TokenizedData
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup, TokenResponse
@@ -22,7 +22,7 @@ from tokenq.traces import TokenTrace, read_traces
 def with_mismatched(
     groups: Sequence[TokenGroup], max_length: int | None, others: Sequence[TokenGroup] = ()
 ) -> list[TokenGroup]:
-    """Return every labelled group with the first response of the next group of another prompt, unlabelled, at its end.
+    """Return every labelled group with the first response of the next group of another prompt, mismatched, at its end.
 
     KTO takes its reference point from such responses. They stand behind the group's own in the packed row, so that
     their prompt is computed once for both.
@@ -41,7 +41,7 @@ def with_mismatched(
     found = []
     for group, other in zip(groups, following, strict=True):
         room = len(other.ids) if max_length is None else max(1, max_length - len(group.prompt_ids))
-        mismatched = replace(other.cut(room), label=None)
+        mismatched = replace(other.cut(room), role="mismatched")
         if not mismatched.mask.any():  # cut before the policy's first token
             mismatched = replace(mismatched, mask=np.ones_like(mismatched.mask))
         found.append(replace(group, responses=(*group.responses, mismatched)))
@@ -66,34 +66,7 @@ def _next_of_another_prompt(groups: Sequence[TokenGroup]) -> list[TokenResponse]
     return following[::-1]
 
 
-def with_steps(data: TokenizedData) -> list[TokenGroup]:
-    """Return the groups with the step of every token: a step is a line, blank lines belong to the one before them.
-
-    Args:
-        data: tokenised with its texts.
-    """
-
-    def stepped(response: TokenResponse, text: ResponseText) -> TokenResponse:
-        starts = np.concatenate(([0], text.ends[:-1]))
-        return replace(response, steps=_line_numbers(text.text)[np.minimum(starts, len(text.text))])
-
-    return [
-        replace(group, responses=tuple(map(stepped, group.responses, texts)))
-        for group, texts in zip(data.groups, data.texts, strict=True)
-    ]
-
-
-def _line_numbers(text: str) -> NDArray[np.int32]:
-    """Return the number of its line for every character and for the end, blank lines counted with the line before."""
-    numbers: list[int] = []
-    line = -1
-    for part in text.splitlines(keepends=True):
-        line += bool(part.strip()) or line < 0
-        numbers += [line] * len(part)
-    return np.array([*numbers, max(line, 0)], np.int32)
-
-
-def with_ratings(groups: Sequence[TokenGroup], names: Sequence[str]) -> tuple[list[TokenGroup], int]:
+def with_ratings(groups: Sequence[TokenGroup], names: Sequence[str]) -> list[TokenGroup]:
     """Return the groups with the ratings of every response as numbers, NaN where one is missing.
 
     A response that is rated on none of these attributes is left out, and a group without a response.
@@ -101,61 +74,24 @@ def with_ratings(groups: Sequence[TokenGroup], names: Sequence[str]) -> tuple[li
     Args:
         groups: tokenised from examples that were read for their ratings.
         names: the attributes, in the order of the model's outputs.
-
-    Returns:
-        The groups, and how many responses were left out.
     """
     found: list[TokenGroup] = []
     for group in groups:
         ratings = [{} if one.given is None else one.given.ratings for one in group.responses]
         rated = tuple(
-            replace(response, ratings=np.array([given.get(name, np.nan) for name in names], np.float32))
+            response.with_response_column("ratings", np.array([given.get(name, np.nan) for name in names], np.float32))
             for response, given in zip(group.responses, ratings, strict=True)
             if given.keys() & set(names)
         )
         if rated:
             found.append(replace(group, responses=rated))
-    return found, sum(len(group.responses) for group in groups) - sum(len(group.responses) for group in found)
+    return found
 
 
 def rated_attributes(groups: Sequence[TokenGroup]) -> list[str]:
     """Return the attributes that responses are rated on, in the order in which they come up."""
     given = (response.given for group in groups for response in group.responses)
     return list(dict.fromkeys(name for one in given if one is not None for name in one.ratings))
-
-
-def with_step_labels(data: TokenizedData) -> tuple[list[TokenGroup], int]:
-    """Return the groups with the label of each step at its last token, and how many responses were cut before one.
-
-    A step ends with the last token whose piece begins in it; the last one with the response (its EOS). A step that was
-    cut, or that has no token of its own, has no end, and is not read.
-
-    Args:
-        data: tokenised with its texts, from examples that were read for their steps.
-    """
-    found: list[TokenGroup] = []
-    lost = 0
-    for group, texts in zip(data.groups, data.texts, strict=True):
-        responses = [_step_labelled(*both) for both in zip(group.responses, texts, strict=True)]
-        kept = tuple(response for response in responses if (np.asarray(response.step_labels) >= 0).any())
-        lost += len(responses) - len(kept)
-        if kept:
-            found.append(replace(group, responses=kept))
-    return found, lost
-
-
-def _step_labelled(response: TokenResponse, text: ResponseText) -> TokenResponse:
-    given, size = response.given, len(response.ids)
-    labels = np.full(size, -1, np.int8)
-    steps = () if given is None else given.steps
-    starts = np.concatenate(([0], text.ends[:-1]))
-    pieces = text.ends > starts  # a token without a piece goes with the one before it
-    for number, (begin, end) in enumerate(step_stretches(text.text, steps)):
-        last = number == len(steps) - 1 and response.terminal
-        inside = np.flatnonzero((starts >= begin) & (starts < end) & pieces)
-        if given is not None and (last or (len(inside) and (end < len(text.text) or response.terminal))):
-            labels[size - 1 if last else inside[-1]] = given.step_labels[number]
-    return replace(response, step_labels=labels)
 
 
 def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
@@ -179,7 +115,7 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
             )
         trace.totals.given("logp")
         numbers = [0.0 if t.logp is None or t.ref_logp is None else t.logp - t.ref_logp for t in trace.tokens]
-        return replace(response, contrast=np.array(numbers, np.float32))
+        return response.with_token_column("contrast", np.array(numbers, np.float32))
 
     return [
         replace(group, responses=tuple(contrasted(group, *both) for both in zip(group.responses, texts, strict=True)))
@@ -205,7 +141,7 @@ def reward_scale(groups: Sequence[TokenGroup]) -> RewardScale:
     Raises:
         UserError: all rewards are the same, so that there is nothing to learn from them.
     """
-    refuse_equal(groups, ["rewards"])
+    refuse_equal(groups, REWARDS)
     found = [reward for group in groups for reward in rewards(group)]
     return RewardScale(float(np.mean(found)), float(np.std(found)))
 
@@ -221,7 +157,7 @@ def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[Token
         replace(
             group,
             responses=tuple(
-                replace(response, reward=(reward - scale.mean) / scale.sd)
+                response.with_response_column("rewards", (reward - scale.mean) / scale.sd)
                 for response, reward in zip(group.responses, rewards(group), strict=True)
             ),
         )
@@ -229,5 +165,77 @@ def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[Token
     ]
 
 
+def with_margins(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """Return pairs with the margin of each beside both of its responses."""
+
+    def beside(group: TokenGroup) -> TokenGroup:
+        margin = group.margin
+        return group if margin is None else group.map(lambda one: one.with_response_column("margin", margin))
+
+    return [beside(group) for group in groups]
+
+
 def _ids(trace: TokenTrace) -> tuple[int, ...]:
     return tuple(-1 if token.id is None else token.id for token in trace.tokens)
+
+
+class Options(NamedTuple):
+    """What signals are made with besides the data itself.
+
+    Attributes:
+        trained: the training data, also where a held-out part is meant.
+        max_length: most tokens of a prompt with one response.
+        contrast: the file of traces that has a contrast of two models.
+        attributes: the outputs of a reward model.
+    """
+
+    trained: Sequence[TokenGroup] = ()
+    max_length: int | None = None
+    contrast: Path | None = None
+    attributes: Sequence[str] = ()
+
+
+class Signal(NamedTuple):
+    """How the data give an input of a loss.
+
+    Attributes:
+        add: (data, options) → the groups with it.
+        needs_texts: whether it is found in the texts.
+        differences: what must not be the same in all of the data.
+        left_out: options → why responses have none, and what to do where none is left.
+    """
+
+    add: Callable[[TokenizedData, Options], list[TokenGroup]]
+    needs_texts: bool = False
+    differences: tuple[Difference, ...] = ()
+    left_out: Callable[[Options], tuple[str, str]] = lambda options: ("that have none", "Look at the data.")
+
+
+def _contrast(data: TokenizedData, options: Options) -> list[TokenGroup]:
+    return data.groups if options.contrast is None else with_contrast(data, options.contrast)
+
+
+SIGNALS: dict[str, Signal] = {
+    "labels": Signal(lambda data, options: data.groups, differences=(LABELS,)),
+    "mismatched": Signal(lambda data, options: with_mismatched(data.groups, options.max_length, options.trained)),
+    "steps": Signal(lambda data, options: with_steps(data), needs_texts=True),
+    "contrast": Signal(_contrast, needs_texts=True),
+    "rewards": Signal(
+        lambda data, options: with_rewards(data.groups, reward_scale(options.trained)), differences=(REWARDS,)
+    ),
+    "margin": Signal(lambda data, options: with_margins(data.groups), differences=(MARGINS,)),
+    "ratings": Signal(
+        lambda data, options: with_ratings(data.groups, options.attributes),
+        left_out=lambda options: (
+            f"that are rated on none of {', '.join(options.attributes)}",
+            "Name what these data are rated on.",
+        ),
+    ),
+    "step_labels": Signal(
+        lambda data, options: with_step_labels(data),
+        needs_texts=True,
+        differences=(STEP_LABELS,),
+        left_out=lambda options: ("that were cut before the end of their first step", "Raise --max-length."),
+    ),
+}
+"""What the data give, by the name of the input of a loss."""

@@ -202,7 +202,7 @@ def _group(
             raise BadRow("response without tokens", "a response has no token besides EOS")
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:
             raise BadRow(INSIDE, f"a response goes on after {encoder.tokenizer.eos_token!r}, which ends it")
-        responses.append(replace(ended, label=source.label, given=source))
+        responses.append(replace(ended, role=source.role, given=source))
     counts["template_rewrites"] += rendered.is_rewritten
     counts["dated"] += rendered.is_dated
     counts["without_prompt"] += not rendered.prompt

@@ -203,7 +203,7 @@ def examples_of(data: Data, columns: Mapping[str, str], bad_rows: str, style: st
     Raises:
         UserError: there is no such source, or a row cannot be used and is not to be left out.
     """
-    read = partial(read_examples, want="all", columns=columns, bad_rows=bad_rows, style=style)
+    read = partial(read_examples, selection="all", columns=columns, bad_rows=bad_rows, style=style)
     return load_examples(data, lambda rows: read([_unambiguous(row) for row in rows]), seed=seed)
 
 

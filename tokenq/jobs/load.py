@@ -201,7 +201,7 @@ def open_rewards(
     lm = RewardLM(opened.lm)
     lm.eval()
     identity = opened.identity.to_dict()
-    reader = RewardReader(lambda batch: lm(batch.to(lm.device)), names, output_weights(names, weights, path), identity)
+    reader = RewardReader(lambda batch: lm(batch).rewards, names, output_weights(names, weights, path), identity)
     if beside is not None:
         limits, files = (*beside.limits, named_limits(lm.model)), beside.files + opened.files
         return replace(beside, rewards=reader, limits=limits, files=files)

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenq.core.packing import every_token, opened, pack
-from tokenq.core.tensors import PackedBatch
+from tokenq.core.tensors import Outputs, PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models.adapters import adapter_config, adapter_folder, base_name, is_adapter_folder, with_adapter
 from tokenq.models.checkpoint import check_complete, from_pretrained, locate
@@ -43,9 +42,9 @@ class RewardLM(nn.Module):
         # Where accelerate looks for the layers that FSDP shards one by one.
         self._no_split_modules = packed._no_split_modules
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, "N A"]:
-        """Return the outputs at every target of the batch, float32 or better."""
-        return _outputs(self.packed, batch)
+    def forward(self, batch: PackedBatch) -> Outputs:
+        """Return the outputs at every target of the batch as rewards, float32 or better."""
+        return Outputs(rewards=_outputs(self.packed, batch))
 
     @property
     def model(self) -> nn.Module:

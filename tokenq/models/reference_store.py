@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import Tensor
 
 from tokenq.core.packing import pack, plan_pass
-from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.core.tensors import Actions, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.identity import ModelIdentity
 from tokenq.records import TokenGroup, TokenResponse
@@ -130,9 +130,9 @@ class ReferenceStore:
             batch = pack(batch_groups)
             with torch.no_grad():
                 flat = scorer(batch.to(device)).float().cpu().numpy()
-            _check_finite(flat, batch, batch_groups)
+            _check_finite(flat, batch.actions)
             keys = [response_key(group.prompt_ids, r) for group in batch_groups for r in group.responses]
-            counts = np.bincount(batch.responses.numpy(), minlength=batch.shape[0])
+            counts = np.bincount(batch.actions.responses.numpy(), minlength=batch.actions.shape[0])
             fresh.update(zip(keys, np.split(flat, np.cumsum(counts)[:-1]), strict=True))
             done += len(keys)
             progress(done, total)
@@ -142,9 +142,21 @@ class ReferenceStore:
         self.add(fresh)
         return total
 
-    def scorer(self, groups: Sequence[TokenGroup]) -> "StoredScorer":
-        """Return the reference's log-probs for batches packed from `groups`, without a forward."""
-        return StoredScorer(self, groups)
+    def with_logps(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        """Return the groups with the reference's log-probs as token column `ref_logps`, 0 where the policy wrote none.
+
+        Log-probs that are all of a response stay on disk behind their memory map.
+        """
+
+        def column(group: TokenGroup, response: TokenResponse) -> TokenResponse:
+            logps = self[response_key(group.prompt_ids, response)]
+            if len(logps) < len(response.ids):
+                every = np.zeros(len(response.ids), np.float32)
+                every[response.mask] = logps
+                logps = every
+            return response.with_token_column("ref_logps", logps)
+
+        return [group.map(partial(column, group)) for group in groups]
 
     def refresh(self) -> None:
         """Read shards that have appeared in the folder since (written by another process)."""
@@ -154,13 +166,14 @@ class ReferenceStore:
                 self._seen.add(path.name)
 
 
-def _check_finite(flat: NDArray[np.float32], batch: PackedBatch, groups: Sequence[TokenGroup]) -> None:
+def _check_finite(flat: NDArray[np.float32], actions: Actions) -> None:
     """Refuse to keep log-probs that would turn every later loss of their row into NaN."""
     bad = np.flatnonzero(~np.isfinite(flat))
     if len(bad):
-        place, which = batch.members[int(batch.responses[bad[0]])]
+        response = int(actions.responses[bad[0]])
         raise UserError(
-            f"The reference gives a log-prob of {flat[bad[0]]} to response {which + 1} of {groups[place].where}.",
+            f"The reference gives a log-prob of {flat[bad[0]]} to response {actions.members[response][1] + 1} of "
+            f"{actions.origins[response]}.",
             "Its weights are broken, or it overflows: compute in float32 or bfloat16.",
         )
 
@@ -201,23 +214,3 @@ def _read_shard(path: Path) -> dict[bytes, NDArray[np.float32]]:
     if lengths.sum() != len(logps) or len(keys) != len(lengths):
         raise UserError(f"{path} is damaged.", "Delete that file; its values are computed again.")
     return {key.tobytes(): v for key, v in zip(keys, np.split(logps, np.cumsum(lengths)[:-1]), strict=True)}
-
-
-class StoredScorer:
-    """A `TokenScorer` that looks up instead of computing.
-
-    Args:
-        store: where the log-probs are.
-        groups: the data that batches are packed from; `PackedBatch.members` point into it.
-    """
-
-    def __init__(self, store: ReferenceStore, groups: Sequence[TokenGroup]) -> None:
-        self._store, self._groups = store, groups
-
-    def __call__(self, batch: PackedBatch) -> Tensor:
-        """Return log π_ref of every target of the batch, float32."""
-        values = []
-        for place, which in batch.members:
-            group = self._groups[place]
-            values.append(self._store[response_key(group.prompt_ids, group.responses[which])])
-        return torch.from_numpy(np.concatenate(values)).to(batch.targets.device)

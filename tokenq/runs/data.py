@@ -18,7 +18,7 @@ def data_of_run(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Exa
     """
     settings = record.config
     given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
-    read = partial(read_examples, want=record.loss.want, bad_rows="drop", **given)
+    read = partial(read_examples, selection=record.loss.selection, bad_rows="drop", **given)
     seed = int(settings.get("seed", 0))
     found = load_examples(settings["data"], read, seed=seed)
     kept, held_out = found.examples, found.examples[:0]

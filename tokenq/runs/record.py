@@ -157,8 +157,7 @@ class RunRecord:
         """Return how many optimiser steps the settings ask for, None where that cannot be told."""
         if self.config.get("max_steps") is not None:
             return int(self.config["max_steps"])
-        counted = {"pairs": "pairs", "ranked": "groups"}.get(self.loss.unit, "responses")
-        examples = self.summary.get(counted)
+        examples = self.summary.get(self.loss.unit.account)
         if not examples or not self.config.get("batch_size"):
             return None
         return math.ceil(
@@ -168,7 +167,7 @@ class RunRecord:
     def start_loss(self) -> float | None:
         """Return the loss where policy = reference (ln 2 for DPO), None where that is no one number."""
         plain = [term for term in self.loss.terms if term.loss.reference and not term.loss.inputs]
-        if len(plain) < len(self.loss.terms) or self.loss.unit != "pairs":
+        if len(plain) < len(self.loss.terms) or self.loss.unit.name != "pairs":
             return None
         nothing = TokenLogps(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool))
         pair = PairLogps(nothing, nothing)

@@ -60,8 +60,8 @@ def _logps(groups: Sequence[TokenGroup], scorer: TokenScorer, budget: int, first
         batch = pack([groups[place] for place in places], places)
         with torch.no_grad():
             flat = scorer(batch).double().cpu().numpy()
-        owners, columns = batch.responses.numpy(), batch.columns.numpy()
-        for number, (place, which) in enumerate(batch.members):
+        owners, columns = batch.actions.responses.numpy(), batch.actions.places.numpy()
+        for number, (place, which) in enumerate(batch.actions.members):
             mine = owners == number
             found[place][which][columns[mine]] = flat[mine]
     return found

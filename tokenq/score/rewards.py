@@ -78,8 +78,8 @@ def _outputs(rows: Sequence[Row], reader: RewardReader, budget: int, done: int) 
             batch = pack([groups[place] for place in places], places)
             with torch.no_grad():
                 flat = reader.read(batch).double().cpu()
-            counts = torch.bincount(batch.responses.cpu(), minlength=batch.shape[0]).tolist()
-            for (place, _), values in zip(batch.members, torch.split(flat, counts), strict=True):
+            counts = torch.bincount(batch.actions.responses.cpu(), minlength=batch.actions.shape[0]).tolist()
+            for (place, _), values in zip(batch.actions.members, torch.split(flat, counts), strict=True):
                 found.setdefault(place, []).append(values)
         yield from (found[place] for place in range(first, len(groups)))
 

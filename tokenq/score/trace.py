@@ -90,7 +90,7 @@ def score(
             batch = pack([chunk[place].group for place in places], places)
             with torch.no_grad():
                 read = reader(batch)
-            for (place, which), numbers in zip(batch.members, _by_response(batch, read), strict=True):
+            for (place, which), numbers in zip(batch.actions.members, _by_response(batch, read), strict=True):
                 found.setdefault(place, []).append(_trace(chunk[place], which, numbers, scoring))
         yield from (found[place] for place in range(first, len(chunk)))
 
@@ -104,7 +104,7 @@ def _by_response(batch: PackedBatch, read: Readout) -> Iterator[list[dict[str, A
     columns |= {name: _lists(getattr(read, name)) for name in ("likely", "ref_likely")}
     flat = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     cursor = 0
-    for count in torch.bincount(batch.responses.cpu(), minlength=batch.shape[0]).tolist():
+    for count in torch.bincount(batch.actions.responses.cpu(), minlength=batch.actions.shape[0]).tolist():
         yield flat[cursor : cursor + count]
         cursor += count
 

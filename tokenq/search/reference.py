@@ -33,8 +33,8 @@ def with_reference(
         if not len(batch.targets):
             continue
         with torch.no_grad():
-            padded = batch.pad(reference(batch).cpu()).logps.tolist()
-        for (group, place), logps in zip(batch.members, padded, strict=True):
+            padded = batch.actions.to("cpu").pad(reference(batch).cpu()).logps.tolist()
+        for (group, place), logps in zip(batch.actions.members, padded, strict=True):
             branch = filled[group][place]
             filled[group][place] = replace(branch, ref_logps=tuple(logps[: len(branch.tokens)]))
     return filled

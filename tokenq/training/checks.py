@@ -1,42 +1,40 @@
 """What a run refuses to go on with: a policy that does not start as its reference, and losses that are no numbers."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 
-from tokenq.core.tensors import PackedBatch
+from tokenq.core.tensors import Actions, Outputs
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup
-from tokenq.training.objective import Outcome
+from tokenq.training.objective import BatchResult
 
 T = TypeVar("T")
 
 
-def apart_at_start(
-    outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup], tolerance: float
-) -> UserError | None:
+def apart_at_start(outputs: Outputs, actions: Actions, tolerance: float) -> UserError | None:
     """Return an error when policy and reference, which should be one function, give different log-probs.
 
     Compared is the mean difference of each response: in half precision single tokens differ by tenths of a nat between
     two passes that round differently, whole responses do not.
     """
-    if outcome.ref_logps is None:
+    logps, ref_logps = outputs.logps, outputs.ref_logps
+    if logps is None or ref_logps is None:
         return None
-    differences = (outcome.logps - outcome.ref_logps).abs()
-    means = differences.new_zeros(batch.shape[0]).index_add(0, batch.responses, differences)
-    means = means / torch.bincount(batch.responses, minlength=batch.shape[0])
+    differences = (logps - ref_logps).abs()
+    means = differences.new_zeros(actions.shape[0]).index_add(0, actions.responses, differences)
+    means = means / torch.bincount(actions.responses, minlength=actions.shape[0])
     response = int(means.argmax())
     if means[response] <= tolerance:
         return None
-    worst = int(differences.masked_fill(batch.responses != response, -1.0).argmax())
-    place, which = batch.members[int(batch.responses[worst])]
+    worst = int(differences.masked_fill(actions.responses != response, -1.0).argmax())
+    which = actions.members[response][1]
     return UserError(
         f"The policy does not start equal to its reference: a log-prob differs by {differences[worst].item():.3g} nats "
-        f"({groups[place].where}, response {which + 1}, token {int(batch.columns[worst]) + 1}: policy "
-        f"{outcome.logps[worst].item():.4f}, reference {outcome.ref_logps[worst].item():.4f}).",
+        f"({actions.origins[response]}, response {which + 1}, token {int(actions.places[worst]) + 1}: policy "
+        f"{logps[worst].item():.4f}, reference {ref_logps[worst].item():.4f}).",
         "Stored values are another model's (then --reference-store off helps), or a layer draws at random in training.",
     )
 
@@ -86,21 +84,21 @@ def settled(means: dict[str, float], same: bool) -> dict[str, float]:
     return {name: math.nan if name in noise else value for name, value in means.items()}
 
 
-def not_finite(outcome: Outcome, batch: PackedBatch, groups: Sequence[TokenGroup]) -> list[str]:
+def not_finite(result: BatchResult, actions: Actions) -> list[str]:
     """Return where the examples with a loss that is no number came from."""
     found: list[str] = []
-    for losses in outcome.losses:
+    for losses in result.losses:
         bad = (~torch.isfinite(losses.detach())).nonzero()[:, 0].tolist()
-        found += [groups[batch.members[first][0]].where for first in _members(losses, batch, bad)]
+        found += [actions.origins[first] for first in _members(losses, actions, bad)]
     return list(dict.fromkeys(found))
 
 
-def _members(losses: torch.Tensor, batch: PackedBatch, bad: list[int]) -> list[int]:
+def _members(losses: torch.Tensor, actions: Actions, bad: list[int]) -> list[int]:
     """Return a response that belongs to each of the losses `bad`."""
     if not bad:
         return []
-    starts = [index for index, (_, place) in enumerate(batch.members) if place == 0]
-    for first in (starts, torch.nonzero(batch.labels >= 0)[:, 0].tolist(), list(range(batch.shape[0]))):
+    starts = [index for index, (_, place) in enumerate(actions.members) if place == 0]
+    for first in (starts, actions.of_role("chosen", "rejected").tolist(), list(range(actions.shape[0]))):
         if len(first) == len(losses):
             return [first[i] for i in bad]
     return starts  # a loss of some responses only: any of the batch may be meant

@@ -31,7 +31,7 @@ def kind_of(loss: LossSum) -> str:
     """Return the key of `LEARNING_RATES` that a loss belongs to."""
     if loss.output == "rewards":
         return "reward model"
-    return "demonstrations" if loss.unit == "responses" else "preferences"
+    return "demonstrations" if loss.unit.name == "responses" else "preferences"
 
 
 def adapts(config: TrainConfig) -> bool:

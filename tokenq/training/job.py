@@ -12,22 +12,7 @@ from tokenq.records import TokenGroup
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective
-from tokenq.training.reward_model import RewardObjective
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Data with its reference.
-
-    Attributes:
-        groups: the examples.
-        reference: gives log π_ref of batches packed from `groups`, or None when the loss needs none.
-        ref_logits: gives the reference's logits, for a loss that reads the whole vocabulary.
-    """
-
-    groups: Sequence[TokenGroup]
-    reference: TokenScorer | None
-    ref_logits: Callable[[PackedBatch], Logits] | None = None
+from tokenq.training.source import Source
 
 
 @dataclass(frozen=True)
@@ -35,13 +20,15 @@ class Job:
     """Everything that a run of the loop needs.
 
     Attributes:
-        policy: an `nn.Module` that maps a packed batch to log-probs [N], for a loss with values to [2, N] (V as
-            well), for one of rewards to [N, A].
-        data: training examples with their reference.
+        policy: an `nn.Module` that maps a packed batch to `Outputs`.
+        source: gives the examples of every step.
         objective: the loss.
         config: optimisation, logging and checkpoint settings.
         run: where metrics and checkpoints go.
-        evaluation: held-out examples with their reference, or None.
+        evaluation: held-out examples.
+        reference: computes log π_ref of a batch; None where that is the column `ref_logps` of the data, or the loss
+            needs none.
+        ref_logits: gives the reference's logits, for a loss that reads the whole vocabulary.
         start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
             rounding; None when the two models are meant to differ.
         values: the value network within `policy`: an optimiser group and a limit of the gradient of its own. None
@@ -51,11 +38,13 @@ class Job:
     """
 
     policy: nn.Module
-    data: Scored
-    objective: Objective | RewardObjective
+    source: Source
+    objective: Objective
     config: TrainConfig
     run: RunDir
-    evaluation: Scored | None = None
+    evaluation: Sequence[TokenGroup] = ()
+    reference: TokenScorer | None = None
+    ref_logits: Callable[[PackedBatch], Logits] | None = None
     start_tolerance: float | None = None
     values: nn.Module | None = None
     work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))

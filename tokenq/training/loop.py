@@ -1,13 +1,15 @@
 """The training loop: batch → log-probs → loss → backward → step → metrics → evaluation → checkpoint.
 
-One loop serves every loss and every model: it sees a policy that scores packed batches, a reference that does the
-same, and a row of the loss table. It never sees a network's inside, a tokenizer or a file of data.
+One loop serves every loss, every model and every source of examples: it sees a policy that gives outputs of a batch, a
+reference and a row of the loss table, and asks for the examples of a step. It never sees a network's inside, a
+tokenizer or a file of data.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +18,21 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from tokenq.core.tensors import PackedBatch
+from tokenq.core.tensors import Actions
 from tokenq.errors import Interrupted, UserError
 from tokenq.files import JsonLines
 from tokenq.listener import Event
 from tokenq.training import checkpoint, stopping
 from tokenq.training.checks import apart_at_start, not_finite, raise_together, settled
 from tokenq.training.evaluation import evaluated
-from tokenq.training.job import Job, Scored, Summary
+from tokenq.training.job import Job, Summary
 from tokenq.training.masters import refuse_sharded_masters, release_masters
-from tokenq.training.micro import Micro, Step, plan, reduced, whole_step
 from tokenq.training.monitor import Meter
-from tokenq.training.objective import Outcome, add_sums
+from tokenq.training.objective import BatchResult, add_sums
 from tokenq.training.optim import learning_rate, make_optimizer, parted, tell_deepspeed
-from tokenq.training.order import examples_of, step_parts, step_places, steps_per_epoch, total_steps
 from tokenq.training.resume import refuse_fewer_steps
-
-__all__ = ["Job", "Scored", "Summary", "fit", "step_places", "total_steps"]
+from tokenq.training.source import total_steps
+from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, plan, reduced, share_of
 
 
 def fit(job: Job, accelerator: Accelerator) -> Summary:
@@ -53,7 +53,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
-    total = total_steps(config, examples_of(job.data.groups, job.objective.loss.unit).total)
+    total = total_steps(config, job.source.per_epoch)
     step = checkpoint.load_latest(accelerator, job.run.checkpoints, metrics_file) if config.resume else 0
     refuse_fewer_steps(step, total)
     trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total)
@@ -84,15 +84,14 @@ class _Trainer:
     saved: int = 0
 
     def __post_init__(self) -> None:
-        unit = self.job.objective.loss.unit
         self.meter = Meter()
-        self.examples = examples_of(self.job.data.groups, unit)
-        self.per_epoch = steps_per_epoch(self.job.config, self.examples.total)
+        self.per_epoch = self.job.source.per_epoch
         self.clipped = list(self.policy.parameters()), *parted(self.policy, self.job.values)
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
-        return step % (self.job.config.save_steps or self.per_epoch) == 0
+        every = self.job.config.save_steps or self.per_epoch
+        return every is not None and step % every == 0
 
     def run(self, step: int) -> Summary:
         """Do what is left after so many updates, and return how it ended."""
@@ -155,14 +154,13 @@ class _Trainer:
 
     def update(self, step: int) -> dict[str, float]:
         """Do one update and return its metrics."""
-        config, data = self.job.config, self.job.data
-        parts = step_parts(config, self.examples.sizes, step)
-        step_plan = plan(data.groups, parts, self.examples, config.tokens_per_batch, self.accelerator)
+        config, parts = self.job.config, self.job.source.step(step)
+        step_plan = plan(parts, config.tokens_per_batch, self.accelerator)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
             group["lr"] = rate
-        totals: dict[str, list[float]] = {}
-        if self.job.objective.loss.coupled and step_plan.parted:
+        totals: Totals = {}
+        if self.job.objective.loss.coupled and step_plan.has_several:
             self._together(step_plan, step, totals)
         else:
             self._one_by_one(step_plan, step, totals)
@@ -170,7 +168,7 @@ class _Trainer:
         if (
             not all(map(math.isfinite, norms.values())) and self.accelerator.scaler is None
         ):  # a gradient scaler skips such steps itself
-            self._stop_if_not_finite([data.groups[part.place].where for part in parts], step, clipped=True)
+            self._stop_if_not_finite([part.group.where for part in parts], step, clipped=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
         means = self.job.objective.means(reduced(totals, self.accelerator))
@@ -180,46 +178,43 @@ class _Trainer:
         self.job.listener(Event("train", step + 1, self.total, metrics))
         return metrics
 
-    def _one_by_one(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
+    def _one_by_one(self, step_plan: Step, step: int, totals: Totals) -> None:
         """Do the forward and backward passes of an update, each micro-batch by itself."""
-        objective, data = self.job.objective, self.job.data
+        job, objective = self.job, self.job.objective
         weights = self._step_weights(step_plan)
         failed: list[str] = []
         apart: UserError | None = None
         for i, micro in enumerate(step_plan.own):
             last = i == len(step_plan.own) - 1
             with self._accumulating(last):
-                outcome = objective(self.policy, data.reference, micro.batch, data.ref_logits)
-                apart = apart or self._apart(outcome, micro.batch, step)
-                failed += not_finite(outcome, micro.batch, data.groups) if micro.counts else []
+                result = objective(self.policy, job.reference, micro.batch, job.ref_logits)
+                apart = apart or self._apart(result, micro.batch.actions, step)
+                failed += not_finite(result, micro.batch.actions) if micro.counts else []
                 if last:
                     self._stop_if_apart(apart, step)
                     self._stop_if_not_finite(failed, step)
-                share = objective.share(outcome, weights) * micro.counts
+                share = objective.share(result, weights) * micro.counts
                 # Data-parallel averages over processes; the step's average is over all examples.
                 self.accelerator.backward(share * self.accelerator.num_processes)
-            self._count(micro, outcome, totals)
+            self._count(micro, result, totals)
 
-    def _together(self, step_plan: Step, step: int, totals: dict[str, list[float]]) -> None:
+    def _together(self, step_plan: Step, step: int, totals: Totals) -> None:
         """Do the same for losses that see the whole step at once: forward, losses, and forward again with a graph."""
-        objective, data = self.job.objective, self.job.data
-        whole = whole_step(step_plan, self.policy, data, objective, self.examples, self.accelerator)
-        self._stop_if_apart(self._apart(whole.outcome, whole.batch, step), step)
-        self._stop_if_not_finite(not_finite(whole.outcome, whole.batch, data.groups), step)
-        objective.share(whole.outcome, objective.weights(whole.batch)).backward()  # type: ignore[no-untyped-call]  # torch's
+        job, objective = self.job, self.job.objective
+        score = partial(objective.score, self.policy, ref_logits=job.ref_logits)
+        whole = coupled_step(step_plan, partial(score, job.reference), objective, self.accelerator)
+        self._stop_if_apart(self._apart(whole.result, whole.actions, step), step)
+        self._stop_if_not_finite(not_finite(whole.result, whole.actions), step)
+        objective.share(whole.result, objective.weights(whole.actions)).backward()  # type: ignore[no-untyped-call]  # torch's
         slopes = iter(whole.slopes())
         for i, micro in enumerate(step_plan.own):
             with self._accumulating(i == len(step_plan.own) - 1):
-                scores = objective.score(self.policy, None, micro.batch, data.ref_logits)
-                slope, read_slope = next(slopes) if micro.counts else (scores.logps.new_zeros(1), None)
-                share = (scores.logps * slope).sum()
-                if scores.read is not None and read_slope is not None:
-                    share = share + (scores.read * read_slope).sum()
+                share = share_of(score(None, micro.batch), next(slopes) if micro.counts else {})
                 self.accelerator.backward(share * self.accelerator.num_processes)
             if micro.counts:
                 self.meter.count(*self.job.work(micro.batch))
         if self.accelerator.is_main_process:  # every process has the metrics of the whole step
-            add_sums(totals, whole.outcome.sums)
+            add_sums(totals, whole.result.sums)
 
     def _heed(self) -> None:
         """Give an evaluation up where a signal asks for it; several processes finish it, as none may leave alone."""
@@ -233,30 +228,28 @@ class _Trainer:
         with contextlib.nullcontext() if last else self.accelerator.no_sync(self.policy):
             yield
 
-    def _apart(self, outcome: Outcome, batch: PackedBatch, step: int) -> UserError | None:
+    def _apart(self, result: BatchResult, actions: Actions, step: int) -> UserError | None:
         """Return what is wrong with the start of the run, if anything is."""
         if step or self.job.start_tolerance is None:
             return None
-        return apart_at_start(outcome, batch, self.job.data.groups, self.job.start_tolerance)
+        return apart_at_start(result.outputs, actions, self.job.start_tolerance)
 
     def _stop_if_apart(self, problem: UserError | None, step: int) -> None:
         """Stop on all processes where one of them does not start equal to its reference."""
         if step == 0 and self.job.start_tolerance is not None:
             raise_together(problem, self.accelerator)
 
-    def _count(self, micro: Micro, outcome: Outcome, totals: dict[str, list[float]]) -> None:
+    def _count(self, micro: MicroBatch, result: BatchResult, totals: Totals) -> None:
         if micro.counts:
-            add_sums(totals, outcome.sums)
+            add_sums(totals, result.sums)
             self.meter.count(*self.job.work(micro.batch))
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Return the averages over the evaluation data, under an `eval_` prefix."""
-        if self.job.evaluation is None or not self.job.evaluation.groups:
+        if not self.job.evaluation:
             return {}
         self.policy.eval()
-        metrics = evaluated(
-            self.job, self.job.evaluation, self.policy, self.accelerator, step, self._heed, same=self._same(step)
-        )
+        metrics = evaluated(self.job, self.policy, self.accelerator, step, self._heed, same=self._same(step))
         self.policy.train()
         self._log(step, metrics)
         self.meter.restart()
@@ -265,7 +258,7 @@ class _Trainer:
     def _step_weights(self, step_plan: Step) -> list[float]:
         """Return how much the whole step counts for each loss."""
         objective = self.job.objective
-        rows = [[float(w) for w in objective.weights(micro.batch)] for micro in step_plan.own if micro.counts]
+        rows = [[float(w) for w in objective.weights(micro.batch.actions)] for micro in step_plan.own if micro.counts]
         sums = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(objective.loss.terms)).sum(0)
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum")
@@ -312,7 +305,8 @@ class _Trainer:
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
-            self.metrics_file.append({"step": step, "epoch": round(step / self.per_epoch, 6), **metrics})
+            epoch = {} if self.per_epoch is None else {"epoch": round(step / self.per_epoch, 6)}
+            self.metrics_file.append({"step": step, **epoch, **metrics})
         self.accelerator.log(metrics, step=step)
 
 

@@ -4,14 +4,12 @@ from torch import Tensor
 
 from tokenq.core.losses.dro import residuals
 from tokenq.core.losses.inputs import INPUTS, Scene
-
-Sums = dict[str, tuple[Tensor, int]]
-"""Metric name → (sum over examples, number of examples), detached."""
+from tokenq.core.losses.units import Sums
 
 _MOMENTS = ("residual", "target", "squared_target")
 
 
-def value_sums(scene: Scene, source: str, beta: float) -> Sums:
+def value_sums(scene: Scene, source: str) -> Sums:
     """Return sums over the prefixes whose value counts: V, ½ (target − V)², and what the explained variance takes.
 
     The target of V is r − β Σ_{k≥t} log π/π_ref.
@@ -19,12 +17,11 @@ def value_sums(scene: Scene, source: str, beta: float) -> Sums:
     Args:
         scene: a batch with what the models say of it.
         source: which values, a source of the input `values`.
-        beta: KL temperature.
     """
     values, rewards = (INPUTS[name].sources[key](scene) for name, key in (("values", source), ("rewards", "data")))
     if scene.reference is None:
         return {}
-    errors = residuals(scene.policy, scene.reference, rewards, values, beta).detach()[values.mask]
+    errors = residuals(scene.policy, scene.reference, rewards, values, scene.beta).detach()[values.mask]
     held = values.values.detach()[values.mask]
     targets, count = errors + held, len(held)
     sums = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tokenq.core.losses import find_loss
 from tokenq.core.tensors import Frontier, PackedBatch, PairLogps, TokenLogps
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records import Role, TokenGroup, TokenResponse
 from tokenq.worlds.mdp import EOS, Sequences, TokenMDP
 from tokenq.worlds.soft_q import softmax_policy, token_logps
 
@@ -95,7 +95,7 @@ def token_pairs(world: TokenMDP, sequences: Sequences, pairs: Int[Tensor, "P 2"]
     return [
         TokenGroup(
             np.array(world.prompt_ids(int(sequences.prompts[chosen])), dtype=np.int32),
-            (_response(sequences, chosen), _response(sequences, rejected)),
+            (_response(sequences, chosen, "chosen"), _response(sequences, rejected, "rejected")),
             is_pair=True,
             where=f"world, pair {number}",
         )
@@ -103,10 +103,10 @@ def token_pairs(world: TokenMDP, sequences: Sequences, pairs: Int[Tensor, "P 2"]
     ]
 
 
-def _response(sequences: Sequences, row: int) -> TokenResponse:
+def _response(sequences: Sequences, row: int, role: Role) -> TokenResponse:
     kept = sequences.valid[row]
     ids = sequences.tokens[row][kept].numpy().astype(np.int32)
-    return TokenResponse(ids, sequences.mask[row][kept].numpy(), terminal=bool(ids[-1] == EOS))
+    return TokenResponse(ids, sequences.mask[row][kept].numpy(), bool(ids[-1] == EOS), role)
 
 
 def fit(

@@ -1,39 +1,59 @@
 """What a loss may ask for besides log-probs: one table, `INPUTS`, and where each input comes from.
 
 An input stands in a loss's signature behind the log-probs, under its name. Some have several sources, which are a
-choice of whoever trains (`--loss-options calibration=rejected`). To add one: write a function of a `Scene`, add a row.
+choice of whoever trains (`--loss-options calibration=rejected`). Numbers that the data give, a column of them, need no
+row here: what adds the column is a row of `tokenq/data/signals.py`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokenq.core.qfunction import sequence_rewards
 from tokenq.core.readout import Logits
-from tokenq.core.tensors import PackedBatch, PairValues, PrefixValues, TokenLogps
+from tokenq.core.tensors import Actions, Outputs, PairValues, PrefixValues, TokenLogps
 from tokenq.core.vocabulary import overlaps, reference_kls
 from tokenq.errors import UserError
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known of a batch when its loss is computed.
+    """What is known of a batch when its losses are computed.
 
     Attributes:
-        batch: the batch.
-        policy: [S, C] log π of all its responses.
-        reference: [S, C] log π_ref, None for losses without a reference.
-        read: [N] what was read off the policy's vocabulary, or off a value network, at every target; None where no
-            input asked.
+        actions: what was done.
+        outputs: what the models give.
+        beta: temperature at which rewards are reported.
+        attributes: the names of a reward model's outputs.
     """
 
-    batch: PackedBatch
-    policy: TokenLogps
-    reference: TokenLogps | None
-    read: Float[Tensor, " N"] | None = None
+    actions: Actions
+    outputs: Outputs
+    beta: float = 1.0
+    attributes: Sequence[str] = ()
+
+    @cached_property
+    def policy(self) -> TokenLogps:
+        """[S, C] log π of all responses."""
+        return self.actions.pad(_given(self.outputs.logps))
+
+    @cached_property
+    def reference(self) -> TokenLogps | None:
+        """[S, C] log π_ref, None for losses without a reference."""
+        found = self.outputs.ref_logps
+        return None if found is None else self.actions.pad(found.to(_given(self.outputs.logps).dtype))
+
+    @cached_property
+    def rewards(self) -> Float[Tensor, " S"] | None:
+        """[S] what is reported as the reward of each response: β log π/π_ref, or a reward model's; without a graph."""
+        if self.outputs.rewards is not None:
+            return self.actions.pad(self.outputs.rewards[:, 0].detach()).sums()
+        return None if self.reference is None else sequence_rewards(self.policy, self.reference, self.beta).detach()
 
     def ratios(self, rows: Tensor) -> Float[Tensor, " M"]:
         """Return Σ log π/π_ref of some responses."""
@@ -41,68 +61,58 @@ class Scene:
             raise UserError("Log-ratios need a reference.", "Take a loss that has one.")
         return self.policy.select(rows).sums() - self.reference.select(rows).sums()
 
+    def column(self, name: str) -> Tensor:
+        """Return a column of the data by its name: [N] by token, or [S] or [S, A] by response.
+
+        Raises:
+            UserError: some response of the batch does not have it.
+        """
+        for columns in (self.actions.token_columns, self.actions.response_columns):
+            if name in columns:
+                return columns[name]
+        hint = (
+            INPUTS[name].hint if name in INPUTS else "Add it to the data: a row in SIGNALS of tokenq/data/signals.py."
+        )
+        raise UserError(f"The loss needs {name} of every response, and a batch has none.", hint)
+
+    def padded(self, name: str) -> Tensor:
+        """Return a column in the type of the outputs: [S, C] by token, 0 where there is no action, or by response."""
+        numbers = self.column(name).to(next(iter(self.outputs.given().values())))
+        return self.actions.pad(numbers).logps if name in self.actions.token_columns else numbers
+
+
+def _given(values: Tensor | None) -> Tensor:
+    if values is None:
+        raise ValueError("the model gives no log-probs")
+    return values
+
 
 def labels(scene: Scene) -> Bool[Tensor, " N"]:
-    """Return the labels of the labelled responses."""
-    return scene.batch.labels[labelled(scene.batch)] == 1
+    """Return which of the labelled responses are desirable."""
+    found = [role == "chosen" for role in scene.actions.roles if role in ("chosen", "rejected")]
+    return torch.tensor(found, dtype=torch.bool, device=scene.actions.responses.device)
 
 
-def labelled(batch: PackedBatch) -> Int[Tensor, " N"]:
-    """Return which responses have a label."""
-    return torch.nonzero(batch.labels >= 0)[:, 0]
-
-
-def mismatched(scene: Scene) -> Float[Tensor, " M"]:
-    """Return the log-ratios of the responses beside labelled ones that have no label: those of other prompts."""
-    return scene.ratios(torch.nonzero(scene.batch.labels < 0)[:, 0])
-
-
-def rankings(batch: PackedBatch) -> Int[Tensor, "B K"]:
-    """Return the responses of each group in their order, as indices; −1 behind the last."""
+def rankings(actions: Actions) -> Int[Tensor, "B K"]:
+    """Return the responses of each ranking in their order, as indices; −1 behind the last."""
     rows: list[list[int]] = []
-    for index, (_, place) in enumerate(batch.members):
-        rows += [[]] if place == 0 else []
+    for index, role in enumerate(actions.roles):
+        rows += [[]] if role == "chosen" else []  # the best one stands first
         rows[-1].append(index)
     longest = max(map(len, rows))
-    return torch.tensor([row + [-1] * (longest - len(row)) for row in rows], device=batch.targets.device)
-
-
-def given_calibration(scene: Scene) -> Float[Tensor, " B"]:
-    """Return the log-ratios of the response that the data gives beside each pair."""
-    return scene.ratios(scene.batch.pairs[:, 1] + 1)
+    return torch.tensor([row + [-1] * (longest - len(row)) for row in rows], device=actions.responses.device)
 
 
 def pair_calibration(scene: Scene) -> Float[Tensor, " B"]:
     """Return the mean log-ratio of the chosen and the rejected response."""
-    return scene.ratios(scene.batch.pairs.flatten()).reshape(-1, 2).mean(1)
-
-
-def deciding_steps(scene: Scene) -> PairValues:
-    """Return 1 for the tokens of the first step in which chosen and rejected response differ, 0 for others."""
-    batch, width = scene.batch, scene.batch.shape[1]
-    tokens = torch.full(batch.shape, -1, device=batch.targets.device)
-    tokens[batch.responses, batch.columns] = batch.targets
-    numbers = tokens.new_full(batch.shape, -1)
-    numbers[batch.responses, batch.columns] = _of_data(batch.steps, "steps").to(numbers)
-    chosen, rejected = tokens[batch.pairs[:, 0]], tokens[batch.pairs[:, 1]]
-    first = (chosen != rejected).long().argmax(1, keepdim=True).clamp(max=width - 1)
-    sides = [numbers[batch.pairs[:, side]] for side in (0, 1)]
-    at = [side.gather(1, first).where(side.gather(1, first) >= 0, side.amax(1, keepdim=True)) for side in sides]
-    step = torch.minimum(*at)
-    masks = [(side == step).to(scene.policy.logps) for side in sides]
-    return PairValues(*masks)
-
-
-def rewards(scene: Scene) -> Float[Tensor, " N"]:
-    """Return the rewards of the responses."""
-    return _of_data(scene.batch.rewards, "rewards").to(scene.policy.logps)
+    return scene.ratios(scene.actions.pairs.flatten()).reshape(-1, 2).mean(1)
 
 
 def token_values(scene: Scene) -> PrefixValues:
     """Return the value before each token that the policy wrote."""
-    if scene.read is None:
+    if scene.outputs.values is None:
         raise UserError("The loss needs a value network, and there is none.", INPUTS["values"].hint)
-    return scene.batch.prefix_values(scene.read)
+    return scene.actions.prefix_values(scene.outputs.values)
 
 
 def prompt_values(scene: Scene) -> PrefixValues:
@@ -111,31 +121,15 @@ def prompt_values(scene: Scene) -> PrefixValues:
     return PrefixValues(every.values, every.mask & (every.mask.cumsum(1) == 1))
 
 
-def margin(scene: Scene) -> Float[Tensor, " B"]:
-    """Return by how much the chosen response of each pair was rated above the rejected one."""
-    return _of_data(scene.batch.margins, "margin")
-
-
-def ratings(scene: Scene) -> Float[Tensor, "N A"]:
-    """Return the ratings of each response, NaN where one is missing."""
-    return _of_data(scene.batch.ratings, "ratings")
-
-
-def step_labels(scene: Scene) -> Bool[Tensor, " N"]:
-    """Return which of the steps that are read are right."""
-    return _of_data(scene.batch.step_labels, "step_labels") == 1
-
-
-def _of_data(values: Tensor | None, name: str) -> Tensor:
-    if values is None:
-        raise UserError(f"The loss needs {name} of every response, and a batch has none.", INPUTS[name].hint)
-    return values
-
-
-def _read(scene: Scene) -> PairValues:
-    if scene.read is None:
+def readouts(scene: Scene) -> PairValues:
+    """Return what was read off the vocabulary, of chosen and rejected responses."""
+    if scene.outputs.readouts is None:
         raise UserError("The loss reads the whole vocabulary, and nothing was read.", "Train with tokenq's own loop.")
-    return scene.batch.pair_values(scene.read)
+    return scene.actions.pair_values(scene.outputs.readouts)
+
+
+def _pair_column(name: str) -> Callable[[Scene], PairValues]:
+    return lambda scene: scene.actions.pair_values(scene.column(name).to(scene.policy.logps))
 
 
 class Input(NamedTuple):
@@ -147,6 +141,7 @@ class Input(NamedTuple):
         hint: what to do where the data has none.
         reads: what to read off the policy's logits, and the reference's (None: not needed), at every target.
         network: whether a value network gives it, which stands beside the policy and is trained with it.
+        selections: source → what is asked of the data for it, where that is more than the kind of row.
     """
 
     sources: Mapping[str, Callable[[Scene], Any]]
@@ -154,46 +149,65 @@ class Input(NamedTuple):
     hint: str = ""
     reads: Callable[[Logits, Logits | None], Tensor] | None = None
     network: bool = False
+    selections: Mapping[str, str] = {}
 
 
 INPUTS: dict[str, Input] = {
     "labels": Input({"data": labels}, "labels", "Give data with a column label, or pairs."),
-    "rankings": Input({"data": lambda scene: rankings(scene.batch)}, "rankings", "Give data with ratings."),
+    "rankings": Input({"data": lambda scene: rankings(scene.actions)}, "rankings", "Give data with ratings."),
     "mismatched": Input(
-        {"data": mismatched, "none": lambda scene: scene.policy.logps.new_zeros(0)}, "mismatched responses"
+        {
+            "data": lambda scene: scene.ratios(scene.actions.of_role("mismatched")),
+            "none": lambda scene: scene.policy.logps.new_zeros(0),
+        },
+        "mismatched responses",
     ),
     "calibration": Input(
         {
-            "chosen": lambda scene: scene.ratios(scene.batch.pairs[:, 0]),
-            "rejected": lambda scene: scene.ratios(scene.batch.pairs[:, 1]),
+            "chosen": lambda scene: scene.ratios(scene.actions.pairs[:, 0]),
+            "rejected": lambda scene: scene.ratios(scene.actions.pairs[:, 1]),
             "both": pair_calibration,
-            "given": given_calibration,
+            "given": lambda scene: scene.ratios(scene.actions.of_role("calibration")),
         },
         "calibration responses",
         "Add a column calibration, or choose --loss-options calibration=chosen, rejected or both.",
+        selections={"given": "calibrated"},
     ),
     "contrast": Input(
-        {
-            "data": lambda scene: scene.batch.pair_values(
-                _of_data(scene.batch.contrast, "contrast").to(scene.policy.logps)
-            )
-        },
+        {"data": _pair_column("contrast")},
         "token weights",
         "Score the data with a contrastive pair (tokenq score --policy GOOD --reference BAD --output traces.jsonl), "
         "then add --contrast traces.jsonl.",
     ),
-    "steps": Input({"data": deciding_steps}, "steps", "Tokenise with steps."),
-    "rewards": Input({"data": rewards}, "rewards", "Give data with a column reward, with labels or with ratings."),
+    "steps": Input({"data": _pair_column("steps")}, "steps", "Tokenise with steps."),
+    "rewards": Input(
+        {"data": lambda scene: scene.column("rewards").to(scene.policy.logps)},
+        "rewards",
+        "Give data with a column reward, with labels or with ratings.",
+    ),
     "values": Input(
         {"prompt": prompt_values, "tokens": token_values},
         "values",
         "Train with a policy that has a value network beside it.",
         network=True,
     ),
-    "margin": Input({"data": margin}, "margins", "Add a column margin, or score_chosen and score_rejected."),
-    "ratings": Input({"data": ratings}, "ratings", "Give data with ratings, such as a column helpfulness."),
-    "step_labels": Input({"data": step_labels}, "labels of steps", "Give data with columns completions and labels."),
-    "ref_kls": Input({"vocabulary": _read}, "KL(π_ref‖π) at every position", reads=reference_kls),
-    "overlaps": Input({"vocabulary": _read}, "log Σ π² at every position", reads=lambda own, _: overlaps(own)),
+    "margin": Input(
+        {"data": lambda scene: scene.column("margin")[scene.actions.pairs[:, 0]]},
+        "margins",
+        "Add a column margin, or score_chosen and score_rejected.",
+        selections={"data": "margins"},
+    ),
+    "ratings": Input(
+        {"data": lambda scene: scene.column("ratings")},
+        "ratings",
+        "Give data with ratings, such as a column helpfulness.",
+    ),
+    "step_labels": Input(
+        {"data": lambda scene: scene.column("step_labels") == 1},
+        "labels of steps",
+        "Give data with columns completions and labels.",
+    ),
+    "ref_kls": Input({"vocabulary": readouts}, "KL(π_ref‖π) at every position", reads=reference_kls),
+    "overlaps": Input({"vocabulary": readouts}, "log Σ π² at every position", reads=lambda own, _: overlaps(own)),
 }
-"""Every input by the name that it has in a loss's signature."""
+"""Every input by the name that it has in a loss's signature. A name that is not here is a column of the data."""

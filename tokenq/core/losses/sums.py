@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tokenq.core.losses.inputs import INPUTS
-from tokenq.core.losses.table import ALIASES, LOSSES, UNITS, Loss, Output, Unit, find_loss
+from tokenq.core.losses.table import ALIASES, LOSSES, Loss, find_loss
+from tokenq.core.losses.units import UNITS, Output, Unit
 from tokenq.errors import UserError, nearest
 
 _TERM = re.compile(r"(?:(?P<before>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)(?:\s*\*\s*(?P<after>[0-9.eE+-]+))?")
@@ -43,12 +44,13 @@ class LossSum:
     @property
     def unit(self) -> Unit:
         """What the sum trains on."""
-        return next((term.loss.unit for term in self.terms if term.loss.unit != "responses"), "responses")
+        return UNITS[next((term.loss.unit for term in self.terms if term.loss.unit != "responses"), "responses")]
 
     @property
-    def want(self) -> str:
-        """What to ask of a data set: the unit, or pairs with something beside them."""
-        return next((term.loss.want for term in self.terms if term.loss.want != term.loss.unit), self.unit)
+    def selection(self) -> str:
+        """What to ask of a data set: the kind of row, or pairs with something beside them."""
+        asked = (term.loss.selection for term in self.terms if term.loss.selection != term.loss.unit)
+        return next(asked, self.unit.name)
 
     @property
     def output(self) -> Output:
@@ -68,7 +70,7 @@ class LossSum:
     @property
     def valued(self) -> bool:
         """Whether any of the losses trains a value network beside the policy."""
-        return any(INPUTS[name].network for name in self.inputs)
+        return any(INPUTS[name].network for name in self.inputs if name in INPUTS)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -138,11 +140,12 @@ def _check_addable(text: str, terms: tuple[Term, ...]) -> None:
         )
     units = {term.loss.unit for term in terms} - {"responses"}
     if len(units) > 1:
-        kinds = " and of ".join(sorted(UNITS[unit] for unit in units))
+        kinds = " and of ".join(sorted(UNITS[unit].words for unit in units))
         raise UserError(f"Loss {text!r} adds losses of {kinds}.", "Add losses that train on the same data.")
-    reading = {INPUTS[name].reads: name for term in terms for name in term.loss.inputs if INPUTS[name].reads}
+    inputs = [INPUTS[name] for term in terms for name in term.loss.inputs if name in INPUTS]
+    reading = {one.reads: one.says for one in inputs if one.reads}
     if len(reading) > 1:
-        says = " and ".join(INPUTS[name].says for name in reading.values())
+        says = " and ".join(reading.values())
         raise UserError(f"Loss {text!r} reads {says} off the vocabulary.", "Add only one loss that reads it.")
 
 

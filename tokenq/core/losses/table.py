@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -26,23 +26,8 @@ from tokenq.core.losses import (
     value,
 )
 from tokenq.core.losses.inputs import INPUTS, Scene
+from tokenq.core.losses.units import UNITS, Output
 from tokenq.errors import UserError, nearest, unknown_name
-
-Unit = Literal["pairs", "responses", "labelled", "rewarded", "ranked", "rated", "steps"]
-"""What one value of a loss stands for: a key of `UNITS`, which has them in words."""
-
-UNITS: dict[Unit, str] = {
-    "pairs": "pairs",
-    "responses": "responses",
-    "labelled": "responses with a label",
-    "rewarded": "responses with a reward",
-    "ranked": "rankings",
-    "rated": "responses with ratings",
-    "steps": "steps with a label",
-}
-
-Output = Literal["logps", "rewards"]
-"""What the model gives: log-probs of tokens, or the numbers of a head that reads its hidden states."""
 
 
 class Limit(NamedTuple):
@@ -80,9 +65,9 @@ class Loss(NamedTuple):
         function: called with the policy's log-probs, the reference's where `reference` is True, the inputs in their
             order, and its parameters. Rewards take the place of log-probs where `output` says so: those of chosen and
             rejected responses for pairs, one argument otherwise.
-        unit: what one value of the loss stands for.
+        unit: what one value of the loss stands for, a key of `UNITS`.
         reference: whether the function takes the reference's log-probs.
-        inputs: what it takes besides, keys of `INPUTS`.
+        inputs: what it takes besides, keys of `INPUTS` or names of columns.
         sources: where an input comes from that has several sources, by input; the input's first source otherwise.
         coupled: whether a value depends on the other examples of the step, which are then shown to it all at once.
         limits: of its parameters, where these differ from `LIMITS`.
@@ -90,7 +75,7 @@ class Loss(NamedTuple):
     """
 
     function: Callable[..., Tensor]
-    unit: Unit
+    unit: str
     reference: bool
     inputs: tuple[str, ...] = ()
     sources: Mapping[str, str] = {}
@@ -105,22 +90,31 @@ class Loss(NamedTuple):
 
     def choices(self) -> dict[str, str]:
         """Return the inputs that have several sources, with the one that is taken."""
-        return {name: self.source(name) for name in self.inputs if len(INPUTS[name].sources) > 1}
+        return {name: self.source(name) for name in self.inputs if len(sources_of(name)) > 1}
 
     def source(self, name: str) -> str:
         """Return where an input comes from."""
-        return self.sources.get(name, next(iter(INPUTS[name].sources)))
+        return self.sources.get(name, next(iter(sources_of(name))))
 
-    def given(self, scene: Scene) -> list[Any]:
-        """Return the inputs of a batch, in the order in which the function takes them."""
-        return [INPUTS[name].sources[self.source(name)](scene) for name in self.inputs]
+    def given(self, scene: Scene, rows: Tensor) -> list[Any]:
+        """Return the inputs of a batch in the order in which the function takes them, given the responses it sees."""
+        return [
+            INPUTS[name].sources[self.source(name)](scene)
+            if name in INPUTS
+            else UNITS[self.unit].column(scene.actions, scene.padded(name), rows)
+            for name in self.inputs
+        ]
 
     @property
-    def want(self) -> str:
-        """What to ask of a data set for this loss: its unit, or pairs with something beside them."""
-        if "margin" in self.inputs:
-            return "margins"
-        return "calibrated" if self.choices().get("calibration") == "given" else self.unit
+    def selection(self) -> str:
+        """What to ask of a data set for this loss: its kind of row, or pairs with something beside them."""
+        asked = (INPUTS[name].selections.get(self.source(name)) for name in self.inputs if name in INPUTS)
+        return next((one for one in asked if one), self.unit)
+
+
+def sources_of(name: str) -> Mapping[str, Any]:
+    """Return where an input may come from: the data alone for one that is a column of it."""
+    return INPUTS[name].sources if name in INPUTS else {"data": None}
 
 
 _FLIPS = {"label_smoothing": Limit(lambda value: 0 <= value < 0.5, "a flip probability in [0, 0.5)")}

@@ -9,15 +9,16 @@ from typing import Any
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.bad_rows import BadRowsError, first_named
+from tokenq.data.checks import refuse_equal
 from tokenq.data.digest import data_digest, group_key
 from tokenq.data.examples import read_examples
 from tokenq.data.files.source_language import is_standard_input
-from tokenq.data.signals import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.signals import SIGNALS, Options, rated_attributes
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, refuse_bad, tokenize
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 from tokenq.listener import Listener
-from tokenq.records import Example
+from tokenq.records import Example, TokenGroup
 from tokenq.training.config import TrainConfig
 
 
@@ -39,7 +40,7 @@ def load_data(
                 "Write the data to a file, and train on it from the beginning.",
             )
         listener.say("note: data come on standard input, so that this run cannot be resumed")
-    read = partial(read_examples, want=loss.want, pairing=config.pairing, style=config.style)
+    read = partial(read_examples, selection=loss.selection, pairing=config.pairing, style=config.style)
     read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
     encode = partial(_encode, config=config, loss=loss, tokenizer=tokenizer)
     with first_named(encode):
@@ -77,7 +78,7 @@ def _encode(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         truncation=config.truncation,
-        with_texts=bool({"steps", "contrast", "step_labels"} & loss.inputs.keys()),
+        with_texts=any(SIGNALS[name].needs_texts for name in loss.inputs if name in SIGNALS),
         **account,
     )
     if config.bad_rows == "error":
@@ -108,27 +109,55 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
         raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 
 
-def with_inputs(data: TokenizedData, config: TrainConfig, loss: LossSum, trained: TokenizedData) -> TokenizedData:
-    """Return the data with what the loss reads beside it.
+def with_inputs(
+    parts: Sequence[TokenizedData], config: TrainConfig, loss: LossSum, attributes: Sequence[str], listener: Listener
+) -> list[list[TokenGroup]]:
+    """Return training and held-out data with what the loss reads beside them.
 
     Args:
-        data: training or held-out data.
+        parts: training and held-out data.
         config: names what is read from files.
         loss: says what it reads.
-        trained: the data that is trained on, whose rewards give the scale.
+        attributes: the outputs of a reward model.
+        listener: told what was left out.
+
+    Raises:
+        UserError: nothing is left, or what the loss tells apart is all the same.
     """
-    if not data.groups:
-        return data
-    groups = data.groups
-    if "steps" in loss.inputs:
-        groups = with_steps(data)
-    if config.contrast is not None:
-        groups = with_contrast(replace(data, groups=groups), Path(config.contrast))
-    if "rewards" in loss.inputs:
-        groups = with_rewards(groups, reward_scale(trained.groups))
-    if loss.inputs.get("mismatched") == "data":
-        groups = with_mismatched(groups, config.max_length, trained.groups)
-    return replace(data, groups=groups)
+    contrast = None if config.contrast is None else Path(config.contrast)
+    options = Options(parts[0].groups, config.max_length, contrast, attributes)
+    names = [name for name, source in loss.inputs.items() if name in SIGNALS and source == "data"]
+    found = [_with_signals(part, names, options, listener) for part in parts]
+    refuse_equal(found[0], *(difference for name in names for difference in SIGNALS[name].differences))
+    return found
+
+
+def _with_signals(data: TokenizedData, names: Sequence[str], options: Options, listener: Listener) -> list[TokenGroup]:
+    for name in names if data.groups else ():
+        groups = SIGNALS[name].add(data, options)
+        lost = sum(len(group.responses) for group in data.groups) - sum(len(group.responses) for group in groups)
+        why, hint = SIGNALS[name].left_out(options)
+        if not groups:
+            raise UserError(f"Nothing is left of {lost} responses {why}.", hint)
+        if lost > 0:
+            listener.say(f"left out: {lost} responses {why}")
+        data = replace(data, groups=groups)
+    return data.groups
+
+
+def output_names(data: TokenizedData, config: TrainConfig, loss: LossSum) -> list[str]:
+    """Return the names of the outputs of the reward model that the loss trains.
+
+    Raises:
+        UserError: the data is not rated on an attribute that was asked for.
+    """
+    if "ratings" not in loss.inputs:
+        return ["reward"]
+    found = rated_attributes(data.groups)
+    for name in config.attributes:
+        if name not in found:
+            raise unknown_name("attribute", name, found)
+    return list(config.attributes) or found
 
 
 def data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
@@ -28,7 +28,6 @@ from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model, open_tokenizer
 from tokenq.models.precision import beside
-from tokenq.models.proof_cache import proven
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
 from tokenq.records import TokenGroup
@@ -59,9 +58,9 @@ class Reference:
     model: PackedLM | None = None
     logits: Callable[[PackedBatch], Logits] | None = None
 
-    def scorer(self, groups: Sequence[TokenGroup]) -> TokenScorer | None:
-        """Return what gives log π_ref of batches packed from `groups`."""
-        return self.store.scorer(groups) if self.store is not None else self.online
+    def with_logps(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
+        """Return the groups with what is stored of log π_ref as token column `ref_logps`."""
+        return groups if self.store is None else self.store.with_logps(groups)
 
 
 NO_REFERENCE = Reference(None, None, None, None)
@@ -152,11 +151,6 @@ def default_store() -> Path | None:
     """Return the folder of reference log-probs that all runs of a user share, None where nothing is kept."""
     folder = cache_folder()
     return None if folder is None else folder / REFERENCE
-
-
-def proven_policy(model: nn.Module, config: TrainConfig, listener: Listener) -> PackedLM:
-    """Return the model behind the fastest exact forward, and say what that could not be."""
-    return proven(model, config.attention, config.max_length, say=lambda text: listener.say(f"warning: {text}"))
 
 
 def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:

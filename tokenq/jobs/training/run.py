@@ -11,18 +11,17 @@ from torch import Tensor
 
 import tokenq
 from tokenq.core.losses import LossSum, find_sum
-from tokenq.data.checks import refuse_equal
 from tokenq.data.signals import reward_scale
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
 from tokenq.jobs.training.absolute import with_absolute_paths
-from tokenq.jobs.training.data import check_inputs, data_identity, load_data, with_inputs
+from tokenq.jobs.training.data import check_inputs, data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
 from tokenq.jobs.training.output import opened_run, record_run, refuse_taken
+from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
-from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, proven_policy, with_logits
-from tokenq.jobs.training.reward_model import Ready, prepare_reward_model
+from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
@@ -30,17 +29,18 @@ from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
-from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, load_whole
+from tokenq.models.load import ModelSpec, load_tokenizer
 from tokenq.models.precision import for_training
+from tokenq.records import TokenGroup
 from tokenq.rundir import RunDir, provenance
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
 from tokenq.training.defaults import adapts, kind_of, resolved
-from tokenq.training.loop import Job, Scored, Summary, fit, total_steps
-from tokenq.training.objective import Objective
-from tokenq.training.order import NOUNS, examples_of
+from tokenq.training.job import Job, Summary
+from tokenq.training.loop import fit
 from tokenq.training.precision import Precision, precision_of
 from tokenq.training.resume import Changes
+from tokenq.training.source import Offline, total_steps
 
 
 def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], None]] = ()) -> None:
@@ -72,50 +72,52 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         spec = _spec(config, loss, accelerator)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
         rows = load_data(config, loss, tokenizer, listener)
-        ready = PREPARATIONS[loss.output](config, loss, spec, tokenizer, rows, listener)
-        refuse_equal(ready.data.groups, loss.inputs)
-        _keep_limits(ready, listener)
-        identity = identify(ready.policy.model, config.model)
-        reference = _reference(ready, identity, config, loss, tokenizer, accelerator, listener)
-        valued = ValuedPolicy(ready.policy) if isinstance(ready.policy, PackedLM) and loss.valued else None
-        _make_ready(ready.policy, valued, config, accelerator)
-        precision = precision_of(valued or ready.policy, config, reference.model)
+        prepared = prepare(config, loss, spec, tokenizer, rows, listener)
+        _keep_limits(prepared, listener)
+        identity = identify(prepared.policy.model, config.model)
+        reference = _reference(prepared, identity, config, loss, tokenizer, accelerator, listener)
+        valued = ValuedPolicy(prepared.policy) if isinstance(prepared.policy, PackedLM) and loss.valued else None
+        _choose_gradients(prepared.policy, valued, config, accelerator)
+        precision = precision_of(valued or prepared.policy, config, reference.model)
         identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        job = _job(ready, valued, reference, config, run_dir, listener)
+        job = _job(prepared, valued, reference, config, run_dir, listener)
         if chosen.learning_rate is None:
             listener.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
         listener.say(precision.line(config.optimizer))
-        _say_start(ready, config, loss, changed, listener)
+        _say_start(prepared, config, loss, changed, listener)
         summary = fit(job, accelerator)
-        _finish(ready.policy, tokenizer, config, loss, summary, run_dir, accelerator)
-        what = "policy" if isinstance(ready.policy, PackedLM) else "reward model"
-        place = _result(ready.policy, run_dir)
+        _finish(prepared.policy, tokenizer, config, loss, summary, run_dir, accelerator)
+        what = "policy" if isinstance(prepared.policy, PackedLM) else "reward model"
+        place = _result(prepared.policy, run_dir)
         listener.say(f"done: the {what} is in {place}, every step's numbers in {run_dir.metrics}")
 
 
-def _say_start(ready: Ready, config: TrainConfig, loss: LossSum, changed: Changes, listener: Listener) -> None:
+def _say_start(prepared: Prepared, config: TrainConfig, loss: LossSum, changed: Changes, listener: Listener) -> None:
     """Say what is about to be done."""
     if changed:
         said = ", ".join(f"{name} was {was}, now {now}" for name, (was, now) in changed.items())
         listener.say(f"resuming to another end ({said}): the schedule is stretched to it")
-    listener.say(f"training: {_steps(ready, config, loss)}, {ready.policy.way} attention")
+    listener.say(f"training: {_steps(prepared, config, loss)}, {prepared.policy.way} attention")
 
 
-def _steps(ready: Ready, config: TrainConfig, loss: LossSum) -> str:
+def _steps(prepared: Prepared, config: TrainConfig, loss: LossSum) -> str:
     """Return what a step holds, in words: what the loss counts, and the responses that go through the model."""
-    examples = examples_of(ready.data.groups, loss.unit)
-    total, responses = examples.total, sum(len(group.responses) for group in ready.data.groups)
-    each, noun = min(config.batch_size, total), NOUNS[loss.unit]
-    said = f"{total_steps(config, total)} steps of {each} {noun}"
-    share = each * responses / total
+    source, responses = _source(prepared.data, config, loss), sum(len(group.responses) for group in prepared.data)
+    each = min(config.batch_size, source.total)
+    said = f"{total_steps(config, source.per_epoch)} steps of {each} {loss.unit.noun}"
+    share = each * responses / source.total
     return said if share == each else f"{said} ({share:.4g} responses) each"
 
 
-def _keep_limits(ready: Ready, listener: Listener) -> None:
+def _source(groups: Sequence[TokenGroup], config: TrainConfig, loss: LossSum) -> Offline:
+    return Offline(groups, loss.unit, config.batch_size, config.seed)
+
+
+def _keep_limits(prepared: Prepared, listener: Listener) -> None:
     """Refuse rows that the model cannot read, before anything is computed."""
-    limits, name = named_limits(ready.policy.model)
-    said = refuse_beyond(limits, [*ready.data.groups, *ready.held_out.groups], name)
+    limits, name = named_limits(prepared.policy.model)
+    said = refuse_beyond(limits, [*prepared.data, *prepared.held_out], name)
     if said is not None:
         listener.say(f"warning: {said}")
 
@@ -133,7 +135,7 @@ def _spec(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> Model
 
 
 def _reference(
-    ready: Ready,
+    prepared: Prepared,
     identity: ModelIdentity,
     config: TrainConfig,
     loss: LossSum,
@@ -142,9 +144,9 @@ def _reference(
     listener: Listener,
 ) -> Reference:
     """Return what the loss compares the policy with."""
-    reference, policy = NO_REFERENCE, ready.policy
+    reference, policy = NO_REFERENCE, prepared.policy
     if isinstance(policy, PackedLM) and loss.reference:
-        groups = [ready.data.groups, ready.held_out.groups]
+        groups = [prepared.data, prepared.held_out]
         reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, listener)
     if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
         reference = with_logits(reference, policy, config, accelerator, listener)
@@ -152,7 +154,7 @@ def _reference(
 
 
 def _job(
-    ready: Ready,
+    prepared: Prepared,
     valued: ValuedPolicy | None,
     reference: Reference,
     config: TrainConfig,
@@ -160,44 +162,27 @@ def _job(
     listener: Listener,
 ) -> Job:
     """Return what the loop needs."""
-    data, held_out = ready.data.groups, ready.held_out.groups
     return Job(
-        policy=valued or ready.policy,
-        data=Scored(data, reference.scorer(data), reference.logits),
-        objective=ready.objective,
+        policy=valued or prepared.policy,
+        source=_source(reference.with_logps(prepared.data), config, prepared.objective.loss),
+        objective=prepared.objective,
         config=config,
         run=run_dir,
-        evaluation=Scored(held_out, reference.scorer(held_out), reference.logits),
+        evaluation=reference.with_logps(prepared.held_out),
+        reference=reference.online,
+        ref_logits=reference.logits,
         start_tolerance=reference.tolerance,
         values=None if valued is None else valued.values,
-        work=ready.policy.work,
+        work=prepared.policy.work,
         listener=listener,
     )
-
-
-def _prepare_policy(
-    config: TrainConfig,
-    loss: LossSum,
-    spec: ModelSpec,
-    tokenizer: Any,
-    parts: tuple[TokenizedData, TokenizedData],
-    listener: Listener,
-) -> Ready:
-    data, held_out = (with_inputs(part, config, loss, parts[0]) for part in parts)
-    model = load_model(spec, trainable_adapter=True) if config.adapter is not None else load_whole(spec)
-    model = add_lora(model, **config.lora()) if config.lora_rank else model
-    return Ready(proven_policy(model, config, listener), data, held_out, Objective(loss, loss.beta))
-
-
-PREPARATIONS = {"logps": _prepare_policy, "rewards": prepare_reward_model}
-"""What is made ready for each output of a loss."""
 
 
 def _result(policy: PackedLM | RewardLM, run_dir: RunDir) -> Path:
     return run_dir.policy if isinstance(policy, PackedLM) else run_dir.reward_model
 
 
-def _make_ready(
+def _choose_gradients(
     policy: PackedLM | RewardLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator
 ) -> None:
     """Choose how gradients are computed."""

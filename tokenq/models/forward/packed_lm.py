@@ -1,4 +1,4 @@
-"""The shared forward: a causal LM of transformers as a `TokenScorer`, as fast as its architecture allows.
+"""The shared forward: a causal LM of transformers as a scorer of packed batches, as fast as its architecture allows.
 
 Four ways of computing the same log-probs stand in one table, fastest first. Which of them hold for a given model is
 not guessed from its name: `tokenq.models.forward.proof` compares each with the model's own forward on unpadded rows,
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from tokenq.core.logps import KEEP_BYTES, Head, Workspace
 from tokenq.core.readout import FullLogits, HeadLogits, Logits
-from tokenq.core.tensors import PackedBatch
+from tokenq.core.tensors import Outputs, PackedBatch
 from tokenq.errors import UserError, reason, unknown_name
 from tokenq.models.forward import attention
 from tokenq.models.forward.single_rows import beyond, one_by_one, set_attention
@@ -61,19 +61,17 @@ class PackedLM(nn.Module):
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    def forward(
-        self, batch: PackedBatch, read: Callable[[Logits], Float[Tensor, " N"]] | None = None
-    ) -> Float[Tensor, "*both N"]:
+    def forward(self, batch: PackedBatch, read: Callable[[Logits], Float[Tensor, " N"]] | None = None) -> Outputs:
         """Return log π of every target of the batch, float32 or better, where the weights are.
 
         Args:
             batch: the batch, on any device.
-            read: reads one more number off the logits of each target; then [2, N], log-probs first.
+            read: reads one more number off the logits of each target.
         """
         batch = batch.to(self.device)
         logits = self.logits(batch)
         logps = logits.logps(batch.targets)
-        return logps if read is None else torch.stack((logps, read(logits).to(logps.dtype)))
+        return Outputs(logps, readouts=None if read is None else read(logits).to(logps.dtype))
 
     def logits(self, batch: PackedBatch, behind: int = 1) -> Logits:
         """Return what gives the logits at every target's position, tile by tile.

@@ -85,7 +85,7 @@ def adapter_off(policy: PackedLM) -> TokenScorer:
 
     def score(batch: PackedBatch) -> Tensor:
         with torch.no_grad(), without_adapter(policy.model):
-            logps: Tensor = policy(batch)
+            logps: Tensor = policy(batch).logps
         return logps
 
     return score
@@ -107,7 +107,7 @@ def no_grad(lm: PackedLM) -> TokenScorer:
 
     def score(batch: PackedBatch) -> Tensor:
         with torch.no_grad():
-            logps: Tensor = lm(batch)
+            logps: Tensor = lm(batch).logps
         return logps
 
     return score

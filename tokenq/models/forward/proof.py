@@ -206,7 +206,7 @@ def _own_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
 
 
 def _packed_logps(lm: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
-    logps: Tensor = lm(pack(groups).to(lm.device))
+    logps: Tensor = lm(pack(groups).to(lm.device)).logps
     return logps
 
 
@@ -226,7 +226,7 @@ def probe_groups(model: PreTrainedModel) -> list[TokenGroup]:
     def response(n: int) -> TokenResponse:
         return TokenResponse(draw(n), np.ones(n, dtype=bool), terminal=True)
 
-    return [TokenGroup(draw(m), tuple(response(n) for n in ns), len(ns) == 2, "probe") for m, ns in shapes]
+    return [TokenGroup(draw(m), tuple(response(n) for n in ns), False, "probe") for m, ns in shapes]
 
 
 def _compute_dtype(model: nn.Module) -> torch.dtype:

@@ -51,9 +51,9 @@ def set_attention(model: PreTrainedModel, name: str | None) -> None:
 
 def _rows(batch: PackedBatch) -> list[tuple[list[int], list[tuple[int, int]]]]:
     """Return (places of its tokens in the flat row, (target, its place among them)) of every response with targets."""
-    predictors, columns = batch.predictors.tolist(), batch.columns.tolist()
+    predictors, columns = batch.predictors.tolist(), batch.actions.places.tolist()
     of_response = defaultdict(list)
-    for target, response in enumerate(batch.responses.tolist()):
+    for target, response in enumerate(batch.actions.responses.tolist()):
         of_response[response].append(target)
     starts = [segment.start for segment in batch.segments]
     rows = []

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenq.core.tensors import PackedBatch
+from tokenq.core.tensors import Outputs, PackedBatch
 from tokenq.models.forward.packed_lm import WAYS, PackedLM, bare
 from tokenq.models.forward.single_rows import beyond, one_by_one
 
@@ -60,7 +60,7 @@ class ValuedPolicy(nn.Module):
         self.values = ValueNetwork(policy)
         self._no_split_modules = policy._no_split_modules
 
-    def forward(self, batch: PackedBatch) -> Float[Tensor, "2 N"]:
+    def forward(self, batch: PackedBatch) -> Outputs:
         """Return log π of every target of the batch, and V before it."""
-        logps = self.policy(batch)
-        return torch.stack((logps, self.values(batch).to(logps.dtype)))
+        logps: Tensor = self.policy(batch).logps
+        return Outputs(logps, values=self.values(batch).to(logps.dtype))

@@ -1,0 +1,287 @@
+"""The kinds of rows that losses learn from, one record each: which responses count, and what is read off a model.
+
+To add a kind: write its functions, add a row to `UNITS`, and a row to `SELECTIONS` of `tokenq/data/selection.py`, which
+says what is asked of the data.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenq.core.losses.inputs import Scene
+from tokenq.core.packing import last_token, step_ends
+from tokenq.core.tensors import Actions, PairValues, TokenLogps
+from tokenq.records import TokenGroup, TokenResponse
+
+Sums = dict[str, tuple[Tensor, int]]
+"""Metric name → (sum over examples, number of examples), detached."""
+
+Output = Literal["logps", "rewards"]
+"""What the model under training gives: log-probs of tokens, or the numbers of a head that reads its hidden states."""
+
+
+class Reading(NamedTuple):
+    """How a kind of row is read off what a model gives.
+
+    Attributes:
+        count: how many values a loss has in a batch. (A loss of demonstrations counts tokens.)
+        arguments: (scene, log-probs of the policy and, for losses that take it, of the reference, responses that the
+            loss sees) → what a loss is called with before its inputs.
+        metrics: the numbers that everybody wants to see.
+        rated: attribute → (output, rating) of responses, for what an evaluation says of all of them together.
+    """
+
+    count: Callable[[Actions], int]
+    arguments: Callable[[Scene, Sequence[TokenLogps], Tensor], Sequence[Any]]
+    metrics: Callable[[Scene], Sums]
+    rated: Callable[[Scene], Mapping[str, list[list[float]]]] = lambda scene: {}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A kind of row: what one value of a loss stands for.
+
+    Attributes:
+        name: its key in `UNITS`, and of what is asked of the data (`SELECTIONS` of `tokenq/data/selection.py`).
+        words: what it is called in messages.
+        noun: what --batch-size counts. A process reward model counts solutions, whatever their steps.
+        account: what an account of the data calls that.
+        readings: how it is read, by what the model gives.
+        seen: the responses that are learnt from, without those that are only read beside them.
+        imitated: the responses that a loss of demonstrations takes of such data.
+        is_example: whether a response counts as an example, where responses are counted.
+        read_at: the tokens at which a reward model is read.
+        column: (actions, [S, …] numbers of every response, responses that the loss sees) → what a loss takes of them.
+    """
+
+    name: str
+    words: str
+    noun: str
+    account: str
+    readings: Mapping[Output, Reading]
+    seen: Callable[[Actions], Tensor] = Actions.every
+    imitated: Callable[[Actions], Tensor] = Actions.every
+    is_example: Callable[[TokenResponse], bool] = lambda response: True
+    read_at: Callable[[TokenResponse], NDArray[np.bool_]] = last_token
+    column: Callable[[Actions, Tensor, Tensor], Any] = lambda actions, numbers, rows: numbers[rows]
+
+    def size(self, group: TokenGroup) -> int:
+        """Return how many examples a group holds: single responses count one by one, pairs and rankings are whole."""
+        return len(self.examples(group)) if self.noun == "responses" else 1
+
+    def examples(self, group: TokenGroup) -> list[int]:
+        """Return the places of the responses that are examples; others are only read beside them."""
+        return [place for place, response in enumerate(group.responses) if self.is_example(response)]
+
+
+def _pair_arguments(scene: Scene, models: Sequence[TokenLogps], rows: Tensor) -> Sequence[Any]:
+    return [model.pairs(scene.actions.pairs) for model in models]
+
+
+def _response_arguments(scene: Scene, models: Sequence[TokenLogps], rows: Tensor) -> Sequence[Any]:
+    return [model.select(rows) for model in models]
+
+
+def _reward_arguments(scene: Scene, models: Sequence[TokenLogps], rows: Tensor) -> Sequence[Any]:
+    """Return the rewards [P] of chosen and of rejected responses."""
+    return scene.actions.pad(_rewards(scene)[:, 0]).sums()[scene.actions.pairs].unbind(1)
+
+
+def _rewards(scene: Scene) -> Tensor:
+    if scene.outputs.rewards is None:
+        raise ValueError("the model gives no rewards")
+    return scene.outputs.rewards
+
+
+def _sums_of(values: Mapping[str, Tensor]) -> Sums:
+    return {name: (value.sum(), len(value)) for name, value in values.items()}
+
+
+def _response_metrics(scene: Scene) -> Sums:
+    found = {"logps/responses": scene.policy.sums().detach(), "response_length": scene.policy.lengths()}
+    return _sums_of(found)
+
+
+def _rewarded_metrics(scene: Scene) -> Sums:
+    rewards = {} if scene.rewards is None else {"rewards/responses": scene.rewards}
+    return _response_metrics(scene) | _sums_of(rewards)
+
+
+def _pair_metrics(scene: Scene) -> Sums:
+    return _two_metrics(scene, scene.actions.pairs)
+
+
+def _ranked_metrics(scene: Scene) -> Sums:
+    """Return the metrics of the best and the worst of each ranking, as of a pair."""
+    best, worst = scene.actions.of_role("chosen"), scene.actions.of_role("rejected")
+    return _two_metrics(scene, torch.stack((best, worst), 1))
+
+
+def _two_metrics(scene: Scene, pairs: Tensor) -> Sums:
+    totals, lengths = scene.policy.sums().detach()[pairs], scene.policy.lengths()[pairs]
+    means = totals / lengths.clamp(min=1)
+    found = {
+        "logps/chosen": totals[:, 0],
+        "logps/rejected": totals[:, 1],
+        "logps/accuracies": totals[:, 0] > totals[:, 1],
+        "logps/mean_accuracies": means[:, 0] > means[:, 1],
+        "response_length/chosen": lengths[:, 0],
+        "response_length/rejected": lengths[:, 1],
+    }
+    return _sums_of(found | _two_rewards(scene, pairs))
+
+
+def _two_rewards(scene: Scene, pairs: Tensor) -> dict[str, Tensor]:
+    if scene.rewards is None:
+        return {}
+    chosen, rejected = scene.rewards[pairs].unbind(1)
+    return {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/accuracies": chosen > rejected,
+        "rewards/margins": chosen - rejected,
+    }
+
+
+def _labelled_metrics(scene: Scene) -> Sums:
+    found: dict[str, Tensor] = {}
+    totals, lengths = scene.policy.sums().detach(), scene.policy.lengths()
+    sides = {"chosen": scene.actions.of_role("chosen"), "rejected": scene.actions.of_role("rejected")}
+    for name, rows in sides.items():
+        found |= {f"logps/{name}": totals[rows], f"response_length/{name}": lengths[rows]}
+    if scene.rewards is not None:
+        found |= {f"rewards/{name}": scene.rewards[rows] for name, rows in sides.items()}
+    return _sums_of(found)
+
+
+def _above_mean(actions: Actions) -> Tensor:
+    """Return the responses of a reward above 0, the mean of normalised ones."""
+    rewards = actions.response_columns.get("rewards")
+    return actions.every() if rewards is None else torch.nonzero(rewards > 0)[:, 0]
+
+
+def _rated(scene: Scene) -> dict[str, list[list[float]]]:
+    """Return (output, rating) of every response that was rated on an attribute."""
+    rewards, ratings = _rewards(scene).detach(), scene.column("ratings")
+    known, both = ~torch.isnan(ratings), torch.stack((rewards, ratings.to(rewards)), 2)
+    return {name: both[known[:, i], i].tolist() for i, name in enumerate(scene.attributes)}
+
+
+def _rating_metrics(scene: Scene) -> Sums:
+    rewards, ratings = _rewards(scene).detach(), scene.column("ratings")
+    known = ~torch.isnan(ratings)
+    errors = (rewards - ratings.nan_to_num().to(rewards)).square() * known
+    return {f"mse/{name}": (errors[:, i].sum(), int(known[:, i].sum())) for i, name in enumerate(scene.attributes)}
+
+
+def _step_metrics(scene: Scene) -> Sums:
+    values, right = _rewards(scene).detach()[:, 0], scene.column("step_labels") == 1
+    found = {"chosen": values[right], "rejected": values[~right], "accuracies": (values > 0) == right}
+    return _sums_of({f"rewards/{name}": value for name, value in found.items()})
+
+
+def _sided(actions: Actions) -> Tensor:
+    return actions.of_role("chosen", "rejected")
+
+
+def _chosen(actions: Actions) -> Tensor:
+    return actions.of_role("chosen")
+
+
+def _policy(
+    count: Callable[[Actions], int],
+    metrics: Callable[[Scene], Sums],
+    arguments: Callable[[Scene, Sequence[TokenLogps], Tensor], Sequence[Any]] = _response_arguments,
+) -> dict[Output, Reading]:
+    return {"logps": Reading(count, arguments, metrics)}
+
+
+UNITS: dict[str, Unit] = {
+    unit.name: unit
+    for unit in (
+        Unit(
+            "pairs",
+            "pairs",
+            "pairs",
+            "pairs",
+            {
+                "logps": Reading(lambda actions: len(actions.pairs), _pair_arguments, _pair_metrics),
+                "rewards": Reading(
+                    lambda actions: len(actions.pairs),
+                    _reward_arguments,
+                    lambda scene: _sums_of(_two_rewards(scene, scene.actions.pairs)),
+                ),
+            },
+            seen=lambda actions: actions.pairs.flatten(),
+            imitated=lambda actions: actions.pairs[:, 0],
+            column=lambda actions, numbers, rows: PairValues(*(numbers[side] for side in actions.pairs.unbind(1))),
+        ),
+        Unit(
+            "responses",
+            "responses",
+            "responses",
+            "responses",
+            _policy(lambda actions: len(actions.responses), _response_metrics),
+        ),
+        Unit(
+            "labelled",
+            "responses with a label",
+            "responses",
+            "responses",
+            _policy(lambda actions: len(_sided(actions)), _labelled_metrics),
+            seen=_sided,
+            imitated=_chosen,
+            is_example=lambda response: response.role in ("chosen", "rejected"),
+        ),
+        Unit(
+            "rewarded",
+            "responses with a reward",
+            "responses",
+            "responses",
+            _policy(lambda actions: actions.shape[0], _rewarded_metrics),
+            imitated=_above_mean,
+        ),
+        Unit(
+            "ranked",
+            "rankings",
+            "rankings",
+            "groups",
+            _policy(lambda actions: len(_chosen(actions)), _ranked_metrics),
+            imitated=_chosen,
+        ),
+        Unit(
+            "rated",
+            "responses with ratings",
+            "responses",
+            "responses",
+            {
+                "rewards": Reading(
+                    lambda actions: int((~torch.isnan(actions.response_columns["ratings"])).sum()),
+                    lambda scene, models, rows: [_rewards(scene)],
+                    _rating_metrics,
+                    _rated,
+                )
+            },
+        ),
+        Unit(
+            "steps",
+            "steps with a label",
+            "responses",
+            "responses",
+            {
+                "rewards": Reading(
+                    lambda actions: len(actions.responses),
+                    lambda scene, models, rows: [_rewards(scene)[:, 0]],
+                    _step_metrics,
+                )
+            },
+            read_at=step_ends,
+        ),
+    )
+}
+"""Every kind of row by its name."""

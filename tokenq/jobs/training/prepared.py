@@ -1,0 +1,109 @@
+"""What a training works on: the model that it starts from, a policy or a reward model, and the data in its form."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from tokenq.core.losses import LossSum
+from tokenq.core.losses.units import Output
+from tokenq.core.packing import opened
+from tokenq.data.tokenize import TokenizedData
+from tokenq.jobs.training.data import output_names, with_inputs
+from tokenq.listener import Listener
+from tokenq.models.classifier import REWARDS, RewardLM, load_classifier
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.load import ModelSpec, add_lora, load_model, load_whole
+from tokenq.models.proof_cache import proven
+from tokenq.records import TokenGroup
+from tokenq.training.config import TrainConfig
+from tokenq.training.objective import Objective
+
+
+class Prepared(NamedTuple):
+    """What a run trains.
+
+    Attributes:
+        policy: the policy, or the reward model.
+        data: training data with all that the loss reads beside it.
+        held_out: the same for evaluation.
+        objective: what is minimised.
+    """
+
+    policy: PackedLM | RewardLM
+    data: Sequence[TokenGroup]
+    held_out: Sequence[TokenGroup]
+    objective: Objective
+
+
+def prepare(
+    config: TrainConfig,
+    loss: LossSum,
+    spec: ModelSpec,
+    tokenizer: Any,
+    parts: Sequence[TokenizedData],
+    listener: Listener,
+) -> Prepared:
+    """Return the model with its data and objective.
+
+    Args:
+        config: what was asked for.
+        loss: says what is trained.
+        spec: what to start from.
+        tokenizer: goes with it.
+        parts: training and held-out data.
+        listener: told what could not be done as asked.
+
+    Raises:
+        UserError: data and loss do not go together.
+    """
+    names = output_names(parts[0], config, loss)
+    data, held_out = with_inputs(parts, config, loss, names, listener)
+    if loss.output == "rewards":  # a number is read at tokens themselves, not before them
+        data, held_out = ([opened(group, loss.unit.read_at) for group in groups] for groups in (data, held_out))
+    model = LOADERS[loss.output](spec, tokenizer, names, config, listener)
+    return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names)))
+
+
+def load_policy(
+    spec: ModelSpec, tokenizer: Any, names: Sequence[str], config: TrainConfig, listener: Listener
+) -> PackedLM:
+    """Return the policy that the configuration asks for, behind the fastest exact forward.
+
+    Args:
+        spec: what to start from.
+        tokenizer: goes with it.
+        names: the outputs of a reward model, of which a policy has none.
+        config: adapter and way of batching.
+        listener: told what could not be done as asked.
+    """
+    model = load_model(spec, trainable_adapter=True) if config.adapter is not None else load_whole(spec)
+    model = add_lora(model, **config.lora()) if config.lora_rank else model
+    return proven(model, config.attention, config.max_length, say=lambda text: listener.say(f"warning: {text}"))
+
+
+def load_reward_model(
+    spec: ModelSpec, tokenizer: Any, names: Sequence[str], config: TrainConfig, listener: Listener
+) -> RewardLM:
+    """Return the reward model that the configuration asks for, on shared prompts where these prove exact.
+
+    Args:
+        spec: what to start from.
+        tokenizer: goes with it; it is given a token to pad with.
+        names: the outputs.
+        config: adapter, way of batching, seed.
+        listener: told what could not be done as asked.
+
+    Raises:
+        UserError: nothing to start from, or no classifier for it.
+    """
+    model: Any = load_classifier(spec, tokenizer, names, config.seed)
+    if config.lora_rank:
+        model = add_lora(model, **config.lora(), task="SEQ_CLS")
+
+    def say(text: str) -> None:
+        listener.say(f"warning: {text}")
+
+    return RewardLM(proven(model, config.attention, config.max_length, REWARDS, say=say))
+
+
+LOADERS: dict[Output, Callable[..., PackedLM | RewardLM]] = {"logps": load_policy, "rewards": load_reward_model}
+"""What loads the model under training, by what it gives."""
