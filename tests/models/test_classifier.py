@@ -1,5 +1,7 @@
 """Reward models: a head on shared prompts, and the same numbers from transformers alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -82,7 +84,7 @@ def ended_in_eos():
         for response in group.responses:
             ids = np.maximum(response.ids, 3)
             ids[-1] = 2
-            responses.append(type(response)(ids, response.mask, True))
+            responses.append(replace(response, ids=ids, terminal=True))
         found.append(type(group)(prompt, tuple(responses), group.is_pair, group.where))
     return found
 
@@ -164,7 +166,7 @@ def test_an_adapter_is_merged_into_what_is_saved(tmp_path):
     loaded = load_classifier(ModelSpec(str(tmp_path / "out")), tiny_tokenizer("bytes"), ["reward"], 0)
     torch.testing.assert_close(loaded.score.weight, before + 0.1)
     with torch.no_grad():
-        got = RewardLM(PackedLM(loaded, "segments"))(pack(groups))
+        got = RewardLM(PackedLM(loaded, "segments"))(pack(groups)).rewards
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 

@@ -80,9 +80,9 @@ def test_the_compiled_kernel_gives_the_same_log_probs_and_gradients(family):
     model = tiny_model(family).cuda()
     groups = random_groups(holes=False)
     batch = pack(groups).to("cuda")
-    plain = measure(model, PackedLM(model, "full")(batch), groups)
+    plain = measure(model, PackedLM(model, "full")(batch).logps, groups)
     model = tiny_model(family).cuda()
-    got = measure(model, PackedLM(model, "flex")(batch), groups)
+    got = measure(model, PackedLM(model, "flex")(batch).logps, groups)
     assert_same(got, plain, 2e-3)
 
 
@@ -392,7 +392,7 @@ def test_rows_that_a_type_does_not_take_are_refused(way):
         is_decoder=True,
     )
     lm = PackedLM(AutoModelForCausalLM.from_config(config), way)
-    assert lm.eval()(pack(GROUPS)).isfinite().all()
+    assert lm.eval()(pack(GROUPS)).logps.isfinite().all()
     with pytest.raises(UserError, match=r"refuses rows of 26 tokens: If training, .* multiple .* 4"):
         lm.train()(pack(GROUPS))
 
@@ -426,7 +426,7 @@ def test_soft_capped_logits_stay_below_the_cap():
     model = tiny_model("gemma2")
     with torch.no_grad():
         model.model.norm.weight.add_(20)
-        capped = PackedLM(model, "segments")(pack(GROUPS))
+        capped = PackedLM(model, "segments")(pack(GROUPS)).logps
         model.config.final_logit_softcapping = None
-        free = PackedLM(model, "segments")(pack(GROUPS))
+        free = PackedLM(model, "segments")(pack(GROUPS)).logps
     assert capped.min() > -15.7 > free.min()

@@ -30,13 +30,13 @@ def test_a_frozen_copy_stays_while_the_policy_moves(way):
     lm = PackedLM(tiny_model("gemma3"), way)
     lm.model.train()
     copy = frozen_copy(lm)
-    before = lm(BATCH).detach()
+    before = lm(BATCH).logps.detach()
     assert torch.equal(copy(BATCH), before)
     with torch.no_grad():
         for parameter in lm.parameters():
             parameter.mul_(1.1)
     assert torch.equal(copy(BATCH), before)
-    assert (lm(BATCH) - before).abs().max() > 0.01
+    assert (lm(BATCH).logps - before).abs().max() > 0.01
     assert not copy(BATCH).requires_grad
     assert lm.model.training
 
@@ -53,7 +53,7 @@ def test_a_frozen_copy_is_of_the_live_weights():
 def test_a_copy_of_a_policy_that_accumulates_in_place_adds_to_nothing():
     lm = PackedLM(tiny_model("gpt2"), "segments")
     lm.accumulate_in_place()
-    lm(BATCH).sum().backward()
+    lm(BATCH).logps.sum().backward()
     gradient = lm.lm.get_output_embeddings().weight.grad.clone()
     frozen_copy(lm)(BATCH)
     assert torch.equal(lm.lm.get_output_embeddings().weight.grad, gradient)
@@ -65,10 +65,10 @@ def test_with_its_adapter_off_a_policy_is_its_base(way):
     base = PackedLM(tiny_model("llama"), way)
     reference = adapter_off(lm)
     with torch.no_grad():
-        want = base(BATCH)
-        on = lm(BATCH)
+        want = base(BATCH).logps
+        on = lm(BATCH).logps
         assert torch.equal(reference(BATCH), want)
-        assert torch.equal(lm(BATCH), on)
+        assert torch.equal(lm(BATCH).logps, on)
     assert (on - want).abs().max() > 0.05
     assert not reference(BATCH).requires_grad
 
@@ -76,7 +76,7 @@ def test_with_its_adapter_off_a_policy_is_its_base(way):
 def test_the_adapter_learns_on_after_the_reference_was_asked():
     lm = PackedLM(adapted(), "segments")
     adapter_off(lm)(BATCH)
-    lm(BATCH).sum().backward()
+    lm(BATCH).logps.sum().backward()
     live = [name for name, p in lm.named_parameters() if p.requires_grad]
     assert live
     assert all(p.grad is not None for name, p in lm.named_parameters() if name in live)
@@ -94,5 +94,5 @@ def test_a_scorer_without_gradients_gives_the_same_numbers():
     lm = PackedLM(tiny_model("llama"), "segments")
     logps = no_grad(lm)(BATCH)
     assert not logps.requires_grad
-    assert torch.equal(logps, lm(BATCH).detach())
+    assert torch.equal(logps, lm(BATCH).logps.detach())
     assert lm.lm.config._attn_implementation == SEGMENTS

@@ -141,7 +141,8 @@ def move_the_boundary(group):
     """The same text, but its last prompt token is now the first of the response."""
     first = group.responses[0]
     ids, mask = np.append(group.prompt_ids[-1:], first.ids), np.append(True, first.mask)
-    return replace(group, prompt_ids=group.prompt_ids[:-1], responses=(TokenResponse(ids, mask, True),))
+    moved = (TokenResponse(ids, mask, True),)
+    return replace(group, prompt_ids=group.prompt_ids[:-1], responses=moved, is_pair=False)
 
 
 @pytest.mark.parametrize("change", [change_ids, change_mask, change_prompt, move_the_boundary])
