@@ -134,7 +134,7 @@ def _packed_outputs(lm: RewardLM, rows: Sequence[Rows], budget: int) -> list[Ten
     groups = [_group(one) for one in rows]
     found: dict[int, Tensor] = {}
     for places in plan_pass([group.n_tokens for group in groups], budget):
-        outputs = lm(pack([groups[place] for place in places]).to(lm.device))
+        outputs = lm(pack([groups[place] for place in places])).rewards
         sizes = [len(groups[place].responses) for place in places]
         found |= dict(zip(places, torch.split(outputs, sizes), strict=True))
     return [found[place] for place in range(len(rows))]
