@@ -47,7 +47,7 @@ def test_it_is_read_as_from_its_folder_to_the_bit(tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path)
     named, live = open_model(spec_of(tmp_path)), open_model(spec(model))
     with torch.no_grad():
-        assert torch.equal(named.lm(pack(GROUPS)), live.lm(pack(GROUPS)))
+        assert torch.equal(named.lm(pack(GROUPS)).logps, live.lm(pack(GROUPS)).logps)
     assert live.identity.weights == named.identity.weights == weights_of(spec(model))
     assert (live.identity.path, live.files) == ("LlamaForCausalLM (loaded)", ())
     assert (live.lm.way, live.lm.limit, live.lm.steps) == (named.lm.way, named.lm.limit, named.lm.steps)
@@ -66,7 +66,7 @@ def test_reading_changes_nothing(make):
     before = condition(model)
     opened = open_model(spec(model))
     with torch.no_grad():
-        got = opened.lm(pack(GROUPS))
+        got = opened.lm(pack(GROUPS)).logps
     assert condition(model) == before
     assert seen, "hooks are called"
     model.eval()
@@ -111,7 +111,7 @@ def test_another_type_is_a_copy(tmp_path):
     assert condition(model) == before
     want = open_model(spec_of(tmp_path, dtype="bfloat16"))
     with torch.no_grad():
-        assert torch.equal(opened.lm(pack(GROUPS)), want.lm(pack(GROUPS)))
+        assert torch.equal(opened.lm(pack(GROUPS)).logps, want.lm(pack(GROUPS)).logps)
     with pytest.raises(UserError, match="Unknown dtype 'bf16'"):
         open_model(spec(model, dtype="bf16"))
     with pytest.raises(UserError, match="This machine has no device cuda:99"):
