@@ -8,14 +8,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import tokenq
 from tokenq.cli.cache import CacheConfig
-from tokenq.cli.cache import run as cache
 from tokenq.cli.command import Command
 from tokenq.cli.eval import EVALUATIONS
 from tokenq.cli.flags import flags_of, parse
@@ -150,10 +150,14 @@ def _overview(family: str = "") -> str:
     )
 
 
-def _train(config: TrainConfig) -> int:
-    from tokenq.cli.train import run
+def _runs(module: str) -> Callable[[Any], int]:
+    """Return what runs a command; its module is imported when it is called."""
 
-    return run(config)
+    def run(config: Any) -> int:
+        code: int = import_module(f"tokenq.cli.{module}").run(config)
+        return code
+
+    return run
 
 
 def _check_train(config: TrainConfig) -> None:
@@ -164,39 +168,6 @@ def _check_train(config: TrainConfig) -> None:
         find_sum(config.loss, {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options})
 
 
-def _train_again(config: TrainConfig) -> str:
-    recorded = Path(config.output) / "config.yaml"
-    if not recorded.exists():
-        return "Nothing was trained yet; start again with the same command."
-    return f"Continue with: tokenq train --config {recorded} --resume"
-
-
-def _demo(config: DemoConfig) -> int:
-    from tokenq.cli.demo import run
-
-    return run(config)
-
-
-def _demo_again(config: DemoConfig) -> str:
-    return f"The same command goes on where this one stopped, in {config.output}."
-
-
-def _score(config: ScoreConfig) -> int:
-    from tokenq.cli.score import run
-
-    return run(config)
-
-
-def _score_again(config: ScoreConfig) -> str:
-    return "The same command goes on where this one stopped." if config.output else "Start again with the same command."
-
-
-def _search(config: SearchConfig) -> int:
-    from tokenq.cli.search import run
-
-    return run(config)
-
-
 def _check_search(config: SearchConfig) -> None:
     config.check_command()
     if config.policy is not None:
@@ -205,46 +176,33 @@ def _check_search(config: SearchConfig) -> None:
         check_needs(config)
 
 
-def _search_again(config: SearchConfig) -> str:
-    return "The same command goes on where this one stopped." if config.output else "Start again with the same command."
+def _train_again(config: TrainConfig) -> str:
+    recorded = Path(config.output) / "config.yaml"
+    if not recorded.exists():
+        return "Nothing was trained yet; start again with the same command."
+    return f"Continue with: tokenq train --config {recorded} --resume"
 
 
-def _sweep(config: SweepConfig) -> int:
-    from tokenq.cli.sweep import run
-
-    return run(config)
+def _demo_again(config: DemoConfig) -> str:
+    return f"The same command goes on where this one stopped, in {config.output}."
 
 
-def _sweep_again(_: SweepConfig) -> str:
+def _goes_on(_: object) -> str:
     return "The same command goes on where this one stopped."
 
 
-def _doctor(config: DoctorConfig) -> int:
-    from tokenq.cli.doctor import run
-
-    return run(config)
-
-
-def _compare(config: CompareConfig) -> int:
-    from tokenq.cli.compare import run
-
-    return run(config)
+def _goes_on_from_output(config: ScoreConfig | SearchConfig) -> str:
+    return _goes_on(config) if config.output else "Start again with the same command."
 
 
 def _nothing_written(_: object) -> str:
     return "Nothing was written; start again with the same command."
 
 
-def _verify(config: VerifyConfig) -> int:
-    from tokenq.cli.verify import run
-
-    return run(config)
-
-
 COMMANDS: dict[str, Command] = {
     "train": Command(
         TrainConfig,
-        _train,
+        _runs("train"),
         _train_again,
         "train a policy on demonstrations, preferences or rewards, or a reward model",
         SECTIONS,
@@ -253,8 +211,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "score": Command(
         ScoreConfig,
-        _score,
-        _score_again,
+        _runs("score"),
+        _goes_on_from_output,
         "read a policy against its reference, token by token",
         SCORE_SECTIONS,
         {"input": "data", "file": "data", "model": "policy", "ref": "reference"},
@@ -262,8 +220,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "search": Command(
         SearchConfig,
-        _search,
-        _search_again,
+        _runs("search"),
+        _goes_on_from_output,
         "write better answers: beams, best of n, votes, tree search, proxies",
         SEARCH_SECTIONS,
         SEARCH_SPELT_ELSEWHERE,
@@ -271,8 +229,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "sweep": Command(
         SweepConfig,
-        _sweep,
-        _sweep_again,
+        _runs("sweep"),
+        _goes_on,
         "compare searches at equal cost: quality against tokens",
         SWEEP_SECTIONS,
         {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
@@ -280,7 +238,7 @@ COMMANDS: dict[str, Command] = {
     **EVALUATIONS,
     "doctor": Command(
         DoctorConfig,
-        _doctor,
+        _runs("doctor"),
         _nothing_written,
         "examine a run: is this curve normal, and what to change",
         DOCTOR_SECTIONS,
@@ -289,7 +247,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         CompareConfig,
-        _compare,
+        _runs("compare"),
         _nothing_written,
         "set runs on the same data side by side: accuracy, margin, KL, drift, cost",
         COMPARE_SECTIONS,
@@ -298,7 +256,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "demo": Command(
         DemoConfig,
-        _demo,
+        _runs("demo"),
         _demo_again,
         "train, read and search a tiny model in three to six minutes, offline, on a CPU: three figures",
         DEMO_SECTIONS,
@@ -306,7 +264,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "verify": Command(
         VerifyConfig,
-        _verify,
+        _runs("verify"),
         _nothing_written,
         "check the theory in small worlds with known answers",
         {"worlds": "flags"},
@@ -314,8 +272,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "cache": Command(
         CacheConfig,
-        cache,
-        _sweep_again,
+        _runs("cache"),
+        _goes_on,
         "list what is kept between runs, and delete it",
         {"clear": "flags"},
         {"delete": "clear", "age": "older_than", "days": "older_than"},

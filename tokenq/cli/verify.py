@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenq.jobs.outputs import claims
 from tokenq.ranges import Range, check_ranges
 
 if TYPE_CHECKING:
@@ -40,41 +39,41 @@ _WIDTH = 190
 """Columns of the table where no terminal says how wide it is."""
 
 
-@claims("tokenq verify")
 def run(config: VerifyConfig) -> int:
     """Check the claims, print the table, and return the exit code: 1 where one did not come out as it must.
 
     Raises:
         UserError: no world to check in, or an unknown topic.
     """
-    from rich.progress import track
-
-    from tokenq.terminal.console import messages, screen
-    from tokenq.verify.check import check, claims_of
+    from tokenq.jobs.outputs import claimed
+    from tokenq.terminal.console import screen
 
     check_ranges(config, RANGES)
-    claims, seeds = claims_of(config.topic), range(config.seed, config.seed + config.worlds)
-    errors = messages()
-    findings = list(
-        track(
-            check(claims, seeds),
-            "checking",
-            len(claims),
-            console=errors,
-            transient=True,
-            disable=not errors.is_terminal,
+    files = [] if config.output is None else [Path(config.output)]
+    with claimed("tokenq verify", files, overwrite=config.overwrite):
+        findings = _findings(config)
+        console = screen(_WIDTH)
+        console.print(_table(findings))
+        wrong = [finding for finding in findings if not finding.as_expected]
+        console.print(
+            f"{len(findings) - len(wrong)} of {len(findings)} claims came out as they must, "
+            f"in {config.worlds} worlds each (seeds {config.seed} to {config.seed + config.worlds - 1})."
         )
-    )
-    console = screen(_WIDTH)
-    console.print(_table(findings))
-    wrong = [finding for finding in findings if not finding.as_expected]
-    console.print(
-        f"{len(findings) - len(wrong)} of {len(findings)} claims came out as they must, "
-        f"in {config.worlds} worlds each (seeds {seeds.start} to {seeds.stop - 1})."
-    )
-    if config.output is not None:
-        _write(Path(config.output), config, findings)
+        for path in files:
+            _write(path, config, findings)
     return 1 if wrong else 0
+
+
+def _findings(config: VerifyConfig) -> "list[Finding]":
+    from rich.progress import track
+
+    from tokenq.terminal.console import messages
+    from tokenq.verify.check import check, claims_of
+
+    claims, errors = claims_of(config.topic), messages()
+    found = check(claims, range(config.seed, config.seed + config.worlds))
+    quiet = not errors.is_terminal
+    return list(track(found, "checking", len(claims), console=errors, transient=True, disable=quiet))
 
 
 def _table(findings: "list[Finding]") -> "Table":

@@ -7,46 +7,20 @@ i mod n), and the first process puts them together in the order of the items.
 """
 
 import contextlib
-import functools
 import glob
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tokenq.errors import UserError
 from tokenq.files import JsonLines, digest_of, disk_errors, read_json, write_json
 from tokenq.leftovers import remove
 from tokenq.locks import hold_file, hold_folder
 
-Config = TypeVar("Config")
-
-_FILES = ("output", "html", "figure")
-"""Fields of a configuration that name a file to write."""
-
 _LOOKED_AT = 1 << 16
 """Bytes at the beginning and at the end of a page or a figure in which its maker is looked for."""
-
-
-def claims(made_by: str) -> Callable[[Callable[[Config], int]], Callable[[Config], int]]:
-    """Let a command hold its outputs from its beginning to its end; what is not its own is refused before it begins.
-
-    Args:
-        made_by: the command, as its outputs name it.
-    """
-
-    def claiming(run: Callable[[Config], int]) -> Callable[[Config], int]:
-        @functools.wraps(run)
-        def running(config: Config) -> int:
-            named = vars(config)
-            files = [Path(named[name]) for name in _FILES if named.get(name)]
-            with claimed(made_by, files, overwrite=bool(named.get("overwrite"))):
-                return run(config)
-
-        return running
-
-    return claiming
 
 
 @contextlib.contextmanager
