@@ -1,7 +1,7 @@
 """What an evaluation or a comparison came to, as Python sees it: numbers, tables, a page."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +34,11 @@ class Evaluated:
         title: of the page; the command when empty.
     """
 
-    outcome: Outcome
+    outcome: Outcome = field(repr=False)
     made_by: str
-    settings: Mapping[str, Any]
-    identities: Mapping[str, Any]
-    traces: Iterable[TokenTrace] = ()
+    settings: Mapping[str, Any] = field(repr=False)
+    identities: Mapping[str, Any] = field(repr=False)
+    traces: Iterable[TokenTrace] = field(default=(), repr=False)
     title: str = ""
 
     @property

@@ -1,7 +1,7 @@
 """`tokenq.examine`: is a training run healthy, is its curve normal, and what to change where it is not."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from os import PathLike, fspath
 from pathlib import Path
@@ -38,8 +38,8 @@ class Examination:
     """
 
     findings: Sequence[Finding]
-    material: Material
-    settings: Mapping[str, Any]
+    material: Material = field(repr=False)
+    settings: Mapping[str, Any] = field(repr=False)
 
     @property
     def healthy(self) -> bool:

@@ -29,7 +29,11 @@ class TraceView:
         trace: the trace.
     """
 
-    trace: TokenTrace
+    trace: TokenTrace = field(repr=False)
+
+    def __repr__(self) -> str:
+        """Return what was read, in a line."""
+        return f"TraceView({self.trace.id!r}, {len(self.tokens)} tokens, {self.totals})"
 
     @property
     def tokens(self) -> tuple[TraceToken, ...]:
@@ -82,9 +86,9 @@ class Traces:
         record: where they come from.
     """
 
-    source: Sequence[TokenTrace] | Path
+    source: Sequence[TokenTrace] | Path = field(repr=False)
     title: str = "tokenq"
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __iter__(self) -> Iterator[TokenTrace]:
         """Go through the traces, one after the other."""
@@ -134,9 +138,9 @@ class Answers(Sequence[SearchResult]):
         interrupted: whether the search was stopped before its end.
     """
 
-    source: Sequence[SearchResult] | Path
+    source: Sequence[SearchResult] | Path = field(repr=False)
     title: str = "tokenq search"
-    record: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict, repr=False)
     interrupted: bool = False
 
     @cached_property
