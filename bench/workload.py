@@ -75,7 +75,8 @@ def _read(model: str, data: str, max_length: int) -> tuple[list[TokenGroup], str
     from tokenq.data.examples import read_examples
     from tokenq.data.sources import load_examples
     from tokenq.data.tokenize import tokenize
-    from tokenq.models.load import ModelSpec, load_tokenizer
+    from tokenq.models.load import ModelSpec
+    from tokenq.models.tokenizer import load_tokenizer
 
     read = partial(read_examples, selection="pairs", bad_rows="drop")
     found = load_examples([data], read, seed=SEED)

@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.files import write_json_lines
-from tokenq.models.classifier import load_classifier, output_weights
+from tokenq.models.classifier import load_classifier
+from tokenq.models.forward.reward_lm import output_weights
 from tokenq.models.load import ModelSpec
 from tokenq.models.reward_model import RewardModel, text_ids
 from tokenq.records import Message

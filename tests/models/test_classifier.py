@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from tokenq.core.packing import every_token, last_token, opened, pack
 from tokenq.errors import UserError
-from tokenq.models.classifier import REWARDS, RewardLM, load_classifier, outputs_of, padding_of
+from tokenq.models.classifier import load_classifier, padding_of
 from tokenq.models.export import export_policy, model_card
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof import fastest_exact, prove
+from tokenq.models.forward.reward_lm import REWARDS, RewardLM, outputs_of
 from tokenq.models.load import ModelSpec, add_lora
 
 GROUPS = random_groups(holes=False)

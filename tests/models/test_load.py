@@ -25,7 +25,8 @@ from tokenq.errors import UserError
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.identity import identify
-from tokenq.models.load import ModelSpec, add_lora, load_model, load_tokenizer, make_deterministic
+from tokenq.models.load import ModelSpec, add_lora, load_model, make_deterministic
+from tokenq.models.tokenizer import load_tokenizer
 
 GROUPS = random_groups()
 

@@ -13,12 +13,14 @@ from tokenq.errors import UserError
 from tokenq.jobs.inputs import spec_of
 from tokenq.jobs.run import Run
 from tokenq.kept import cache_folder
-from tokenq.models.classifier import REWARDS, RewardLM, open_classifier
+from tokenq.models.classifier import open_classifier
+from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.identity import identify
 from tokenq.models.limits import named_limits
-from tokenq.models.load import add_lora, load_model, load_tokenizer, load_whole
-from tokenq.models.open import open_model, open_tokenizer, stamped, weights_of
-from tokenq.models.precision import beside, for_training
+from tokenq.models.load import add_lora, beside, for_training, load_model, load_whole
+from tokenq.models.open import open_model, weights_of
+from tokenq.models.stamps import stamped
+from tokenq.models.tokenizer import load_tokenizer, open_tokenizer
 
 GROUPS = random_groups()
 

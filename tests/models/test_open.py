@@ -15,11 +15,13 @@ from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.models import identity as identities
 from tokenq.models import open as opening
-from tokenq.models import proof_cache, stamps
+from tokenq.models import stamps
+from tokenq.models.forward import proof_cache
+from tokenq.models.forward.proof_cache import proven
 from tokenq.models.identity import identify
 from tokenq.models.load import ModelSpec, add_lora, load_model
-from tokenq.models.open import open_model, open_tokenizer, weights_of
-from tokenq.models.proof_cache import proven
+from tokenq.models.open import open_model, weights_of
+from tokenq.models.tokenizer import open_tokenizer
 
 
 @pytest.fixture(autouse=True)

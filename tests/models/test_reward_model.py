@@ -8,7 +8,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from tokenq.errors import UserError
 from tokenq.jobs.inputs import spec_of
-from tokenq.models.classifier import REWARDS, RewardLM, load_classifier, open_classifier
+from tokenq.models.classifier import load_classifier, open_classifier
+from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel

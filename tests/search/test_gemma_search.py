@@ -14,7 +14,8 @@ from transformers import GenerationConfig
 
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.forward.stepper import Caching, ModelStepper, writer
-from tokenq.models.load import ModelSpec, load_model, load_tokenizer
+from tokenq.models.load import ModelSpec, load_model
+from tokenq.models.tokenizer import load_tokenizer
 from tokenq.search.beam import Beams, beam_search
 from tokenq.search.branches import Limits, Walk
 from tokenq.search.sampling import Sampling, filtered, greedy

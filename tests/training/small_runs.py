@@ -19,9 +19,9 @@ from tokenq.core.packing import last_token, opened, step_ends
 from tokenq.data.signals import with_margins
 from tokenq.data.steps import deciding_steps
 from tokenq.listener import Silence
-from tokenq.models.classifier import RewardLM
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
 from tokenq.models.forward.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
+from tokenq.models.forward.reward_lm import RewardLM
 from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import identify
 from tokenq.models.load import add_lora, make_deterministic

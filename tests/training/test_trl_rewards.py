@@ -14,8 +14,9 @@ from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.signals import with_margins
 from tokenq.data.tokenize import tokenize
-from tokenq.models.classifier import RewardLM, load_classifier
+from tokenq.models.classifier import load_classifier
 from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.reward_lm import RewardLM
 from tokenq.models.load import ModelSpec
 from tokenq.training.objective import Objective
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import fspath
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,14 +12,10 @@ from tokenq.jobs.inputs import InMemory, Name, models_given
 from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, models_of_run, run_folder
 from tokenq.listener import SILENCE, Listener
-from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
-from tokenq.models.classifier import REWARDS, RewardLM, open_classifier, output_weights, outputs_of
-from tokenq.models.forward.policy import ReferencedPolicy
-from tokenq.models.limits import named_limits
-from tokenq.models.load import ModelSpec, is_quantised
-from tokenq.models.open import Opened, open_model, open_tokenizer
-from tokenq.models.precision import beside
-from tokenq.models.vocabulary import check_vocabularies, same_tokens
+from tokenq.models.load import ModelSpec
+from tokenq.models.open import open_pair as open_models
+from tokenq.models.open import open_reward_model
+from tokenq.models.tokenizer import open_tokenizer, same_tokens
 from tokenq.score.rewards import RewardReader
 
 Say = Callable[[str], None]
@@ -123,58 +118,18 @@ def open_pair(policy: ModelSpec, reference: ModelSpec | None, options: Options, 
     Raises:
         UserError: a model is missing, or there is nothing to read it against.
     """
-    if reference is None:
-        return _against_base(policy, options, say)
-    return _pair((policy, reference), _opened(policy, options, say), options, say)
-
-
-def _pair(specs: tuple[ModelSpec, ModelSpec], own: Opened, options: Options, say: Say) -> Reader:
-    """Return a policy that is open, and a reference beside it."""
-    tokenizer, their_tokenizer = (open_tokenizer(spec) for spec in specs)
-    other = _opened(beside(own.lm.model, specs[1]), options, say)
-    shared = same_tokens(tokenizer, their_tokenizer)
-    if shared:
-        check_vocabularies(own.lm.model, other.lm.model)
-    said = tuple(
-        f"{spec.path} has quantised weights: its log-probs are those of a rounded model"
-        for spec, one in zip(specs, (own, other), strict=True)
-        if spec.path.endswith(".gguf") or is_quantised(one.lm.model)
+    pair = open_models(policy, reference, options.attention, options.max_length or 1024, say)
+    return Reader(
+        pair.models,
+        pair.tokenizer,
+        pair.other_tokenizer,
+        options,
+        pair.identities,
+        pair.warnings,
+        limits=pair.limits,
+        files=pair.files,
+        base=pair.base,
     )
-    identities = own.identity.to_dict(), other.identity.to_dict()
-    pair, files = ReferencedPolicy(own.lm, other.lm), own.files + other.files
-    limits = named_limits(own.lm.model), named_limits(other.lm.model)
-    theirs = None if shared else their_tokenizer
-    return Reader(pair, tokenizer, theirs, options, identities, said, limits=limits, files=files)
-
-
-def _against_base(spec: ModelSpec, options: Options, say: Say) -> Reader:
-    """Return an adapter on its base, read against the base: one model in memory where switching it off gives that."""
-    if spec.loaded is not None and spec.loaded.has_adapter:
-        own, base = _opened(spec, options, say), f"the base of {spec.name}"
-        below = replace(spec, path=base, loaded=spec.loaded.base())
-        return _switched_off(own, below, open_tokenizer(spec), options)
-    if spec.loaded is not None or not is_adapter_folder(spec.path):
-        raise UserError(
-            f"{spec.path} needs a --reference: it is no adapter, which could be switched off.",
-            "Name the model that it was trained from.",
-        )
-    base = base_of(spec.path, spec.base)
-    below = replace(spec, path=base, base=None)
-    own = _opened(replace(below, adapter=spec.path), options, say)
-    own = replace(own, identity=replace(own.identity, path=spec.path))
-    if not leaves_base(own.lm.model):
-        return _pair((spec, below), own, options, say)
-    return _switched_off(own, below, open_tokenizer(spec), options)
-
-
-def _switched_off(own: Opened, base: ModelSpec, tokenizer: Any, options: Options) -> Reader:
-    identities = own.identity.to_dict(), own.base.to_dict() | {"path": base.path}
-    pair, limits = ReferencedPolicy(own.lm, None), (named_limits(own.lm.model),)
-    return Reader(pair, tokenizer, None, options, identities, limits=limits, files=own.files, base=base)
-
-
-def _opened(spec: ModelSpec, options: Options, say: Say) -> Opened:
-    return open_model(spec, options.attention, options.max_length or 1024, say)
 
 
 def open_rewards(
@@ -196,14 +151,11 @@ def open_rewards(
     tokenizer = open_tokenizer(spec)
     if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
         raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
-    opened = open_model(spec, options.attention, options.max_length or 1024, say, open_classifier, REWARDS)
-    names = tuple(outputs_of(opened.lm.lm))
-    lm = RewardLM(opened.lm)
-    lm.eval()
+    rewards = open_reward_model(spec, weights, options.attention, options.max_length or 1024, say)
+    lm, opened = rewards.lm, rewards.opened
     identity = opened.identity.to_dict()
-    reader = RewardReader(lambda batch: lm(batch).rewards, names, output_weights(names, weights, path), identity)
+    reader = RewardReader(lambda batch: lm(batch).rewards, tuple(lm.attributes), rewards.weights, identity)
     if beside is not None:
-        limits, files = (*beside.limits, named_limits(lm.model)), beside.files + opened.files
+        limits, files = (*beside.limits, opened.limits), beside.files + opened.files
         return replace(beside, rewards=reader, limits=limits, files=files)
-    limits = (named_limits(lm.model),)
-    return Reader(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=limits, files=opened.files)
+    return Reader(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=(opened.limits,), files=opened.files)

@@ -20,7 +20,7 @@ from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
 from tokenq.models.stamps import Stamp, unspoilt
-from tokenq.models.vocabulary import check_tokenizers
+from tokenq.models.tokenizer import check_tokenizers
 from tokenq.records import Example
 from tokenq.report.notebook import Answers, Traces, TraceView
 from tokenq.rundir import provenance

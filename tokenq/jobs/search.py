@@ -23,7 +23,7 @@ from tokenq.jobs.run import Run, run_folder
 from tokenq.jobs.searcher import Judge, Searcher, load_searcher, searched_models
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
-from tokenq.models.open import open_tokenizer
+from tokenq.models.tokenizer import open_tokenizer
 from tokenq.records import SCHEMA
 from tokenq.report.notebook import Answers
 from tokenq.rundir import provenance

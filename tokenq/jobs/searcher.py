@@ -16,14 +16,13 @@ from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.limits import least_context, named_limits, refuse_tokens
-from tokenq.models.load import ModelSpec
+from tokenq.models.load import ModelSpec, beside
 from tokenq.models.loaded import Loaded
-from tokenq.models.open import open_model, open_tokenizer
-from tokenq.models.precision import beside
+from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import RunModels, named_models, spec_of, with_models
 from tokenq.models.stamps import Stamp, unspoilt
-from tokenq.models.vocabulary import check_tokenizers
+from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records import Text
 from tokenq.results import Cost, SearchResult
 from tokenq.search.branches import Branch, Limits, Progress, Walk, never, silent

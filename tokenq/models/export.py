@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from tokenq.files import folder_aside, write_text
 from tokenq.models.adapters import rewritten_weights
 from tokenq.models.checkpoint import processor_files
-from tokenq.models.classifier import RewardLM
 from tokenq.models.forward.packed_lm import PackedLM, bare, is_peft
+from tokenq.models.forward.reward_lm import RewardLM
 from tokenq.models.merging import merged
 
 Form = Literal["as_trained", "merged"]

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from tokenq.kept import IDENTITIES, kept, sources
 from tokenq.models.adapters import adapter_scales, base_name, is_adapter_weight
 from tokenq.models.forward.packed_lm import bare
+from tokenq.models.forward.proof_cache import numeric_config
 from tokenq.models.stamps import Stamp, is_afar, settled
 
 _USES_AFAR = 8
@@ -116,13 +116,6 @@ def kept_identity(
         answer = find()
     finite = bool(answer.pop("finite"))
     return ModelIdentity(**answer | {"path": path}), finite
-
-
-def numeric_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the configuration without what cannot change a number (names, versions, compute type)."""
-    idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
-    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
-    return {key: value for key, value in config.items() if key not in idle and "drop" not in key}
 
 
 def _weights(model: nn.Module, adapter: Literal["on", "off"]) -> Iterator[tuple[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Models and tokenizers from a folder, a GGUF file or the hub, with errors that say what is wrong with them.
+"""Models from a folder, a GGUF file or the hub, with errors that say what is wrong with them.
 
 A model is loaded in one compute type, without dropout, and with the adapter that was asked for.
 """
@@ -7,12 +7,11 @@ import copy
 import re
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from tokenq.errors import UserError, reason, unknown_name
@@ -30,9 +29,7 @@ from tokenq.models.loaded import Loaded, twin
 from tokenq.models.merging import merged, merged_or_beside
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
-"""What a folder with a tokenizer holds some of."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -166,63 +163,49 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
     return model
 
 
-def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to `spec`.
+def for_training(spec: ModelSpec, *, frozen: bool, scaled: bool = False) -> ModelSpec:
+    """Return what to load with the type resolved: float32 for what is trained, whatever the checkpoint's is.
+
+    Frozen weights below an adapter stay as they are stored; those in float16 only where gradients that pass through
+    them are scaled, as they vanish below 6e-8 otherwise. An adapter is merged into float32: it changes weights by less
+    than half precision can say. A checkpoint in float64 stays in float64.
 
     Args:
-        spec: what to load.
-        chat_template: a Jinja template that replaces the tokenizer's own, as text.
-
-    Raises:
-        UserError: when there is none, or it has no end-of-sequence token.
+        spec: what is asked for; a type other than "auto" is kept.
+        frozen: whether the weights on disk stay as they are, and an adapter is trained.
+        scaled: whether a gradient scaler is at work.
     """
-    return with_end(any_tokenizer(spec), spec.path, chat_template)
+    if spec.dtype != "auto":
+        return spec
+    stored = stored_dtype(spec)
+    frozen = frozen and not is_adapter_folder(spec.path)
+    kept = stored == torch.float64 or (frozen and (stored == torch.bfloat16 or (stored == torch.float16 and scaled)))
+    return spec if kept else replace(spec, dtype="float32")
 
 
-def any_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to `spec`, which may be one that cannot end a response.
-
-    Raises:
-        UserError: there is none.
-    """
+def stored_dtype(spec: ModelSpec) -> torch.dtype | None:
+    """Return the type that a checkpoint says it is stored in, None where it does not say; that of a loaded model."""
     if spec.loaded is not None:
-        return copy.deepcopy(spec.loaded.tokenizer)
-    own = spec.adapter and adapter_folder(spec.adapter)
-    if own and (own / _TOKENIZER_CONFIG).is_file():  # its vocabulary may have grown
-        spec = replace(spec, path=str(own))
-    own = adapter_folder(spec.path)
-    if own and not (own / _TOKENIZER_CONFIG).is_file():
-        return any_tokenizer(below(spec))
-    folder, gguf = (str(own), {}) if own else locate(spec.path)
-    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
-    if Path(folder).is_dir() and not gguf and not any(f for name in TOKENIZER_FILES for f in Path(folder).glob(name)):
-        # transformers would return one that knows no word.
-        raise UserError(f"The folder {folder} holds no tokenizer.", "Save it there: tokenizer.save_pretrained(folder).")
-    found: PreTrainedTokenizerBase = from_pretrained(AutoTokenizer.from_pretrained, folder, options, spec.path)
+        return spec.loaded.dtype
+    if is_adapter_folder(spec.path):
+        return stored_dtype(replace(spec, path=base_of(spec.path, spec.base), base=None))
+    folder, gguf = locate(spec.path)
+    if gguf:
+        return None
+    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    found: torch.dtype | None = from_pretrained(AutoConfig.from_pretrained, folder, options, spec.path).dtype
     return found
 
 
-def with_end(
-    tokenizer: PreTrainedTokenizerBase, path: str, chat_template: str | None = None
-) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that can end a response.
+def beside(model: nn.Module, spec: ModelSpec) -> ModelSpec:
+    """Return what to load beside a model, in the same type: log-ratios of two types measure their rounding.
 
     Args:
-        tokenizer: given a chat template where there is one.
-        path: where it came from.
-        chat_template: replaces its own.
-
-    Raises:
-        UserError: it has no end-of-sequence token.
+        model: that was loaded first.
+        spec: the other; a type other than "auto" is kept.
     """
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"The tokenizer of {path} has no end-of-sequence token, so no response could ever end.",
-            'Set "eos_token" in its tokenizer_config.json.',
-        )
-    if chat_template is not None:
-        tokenizer.chat_template = chat_template
-    return tokenizer
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    return replace(spec, dtype=_NAMES.get(dtype, "auto")) if spec.dtype == "auto" and dtype is not None else spec
 
 
 def add_lora(

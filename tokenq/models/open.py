@@ -1,40 +1,33 @@
-"""Opening a model to read it: files, weights, identity and the fastest exact way through it, each found once.
+"""The one way from a name to a model that can be read: located, loaded, identified, proven, with its limits known.
 
-What an earlier run has found is kept (`tokenq.models.identity`, `tokenq.models.proof_cache`), and what this process has
-open already is shared. A model that is to be trained is loaded for its trainer alone (`tokenq.models.load`).
+A name is a hub id, a folder, an adapter, a GGUF file, or a model that is in memory already. What an earlier run found is
+kept (`identity`, `forward.proof_cache`), and what this process has open is shared. A model that is to be trained is
+loaded for its trainer alone (`load`).
 """
 
-import hashlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.hub import try_to_load_from_cache
 
 from tokenq.collector import collector_paused
-from tokenq.files import read_json
-from tokenq.models.adapters import adapter_config, adapter_folder, base_of, is_adapter_folder
-from tokenq.models.checkpoint import locate
+from tokenq.errors import UserError
+from tokenq.models.adapters import base_of, is_adapter_folder, leaves_base
+from tokenq.models.classifier import open_classifier
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
+from tokenq.models.forward.policy import ReferencedPolicy
 from tokenq.models.forward.proof import Proof
+from tokenq.models.forward.proof_cache import proven
+from tokenq.models.forward.reward_lm import REWARDS, RewardLM, output_weights
 from tokenq.models.identity import ModelIdentity, kept_identity
-from tokenq.models.load import (
-    DTYPES,
-    TOKENIZER_FILES,
-    ModelSpec,
-    device_of,
-    load_model,
-    load_tokenizer,
-    with_end,
-)
-from tokenq.models.precision import stored_dtype
-from tokenq.models.proof_cache import proven
-from tokenq.models.stamps import Stamp, refuse_moved, stamps
+from tokenq.models.limits import ModelLimits, named_limits
+from tokenq.models.load import DTYPES, ModelSpec, beside, device_of, is_quantised, load_model, stored_dtype
+from tokenq.models.stamps import Stamp, refuse_moved, stamped
+from tokenq.models.tokenizer import check_vocabularies, open_tokenizer, same_tokens
 
 Say = Callable[[str], None]
 
@@ -44,7 +37,7 @@ def _silent(_: str) -> None:
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedModel:
     """A model that is read and not changed.
 
     Attributes:
@@ -59,9 +52,53 @@ class Opened:
     base: ModelIdentity
     files: tuple[Stamp, ...]
 
+    @property
+    def limits(self) -> tuple[ModelLimits, str]:
+        """What it can be given, and what it is called."""
+        return named_limits(self.lm.model)
+
+
+@dataclass(frozen=True)
+class OpenedPair:
+    """A policy and the reference that it is read against.
+
+    Attributes:
+        models: both of them.
+        tokenizer: the policy's.
+        other_tokenizer: the reference's, where its tokens are others.
+        identities: (policy, reference) as provenance has them.
+        limits: of each model that is loaded, the policy's first.
+        files: stamps of the files that the weights are mapped from.
+        warnings: what may be wrong with this pair.
+        base: what the policy is with its adapter off, where that is the reference.
+    """
+
+    models: ReferencedPolicy
+    tokenizer: PreTrainedTokenizerBase
+    other_tokenizer: PreTrainedTokenizerBase | None
+    identities: tuple[dict[str, Any], dict[str, Any]]
+    limits: tuple[tuple[ModelLimits, str], ...]
+    files: tuple[Stamp, ...]
+    warnings: tuple[str, ...] = ()
+    base: ModelSpec | None = None
+
+
+@dataclass(frozen=True)
+class OpenedRewards:
+    """A reward model that is read and not changed.
+
+    Attributes:
+        lm: reads its outputs at every target of a batch.
+        opened: the model behind it.
+        weights: what each output weighs in the reward.
+    """
+
+    lm: RewardLM
+    opened: OpenedModel
+    weights: tuple[float, ...]
+
 
 _open: dict[Any, tuple[weakref.ref[PackedLM], int]] = {}
-_tokenizers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def open_model(
@@ -71,7 +108,7 @@ def open_model(
     say: Say = _silent,
     load: Callable[[ModelSpec], nn.Module] = load_model,
     proof: Proof | None = None,
-) -> Opened:
+) -> OpenedModel:
     """Return the model that `spec` names, to be read and left as it is: others that read it share it.
 
     Args:
@@ -101,7 +138,96 @@ def open_model(
         refuse_moved(files)
         if named:
             _open[key] = weakref.ref(lm), _changes(lm)
-    return Opened(lm, identity, base, files)
+    return OpenedModel(lm, identity, base, files)
+
+
+def open_pair(
+    policy: ModelSpec, reference: ModelSpec | None, attention: str = "auto", max_length: int = 1024, say: Say = _silent
+) -> OpenedPair:
+    """Return a policy and its reference, to be read.
+
+    An adapter without a reference is read against its base: one model in memory where switching it off gives the base.
+
+    Args:
+        policy: the policy.
+        reference: the reference; None for the base of an adapter.
+        attention: as in `open_model`.
+        max_length: longest sequence of the job.
+        say: told what could not be done as asked.
+
+    Raises:
+        UserError: a model is missing, or there is nothing to read the policy against.
+    """
+    read = partial(open_model, attention=attention, max_length=max_length, say=say)
+    if reference is not None:
+        return _beside(policy, read(policy), reference, read)
+    if policy.loaded is not None and policy.loaded.has_adapter:
+        base = replace(policy, path=f"the base of {policy.name}", loaded=policy.loaded.base())
+        return _switched_off(policy, read(policy), base)
+    if policy.loaded is not None or not is_adapter_folder(policy.path):
+        raise UserError(
+            f"{policy.path} needs a --reference: it is no adapter, which could be switched off.",
+            "Name the model that it was trained from.",
+        )
+    base = replace(policy, path=base_of(policy.path, policy.base), base=None)
+    own = read(replace(base, adapter=policy.path))
+    own = replace(own, identity=replace(own.identity, path=policy.path))
+    return _switched_off(policy, own, base) if leaves_base(own.lm.model) else _beside(policy, own, base, read)
+
+
+def _beside(
+    policy: ModelSpec, own: OpenedModel, reference: ModelSpec, read: Callable[[ModelSpec], OpenedModel]
+) -> OpenedPair:
+    tokenizer, theirs = open_tokenizer(policy), open_tokenizer(reference)
+    other = read(beside(own.lm.model, reference))
+    shared = same_tokens(tokenizer, theirs)
+    if shared:
+        check_vocabularies(own.lm.model, other.lm.model)
+    rounded = tuple(
+        f"{spec.path} has quantised weights: its log-probs are those of a rounded model"
+        for spec, one in ((policy, own), (reference, other))
+        if spec.path.endswith(".gguf") or is_quantised(one.lm.model)
+    )
+    return OpenedPair(
+        ReferencedPolicy(own.lm, other.lm),
+        tokenizer,
+        None if shared else theirs,
+        (own.identity.to_dict(), other.identity.to_dict()),
+        (own.limits, other.limits),
+        own.files + other.files,
+        rounded,
+    )
+
+
+def _switched_off(policy: ModelSpec, own: OpenedModel, base: ModelSpec) -> OpenedPair:
+    identities = own.identity.to_dict(), own.base.to_dict() | {"path": base.path}
+    pair = ReferencedPolicy(own.lm, None)
+    return OpenedPair(pair, open_tokenizer(policy), None, identities, (own.limits,), own.files, base=base)
+
+
+def open_reward_model(
+    spec: ModelSpec,
+    weights: Mapping[str, str | float] | None = None,
+    attention: str = "auto",
+    max_length: int = 1024,
+    say: Say = _silent,
+) -> OpenedRewards:
+    """Return a reward model, to be read at every token.
+
+    Args:
+        spec: what to open.
+        weights: of its outputs by name, where it has several.
+        attention: as in `open_model`.
+        max_length: longest sequence of the job.
+        say: told what could not be done as asked.
+
+    Raises:
+        NoTokenHead: it says something of whole texts alone.
+        UserError: there is no such model, or its outputs are several and nobody says what each weighs.
+    """
+    opened = open_model(spec, attention, max_length, say, open_classifier, REWARDS)
+    lm = RewardLM(opened.lm)
+    return OpenedRewards(lm.eval(), opened, output_weights(lm.attributes, weights, spec.path))
 
 
 def known_identity(
@@ -146,48 +272,6 @@ def weights_of(spec: ModelSpec, load: Callable[[ModelSpec], nn.Module] = load_mo
     return known_identity(partial(load, spec), spec, stamped(spec), kind=load.__name__)[0].weights
 
 
-def open_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to `spec`, one for all folders that hold the same; it is not to be changed.
-
-    Raises:
-        UserError: as `load_tokenizer`.
-    """
-    if spec.loaded is not None:
-        return with_end(spec.loaded.tokenizer, spec.path)
-    content = _content(spec)
-    found: PreTrainedTokenizerBase | None = _tokenizers.get(content)
-    if found is None:
-        with collector_paused():
-            found = _tokenizers[content] = load_tokenizer(spec)
-    return found
-
-
-def stamped(spec: ModelSpec) -> tuple[Stamp, ...]:
-    """Return the stamps of all files that decide the weights; none where they are in memory, or not on this disk.
-
-    Raises:
-        UserError: there is no model at that place.
-    """
-    if spec.loaded is not None:
-        return ()
-    places = _places(spec.path, spec.revision, spec.base)
-    if spec.adapter is not None:
-        places += (adapter_folder(spec.adapter),)
-    return () if None in places else stamps([place for place in places if place is not None])
-
-
-def _places(path: str, revision: str | None, base: str | None = None) -> tuple[Path | None, ...]:
-    """Return the folders and files that a path stands for: for an adapter alone its base as well."""
-    place = Path(path).expanduser()
-    if is_adapter_folder(path):
-        own = adapter_folder(path)
-        return own, *_places(base_of(path, base), revision or (adapter_config(own).get("revision") if own else None))
-    if place.exists():
-        return (place,)
-    cached = try_to_load_from_cache(path, "config.json", revision=revision) if path.count("/") < 2 else None
-    return (Path(cached).parent if isinstance(cached, str) else None,)
-
-
 def _typed(spec: ModelSpec) -> ModelSpec:
     """Return the spec with its type by name, where the checkpoint says which: the same weights have one key."""
     stored = stored_dtype(spec) if spec.dtype == "auto" and spec.loaded is None else None
@@ -205,31 +289,3 @@ def _held(key: Any) -> PackedLM | None:
 def _changes(model: nn.Module) -> int:
     """Return how often any weight was changed in place."""
     return sum(parameter._version for parameter in model.parameters())
-
-
-def _content(spec: ModelSpec) -> str:
-    """Return a hash of all files that a tokenizer is made of; of its name where these are not in one local folder."""
-    if spec.adapter is not None or is_adapter_folder(spec.path):
-        return repr([spec, stamped(spec)])
-    folder, gguf = locate(spec.path)
-    place = Path(folder)
-    asked = [gguf, spec.revision, spec.trust_remote_code]
-    if not place.is_dir() or gguf:
-        return repr([folder, *asked, stamps([place / gguf["gguf_file"]] if gguf else [])])
-    digest = hashlib.sha256(repr(asked).encode())
-    for file in sorted({file for name in (*TOKENIZER_FILES, "*.json", "*.jinja") for file in place.glob(name)}):
-        if file.is_file() and file.name not in _OF_WEIGHTS:
-            told = file.read_bytes() if file.name != "config.json" else _kind(file)
-            digest.update(f"{file.name} {len(told)} ".encode())
-            digest.update(told)
-    return digest.hexdigest()
-
-
-def _kind(file: Path) -> bytes:
-    """Return what transformers takes from a model's configuration when it makes a tokenizer."""
-    wanted = ("model_type", "tokenizer_class", "auto_map", "transformers_version")
-    return repr([read_json(file).get(name) for name in wanted]).encode()
-
-
-_OF_WEIGHTS = {"generation_config.json", "adapter_config.json", "model.safetensors.index.json"}
-"""JSON files in a model's folder that no tokenizer reads."""

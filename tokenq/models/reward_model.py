@@ -1,6 +1,7 @@
 """A reward model that judges texts: one number for a prompt with its response, larger is better."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -11,19 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tokenq.core.packing import pack, plan_pass
 from tokenq.errors import UserError
-from tokenq.models.classifier import (
-    ENDS_IN_EOS,
-    REWARDS,
-    NoTokenHead,
-    RewardLM,
-    open_classifier,
-    output_weights,
-    outputs_of,
-    read_classifier,
-)
+from tokenq.models.classifier import ENDS_IN_EOS, NoTokenHead, read_classifier
 from tokenq.models.forward.packed_lm import bare
-from tokenq.models.load import ModelSpec, any_tokenizer
-from tokenq.models.open import open_model
+from tokenq.models.forward.reward_lm import RewardLM, output_weights, outputs_of
+from tokenq.models.load import ModelSpec
+from tokenq.models.open import open_reward_model
+from tokenq.models.tokenizer import any_tokenizer
 from tokenq.records import Message, Text, TokenGroup, TokenResponse
 
 Rows = Sequence[Sequence[int]]
@@ -45,8 +39,7 @@ class RewardModel:
     def __init__(
         self, spec: ModelSpec, weights: Mapping[str, str | float] | None = None, tokens_per_batch: int = 4096
     ) -> None:
-        self._read, model = _reader(spec, tokens_per_batch)
-        self._weights = output_weights(outputs_of(model), weights, spec.path)
+        self._read, model, self._weights = _reader(spec, weights, tokens_per_batch)
         self._tokenizer = any_tokenizer(spec)
         self._ends_in_eos = bool(model.config.to_dict().get(ENDS_IN_EOS))
 
@@ -119,14 +112,17 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], res
     return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
 
 
-def _reader(spec: ModelSpec, budget: int) -> tuple[Callable[[Sequence[Rows]], list[Tensor]], PreTrainedModel]:
-    """Return what gives the outputs [rows, A] of each group of rows, and the model behind it."""
+def _reader(
+    spec: ModelSpec, weights: Mapping[str, str | float] | None, budget: int
+) -> tuple[Callable[[Sequence[Rows]], list[Tensor]], PreTrainedModel, tuple[float, ...]]:
+    """Return what gives the outputs [rows, A] of each group of rows, the model behind it, and what outputs weigh."""
     try:
-        lm = RewardLM(open_model(spec, load=open_classifier, proof=REWARDS).lm)
+        rewards = open_reward_model(spec, weights)
     except NoTokenHead:  # an encoder, a head of several layers: it says one thing of a whole row
         model = read_classifier(spec).eval()
-        return lambda groups: [_own_outputs(model, rows) for rows in groups], bare(model)
-    return lambda groups: _packed_outputs(lm, groups, budget), bare(lm.model)
+        lm, read = bare(model), partial(_own_outputs, model)
+        return lambda groups: list(map(read, groups)), lm, output_weights(outputs_of(lm), weights, spec.path)
+    return lambda groups: _packed_outputs(rewards.lm, groups, budget), bare(rewards.lm.model), rewards.weights
 
 
 @torch.no_grad()

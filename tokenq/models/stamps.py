@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from transformers.utils.hub import try_to_load_from_cache
+
 from tokenq.errors import UserError
+from tokenq.models.adapters import adapter_config, adapter_folder, base_of, is_adapter_folder
+from tokenq.models.load import ModelSpec
 
 T = TypeVar("T")
 
@@ -157,3 +161,29 @@ def _maps() -> str | None:
 
 
 _AGAIN = "Run again when whatever writes there is done; a writer that writes aside and renames does no harm."
+
+
+def stamped(spec: ModelSpec) -> tuple[Stamp, ...]:
+    """Return the stamps of all files that decide the weights; none where they are in memory, or not on this disk.
+
+    Raises:
+        UserError: there is no model at that place.
+    """
+    if spec.loaded is not None:
+        return ()
+    places = _places(spec.path, spec.revision, spec.base)
+    if spec.adapter is not None:
+        places += (adapter_folder(spec.adapter),)
+    return () if None in places else stamps([place for place in places if place is not None])
+
+
+def _places(path: str, revision: str | None, base: str | None = None) -> tuple[Path | None, ...]:
+    """Return the folders and files that a path stands for: for an adapter alone its base as well."""
+    place = Path(path).expanduser()
+    if is_adapter_folder(path):
+        own = adapter_folder(path)
+        return own, *_places(base_of(path, base), revision or (adapter_config(own).get("revision") if own else None))
+    if place.exists():
+        return (place,)
+    cached = try_to_load_from_cache(path, "config.json", revision=revision) if path.count("/") < 2 else None
+    return (Path(cached).parent if isinstance(cached, str) else None,)

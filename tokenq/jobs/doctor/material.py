@@ -18,9 +18,10 @@ from tokenq.jobs.doctor.responses import score_pairs, write_samples
 from tokenq.jobs.doctor.weights import models_today, movement_since
 from tokenq.jobs.run import models_of_run
 from tokenq.listener import Listener
-from tokenq.models.load import ModelSpec, load_tokenizer
+from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
 from tokenq.models.run_models import against_base, named_models, spec_of
+from tokenq.models.tokenizer import load_tokenizer
 from tokenq.records import Example
 from tokenq.rundir import RunDir
 from tokenq.runs.data import data_of_run

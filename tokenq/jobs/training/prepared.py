@@ -9,10 +9,11 @@ from tokenq.core.packing import opened
 from tokenq.data.tokenize import TokenizedData
 from tokenq.jobs.training.data import output_names, with_inputs
 from tokenq.listener import Listener
-from tokenq.models.classifier import REWARDS, RewardLM, load_classifier
+from tokenq.models.classifier import load_classifier
 from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.proof_cache import proven
+from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.load import ModelSpec, add_lora, load_model, load_whole
-from tokenq.models.proof_cache import proven
 from tokenq.records import TokenGroup
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective

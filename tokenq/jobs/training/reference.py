@@ -25,11 +25,10 @@ from tokenq.models.forward.policy import (
     no_grad,
 )
 from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.load import ModelSpec
-from tokenq.models.open import open_model, open_tokenizer
-from tokenq.models.precision import beside
+from tokenq.models.load import ModelSpec, beside
+from tokenq.models.open import open_model
 from tokenq.models.reference_store import ReferenceStore
-from tokenq.models.vocabulary import check_tokenizers, check_vocabularies
+from tokenq.models.tokenizer import check_tokenizers, check_vocabularies, open_tokenizer
 from tokenq.records import TokenGroup
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig

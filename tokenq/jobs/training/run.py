@@ -23,14 +23,14 @@ from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
 from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
 from tokenq.listener import SILENCE, Listener
-from tokenq.models.classifier import RewardLM
 from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward.packed_lm import PackedLM, bare
+from tokenq.models.forward.reward_lm import RewardLM
 from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
-from tokenq.models.load import ModelSpec, load_tokenizer
-from tokenq.models.precision import for_training
+from tokenq.models.load import ModelSpec, for_training
+from tokenq.models.tokenizer import load_tokenizer
 from tokenq.records import TokenGroup
 from tokenq.rundir import RunDir, provenance
 from tokenq.training.checks import together

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from tokenq.kept import PROOFS, Answer, kept, sources
 from tokenq.models.forward.lengths import SHORT, length_limit
 from tokenq.models.forward.packed_lm import PackedLM, bare, is_peft
 from tokenq.models.forward.proof import LOG_PROBS, TOLERANCES, Proof, fastest_exact, probe_groups
-from tokenq.models.identity import numeric_config
 
 _USES_MEASURED = 8
 """After so many uses a proof in half precision is repeated: what is tolerated there is measured on the weights."""
@@ -29,7 +29,7 @@ _PROVERS = (
     "tokenq.models.forward.packed_lm",
     "tokenq.models.forward.attention",
     "tokenq.models.forward.cache",
-    "tokenq.models.classifier",
+    "tokenq.models.forward.reward_lm",
     "tokenq.models.forward.lengths",
     "tokenq.models.forward.proof_of_steps",
     "tokenq.models.forward.single_rows",
@@ -85,6 +85,13 @@ def proven(
     for warning in answer["warnings"]:
         say(warning)
     return found[-1] if found else PackedLM(model, answer["way"], answer["limit"], steps=answer["steps"])
+
+
+def numeric_config(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the configuration without what cannot change a number (names, versions, compute type)."""
+    idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
+    config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
+    return {key: value for key, value in config.items() if key not in idle and "drop" not in key}
 
 
 def _depends(model: nn.Module, choice: str, max_length: int, proof: Proof) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.errors import UserError
-from tokenq.models.vocabulary import check_tokenizers, check_vocabularies, same_tokens
+from tokenq.models.tokenizer import check_tokenizers, check_vocabularies, same_tokens
 
 
 class Words:
