@@ -6,6 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import CHATML, tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+import tokenq
 from tokenq.errors import UserError
 from tokenq.jobs.inputs import spec_of
 from tokenq.models.classifier import load_classifier, open_classifier
@@ -94,6 +95,12 @@ def test_a_loaded_one_scores_like_its_folder(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     given = spec_of(model, AutoTokenizer.from_pretrained(tmp_path))
     assert RewardModel(given).score(ASKED, ANSWERS) == RewardModel(spec).score(ASKED, ANSWERS)
+    forms = (str(tmp_path), model, (model, given.loaded.tokenizer))
+    readers = [
+        tokenq.load(reward_model=form, tokenizer=given.loaded.tokenizer if form is model else None) for form in forms
+    ]
+    traces = [reader.score("The sky is", " blue.").trace for reader in readers]
+    assert [trace.totals.reward for trace in traces] == [traces[0].totals.reward] * 3
 
 
 def save_adapter(folder, outputs=1, dtype=torch.float32, **asked):

@@ -19,7 +19,7 @@ from tokenq.data.sources import Data, load_examples
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
-from tokenq.jobs.run import Run
+from tokenq.jobs.run import Run, run_folder
 from tokenq.models.forward.packed_lm import is_peft
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
@@ -60,15 +60,13 @@ def spec_of(
     Raises:
         UserError: a loaded model without its tokenizer, a tokenizer without a loaded model, or something else.
     """
-    if isinstance(model, Run):
-        return ModelSpec(str(model.policy), **options)
+    folder = run_folder(model)
+    if folder is not None:
+        return ModelSpec(str(RunDir(folder).policy), **options)
     loaded = _in_memory(model, tokenizer)
     if loaded is not None:
         return ModelSpec(loaded.name, loaded=loaded, **options)
-    path: Any = model
-    place = Path(path).expanduser()
-    own = RunDir(place).policy
-    return ModelSpec(str(own) if own.is_dir() and not (place / "config.json").exists() else fspath(path), **options)
+    return ModelSpec(fspath(cast(Name, model)), **options)
 
 
 def model_source(model: Name | InMemory, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> Source:

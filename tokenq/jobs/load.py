@@ -2,19 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from os import fspath
+from os import PathLike
 
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.errors import UserError
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, models_given
+from tokenq.jobs.inputs import InMemory, Name, models_given, spec_of
 from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, models_of_run, run_folder
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.load import ModelSpec
-from tokenq.models.open import open_pair as open_models
-from tokenq.models.open import open_reward_model
+from tokenq.models.open import open_pair, open_reward_model
 from tokenq.models.tokenizer import open_tokenizer, same_tokens
 from tokenq.score.rewards import RewardReader
 
@@ -26,7 +25,7 @@ def load(  # noqa: PLR0913 (one keyword a setting)
     reference: Name | InMemory | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    reward_model: Name | None = None,
+    reward_model: Name | Run | InMemory | None = None,
     reward_weights: Mapping[str, str] = {},
     listener: Listener = SILENCE,
     beta: float | None = None,
@@ -49,7 +48,8 @@ def load(  # noqa: PLR0913 (one keyword a setting)
             a loaded model of `transformers`, or (model, tokenizer).
         reference: likewise; may be left out for a run, and for an adapter, which is then switched off.
         tokenizer: of a loaded model.
-        reward_model: folder or hub id of a sequence classifier, which reads alone or beside the policy.
+        reward_model: a sequence classifier, which reads alone or beside the policy: a folder, a hub id, a run that
+            trained one, a loaded model, or (model, tokenizer).
         reward_weights: of its outputs by name, where it has several.
         listener: told what could not be done as asked.
         beta: KL temperature of implicit rewards. Default: the run's, else 0.1.
@@ -76,7 +76,7 @@ def load(  # noqa: PLR0913 (one keyword a setting)
     with untouched():
         pair = None if policy is None else _given_pair(policy, reference, tokenizer, options, beta, warn)
         if reward_model is not None:
-            return open_rewards(fspath(reward_model), reward_weights, options, warn, pair)
+            return open_rewards(_rewards_given(reward_model, tokenizer, options), reward_weights, options, warn, pair)
     if pair is None:
         raise UserError("There is nothing to load.", "Give a policy, or a reward_model.")
     return pair
@@ -103,10 +103,19 @@ def _given_pair(
         options = replace(options, beta=beta or made.beta or 0.1)
     own = specs["policy"]
     assert own is not None  # the caller has one
-    return open_pair(own, specs["reference"], options, warn)
+    return open_reader(own, specs["reference"], options, warn)
 
 
-def open_pair(policy: ModelSpec, reference: ModelSpec | None, options: Options, say: Say) -> Reader:
+def _rewards_given(
+    model: Name | Run | InMemory, tokenizer: PreTrainedTokenizerBase | None, options: Options
+) -> ModelSpec:
+    """Return how a reward model is loaded; one in memory without a tokenizer reads with the policy's."""
+    named = model.reward_model if isinstance(model, Run) else model
+    given = spec_of(named, None if isinstance(named, str | PathLike) else tokenizer)
+    return replace(options.spec(given.path), loaded=given.loaded)
+
+
+def open_reader(policy: ModelSpec, reference: ModelSpec | None, options: Options, say: Say) -> Reader:
     """Return two models ready to be read.
 
     Args:
@@ -118,7 +127,7 @@ def open_pair(policy: ModelSpec, reference: ModelSpec | None, options: Options, 
     Raises:
         UserError: a model is missing, or there is nothing to read it against.
     """
-    pair = open_models(policy, reference, options.attention, options.max_length or 1024, say)
+    pair = open_pair(policy, reference, options.attention, options.max_length or 1024, say)
     return Reader(
         pair.models,
         pair.tokenizer,
@@ -133,12 +142,12 @@ def open_pair(policy: ModelSpec, reference: ModelSpec | None, options: Options, 
 
 
 def open_rewards(
-    path: str, weights: Mapping[str, str], options: Options, say: Say, beside: Reader | None = None
+    spec: ModelSpec, weights: Mapping[str, str], options: Options, say: Say, beside: Reader | None = None
 ) -> Reader:
     """Return a reward model ready to read, alone or beside a policy.
 
     Args:
-        path: folder or hub id of a sequence classifier.
+        spec: a sequence classifier.
         weights: of its outputs by name, where it has several.
         options: how it is loaded and read.
         say: told what could not be done as asked.
@@ -147,10 +156,9 @@ def open_rewards(
     Raises:
         UserError: there is no such model, or it reads other tokens than the policy.
     """
-    spec = ModelSpec(path, options.dtype, options.device, trust_remote_code=options.trust_remote_code)
     tokenizer = open_tokenizer(spec)
     if beside is not None and (beside.other_tokenizer is not None or not same_tokens(beside.tokenizer, tokenizer)):
-        raise UserError(f"{path} reads other tokens than the policy.", "Score it alone, without --policy.")
+        raise UserError(f"{spec.path} reads other tokens than the policy.", "Score it alone, without --policy.")
     rewards = open_reward_model(spec, weights, options.attention, options.max_length or 1024, say)
     lm, opened = rewards.lm, rewards.opened
     identity = opened.identity.to_dict()

@@ -23,7 +23,7 @@ from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, examples_of, models_given
-from tokenq.jobs.load import open_pair, open_rewards
+from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, models_of_run
@@ -169,9 +169,9 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
     def warn(text: str) -> None:
         listener.say(f"warning: {text}")
 
-    pair = None if policy is None else open_pair(policy, reference, options, warn)
+    pair = None if policy is None else open_reader(policy, reference, options, warn)
     if config.reward_model is not None:
-        return open_rewards(config.reward_model, config.reward_weights, options, warn, pair)
+        return open_rewards(options.spec(config.reward_model), config.reward_weights, options, warn, pair)
     if pair is None:
         raise UserError("Nothing is to read.", "Give --policy, --run or --reward-model.")
     return pair

@@ -20,7 +20,7 @@ from tokenq.models.load import ModelSpec, beside
 from tokenq.models.loaded import Loaded
 from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel
-from tokenq.models.run_models import RunModels, named_models, spec_of, with_models
+from tokenq.models.run_models import RunModels, model_spec, named_models, with_models
 from tokenq.models.stamps import Stamp, unspoilt
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records import Text
@@ -250,7 +250,7 @@ def load_searcher(
 
     policy = loaded(models.policy, "policy")
     reference = None if models.reference is None or config.proxy else loaded(models.reference, "reference")
-    small = [spec_of(config, path) for path in config.proxy]
+    small = [model_spec(config, path) for path in config.proxy]
     terms = tuple(
         (loaded(small[2 * i], f"tuned {i + 1}"), loaded(small[2 * i + 1], f"untuned {i + 1}"), alpha)
         for i, alpha in enumerate(alphas)
@@ -264,7 +264,7 @@ def rating_of(config: SearchConfig, judge: Judge | None) -> Rating | None:
         return lambda prompts, texts, _: judge(prompts, texts)
     if config.reward_model is None:
         return None
-    return RewardModel(spec_of(config, config.reward_model), config.reward_weights).score
+    return RewardModel(model_spec(config, config.reward_model), config.reward_weights).score
 
 
 def check_needs(config: SearchConfig, judge: Judge | None = None, in_memory: Mapping[str, Loaded] = {}) -> None:
@@ -315,5 +315,5 @@ def searched_models(config: SearchConfig, in_memory: Mapping[str, Loaded] = {}) 
     Raises:
         UserError: there is no policy, or no such run.
     """
-    made = None if config.run is None else models_of_run(config.run, spec_of(config, config.run))
+    made = None if config.run is None else models_of_run(config.run, model_spec(config, config.run))
     return named_models(config, made, in_memory)

@@ -1,7 +1,7 @@
 """The one way from a name to a model that can be read: located, loaded, identified, proven, with its limits known.
 
-A name is a hub id, a folder, an adapter, a GGUF file, or a model that is in memory already. What an earlier run found is
-kept (`identity`, `forward.proof_cache`), and what this process has open is shared. A model that is to be trained is
+A name is a hub id, a folder, an adapter, a GGUF file, or a model that is in memory already. What an earlier run found
+is kept (`identity`, `forward.proof_cache`), and what this process has open is shared. A model that is to be trained is
 loaded for its trainer alone (`load`).
 """
 

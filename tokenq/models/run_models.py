@@ -78,7 +78,7 @@ class Asked(Protocol):
         """Base of adapters, instead of the one that they name."""
 
 
-def spec_of(asked: Asked, path: str) -> ModelSpec:
+def model_spec(asked: Asked, path: str) -> ModelSpec:
     """Return how a model is loaded where it is asked for so."""
     return ModelSpec(path, asked.dtype, asked.device, trust_remote_code=asked.trust_remote_code, base=asked.base)
 
@@ -97,9 +97,9 @@ def named_models(asked: Asked, made: RunModels | None, in_memory: Mapping[str, L
     policy = made.policy if made is not None and asked.policy is None else None
     reference = None if made is None else made.reference
     if asked.policy is not None:
-        policy = replace(spec_of(asked, asked.policy), loaded=in_memory.get("policy"))
+        policy = replace(model_spec(asked, asked.policy), loaded=in_memory.get("policy"))
     if asked.reference is not None:
-        reference = replace(spec_of(asked, asked.reference), loaded=in_memory.get("reference"))
+        reference = replace(model_spec(asked, asked.reference), loaded=in_memory.get("reference"))
     if policy is None:
         raise UserError("There is no policy.", "Name one with --policy, or a finished training run with --run.")
     return against_base(RunModels(policy, reference, None if made is None else made.beta))

@@ -20,7 +20,7 @@ from tokenq.jobs.run import models_of_run
 from tokenq.listener import Listener
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
-from tokenq.models.run_models import against_base, named_models, spec_of
+from tokenq.models.run_models import against_base, model_spec, named_models
 from tokenq.models.tokenizer import load_tokenizer
 from tokenq.records import Example
 from tokenq.rundir import RunDir
@@ -72,14 +72,14 @@ def _of_run(config: DoctorConfig, listener: Listener) -> Material:
     examples: Sequence[Example] = ()
     try:
         listener.say("reading the rows again")
-        tokenizer = _tokenizer_of(record, folder, spec_of(config, str(folder.path)))
+        tokenizer = _tokenizer_of(record, folder, model_spec(config, str(folder.path)))
         examples, data, held_out = _rows(record, tokenizer)
         record = replace(record, data=data, held_out=held_out)
     except UserError as problem:
         unseen.append(f"the rows ({problem.message})")
     if config.depth == "models":
         listener.say("hashing the weights")
-        found, missed = models_today(record, spec_of(config, str(folder.path)))
+        found, missed = models_today(record, model_spec(config, str(folder.path)))
         unseen += missed
         record = replace(record, models=found, moved=_moved(record, folder, config, unseen))
     if config.samples:
@@ -87,7 +87,7 @@ def _of_run(config: DoctorConfig, listener: Listener) -> Material:
             raise UserError("A reward model writes nothing.", "Leave out --samples.")
         if not examples:
             raise UserError("There are no prompts to answer: the rows cannot be read.", "Leave out --samples.")
-        models = models_of_run(str(config.run), spec_of(config, str(config.run)))
+        models = models_of_run(str(config.run), model_spec(config, str(config.run)))
         # What demonstrations were learnt from is no reference: to write otherwise is what they are for.
         models = against_base(models) if record.loss.reference else replace(models, reference=None)
         record = replace(record, samples=write_samples(config, models, examples, record.summary, listener))
@@ -99,7 +99,7 @@ def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list
     if not folder.policy.exists():
         return None
     try:
-        return movement_since(record, folder.policy, spec_of(config, str(folder.path)))
+        return movement_since(record, folder.policy, model_spec(config, str(folder.path)))
     except UserError as problem:
         unseen.append(f"how far the weights moved ({problem.message})")
         return None

@@ -8,7 +8,7 @@ import numpy as np
 from tokenq.data.prompts import Prompt
 from tokenq.doctor.config import DoctorConfig
 from tokenq.doctor.data_checks import loops
-from tokenq.jobs.load import open_pair
+from tokenq.jobs.load import open_reader
 from tokenq.jobs.reader import Options
 from tokenq.jobs.searcher import load_searcher
 from tokenq.listener import Event, Listener
@@ -51,7 +51,7 @@ def score_pairs(
         max_length=config.max_length,
         tokens_per_batch=config.tokens_per_batch,
     )
-    reader = open_pair(*models, options, lambda text: listener.say(f"warning: {text}"))
+    reader = open_reader(*models, options, lambda text: listener.say(f"warning: {text}"))
     rows, _ = reader.rows(examples, "drop")
     pairs = []
     for done, pair in enumerate(reader.traces(rows), 1):
