@@ -62,7 +62,7 @@ def command(*words):
 def home(tmp_path_factory):
     """Models of one layer with and without a chat template, an adapter of each, rows, and a run to compare with."""
     home = tmp_path_factory.mktemp("journeys")
-    for kind in {KINDS.get(want, want) for want in (find_sum(loss).want for loss in LOSSES)}:
+    for kind in {KINDS.get(want, want) for want in (find_sum(loss).selection for loss in LOSSES)}:
         lines = [json.dumps(row) + "\n" for row in rows_for(kind)]
         (home / f"{kind}.jsonl").write_text("".join(lines[:6]))
         (home / f"{kind}-held-out.jsonl").write_text("".join(lines[6:]))
@@ -150,7 +150,7 @@ def same_rewards(run, traces):
 def travel(home, loss, way, text):
     """Train, go on, examine, compare, read, search and evaluate."""
     found = find_sum(loss)
-    kind = KINDS.get(found.want, found.want)
+    kind = KINDS.get(found.selection, found.selection)
     more = started(home, text, way)
     if "contrast" in found.inputs:
         more += ["--contrast", home / text / "contrast.jsonl"]
