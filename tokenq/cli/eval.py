@@ -4,7 +4,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokenq.cli.command import Command
-from tokenq.evaluation.config import TASKS, Evaluation
+from tokenq.evaluation.config import TASKS, Evaluation, ReadEvaluation
 
 if TYPE_CHECKING:
     from tokenq.jobs.evaluated import Evaluated
@@ -20,7 +20,9 @@ SUMMARIES = {
 }
 
 _SPELT_ELSEWHERE = {"input": "data", "file": "data", "model": "policy", "ref": "reference", "samples": "results"}
-_SECTIONS = {"output": "what comes out", "traces": "what to read", "dtype": "how", "results": "what to judge"}
+_OUT = {"output": "what comes out", "dtype": "how", "tokens_per_batch": "how"}
+_READ = dict.fromkeys(("policy", "traces", "columns", "reward_model"), "what to read") | _OUT
+_JUDGED = dict.fromkeys(("preferences", "results", "reward_model"), "what to judge") | _OUT
 
 
 def run(task: str, config: Evaluation) -> int:
@@ -51,7 +53,14 @@ def _again(_: Any) -> str:
 
 
 EVALUATIONS: dict[str, Command] = {
-    f"eval {task}": Command(config, partial(run, task), _again, SUMMARIES[task], _SECTIONS, _SPELT_ELSEWHERE)
+    f"eval {task}": Command(
+        config,
+        partial(run, task),
+        _again,
+        SUMMARIES[task],
+        _READ if issubclass(config, ReadEvaluation) else _JUDGED,
+        _SPELT_ELSEWHERE,
+    )
     for task, config in TASKS.items()
 }
 """Every evaluation by the two words that it is asked for with."""

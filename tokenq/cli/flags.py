@@ -155,15 +155,14 @@ def as_yaml(config: type[Any], values: Mapping[str, Any], sections: Mapping[str,
     """Return a YAML file with every field of `config`: help as a comment, value from `values` or default."""
     docs = field_docs(config)
     lines: list[str] = []
-    for field in fields(config):
-        if field.name in sections:
-            lines += ["", f"# --- {sections[field.name]}"]
-        lines += textwrap.wrap(docs[field.name], 118, initial_indent="# ", subsequent_indent="# ")
-        value = plain(values.get(field.name, _default(field)))
-        text = yaml.safe_dump({field.name: value}, allow_unicode=True, width=10**6)
-        lines.append(
-            f"{field.name}:  # required" if value is None and field.name in _required(config) else text.strip()
-        )
+    for heading, members in in_sections(config, sections).items():
+        lines += ["", f"# --- {heading}"] if heading else []
+        for field in members:
+            lines += textwrap.wrap(docs[field.name], 118, initial_indent="# ", subsequent_indent="# ")
+            value = plain(values.get(field.name, _default(field)))
+            text = yaml.safe_dump({field.name: value}, allow_unicode=True, width=10**6)
+            missing = value is None and field.name in _required(config)
+            lines.append(f"{field.name}:  # required" if missing else text.strip())
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -180,6 +179,24 @@ def field_docs(config: type[Any]) -> dict[str, str]:
                     docs[name] = " ".join(text.split())
             name = ""
     return docs
+
+
+def in_sections(config: type[Any], sections: Mapping[str, str]) -> dict[str, list[Field[Any]]]:
+    """Return the fields under each heading, in the order of the table; those before its first field have none.
+
+    Args:
+        config: the dataclass.
+        sections: heading by the first of the fields that stand together under it; one heading may have several.
+    """
+    runs: dict[str, list[Field[Any]]] = {}
+    first = ""
+    for field in fields(config):
+        first = field.name if field.name in sections else first
+        runs.setdefault(first, []).append(field)
+    found: dict[str, list[Field[Any]]] = {}
+    for first in (name for name in ("", *sections) if name in runs):
+        found.setdefault(sections.get(first, ""), []).extend(runs[first])
+    return found
 
 
 def _parser(config: type[Any], prog: str, sections: Mapping[str, str], bare: str) -> Parser:
@@ -200,12 +217,11 @@ def _parser(config: type[Any], prog: str, sections: Mapping[str, str], bare: str
         "--print-config", action="store_true", help="print every field with its value, as such a file, and stop"
     )
     docs, kinds = field_docs(config), get_type_hints(config)
-    group: argparse._ActionsContainer = parser
-    for field in fields(config):
-        if field.name in sections:
-            group = parser.add_argument_group(sections[field.name])
-        text = f"{docs[field.name]}{_says(field)}".replace("%", "%%")
-        group.add_argument(_flag(field.name), help=text, **_shape(kinds[field.name]))
+    for heading, members in in_sections(config, sections).items():
+        group = parser.add_argument_group(heading) if heading else parser
+        for field in members:
+            text = f"{docs[field.name]}{_says(field)}".replace("%", "%%")
+            group.add_argument(_flag(field.name), help=text, **_shape(kinds[field.name]))
     return parser
 
 

@@ -1,15 +1,15 @@
 """What a demonstration may be asked for. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from tokenq.errors import UserError
+from tokenq.options import DeviceOptions, TextOptions
 from tokenq.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(DeviceOptions, TextOptions):
     """See what "a language model is a Q-function" means: train, read, search, and a report with three figures."""
 
     output: str = "runs/demo"
@@ -23,10 +23,6 @@ class DemoConfig:
     """A model of your own instead of the tiny one: a folder, a hub id, or a .gguf file."""
     data: Sequence[str] = ()
     """Preferences for it, in every form that tokenq train reads."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
-    style: Literal["as_given", "chat"] = "as_given"
-    """Take text as it is, or make chat turns of it."""
     errors: str | None = None
     """Column with the wrong stretches of the rejected response, [[start, end], …] in characters, if there is one."""
     pairs: int = 300
@@ -53,10 +49,6 @@ class DemoConfig:
     """Most tokens of prompt and response; longer pairs are left out."""
     max_new_tokens: int = 128
     """Most tokens of a response that is searched for."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; auto takes the checkpoint's."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -87,7 +79,12 @@ RANGES = (
 )
 """What numbers of a demonstration may be, beside those that all configurations share."""
 
-SECTIONS = {"output": "flags", "model": "a model of your own"}
+SECTIONS = {
+    "output": "flags",
+    "model": "a model of your own",
+    "columns": "a model of your own",
+    "dtype": "a model of your own",
+}
 
 _OWN = tuple(one.name for one in fields(DemoConfig) if one.name not in ("output", "seed", "quick", "model", "data"))
 

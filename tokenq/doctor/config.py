@@ -1,15 +1,16 @@
 """What `tokenq doctor` and `tokenq.examine` may be asked for. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.options import ReaderOptions, TextOptions
 from tokenq.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
-class DoctorConfig:
+class DoctorConfig(ReaderOptions, TextOptions):
     """Examine a training run, or a policy with its reference and data: is this curve normal, and what to change."""
 
     run: str | None = None
@@ -18,8 +19,6 @@ class DoctorConfig:
     """Policy without a run: a folder, a hub id, or the folder of an adapter; needs --data."""
     reference: str | None = None
     """Reference of --policy. Default: for an adapter its base; without one only the data is looked at."""
-    base: str | None = None
-    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
     data: Sequence[str] = ()
     """Data of --policy, in every form that tokenq train reads; a run brings its own."""
 
@@ -32,14 +31,8 @@ class DoctorConfig:
     rows: int = 256
     """Most pairs of --data that are scored."""
 
-    beta: float | None = None
-    """KL temperature of rewards. Default: that of --run, else 0.1."""
     unit: Literal["pairs", "responses"] = "pairs"
     """What --data is read as: preferences, or demonstrations."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns of --data under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
-    style: Literal["as_given", "chat"] = "as_given"
-    """Take text of --data as it is, or make chat turns of it."""
     max_length: int = 1024
     """Most tokens of prompt and response together, for --data."""
 
@@ -50,16 +43,6 @@ class DoctorConfig:
     overwrite: bool = False
     """Replace files that this command did not write."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; auto takes the checkpoint's."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
-    """How batches go through a model; auto takes the fastest way that proves exact."""
-    tokens_per_batch: int = 4096
-    """Most tokens in one forward pass. Sets memory and speed, never the result."""
-    trust_remote_code: bool = False
-    """Run Python code that a model brings along. Only for models whose authors you trust."""
     seed: int = 0
     """Seed of the samples."""
 
@@ -83,7 +66,17 @@ class DoctorConfig:
 RANGES = (Range(("samples",), least=0, most=100_000), Range(("rows",), least=1, most=2**31 - 1))
 """What numbers of an examination may be, beside those that all configurations share."""
 
-SECTIONS = {"run": "what to examine", "depth": "how far", "beta": "how data is read", "output": "what comes out"}
-SECTIONS |= {"dtype": "how"}
+SECTIONS = {
+    "run": "what to examine",
+    "policy": "what to examine",
+    "data": "what to examine",
+    "depth": "how far",
+    "unit": "how data is read",
+    "columns": "how data is read",
+    "output": "what comes out",
+    "dtype": "how",
+    "tokens_per_batch": "how",
+    "seed": "how",
+}
 
 SPELT_ELSEWHERE = {"model": "policy", "ref": "reference", "input": "data", "limit": "rows", "page": "html"}

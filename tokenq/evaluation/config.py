@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.options import ReaderOptions, RewardOptions, RowOptions
 from tokenq.ranges import Range, check_ranges
 
 RANGES = (
@@ -39,41 +40,15 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class ReadEvaluation(Evaluation):
+class ReadEvaluation(Evaluation, ReaderOptions, RowOptions):
     """An evaluation of what a policy and its reference say of given responses."""
 
     traces: str | None = None
     """Traces of an earlier tokenq score, instead of models and data."""
-    policy: str | None = None
-    """Policy: a folder, a hub id, or the folder of an adapter."""
-    reference: str | None = None
-    """Reference. Default: for an adapter its base, for --run what the run was trained against."""
-    run: str | None = None
-    """Folder of a finished training run: takes policy, reference and beta from it."""
-    base: str | None = None
-    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
-    beta: float | None = None
-    """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
     data: Sequence[str] = ()
     """Rows, in every form that tokenq train reads."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
-    bad_rows: Literal["error", "drop"] = "error"
-    """What to do with a row that cannot be used: stop, or leave it out and count it."""
-    style: Literal["as_given", "chat"] = "as_given"
-    """Take text as it is, or make chat turns of it."""
     max_length: int | None = None
     """Most tokens of prompt and response; longer responses are cut."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; auto takes the checkpoint's."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
-    """How batches go through a model; auto takes the fastest way that proves exact."""
-    tokens_per_batch: int = 4096
-    """Most tokens in one forward pass. Sets memory and speed, never the result."""
-    trust_remote_code: bool = False
-    """Run Python code that a model brings along. Only for models whose authors you trust."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -96,13 +71,11 @@ class ReadEvaluation(Evaluation):
 
 
 @dataclass(frozen=True)
-class JudgedEvaluation(ReadEvaluation):
+class JudgedEvaluation(ReadEvaluation, RewardOptions):
     """An evaluation that a reward model can take part in, alone or beside a policy."""
 
     reward_model: str | None = None
     """A sequence classifier, alone or beside a policy with the same tokens."""
-    reward_weights: Mapping[str, str] = field(default_factory=dict)
-    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def has_models(self) -> bool:
         """Return whether models are named that could read the data."""
@@ -143,7 +116,7 @@ class FirstErrorConfig(JudgedEvaluation):
 
 
 @dataclass(frozen=True)
-class ResultsEvaluation(Evaluation):
+class ResultsEvaluation(Evaluation, RewardOptions):
     """An evaluation of stored answers."""
 
     results: Sequence[str] = ()
@@ -162,8 +135,6 @@ class ResultsEvaluation(Evaluation):
     """A task that verifies answers itself, instead of --prompts: reasoning-gym:NAME:SIZE:SEED."""
     reward_model: str | None = None
     """A sequence classifier that judges instead of true answers."""
-    reward_weights: Mapping[str, str] = field(default_factory=dict)
-    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -205,7 +176,7 @@ class FrontierConfig(ResultsEvaluation):
 
 
 @dataclass(frozen=True)
-class WinRateConfig(Evaluation):
+class WinRateConfig(Evaluation, RewardOptions):
     """Who wins? From stored preferences, or by a judge; raw and at equal lengths, Bradley-Terry for several systems."""
 
     preferences: str | None = None
@@ -226,8 +197,6 @@ class WinRateConfig(Evaluation):
     """Questions under way at once."""
     reward_model: str | None = None
     """A sequence classifier that judges instead."""
-    reward_weights: Mapping[str, str] = field(default_factory=dict)
-    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.

@@ -1,32 +1,20 @@
 """What a scoring may be asked for; flags, YAML keys and Python arguments have these names. Imports no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tokenq.errors import UserError
+from tokenq.options import ReaderOptions, RewardOptions, RowOptions
 from tokenq.ranges import check_ranges
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
     """Read a policy against its reference: which tokens the training rewarded, and where it sees the mistake."""
 
-    policy: str | None = None
-    """Policy: a folder, a hub id, or the folder of an adapter."""
-    reference: str | None = None
-    """Reference. Default: for an adapter its base, for --run what the run was trained against."""
-    run: str | None = None
-    """Folder of a finished training run: takes policy, reference and beta from it."""
-    base: str | None = None
-    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
-    beta: float | None = None
-    """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
     reward_model: str | None = None
     """A sequence classifier that is read at every token, alone or beside a policy with the same tokens."""
-    reward_weights: Mapping[str, str] = field(default_factory=dict)
-    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
     data: Sequence[str] = ()
     """Rows to score, in every form that tokenq train reads: pairs, responses, conversations, steps."""
@@ -34,12 +22,6 @@ class ScoreConfig:
     """Prompt of one text to score, with --response."""
     response: str | None = field(default=None, metadata={"text": True})
     """Response to score."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
-    bad_rows: Literal["error", "drop"] = "error"
-    """What to do with a row that cannot be used: stop, or leave it out and count it."""
-    style: Literal["as_given", "chat"] = "as_given"
-    """Take text as it is, or make chat turns of it."""
     max_length: int | None = None
     """Most tokens of prompt and response; longer responses are cut and said not to be terminal."""
 
@@ -56,16 +38,6 @@ class ScoreConfig:
     top_k: int = 5
     """Alternatives kept at every token, under each model."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; auto takes the checkpoint's."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
-    """How batches go through a model; auto takes the fastest way that proves exact."""
-    tokens_per_batch: int = 4096
-    """Most tokens in one forward pass. Sets memory and speed, never the result."""
-    trust_remote_code: bool = False
-    """Run Python code that a model brings along. Only for models whose authors you trust."""
     seed: int = 0
     """Seed of the sample that a weighted source gives."""
 
@@ -102,4 +74,13 @@ class ScoreConfig:
             raise UserError("--output is missing.", "Name a file for the traces: --output traces.jsonl.")
 
 
-SECTIONS = {"policy": "models", "data": "what to score", "output": "what comes out", "dtype": "how"}
+SECTIONS = {
+    "policy": "models",
+    "reward_model": "models",
+    "data": "what to score",
+    "columns": "what to score",
+    "output": "what comes out",
+    "dtype": "how",
+    "tokens_per_batch": "how",
+    "seed": "how",
+}

@@ -1,0 +1,71 @@
+"""Options that several commands share: each stands here once, with its help. Imports no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions:
+    """In which type a model computes, and where."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(DeviceOptions):
+    """A policy with its reference, and how they are loaded."""
+
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How tokens go through a model; auto takes the fastest way that proves exact."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+    policy: str | None = None
+    """Policy: a folder, a hub id, or the folder of an adapter."""
+    reference: str | None = None
+    """Reference. Default: for an adapter its base, for --run what the run was trained against."""
+    run: str | None = None
+    """Folder of a finished training run: takes policy, reference and beta from it."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
+    beta: float | None = None
+    """KL temperature of implicit rewards. Default: that of --run, else 0.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderOptions(ModelOptions):
+    """Models that read whole responses."""
+
+    tokens_per_batch: int = 4096
+    """Most tokens in one forward pass. Sets memory and speed, never the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """A reward model."""
+
+    reward_model: str | None = None
+    """A sequence classifier that judges responses."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """How the columns of data are read."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns prompt=ask chosen=good (tokenq's name first)."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make chat turns of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(TextOptions):
+    """How rows are read, and what becomes of bad ones."""
+
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
