@@ -66,10 +66,11 @@ def tokenq_writer(case: Case, policy: Any, reference: Any) -> Write:
     """Return how tokenq writes; the reference, where there is one, runs beside the policy in every step."""
     from tokenq.models.forward.proof import fastest_exact
     from tokenq.models.forward.stepper import ModelStepper
-    from tokenq.search.beam import Beams, beam_search
+    from tokenq.search.beam import beam_search
     from tokenq.search.branches import Branch, Limits, Walk
     from tokenq.search.guidance import OBJECTIVES
     from tokenq.search.sampling import greedy, sample
+    from tokenq.search.settings import Beams
 
     lms = [fastest_exact(one)[0] for one in (policy, reference) if one is not None]
     methods: dict[str, Callable[[Walk], list[list[Branch]]]] = {

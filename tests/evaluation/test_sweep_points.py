@@ -6,7 +6,7 @@ import pytest
 from tokenq.evaluation.sweep import Beats, Point, Rival, affordable, beats, first_samples, point, rivals_of
 from tokenq.report.sweep import SHARES, sweep_table
 from tokenq.results import Candidate, Cost, SearchResult
-from tokenq.search.methods import Plan
+from tokenq.search.config import SearchConfig
 from tokenq.stats.bootstrap import Estimate
 
 
@@ -37,15 +37,14 @@ def test_how_many_samples_are_paid_for(tokens, count):
 
 
 def test_the_first_samples_are_ranked_and_cost_what_they_cost():
-    plan = Plan(answer=lambda branch: None, ranking="reward")
-    best = first_samples(POOL, 3, "best_of_n", plan)
+    best = first_samples(POOL, 3, SearchConfig(method="best_of_n", ranking="reward"))
     assert [one.text for one in best.candidates] == ["c", "b", "a"]
     assert [one.score for one in best.candidates] == pytest.approx([0.6, 0.5, 0.0])
     assert (best.cost.policy_tokens, best.cost.reference_tokens, best.cost.seconds) == (19, 19, 6.0)
-    vote = first_samples(POOL, 4, "majority", plan)
+    vote = first_samples(POOL, 4, SearchConfig(method="majority"))
     assert [one.text for one in vote.candidates] == ["a", "c", "b", "d"]
     assert [one.score for one in vote.candidates] == pytest.approx([2 / 3, 2 / 3, 1 / 3, 0])
-    assert [one.text for one in first_samples(POOL, 2, "sample", plan).candidates] == ["a", "b"]
+    assert [one.text for one in first_samples(POOL, 2, SearchConfig(method="sample")).candidates] == ["a", "b"]
 
 
 def test_a_point_by_hand():
@@ -54,7 +53,7 @@ def test_a_point_by_hand():
     pool = [POOL, result(POOL.candidates, name="2")]
     found = [result([candidate("x", 8)], "beam"), result([candidate("y", 11)], "beam", name="2")]
     greedy = [result([candidate("greedy", 3)], "greedy"), result([candidate("greedy", 3)], "greedy", name="2")]
-    rivals = rivals_of(found, pool, {"sample": Plan(), "best_of_n": Plan(ranking="reward")})
+    rivals = rivals_of(found, pool, [SearchConfig(method="sample"), SearchConfig(method="best_of_n", ranking="reward")])
     assert [len(one.candidates) for one in rivals["sample"]] == [2, 4]  # 17 and 20 tokens
     one = point("beam width=2", found, lambda _, c: quality[c.text], greedy, rivals)
     assert one.quality.value == 4.5

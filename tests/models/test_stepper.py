@@ -11,10 +11,11 @@ from transformers import GenerationConfig
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.forward.stepper import Caching, ModelStepper, Rereading, writer
-from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam import beam_search
 from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Limits, Walk
-from tokenq.search.sampling import Dice, Sampling, greedy, mixed_seed
+from tokenq.search.sampling import Dice, greedy, mixed_seed
+from tokenq.search.settings import Beams, Sampling
 
 PROMPTS = [[5, 9, 2, 200, 31, 8, 77, 41, 12, 150, 3], [17], [88, 4, 250]]
 """Longer than the sliding window, of one token, and short."""
@@ -152,7 +153,7 @@ def way_of_the_model_that_ends():
 def test_beams_are_those_of_transformers(width, length_penalty, early_stopping):
     model = model_that_ends()
     lm = PackedLM(model, way_of_the_model_that_ends())
-    beams = Beams(width, length_penalty, early_stopping)
+    beams = Beams(width, length_penalty, str(early_stopping).lower())
     found = beam_search(Walk(ModelStepper(lm), PROMPTS, Limits((2,), 12)), beams)
     lm.release()
     for prompt, branches in zip(PROMPTS, found, strict=True):
@@ -185,7 +186,7 @@ def test_the_same_draw_gives_the_beams_of_transformers(monkeypatch, eos, length_
     """`generate` draws continuations by torch.multinomial; here it is given the dice of the prompt instead."""
     model = model_that_ends()
     lm = PackedLM(model, way_of_the_model_that_ends())
-    beams, limits = Beams(4, length_penalty, early_stopping), Limits(eos, 12)
+    beams, limits = Beams(4, length_penalty, str(early_stopping).lower()), Limits(eos, 12)
     found = beam_sample(Walk(ModelStepper(lm), PROMPTS, limits), beams, Sampling(**filters), seed=1)
     lm.release()
     options = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, **filters, "do_sample": True, "max_new_tokens": 12}

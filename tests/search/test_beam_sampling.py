@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tokenq.core.tensors import Frontier
-from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam import beam_search
 from tokenq.search.beam_sampling import beam_sample, drawn
 from tokenq.search.branches import Branch, Limits, Walk
-from tokenq.search.sampling import Dice, Sampling, kept
+from tokenq.search.sampling import Dice, kept
+from tokenq.search.settings import Beams, Sampling
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import solve

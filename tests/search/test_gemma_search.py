@@ -16,9 +16,10 @@ from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.forward.stepper import Caching, ModelStepper, writer
 from tokenq.models.load import ModelSpec, load_model
 from tokenq.models.tokenizer import load_tokenizer
-from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam import beam_search
 from tokenq.search.branches import Limits, Walk
-from tokenq.search.sampling import Sampling, filtered, greedy
+from tokenq.search.sampling import filtered, greedy
+from tokenq.search.settings import Beams, Sampling
 
 pytestmark = pytest.mark.slow
 
@@ -133,7 +134,7 @@ def test_greedy_is_that_of_transformers(pair, line_of):
 @torch.no_grad()
 def test_one_beam_is_greedy(pair, line_of, length_penalty, early_stopping):
     """transformers has no beam search of one beam: it decodes greedily, without scores of sequences."""
-    found = beam_search(pair.walk(), Beams(1, length_penalty, early_stopping))
+    found = beam_search(pair.walk(), Beams(1, length_penalty, str(early_stopping).lower()))
     for (branch,), (tokens, logps) in zip(found, line_of, strict=True):
         assert branch.tokens == tokens
         assert branch.score == pytest.approx(sum(logps) / len(tokens) ** length_penalty, rel=TOLERANCE)
@@ -149,7 +150,7 @@ BEAMS = [
 @pytest.mark.parametrize(("width", "length_penalty", "early_stopping"), BEAMS)
 @torch.no_grad()
 def test_beams_are_those_of_transformers(pair, width, length_penalty, early_stopping):
-    found = beam_search(pair.walk(), Beams(width, length_penalty, early_stopping))
+    found = beam_search(pair.walk(), Beams(width, length_penalty, str(early_stopping).lower()))
     ended = 0
     for prompt, branches in zip(pair.prompts, found, strict=True):
         theirs = pair.generate(

@@ -5,9 +5,9 @@ from itertools import pairwise
 import pytest
 
 from tokenq.search.branches import Limits, Walk
-from tokenq.search.methods import METHODS, Plan, needs_reference, search
+from tokenq.search.config import SearchConfig
+from tokenq.search.methods import METHODS, Aids, needs_reference, search
 from tokenq.search.proxy import ProxyStepper, Term
-from tokenq.search.tree import Tree
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import solve
@@ -40,11 +40,11 @@ def judge(branches):
     return [float(sum(branch.tokens) % 5) - len(branch.tokens) for branch in branches]
 
 
-def found_after(steps, method, kind, plan, limits, prompts, world):
+def found_after(steps, config, kind, aids, limits, prompts, world):
     stepper = Counted(stepper_of(world, kind))
     ends = Limits(*limits, interrupted=lambda: steps is not None and stepper.steps >= steps)
     walk = Walk(stepper, prompts, ends)
-    return search(walk, method, plan), stepper.steps, walk
+    return search(walk, config, aids), stepper.steps, walk
 
 
 @pytest.mark.parametrize("judged", [False, True])
@@ -54,21 +54,20 @@ def test_what_there_is_comes_back(method, kind, judged):
     """After every number of steps, under every budget: no error, something for every prompt, complete answers first."""
     world = draws.dense(3)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
-    plan = Plan(
-        tree=Tree(simulations=8, children=3),
-        count=3,
-        ranking="value" if judged else "mean_likelihood",
+    ranking = "value" if judged else "mean_likelihood"
+    config = SearchConfig(method=method, simulations=8, children=3, n=3, ranking=ranking)
+    aids = Aids(
         value=judge if judged else None,
         answer=lambda branch: str(branch.tokens[-1] % 2),
         reference=TabularLM(world, world.reference_logps) if kind == "read afterwards" else None,
     )
-    if kind in ("alone", "read afterwards") and needs_reference(method, plan):
+    if kind in ("alone", "read afterwards") and needs_reference(config, aids):
         pytest.skip("this method reads the reference at every token")
     for budget in BUDGETS:
         limits = ((EOS,), world.horizon, budget)
-        _, every, _ = found_after(None, method, kind, plan, limits, prompts, world)
+        _, every, _ = found_after(None, config, kind, aids, limits, prompts, world)
         for steps in range(every + 1):
-            found, taken, walk = found_after(steps, method, kind, plan, limits, prompts, world)
+            found, taken, walk = found_after(steps, config, kind, aids, limits, prompts, world)
             assert taken <= steps
             for prompt, one in enumerate(found):
                 assert one.candidates
@@ -85,7 +84,7 @@ def test_a_cut_rollout_never_stands_before_a_complete_answer(budget):
     world = draws.dense(0)
     stepper = TabularStepper(world, world.reference_logps)
     walk = Walk(stepper, [world.prompt_ids(0)], Limits((EOS,), world.horizon, budget))
-    candidates = search(walk, "mcts", Plan(tree=Tree(simulations=20, rollouts=2)))[0].candidates
+    candidates = search(walk, SearchConfig(method="mcts", simulations=20, rollouts=2))[0].candidates
     over = [walk.over(branch) for branch in candidates]
     assert over == sorted(over, reverse=True)
     for complete in (True, False):
@@ -98,8 +97,8 @@ def test_before_its_first_step_a_tree_gives_the_likeliest_token():
     world = draws.dense(0)
     stepper = TabularStepper(world, world.reference_logps)
     walk = Walk(stepper, [world.prompt_ids(0)], Limits((EOS,), world.horizon, interrupted=lambda: True))
-    plan = Plan(reference=TabularLM(world, world.reference_logps))
-    (only,) = search(walk, "mcts", plan)[0].candidates
+    aids = Aids(reference=TabularLM(world, world.reference_logps))
+    (only,) = search(walk, SearchConfig(method="mcts"), aids)[0].candidates
     assert only.tokens == (int(walk.frontier.logps[0].argmax()),)
     assert len(only.ref_logps) == 1
     assert walk.stopped == ["interrupted"]
@@ -113,8 +112,8 @@ def test_responses_end_with_the_context(method, room):
     prompt = world.prompt_ids(0)
     stepper = TabularStepper(world, solve(world).logps, world.reference_logps)
     walk = Walk(stepper, [prompt], Limits((EOS,), world.horizon, context=len(prompt) + room))
-    plan = Plan(answer=lambda branch: "same", tree=Tree(simulations=10))
-    candidates = search(walk, method, plan)[0].candidates
+    config = SearchConfig(method=method, simulations=10)
+    candidates = search(walk, config, Aids(answer=lambda branch: "same"))[0].candidates
     assert max(len(branch.tokens) for branch in candidates) <= room
     full = any(len(branch.tokens) == room and branch.tokens[-1] != EOS for branch in candidates)
     assert walk.stopped == ["context" if full else None]
@@ -130,5 +129,5 @@ def test_a_context_without_room_is_refused_and_a_wide_one_says_nothing():
     with pytest.raises(UserError, match=r"A prompt of 1 tokens leaves no room in the model's context of 1 tokens"):
         Walk(stepper, [prompt], Limits((EOS,), 3, context=len(prompt)))
     walk = Walk(stepper, [prompt], Limits((EOS,), 2, context=100))
-    assert all(len(branch.tokens) <= 2 for branch in search(walk, "sample", Plan())[0].candidates)
+    assert all(len(branch.tokens) <= 2 for branch in search(walk, SearchConfig(method="sample"))[0].candidates)
     assert walk.stopped == [None]

@@ -9,8 +9,9 @@ from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES, find_objective
 from tokenq.search.mcts import Aim, mcts
-from tokenq.search.sampling import Dice, Sampling, greedy
-from tokenq.search.tree import RULES, Halving, Node, Tree, completed, improved, puct, towards_improved
+from tokenq.search.sampling import Dice, greedy
+from tokenq.search.settings import Sampling, Tree
+from tokenq.search.tree import RULES, Halving, Node, completed, improved, puct, towards_improved
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, solve

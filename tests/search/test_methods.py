@@ -7,11 +7,12 @@ import torch
 
 from tokenq.errors import UserError
 from tokenq.search.branches import Limits, Walk
-from tokenq.search.chunks import Chunks, chunk_search
-from tokenq.search.guidance import OBJECTIVES, implicit_reward
-from tokenq.search.lookahead import Lookahead, lookahead_search
-from tokenq.search.mcts import Tree
-from tokenq.search.methods import METHODS, Plan, early_stopping, find_method, needs_reference, search
+from tokenq.search.chunks import chunk_search
+from tokenq.search.config import SearchConfig
+from tokenq.search.guidance import implicit_reward
+from tokenq.search.lookahead import lookahead_search
+from tokenq.search.methods import METHODS, Aids, find_method, needs_reference, search
+from tokenq.search.settings import Beams, Chunks, Lookahead
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, solve
@@ -38,7 +39,7 @@ def reward_of(world, rewards, prompt, tokens):
 def test_many_samples_of_a_chunk_find_the_best_response(seed, source):
     """With chunks as long as responses and samples without end, the best reward of the world is among them."""
     world, rewards, stepper, limits = setting(seed)
-    chunks = Chunks(width=3, samples=3000, length=world.horizon, sample_from=source)
+    chunks = Chunks(width=3, chunk_samples=3000, chunk_length=world.horizon, chunk_from=source)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
     for prompt, branches in enumerate(chunk_search(Walk(stepper, prompts, limits), chunks, beta=world.beta, seed=seed)):
         assert 1 <= len({branch.tokens for branch in branches}) == len(branches) <= 3
@@ -79,9 +80,9 @@ def test_every_method_has_one_signature(name):
     """Candidates best first, with log-probs under both models, for every prompt; trees where there is one."""
     world, _, stepper, limits = setting(0)
     walk = Walk(stepper, [world.prompt_ids(prompt) for prompt in range(world.n_prompts)], limits)
-    plan = Plan(beta=world.beta, tree=Tree(simulations=20, children=0), answer=lambda branch: str(branch.tokens[-1]))
-    told = []
-    found = search(walk, name, plan, lambda done, total: told.append((done, total)))
+    config = SearchConfig(method=name, beta=world.beta, simulations=20, children=0)
+    aids, told = Aids(answer=lambda branch: str(branch.tokens[-1])), []
+    found = search(walk, config, aids, lambda done, total: told.append((done, total)))
     assert len(found) == world.n_prompts
     assert told
     assert all(done <= total for done, total in told)
@@ -99,40 +100,47 @@ def test_a_reference_that_did_not_run_reads_what_was_written(name):
     """One forward behind shared prompts: the same log-probs and ranks as with a reference at every step."""
     world, _, stepper, limits = setting(1)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
-    plan = Plan(beta=world.beta, answer=lambda branch: str(branch.tokens[0]), tokens_per_batch=12)
-    stepped = search(Walk(stepper, prompts, limits), name, plan)
+    config = SearchConfig(method=name, beta=world.beta, tokens_per_batch=12)
+    aids = Aids(answer=lambda branch: str(branch.tokens[0]))
+    stepped = search(Walk(stepper, prompts, limits), config, aids)
     alone = TabularStepper(world, stepper.logps)
-    read = search(Walk(alone, prompts, limits), name, replace(plan, reference=TabularLM(world, world.reference_logps)))
+    read = search(
+        Walk(alone, prompts, limits), config, replace(aids, reference=TabularLM(world, world.reference_logps))
+    )
     for one, other in zip(stepped, read, strict=True):
         assert [branch.tokens for branch in one.candidates] == [branch.tokens for branch in other.candidates]
         for first, second in zip(one.candidates, other.candidates, strict=True):
             assert first.ref_logps == pytest.approx(second.ref_logps)
             assert first.score == pytest.approx(second.score)
     with pytest.raises(UserError, match="needs a reference"):
-        search(Walk(alone, prompts, limits), name, plan)
+        search(Walk(alone, prompts, limits), config, aids)
 
 
 def test_which_methods_need_a_reference():
-    likely = Plan(OBJECTIVES["likelihood"], ranking="likelihood")
-    rewarded = Plan(OBJECTIVES["reward"], ranking="likelihood")
-    assert [name for name in METHODS if needs_reference(name, likely)] == ["chunk_beam", "lookahead"]
-    assert [name for name in METHODS if needs_reference(name, rewarded)] == ["beam", "chunk_beam", "lookahead", "mcts"]
-    assert needs_reference("best_of_n", Plan(ranking="mean_reward"))
-    assert not needs_reference("lookahead", Plan(value=lambda branches: [0.0] * len(branches)))
+    def needing(objective):
+        asked = [SearchConfig(method=name, objective=objective, ranking="likelihood") for name in METHODS]
+        return [config.method for config in asked if needs_reference(config, Aids())]
+
+    assert needing("likelihood") == ["chunk_beam", "lookahead"]
+    assert needing("reward") == ["beam", "chunk_beam", "lookahead", "mcts"]
+    assert needs_reference(SearchConfig(method="best_of_n", ranking="mean_reward"), Aids())
+    judged = Aids(value=lambda branches: [0.0] * len(branches))
+    assert not needs_reference(SearchConfig(method="lookahead"), judged)
 
 
 def test_a_value_ranks_and_a_vote_needs_answers():
     world, _, stepper, limits = setting(0)
     prompt = [world.prompt_ids(0)]
-    plan = Plan(ranking="value", value=lambda branches: [float(-len(branch.tokens)) for branch in branches])
-    lengths = [len(branch.tokens) for branch in search(Walk(stepper, prompt, limits), "best_of_n", plan)[0].candidates]
+    best = SearchConfig(method="best_of_n", ranking="value")
+    aids = Aids(value=lambda branches: [float(-len(branch.tokens)) for branch in branches])
+    lengths = [len(branch.tokens) for branch in search(Walk(stepper, prompt, limits), best, aids)[0].candidates]
     assert lengths == sorted(lengths)
     with pytest.raises(UserError, match="something that judges"):
-        search(Walk(stepper, prompt, limits), "best_of_n", Plan(ranking="value"))
+        search(Walk(stepper, prompt, limits), best)
     with pytest.raises(UserError, match="needs answers"):
-        search(Walk(stepper, prompt, limits), "majority", Plan())
+        search(Walk(stepper, prompt, limits), SearchConfig(method="majority"))
     with pytest.raises(UserError, match="Did you mean 'mean_reward'"):
-        search(Walk(stepper, prompt, limits), "best_of_n", Plan(ranking="mean_rewards"))
+        search(Walk(stepper, prompt, limits), replace(best, ranking="mean_rewards"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -169,18 +177,13 @@ def test_a_wide_lookahead_finds_the_best_sum(seed):
     assert [branch.score for branch in found] == pytest.approx(expected)
 
 
-def test_words_for_early_stopping():
-    assert [early_stopping(word) for word in ("true", "false", "never")] == [True, False, "never"]
-    with pytest.raises(UserError, match="true, false or never"):
-        early_stopping("maybe")
-
-
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: Chunks(width=0), "1 or more"),
         (lambda: Lookahead(width=0), "1 or more"),
-        (lambda: Chunks(sample_from="base"), "policy or reference"),
+        (lambda: Beams(early_stopping="maybe"), "true, false or never"),
+        (lambda: Chunks(chunk_from="base"), "policy or reference"),
         (lambda: find_method("beams"), "Did you mean 'beam'"),
     ],
 )

@@ -1,17 +1,14 @@
 """A tree is searched for one thing: a judge's word, or the objective's sum, in every number of it."""
 
-from dataclasses import fields
-
 import pytest
 
 from tokenq.search.branches import Limits, Walk
 from tokenq.search.config import SearchConfig
 from tokenq.search.guidance import OBJECTIVES
 from tokenq.search.mcts import Aim, mcts
-from tokenq.search.methods import METHODS, Plan, search
-from tokenq.search.planning import plan_of
-from tokenq.search.sampling import Sampling
-from tokenq.search.tree import RULES, Tree
+from tokenq.search.methods import METHODS, Aids, search
+from tokenq.search.settings import PARTS, Sampling, Tree, part
+from tokenq.search.tree import RULES
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import solve
@@ -45,8 +42,8 @@ def responses(world):
 def test_a_judge_changes_the_choice_at_the_defaults(seed):
     """The first candidate is the one that the judge likes best of all that were found, and not the likeliest."""
     _, stepper, prompts, limits = setting(seed)
-    plain = search(Walk(stepper, prompts, limits), "mcts", Plan())[0].candidates
-    judged = search(Walk(stepper, prompts, limits), "mcts", Plan(value=judge))[0].candidates
+    plain = search(Walk(stepper, prompts, limits), SearchConfig(method="mcts"))[0].candidates
+    judged = search(Walk(stepper, prompts, limits), SearchConfig(method="mcts"), Aids(value=judge))[0].candidates
     assert [one.score for one in judged] == [word(one.tokens) for one in judged]
     assert judged[0].score == max(one.score for one in judged)
     assert judged[0].score > word(plain[0].tokens)
@@ -110,14 +107,12 @@ def test_a_root_without_its_own_value_is_worth_what_first_came_through():
 
 
 def test_a_judge_needs_no_reference_in_a_tree():
-    rewarded = Plan(objective=OBJECTIVES["reward"])
-    assert METHODS["mcts"].steps_reference(rewarded)
-    assert not METHODS["mcts"].steps_reference(Plan(objective=OBJECTIVES["reward"], value=judge))
+    rewarded = SearchConfig(method="mcts", objective="reward")
+    assert METHODS["mcts"].steps_reference(rewarded, Aids())
+    assert not METHODS["mcts"].steps_reference(rewarded, Aids(value=judge))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_there_is_one_default_for_everything(method):
+@pytest.mark.parametrize("kind", PARTS)
+def test_there_is_one_default_for_everything(kind):
     """What a command takes by default is what Python takes."""
-    asked, plain = plan_of(SearchConfig(method=method)), Plan()
-    for field in fields(Plan):
-        assert getattr(asked, field.name) == getattr(plain, field.name), field.name
+    assert part(kind, SearchConfig()) == kind()

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from tokenq.errors import UserError
-from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam import beam_search
 from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES, find_objective
 from tokenq.search.proxy import ProxyStepper, Term
 from tokenq.search.rerank import best_of, find_ranking, tilt, vote
-from tokenq.search.sampling import Sampling, filtered, greedy, sample
+from tokenq.search.sampling import filtered, greedy, sample
+from tokenq.search.settings import Beams, Sampling
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, response_logps, returns, solve
@@ -67,7 +68,7 @@ def test_likelihood_search_of_the_optimum_ranks_as_value_search(seed):
 
 def test_one_beam_is_greedy():
     world, _, _, stepper, limits = setting(0)
-    beams = beam_search(Walk(stepper, prompts(world), limits), Beams(1, early_stopping=True))
+    beams = beam_search(Walk(stepper, prompts(world), limits), Beams(1, early_stopping="true"))
     walked = greedy(Walk(stepper, prompts(world), limits))
     assert [b[0].tokens for b in beams] == [g[0].tokens for g in walked]
 

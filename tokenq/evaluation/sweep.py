@@ -12,7 +12,8 @@ import numpy as np
 
 from tokenq.evaluation.task_generation import Quality, qualities
 from tokenq.results import Candidate, Cost, SearchResult
-from tokenq.search.methods import METHODS, Plan
+from tokenq.search.config import SearchConfig
+from tokenq.search.methods import METHODS, Aids
 from tokenq.search.outcome import ranked
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
 
@@ -87,22 +88,20 @@ class Point:
     terminal: float
 
 
-def first_samples(result: SearchResult, count: int, method: str, plan: Plan) -> SearchResult:
+def first_samples(result: SearchResult, count: int, config: SearchConfig) -> SearchResult:
     """Return what a method makes of the first samples of a pool, at what they alone would have cost.
 
     Args:
         result: samples of one prompt, in the order in which they were drawn.
         count: how many of them.
-        method: one of `POOLED`.
-        plan: what the method is told; answers are those of the candidates.
+        config: a method of `POOLED` and its settings; answers are those of the candidates.
 
     Raises:
         UserError: a ranking or a vote misses what it needs.
     """
     kept = result.candidates[:count]
     answers = {one.token_ids: one.answer for one in kept}
-    plan = replace(plan, answer=lambda branch: answers[branch.tokens])
-    rank = METHODS[method].rank
+    aids, rank = Aids(answer=lambda branch: answers[branch.tokens]), METHODS[config.method].rank
     share = len(kept) / max(1, len(result.candidates))
     cost = Cost(
         _prompt_tokens(result) + sum(map(_stepped, kept)),
@@ -111,8 +110,8 @@ def first_samples(result: SearchResult, count: int, method: str, plan: Plan) -> 
         result.cost.seconds * share,
         result.cost.peak_memory,
     )
-    best = kept if rank is None else ranked(kept, lambda branches: rank(branches, plan))
-    return replace(result, method=method, candidates=best, cost=cost)
+    best = kept if rank is None else ranked(kept, lambda branches: rank(branches, config, aids))
+    return replace(result, method=config.method, candidates=best, cost=cost)
 
 
 def affordable(pool: SearchResult, tokens: int) -> int:
@@ -203,19 +202,19 @@ def _one_by_one(results: Sequence[SearchResult], quality: Quality) -> list[Float
 
 
 def rivals_of(
-    results: Sequence[SearchResult], pool: Sequence[SearchResult], plans: dict[str, Plan]
+    results: Sequence[SearchResult], pool: Sequence[SearchResult], searches: Sequence[SearchConfig]
 ) -> dict[str, list[SearchResult]]:
     """Return what samples that cost no more than each of some results make of the same prompts.
 
     Args:
         results: what a search found, one a prompt.
         pool: samples of the same prompts, in their order.
-        plans: by method of `POOLED`, what it is told.
+        searches: methods of `POOLED` and their settings.
     """
     counts = [affordable(samples, one.cost.policy_tokens) for one, samples in zip(results, pool, strict=True)]
     return {
-        method: [first_samples(samples, count, method, plan) for samples, count in zip(pool, counts, strict=True)]
-        for method, plan in plans.items()
+        one.method: [first_samples(samples, count, one) for samples, count in zip(pool, counts, strict=True)]
+        for one in searches
     }
 
 

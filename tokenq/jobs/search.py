@@ -222,7 +222,7 @@ def _title(config: SearchConfig) -> str:
 
 
 def _page_record(config: SearchConfig, searcher: Searcher) -> dict[str, Any]:
-    return provenance(asdict(config), config.seed, searcher.identities) | {"beta": searcher.plan.beta}
+    return provenance(asdict(config), config.seed, searcher.identities) | {"beta": searcher.config.reward_beta}
 
 
 def read_prompts(config: SearchConfig, data: Data, in_memory: Mapping[str, Loaded] = {}) -> LoadedPrompts:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -25,12 +25,11 @@ from tokenq.models.stamps import Stamp, unspoilt
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records import Text
 from tokenq.results import Cost, SearchResult
-from tokenq.search.branches import Branch, Limits, Progress, Walk, never, silent
+from tokenq.search.branches import Branch, Limits, Progress, Walk, check_room, never, silent
 from tokenq.search.config import SearchConfig
-from tokenq.search.methods import METHODS, Plan, needs_reference, search
+from tokenq.search.methods import METHODS, Aids, aims_at, check_parts, needs_reference, search
 from tokenq.search.outcome import candidates_of, tree_of
-from tokenq.search.planning import aims_at, check_room, plan_of, weights_of
-from tokenq.search.proxy import ProxyStepper, Term
+from tokenq.search.proxy import ProxyStepper, Term, weights_of
 from tokenq.training.monitor import peak_memory
 
 Judge = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
@@ -120,11 +119,11 @@ class Searcher:
     ) -> list[SearchResult]:
         config, begin = self.config, time.perf_counter()
         judged = [0] * len(prompts)
-        plan = self._reading(ids, prompts, judged)
-        stepped = METHODS[config.method].steps_reference(plan)
+        aids = self._aids(ids, prompts, judged)
+        stepped = METHODS[config.method].steps_reference(config, aids)
         limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted, self._context)
         walk = Walk(self._stepper(stepped), ids, limits)
-        found = search(walk, config.method, plan, progress)
+        found = search(walk, config, aids, progress)
         seconds = (time.perf_counter() - begin) / len(prompts)
         aim, results = aims_at(config, judged=self.judge is not None), []
         for place, (prompt, one) in enumerate(zip(prompts, found, strict=True)):
@@ -157,14 +156,8 @@ class Searcher:
 
         return text
 
-    @cached_property
-    def plan(self) -> Plan:
-        """What the method is told, with what reads along; what reads texts is added where the prompts are known."""
-        plan = plan_of(self.config)
-        return plan if self.reference is None else replace(plan, reference=no_grad(self.reference))
-
-    def _reading(self, ids: Sequence[tuple[int, ...]], prompts: Sequence[Prompt], judged: list[int]) -> Plan:
-        """Return the plan with what reads texts: the judge, whose tokens are counted by prompt, and who finds answers.
+    def _aids(self, ids: Sequence[tuple[int, ...]], prompts: Sequence[Prompt], judged: list[int]) -> Aids:
+        """Return what stands by a search: the judge, whose tokens are counted by prompt, and who finds answers.
 
         Args:
             ids: tokens of every prompt.
@@ -184,7 +177,8 @@ class Searcher:
             return judge([prompts[one.prompt].text for one in branches], [text(one) for one in branches], ended)
 
         answer = None if extract is None else lambda branch: extract(text(branch))
-        return replace(self.plan, answer=answer, value=None if judge is None else value)
+        reference = None if self.reference is None else no_grad(self.reference)
+        return Aids(None if judge is None else value, answer, reference)
 
     @cached_property
     def _context(self) -> int | None:
@@ -293,8 +287,9 @@ def check_settings(config: SearchConfig, judge: Judge | None) -> None:
             f"--objective {config.objective} has no effect beside a reward model or a judge.",
             "A tree is searched for one thing: leave out one of the two.",
         )
-    plan = replace(plan_of(config), value=(lambda _: ()) if judged else None)
-    if needs_reference(config.method, plan) and config.reference is None and not config.proxy:
+    check_parts(config)
+    aids = Aids(value=(lambda _: ()) if judged else None)
+    if needs_reference(config, aids) and config.reference is None and not config.proxy:
         raise UserError(
             f"The method {config.method} ({aims_at(config, judged=judged)}) needs a reference.",
             "Name the model that the policy was trained from: --reference.",

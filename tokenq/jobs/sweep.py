@@ -35,7 +35,7 @@ from tokenq.rundir import provenance
 from tokenq.search.branches import never
 from tokenq.search.config import USED, SearchConfig
 from tokenq.search.methods import find_method
-from tokenq.search.planning import weights_of
+from tokenq.search.proxy import weights_of
 from tokenq.stats.bootstrap import Resampling
 
 if TYPE_CHECKING:
@@ -294,18 +294,15 @@ def _points(
 ) -> list[Point]:
     """Return every search as a point of the curve."""
     pool = found["pool"]
-    plans = {"sample": replace(loaded, config=replace(base, method="sample")).plan}
     ranking = "reward" if loaded.reference is not None else "mean_likelihood"
-    by_reward = replace(base, method="best_of_n", ranking=ranking, beta=loaded.config.beta)
-    plans["best_of_n"] = replace(loaded, config=by_reward).plan
-    if base.answer is not None:
-        plans["majority"] = replace(loaded, config=replace(base, method="majority")).plan
+    asked = [("sample", base.ranking), ("best_of_n", ranking), *([("majority", base.ranking)] if base.answer else [])]
+    pooled = [replace(base, method=method, ranking=by, beta=loaded.config.beta) for method, by in asked]
     points = []
     for name, one in settings.items():
         if _is_pooled(one, base):
-            plan = _as_loaded(one, loaded).plan
-            found[name] = [first_samples(samples, one.n, one.method, plan) for samples in pool]
-        rivals = rivals_of(found[name], pool, plans)
+            config = _as_loaded(one, loaded).config
+            found[name] = [first_samples(samples, one.n, config) for samples in pool]
+        rivals = rivals_of(found[name], pool, pooled)
         points.append(point(name, found[name], quality, found.get("greedy"), rivals, Resampling(seed=seed)))
     return points
 

@@ -6,47 +6,16 @@ go on. A finished response is ranked by score / length^length_penalty, its lengt
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tokenq.core.tensors import Frontier
-from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
 from tokenq.search.guidance import OBJECTIVES, Objective
-
-
-@dataclass(frozen=True)
-class Beams:
-    """How wide, and when to stop.
-
-    Attributes:
-        width: beams, W.
-        length_penalty: exponent of the length by which finished responses are divided; 0 ranks by the sum.
-        early_stopping: True stops when W responses are finished; False when no running beam could beat the worst of
-            them at its present length; "never" when none could at any length up to the limit.
-        groups: parts of the beams that are told apart by `diversity_penalty`; 1 for ordinary beams.
-        diversity_penalty: what a token costs in a group for every beam of an earlier group that chose it in this step.
-    """
-
-    width: int = 5
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    groups: int = 1
-    diversity_penalty: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse beams that are none."""
-        if self.width < 1:
-            raise UserError(f"A width of {self.width} searches nothing.", "Give 1 or more beams.")
-        if self.groups < 1 or self.width % self.groups:
-            raise UserError(f"{self.width} beams cannot be parted into {self.groups} groups.", "Choose a divisor.")
-        if not (isfinite(self.length_penalty) and isfinite(self.diversity_penalty)):
-            raise UserError("Penalties of beams are finite numbers.", "A length penalty of 0 ranks by the sum.")
-
+from tokenq.search.settings import Beams
 
 Order = Callable[[Tensor, Sequence[Branch]], Tensor]
 """([R, V] what each token adds to the scores of R beams, the beams) → [R, V] by what continuations are chosen, less the
@@ -96,7 +65,7 @@ class _Group:
                 self.walk.end(complete)
                 self._finish(complete)
         self.running = [self._extended(one) for one in sorted(longer, key=lambda one: -one.score)[: self.width]]
-        full = self.beams.early_stopping is True and self._full()
+        full = self.beams.early_stopping == "true" and self._full()
         self.done = not self.running or full or not self._may_improve(length)
 
     def _extended(self, offer: _Offer) -> Branch:

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenq.core.tensors import Frontier
-from tokenq.search.beam import Beams, Order, beam_search, by_score, most
+from tokenq.search.beam import Order, beam_search, by_score, most
 from tokenq.search.branches import Branch, Progress, Walk, silent
 from tokenq.search.guidance import Objective
-from tokenq.search.sampling import Dice, Sampling, kept, mixed_seed
+from tokenq.search.sampling import Dice, kept, mixed_seed
+from tokenq.search.settings import Beams, Sampling
 
 
 def beam_sample(

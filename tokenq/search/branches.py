@@ -1,6 +1,6 @@
 """What all searches share: branches that are being written, the limits they keep, how they end, and what they cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -234,3 +234,26 @@ class Walk:
         lattice = self.lattices[branch.prompt]
         lattice.append(Visited(branch.node, branch.tokens[-1], branch.logps[-1], branch.score, ends))
         return len(lattice) - 1
+
+
+def check_room(prompts: Iterable[tuple[str, int]], budget: int | None, context: int | None) -> None:
+    """Refuse a prompt that alone would spend the budget, or fill the context, before anything is computed.
+
+    Args:
+        prompts: where each comes from, and its number of tokens.
+        budget: most tokens that may go through the policy for one of them.
+        context: most tokens that the models read.
+
+    Raises:
+        UserError: names the prompt, and both numbers.
+    """
+    for where, tokens in prompts:
+        if context is not None and context <= tokens:
+            raise UserError(
+                f"{where}: the prompt has {tokens} tokens, and the model reads {context} at most.",
+                "Shorten the prompt, or leave it out.",
+            )
+        if budget is not None and budget <= tokens:
+            raise UserError(
+                f"{where}: a budget of {budget} tokens does not reach past the prompt's {tokens}.", "Raise --budget."
+            )

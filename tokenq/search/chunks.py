@@ -10,31 +10,8 @@ from dataclasses import dataclass, field
 from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Progress, Walk, grown, silent
 from tokenq.search.guidance import reward
-from tokenq.search.sampling import Dice, Sampling, draw, filtered, mixed_seed
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """How wide, and how often it is chosen.
-
-    Attributes:
-        width: responses that go on, W.
-        samples: continuations of each, K.
-        length: tokens of a chunk, L.
-        sample_from: "policy" or "reference": whose distribution chunks are drawn from.
-    """
-
-    width: int = 5
-    samples: int = 4
-    length: int = 5
-    sample_from: str = "policy"
-
-    def __post_init__(self) -> None:
-        """Refuse chunks that are none."""
-        if min(self.width, self.samples, self.length) < 1:
-            raise UserError("width, samples and length of chunks are 1 or more.", "Weak-to-strong search took 4, 4, 5.")
-        if self.sample_from not in ("policy", "reference"):
-            raise UserError(f"Chunks come from policy or reference, not {self.sample_from!r}.", "Name one of the two.")
+from tokenq.search.sampling import Dice, draw, filtered, mixed_seed
+from tokenq.search.settings import Chunks, Sampling
 
 
 @dataclass
@@ -89,14 +66,14 @@ def chunk_search(
         for prompt, root in zip(walk.prompts, walk.roots(), strict=True)
     ]
     for length in range(limits.max_new_tokens):
-        if length % chunks.length == 0:
+        if length % chunks.chunk_length == 0:
             for search in searches:
                 search.choose(chunks.width)
-                search.running = [branch for branch in search.running for _ in range(chunks.samples)]
+                search.running = [branch for branch in search.running for _ in range(chunks.chunk_samples)]
         going = [search for search in searches if search.running]
         if not going:
             break
-        _one_token(going, walk, chunks.sample_from, sampling, beta)
+        _one_token(going, walk, chunks.chunk_from, sampling, beta)
         progress(length + 1, limits.max_new_tokens)
         for prompt, search in enumerate(searches):
             if search.running and not walk.may_step(prompt, len(search.running)):

@@ -1,4 +1,7 @@
-"""What a search may be asked for; flags, YAML keys and Python arguments have these names. Imports no torch."""
+"""What a search may be asked for; flags, YAML keys and Python arguments have these names. Imports no torch.
+
+Settings of methods stand in `tokenq.search.settings`; a command's configuration is made of them and of its own.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -6,11 +9,114 @@ from typing import Literal
 
 from tokenq.errors import UserError
 from tokenq.ranges import Range, check_ranges
+from tokenq.search.settings import Beams, Chunks, Lookahead, Sampling, Tree, names_of
 
-_SAMPLED = ("temperature", "top_k", "top_p", "min_p")
-_BEAMS = ("width", "length_penalty", "early_stopping")
-_TREE = ("simulations", "children", "rule", "exploration", "backup", "commit", "rollouts")
-_OBJECTIVE = ("objective",)
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a search."""
+
+    policy: str | None = None
+    """Policy: a folder, a hub id, or the folder of an adapter."""
+    reference: str | None = None
+    """Reference, for rewards. Default: for an adapter its base, for --run what the run was trained against."""
+    run: str | None = None
+    """Folder of a finished training run: takes policy, reference and beta from it."""
+    base: str | None = None
+    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
+    beta: float | None = None
+    """KL temperature of rewards. Default: that of --run, else 0.1."""
+    proxy: Sequence[str] = ()
+    """Small models that steer the policy: TUNED UNTUNED, or several such pairs (proxy tuning)."""
+    reward_model: str | None = None
+    """A sequence classifier that judges prompt and response: for --ranking value, lookahead, mcts."""
+    reward_weights: Mapping[str, str] = field(default_factory=dict)
+    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
+
+    @property
+    def reward_beta(self) -> float:
+        """β of rewards, where nobody has said another."""
+        return 0.1 if self.beta is None else self.beta
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is to be answered, and how long answers may be."""
+
+    prompts: Sequence[str] = ()
+    """Files of prompts: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Columns under other names: --columns prompt=ask (tokenq's name first)."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """What to do with a row that cannot be used: stop, or leave it out and count it."""
+    style: Literal["as_given", "chat"] = "as_given"
+    """Take text as it is, or make a user's turn of it."""
+    max_new_tokens: int = 256
+    """Most tokens of a response; one that is cut is said not to be terminal."""
+    eos: Sequence[str] = ()
+    """Further tokens that end a response, as text: one token each."""
+
+
+@dataclass(frozen=True)
+class Asked(Prompts):
+    """What a search is to answer: data, or one prompt."""
+
+    prompt: str | None = field(default=None, metadata={"text": True})
+    """One prompt, instead of --prompts; for a tokenizer with a chat template the user's turn."""
+    budget: int | None = None
+    """Most tokens that may go through the policy for one prompt, itself included."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which search, and what it is for."""
+
+    method: str = "beam"
+    """greedy, sample, best_of_n, majority, weighted_vote, beam, beam_sample, chunk_beam, lookahead or mcts."""
+    objective: str = "likelihood"
+    """What beams and trees maximise: likelihood (log π) or reward (β log π/π_ref); with a reward model trees maximise
+    what it says."""
+    n: int = 8
+    """Samples (sample, best_of_n, majority, weighted_vote)."""
+    ranking: str = "reward"
+    """What the best of n is, or a vote weighs: reward, mean_reward, likelihood, mean_likelihood, or value."""
+    answer: str | None = None
+    """How the answer of a response is found, for votes: last_number, boxed, math, text or regex:PATTERN."""
+    alpha: Sequence[str] = ()
+    """Weight of each pair of --proxy. Default: 1."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where results go."""
+
+    output: str | None = None
+    """File of results: .jsonl, one line a prompt."""
+    html: str | None = None
+    """Page to look at them: candidates and trees; one file, opens from disk."""
+    overwrite: bool = False
+    """Replace files that this command did not write."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How it is computed."""
+
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    batch_size: int = 8
+    """Prompts that are searched side by side. Sets memory and speed, never the result."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of the weights; auto takes the checkpoint's."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
+    """How tokens go through a model; auto takes the fastest way that proves exact."""
+    trust_remote_code: bool = False
+    """Run Python code that a model brings along. Only for models whose authors you trust."""
+
+
+_SAMPLED = names_of(Sampling)
 
 USED: Mapping[str, tuple[str, ...]] = {
     "greedy": (),
@@ -18,11 +124,11 @@ USED: Mapping[str, tuple[str, ...]] = {
     "best_of_n": ("n", "ranking", *_SAMPLED),
     "majority": ("n", *_SAMPLED),
     "weighted_vote": ("n", "ranking", *_SAMPLED),
-    "beam": (*_BEAMS, "groups", "diversity_penalty", *_OBJECTIVE),
-    "beam_sample": (*_BEAMS, *_SAMPLED),
-    "chunk_beam": ("width", "chunk_samples", "chunk_length", "chunk_from", *_SAMPLED),
-    "lookahead": ("width", "lookahead_top_k", "lookahead_weight"),
-    "mcts": (*_TREE, *_OBJECTIVE, *_SAMPLED),
+    "beam": (*names_of(Beams), "objective"),
+    "beam_sample": ("width", "length_penalty", "early_stopping", *_SAMPLED),
+    "chunk_beam": (*names_of(Chunks), *_SAMPLED),
+    "lookahead": names_of(Lookahead),
+    "mcts": (*names_of(Tree), "objective", *_SAMPLED),
 }
 """Fields that a method uses, beyond those that all use."""
 
@@ -46,122 +152,14 @@ RANGES = (
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SearchConfig(Compute, Outputs, Tree, Lookahead, Chunks, Sampling, Beams, Choice, Asked, Models):
     """Write better answers with a trained policy: beams, best of n, votes, tree search, a small pair as a guide."""
 
-    policy: str | None = None
-    """Policy: a folder, a hub id, or the folder of an adapter."""
-    reference: str | None = None
-    """Reference, for rewards. Default: for an adapter its base, for --run what the run was trained against."""
-    run: str | None = None
-    """Folder of a finished training run: takes policy, reference and beta from it."""
-    base: str | None = None
-    """Base model of an adapter, instead of the one that it names: where that has moved, or is on another machine."""
-    beta: float | None = None
-    """KL temperature of rewards. Default: that of --run, else 0.1."""
-    proxy: Sequence[str] = ()
-    """Small models that steer the policy: TUNED UNTUNED, or several such pairs (proxy tuning)."""
-    alpha: Sequence[str] = ()
-    """Weight of each pair of --proxy. Default: 1."""
-    reward_model: str | None = None
-    """A sequence classifier that judges prompt and response: for --ranking value, lookahead, mcts."""
-    reward_weights: Mapping[str, str] = field(default_factory=dict)
-    """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
-
-    prompts: Sequence[str] = ()
-    """Files of prompts: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
-    prompt: str | None = field(default=None, metadata={"text": True})
-    """One prompt, instead of --prompts; for a tokenizer with a chat template the user's turn."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns under other names: --columns prompt=ask (tokenq's name first)."""
-    bad_rows: Literal["error", "drop"] = "error"
-    """What to do with a row that cannot be used: stop, or leave it out and count it."""
-    style: Literal["as_given", "chat"] = "as_given"
-    """Take text as it is, or make a user's turn of it."""
-    max_new_tokens: int = 256
-    """Most tokens of a response; one that is cut is said not to be terminal."""
-    budget: int | None = None
-    """Most tokens that may go through the policy for one prompt, itself included."""
-    eos: Sequence[str] = ()
-    """Further tokens that end a response, as text: one token each."""
-
-    method: str = "beam"
-    """greedy, sample, best_of_n, majority, weighted_vote, beam, beam_sample, chunk_beam, lookahead or mcts."""
-    objective: str = "likelihood"
-    """What beams and trees maximise: likelihood (log π) or reward (β log π/π_ref); with a reward model trees maximise
-    what it says."""
-    width: int = 5
-    """Beams (beam, beam_sample, chunk_beam, lookahead)."""
-    n: int = 8
-    """Samples (sample, best_of_n, majority, weighted_vote)."""
-    ranking: str = "reward"
-    """What the best of n is, or a vote weighs: reward, mean_reward, likelihood, mean_likelihood, or value."""
-    answer: str | None = None
-    """How the answer of a response is found, for votes: last_number, boxed, math, text or regex:PATTERN."""
-
-    length_penalty: float = 1.0
-    """Beams: finished responses are ranked by score / length^penalty, the length that of the response alone."""
-    early_stopping: str = "false"
-    """Beams: true stops at width finished responses, false when no beam could win at its length, never at any."""
-    groups: int = 1
-    """Beams: groups that are kept apart by --diversity-penalty."""
-    diversity_penalty: float = 0.0
-    """Beams: what a token costs a group for every beam of an earlier group that chose it."""
-    temperature: float = 1.0
-    """Samples, drawn beams: logits are divided by it; 0 takes the likeliest token."""
-    top_k: int = 0
-    """Samples, drawn beams: only the k likeliest tokens; 0 for all."""
-    top_p: float = 1.0
-    """Samples, drawn beams: only the likeliest tokens that together have this probability."""
-    min_p: float = 0.0
-    """Samples, drawn beams: only tokens at least this often as likely as the likeliest."""
-    chunk_samples: int = 4
-    """Chunk beams: continuations of each beam, K."""
-    chunk_length: int = 5
-    """Chunk beams: tokens of a chunk, L."""
-    chunk_from: str = "policy"
-    """Chunk beams: whose distribution chunks are drawn from, policy or reference."""
-    lookahead_top_k: int = 10
-    """Lookahead: tokens that are judged at every step."""
-    lookahead_weight: float = 1.0
-    """Lookahead: weight of the value against nats of likelihood."""
-    simulations: int = 64
-    """Trees: simulations for each prompt; with --commit token for each token."""
-    children: int = 8
-    """Trees: likeliest tokens that a node is expanded into; 0 for all."""
-    rule: str = "puct"
-    """Trees: puct, or gumbel (sequential halving)."""
-    exploration: float = 1.25
-    """Trees: c of PUCT."""
-    backup: Literal["max", "mean"] = "max"
-    """Trees: what a node is worth: the best that was found below it, or the mean."""
-    commit: Literal["never", "token"] = "never"
-    """Trees: one tree to the end, or the best child becomes the root after so many simulations."""
-    rollouts: int = 1
-    """Trees: responses written to their end from each leaf, whose mean score (or what the reward model says of them) is
-    its value; 0 takes the score so far, or what the reward model says of the prefix."""
-
-    output: str | None = None
-    """File of results: .jsonl, one line a prompt."""
-    html: str | None = None
-    """Page to look at them: candidates and trees; one file, opens from disk."""
-    overwrite: bool = False
-    """Replace files that this command did not write."""
-
-    seed: int = 0
-    """Seed of everything that is drawn."""
-    batch_size: int = 8
-    """Prompts that are searched side by side. Sets memory and speed, never the result."""
     tokens_per_batch: int = 4096
     """Most tokens in one forward over whole responses. Sets memory and speed, never the result."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the weights; auto takes the checkpoint's."""
-    device: str = "auto"
-    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto"
-    """How tokens go through a model; auto takes the fastest way that proves exact."""
-    trust_remote_code: bool = False
-    """Run Python code that a model brings along. Only for models whose authors you trust."""
+
+    def __post_init__(self) -> None:
+        """Leave the parts to be checked where they are used, when all that is wrong can be named by its flag."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.

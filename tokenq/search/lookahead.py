@@ -6,35 +6,12 @@ With more beams the W best by Σ log π + w · value go on. The value is of the 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
 
 import torch
 
-from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Progress, Walk, grown, silent
 from tokenq.search.guidance import Value
-
-
-@dataclass(frozen=True)
-class Lookahead:
-    """How far the value may lead away from the policy.
-
-    Attributes:
-        width: beams, W; 1 is ARGS.
-        top_k: tokens that the policy proposes to each beam.
-        weight: of the value, w, against nats of likelihood.
-    """
-
-    width: int = 5
-    top_k: int = 10
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse a search that does nothing."""
-        if self.width < 1 or self.top_k < 1:
-            raise UserError("width and top_k of a lookahead are 1 or more.", "ARGS took 1 and 10.")
-        if not isfinite(self.weight):
-            raise UserError("The weight of a lookahead is a finite number.", "ARGS took about 1.")
+from tokenq.search.settings import Lookahead
 
 
 @dataclass
@@ -66,10 +43,10 @@ def lookahead_search(
     limits = walk.limits
     searches = [_Search([root]) for root in walk.roots()]
     for length in range(1, limits.max_new_tokens + 1):
-        offered = _offers(searches, walk, lookahead.top_k)
+        offered = _offers(searches, walk, lookahead.lookahead_top_k)
         worth = iter(value([branch for branches in offered for branch in branches]))
         for prompt, (search, branches) in enumerate(zip(searches, offered, strict=True)):
-            ranked = [replace(one, score=sum(one.logps) + lookahead.weight * next(worth)) for one in branches]
+            ranked = [replace(one, score=sum(one.logps) + lookahead.lookahead_weight * next(worth)) for one in branches]
             _keep(search, ranked, walk, lookahead.width)
             if search.running and not walk.may_step(prompt, len(search.running)):
                 search.finished, search.running = [*search.finished, *search.running], []

@@ -18,8 +18,9 @@ from tokenq.core.tensors import Frontier
 from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, grown, silent
 from tokenq.search.guidance import OBJECTIVES, Objective, Value
 from tokenq.search.rollouts import written
-from tokenq.search.sampling import Dice, Sampling, mixed_seed
-from tokenq.search.tree import RULES, Halving, Node, Tree, as_visited
+from tokenq.search.sampling import Dice, mixed_seed
+from tokenq.search.settings import Sampling, Tree
+from tokenq.search.tree import RULES, Halving, Node, as_visited
 
 
 @dataclass(frozen=True)

@@ -2,74 +2,54 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tokenq.core.tensors import TokenScorer
 from tokenq.errors import UserError, unknown_name
-from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam import beam_search
 from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Branch, Progress, Visited, Walk, silent
-from tokenq.search.chunks import Chunks, chunk_search
-from tokenq.search.guidance import OBJECTIVES, Objective, Value, implicit_reward
-from tokenq.search.lookahead import Lookahead, lookahead_search
+from tokenq.search.chunks import chunk_search
+from tokenq.search.config import SearchConfig
+from tokenq.search.guidance import Value, find_objective, implicit_reward
+from tokenq.search.lookahead import lookahead_search
 from tokenq.search.mcts import Aim, mcts
-from tokenq.search.reference import with_reference
+from tokenq.search.outcome import with_reference
 from tokenq.search.rerank import RANKINGS, best_of, find_ranking, tilt, vote
-from tokenq.search.sampling import Sampling, greedy, sample
-from tokenq.search.tree import Tree
+from tokenq.search.sampling import greedy, sample
+from tokenq.search.settings import PARTS, Beams, Chunks, Lookahead, Sampling, Tree, part
 
 VALUE = "value"
-"""The ranking by the plan's own value: a reward model, or any function."""
+"""The ranking by what judges: a reward model, or any function."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a method may be told; each takes its own part.
+class Aids:
+    """What stands by a search, beside its settings.
 
     Attributes:
-        objective: what beams and trees maximise.
-        beta: KL temperature of rewards.
-        beams: for "beam" and "beam_sample".
-        sampling: for all that samples.
-        count: samples for each prompt.
-        ranking: key of `RANKINGS`, or "value": for "best_of_n", and the votes of "weighted_vote".
-        chunks: for "chunk_beam".
-        lookahead: for "lookahead".
-        tree: for "mcts".
-        seed: of everything that is drawn.
         value: what a response, complete or not, is worth: for "lookahead" (the implicit reward when None), "mcts" (the
             objective when None) and the ranking "value".
         answer: what a response answers, for the votes.
         reference: scores responses where no reference ran beside the policy; None where there is none.
-        tokens_per_batch: most tokens in one forward of that.
     """
 
-    objective: Objective = OBJECTIVES["likelihood"]
-    beta: float = 0.1
-    beams: Beams = field(default_factory=Beams)
-    sampling: Sampling = field(default_factory=Sampling)
-    count: int = 8
-    ranking: str = "reward"
-    chunks: Chunks = field(default_factory=Chunks)
-    lookahead: Lookahead = field(default_factory=Lookahead)
-    tree: Tree = field(default_factory=Tree)
-    seed: int = 0
     value: Value | None = None
     answer: Callable[[Branch], str | None] | None = None
     reference: TokenScorer | None = None
-    tokens_per_batch: int = 4096
 
-    def rank(self, branches: Sequence[Branch]) -> Sequence[float]:
-        """Return what the plan's ranking gives complete responses.
 
-        Raises:
-            UserError: an unknown ranking, one that needs a reference, or "value" without a value.
-        """
-        if self.ranking != VALUE:
-            return find_ranking(self.ranking, self.beta)(branches)
-        if self.value is None:
-            raise UserError("Ranking by value needs something that judges.", "Name a --reward-model.")
-        return self.value(branches)
+def rank(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> Sequence[float]:
+    """Return what the ranking of a configuration gives complete responses.
+
+    Raises:
+        UserError: an unknown ranking, one that needs a reference, or "value" without a value.
+    """
+    if config.ranking != VALUE:
+        return find_ranking(config.ranking, config.reward_beta)(branches)
+    if aids.value is None:
+        raise UserError("Ranking by value needs something that judges.", "Name a --reward-model.")
+    return aids.value(branches)
 
 
 @dataclass(frozen=True)
@@ -94,65 +74,70 @@ class Method(NamedTuple):
         rank: orders what was found; None leaves it as it is.
     """
 
-    find: Callable[[Walk, Plan, Progress], list[Found]]
-    steps_reference: Callable[[Plan], bool] = lambda _: False
-    rank: Callable[[Sequence[Branch], Plan], list[Branch]] | None = None
+    find: Callable[[Walk, SearchConfig, Aids, Progress], list[Found]]
+    steps_reference: Callable[[SearchConfig, Aids], bool] = lambda *_: False
+    rank: Callable[[Sequence[Branch], SearchConfig, Aids], list[Branch]] | None = None
 
 
-def _greedy(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
+def _greedy(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
     return [Found(branches) for branches in greedy(walk, progress)]
 
 
-def _sample(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    drawn = sample(walk, plan.sampling, count=plan.count, seed=plan.seed, progress=progress)
+def _sample(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+    drawn = sample(walk, part(Sampling, config), count=config.n, seed=config.seed, progress=progress)
     return [Found(branches) for branches in drawn]
 
 
-def _beam(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    found = beam_search(walk, plan.beams, plan.objective, plan.beta, progress)
+def _with_lattices(found: list[list[Branch]], walk: Walk) -> list[Found]:
     return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
 
 
-def _beam_sample(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    found = beam_sample(walk, plan.beams, plan.sampling, seed=plan.seed, progress=progress)
-    return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
+def _beam(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+    objective = find_objective(config.objective)
+    return _with_lattices(beam_search(walk, part(Beams, config), objective, config.reward_beta, progress), walk)
 
 
-def _chunk_beam(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    found = chunk_search(walk, plan.chunks, plan.sampling, beta=plan.beta, seed=plan.seed, progress=progress)
-    return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
+def _beam_sample(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+    beams, sampling = part(Beams, config), part(Sampling, config)
+    return _with_lattices(beam_sample(walk, beams, sampling, seed=config.seed, progress=progress), walk)
 
 
-def _lookahead(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    found = lookahead_search(walk, plan.value or implicit_reward(plan.beta), plan.lookahead, progress)
-    return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
+def _chunk_beam(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+    chunks, sampling, beta = part(Chunks, config), part(Sampling, config), config.reward_beta
+    return _with_lattices(chunk_search(walk, chunks, sampling, beta=beta, seed=config.seed, progress=progress), walk)
 
 
-def _mcts(walk: Walk, plan: Plan, progress: Progress) -> list[Found]:
-    aim = Aim(plan.objective, plan.beta, plan.value, plan.sampling, plan.seed)
-    return [Found(*both) for both in mcts(walk, plan.tree, aim, progress)]
+def _lookahead(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+    value = aids.value or implicit_reward(config.reward_beta)
+    return _with_lattices(lookahead_search(walk, value, part(Lookahead, config), progress), walk)
 
 
-def _best_of_n(branches: Sequence[Branch], plan: Plan) -> list[Branch]:
-    return best_of(branches, plan.rank(branches))
+def _mcts(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+    objective, sampling = find_objective(config.objective), part(Sampling, config)
+    aim = Aim(objective, config.reward_beta, aids.value, sampling, config.seed)
+    return [Found(*both) for both in mcts(walk, part(Tree, config), aim, progress)]
 
 
-def _answers(branches: Sequence[Branch], plan: Plan) -> list[str | None]:
-    if plan.answer is None:
+def _best_of_n(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> list[Branch]:
+    return best_of(branches, rank(branches, config, aids))
+
+
+def _answers(branches: Sequence[Branch], aids: Aids) -> list[str | None]:
+    if aids.answer is None:
         raise UserError("A vote needs answers.", "Say how they are found: --answer last_number, boxed, math or regex:…")
-    return [plan.answer(branch) for branch in branches]
+    return [aids.answer(branch) for branch in branches]
 
 
-def _majority(branches: Sequence[Branch], plan: Plan) -> list[Branch]:
-    return vote(branches, _answers(branches, plan))
+def _majority(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> list[Branch]:
+    return vote(branches, _answers(branches, aids))
 
 
-def _weighted_vote(branches: Sequence[Branch], plan: Plan) -> list[Branch]:
-    return vote(branches, _answers(branches, plan), tilt(plan.rank(branches)))
+def _weighted_vote(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> list[Branch]:
+    return vote(branches, _answers(branches, aids), tilt(rank(branches, config, aids)))
 
 
-def _objective_needs_it(plan: Plan) -> bool:
-    return plan.objective.reference
+def _rewarded(config: SearchConfig, aids: Aids) -> bool:
+    return find_objective(config.objective).reference
 
 
 METHODS: dict[str, Method] = {
@@ -161,11 +146,11 @@ METHODS: dict[str, Method] = {
     "best_of_n": Method(_sample, rank=_best_of_n),
     "majority": Method(_sample, rank=_majority),
     "weighted_vote": Method(_sample, rank=_weighted_vote),
-    "beam": Method(_beam, _objective_needs_it),
+    "beam": Method(_beam, _rewarded),
     "beam_sample": Method(_beam_sample),
-    "chunk_beam": Method(_chunk_beam, lambda _: True),
-    "lookahead": Method(_lookahead, lambda plan: plan.value is None),
-    "mcts": Method(_mcts, lambda plan: plan.value is None and plan.objective.reference),
+    "chunk_beam": Method(_chunk_beam, lambda *_: True),
+    "lookahead": Method(_lookahead, lambda _, aids: aids.value is None),
+    "mcts": Method(_mcts, lambda config, aids: aids.value is None and _rewarded(config, aids)),
 }
 
 
@@ -180,32 +165,59 @@ def find_method(name: str) -> Method:
     return METHODS[name]
 
 
-def needs_reference(name: str, plan: Plan) -> bool:
-    """Return whether a method cannot do what the plan says without a reference, stepped or not."""
-    method = find_method(name)
-    ranks = name in ("best_of_n", "weighted_vote") and plan.ranking in RANKINGS and RANKINGS[plan.ranking].reference
-    return ranks or method.steps_reference(plan)
+def needs_reference(config: SearchConfig, aids: Aids) -> bool:
+    """Return whether a search cannot be done without a reference, stepped or not."""
+    known = RANKINGS.get(config.ranking)
+    ranks = config.method in ("best_of_n", "weighted_vote") and known is not None and known.reference
+    return ranks or find_method(config.method).steps_reference(config, aids)
 
 
-def search(walk: Walk, name: str, plan: Plan, progress: Progress = silent) -> list[Found]:
-    """Return what a method finds for every prompt of a walk, with the reference's log-probs where the plan has one.
+def check_parts(config: SearchConfig) -> None:
+    """Refuse what a search would stumble over.
+
+    Raises:
+        UserError: an unknown name, or a number that makes no sense.
+    """
+    find_method(config.method)
+    config.check_method()
+    find_objective(config.objective)
+    for kind in PARTS:
+        part(kind, config)
+
+
+def aims_at(config: SearchConfig, *, judged: bool) -> str:
+    """Return the name of what a method maximises or ranks by, as results have it; `judged` where a judge stands by."""
+    if config.method == "mcts" and judged:
+        return VALUE
+    if config.method in ("beam", "mcts"):
+        return config.objective
+    if config.method in ("best_of_n", "weighted_vote"):
+        return config.ranking
+    return {"chunk_beam": "reward", "lookahead": "likelihood + value", "majority": "votes"}.get(
+        config.method, "likelihood"
+    )
+
+
+def search(walk: Walk, config: SearchConfig, aids: Aids | None = None, progress: Progress = silent) -> list[Found]:
+    """Return what a method finds for every prompt of a walk, with the reference's log-probs where one stands by.
 
     Args:
         walk: prompts and limits, at their beginning.
-        name: key of `METHODS`.
-        plan: what the method is told.
+        config: which method, and its settings.
+        aids: what stands by.
         progress: told how far it is.
 
     Raises:
         UserError: an unknown method, or one that misses what it needs.
     """
-    method = find_method(name)
-    found = method.find(walk, plan, progress)
-    if walk.frontier.ref_logps is None and plan.reference is not None:
-        filled = with_reference(walk.prompts, [one.candidates for one in found], plan.reference, plan.tokens_per_batch)
+    aids, method = aids or Aids(), find_method(config.method)
+    found = method.find(walk, config, aids, progress)
+    if walk.frontier.ref_logps is None and aids.reference is not None:
+        written = [one.candidates for one in found]
+        filled = with_reference(walk.prompts, written, aids.reference, config.tokens_per_batch)
         found = [replace(one, candidates=branches) for one, branches in zip(found, filled, strict=True)]
-    rank = method.rank
-    found = found if rank is None else [replace(one, candidates=rank(one.candidates, plan)) for one in found]
+    order = method.rank
+    found = found if order is None else [replace(one, candidates=order(one.candidates, config, aids)) for one in found]
     return [replace(one, candidates=_settled(one.candidates, walk)) for one in found]
 
 
@@ -220,14 +232,3 @@ def _settled(candidates: Sequence[Branch], walk: Walk) -> list[Branch]:
         if full and branch.tokens[-1] not in own.eos and walk.stopped[branch.prompt] is None:
             walk.stopped[branch.prompt] = "context"
     return sorted(candidates, key=lambda branch: not walk.over(branch))
-
-
-def early_stopping(word: str) -> bool | Literal["never"]:
-    """Return what "true", "false" or "never" stand for.
-
-    Raises:
-        UserError: another word.
-    """
-    if word not in ("true", "false", "never"):
-        raise UserError(f"early_stopping is true, false or never, not {word!r}.", "See tokenq search --help.")
-    return "never" if word == "never" else word == "true"

@@ -6,6 +6,7 @@ is normalised in each state by itself, so it looks one token ahead (docs/theory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.errors import UserError
+from tokenq.search.config import SearchConfig
 
 SLACK = 1024
 """Rows by which vocabularies may differ: embeddings padded to a round number."""
@@ -87,3 +89,27 @@ def _fitted(ratios: Tensor, vocabulary: int) -> Tensor:
     if size >= vocabulary:
         return ratios[:, :vocabulary]
     return torch.nn.functional.pad(ratios, (0, vocabulary - size))
+
+
+STRONGEST = 1_000
+"""Largest weight of a small pair; log-ratios times more than this are not numbers any more in half precision."""
+
+
+def weights_of(config: SearchConfig) -> list[float]:
+    """Return the weight of every small pair.
+
+    Raises:
+        UserError: not as many weights as pairs, or one that is no number.
+    """
+    pairs, odd = divmod(len(config.proxy), 2)
+    if odd:
+        raise UserError("--proxy takes pairs of models: the tuned and the untuned one.", "Name both of each pair.")
+    try:
+        alphas = [float(text) for text in config.alpha] or [1.0] * pairs
+    except ValueError:
+        raise UserError(f"--alpha takes numbers, not {' '.join(config.alpha)}.", "Give one for each pair.") from None
+    if not all(isfinite(alpha) and abs(alpha) <= STRONGEST for alpha in alphas):
+        raise UserError(f"--alpha {' '.join(config.alpha)} is no weight.", f"Give numbers of up to ±{STRONGEST:,}.")
+    if len(alphas) != pairs:
+        raise UserError(f"{len(alphas)} weights of --alpha for {pairs} pairs of --proxy.", "Give one for each pair.")
+    return alphas

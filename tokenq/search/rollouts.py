@@ -6,7 +6,8 @@ from torch import Tensor
 
 from tokenq.core.tensors import Frontier
 from tokenq.search.branches import Branch, Walk, grown
-from tokenq.search.sampling import Dice, Sampling, draw, filtered
+from tokenq.search.sampling import Dice, draw, filtered
+from tokenq.search.settings import Sampling
 
 
 def written(

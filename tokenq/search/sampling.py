@@ -2,44 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf
 
 import torch
 from torch import Tensor
 
 from tokenq.errors import UserError
 from tokenq.search.branches import Branch, Progress, Walk, grown, silent
-
-COLDEST = 1e-6
-"""Smallest temperature that draws: logits that are divided by less leave the numbers there are."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn; filters apply in the order in which they stand here, as in transformers.
-
-    Attributes:
-        temperature: logits are divided by it; 0 takes the most likely token.
-        top_k: only the k most likely tokens; 0 for all.
-        top_p: only the most likely tokens that together have this probability; 1 for all.
-        min_p: only tokens at least this often as likely as the most likely one; 0 for all.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse filters that leave nothing."""
-        if not (self.temperature == 0 or COLDEST <= self.temperature < inf):
-            hint = f"It is 0 for the likeliest token, else {COLDEST} or more."
-            raise UserError(f"A temperature of {self.temperature} draws nothing.", hint)
-        if self.top_k < 0 or not 0 < self.top_p <= 1 or not 0 <= self.min_p <= 1:
-            raise UserError(
-                f"{self} leaves nothing to draw.", "top_k is 0 or more, top_p is in (0, 1], min_p in [0, 1]."
-            )
+from tokenq.search.settings import Sampling
 
 
 def kept(logps: Tensor, sampling: Sampling, least: int = 1) -> Tensor:

@@ -7,46 +7,11 @@ and children that nobody has visited are completed with what is known of their s
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log
-from typing import Any, Literal
+from typing import Any
 
-from tokenq.errors import UserError, unknown_name
 from tokenq.search.branches import Branch, Visited
 from tokenq.search.sampling import Dice
-
-
-@dataclass(frozen=True)
-class Tree:
-    """How a tree is searched.
-
-    Attributes:
-        simulations: simulations for each prompt; with `commit`, for each token.
-        children: most likely tokens that a node is expanded into; 0 for all.
-        rule: "puct", or "gumbel" (sequential halving at the root, improved policy below it).
-        exploration: c of PUCT: Q + c P √N / (1 + n).
-        backup: "mean" of what was found below a node, or "max".
-        commit: "never" searches one tree to the end; "token" takes the best child of the root after so many
-            simulations, and goes on from there, so that long responses come to an end.
-        rollouts: responses written to their end from each new leaf, whose mean score is its value (they are
-            candidates too); 0 takes the score of the leaf as it stands.
-    """
-
-    simulations: int = 64
-    children: int = 8
-    rule: str = "puct"
-    exploration: float = 1.25
-    backup: Literal["mean", "max"] = "max"
-    commit: Literal["never", "token"] = "never"
-    rollouts: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse a search that does nothing."""
-        if self.simulations < 1 or not all(one >= 0 for one in (self.children, self.rollouts, self.exploration)):
-            raise UserError(
-                "simulations must be 1 or more, children, rollouts and exploration 0 or more.",
-                "0 children takes all tokens.",
-            )
-        if self.rule not in RULES:
-            raise unknown_name("rule", self.rule, RULES)
+from tokenq.search.settings import Tree
 
 
 @dataclass

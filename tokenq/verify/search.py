@@ -2,11 +2,11 @@
 
 import torch
 
-from tokenq.search.beam import Beams, beam_search
+from tokenq.search.beam import beam_search
 from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES
 from tokenq.search.mcts import Aim, mcts
-from tokenq.search.tree import Tree
+from tokenq.search.settings import Beams, Tree
 from tokenq.verify.claim import Case, Claim, broken
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, response_logps, solve
