@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tokenq.core import qfunction
-from tokenq.search.beam import Beams
+from tokenq.search.settings import Beams
 from tokenq.verify import decoding, environment, equivalence, learning, objectives, optimality, readouts, search, values
 from tokenq.verify.claim import Case, Claim, Finding, excess, find, largest
 from tokenq.verify.table import CLAIMS
