@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
-from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +14,7 @@ from tokenq.doctor.finding import Finding
 from tokenq.files import write_json
 from tokenq.jobs.doctor.material import Material, material_of
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, data_given, models_given
+from tokenq.jobs.inputs import InMemory, Name, settings_given
 from tokenq.jobs.inputs import Rows as DataRows
 from tokenq.jobs.outputs import claimed
 from tokenq.jobs.run import Rows, Run
@@ -147,12 +146,8 @@ def examine(  # noqa: D417, PLR0913 (one keyword a setting, each explained there
     Raises:
         UserError: there is no run, or a model or a file cannot be read.
     """
-    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
-    del given["listener"], given["tokenizer"]
-    names, in_memory = models_given({"policy": policy, "reference": reference}, tokenizer)
-    sources, held = data_given(data)
-    named = {"run": fspath(run.folder) if isinstance(run, Run) else given["run"], "data": sources}
-    config = DoctorConfig(**given | names | named)
+    given, in_memory, held = settings_given(locals(), "data", ("listener",))
+    config = DoctorConfig(**given)
     config.check()
     files = [Path(name) for name in (config.output, config.html) if name is not None]
     with untouched(), claimed("tokenq doctor", files, overwrite=config.overwrite):

@@ -3,7 +3,7 @@
 A training writes down what is in memory: its run is then what it is from files.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
@@ -140,6 +140,30 @@ def models_given(
         else:
             names[role] = None if model is None else fspath(cast(Name, model))
     return names, found
+
+
+def settings_given(
+    keywords: Mapping[str, Any], data: str, own: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Loaded], Data]:
+    """Return the settings of a job as its configuration has them, the models in memory by role, and the data.
+
+    Args:
+        keywords: of the job, among them policy, reference, run and tokenizer.
+        data: the keyword that has data.
+        own: keywords of the job that its configuration does not have.
+
+    Raises:
+        UserError: a model or data is nothing that can be read.
+    """
+    given = {name: value for name, value in keywords.items() if name not in own}
+    tokenizer = given.pop("tokenizer")
+    if isinstance(given["policy"], Run):
+        given |= {"policy": None, "run": given["policy"]}
+    names, in_memory = models_given({role: given[role] for role in ("policy", "reference")}, tokenizer)
+    sources, rows = data_given(given[data])
+    run = given["run"].folder if isinstance(given["run"], Run) else given["run"]
+    given |= {**names, "run": run, data: sources}
+    return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory, rows
 
 
 def data_given(data: Name | Rows) -> tuple[list[str], Data]:

@@ -128,17 +128,7 @@ def open_reader(policy: ModelSpec, reference: ModelSpec | None, options: Options
         UserError: a model is missing, or there is nothing to read it against.
     """
     pair = open_pair(policy, reference, options.attention, options.max_length or 1024, say)
-    return Reader(
-        pair.models,
-        pair.tokenizer,
-        pair.other_tokenizer,
-        options,
-        pair.identities,
-        pair.warnings,
-        limits=pair.limits,
-        files=pair.files,
-        base=pair.base,
-    )
+    return Reader(pair, pair.tokenizer, options, pair.limits, pair.files)
 
 
 def open_rewards(
@@ -166,4 +156,4 @@ def open_rewards(
     if beside is not None:
         limits, files = (*beside.limits, opened.limits), beside.files + opened.files
         return replace(beside, rewards=reader, limits=limits, files=files)
-    return Reader(None, tokenizer, None, options, ({}, {}), rewards=reader, limits=(opened.limits,), files=opened.files)
+    return Reader(None, tokenizer, options, (opened.limits,), opened.files, reader)

@@ -15,10 +15,10 @@ from tokenq.jobs.inputs import Name, Rows, data_given, examples_of
 from tokenq.jobs.search import answers_of
 from tokenq.jobs.searcher import Judge, Searcher, check_settings, rating_of
 from tokenq.models.forward.packed_lm import PackedLM
-from tokenq.models.forward.policy import ReferencedPolicy, no_grad
+from tokenq.models.forward.policy import no_grad
 from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
 from tokenq.models.load import ModelSpec
-from tokenq.models.open import open_model
+from tokenq.models.open import OpenedPair, open_model
 from tokenq.models.stamps import Stamp, unspoilt
 from tokenq.models.tokenizer import check_tokenizers
 from tokenq.records import Example
@@ -76,31 +76,33 @@ class Options:
 
 @dataclass(frozen=True)
 class Reader:
-    """Two models that are read against each other.
+    """A policy with its reference, or a reward model, ready to read.
 
     Attributes:
-        models: policy and reference; None where a reward model reads alone.
-        tokenizer: the policy's.
-        other_tokenizer: the reference's, where it is another one; credit then goes to stretches of text.
+        pair: policy and reference; None where a reward model reads alone.
+        tokenizer: the policy's, or the reward model's.
         options: how they are read.
-        identities: (policy, reference) as provenance has them.
-        warnings: what may be wrong with this pair.
-        rewards: a reward model that reads the same tokens, or None.
         limits: of every model with its name, the policy's and then the reference's first.
         files: stamps of the files that all their weights are mapped from.
-        base: the base of an adapter that is switched off where it is the reference.
+        rewards: a reward model that reads the same tokens, or None.
     """
 
-    models: ReferencedPolicy | None
+    pair: OpenedPair | None
     tokenizer: Any
-    other_tokenizer: Any
     options: Options
-    identities: tuple[dict[str, Any], dict[str, Any]]
-    warnings: tuple[str, ...] = ()
+    limits: tuple[tuple[ModelLimits, str], ...]
+    files: tuple[Stamp, ...]
     rewards: RewardReader | None = None
-    limits: tuple[tuple[ModelLimits, str], ...] = ()
-    files: tuple[Stamp, ...] = ()
-    base: ModelSpec | None = None
+
+    @property
+    def identities(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(Policy, reference) as provenance has them, empty where none reads."""
+        return ({}, {}) if self.pair is None else self.pair.identities
+
+    @property
+    def other_tokenizer(self) -> Any:
+        """The reference's tokenizer, where it is another one; credit then goes to stretches of text."""
+        return None if self.pair is None else self.pair.other_tokenizer
 
     def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[Row], DataSummary]:
         """Return examples in the policy's tokens, and what became of those that are not among them.
@@ -167,16 +169,17 @@ class Reader:
         return unspoilt(traces, self.files)
 
     def _policy_traces(self, rows: Sequence[Row], budget: int, done: int) -> Iterator[list[TokenTrace]]:
-        if self.models is None:
+        if self.pair is None:
             return bare_traces(rows, self._scoring, done)
         if self.other_tokenizer is None:
-            return score(rows, partial(self.models.read, k=self.options.top_k), self._scoring, budget, done)
+            return score(rows, partial(self.pair.models.read, k=self.options.top_k), self._scoring, budget, done)
         others, _ = self._rows([row.example for row in rows], self.other_tokenizer, "drop")
         if [row.group.where for row in others] != [row.group.where for row in rows]:
             raise UserError("Some rows are too long for one of the two tokenizers.", "Raise --max-length.")
         for limits, name in self.limits[1:2]:
             refuse_beyond(limits, [row.group for row in others], name)
-        scorers = no_grad(self.models.policy), no_grad(self.models.reference or self.models.policy)
+        models = self.pair.models
+        scorers = no_grad(models.policy), no_grad(models.reference or models.policy)
         return score_aligned(rows, others, scorers, self._scoring, budget, done)
 
     def score(self, prompt: str, response: str) -> TraceView:
@@ -235,7 +238,7 @@ class Reader:
             return answers_of(self._searcher(judge, settings), prompts)
 
     def _searcher(self, judge: Judge | None, settings: Mapping[str, Any]) -> Searcher:
-        if self.models is None:
+        if self.pair is None:
             raise UserError("A reward model writes nothing.", "Load a policy.")
         if odd := [name for name in settings if name not in _SEARCH]:
             raise unknown_name("option of decode", odd[0], _SEARCH)
@@ -245,14 +248,15 @@ class Reader:
         shared |= {"trust_remote_code": self.options.trust_remote_code}
         config = SearchConfig(policy=own["path"], reference=other["path"], **(shared | dict(settings)))
         check_settings(config, judge)
-        models = self.models.policy, self._base or self.models.reference
+        models = self.pair.models.policy, self._base or self.pair.models.reference
         identities = {"policy": own, "reference": other}
         return Searcher(config, self.tokenizer, *models, (), rating_of(config, judge), identities, self.files)
 
     @cached_property
     def _base(self) -> PackedLM | None:
         """Return the base of an adapter as a model of its own: a search goes through both side by side."""
-        return None if self.base is None else open_model(self.base, self.options.attention).lm
+        base = None if self.pair is None else self.pair.base
+        return None if base is None else open_model(base, self.options.attention).lm
 
     @property
     def title(self) -> str:
@@ -283,7 +287,7 @@ class Reader:
     def _scoring(self) -> Scoring:
         own, other = self.identities
         cuts = [find_cut(level) for level in self.options.levels]
-        return Scoring(self.options.beta, own, other, self._text, cuts, self.warnings)
+        return Scoring(self.options.beta, own, other, self._text, cuts, () if self.pair is None else self.pair.warnings)
 
     @cached_property
     def _text(self) -> Callable[[int], str]:

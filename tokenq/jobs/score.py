@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, examples_of, models_given
+from tokenq.jobs.inputs import InMemory, Name, Rows, examples_of, settings_given
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Options, Reader
@@ -87,15 +86,9 @@ def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     Raises:
         UserError: for anything that the user can mend.
     """
-    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
-    del given["tokenizer"], given["listener"]
-    policy, run = (None, policy) if isinstance(policy, Run) else (policy, run)
-    names, in_memory = models_given({"policy": policy, "reference": reference}, tokenizer)
-    sources, rows = data_given(data)
-    folder = run.folder if isinstance(run, Run) else run
-    config = ScoreConfig(**given | names | {"data": sources, "run": None if folder is None else fspath(folder)})
+    given, in_memory, rows = settings_given(locals(), "data", ("listener",))
     with untouched():
-        return scored(config, listener, in_memory, rows)
+        return scored(ScoreConfig(**given), listener, in_memory, rows)
 
 
 def scored(

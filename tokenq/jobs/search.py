@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -17,7 +17,7 @@ from tokenq.data.sources import Data
 from tokenq.errors import unknown_name
 from tokenq.files import plain, write_json_lines
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, models_given
+from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, settings_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.run import Run, run_folder
 from tokenq.jobs.searcher import Judge, Searcher, load_searcher, searched_models
@@ -109,17 +109,11 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     Raises:
         UserError: for anything that the user can mend.
     """
-    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
-    for name in ("tokenizer", "judge", "listener", "interrupted"):
-        del given[name]
-    policy, run = (None, policy) if isinstance(policy, Run) else (policy, run)
-    names, in_memory = models_given({"policy": policy, "reference": reference}, tokenizer)
-    sources, data = data_given(prompts)
-    folder = run.folder if isinstance(run, Run) else run
-    given |= {**names, "prompts": sources, "run": None if folder is None else fspath(folder)}
-    given |= {} if prompt is None or isinstance(prompt, str) else {"prompt": "prompts in memory"}
+    given, in_memory, data = settings_given(locals(), "prompts", ("judge", "listener", "interrupted"))
+    if prompt is not None and not isinstance(prompt, str):
+        given["prompt"] = "prompts in memory"
     with untouched():
-        return searched(SearchConfig(**given), listener, judge, interrupted, in_memory, data if sources else prompt)
+        return searched(SearchConfig(**given), listener, judge, interrupted, in_memory, data or prompt)
 
 
 def decode(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
@@ -17,7 +16,7 @@ from tokenq.evaluation.sweep_config import SETTINGS, SweepConfig
 from tokenq.evaluation.task_generation import Quality
 from tokenq.files import write_json, write_text
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, models_given
+from tokenq.jobs.inputs import InMemory, Name, Rows, settings_given
 from tokenq.jobs.outputs import claimed_folder, refuse_foreign
 from tokenq.jobs.run import Run
 from tokenq.jobs.search import read_prompts, search_to_file, usable
@@ -123,14 +122,8 @@ def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     Raises:
         UserError: for anything that the user can mend.
     """
-    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
-    for name in ("tokenizer", "quality", "listener", "interrupted"):
-        del given[name]
-    policy, run = (None, policy) if isinstance(policy, Run) else (policy, run)
-    names, in_memory = models_given({"policy": policy, "reference": reference}, tokenizer)
-    sources, data = data_given(prompts)
-    place = run.folder if isinstance(run, Run) else run
-    config = SweepConfig(**given | names | {"prompts": sources, "run": None if place is None else fspath(place)})
+    given, in_memory, data = settings_given(locals(), "prompts", ("quality", "listener", "interrupted"))
+    config = SweepConfig(**given)
     config.check(judged=quality is not None)
     record, drawn = Path(config.output) / "sweep.json", ("sweep.md", "sweep.svg", "sweep.png")
     with untouched(), claimed_folder("tokenq sweep", record, drawn, overwrite=config.overwrite):
