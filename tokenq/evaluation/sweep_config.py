@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tokenq.errors import UserError
 from tokenq.ranges import Range, check_ranges
-from tokenq.search.config import Compute, Models, Prompts
+from tokenq.search.config import SearchOptions
 
 SETTINGS = (
     "greedy",
@@ -22,15 +22,14 @@ RANGES = (Range(("batch_size", "pool"), least=1, most=10_000),)
 """What numbers of a sweep may be."""
 
 
-@dataclass(frozen=True)
-class Compared(Prompts, Models):
-    """What is searched in several ways, and how it is judged."""
+@dataclass(frozen=True, kw_only=True)
+class SweepConfig(SearchOptions):
+    """Compare searches at equal cost: quality against tokens, beside what plain samples reach for the same tokens."""
 
     proxy: Sequence[str] = ()
     """Small models that steer the policy: TUNED UNTUNED, or several such pairs; settings may set alpha=0.5."""
     reward_model: str | None = None
     """A sequence classifier: judges where no --gold does, and leads lookahead and mcts."""
-
     answer: str | None = None
     """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
     gold: str | None = None
@@ -52,12 +51,6 @@ class Compared(Prompts, Models):
     """Folder of results: sweep.json, sweep.md, a figure, and what every search found."""
     overwrite: bool = False
     """Replace files that this command did not write."""
-
-
-@dataclass(frozen=True)
-class SweepConfig(Compute, Compared):
-    """Compare searches at equal cost: quality against tokens, beside what plain samples reach for the same tokens."""
-
     seed: int = 0
     """Seed of everything that is drawn, and of the intervals."""
 
@@ -83,9 +76,9 @@ class SweepConfig(Compute, Compared):
 
 
 SECTIONS = {
-    "policy": "models",
-    "prompts": "what to answer",
+    **dict.fromkeys(("policy", "reward_model"), "models"),
+    **dict.fromkeys(("prompts", "gold", "columns"), "what to answer"),
     "settings": "what to compare",
     "output": "what comes out",
-    "seed": "how",
+    **dict.fromkeys(("seed", "dtype"), "how"),
 }
