@@ -3,12 +3,21 @@
 import numpy as np
 
 from tokenq.evaluation.first_error import REPEATS, check_solutions, labels_of, padded_scores, summary, units_of
-from tokenq.evaluation.step_rules import predict
+from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.thresholds import Splits, held_out_hits
 from tokenq.stats.bootstrap import PLAIN
 
 ALWAYS = float("inf")
 """The threshold at which the lowest step, and the largest drop, is always named."""
+
+
+def predict(rule, scores, threshold):
+    """Return the step that a rule names as the first wrong one, None for no error."""
+    numbers = rule.transform(scores)
+    below = np.flatnonzero(numbers < threshold)
+    if not len(below):
+        return None
+    return int(numbers.argmin()) if rule in (RULES["worst_step"], RULES["largest_drop"]) else int(below[0])
 
 
 def evaluate_at(solutions, rule, threshold, how=PLAIN):

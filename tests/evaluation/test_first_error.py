@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from examples import share_of
-from first_errors import ALWAYS, cross_validated, evaluate_at
+from first_errors import ALWAYS, cross_validated, evaluate_at, predict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scored_traces import BETA, make_trace
@@ -20,7 +20,7 @@ from tokenq.evaluation.first_error import (
     summary,
     sweep,
 )
-from tokenq.evaluation.step_rules import RULES, predict
+from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, read_label, step_scores
 from tokenq.stats.bootstrap import Resampling
 

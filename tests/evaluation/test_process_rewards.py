@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from first_errors import predict
 from scored_traces import make_trace
 
 from tokenq.errors import UserError
 from tokenq.evaluation.readouts import READOUTS, readouts_of, reward_model
-from tokenq.evaluation.step_rules import RULES, predict
+from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.step_scores import step_scores
 from tokenq.evaluation.task_first_error import first_error
 from tokenq.stats.bootstrap import Resampling

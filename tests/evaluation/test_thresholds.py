@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from first_errors import cross_validated
+from first_errors import cross_validated, predict
 
 from tokenq.errors import UserError
 from tokenq.evaluation.first_error import Solution, labels_of, padded_scores, sweep, units_of
-from tokenq.evaluation.step_rules import RULES, predict
+from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.thresholds import Splits, held_out_hits
 
 

@@ -1,14 +1,36 @@
 """The tabular model behind the protocols: packing, losses, stepping, fitting."""
 
+import numpy as np
 import pytest
 import torch
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
+from tokenq.records import TokenGroup, TokenResponse
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import kl, response_logps, returns, sample_pairs, solve, token_logps
-from tokenq.worlds.tabular import TabularLM, TabularStepper, fit, token_pairs
+from tokenq.worlds.tabular import TabularLM, TabularStepper, fit
+
+
+def token_pairs(world, sequences, pairs):
+    """Return (chosen, rejected) responses as token groups."""
+
+    def response(row, role):
+        kept = sequences.valid[row]
+        ids = sequences.tokens[row][kept].numpy().astype(np.int32)
+        return TokenResponse(ids, sequences.mask[row][kept].numpy(), bool(ids[-1] == EOS), role)
+
+    return [
+        TokenGroup(
+            np.array(world.prompt_ids(int(sequences.prompts[chosen])), dtype=np.int32),
+            (response(chosen, "chosen"), response(rejected, "rejected")),
+            is_pair=True,
+            where=f"world, pair {number}",
+        )
+        for number, (chosen, rejected) in enumerate(pairs.tolist(), 1)
+    ]
+
 
 KINDS = ["dense reward", "stochastic environment", "deterministic environment", "reward by step"]
 
@@ -36,16 +58,6 @@ def test_rows_of_another_world_are_refused():
     batch = pack(token_pairs(other, sequences, sample_pairs(other, sequences, 40, draws.generator(0))))
     with pytest.raises(UserError, match=r"prompt of this world|No state of this world"):
         TabularLM(world)(batch)
-
-
-def test_responses_that_reach_the_horizon_are_not_terminal():
-    world = draws.dense(0)
-    sequences = world.sequences()
-    groups = token_pairs(world, sequences, sample_pairs(world, sequences, 40, draws.generator(0)))
-    for group in groups:
-        for response in group.responses:
-            assert response.terminal == (response.ids[-1] == EOS)
-    assert {response.terminal for group in groups for response in group.responses} == {True, False}
 
 
 @pytest.mark.parametrize("kind", ["dense reward", "reward by step"])

@@ -23,24 +23,12 @@ class Rule:
 
     Attributes:
         transform: scores [..., S] → numbers [..., S] that are compared with the threshold.
-        place: (numbers of one solution [S], threshold) → the step predicted as first wrong, None for no error.
         right: (numbers [N, S], labels [N], −1 for no error) → (low, high]: the thresholds at which each prediction is
             right; empty where low ≥ high.
     """
 
     transform: Callable[[Floats], Floats]
-    place: Callable[[Floats, float], int | None]
     right: Callable[[Floats, Ints], tuple[Floats, Floats]]
-
-
-def predict(rule: Rule, scores: Floats, threshold: float) -> int | None:
-    """Return the step that a rule names as the first wrong one, None for no error."""
-    return rule.place(rule.transform(scores), threshold)
-
-
-def _first_below(numbers: Floats, threshold: float) -> int | None:
-    below = np.flatnonzero(numbers < threshold)
-    return int(below[0]) if len(below) else None
 
 
 def _first_below_right(numbers: Floats, labels: Ints) -> tuple[Floats, Floats]:
@@ -49,11 +37,6 @@ def _first_below_right(numbers: Floats, labels: Ints) -> tuple[Floats, Floats]:
     before = np.where(labels > 0, least[rows, np.maximum(labels - 1, 0)], np.inf)
     low = np.where(wrong, numbers[rows, np.maximum(labels, 0)], -np.inf)
     return low, np.where(wrong, before, least[:, -1])
-
-
-def _lowest(numbers: Floats, threshold: float) -> int | None:
-    step = int(np.argmin(numbers))
-    return step if numbers[step] < threshold else None
 
 
 def _lowest_right(numbers: Floats, labels: Ints) -> tuple[Floats, Floats]:
@@ -80,12 +63,12 @@ def _mean(scores: Floats) -> Floats:
 
 
 RULES: Mapping[str, Rule] = {
-    "threshold": Rule(lambda scores: scores, _first_below, _first_below_right),
-    "centred_threshold": Rule(_centred, _first_below, _first_below_right),
-    "standardised_threshold": Rule(_standardised, _first_below, _first_below_right),
-    "relative_to_first_step": Rule(lambda scores: scores - scores[..., :1], _first_below, _first_below_right),
-    "worst_step": Rule(lambda scores: scores, _lowest, _lowest_right),
-    "largest_drop": Rule(lambda scores: np.diff(scores, prepend=0.0), _lowest, _lowest_right),
+    "threshold": Rule(lambda scores: scores, _first_below_right),
+    "centred_threshold": Rule(_centred, _first_below_right),
+    "standardised_threshold": Rule(_standardised, _first_below_right),
+    "relative_to_first_step": Rule(lambda scores: scores - scores[..., :1], _first_below_right),
+    "worst_step": Rule(lambda scores: scores, _lowest_right),
+    "largest_drop": Rule(lambda scores: np.diff(scores, prepend=0.0), _lowest_right),
 }
 """First step below a threshold: of the scores, of scores minus the solution's mean, in its standard deviations, or
 minus its first step's (which is then never wrong, unless the threshold is above 0); the lowest step, and the largest

@@ -10,6 +10,7 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.models.load import ModelSpec
 from tokenq.models.run_models import RunModels, recorded_models
+from tokenq.report.notebook import frame
 from tokenq.rundir import RunDir
 from tokenq.training.recorded import read_provenance
 
@@ -26,11 +27,7 @@ class Rows(list[dict[str, Any]]):
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as problem:
-            raise UserError("A table needs pandas, which is missing.", "pip install pandas") from problem
-        return pandas.DataFrame(list(self))
+        return frame(self)
 
 
 @dataclass(frozen=True)

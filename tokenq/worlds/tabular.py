@@ -6,15 +6,13 @@ The project's own losses, packing, read-outs and searches run on it unchanged, i
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokenq.core.losses import find_loss
 from tokenq.core.tensors import Frontier, PackedBatch, PairLogps, TokenLogps
-from tokenq.records import Role, TokenGroup, TokenResponse
-from tokenq.worlds.mdp import EOS, Sequences, TokenMDP
+from tokenq.worlds.mdp import Sequences, TokenMDP
 from tokenq.worlds.soft_q import softmax_policy, token_logps
 
 
@@ -88,25 +86,6 @@ class TabularStepper:
 
     def _at(self, states: Int[Tensor, " B"]) -> Frontier:
         return Frontier(self.logps[states], None if self.ref_logps is None else self.ref_logps[states], states)
-
-
-def token_pairs(world: TokenMDP, sequences: Sequences, pairs: Int[Tensor, "P 2"]) -> list[TokenGroup]:
-    """Return (chosen, rejected) responses as token groups: what the loop trains on, the store keys, `pack` lays out."""
-    return [
-        TokenGroup(
-            np.array(world.prompt_ids(int(sequences.prompts[chosen])), dtype=np.int32),
-            (_response(sequences, chosen, "chosen"), _response(sequences, rejected, "rejected")),
-            is_pair=True,
-            where=f"world, pair {number}",
-        )
-        for number, (chosen, rejected) in enumerate(pairs.tolist(), 1)
-    ]
-
-
-def _response(sequences: Sequences, row: int, role: Role) -> TokenResponse:
-    kept = sequences.valid[row]
-    ids = sequences.tokens[row][kept].numpy().astype(np.int32)
-    return TokenResponse(ids, sequences.mask[row][kept].numpy(), bool(ids[-1] == EOS), role)
 
 
 def fit(
