@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
+from tokenq.options import ModelOptions
 
-Config = TypeVar("Config")
+Config = TypeVar("Config", bound=ModelOptions)
 
 
 @dataclass(frozen=True)
@@ -50,40 +51,12 @@ def recorded_models(policy: Path, recorded: Mapping[str, Any], spec: ModelSpec) 
     return RunModels(own, start if is_adapter_folder(begun) else replace(start, base=None), beta)
 
 
-class Asked(Protocol):
-    """What commands and Python are told of models."""
-
-    @property
-    def policy(self) -> str | None:
-        """Path of the policy."""
-
-    @property
-    def reference(self) -> str | None:
-        """Path of the reference."""
-
-    @property
-    def dtype(self) -> str:
-        """Type of the weights."""
-
-    @property
-    def device(self) -> str:
-        """Where they go."""
-
-    @property
-    def trust_remote_code(self) -> bool:
-        """Whether code that comes with a model may run."""
-
-    @property
-    def base(self) -> str | None:
-        """Base of adapters, instead of the one that they name."""
-
-
-def model_spec(asked: Asked, path: str) -> ModelSpec:
+def model_spec(asked: ModelOptions, path: str) -> ModelSpec:
     """Return how a model is loaded where it is asked for so."""
     return ModelSpec(path, asked.dtype, asked.device, trust_remote_code=asked.trust_remote_code, base=asked.base)
 
 
-def named_models(asked: Asked, made: RunModels | None, in_memory: Mapping[str, Loaded] = {}) -> RunModels:
+def named_models(asked: ModelOptions, made: RunModels | None, in_memory: Mapping[str, Loaded] = {}) -> RunModels:
     """Return the models that are named, those of a run where they are not, and an adapter's base as its reference.
 
     Args:
@@ -120,11 +93,6 @@ def against_base(models: RunModels) -> RunModels:
 
 def with_models(config: Config, models: RunModels) -> Config:
     """Return what was asked for with the names of its models, and the β of their run where none is given."""
-    settings: Any = config
-    found: Config = replace(
-        settings,
-        policy=models.policy.name,
-        reference=None if models.reference is None else models.reference.name,
-        beta=models.beta if settings.beta is None else settings.beta,
-    )
-    return found
+    beta = models.beta if config.beta is None else config.beta
+    reference = None if models.reference is None else models.reference.name
+    return replace(config, policy=models.policy.name, reference=reference, beta=beta)
