@@ -11,8 +11,7 @@ from hand_made_results import EOS, beam_result, drawn_result, empty_result, host
 from hand_made_traces import HOSTILE
 from test_html import Elements, islands
 
-from tokenq.report.search_page import search_page, write_search_page
-from tokenq.report.search_view import search_view
+from tokenq.report.search_page import search_page, search_view, write_search_page
 from tokenq.results import Candidate, SearchTree
 
 

@@ -21,8 +21,7 @@ from tokenq.report.drawing import INSTALL, installed, save
 from tokenq.report.html import ShownToken, shown_tokens, standing_out
 from tokenq.report.inline_svg import inline_svg
 from tokenq.report.offline import offline_page, writable
-from tokenq.report.outcome import figure
-from tokenq.report.page_tables import shown_table
+from tokenq.report.outcome import figure, shown_table
 from tokenq.report.plots import save_figure, wrong_tokens
 from tokenq.stats.outcome import Chart, Table
 

@@ -1,8 +1,9 @@
-"""An evaluation in the terminal, and its figures: what every task's outcome looks like, whichever task it is."""
+"""An evaluation in the terminal, its figures, and its tables as pages show them: the same for every task."""
 
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -229,3 +230,54 @@ def _intervals(curve: Curve) -> tuple[list[float], list[float], list[float]]:
         if isinstance(y, Estimate) and math.isfinite(y.low) and math.isfinite(y.high)
     ]
     return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+@dataclass(frozen=True)
+class ShownCell:
+    """A cell.
+
+    Attributes:
+        text: what it says.
+        interval: its interval, empty where it has none.
+    """
+
+    text: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table.
+
+    Attributes:
+        title: what it shows.
+        head: names of its columns.
+        numbers: which columns hold numbers alone.
+        rows: its rows, each as long as the head.
+        note: what a reader must know of it.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    numbers: tuple[bool, ...]
+    rows: tuple[tuple[ShownCell, ...], ...]
+    note: str
+
+
+def shown_table(table: Table) -> ShownTable:
+    """Return a table as pages show it; columns in which nothing is text are numbers, the first never is."""
+    wide = max(map(len, (table.head, *table.rows)))
+    rows = [(*row, *[None] * (wide - len(row))) for row in table.rows]
+    numbers = [number > 0 and not any(isinstance(row[number], str) for row in rows) for number in range(wide)]
+    shown = tuple(tuple(map(shown_cell, row)) for row in rows)
+    head = (*table.head, *[""] * (wide - len(table.head)))
+    return ShownTable(table.title, head, tuple(numbers), shown, table.note)
+
+
+def shown_cell(cell: Cell) -> ShownCell:
+    """Return a cell with a true minus before negative numbers, its interval apart."""
+    text = said(cell)
+    if isinstance(cell, str):
+        return ShownCell(text)
+    number, _, interval = text.partition(" [")
+    return ShownCell(number, f"[{interval}" if isinstance(cell, Estimate) and interval else "")

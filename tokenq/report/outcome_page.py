@@ -17,8 +17,7 @@ from tokenq.report.drawing import installed
 from tokenq.report.html import page
 from tokenq.report.inline_svg import inline_svg
 from tokenq.report.offline import offline_page
-from tokenq.report.outcome import figure, said
-from tokenq.report.page_tables import shown_table
+from tokenq.report.outcome import figure, said, shown_table
 from tokenq.score.spans import Cut, spans_of
 from tokenq.stats.outcome import Example, Outcome
 from tokenq.traces import TokenTrace

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenq.report.page_tables import ShownCell, shown_cell, shown_table
+from tokenq.report.outcome import ShownCell, shown_cell, shown_table
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Table
 
