@@ -34,7 +34,7 @@ BETAS = (0.1, 0.3, 1.0)
 
 METHODS: dict[str, dict[str, Any]] = {
     "DRO-V, a value before every token": {"loss": "dro", "loss_options": {"values": "tokens"}},
-    "DRO-V, a value a prompt": {"loss": "dro", "loss_options": {"values": "prompt"}},
+    "DRO-V, a value per prompt": {"loss": "dro", "loss_options": {"values": "prompt"}},
     "KTO": {"loss": "kto"},
     "SFT above the mean": {"loss": "sft"},
 }

@@ -26,7 +26,7 @@ Section search: prompts instead of pairs, seconds after a warm-up of two tokens,
 
 
 def rate(result: Result) -> float:
-    """Return pairs a second."""
+    """Return pairs per second."""
     return passes(result) / float(result["seconds"])
 
 
@@ -113,7 +113,7 @@ def claims(results: Sequence[Result]) -> list[str]:
 
 
 def _reading(ours: Sequence[Result], theirs: Sequence[Result]) -> list[str]:
-    """Return tokenq's reading beside the usual way's fastest, in tokens of shared rows a second."""
+    """Return tokenq's reading beside the usual way's fastest, in tokens of shared rows per second."""
     if not theirs:
         return []
     best, lines = max(theirs, key=rate), []
@@ -128,7 +128,7 @@ def _reading(ours: Sequence[Result], theirs: Sequence[Result]) -> list[str]:
 
 
 def _searching(ours: Sequence[Result], theirs: Sequence[Result]) -> list[str]:
-    """Return tokenq's searches beside `generate`, in new tokens a second, and how many of both are the same."""
+    """Return tokenq's searches beside `generate`, in new tokens per second, and how many of both are the same."""
     lines = []
     for result, other in zip(ours, theirs, strict=False):
         a, b = (one["tokens"] / one["seconds"] for one in (result, other))

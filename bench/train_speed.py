@@ -58,7 +58,7 @@ def page(report: dict[str, Any]) -> str:
     rules = (
         f"- rules: full fine-tuning in {asked['dtype']} on {asked['device']}, AdamW, learning rate {LEARNING_RATE:g}, "
         f"DPO with beta {BETA:g}, {asked['batch_size']} pairs an update, the same token ids in the same order, one "
-        "process a row; TRL without gradient checkpointing, which is faster (its default is in section trl)"
+        "process per row; TRL without gradient checkpointing, which is faster (its default is in section trl)"
     )
     found = "\n".join(f"- {line}" for line in claims(report["results"]))
     return f"{where}\n{rules}\n\n{table(report['results'])}\n\n{LEGEND}\n\n{found}\n"

@@ -178,7 +178,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class JsonLines:
-    """A file of one JSON object a line that only grows, and survives a kill.
+    """A file of one JSON object per line that only grows, and survives a kill.
 
     Attributes:
         path: the file; made by the first `append`.
@@ -251,7 +251,7 @@ class JsonLines:
 
 def plain(value: Any) -> Any:
     """Return `value` as what JSON and YAML know: dict, list, str, bool, int, finite float, None."""
-    kind = type(value)  # the commonest kinds first: traces have thousands of numbers a line
+    kind = type(value)  # the commonest kinds first: traces have thousands of numbers per line
     if kind is float:
         return value if math.isfinite(value) else None
     if kind in _PLAIN:

@@ -52,7 +52,7 @@ class RunDir:
 
     @property
     def metrics(self) -> Path:
-        """One JSON object a line, one line an optimiser step."""
+        """One JSON object per line, one line an optimiser step."""
         return self.path / "metrics.jsonl"
 
     @property

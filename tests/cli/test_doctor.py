@@ -225,7 +225,7 @@ def test_what_the_policy_writes(place):
     _, findings, _ = examined(place / "dpo", *words)
     values = {one["what"]: one["value"] for one in findings["kl-of-samples"]["evidence"]}
     assert values["responses"] == 6
-    assert abs(values["KL(π‖π_ref), nats a response"]) < 24
+    assert abs(values["KL(π‖π_ref), nats per response"]) < 24
 
 
 class Tags(HTMLParser):

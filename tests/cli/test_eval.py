@@ -130,7 +130,7 @@ def test_stored_answers_are_verified(place, tmp_path, capsys):
 
 
 def test_stored_preferences_in_both_forms(tmp_path):
-    """AlpacaEval's 1 to 2, and rows a prompt: wins, a loss and a tie."""
+    """AlpacaEval's 1 to 2, and rows per prompt: wins, a loss and a tie."""
     row = {
         "model": "m",
         "preference": [2.0, 1.0, 1.5, 2.0],

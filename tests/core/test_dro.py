@@ -50,7 +50,7 @@ def test_the_gradients_by_hand():
 
 
 def test_the_gradient_of_the_policy_is_the_residual_whatever_beta():
-    """Algorithm 1 with one value a response: −(r − V − β d) for each of its tokens; 1/β is taken out."""
+    """Algorithm 1 with one value per response: −(r − V − β d) for each of its tokens; 1/β is taken out."""
     for beta in (0.1, 1.0, 5.0):
         logps = POLICY.logps.clone().requires_grad_()
         given = (TokenLogps(logps, POLICY.mask), REFERENCE, REWARDS, values(0.3, 1.1, counted=1))

@@ -101,7 +101,7 @@ def healthy_dpo(**end):
 
 
 def healthy_sft():
-    """Return a run of SFT whose loss falls from 2 to 1 nats a token, on held-out data too."""
+    """Return a run of SFT whose loss falls from 2 to 1 nats per token, on held-out data too."""
     config = {**CONFIG, "loss": "sft", "beta": None}
 
     def line(step):

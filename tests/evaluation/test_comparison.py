@@ -230,7 +230,7 @@ class TestRefusals:
         compared(*two)  # what they say of the held-out pairs is the same: other numbers, one model
         change_lines(ipo, lambda line: line | {"start_logp": line["start_logp"] - 1})
         message, _ = refused()
-        assert "do not begin from one model: model.weights" in message
+        assert "do not begin from one model; model.weights" in message
         assert f"{ipo}/provenance.json is bbbbbbbbbbbb…" in message
         assert "dpo/provenance.json aaaaaaaaaaaa…" in message
 
@@ -250,7 +250,7 @@ class TestRefusals:
         ipo = tmp_path / "runs" / "ipo"
         write_provenance(ipo, reference={"path": "other", "weights": "b" * 64})
         change_lines(ipo, lambda line: line | {"ref_logp": line["ref_logp"] - 1})
-        assert "do not have one reference: reference.weights" in refused()[0]
+        assert "do not have one reference; reference.weights" in refused()[0]
 
     def test_other_data_names_the_setting(self, tmp_path, refused):
         folders = [write_run(tmp_path / f"r{n}", FIRST, max_length=n) for n in (512, 256)]

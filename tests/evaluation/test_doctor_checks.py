@@ -90,12 +90,12 @@ def test_every_check_is_in_the_table_once():
 
 
 def test_a_policy_that_does_not_start_as_its_reference():
-    """A reward of −0.5 on 100 tokens at β 0.1 is 0.05 nats a token; nobody asked for another reference."""
+    """A reward of −0.5 on 100 tokens at β 0.1 is 0.05 nats per token; nobody asked for another reference."""
     record = healthy_dpo()
     off = {**record.evals[0], "eval_rewards/chosen": -0.5, "eval_loss": 0.71}
     sick = replace(record, evals=(off, *record.evals[1:]))
     finding = alone(sick, "start-off-reference", "error")
-    assert numbers(finding)["log π − log π_ref, nats a token"] == (pytest.approx(0.05), 0)
+    assert numbers(finding)["log π − log π_ref, nats per token"] == (pytest.approx(0.05), 0)
     assert numbers(finding)["loss, 0.6931 where policy = reference"] == (0.71, 0)
     asked = with_config(sick, reference="runs/other/policy")
     finding = alone(asked, "start-off-reference", "warning")
@@ -104,7 +104,7 @@ def test_a_policy_that_does_not_start_as_its_reference():
 
 def test_another_model_as_reference_is_an_error_even_where_it_was_asked_for():
     record = with_config(healthy_dpo(), reference="gpt2")
-    off = {**record.evals[0], "eval_rewards/rejected": 6.0}  # 0.6 nats a token
+    off = {**record.evals[0], "eval_rewards/rejected": 6.0}  # 0.6 nats per token
     alone(replace(record, evals=(off, *record.evals[1:])), "start-off-reference", "error")
 
 
@@ -126,7 +126,7 @@ def test_chosen_responses_that_fall_for_more_than_the_margin_gains():
     """−2/0.1 = −20 nats chosen on 100 tokens, 0.2 a token; margin only 10 nats."""
     finding = alone(healthy_dpo(chosen=-2.0, rejected=-3.0), "chosen-collapses", "warning")
     assert "lost 20 nats, which is more than the margin gained" in finding.found
-    assert numbers(finding)["change of the chosen responses, nats a token"] == (pytest.approx(-0.2), 40)
+    assert numbers(finding)["change of the chosen responses, nats per token"] == (pytest.approx(-0.2), 40)
 
 
 def test_chosen_responses_that_fall_far_are_fine_while_the_margin_gains_more():
@@ -145,8 +145,8 @@ def test_a_margin_without_bound_that_kl_pays_for():
     """Margin 8, KL (1 + 9)/0.2 = 50 nats or 0.5 a token: not above FAR_APART, so that growth must be seen too."""
     finding = alone(healthy_dpo(chosen=-1.0, rejected=-9.0), "kl-explodes", "warning")
     values = numbers(finding)
-    assert values["KL(π_ref‖π), nats a response"] == (pytest.approx(50), 40)
-    assert values["KL(π_ref‖π), nats a token"] == (pytest.approx(0.5), 40)
+    assert values["KL(π_ref‖π), nats per response"] == (pytest.approx(50), 40)
+    assert values["KL(π_ref‖π), nats per token"] == (pytest.approx(0.5), 40)
     # 13 steps a third: 14..26 after 13..25 updates, mean 19; 27..39 after 26..38, mean 32; margin 8 · n/40.
     assert values["mean margin of the middle third"] == (pytest.approx(8 * 19 / 40), None)
     assert values["mean margin of the last third"] == (pytest.approx(8 * 32 / 40), None)
@@ -241,7 +241,7 @@ def test_a_loss_that_has_run_into_its_floor():
 def test_a_policy_that_never_moves():
     """0.002/0.1 = 0.02 nats on 100 tokens: 0.0002 a token."""
     finding = alone(healthy_dpo(chosen=-0.001, rejected=-0.002, loss_gain=0.0005), "nothing-moved", "warning")
-    assert numbers(finding)["log π − log π_ref, nats a token"] == (pytest.approx(0.0002), 40)
+    assert numbers(finding)["log π − log π_ref, nats per token"] == (pytest.approx(0.0002), 40)
     assert numbers(finding)["largest learning_rate"] == (1e-6, None)
 
 
@@ -514,7 +514,7 @@ def test_samples_like_those_of_the_reference_tell_the_kl_of_the_objective():
     """Lengths 50, 51, 52, …: 20 of them average 50.95; 5 nats are 0.098 a token."""
     samples = Samples(128, written(20, 50), written(20, 50), kl=5.0)
     values = numbers(alone(replace(healthy_dpo(), samples=samples), "kl-of-samples", "note"))
-    assert values["KL(π‖π_ref), nats a token"] == (pytest.approx(5 / 50.95), None)
+    assert values["KL(π‖π_ref), nats per token"] == (pytest.approx(5 / 50.95), None)
 
 
 def test_samples_without_a_reference():

@@ -37,7 +37,7 @@ def ending(**metrics):
 
 
 def far_away(a_token):
-    """Return a run whose margin grows to 8 at a KL of so many nats a token: (chosen + rejected)/2 = −0.1 · 100 KL."""
+    """Return a run whose margin grows to 8 at a KL of so many nats per token: (chosen + rejected)/2 = −0.1 · 100 KL."""
     middle = -BETA * LENGTH * a_token
     return healthy_dpo(chosen=middle + 4, rejected=middle - 4)
 
@@ -165,6 +165,6 @@ def test_a_run_of_a_few_steps_is_asked_for_no_trend():
 
 
 def test_a_large_margin_that_stands_still_costs_what_it_costs():
-    """A margin of 8 throughout at 0.15 nats a token: far, and no longer on its way."""
+    """A margin of 8 throughout at 0.15 nats per token: far, and no longer on its way."""
     record = far_away(0.15)
     assert "kl-explodes" not in found(with_metric(record, "rewards/margins", lambda *_: 8.0))

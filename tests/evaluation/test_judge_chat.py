@@ -132,7 +132,7 @@ def test_what_was_asked_is_not_asked_again_and_a_new_question_is(serve, tmp_path
 def test_the_estimate_counts_what_is_left(serve, tmp_path):
     judge = judge_at(serve(fair), tmp_path, parameters={"max_tokens": 10})
     before = judge.estimate(PAIRS)
-    # "prompt 0|good 0|bad 0" has 21 bytes: 12 questions of 21 bytes, four bytes a token.
+    # "prompt 0|good 0|bad 0" has 21 bytes: 12 questions of 21 bytes, four bytes per token.
     assert (before.comparisons, before.answered, before.requests) == (6, 0, 12)
     assert (before.prompt_tokens, before.response_tokens) == (63, 120)
     judge(PAIRS[:2])

@@ -180,7 +180,7 @@ def likelihood():
         reading="It falls by 0.66 nats after SFT on the chosen responses and by 0.35 without, on pairs outside every "
         "training set.",
         charts=(
-            Chart("Implicit rewards on held-out pairs", "step of DPO", "implicit reward, nats a response", curves),
+            Chart("Implicit rewards on held-out pairs", "step of DPO", "implicit reward, nats per response", curves),
         ),
         tables=(
             Table(

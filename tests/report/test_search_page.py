@@ -233,7 +233,7 @@ def test_a_page_is_written_in_one_piece(tmp_path):
 
 
 def test_a_page_stays_small():
-    """A tree of 10,000 nodes, with all their numbers, takes less than a hundred bytes a node."""
+    """A tree of 10,000 nodes, with all their numbers, takes less than a hundred bytes per node."""
     page = search_page([large_result()], title="large")
     assert len(page.encode()) < 1_000_000 + len(search_page([], title="large").encode())
     json.dumps(islands(page))

@@ -87,7 +87,7 @@ def with_kls(*kls):
 def test_models_that_are_far_apart_are_doubted():
     """Means by hand: (0.1 + 0.5 + 1.5) / 3 = 0.7, over all tokens of all traces."""
     assert pair_warnings([with_kls(0.1, 0.5), with_kls(1.5)])[0].startswith(
-        "policy and reference are 0.70 nats a token"
+        "policy and reference are 0.70 nats per token"
     )
     assert pair_warnings([with_kls(0.1, 0.5, None), with_kls(0.9)]) == []  # 0.5 is not more than that
     assert pair_warnings([with_kls(FAR_APART + 0.01)])

@@ -203,7 +203,7 @@ def test_a_search_that_is_interrupted_returns_what_it_has():
 
 
 def test_the_lattice_is_what_the_beams_kept():
-    """Every candidate is a path of the lattice, its scores Σ log π along it; two rows a step at most."""
+    """Every candidate is a path of the lattice, its scores Σ log π along it; two rows per step at most."""
     world, _, _, stepper, limits = setting(1)
     walk = Walk(stepper, prompts(world), limits)
     found = beam_search(walk, Beams(2, length_penalty=0.0))

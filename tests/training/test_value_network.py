@@ -75,7 +75,7 @@ def test_the_value_network_has_groups_of_its_own_in_the_optimiser():
 
 
 def test_each_network_gets_the_gradient_of_its_own_square(tmp_path):
-    """One step of SGD at rate 1 against autograd on the formula written out, with one value a response."""
+    """One step of SGD at rate 1 against autograd on the formula written out, with one value per response."""
     both, plain = moved(valued()), moved(valued())
     batch = pack(stored_reference(plain.policy, GROUPS).with_logps(GROUPS))
     outputs = plain(batch)

@@ -67,7 +67,7 @@ def demonstrations():
 
 
 RUNS = {
-    # Five pairs a step over two processes: uneven shares.
+    # Five pairs per step over two processes: uneven shares.
     "full": lambda out: train_small(out, batch_size=5, tokens_per_batch=60, max_steps=3, held_out=HELD_OUT),
     "adapter": lambda out: train_small(out, lora=True, tokens_per_batch=40, max_steps=3, save_steps=2),
     # One pair a step: one of the processes has nothing and must not count.

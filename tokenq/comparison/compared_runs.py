@@ -259,9 +259,9 @@ def _refusal(
 ) -> UserError:
     said = [_said(value) for value in values]
     return UserError(
-        f"{run.record.path} and {first.record.path} do not {what}: {key} in {run.record.path}/{file} is {said[1]}, in "
-        f"{first.record.path}/{file} {said[0]}.",
-        "Their numbers cannot be set side by side; compare runs that differ in how they learn alone.",
+        f"These runs cannot be compared: {run.record.path} and {first.record.path} do not {what}; {key} in "
+        f"{run.record.path}/{file} is {said[1]}, in {first.record.path}/{file} {said[0]}.",
+        "Choose runs that differ only in training settings.",
     )
 
 

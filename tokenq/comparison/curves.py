@@ -1,6 +1,6 @@
 """How the compared runs came to where they are: margin, drifts and KL over the steps, one chart each for all runs.
 
-Numbers are log-ratios in nats a response, without β. They are of the held-out pairs where every run evaluated often
+Numbers are log-ratios in nats per response, without β. They are of the held-out pairs where every run evaluated often
 enough for a curve, else of the training batches, averaged over neighbouring steps.
 """
 
@@ -47,7 +47,7 @@ def curves_of(setups: Sequence[Setup]) -> list[Chart]:
         drawn = [_curve(setup.name, [points(run.record) for run in setup.runs], name) for setup in setups]
         shown = [curve for curve in drawn if len(curve.x)]
         if shown:
-            charts.append(Chart(f"{title}, {where}", "optimiser steps", "nats a response", shown))
+            charts.append(Chart(f"{title}, {where}", "optimiser steps", "nats per response", shown))
     return charts
 
 

@@ -77,7 +77,7 @@ def _held_out(found: Comparison) -> Table:
     more = "".join(f"; {name} holds out {size}" for name, size in held.items() if size > pairs)
     note = (
         f"{pairs} pairs of {prompts} prompts that all runs hold out{more}. Margin and KL are log-ratios against "
-        f"{found.against}, in nats a response and without β: on one scale for all losses. The KL estimate is "
+        f"{found.against}, in nats per response and without β: on one scale for all losses. The KL estimate is "
         f"KL(π_ref‖π) as far as the responses are samples of the reference. The chosen response is the longer one in a "
         f"share of {found.chosen_longer:.3f}."
     )
@@ -86,7 +86,7 @@ def _held_out(found: Comparison) -> Table:
 
 def _differences(found: Comparison) -> Table:
     others = [one for one in found.compared if one.difference is not None]
-    note = "On the same pairs, prompts resampled. Of many differences some intervals miss 0 by chance."
+    note = "On the same pairs, prompts resampled. With this many comparisons, some intervals exclude 0 by chance."
     title = f"difference from {found.baseline.name}"
     return _table(title, others, _DIFFERENCES, lambda one: one.difference or {}, note)
 
@@ -106,15 +106,15 @@ def _drifts(found: Comparison) -> Table:
     scales = "β differs between these runs, so their rewards are on different scales. " if len(betas) > 1 else ""
     none = any(one.setup.beta is None for one in found.compared)
     note = (
-        "Since the first update, in nats a response. Rewards are β log π/π_ref, each with its run's own β. "
+        "Since the first update, in nats per response. Rewards are β log π/π_ref, each with its run's own β. "
         f"{scales}{'A loss without a reference has no implicit reward.' if none else ''}"
     )
     return Table("drift of chosen and rejected responses", head, rows, note.strip())
 
 
 def _accuracies(found: Comparison) -> Table:
-    title = "how often the chosen response has more of it"
-    table = _table(title, found.compared, _ACCURACIES, lambda one: one.held_out, "A tie is wrong.")
+    title = "how often the chosen response scores higher"
+    table = _table(title, found.compared, _ACCURACIES, lambda one: one.held_out, "Ties count as wrong.")
     return Table(title, ("run", "by log π/π_ref", *table.head[2:]), table.rows, table.note)
 
 
@@ -135,7 +135,7 @@ def _spread(one: Compared, name: str) -> str:
 
 def _cost(found: Comparison) -> Table:
     names = ("steps", "seconds", "seconds_a_step", "tokens", "tokens_per_second", "peak_memory_gb")
-    head = ("run", "steps", "seconds", "seconds a step", "tokens", "tokens a second", "peak memory, GB")
+    head = ("run", "steps", "seconds", "seconds per step", "tokens", "tokens per second", "peak memory, GB")
     rows = [(one.setup.name, *(_cost_cell(one.cost[name]) for name in names)) for one in found.compared]
     records = [run.record.provenance for one in found.compared for run in one.setup.runs]
     machines = {tuple(str(record.get(name)) for name in ("device", "platform", "processors")) for record in records}

@@ -11,7 +11,7 @@ from tokenq.errors import UserError
 BAD_ROWS = ("error", "drop")
 """What to do with a row that cannot be used: stop and name it, or leave it out and count it."""
 
-HINT = "Mend such rows, or leave them out with --bad-rows drop."
+HINT = "Fix these rows, or leave them out with --bad-rows drop."
 
 
 class Bad(NamedTuple):

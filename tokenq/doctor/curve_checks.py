@@ -21,7 +21,7 @@ START_LOSS = 0.015
 squared, and adds less."""
 
 CHOSEN_FALL = 0.1
-"""Fall of the chosen responses' log-prob, in nats a token, from which it is looked at: their perplexity is up by a
+"""Fall of the chosen responses' log-prob, in nats per token, from which it is looked at: their perplexity is up by a
 tenth. Well-trained models fall by less than this or by less than the margin grows."""
 
 MARGIN_ENOUGH = 5.0
@@ -68,7 +68,7 @@ def start(record: RunRecord) -> Finding | None:
         "warning" if asked and a_token <= FAR_APART else "error",
         f"Before the first update the policy is not its reference, so rewards do not start at 0.{named}",
         (
-            Evidence("log π − log π_ref, nats a token", a_token, 0),
+            Evidence("log π − log π_ref, nats per token", a_token, 0),
             *(Evidence(f"rewards/{side}", reward, 0) for side, reward in rewards.items()),
             Evidence(f"loss, {shown(expected)} where policy = reference", loss, 0),
         ),
@@ -92,7 +92,7 @@ def drift(record: RunRecord) -> Finding | None:
         Evidence("log π − log π_ref of the chosen responses, nats", chosen, state.step),
         Evidence("log π − log π_ref of the rejected responses, nats", rejected, state.step),
         Evidence("chosen minus rejected, nats", margin, state.step),
-        Evidence("change of the chosen responses, nats a token", -fall, state.step),
+        Evidence("change of the chosen responses, nats per token", -fall, state.step),
         Evidence("mean reward of both, −β times the estimate of KL(π_ref‖π)", -record.beta * _kl(state), state.step),
     )
     if fall > FAR_APART or (fall > CHOSEN_FALL and -chosen > margin):
@@ -123,7 +123,7 @@ def drift(record: RunRecord) -> Finding | None:
         "that the reference would write, the mean reward is −β KL(π_ref‖π), below 0 as soon as anything was learnt; "
         "only the gap is trained.",
         evidence,
-        "Nothing, as long as the chosen responses lose little a token and held-out numbers hold.",
+        "Nothing, provided chosen responses lose little log-probability per token and held-out metrics stay stable.",
     )
 
 
@@ -142,11 +142,11 @@ def margins(record: RunRecord) -> Finding | None:
     return Finding(
         "kl-explodes",
         "warning",
-        f"The reward margin {tempo}, while the policy is {shown(a_token)} nats a token away from its reference. A "
+        f"The reward margin {tempo}, while the policy is {shown(a_token)} nats per token away from its reference. A "
         "margin says how sure the model is, not how right: quality peaks at a moderate KL and falls behind it.",
         (
-            Evidence("KL(π_ref‖π), nats a response", _kl(state), state.step),
-            Evidence("KL(π_ref‖π), nats a token", a_token, state.step),
+            Evidence("KL(π_ref‖π), nats per response", _kl(state), state.step),
+            Evidence("KL(π_ref‖π), nats per token", a_token, state.step),
             Evidence("rewards/margins", reached, state.step),
             *((Evidence("mean margin of the middle third", middle),) if len(margin) > 2 else ()),
             *((Evidence("mean margin of the last third", last),) if len(margin) > 2 else ()),

@@ -114,8 +114,8 @@ def length_drift(record: RunRecord) -> Finding | None:
         "warning",
         f"To the same prompts the policy writes {'longer' if ratio > 1 else 'shorter'} responses than its reference.",
         (
-            Evidence("tokens a response, policy", float(own.mean())),
-            Evidence("tokens a response, reference", float(other.mean())),
+            Evidence("tokens per response, policy", float(own.mean())),
+            Evidence("tokens per response, reference", float(other.mean())),
             Evidence("prompts", len(own)),
         ),
         "Balance the lengths of chosen and rejected responses, raise --beta, stop earlier; judge length-controlled.",
@@ -180,8 +180,8 @@ def samples_kl(record: RunRecord) -> Finding | None:
         "Over responses that the policy writes itself, KL(π‖π_ref) is the price that the objective pays; the kl of "
         "metrics.jsonl is the other direction, over responses of the data.",
         (
-            Evidence("KL(π‖π_ref), nats a response", samples.kl),
-            Evidence("KL(π‖π_ref), nats a token", samples.kl / max(1.0, float(np.mean(written.lengths)))),
+            Evidence("KL(π‖π_ref), nats per response", samples.kl),
+            Evidence("KL(π‖π_ref), nats per token", samples.kl / max(1.0, float(np.mean(written.lengths)))),
             Evidence("responses", len(written.lengths)),
         ),
         "Nothing.",

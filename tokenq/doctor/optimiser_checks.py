@@ -100,7 +100,7 @@ def nothing_moved(record: RunRecord) -> Finding | None:
     if state.rewards():
         apart = max(map(abs, state.rewards().values()))
         moved, least = apart / record.beta / state.length(), MOVED
-        what = Evidence("log π − log π_ref, nats a token", moved, state.step)
+        what = Evidence("log π − log π_ref, nats per token", moved, state.step)
     else:
         moved, least = _sft_change(record, losses), SFT_MOVED
         what = Evidence("relative change of the loss", moved, int(losses.steps[-1]))

@@ -14,8 +14,8 @@ LABELS = {
     "centred_reference_surprisal": "centred surprisal of the reference",
     "both_surprisals": "sum of both surprisals",
     "reference_likelihood": "likelihood under the reference",
-    "mean_implicit_reward": "mean implicit reward a token",
-    "mean_likelihood": "mean likelihood a token",
+    "mean_implicit_reward": "mean implicit reward per token",
+    "mean_likelihood": "mean likelihood per token",
     "gap_to_best": "gap to the best token",
     "entropy": "entropy of the policy",
 }

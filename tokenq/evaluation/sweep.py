@@ -66,10 +66,10 @@ class Point:
         gain: its quality less that of greedy decoding, on the same prompts; None where greedy was not among them.
         beats_greedy: how often it is better than greedy decoding; None where greedy was not among them.
         rivals: what samples of the same cost reach.
-        policy_tokens: mean tokens a prompt through the policy.
-        reference_tokens: mean tokens a prompt through the reference.
-        value_tokens: mean tokens a prompt that a judge of prefixes was shown.
-        seconds: mean seconds a prompt.
+        policy_tokens: mean tokens per prompt through the policy.
+        reference_tokens: mean tokens per prompt through the reference.
+        value_tokens: mean tokens per prompt that a judge of prefixes was shown.
+        seconds: mean seconds per prompt.
         length: mean tokens of the best candidate; for "sample" of all candidates.
         terminal: share of these that end in EOS.
     """

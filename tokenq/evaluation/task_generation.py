@@ -83,10 +83,10 @@ def frontier(systems: Mapping[str, Sequence[SearchResult]], quality: Quality, ho
         rows.append([name, good, moved])
         numbers[name] = {"quality": good, "kl": moved}
         points.append(Curve(name, [moved.value], [good]))
-    head = ("system", "quality", "KL(π‖π_ref), nats a response")
+    head = ("system", "quality", "KL(π‖π_ref), nats per response")
     count = len(next(iter(systems.values())))
     table = Table("quality against KL", head, rows, f"{count} prompts; KL as the mean log-ratio of what was written")
-    chart = Chart("quality against KL", "KL(π‖π_ref), nats a response", "quality", points)
+    chart = Chart("quality against KL", "KL(π‖π_ref), nats per response", "quality", points)
     return Outcome("kl-frontier", numbers, [table], [chart])
 
 

@@ -102,8 +102,8 @@ def _table(found: Localisation) -> Table:
     rows.append(["chance", *(found.chance[name] for name in metrics), None])
     note = (
         f"{found.examples} examples, {found.wrong_tokens} of {found.tokens} tokens wrong; "
-        f"{found.without_wrong} examples without a wrong token and {found.without_right} without a right one have no "
-        "AUROC of their own; intervals over examples, differences paired"
+        f"{found.without_wrong} examples without a wrong token and {found.without_right} without a right one are left "
+        "out of the per-example AUROC; intervals over examples, differences paired"
     )
     title = "all tokens" if not found.pattern else f"{found.token_class} only ({found.pattern})"
     return Table(title, ("read-out", *map(label, metrics), f"AUROC − {label(found.against)}"), rows, note)

@@ -80,7 +80,7 @@ def preference(
         "how often the chosen response has the higher reward",
         ("reward", "accuracy", f"{label(first)} − this", "ties"),
         [(label(name), one.accuracy, None if name == first else gains[name], one.ties) for name, one in scored.items()],
-        f"{_counted(answers)}; ties are wrong; differences are paired",
+        f"{_counted(answers)}; ties count as wrong; differences are paired",
     )
     tables = [table, *_subset_tables(scored[first]), _margin_table(calibrated, bias)]
     examples = [

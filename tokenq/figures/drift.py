@@ -18,7 +18,7 @@ from tokenq.traces import TokenTrace
 
 CLAIM = (
     "Trained from its reference, a policy's mean implicit reward must fall, since E_ref[β log π/π_ref] = "
-    "−β KL(π_ref‖π); after SFT on the chosen responses theirs falls as well, and without SFT it stays above 0 "
+    "−β KL(π_ref‖π); after SFT on the chosen responses, their reward falls too, and without SFT it stays above 0 "
     "(arXiv 2404.12358, §5.4 and figure 3; shown as curves)."
 )
 
@@ -42,7 +42,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the responses of held-out pairs went, in nats a response; intervals over pairs.
+    """How far the responses of held-out pairs went, in nats per response; intervals over pairs.
 
     Attributes:
         chosen: mean implicit reward of the chosen responses.
@@ -113,8 +113,8 @@ def likelihood(
         reading=_reading(without, first, second, more),
         tables=[_table(found)],
         charts=[
-            _chart("implicit reward while DPO learns", "nats a response", "eval_rewards/{}", (without, after_chosen)),
-            _chart("log-probability while DPO learns", "nats a response", "eval_logps/{}", (without, after_chosen)),
+            _chart("implicit reward while DPO learns", "nats per response", "eval_rewards/{}", (without, after_chosen)),
+            _chart("log-probability while DPO learns", "nats per response", "eval_logps/{}", (without, after_chosen)),
         ],
         exact=exact,
         links=links,

@@ -181,7 +181,7 @@ def _searches(world: TokenMDP) -> dict[str, NDArray[np.float64]]:
 
 
 def _place(world: TokenMDP, ends: Tensor, branch: Branch) -> int:
-    """Return which of all responses a branch is."""
+    """Return which of all responses per branch is."""
     state = world.walk((world.vocab_size + branch.prompt, *branch.tokens))
     return int(torch.nonzero(ends == state)[0])
 

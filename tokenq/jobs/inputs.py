@@ -195,7 +195,7 @@ def data_given(data: Name | Rows) -> tuple[list[str], Data]:
 
 
 def data_source(data: Name | Rows, path: Path) -> Source:
-    """Return the sources of data; rows in memory are written to `path`, one JSON object a line.
+    """Return the sources of data; rows in memory are written to `path`, one JSON object per line.
 
     Raises:
         UserError: the rows are something else, or cannot be written.

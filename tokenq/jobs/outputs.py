@@ -1,7 +1,7 @@
 """What a job writes: nothing on disk is replaced unless the same command wrote it, and nobody else writes it now.
 
 Every output says who made it: JSON in its field `made_by`, a page and a figure inside, lines and tables in the
-provenance beside them. Lines of a job are kept as they come, so that a kill loses nothing: one file a process, put
+provenance beside them. Lines of a job are kept as they come, so that a kill loses nothing: one file per process, put
 together in the end. Under `accelerate launch` every process works on its share of the items (item i belongs to process
 i mod n), and the first process puts them together in the order of the items.
 """

@@ -254,7 +254,7 @@ def search_to_file(
     interrupted: Callable[[], bool] = never,
     made_by: str = "tokenq search",
 ) -> None:
-    """Search, and write a line a prompt to `path`, with a record of where they come from beside it.
+    """Search, and write a line per prompt to `path`, with a record of where they come from beside it.
 
     Lines are kept as they come; a file that holds the whole of the same job is left as it is. What was interrupted or
     killed goes on where it stopped, beside the same prompts as before, so that it finds the same to the last bit; a

@@ -74,7 +74,7 @@ _FIGURES: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("log π − log π_ref of the responses, nats", (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected"))),
     ("reward margin, nats", (("rewards/margins", "margin"),)),
     ("reward accuracy", (("rewards/accuracies", "accuracy"),)),
-    ("KL estimate, nats a response", (("kl", "kl"),)),
+    ("KL estimate, nats per response", (("kl", "kl"),)),
     ("log π of the responses, nats", (("logps/responses", "log π"),)),
     ("gradient norm before clipping", (("grad_norm", "grad_norm"),)),
     ("learning rate", (("learning_rate", "learning_rate"),)),

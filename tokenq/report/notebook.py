@@ -68,7 +68,7 @@ class TraceView:
         Console().print(card(self.trace))
 
     def to_frame(self) -> "DataFrame":
-        """Return a pandas table with one row a token: id, piece, place, and every number of `TraceToken`.
+        """Return a pandas table with one row per token: id, piece, place, and every number of `TraceToken`.
 
         Raises:
             UserError: pandas is not installed.
@@ -95,7 +95,7 @@ class Traces:
         return read_traces(self.source) if isinstance(self.source, Path) else iter(self.source)
 
     def to_frame(self) -> "DataFrame":
-        """Return a pandas table with one row a token, the id of its trace first.
+        """Return a pandas table with one row per token, the id of its trace first.
 
         Raises:
             UserError: pandas is not installed.
@@ -160,7 +160,7 @@ class Answers(Sequence[SearchResult]):
         return self._results[place]
 
     def to_frame(self) -> "DataFrame":
-        """Return a pandas table with one row a candidate, best first.
+        """Return a pandas table with one row per candidate, best first.
 
         Raises:
             UserError: pandas is not installed.

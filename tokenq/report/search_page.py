@@ -230,7 +230,7 @@ def _fold(tree: SearchTree, children: Sequence[Sequence[int]]) -> tuple[list[lis
 
 
 def _lines(tree: SearchTree, chains: Sequence[Sequence[int]], above: Sequence[int]) -> dict[str, Any]:
-    """Return a tree by column, one entry a line; visits are those at its beginning, score and value those at its end.
+    """Return a tree by column, one entry per line; visits are those at its beginning, score and value those at its end.
 
     Returns:
         `above` (the line above), `id`, `text` and `logp` (a list each: its tokens), `sum` (log π of the line behind

@@ -26,7 +26,7 @@ class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
     """Most tokens of prompt and response; longer responses are cut and said not to be terminal."""
 
     output: str | None = None
-    """File of traces: .jsonl or .parquet, one trace a response."""
+    """File of traces: .jsonl or .parquet, one trace per response."""
     html: str | None = None
     """Page to look at them: one file, opens from disk."""
     figure: str | None = None

@@ -65,6 +65,6 @@ def pair_warnings(traces: Sequence[TokenTrace]) -> list[str]:
     if mean <= FAR_APART:
         return []
     return [
-        f"policy and reference are {mean:.2f} nats a token apart (KL), more than preference training does: "
+        f"policy and reference are {mean:.2f} nats per token apart (KL), more than preference training does: "
         "is this the model that the policy was trained from, with the same chat template?"
     ]

@@ -69,7 +69,7 @@ class Row:
 def score(
     rows: Sequence[Row], reader: Reader, scoring: Scoring, budget: int, done: int = 0
 ) -> Iterator[list[TokenTrace]]:
-    """Yield the traces of every row that is not done, in order: one list a row, one trace a response.
+    """Yield the traces of every row that is not done, in order: one list a row, one trace per response.
 
     Args:
         rows: what to score.

@@ -96,7 +96,7 @@ class SearchConfig(Tree, Lookahead, Chunks, Sampling, Beams, SearchOptions):
     tokens_per_batch: int = 4096
     """Most tokens in one forward over whole responses. Sets memory and speed, never the result."""
     output: str | None = None
-    """File of results: .jsonl, one line a prompt."""
+    """File of results: .jsonl, one line per prompt."""
     html: str | None = None
     """Page to look at them: candidates and trees; one file, opens from disk."""
     overwrite: bool = False

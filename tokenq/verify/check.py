@@ -35,7 +35,7 @@ def check(claims: Sequence[Claim], seeds: range) -> Iterator[Finding]:
 
 
 def _findings(checks: Sequence[Callable[[], Finding]]) -> Iterator[Finding]:
-    """Yield what each check finds, in their order, from one process a core where processes can be forked."""
+    """Yield what each check finds, in their order, from one process per core where processes can be forked."""
     cores = min(os.cpu_count() or 1, len(checks))
     if cores < 2 or "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
         yield from (check() for check in checks)

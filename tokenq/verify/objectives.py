@@ -79,13 +79,13 @@ def _gap_to_win_rates(case: Case, logps: Tensor, lengths: Tensor) -> float:
 
 
 def _spread(case: Case, values: Tensor) -> float:
-    """Return how far values are from being one number a prompt."""
+    """Return how far values are from being one number per prompt."""
     rows = [case.sequences.of_prompt(prompt) for prompt in case.prompts()]
     return largest(*(values[some] - values[some].mean() for some in rows))
 
 
 def f_divergence_optimum(case: Case, loss: str, slope: Callable[[Tensor], Tensor]) -> float:
-    """β f'(π/π_ref) − R of the minimiser of an f-DPO loss, which must be one number a prompt."""
+    """β f'(π/π_ref) − R of the minimiser of an f-DPO loss, which must be one number per prompt."""
     logps = _fitted(case, case.returns, loss)
     ratios = response_logps(case.sequences, logps) - response_logps(case.sequences, case.world.reference_logps)
     return _spread(case, case.world.beta * slope(ratios.exp()) - case.returns)

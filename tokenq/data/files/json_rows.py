@@ -1,4 +1,4 @@
-"""JSON to rows: an object a line, an array of objects, and tables by columns as pandas and others write them.
+"""JSON to rows: an object per line, an array of objects, and tables by columns as pandas and others write them.
 
 What one line does wrong (broken, too long, nested too deep, a number of thousands of digits) is the fault of that row;
 a whole document that is broken is an error.
@@ -22,7 +22,7 @@ Line = tuple[int, bytes]
 
 
 def read_json_lines(handle: io.BufferedIOBase, name: str) -> Rows:
-    """Yield (line number, columns) of a file with an object a line.
+    """Yield (line number, columns) of a file with an object per line.
 
     One that holds an array, or an object over several lines, is read as `read_json` reads it.
     """
@@ -36,7 +36,7 @@ def read_json_lines(handle: io.BufferedIOBase, name: str) -> Rows:
 
 
 def read_json(handle: io.BufferedIOBase, name: str) -> Rows:
-    """Yield (row number, columns) of a `.json` file: a whole document, or an object a line."""
+    """Yield (row number, columns) of a `.json` file: a whole document, or an object per line."""
     lines = _lines(handle)
     first = next(lines, None)
     if first is None:
@@ -138,7 +138,7 @@ def _document(content: bytes, name: str, line: int) -> Rows:
             f"Mend or delete line {broken}.",
         ) from error
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{name}: {_unheld(error).detail}.", "Mend the file, or write one object a line.") from error
+        raise UserError(f"{name}: {_unheld(error).detail}.", "Mend the file, or write one object per line.") from error
     except BadRow as error:
         raise UserError(f"{name}: {error.detail} in one object.", "Rename one of the two.") from error
     tables = [_table(value, name) for value in values]
@@ -162,7 +162,7 @@ def _table(value: Any, name: str) -> list[Any]:
     if isinstance(value, list):
         return value
     if not isinstance(value, Mapping):
-        raise UserError(f"{name} holds no table.", "Write an array of objects, or one object a line.")
+        raise UserError(f"{name} holds no table.", "Write an array of objects, or one object per line.")
     return next((rows for form in TABLES if (rows := form(value, name)) is not None), [value])
 
 

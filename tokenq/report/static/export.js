@@ -39,7 +39,7 @@ function exportJson() {
   download(fileName("jsonl"), "application/jsonl", lines.join(""));
 }
 
-/** A row a token. Texts are written as JSON has them, in quotes: line ends stay on their line, and no sheet runs them. */
+/** A row per token. Texts are written as JSON has them, in quotes: line ends stay on their line, and no sheet runs them. */
 function exportCsv() {
   const names = ["trace", "index", "id", "text", "start", "end", "written", ...index.numbers, "level", "stretch", "stretch_value"];
   const quote = (text) => `"${JSON.stringify(text).replace(/"/g, '""')}"`;
