@@ -90,7 +90,7 @@ def _error(case: Case, mask: Mask) -> float:
 
 
 def dro_finds_policy_and_value(case: Case) -> float:
-    """KL(π*‖π) and |V − V*(s_1)| for the minimisers of `dro` with one value per prompt, on another policy's responses."""
+    """KL(π*‖π) and |V − V*(s_1)| for the minimisers of `dro`, one value per prompt, responses from another policy."""
     return _error(case, prompts_alone(case))
 
 
