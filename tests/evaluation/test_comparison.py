@@ -262,7 +262,7 @@ class TestRefusals:
 
     def test_other_rows_or_another_tokenizer(self, two, refused, tmp_path):
         write_provenance(tmp_path / "runs" / "ipo", data={"sha256": "f" * 64, "summary": {"rows": 40}})
-        assert "(other rows or another tokenizer): data.sha256" in refused()[0]
+        assert "(other rows or another tokenizer); data.sha256" in refused()[0]
 
     def test_another_seed_may_hold_out_other_rows_of_the_same(self, tmp_path, refused):
         options = {"eval_size": 4, "eval_data": []}
