@@ -12,20 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenq.cli.main import main as tokenq
+import tokenq
 from tokenq.demo.gold import GOLD, judge
 from tokenq.demo.settings import DemoSettings, label_pairs
 from tokenq.demo.tldr import CARELESS, Post, write_summary
+from tokenq.stats.bootstrap import Estimate
 
-WEIGHTS = ("correct=1", "wrong=-1", "repeated=-0.5", "tokens=-0.5")
+WEIGHTS = {"correct": "1", "wrong": "-1", "repeated": "-0.5", "tokens": "-0.5"}
 """The true reward as a sum of its parts; `tokens` counts tens of them."""
 
-RUNS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
-    # name: (data, words for training, words for reading)
-    "bradley_terry": ("pairs", ("--loss", "bradley_terry"), ()),
-    "margin_bradley_terry": ("pairs", ("--loss", "margin_bradley_terry", "--loss-options", "scale=1"), ()),
-    "scaled_bradley_terry": ("pairs", ("--loss", "scaled_bradley_terry"), ()),
-    "regression": ("rated", ("--loss", "regression"), ("--reward-weights", *WEIGHTS)),
+RUNS: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
+    # name: (data, settings of the training, weights of its outputs)
+    "bradley_terry": ("pairs", {"loss": "bradley_terry"}, {}),
+    "margin_bradley_terry": ("pairs", {"loss": "margin_bradley_terry", "loss_options": {"scale": "1"}}, {}),
+    "scaled_bradley_terry": ("pairs", {"loss": "scaled_bradley_terry"}, {}),
+    "regression": ("rated", {"loss": "regression"}, WEIGHTS),
 }
 
 
@@ -88,28 +89,38 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def trained(model: str, folder: Path, name: str, seed: int) -> dict[str, Any]:
+def trained(model: str, folder: Path, name: str, seed: int) -> Mapping[str, Any]:
     """Train one reward model and return how often each reward orders held-out pairs rightly."""
     data, options, weights = RUNS[name]
-    run, found = folder / f"{name}-{seed}", folder / f"{name}-{seed}.json"
-    words = ["--model", model, "--data", str(folder / f"{data}.jsonl"), "--output", str(run), "--seed", str(seed)]
-    words += ["--batch-size", "32", "--learning-rate", "3e-3", "--epochs", "3", "--schedule", "cosine"]
-    checked(["train", *words, "--warmup-ratio", "0.05", "--keep-checkpoints", "0", "--device", "cpu", *options])
-    read = ["--reward-model", str(run / "reward_model"), "--data", str(folder / "held_out.jsonl"), "--device", "cpu"]
-    checked(["eval", "preference", *read, *weights, "--output", str(found)])
-    rewards: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))["numbers"]["rewards"]
+    run = tokenq.train(
+        model,
+        folder / f"{data}.jsonl",
+        folder / f"{name}-{seed}",
+        seed=seed,
+        batch_size=32,
+        learning_rate=3e-3,
+        epochs=3,
+        schedule="cosine",
+        warmup_ratio=0.05,
+        keep_checkpoints=0,
+        device="cpu",
+        **options,
+    )
+    found = tokenq.evaluate(
+        "preference",
+        reward_model=run.reward_model,
+        reward_weights=weights,
+        data=folder / "held_out.jsonl",
+        device="cpu",
+        output=folder / f"{name}-{seed}.json",
+    )
+    rewards: Mapping[str, Any] = found.numbers["rewards"]
     return rewards
 
 
-def checked(words: list[str]) -> None:
-    """Run a command of tokenq and stop where it fails."""
-    if tokenq(words) != 0:
-        raise SystemExit(f"tokenq {words[0]} failed")
-
-
-def shown(estimate: Mapping[str, float]) -> str:
+def shown(estimate: Estimate) -> str:
     """Return a share with its interval."""
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 if __name__ == "__main__":

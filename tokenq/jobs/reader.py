@@ -13,7 +13,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import Name, Rows, data_given, examples_of
 from tokenq.jobs.search import answers_of
-from tokenq.jobs.searcher import Judge, Searcher, check_settings, rating_of
+from tokenq.jobs.searcher import Searcher, TextReward, check_settings, rating_of
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
@@ -22,7 +22,7 @@ from tokenq.models.open import OpenedPair, open_model
 from tokenq.models.stamps import Stamp, unspoilt
 from tokenq.models.tokenizer import check_tokenizers
 from tokenq.records import Example
-from tokenq.report.notebook import Answers, Traces, TraceView
+from tokenq.report.notebook import SearchResults, Traces, TraceView
 from tokenq.rundir import provenance
 from tokenq.score.aligned import score_aligned
 from tokenq.score.health import row_warnings
@@ -223,7 +223,7 @@ class Reader:
             record = provenance({**asked, "data": sources}, seed, {"policy": own, "reference": other})
         return Traces(traces, self.title, record | {"beta": self.options.beta})
 
-    def decode(self, prompts: Any, *, judge: Judge | None = None, **settings: Any) -> Answers:
+    def decode(self, prompts: Any, *, judge: TextReward | None = None, **settings: Any) -> SearchResults:
         """Return what a search finds for every prompt, with the models that are loaded.
 
         Args:
@@ -237,7 +237,7 @@ class Reader:
         with untouched():
             return answers_of(self._searcher(judge, settings), prompts)
 
-    def _searcher(self, judge: Judge | None, settings: Mapping[str, Any]) -> Searcher:
+    def _searcher(self, judge: TextReward | None, settings: Mapping[str, Any]) -> Searcher:
         if self.pair is None:
             raise UserError("A reward model writes nothing.", "Load a policy.")
         if odd := [name for name in settings if name not in _SEARCH]:

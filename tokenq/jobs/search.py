@@ -20,12 +20,12 @@ from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, settings_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.run import Run, run_folder
-from tokenq.jobs.searcher import Judge, Searcher, load_searcher, searched_models
+from tokenq.jobs.searcher import Searcher, TextReward, load_searcher, searched_models
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.models.tokenizer import open_tokenizer
 from tokenq.records import SCHEMA
-from tokenq.report.notebook import Answers
+from tokenq.report.notebook import SearchResults
 from tokenq.rundir import provenance
 from tokenq.search.branches import never
 from tokenq.search.config import SearchConfig
@@ -37,7 +37,7 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     output: Name | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    judge: Judge | None = None,
+    judge: TextReward | None = None,
     listener: Listener = SILENCE,
     interrupted: Callable[[], bool] = never,
     reference: Name | InMemory | None = None,
@@ -90,7 +90,7 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     device: str = "auto",
     attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
     trust_remote_code: bool = False,
-) -> Answers:
+) -> SearchResults:
     """Write answers to prompts, and return them.
 
     The settings are those of `tokenq search` (`tokenq search --help` has a line each). With an output, the same call
@@ -121,10 +121,10 @@ def decode(
     prompts: Given | Name | Rows,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    judge: Judge | None = None,
+    judge: TextReward | None = None,
     listener: Listener = SILENCE,
     **settings: Any,
-) -> Answers:
+) -> SearchResults:
     """Return what a search finds for every prompt: `decode(p, "What is 2 + 2?", method="beam", width=5)`.
 
     Args:
@@ -157,7 +157,7 @@ def is_data(prompts: Any) -> bool:
     return len(prompts) > 0 and (rows or all(isinstance(one, PathLike) for one in prompts))
 
 
-def answers_of(searcher: Searcher, prompts: Given | Name | Rows) -> Answers:
+def answers_of(searcher: Searcher, prompts: Given | Name | Rows) -> SearchResults:
     """Return what a loaded searcher finds for prompts in every form that Python may give them."""
     config = searcher.config
     if is_data(prompts):
@@ -165,17 +165,17 @@ def answers_of(searcher: Searcher, prompts: Given | Name | Rows) -> Answers:
         found = usable_prompts(loaded, searcher.tokenizer, config.bad_rows).prompts
     else:
         found = searcher.prompts(cast(Given, prompts))
-    return Answers(list(searcher.results(found)), _title(config), _page_record(config, searcher))
+    return SearchResults(list(searcher.results(found)), _title(config), _page_record(config, searcher))
 
 
 def searched(
     config: SearchConfig,
     listener: Listener,
-    judge: Judge | None = None,
+    judge: TextReward | None = None,
     interrupted: Callable[[], bool] = never,
     in_memory: Mapping[str, Loaded] = {},
     given: Data | Given | None = None,
-) -> Answers:
+) -> SearchResults:
     """Answer the prompts of `config`, write what it asks for, and return the answers.
 
     Args:
@@ -205,7 +205,7 @@ def searched(
         else:
             source = Path(config.output)
             search_to_file(source, searcher, prompts, listener, interrupted)
-        answers = Answers(source, _title(config), _page_record(config, searcher), interrupted())
+        answers = SearchResults(source, _title(config), _page_record(config, searcher), interrupted())
         if config.html is not None and first:
             listener.say(f"page: {answers.html(config.html)}")
         return answers

@@ -32,10 +32,10 @@ from tokenq.search.outcome import candidates_of, tree_of
 from tokenq.search.proxy import ProxyStepper, Term, weights_of
 from tokenq.training.monitor import peak_memory
 
-Judge = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
+TextReward = Callable[[Sequence[Text], Sequence[str]], Sequence[float]]
 """(prompts, responses, complete or not) → what each is worth; larger is better."""
 
-Rating = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
+TextRating = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[float]]
 """The same, told as well which responses have come to their end: a reward model reads EOS behind these alone."""
 
 Say = Callable[[str], None]
@@ -61,7 +61,7 @@ class Searcher:
     policy: PackedLM
     reference: PackedLM | None
     terms: tuple[tuple[PackedLM, PackedLM, float], ...]
-    judge: Rating | None
+    judge: TextRating | None
     identities: dict[str, dict[str, Any]]
     files: tuple[Stamp, ...] = ()
 
@@ -210,7 +210,7 @@ class Searcher:
 
 def load_searcher(
     config: SearchConfig,
-    judge: Judge | None = None,
+    judge: TextReward | None = None,
     say: Say = lambda _: None,
     models: RunModels | None = None,
 ) -> Searcher:
@@ -252,7 +252,7 @@ def load_searcher(
     return Searcher(config, tokenizer, policy, reference, terms, rating_of(config, judge), identities, tuple(files))
 
 
-def rating_of(config: SearchConfig, judge: Judge | None) -> Rating | None:
+def rating_of(config: SearchConfig, judge: TextReward | None) -> TextRating | None:
     """Return what judges texts: a function, or the reward model of the configuration; None where nothing does."""
     if judge is not None:
         return lambda prompts, texts, _: judge(prompts, texts)
@@ -261,7 +261,7 @@ def rating_of(config: SearchConfig, judge: Judge | None) -> Rating | None:
     return RewardModel(model_spec(config, config.reward_model), config.reward_weights).score
 
 
-def check_needs(config: SearchConfig, judge: Judge | None = None, in_memory: Mapping[str, Loaded] = {}) -> None:
+def check_needs(config: SearchConfig, judge: TextReward | None = None, in_memory: Mapping[str, Loaded] = {}) -> None:
     """Refuse a search that misses what it needs, before models are loaded.
 
     Args:
@@ -275,7 +275,7 @@ def check_needs(config: SearchConfig, judge: Judge | None = None, in_memory: Map
     check_settings(with_models(config, searched_models(config, in_memory)), judge)
 
 
-def check_settings(config: SearchConfig, judge: Judge | None) -> None:
+def check_settings(config: SearchConfig, judge: TextReward | None) -> None:
     """Refuse a search that misses what it needs, its models being named.
 
     Raises:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class SweepResult:
     """What a sweep came to.
 
     Attributes:
@@ -104,7 +104,7 @@ def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     device: str = "auto",
     attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
     trust_remote_code: bool = False,
-) -> Sweep:
+) -> SweepResult:
     """Search the same prompts in many ways, write what came out, and return it.
 
     The settings are those of `tokenq sweep` (`tokenq sweep --help` has a line each). The same call goes on where an
@@ -128,7 +128,7 @@ def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     record, drawn = Path(config.output) / "sweep.json", ("sweep.md", "sweep.svg", "sweep.png")
     with untouched(), claimed_folder("tokenq sweep", record, drawn, overwrite=config.overwrite):
         points = _swept(config, data, quality, listener, interrupted, in_memory)
-    return Sweep(Path(config.output), points or (), points is None)
+    return SweepResult(Path(config.output), points or (), points is None)
 
 
 def _swept(

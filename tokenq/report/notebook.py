@@ -128,7 +128,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True)
-class Answers(Sequence[SearchResult]):
+class SearchResults(Sequence[SearchResult]):
     """What a search found, a result for each prompt, in their order.
 
     Attributes:
@@ -182,7 +182,7 @@ class Answers(Sequence[SearchResult]):
 
     def _repr_html_(self) -> str:
         """Return the candidates of the first prompts as a table; notebooks ask for this by this name."""
-        table: str = Answers(self._results[:_SHOWN]).to_frame().to_html(index=False)
+        table: str = SearchResults(self._results[:_SHOWN]).to_frame().to_html(index=False)
         return table
 
 

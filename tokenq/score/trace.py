@@ -19,7 +19,7 @@ from tokenq.records import Example, TokenGroup, TokenResponse
 from tokenq.score.spans import Cut, spans_of
 from tokenq.traces import GAUGE, Alternative, Side, TokenTrace, Totals, TraceToken
 
-Reader = Callable[[PackedBatch], Readout]
+PairReader = Callable[[PackedBatch], Readout]
 """Reads both models at every target of a batch."""
 
 CHUNK = 256
@@ -67,7 +67,7 @@ class Row:
 
 
 def score(
-    rows: Sequence[Row], reader: Reader, scoring: Scoring, budget: int, done: int = 0
+    rows: Sequence[Row], reader: PairReader, scoring: Scoring, budget: int, done: int = 0
 ) -> Iterator[list[TokenTrace]]:
     """Yield the traces of every row that is not done, in order: one list a row, one trace per response.
 
