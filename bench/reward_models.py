@@ -48,7 +48,7 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|")
     for name, seed, rewards in rows:
         model, length = (rewards[which]["rewardbench"] for which in ("reward_model", "length"))
-        print(f"| {name} | {seed} | {shown(model['accuracy'])} | {shown(length['accuracy'])} | {model['ties']} |")
+        print(f"| {name} | {seed} | {shown(model.accuracy)} | {shown(length.accuracy)} | {model.ties} |")
 
 
 def write_data(folder: Path, settings: DemoSettings) -> None:
