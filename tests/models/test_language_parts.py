@@ -15,7 +15,7 @@ from tokenq.cli.main import main
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.jobs.inputs import spec_of
-from tokenq.models.checkpoint import senses
+from tokenq.models.checkpoint import textless_modules
 from tokenq.models.load import add_lora, load_model, load_whole
 from tokenq.models.open import open_model
 
@@ -47,7 +47,7 @@ def test_it_is_read_written_with_and_trained_as_transformers_has_it(kind, tmp_pa
 
     again = AutoModelForImageTextToText.from_pretrained(run / "policy", dtype=torch.float32)
     assert type(again) is type(model)
-    begun, ended, unread = model.state_dict(), again.state_dict(), tuple(f"{name}." for name in senses(model))
+    begun, ended, unread = model.state_dict(), again.state_dict(), tuple(f"{name}." for name in textless_modules(model))
     assert unread
     moved = {name for name, weight in ended.items() if not torch.equal(weight, begun[name])}
     assert moved

@@ -17,7 +17,7 @@ from tokenq.models.classifier import open_classifier
 from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.identity import identify
 from tokenq.models.limits import named_limits
-from tokenq.models.load import add_lora, beside, for_training, load_model, load_whole
+from tokenq.models.load import add_lora, for_training, load_model, load_whole, same_dtype
 from tokenq.models.open import open_model, weights_of
 from tokenq.models.stamps import stamped
 from tokenq.models.tokenizer import load_tokenizer, open_tokenizer
@@ -122,7 +122,7 @@ def test_another_type_is_a_copy(tmp_path):
 
 def test_types_beside_it_and_for_training():
     half = tiny_model("llama", dtype=torch.bfloat16)
-    assert beside(half, spec(tiny_model("llama"))).dtype == "bfloat16"
+    assert same_dtype(half, spec(tiny_model("llama"))).dtype == "bfloat16"
     assert for_training(spec(half), frozen=False).dtype == "float32"
     assert for_training(spec(half), frozen=True).dtype == "auto"
 

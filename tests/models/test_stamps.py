@@ -7,7 +7,7 @@ import pytest
 
 from tokenq.errors import UserError
 from tokenq.models import stamps as module
-from tokenq.models.stamps import is_afar, refuse_moved, settled, stamps, unspoilt
+from tokenq.models.stamps import guarded, is_remote, refuse_moved, settled, stamps
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_fresh_files_and_files_from_the_future_are_not_settled(folder, monkeypat
 
 def test_files_of_another_machine_settle_later(folder, monkeypatch):
     now = time.time()
-    monkeypatch.setattr(module, "is_afar", lambda _: True)
+    monkeypatch.setattr(module, "is_remote", lambda _: True)
     monkeypatch.setattr(module.time, "time", lambda: now + 10)
     assert not settled(stamps([folder]))
     monkeypatch.setattr(module.time, "time", lambda: now + 100)
@@ -70,7 +70,7 @@ def test_the_innermost_mount_says_where_a_file_is(monkeypatch):
         "/dev/sda / ext4 rw 0 0\nserver:/x /data nfs4 rw 0 0\n/dev/sdb /data/local xfs rw 0 0\nh:/ /mnt fuse.sshfs rw\n"
     )
     monkeypatch.setattr(module.Path, "read_text", lambda *_, **__: mounts)
-    assert [is_afar(path) for path in ("/a/b", "/data/m/x", "/data/local/x", "/database/x", "/mnt/y")] == [
+    assert [is_remote(path) for path in ("/a/b", "/data/m/x", "/data/local/x", "/database/x", "/mnt/y")] == [
         False,
         True,
         False,
@@ -107,7 +107,7 @@ def test_results_of_mapped_weights_end_when_these_are_written_over(folder, monke
     before = stamps([folder])
     maps = {"mapped": f"7f00-7f01 rw-p 0 fe:00 1 {file}\n", "read": ""}
     monkeypatch.setattr(module, "_maps", lambda: maps["mapped"])
-    results = unspoilt(iter(range(5)), before)
+    results = guarded(iter(range(5)), before)
     assert next(results) == 0
     (folder / "aside").write_bytes(b"abc")
     os.replace(folder / "aside", folder / "config.json")  # the old file is still there for who has it open
@@ -116,4 +116,4 @@ def test_results_of_mapped_weights_end_when_these_are_written_over(folder, monke
     with pytest.raises(UserError, match="written over while the model was in use"):
         next(results)
     monkeypatch.setattr(module, "_maps", lambda: maps["read"])  # a copy is in memory
-    assert list(unspoilt(iter(range(3)), before)) == [0, 1, 2]
+    assert list(guarded(iter(range(3)), before)) == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""What is said of rows that cannot be used, at whatever stage that comes out: the first in the order of the file."""
+"""Errors for rows that cannot be used, whatever stage finds them; the first in the file is named."""
 
 import contextlib
 from collections import Counter
@@ -29,7 +29,7 @@ class Bad(NamedTuple):
 
 
 class BadRowsError(UserError):
-    """Rows cannot be used, and nobody has said that they may be left out.
+    """Some rows cannot be used, and dropping them was not asked for.
 
     Args:
         bad: the rows.
@@ -49,7 +49,7 @@ class BadRowsError(UserError):
 
 @contextlib.contextmanager
 def first_named(check: Callable[[Sequence[Any]], object]) -> Iterator[None]:
-    """Read rows; where that stops at a bad one, let a row before it be named that is bad for what comes later.
+    """Read rows; if that stops at a bad row, name an earlier one that a later stage would refuse.
 
     Args:
         check: what comes later; it raises `BadRowsError` at the first row that is bad for it.

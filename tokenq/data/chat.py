@@ -1,4 +1,4 @@
-"""Examples to the text that is tokenised: chat templates applied, and the stretches that the assistant wrote marked.
+"""Render examples to text: apply chat templates and mark what the assistant wrote.
 
 The prompt is rendered with the header of an assistant turn at its end, the whole conversation without; where they part
 is decided in token space by `tokenize`. Several assistant turns in one response are told apart from what stands
@@ -19,7 +19,7 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class Tokenizer(Protocol):
-    """What is asked of a tokenizer; those of `transformers` fit."""
+    """The tokenizer methods used here; those of `transformers` fit."""
 
     bos_token_id: int | None
     eos_token_id: int | None
@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Written:
-    """One response as text, behind its prompt.
+    """One response as text, after its prompt.
 
     Attributes:
         full: the whole text, prompt and response, without blanks behind the end of the last turn.
@@ -84,7 +84,7 @@ class Rendered:
 
 
 def render(example: Example, tokenizer: Tokenizer, marks: Sequence[str] = ()) -> Rendered:
-    """Return the text of an example and of each response behind its prompt.
+    """Return the text of an example's prompt and of each response after it.
 
     Args:
         example: what is written.
@@ -105,7 +105,7 @@ def render(example: Example, tokenizer: Tokenizer, marks: Sequence[str] = ()) ->
 
 
 def refuse_halves(text: str) -> None:
-    """Refuse text with half a surrogate pair, which JSON can hold and UTF-8 cannot.
+    """Refuse text with a lone surrogate, which JSON can hold and UTF-8 cannot.
 
     Raises:
         BadRow: says which half.
@@ -164,7 +164,7 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
 
 
 def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) -> Written:
-    """Return a response with what is learnt of it: as the template marks it, else as its turns are found."""
+    """Return a response with its learnt spans: as the template marks them, else as its turns are found."""
     context = any(isinstance(turn, ContextMessage) for turn in talk.turns)
     if mask is not None and not context:
         return Written(talk.full, trimmed, token_mask=mask)
@@ -183,7 +183,7 @@ and later) write themselves where nobody tells them. `chat_template_kwargs` of a
 
 
 def with_fixed_date(template: str) -> str:
-    """Return a chat template in which every date that it asks for is `DATE`."""
+    """Return the chat template with every date replaced by `DATE`."""
     return _TODAY.sub(lambda found: repr(DATE.strftime(found[2])), template)
 
 
@@ -213,7 +213,7 @@ def _apply(tokenizer: Tokenizer, turns: Sequence[Message], options: Mapping[str,
 
 
 def _refuse_ends(turns: Sequence[Message], ends: Collection[str]) -> None:
-    """Refuse a turn of the assistant that goes on after a token that ends it."""
+    """Refuse an assistant turn with text after a token that ends it."""
     for turn in turns:
         said = turn.content.rstrip()
         for end in ends if turn.role == "assistant" else ():
@@ -225,7 +225,7 @@ INSIDE = "EOS inside a response"
 
 
 def _closing(whole: str, content: str) -> str:
-    """Return what the template writes behind the text of the last turn."""
+    """Return the text that the template writes after the last turn's content."""
     return whole.rpartition(content.strip())[2] if content.strip() else ""
 
 
@@ -238,7 +238,7 @@ def _up_to(whole: str, content: str) -> str:
 
 
 def _with_thoughts(whole: str, turns: Sequence[Message], write: Write) -> str | None:
-    """Return the conversation with the thoughts of its last turn, where the template leaves them out; else None.
+    """Return the conversation with the last turn's reasoning put back if the template drops it, else None.
 
     Templates of reasoning models drop the thoughts of turns that are over, and some take the last turn for one. What
     the model is to write is what it would write when asked: behind the header, which may have opened the thoughts.
@@ -255,7 +255,7 @@ def _with_thoughts(whole: str, turns: Sequence[Message], write: Write) -> str | 
 
 
 def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> Written:
-    """Return a response in plain text; what other speakers say in a transcript is left out of the spans."""
+    """Return a plain-text response; spans leave out other speakers of a transcript."""
     kept = content.rstrip() if content.rstrip().endswith(str(tokenizer.eos_token)) else content
     full = prompt + kept
     if HUMAN not in kept or ASSISTANT not in prompt:

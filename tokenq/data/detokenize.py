@@ -1,4 +1,4 @@
-"""From token ids back to text: exactly what was written, and what each token adds to it.
+"""From token ids back to text: the exact text, and the piece that each token adds.
 
 Tokenizers decode a sequence as if it were a whole text: the blank of a first word goes, spaces before marks may be
 tidied away, and bytes that make no character become U+FFFD. What a model wrote stands behind its prompt, so its text
@@ -32,7 +32,7 @@ def text_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) -> s
 
 
 def pieces_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) -> list[str]:
-    """Return what each token of a response adds to its text; joined they are the text.
+    """Return the piece of text that each token of a response adds; joined they are the text.
 
     A character of several tokens stands with its last one; special tokens, and others that only begin a character, add
     nothing. Bytes that no token completes are U+FFFD.
@@ -69,7 +69,7 @@ def pieces_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) ->
 
 
 def piece_of(tokenizer: Any, token: int, before: Sequence[int] = ()) -> str:
-    """Return the text that a token adds behind others, or amid text where none are named; special tokens by name.
+    """Return the text that a token adds after others, or inside a text if none are given; special tokens by name.
 
     Args:
         tokenizer: a tokenizer of `transformers`.
@@ -91,7 +91,7 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _context(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """Return the last tokens that say something and begin with a character: enough to decode what follows."""
+    """Return the last tokens that begin at a character: enough context to decode what follows."""
     size = WINDOW
     while size < len(ids):
         some = list(ids[-size:])
@@ -103,7 +103,7 @@ def _context(tokenizer: Any, ids: Sequence[int]) -> list[int]:
 
 
 def _character(tokenizer: Any, held: Sequence[int]) -> int:
-    """Return how many tokens at the end are a character, 0 where none are.
+    """Return how many tokens at the end form one character, 0 if none do.
 
     Decoders of single bytes give up a whole run of them for one that is no character.
     """
@@ -115,13 +115,13 @@ def _character(tokenizer: Any, held: Sequence[int]) -> int:
 
 
 def _added(tokenizer: Any, before: Sequence[int], tokens: Sequence[int]) -> str:
-    """Return what tokens add behind others; by themselves where the two make one run of bytes that is no text."""
+    """Return the text that tokens add after others, decoded alone if both together are invalid bytes."""
     said, whole = _decoded(tokenizer, before), _decoded(tokenizer, [*before, *tokens])
     return whole[len(said) :] if whole.startswith(said) else _amid(tokenizer, tokens)
 
 
 def _amid(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Return the text of tokens somewhere in a text, behind a letter: at the beginning of one a blank would go."""
+    """Return the text of tokens after a letter: at the start of a text a leading blank would be lost."""
     letter = tokenizer.encode("a", add_special_tokens=False)[-1:]
     said, whole = _decoded(tokenizer, letter), _decoded(tokenizer, [*letter, *tokens])
     return whole.removeprefix(said)

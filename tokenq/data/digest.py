@@ -19,7 +19,7 @@ def data_digest(groups: Iterable[TokenGroup]) -> str:
 
 
 def group_digest(group: TokenGroup) -> str:
-    """Return the digest of one group, 32 hexadecimal digits: its tokens and all that is learnt of them."""
+    """Return the digest of one group, 32 hexadecimal digits: its tokens and everything learnt from them."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in _said(group):
         kind, content = _bytes(value)
@@ -38,7 +38,7 @@ def group_key(group: TokenGroup) -> str:
 
 
 def _said(group: TokenGroup) -> Iterator[tuple[str, Any]]:
-    """Yield what is learnt of a group, by name; what is not there is left out."""
+    """Yield everything that is learnt from a group, by name."""
     yield "prompt", group.prompt_ids.astype("<i4")
     yield "pair", group.is_pair
     if group.margin is not None:

@@ -1,4 +1,4 @@
-"""Texts to token ids, with the special tokens that a tokenizer puts in front exactly once."""
+"""Encode texts to token ids, with the tokenizer's leading special tokens exactly once."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A tokenizer with the special tokens that it puts around a text.
+    """A tokenizer, and the special tokens it puts around a text.
 
     Attributes:
         tokenizer: the tokenizer.
@@ -47,7 +47,7 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, locates: bool = False) -> "Encoder":
-        """Return the encoder of a tokenizer, whose leading special tokens are found by asking it.
+        """Return the encoder of a tokenizer.
 
         Raises:
             UserError: for a tokenizer without EOS.
@@ -97,7 +97,7 @@ class Encoder:
 
 
 def _ends(offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Return one past the last character of each token; tokens with parts of one character end where the last does."""
+    """Return the end of each token in characters; tokens that share a character end where its last one does."""
     ends = [end for _, end in offsets]
     for place in range(len(ends) - 2, -1, -1):
         start, end = offsets[place + 1]

@@ -1,4 +1,4 @@
-"""Examples from rows: find the format, read, choose pairs or responses, and count whatever is left out.
+"""Read examples from rows: find the format, read, choose pairs or responses, and count what is left out.
 
 Nothing is left out silently. A row that cannot be used is an error, or is counted under its reason when the caller
 says so; ratings that decide nothing are counted. This module reads no files and knows no tokens.
@@ -48,7 +48,7 @@ def read_examples(
     bad_rows: str = "error",
     style: str = "as_given",
 ) -> ReadResult:
-    """Return the examples that the rows of one source hold.
+    """Return the examples in the rows of one source.
 
     Args:
         rows: rows of one source; all have the format of the first.
@@ -116,7 +116,7 @@ def single_example(prompt: str, response: str, *, chat: bool) -> Example:
 
 
 def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropped: Counter[str]) -> Iterator[Example]:
-    """Yield the example of each row; rows that cannot be read are added to `bad`, those that decide nothing counted."""
+    """Yield the example of each row; unreadable rows are added to `bad`, ties are counted."""
     for place, row in enumerate(rows):
         try:
             if row.fault:
@@ -136,7 +136,7 @@ def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropp
 
 
 def as_example(row: Row, parsed: Parsed, style: str, used: Collection[str] = ()) -> Example:
-    """Return what was read of a row as an example, in the style asked for, below its system text and earlier turns.
+    """Return a parsed row as an example in the style asked for, with its system text and earlier turns.
 
     Args:
         row: the row.
@@ -158,7 +158,7 @@ def as_example(row: Row, parsed: Parsed, style: str, used: Collection[str] = ())
 
 
 def _taught(response: Response) -> Response:
-    """Return a response up to the last turn that is to be learnt."""
+    """Return a response up to its last learnt turn."""
     if isinstance(response.content, str):
         return response
     turns = talk.learnt_turns(response.content)
@@ -166,7 +166,7 @@ def _taught(response: Response) -> Response:
 
 
 def _as_given(parsed: Parsed) -> Parsed:
-    """Return named fields as plain text, and everything else as it is."""
+    """Return named fields as plain text, and everything else unchanged."""
     if not parsed.fields or isinstance(parsed.prompt, str):
         return parsed
     responses = [
@@ -178,7 +178,7 @@ def _as_given(parsed: Parsed) -> Parsed:
 
 
 def _as_chat(parsed: Parsed) -> Parsed:
-    """Return text as turns; text without a prompt stays as it is."""
+    """Return text as turns; text without a prompt is unchanged."""
     if not isinstance(parsed.prompt, str) or not parsed.prompt.strip():
         return parsed
     responses = [
@@ -188,7 +188,7 @@ def _as_chat(parsed: Parsed) -> Parsed:
 
 
 def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
-    """Yield the examples, with consecutive ones of one prompt made one where the format has a row for each response."""
+    """Yield the examples; formats with one row a response have consecutive rows of one prompt joined."""
     last: Example | None = None
     for example in examples:
         if last and form.grouped and (last.prompt, last.context) == (example.prompt, example.context):
@@ -206,7 +206,7 @@ STYLES: dict[str, Callable[[Parsed], Parsed]] = {"as_given": _as_given, "chat": 
 
 
 def _check(example: Example) -> None:
-    """Raise `BadRow` for an example that nothing can be learnt from, or that would teach something else.
+    """Raise `BadRow` for an example that teaches nothing, or something else than it says.
 
     An empty prompt is one: BOS stands before the response. Blanks are text, and have tokens.
     """
@@ -224,7 +224,7 @@ def _check(example: Example) -> None:
 
 
 def _hint(bad: Sequence[Bad], asked: Selection, *, some: bool) -> str:
-    """Return what to do about bad rows, "" where nothing special; `some`: other rows are good."""
+    """Return a hint about bad rows, "" if there is nothing special to say; `some`: other rows are good."""
     if asked.missing is not None and not some and all(isinstance(one.problem, LacksSelected) for one in bad):
         return f"The loss needs {asked.missing[1]}: give such data, or choose a loss for what the data holds."
     if min(bad, key=lambda one: one.place).problem.reason == "no common prompt":

@@ -1,4 +1,4 @@
-"""Prompts to write answers to: from files of prompts alone, and from every form of data that trains.
+"""Load prompts to answer: from files of prompts, and from every layout of training data.
 
 A row of a known format (pairs, answers, conversations) gives its prompt exactly as training reads it; a row with a
 prompt alone needs one of the columns `prompt`, `messages`, `question`, `instruction`, … or `turns`.
@@ -114,7 +114,7 @@ _UNIQUE = "Make ids unique, hide the column (--columns unused=id), or leave such
 
 
 def _id(values: Mapping[str, Any]) -> str:
-    """Return the name that a row gives itself, "" for none: a whole number may be written as a float."""
+    """Return the id in a row, "" if it has none; a whole number may be stored as a float."""
     value = values.get("id")
     if cells.is_missing(value):
         return ""
@@ -147,7 +147,7 @@ def _parsed(row: Row, style: str) -> tuple[Parsed, str, Collection[str]]:
 
 
 def _bare(values: Mapping[str, Any]) -> Parsed:
-    """Return the prompt of a row that has nothing besides."""
+    """Return the prompt of a row without responses."""
     if values.get("prompt") is not None:
         return Parsed(cells.content(values, "prompt"), ())
     for name in CONVERSATION:
@@ -176,13 +176,13 @@ def _first_turn(values: Mapping[str, Any]) -> str:
 
 
 def _to_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Return a conversation up to the last turn that the policy is to write."""
+    """Return a conversation up to the turn that the policy is to write."""
     last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=len(turns))
     return turns[:last] if last == len(turns) - 1 else turns
 
 
 def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """Return the token ids of every prompt, with the header of an assistant's turn where a chat template has one.
+    """Return the token ids of every prompt, with the chat template's header of an assistant turn.
 
     Raises:
         BadRowsError: a prompt without tokens, turns without a chat template, or a template that refuses them.
@@ -194,7 +194,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tupl
 
 
 def usable_prompts(loaded: LoadedPrompts, tokenizer: Tokenizer, bad_rows: str) -> LoadedPrompts:
-    """Return the prompts that have tokens; the others are an error, or left out and counted.
+    """Return the prompts that have tokens; others raise an error, or are dropped and counted.
 
     Raises:
         BadRowsError: names the first of the others, unless they are left out.
@@ -210,7 +210,7 @@ def usable_prompts(loaded: LoadedPrompts, tokenizer: Tokenizer, bad_rows: str) -
 
 
 def _encoded(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[list[tuple[int, ...]], list[Bad]]:
-    """Return the ids of every prompt, none for those that cannot be used, and these."""
+    """Return the ids of every prompt, None for unusable ones, and the unusable ones."""
     encoder = Encoder.of(tokenizer)
     texts: dict[int, str] = {}
     bad: list[Bad] = []
@@ -233,7 +233,7 @@ Given = str | Turns | Sequence[str | Turns]
 
 
 def given_prompts(given: Given, *, chat: bool) -> list[Prompt]:
-    """Return prompts that were given in Python, numbered; text becomes a user's turn where `chat`."""
+    """Return prompts given in Python, numbered; with `chat`, text becomes a user's turn."""
     every: Sequence[Any] = [given] if isinstance(given, str) or _is_conversation(given) else given
     return [_given(one, str(number), chat) for number, one in enumerate(every, 1)]
 

@@ -1,4 +1,4 @@
-"""What is asked of a data set, a row each in `SELECTIONS`: pairs, rankings, labelled, rated or single responses.
+"""Select pairs, rankings, labelled, rated or single responses from examples: one row each in `SELECTIONS`.
 
 A row that cannot give it raises `BadRow`; ratings that decide nothing are counted.
 """
@@ -14,7 +14,7 @@ from tokenq.records import Example, Response, Role
 
 
 class LacksSelected(BadRow):
-    """A row that can be read, and does not hold what is asked of the data."""
+    """A readable row without the data that was asked for."""
 
 
 def _rated(example: Example) -> list[tuple[float, Response]]:
@@ -63,7 +63,7 @@ def _with_roles(responses: Sequence[Response]) -> tuple[Response, ...]:
 
 
 def _margin(example: Example, rated: list[tuple[float, Response]], pair: tuple[Response, Response]) -> float:
-    """Return by how much one response is rated above another: as the data says, or the difference of the ratings."""
+    """Return the margin between two responses: as the data states it, or the difference of the ratings."""
     if example.margin is not None:
         return example.margin
     ratings = {id(response): rating for rating, response in rated}
@@ -71,7 +71,7 @@ def _margin(example: Example, rated: list[tuple[float, Response]], pair: tuple[R
 
 
 def _margins(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    """Yield pairs that say by how much the chosen response is the better one."""
+    """Yield pairs with a margin."""
     for pair in _pairs(example, pairing, dropped):
         if pair.margin is None:
             raise LacksSelected(
@@ -108,7 +108,7 @@ def _check_ratings(response: Response) -> None:
 
 
 def _steps(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    """Yield the responses that come in steps with a label each."""
+    """Yield responses in labelled steps."""
     taken = tuple(response for response in example.responses if response.step_labels)
     if not taken:
         raise LacksSelected("no labels of steps", "no response of the row comes in steps with a label each")
@@ -130,7 +130,7 @@ def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Ite
 
 
 def _calibrated(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    """Yield the pair with the response to calibrate on behind it."""
+    """Yield the pair with its calibration response."""
     if not example.is_pair or len(example.responses) < 3:
         raise LacksSelected("no calibration response", "the row has no pair with a text in column 'calibration'")
     yield replace(example, responses=_with_roles(example.responses))
@@ -189,7 +189,7 @@ def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[
 
 
 class Selection(NamedTuple):
-    """What can be asked of a data set.
+    """One kind of data that a loss can ask for.
 
     Attributes:
         select: yields what an example gives of it.
@@ -226,7 +226,7 @@ _NOTHING: dict[str, Any] = {"label": None, "score": None, "steps": (), "step_lab
 
 
 def only_learnt(example: Example, learnt: Sequence[str] | None) -> Example:
-    """Return an example without the numbers that nobody asked for: they tell no data apart."""
+    """Return an example without numbers that were not asked for."""
     if learnt is None:
         return example
     without = {name: empty for name, empty in _NOTHING.items() if name not in learnt}

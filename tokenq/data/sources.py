@@ -1,4 +1,4 @@
-"""Sources of data to rows and examples: local files, folders, hub data sets, and mixtures of them with weights.
+"""Read rows and examples from sources: local files, folders, hub data sets, and weighted mixtures.
 
 Local files are read without the cache of `datasets` and without a network; which files of a folder make up a split,
 what a slice means and everything on a hub is left to `datasets`. This module knows nothing of columns and of what they
@@ -23,7 +23,7 @@ from tokenq.records import Example
 
 
 def read_rows(source: Source) -> list[Row]:
-    """Return the rows of one source, with its slice applied and its weight not.
+    """Return the rows of one source, sliced and not yet weighted.
 
     Raises:
         UserError: when the source does not exist, is damaged, or has no such split.
@@ -48,7 +48,7 @@ Data = Sequence[str] | Sequence[Mapping[str, Any]]
 
 
 def tables_of(data: Data) -> list[list[Row]]:
-    """Return the rows of each source, its weight not applied; rows in memory are one table.
+    """Return the rows of each source, not yet weighted; rows in memory are one table.
 
     Raises:
         UserError: as `read_rows`.
@@ -97,7 +97,7 @@ def load_examples(data: Data, read: Callable[[Sequence[Row]], ReadResult], *, se
 
 
 def hold_out(examples: Sequence[Example], count: int, *, seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """Return (kept, held out): a seeded choice of whole prompts, so that no prompt is on both sides.
+    """Split examples into (training, held out) by prompt, so that no prompt is on both sides; seeded.
 
     Args:
         examples: what `load_examples` gave.

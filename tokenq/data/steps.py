@@ -26,7 +26,7 @@ def step_stretches(text: str, steps: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _after(text: str, step: str, cursor: int) -> int:
-    """Return one past the end of a step in the text: the end of the text for the one at which it was cut.
+    """Return the end of a step in the text, or of the text if it was cut inside the step.
 
     A template may have trimmed it.
     """
@@ -75,7 +75,7 @@ def deciding_steps(group: TokenGroup, steps: Sequence[NDArray[np.int32]]) -> Tok
 
 
 def _line_numbers(text: str) -> NDArray[np.int32]:
-    """Return the number of its line for every character and for the end, blank lines counted with the line before."""
+    """Return the line number of every character and of the end; blank lines count with the line before."""
     numbers: list[int] = []
     line = -1
     for part in text.splitlines(keepends=True):

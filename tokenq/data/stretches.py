@@ -1,4 +1,4 @@
-"""Where the turns of the assistant stand in a conversation that a chat template has written.
+"""Find the assistant's turns in a conversation rendered by a chat template.
 
 A turn is found by writing the conversation up to it. It reaches to its end mark where the template has one, wherever
 that is written: with the turn, only behind the last turn, or as the first thing of the next.
@@ -17,7 +17,7 @@ Write = Callable[[Sequence[Message], bool], str]
 
 
 class Conversation(NamedTuple):
-    """A conversation and how it is written.
+    """A conversation with its rendering.
 
     Attributes:
         turns: prompt and response.
@@ -37,7 +37,7 @@ class Conversation(NamedTuple):
 
 
 def assistant_spans(talk: Conversation) -> tuple[dict[int, Span], bool]:
-    """Return the stretch of each turn of the assistant in the response, by number, and whether some were lost.
+    """Return the span of each assistant turn in the response by number, and whether any was not found.
 
     A start of 0 stands for where the response begins. Where an earlier turn cannot be told apart, because the template
     writes it otherwise once others follow, the last turn alone is there.
@@ -56,13 +56,13 @@ def assistant_spans(talk: Conversation) -> tuple[dict[int, Span], bool]:
 
 
 def learnt(talk: Conversation, spans: dict[int, Span]) -> tuple[Span, ...] | None:
-    """Return the stretches that are learnt; None for the whole response."""
+    """Return the learnt spans; None for the whole response."""
     taught = [span for index, span in spans.items() if not isinstance(talk.turns[index], ContextMessage)]
     return None if taught == [(0, len(talk.full))] and len(talk.turns) == talk.first + 1 else tuple(taught)
 
 
 def _span(talk: Conversation, index: int) -> Span | None:
-    """Return where a turn stands, None where it cannot be told."""
+    """Return the span of a turn, None if it cannot be found."""
     turns, full = talk.turns, talk.full
     before = talk.prompt if index == talk.first else talk.write(turns[:index], True)
     start = len(before) if full.startswith(before) else common_length(before, full)
@@ -92,7 +92,7 @@ def _closed(talk: Conversation, index: int, end: int) -> int:
 
 
 def _is_apart(talk: Conversation, index: int, rest: str) -> bool:
-    """Return whether what stands before a turn is more than the turn's own header."""
+    """Return whether there is more before a turn than its own header."""
     turn = talk.turns[index]
     try:
         alone = talk.write([turn], False)
@@ -104,7 +104,7 @@ def _is_apart(talk: Conversation, index: int, rest: str) -> bool:
 
 
 def _last_turn(talk: Conversation) -> Span:
-    """Return the stretch of the last turn, found by its header, where the template rewrites what came before it."""
+    """Return the span of the last turn by its header, for templates that rewrite earlier turns."""
     before, header = (talk.write(talk.turns[:-1], asked) for asked in (False, True))
     header = header[common_length(before, header) :]
     for mark in (header, header.partition("\n")[0] + "\n"):

@@ -1,4 +1,4 @@
-"""What became of the data: one record, one line. Nothing that was dropped, cut or mended is missing from it."""
+"""An account of what happened to the data: everything dropped, cut or mended, as a record and as a line."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

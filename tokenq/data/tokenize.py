@@ -26,7 +26,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True, eq=False)
 class ResponseText:
-    """Where the tokens of a response stand in its text.
+    """The positions of a response's tokens in its text.
 
     Attributes:
         prompt: the text before the response.
@@ -70,7 +70,7 @@ def tokenize(
     dropped: Mapping[str, int] | None = None,
     with_texts: bool = False,
 ) -> TokenizedData:
-    """Return the examples in token space, and an account of what became of them.
+    """Tokenise examples, and account for what was dropped or cut.
 
     Args:
         examples: what `read_examples` gave.
@@ -123,7 +123,7 @@ def tokenize(
 
 
 def refuse_bad(data: TokenizedData) -> None:
-    """Refuse data of which some rows cannot be used once they are tokens.
+    """Refuse data with rows that cannot be used after tokenisation.
 
     Raises:
         BadRowsError: a chat template refuses a row, a response has no tokens, and the like; names the first.
@@ -135,7 +135,7 @@ def refuse_bad(data: TokenizedData) -> None:
 def _groups(
     examples: Sequence[Example], places: Sequence[int], encoder: Encoder, bad: list[Bad]
 ) -> Iterable[tuple[TokenGroup, tuple[ResponseText, ...], Counter[str]]]:
-    """Yield the groups of some examples, not yet cut, with their texts (when located) and what was mended.
+    """Yield the groups of examples, not yet cut, with their texts (if located) and counts of what was mended.
 
     Those that give none are added to `bad`.
     """
@@ -178,7 +178,7 @@ def common_tokens(first: Ids, second: Ids) -> int:
 def _group(
     example: Example, rendered: Rendered, encoder: Encoder, table: Mapping[str, Encoded], counts: Counter[str]
 ) -> TokenGroup:
-    """Return the group of one example; count in `counts` what was mended.
+    """Return the group of one example; count mended responses in `counts`.
 
     Raises:
         BadRow: the example gives none.
@@ -213,7 +213,7 @@ def _group(
 
 
 def _located(rendered: Rendered, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:
-    """Return where the tokens of a group's responses stand in their texts."""
+    """Return the positions of the response tokens of a group in their texts."""
     size, texts, prompt = len(group.prompt_ids), [], table[rendered.prompt].ids
     parted = min(common_length(rendered.prompt, written.full) for written in rendered.responses)
     for written, response in zip(rendered.responses, group.responses, strict=True):
@@ -242,7 +242,7 @@ def _fit(text: ResponseText, response: TokenResponse) -> ResponseText:
 
 
 def _mask(response: Written, whole: Encoded, size: int, table: Mapping[str, Encoded]) -> NDArray[np.bool_]:
-    """Return which tokens of a response, those after the first `size`, the policy wrote."""
+    """Return a mask of the tokens after the first `size` that the policy wrote."""
     mask = np.zeros(len(whole.ids), np.bool_)
     if response.token_mask is not None:
         marks = np.array(response.token_mask, np.bool_)[max(-whole.shift, 0) :]
@@ -272,7 +272,7 @@ def _ended(ids: Ids, mask: NDArray[np.bool_], eos: int, counts: Counter[str]) ->
 
 
 def _unusable(group: TokenGroup) -> str:
-    """Return why a group within the limits cannot be learnt from, "" when it can."""
+    """Return why a group teaches nothing, "" if it does."""
     if not all(response.mask.any() for response in group.responses):
         return "no token of the policy in a response"
     if group.is_pair and np.array_equal(group.responses[0].ids, group.responses[1].ids):

@@ -1,4 +1,4 @@
-"""What becomes of a token group that is longer than the limits: one function for each policy, one table.
+"""Truncation: one function for each policy on token groups over the limits, in one table.
 
 A response is never cut unless the policy says so, and a cut response is marked as not terminal.
 """
@@ -46,7 +46,7 @@ def _longest(group: TokenGroup) -> int:
 
 
 def drop(group: TokenGroup, limits: Limits) -> TokenGroup | str:
-    """Return the group if it keeps the limits, else the reason to leave it out."""
+    """Return the group if it is within the limits, else the reason to drop it."""
     if len(group.prompt_ids) > limits.prompt:
         return LONG_PROMPT
     return LONG_ROW if len(group.prompt_ids) + _longest(group) > limits.row else group

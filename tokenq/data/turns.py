@@ -1,4 +1,4 @@
-"""Conversations and transcripts as text has them: turns, implicit prompts, and the two ways to write one.
+"""Read conversations and transcripts: turns, implicit prompts, and the two styles of prompts.
 
 An implicit prompt is what chosen and rejected have in common, cut back to a place where a response can begin: an
 assistant turn of a conversation or of a transcript, else a blank or a line break, and never the inside of a word. This
@@ -112,14 +112,14 @@ def as_turn(turn: Mapping[str, Any]) -> Message:
 
 
 def _part(part: Any) -> str | None:
-    """Return the text of a part of a turn, None where it is none."""
+    """Return the text of a part of a turn, None if it is not text."""
     if isinstance(part, Mapping):
         part = part.get("text") if part.get("type") in _TEXT_PARTS else None
     return part if isinstance(part, str) else None
 
 
 def _is_learnt(turn: Mapping[str, Any]) -> bool:
-    """Return whether a turn is learnt, as the fields of `_LEARNT` say it."""
+    """Return whether a turn is learnt, by its fields in `_LEARNT`."""
     said = {name: turn[name] for name in _LEARNT if turn.get(name) is not None and turn[name] == turn[name]}
     for name, value in said.items():
         number = _SWITCH.get(str(value).strip().lower())
@@ -199,7 +199,7 @@ def split_text(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def _between_words(text: str, place: int) -> bool:
-    """Return whether a response may begin at `place`: at the first blank of a run, or right after a line break."""
+    """Return whether a response may begin at `place`: at the first blank of a run, or after a line break."""
     before, after = text[place - 1], text[place : place + 1]
     if before in "\n\r":
         return before + after != "\r\n"

@@ -19,7 +19,7 @@ from tokenq.models.forward.policy import no_grad
 from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import OpenedPair, open_model
-from tokenq.models.stamps import Stamp, unspoilt
+from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers
 from tokenq.records import Example
 from tokenq.report.notebook import SearchResults, Traces, TraceView
@@ -166,7 +166,7 @@ class Reader:
         traces = self._policy_traces(rows, budget, done)
         if self.rewards is not None:
             traces = with_rewards(traces, rows, self.rewards, budget, done)
-        return unspoilt(traces, self.files)
+        return guarded(traces, self.files)
 
     def _policy_traces(self, rows: Sequence[Row], budget: int, done: int) -> Iterator[list[TokenTrace]]:
         if self.pair is None:

@@ -16,12 +16,12 @@ from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.limits import least_context, named_limits, refuse_tokens
-from tokenq.models.load import ModelSpec, beside
+from tokenq.models.load import ModelSpec, same_dtype
 from tokenq.models.loaded import Loaded
 from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import RunModels, model_spec, named_models, with_models
-from tokenq.models.stamps import Stamp, unspoilt
+from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records import Text
 from tokenq.results import Cost, SearchResult
@@ -105,7 +105,7 @@ class Searcher:
                 progress(before + share * part // max(1, whole), len(prompts) * 1000)
 
             found = self._search(batch, ids[start : start + size], tell, interrupted)
-            yield from unspoilt(found[max(0, done - start) :], self.files)
+            yield from guarded(found[max(0, done - start) :], self.files)
             tell(1, 1)
             if interrupted():
                 return
@@ -236,7 +236,7 @@ def load_searcher(
         if role != "policy":
             check_tokenizers(tokenizer, open_tokenizer(spec))
         if role == "reference":
-            spec = beside(policy, spec)
+            spec = same_dtype(policy, spec)
         opened = open_model(spec, config.attention, config.max_new_tokens + 1024, say)
         identities[role] = opened.identity.to_dict()
         files.extend(opened.files)

@@ -1,4 +1,4 @@
-"""Adapters of peft on disk: found, read, put on their base, and refused on a base that they were not made for.
+"""Adapters of peft on disk: find them, read them, put them on their base, and refuse a base they were not made for.
 
 peft itself takes any adapter whose layer names and shapes happen to match, and silently leaves out what it finds no
 place for. Whatever it writes is read here as it reads it: layers on embedding and head, whole modules, single tokens,
@@ -76,7 +76,7 @@ def is_local(path: str) -> bool:
 
 @functools.cache
 def _from_hub(path: str) -> Path | None:
-    """Return where the files of an adapter from the hub lie; None where a hub id names none."""
+    """Return the folder of an adapter from the hub; None when the hub id names no adapter."""
     from huggingface_hub import snapshot_download
     from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -88,7 +88,7 @@ def _from_hub(path: str) -> Path | None:
 
 
 def adapter_config(folder: str | Path) -> dict[str, Any]:
-    """Return what `adapter_config.json` in a local folder says.
+    """Return the contents of `adapter_config.json` in a local folder.
 
     Raises:
         UserError: it is broken.
@@ -101,7 +101,7 @@ def adapter_config(folder: str | Path) -> dict[str, Any]:
 
 
 def base_of(adapter: str, base: str | None = None) -> str:
-    """Return the base model of an adapter: `base` where one is given, else the one that the adapter names.
+    """Return the base model of an adapter: `base` if given, else the one the adapter names.
 
     Raises:
         UserError: the adapter names none, or one that is not here.
@@ -165,7 +165,7 @@ def with_adapter(model: PreTrainedModel, adapter: str, *, trainable: bool) -> An
 
 
 def _without_place(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the weights of a file that went nowhere; second copies, as peft saves of tied layers, are no loss."""
+    """Return the weights of a file that found no place in the model, apart from second copies of tied layers."""
     lost = {name.replace(".default", ""): name for name in names}
     used = [tensor for name, tensor in weights.items() if name not in lost]
     copies = {
@@ -177,7 +177,7 @@ def _without_place(names: Sequence[str], weights: Mapping[str, Tensor]) -> list[
 
 
 def record_base(adapted: Any) -> None:
-    """Let an adapter name the base that it is on, as it is found from anywhere on this machine."""
+    """Record the adapter's base in its configuration, as a path that holds from anywhere on this machine."""
     base = bare(adapted).config
     for own in adapted.peft_config.values():
         own.base_model_name_or_path = recorded_path(str(base._name_or_path))
@@ -185,19 +185,19 @@ def record_base(adapted: Any) -> None:
 
 
 def recorded_path(path: str) -> str:
-    """Return a model path as it is written down: absolute where it is a folder or file here, so that it stays true."""
+    """Return the model path to record: absolute for a local folder or file."""
     place = Path(path).expanduser()
     return str(place.resolve()) if path and place.exists() else path
 
 
 def rewritten_weights(model: nn.Module) -> frozenset[str]:
-    """Return the names of base weights that the adapter's file replaced (biases, embeddings that have grown)."""
+    """Return the names of base weights that the adapter's file replaced (biases, resized embeddings)."""
     found: frozenset[str] = model.__dict__.get("rewritten", frozenset())
     return found
 
 
 def leaves_base(model: nn.Module) -> bool:
-    """Return whether the base is what remains when the adapter is switched off."""
+    """Return whether switching the adapter off gives the base back."""
     if not is_peft(model):
         return True
     configs = _configs(model)
@@ -211,7 +211,7 @@ def leaves_base(model: nn.Module) -> bool:
 
 
 def adapter_scales(model: nn.Module) -> list[dict[str, str]]:
-    """Return what the adapters in effect do besides their weights: ranks, scales and variants of the method."""
+    """Return the settings of the active adapters that change the output: ranks, scales, variants of the method."""
     if not is_peft(model):
         return []
     configs = _configs(model)
@@ -224,14 +224,14 @@ def _configs(model: Any) -> list[dict[str, Any]]:
 
 
 def _refuse_outside_layers(adapter: str, config: Mapping[str, Any]) -> None:
-    """Refuse what acts on the tokens of a row and not in the layers: read without it, the numbers are the base's."""
+    """Refuse adapters that act on the tokens of a row and not in the layers."""
     kind = "activated LoRA" if config.get("alora_invocation_tokens") else str(config["peft_type"])
     if kind == "activated LoRA" or kind in _ON_TOKENS:
         raise _outside(adapter, kind)
 
 
 def _refuse_unlike_peft(adapter: str, adapted: Any, config: Mapping[str, Any]) -> None:
-    """Refuse a method that is not known to live in the layers and does something beside them."""
+    """Refuse an unknown method that acts outside the layers."""
     kind = str(config["peft_type"])
     if kind in _IN_LAYERS:
         return
@@ -251,7 +251,7 @@ def _outside(adapter: str, kind: str) -> UserError:
 
 
 def _grow(model: PreTrainedModel, weights: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path) -> None:
-    """Give the embedding as many rows as the adapter's own has."""
+    """Resize the embedding to the adapter's vocabulary."""
     embedding: Any = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embedding)
     rows = {len(tensor) for key, tensor in weights.items() if base_name(key) == f"{name}.weight"}
@@ -264,13 +264,13 @@ def _grow(model: PreTrainedModel, weights: Mapping[str, Tensor], config: Mapping
 
 
 def _held(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies of the base weights whose names are in an adapter's file, which may write over them."""
+    """Return copies of the base weights that an adapter's file may overwrite."""
     names = {base_name(key) for key in weights}
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name in names}
 
 
 def _rewritten(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], adapted: nn.Module) -> frozenset[str]:
-    """Return the names of the base weights `own` that the adapter's file has otherwise.
+    """Return the names of the base weights in `own` that the adapter's file changes.
 
     A layer that is saved whole has its trained copy in the file under the name of the layer.
     """
@@ -288,17 +288,17 @@ def _rewritten(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], adapted
 
 
 def is_adapter_weight(name: str) -> bool:
-    """Return whether a weight of a model wrapped by peft is an adapter's own."""
+    """Return whether a weight of a peft model belongs to an adapter."""
     return any(part in name for part in _PREFIXES)
 
 
 def base_name(key: str) -> str:
-    """Return the name without peft of a weight in a wrapped model, or in an adapter's file."""
+    """Return the name that a weight has in the base model, without peft's prefixes."""
     return _WRAPPERS.sub("", key.removeprefix("base_model.model."))
 
 
 def _check_base(model: PreTrainedModel, adapter: str, folder: Path, made_for: str) -> None:
-    """Refuse a model of another make than the adapter's own base, where that base is on this disk."""
+    """Refuse a model of another architecture than the adapter's base, if that base is on this disk."""
     places = (Path(made_for).expanduser(), folder / made_for)
     path = next((place / "config.json" for place in places if (place / "config.json").is_file()), None)
     if path is None:

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: where one lies, what class reads it, and what is wrong with it in words.
+"""Checkpoints of transformers: find them, choose the class that loads them, and explain what is wrong with them.
 
 `AutoModelForCausalLM` takes the language model out of the checkpoint of a type that sees or hears as well. What is then
 trained and saved has the configuration of the language model alone, and of some types (Mllama, Emu 3)
@@ -54,7 +54,7 @@ def _neighbours(place: Path) -> str:
 def from_pretrained(
     load: Callable[..., Any], folder: str, options: dict[str, Any], path: str, what: str = "a causal language model"
 ) -> Any:
-    """Return what a loader of transformers gives.
+    """Call a loader of transformers and return its result.
 
     Raises:
         UserError: says what is wrong with `path`, which was to be loaded as `what`.
@@ -81,7 +81,7 @@ def from_pretrained(
 
 
 def check_complete(path: str, missing: Collection[str], what: str = "a causal language model") -> None:
-    """Refuse a checkpoint that leaves weights of the language model to chance (a bare encoder, a lost shard)."""
+    """Refuse a checkpoint that lacks weights of the model (a bare encoder, a lost shard)."""
     if missing:
         raise UserError(
             f"{path} lacks {len(missing)} weights of {what}, such as {min(missing)}.",
@@ -96,7 +96,7 @@ def _missing(problem: ImportError) -> str:
 
 
 def causal_lm(folder: str, **options: Any) -> Any:
-    """Return what `AutoModelForCausalLM.from_pretrained` gives, or the class of transformers that the folder names.
+    """Load a causal LM with `AutoModelForCausalLM`, or with the class that the checkpoint names.
 
     Types that transformers has only as image-text-to-text are loaded whole, and read as the language models that they
     are without an image.
@@ -118,7 +118,7 @@ def causal_lm(folder: str, **options: Any) -> Any:
 
 
 def _named(folder: str, options: dict[str, Any]) -> Any:
-    """Return the class of a checkpoint that `AutoModelForCausalLM` does not know.
+    """Return the class for a checkpoint that `AutoModelForCausalLM` does not know, None if there is none.
 
     That is the causal LM which the configuration names, where it is made from just this kind of configuration, or the
     class for images and text.
@@ -136,15 +136,15 @@ def _named(folder: str, options: dict[str, Any]) -> Any:
     return AutoModelForImageTextToText if says else None
 
 
-def to_be_trained(model: PreTrainedModel) -> None:
-    """Let all weights be trained that a text goes through: what sees or hears stays as it is."""
+def train_language_weights(model: PreTrainedModel) -> None:
+    """Train all weights that read or write text, and freeze those that see or hear."""
     text = {id(weight) for weight in _language_weights(model)}
     for weight in model.parameters():
         weight.requires_grad_(id(weight) in text)
 
 
-def senses(model: PreTrainedModel) -> list[str]:
-    """Return the names of the modules that no text goes through, each of them whole."""
+def textless_modules(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules that no text goes through (vision towers, projectors)."""
     text = {id(weight) for weight in _language_weights(model)}
     found: list[str] = []
     for name, module in model.named_modules():
@@ -155,8 +155,8 @@ def senses(model: PreTrainedModel) -> list[str]:
 
 
 def processor_files(model: PreTrainedModel) -> list[Path]:
-    """Return the files of a checkpoint that say how its images are read, where the model has parts that see."""
-    if not senses(model):
+    """Return the checkpoint's files that say how images are preprocessed; none for a model of text alone."""
+    if not textless_modules(model):
         return []
     config = model.config
     revision = config.__dict__.get("_commit_hash")
@@ -174,7 +174,7 @@ _IF_THERE: dict[str, Any] = {
 
 
 def _language_weights(model: PreTrainedModel) -> Iterator[nn.Parameter]:
-    """Yield the weights of a language model, and of one that sees as well those of its decoder between embeddings."""
+    """Yield the weights that text goes through: all of them, or those of the decoder of a model that also sees."""
     parts: tuple[nn.Module | None, ...] = (model,)
     if type(model.config) in AutoModelForImageTextToText._model_mapping:
         parts = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())

@@ -1,4 +1,4 @@
-"""Reward models that are trained and read: a sequence classifier of transformers on shared prompts.
+"""Load reward models: sequence classifiers of transformers, or language models with a new head.
 
 A classifier of transformers reads its head at the last token of a row; here the same head is read wherever a batch has
 a target: at the last token of each response, at the end of each step, at every token. The saved model is that of
@@ -17,7 +17,7 @@ from tokenq.models.adapters import adapter_config, adapter_folder, base_name, is
 from tokenq.models.checkpoint import check_complete, from_pretrained, locate
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.reward_lm import outputs_of
-from tokenq.models.load import DTYPES, ModelSpec, below, device_of, load_whole, make_deterministic, twin_of
+from tokenq.models.load import DTYPES, ModelSpec, base_spec, device_of, load_whole, make_deterministic, twin_of
 from tokenq.models.merging import merged, merged_or_beside
 
 ENDS_IN_EOS = "tokenq_ends_in_eos"
@@ -25,7 +25,7 @@ ENDS_IN_EOS = "tokenq_ends_in_eos"
 
 
 def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], seed: int) -> nn.Module:
-    """Return a classifier with one output for each name, without dropout, and set its padding and the tokenizer's.
+    """Return a classifier to be trained, with one output a name, and set its padding and the tokenizer's.
 
     From a checkpoint of a classifier, that classifier; from a causal language model, its layers below a new head, whose
     weights have a standard deviation of 1/(d + 1): rewards begin near 0, whatever the size of the model's states (as
@@ -62,11 +62,11 @@ def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: 
 
 
 class NoTokenHead(UserError):
-    """A classifier that says something of whole rows alone: no linear head that could be read at every token."""
+    """A classifier without a linear head that could be read at every token."""
 
 
 def read_classifier(spec: ModelSpec) -> nn.Module:
-    """Return a classifier of any kind without dropout: of a checkpoint, in memory, or a base with its adapter.
+    """Load a classifier of any kind, without dropout: a checkpoint, a model in memory, an adapter with its base.
 
     Raises:
         UserError: it is incomplete, or no classifier.
@@ -80,7 +80,7 @@ def read_classifier(spec: ModelSpec) -> nn.Module:
 
 
 def open_classifier(spec: ModelSpec) -> nn.Module:
-    """Return a classifier without dropout that can be read at every token.
+    """Load a classifier that can be read at every token, without dropout.
 
     Raises:
         NoTokenHead: its head is more than a linear layer.
@@ -92,7 +92,7 @@ def open_classifier(spec: ModelSpec) -> nn.Module:
 
 
 def _stored(spec: ModelSpec, head: Mapping[str, Tensor] = {}) -> PreTrainedModel:
-    """Return the classifier of a checkpoint on its device, with as many outputs as a head that comes later."""
+    """Load the classifier of a checkpoint; `head` holds weights that an adapter will bring."""
     folder, gguf = locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     options |= {"dtype": DTYPES.get(spec.dtype, "auto"), "output_loading_info": True}
@@ -105,7 +105,7 @@ def _stored(spec: ModelSpec, head: Mapping[str, Tensor] = {}) -> PreTrainedModel
 
 
 def _below_adapter(spec: ModelSpec) -> PreTrainedModel:
-    """Return the base of a reward model's adapter, which has as many outputs as the adapter's head, or its own head."""
+    """Load the base of a reward model's adapter, with as many outputs as the adapter's head."""
     from peft.utils import load_peft_weights
 
     if _task(spec) != "SEQ_CLS":
@@ -114,11 +114,11 @@ def _below_adapter(spec: ModelSpec) -> PreTrainedModel:
             "Adapters of reward models have the task type SEQ_CLS.",
         )
     weights = load_peft_weights(str(adapter_folder(spec.path)), device="cpu")
-    return _stored(below(spec), {base_name(name): tensor for name, tensor in weights.items()})
+    return _stored(base_spec(spec), {base_name(name): tensor for name, tensor in weights.items()})
 
 
 def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the id that pads, and make the tokenizer pad with it.
+    """Choose the padding token, set it on the tokenizer and return its id.
 
     A classifier of transformers finds the last token of a row as the last one that is not padding. Where EOS pads, it
     would read one token too early; so another special token takes its place, one that never ends a text.
@@ -150,7 +150,7 @@ def _is_classifier(spec: ModelSpec) -> bool:
 
 
 def _whole_classifier(spec: ModelSpec) -> PreTrainedModel:
-    """Return a classifier with all its weights to be trained, an adapter merged into them."""
+    """Load a classifier to be trained, with an adapter merged into it."""
     if not is_adapter_folder(spec.path):
         model = _stored(spec)
         _head(model)
@@ -159,12 +159,12 @@ def _whole_classifier(spec: ModelSpec) -> PreTrainedModel:
 
 
 def _task(spec: ModelSpec) -> Any:
-    """Return what the adapter that a path names was made for."""
+    """Return the task type of an adapter."""
     return adapter_config(str(adapter_folder(spec.path))).get("task_type")
 
 
 def _on_top_of(causal: nn.Module, outputs: int, seed: int, path: str) -> PreTrainedModel:
-    """Return a classifier that has the layers of a causal language model below a new head."""
+    """Return a classifier made of the layers of a causal LM and a new head."""
     lm = bare(causal)
     lm.config.num_labels = outputs
     try:

@@ -1,4 +1,4 @@
-"""The trained policy as a folder that transformers (or peft) loads, with tokenizer and model card."""
+"""Write the trained policy as a folder that transformers (or peft) loads, with tokenizer and model card."""
 
 import os
 import re
@@ -77,7 +77,7 @@ def export_policy(
 
 
 def _layout(model: Any) -> dict[str, Any]:
-    """Return how an adapter is written: its own weights alone, and those of the base that it brought along."""
+    """Return the options for saving an adapter: its own weights, and base weights that it replaced."""
     return {"save_embedding_layers": bool(rewritten_weights(model))} if is_peft(model) else {}
 
 
@@ -109,5 +109,5 @@ def model_card(lm: PackedLM | RewardLM, name: str, base: str, loss: str, facts: 
 
 
 def _as_text(value: Any) -> str:
-    """Return a value as one line of Markdown in which nothing acts: no table cell, tag, link or heading of its own."""
+    """Return a value as one line of Markdown with everything escaped: no table cell, tag, link or heading."""
     return _ACTS.sub(r"\\\1", _UNSEEN.sub(" ", str(value))).replace("\\<", "&lt;").replace("\\>", "&gt;")

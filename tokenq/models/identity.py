@@ -1,4 +1,4 @@
-"""What a model is, down to a hash of its weights: for provenance, and as the key of what was computed with it.
+"""The identity of a model, with a hash of its weights: for provenance, and as a key of stored results.
 
 The hash of a gigabyte takes a second, and it is the same as long as nobody touches the files; so it is kept beside
 their stamps (`tokenq.kept`).
@@ -18,9 +18,9 @@ from tokenq.kept import IDENTITIES, kept, sources
 from tokenq.models.adapters import adapter_scales, base_name, is_adapter_weight
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.proof_cache import numeric_config
-from tokenq.models.stamps import Stamp, is_afar, settled
+from tokenq.models.stamps import Stamp, is_remote, settled
 
-_USES_AFAR = 8
+_USES_REMOTE = 8
 """After so many uses the identity of files that another machine keeps is checked: their stamps are second-hand."""
 
 _MAKERS = tuple(
@@ -31,7 +31,7 @@ _MAKERS = tuple(
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What a model is, for provenance and as a key of its log-probs.
+    """The identity of a model, for provenance and as a key of its log-probs.
 
     Attributes:
         path: where it came from.
@@ -53,7 +53,7 @@ class ModelIdentity:
 
 
 def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on") -> ModelIdentity:
-    """Return the identity of the live model: what its log-probs depend on, and nothing else.
+    """Return the identity of a model in memory: all that its log-probs depend on, and nothing else.
 
     Args:
         model: the model, bare or wrapped by peft.
@@ -86,7 +86,7 @@ def kept_identity(
     adapter: Literal["on", "off"] = "on",
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[ModelIdentity, bool]:
-    """Return the identity of a model that is as its files have it, and whether all its weights are finite.
+    """Return the identity of a model loaded from files, and whether all its weights are finite; kept between runs.
 
     Args:
         model: gives the model where it must be hashed.
@@ -110,7 +110,7 @@ def kept_identity(
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
             "makers": sources(*_MAKERS),
         }
-        uses = {"uses": _USES_AFAR} if any(is_afar(stamp.path) for stamp in files) else {}
+        uses = {"uses": _USES_REMOTE} if any(is_remote(stamp.path) for stamp in files) else {}
         answer = kept(IDENTITIES, depends, find, decides=("weights", "dtype", "finite"), say=say, **uses)
     else:
         answer = find()
@@ -119,7 +119,7 @@ def kept_identity(
 
 
 def _weights(model: nn.Module, adapter: Literal["on", "off"]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights that are in effect, under the names that they have without peft, sorted."""
+    """Yield the active weights sorted by their names without peft's prefixes."""
     named = {}
     for name, tensor in model.state_dict().items():
         if adapter == "off" and is_adapter_weight(name):

@@ -1,4 +1,4 @@
-"""The limits of a model, and jobs that do not keep them: positions, context, rows of the embedding."""
+"""The limits of a model (positions, context, vocabulary), and errors for rows that exceed them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ FAR = 8
 
 
 class BeyondContext(UserError):
-    """A row that is longer than a model can read."""
+    """A row longer than a model can read."""
 
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What a model can be given.
+    """The limits on what a model can read.
 
     Attributes:
         context: tokens of the longest row that it was made for; None where the configuration names none.
@@ -45,18 +45,18 @@ class ModelLimits:
 
 
 def least_context(models: Iterable[nn.Module]) -> int | None:
-    """Return the most tokens that all of some models can hold, None where none of them names a number."""
+    """Return the smallest context of some models, None if none of them states one."""
     return min((one for model in models if (one := ModelLimits.of(model).context) is not None), default=None)
 
 
 def named_limits(model: nn.Module) -> tuple[ModelLimits, str]:
-    """Return the limits of a model and where it came from."""
+    """Return the limits of a model, and its name."""
     lm = bare(model)
     return ModelLimits.of(model), str(lm.config._name_or_path) or type(lm).__name__
 
 
 def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) -> str | None:
-    """Refuse rows that a model cannot read, before anything is computed, and return what to warn about.
+    """Refuse rows that a model cannot read, before anything is computed, and return a warning or None.
 
     Args:
         limits: of the model.
@@ -88,7 +88,7 @@ def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) 
 
 
 def refuse_tokens(limits: tuple[ModelLimits, str], tokens: Sequence[int], where: str) -> None:
-    """Refuse a text with a token that the embedding of a model does not have.
+    """Refuse a text with a token outside a model's vocabulary.
 
     Raises:
         UserError: says which, and both sizes.
@@ -105,12 +105,12 @@ def _refuse_token(limits: ModelLimits, token: int, where: str, name: str) -> Non
 
 
 def _alias(config: Any, name: str) -> str:
-    """Return what a configuration calls a number itself (GPT-2: n_positions)."""
+    """Return a configuration's own name for a setting (GPT-2: n_positions)."""
     return str(config.attribute_map.get(name, name))
 
 
 def _holds_positions(model: nn.Module, context: int, embedding: nn.Module) -> "list[bool]":
-    """Return, for each table in the layers that could be one of positions, whether it has as many rows as that."""
+    """Return for each table that could hold learned positions whether it has `context` rows."""
     tables = [
         module.weight for module in model.modules() if isinstance(module, nn.Embedding) and module is not embedding
     ]

@@ -23,7 +23,14 @@ from tokenq.models.adapters import (
     record_base,
     with_adapter,
 )
-from tokenq.models.checkpoint import causal_lm, check_complete, from_pretrained, locate, senses, to_be_trained
+from tokenq.models.checkpoint import (
+    causal_lm,
+    check_complete,
+    from_pretrained,
+    locate,
+    textless_modules,
+    train_language_weights,
+)
 from tokenq.models.forward.packed_lm import bare, is_peft
 from tokenq.models.loaded import Loaded, twin
 from tokenq.models.merging import merged, merged_or_beside
@@ -34,7 +41,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to load and how.
+    """A model to load, and how to load it.
 
     Attributes:
         path: folder, `.gguf` file, or hub id.
@@ -58,12 +65,12 @@ class ModelSpec:
 
     @property
     def name(self) -> str:
-        """What it is called in records and on pages."""
+        """The model's name in records and on pages."""
         return self.path if self.adapter is None else f"{self.path} with {self.adapter}"
 
 
 def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module:
-    """Return the causal LM that `spec` names, to be read, without dropout.
+    """Load the causal LM that `spec` names, to be read, without dropout.
 
     A path that names an adapter stands for its base with the adapter: merged into the weights where that says the same,
     else beside them. `spec.adapter` is put on top and stays an adapter. Of a model in memory a twin is read, on the
@@ -79,7 +86,7 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
     if spec.loaded is not None:
         return _read_in_memory(spec, spec.loaded)
     if spec.adapter is None and is_adapter_folder(spec.path):
-        read = merged_or_beside(lambda: _whole(below(spec)), spec.path)
+        read = merged_or_beside(lambda: _whole(base_spec(spec)), spec.path)
         make_deterministic(read)
         return read
     model = _whole(spec)
@@ -91,7 +98,7 @@ def load_model(spec: ModelSpec, *, trainable_adapter: bool = False) -> nn.Module
 
 
 def load_whole(spec: ModelSpec) -> PreTrainedModel:
-    """Return the causal LM that `spec.path` names with all its weights to be trained, an adapter merged into them.
+    """Load the causal LM that `spec.path` names to train all its weights, with an adapter merged into them.
 
     Raises:
         UserError: as `load_model`, or the adapter cannot be merged to the same numbers.
@@ -109,7 +116,7 @@ def _read_in_memory(spec: ModelSpec, loaded: Loaded) -> nn.Module:
 
 
 def twin_of(spec: ModelSpec, loaded: Loaded) -> nn.Module:
-    """Return the twin of a model in memory, without dropout, in the type and on the device that are asked for.
+    """Return a twin of a model in memory, without dropout, in the dtype and on the device asked for.
 
     Raises:
         UserError: something is asked for that is decided where a model is loaded from files.
@@ -129,8 +136,8 @@ def _check_dtype(spec: ModelSpec) -> None:
         raise unknown_name("dtype", spec.dtype, ["auto", *DTYPES])
 
 
-def below(spec: ModelSpec) -> ModelSpec:
-    """Return the base of an adapter, as it is to be loaded."""
+def base_spec(spec: ModelSpec) -> ModelSpec:
+    """Return the spec of an adapter's base."""
     folder = adapter_folder(spec.path)
     assert folder is not None  # callers ask first
     revision = spec.revision or adapter_config(folder).get("revision")
@@ -142,12 +149,12 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
         own: Any = copy.deepcopy(_read_in_memory(spec, spec.loaded))
         if is_peft(own):
             return merged(own, spec.path)
-        to_be_trained(own)
+        train_language_weights(own)
         whole: PreTrainedModel = own
         return whole
     _check_dtype(spec)
     if is_adapter_folder(spec.path):
-        return merged(with_adapter(_whole(below(spec)), spec.path, trainable=False), spec.path)
+        return merged(with_adapter(_whole(base_spec(spec)), spec.path, trainable=False), spec.path)
     folder, gguf = locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     options["dtype"] = DTYPES.get(spec.dtype, torch.float32 if gguf else "auto")
@@ -155,7 +162,7 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
     found, info = from_pretrained(causal_lm, folder, options, spec.path)
     check_complete(spec.path, info["missing_keys"])
     model: PreTrainedModel = found
-    to_be_trained(model)
+    train_language_weights(model)
     if gguf:
         _forget_quantisation(model)
         model.config._name_or_path = spec.path  # the file and not its folder: an adapter on it must find it again
@@ -164,7 +171,7 @@ def _whole(spec: ModelSpec) -> PreTrainedModel:
 
 
 def for_training(spec: ModelSpec, *, frozen: bool, scaled: bool = False) -> ModelSpec:
-    """Return what to load with the type resolved: float32 for what is trained, whatever the checkpoint's is.
+    """Return the spec with its dtype resolved: float32 for weights that are trained, whatever the checkpoint's is.
 
     Frozen weights below an adapter stay as they are stored; those in float16 only where gradients that pass through
     them are scaled, as they vanish below 6e-8 otherwise. An adapter is merged into float32: it changes weights by less
@@ -184,7 +191,7 @@ def for_training(spec: ModelSpec, *, frozen: bool, scaled: bool = False) -> Mode
 
 
 def stored_dtype(spec: ModelSpec) -> torch.dtype | None:
-    """Return the type that a checkpoint says it is stored in, None where it does not say; that of a loaded model."""
+    """Return the dtype of a checkpoint or a loaded model, None if the checkpoint does not state it."""
     if spec.loaded is not None:
         return spec.loaded.dtype
     if is_adapter_folder(spec.path):
@@ -197,8 +204,8 @@ def stored_dtype(spec: ModelSpec) -> torch.dtype | None:
     return found
 
 
-def beside(model: nn.Module, spec: ModelSpec) -> ModelSpec:
-    """Return what to load beside a model, in the same type: log-ratios of two types measure their rounding.
+def same_dtype(model: nn.Module, spec: ModelSpec) -> ModelSpec:
+    """Return the spec with the dtype of another model: log-ratios of two dtypes measure their rounding.
 
     Args:
         model: that was loaded first.
@@ -224,7 +231,7 @@ def add_lora(
     from peft import LoraConfig, get_peft_model
 
     scale: Any = alpha  # peft annotates it as an integer and takes any number
-    unread = senses(bare(model))
+    unread = textless_modules(bare(model))
     config = LoraConfig(
         r=rank,
         lora_alpha=scale,
@@ -249,12 +256,12 @@ def add_lora(
 
 
 def hide_progress_bars() -> None:
-    """Keep transformers from drawing bars of its own for loading and writing weights."""
+    """Switch off transformers' progress bars for loading and writing weights."""
     transformers_logging.disable_progress_bar()
 
 
 def make_deterministic(model: nn.Module) -> None:
-    """Switch off what is drawn anew in each pass, outside of adapters: two passes must not differ by chance.
+    """Switch off everything random in a forward, apart from dropout of adapters.
 
     Dropout is set to zero. Routers that add noise or draw their experts in training choose them as in evaluation.
     """
@@ -285,14 +292,14 @@ def is_quantised(model: nn.Module) -> bool:
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:
-    """Make a model read from GGUF an ordinary one: its weights are already plain, only its config says otherwise."""
+    """Drop the quantisation settings of a model read from GGUF, whose weights are already plain."""
     model.config.__dict__.pop("quantization_config", None)
     model.__dict__.pop("hf_quantizer", None)
     model.__dict__["is_quantized"] = False
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name, "auto" the fastest there is.
+    """Return the device of a name; "auto" is the fastest available.
 
     Raises:
         UserError: this machine has no such device.

@@ -1,4 +1,4 @@
-"""Models that are in memory already, as transformers or peft has them: read through a twin, and never changed.
+"""Models of transformers or peft that are already in memory: read through a twin, and never changed.
 
 A twin has layers and a configuration of its own on the same weights. What reading needs otherwise (attention, no
 dropout, no gradients) is set on the twin alone; hooks of the layers are called by it too.
@@ -29,7 +29,7 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """What it is called in records: where it came from, as far as it says, and that it is no longer a file."""
+        """The model's name in records: where it came from, marked as loaded."""
         lm = bare(self.model)
         return f"{lm.config._name_or_path or type(lm).__name__} (loaded)"
 
@@ -40,7 +40,7 @@ class Loaded:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether an adapter of peft lies on it, which can be switched off."""
+        """Whether it has an adapter of peft, which can be switched off."""
         return is_peft(self.model)
 
     def base(self) -> "Loaded":
@@ -50,7 +50,7 @@ class Loaded:
 
 
 def twin(model: nn.Module, dtype: torch.dtype | None = None, device: torch.device | None = None) -> nn.Module:
-    """Return a model to be read that shares its weights with another, in evaluation mode and without gradients.
+    """Return a copy that shares the model's weights, in evaluation mode and without gradients.
 
     Weights are copied only where they are asked for in another type or on another device; buffers keep their type, as
     they do where transformers loads a model.

@@ -1,4 +1,4 @@
-"""An adapter put into the weights of its base, where the two then say the same, and left beside it where they do not.
+"""Merge an adapter into its base if the outputs stay the same; else keep it beside the base.
 
 A tied embedding and head are one tensor. An adapter on one of them changes that one alone, so they are parted before
 anything is merged.
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from tokenq.errors import UserError, reason
 from tokenq.models.adapters import with_adapter
-from tokenq.models.checkpoint import to_be_trained
+from tokenq.models.checkpoint import train_language_weights
 from tokenq.models.forward.short_row import short_row
 
 ROUNDING = 5e-4
@@ -25,7 +25,7 @@ LOST = 0.05
 
 
 def merged_or_beside(load: Callable[[], PreTrainedModel], adapter: str) -> nn.Module:
-    """Return a base with an adapter, merged where that is exact; frozen and beside it elsewhere.
+    """Return a base with an adapter: merged if that is exact, else frozen beside it.
 
     In half precision it stays beside: merged, most of a small change would be rounded away.
 
@@ -48,7 +48,7 @@ def merged_or_beside(load: Callable[[], PreTrainedModel], adapter: str) -> nn.Mo
 
 
 def merged(adapted: nn.Module, adapter: str) -> PreTrainedModel:
-    """Return the base with its adapter in its weights, which all train; held against the model before merging.
+    """Return the base with its adapter merged, all weights to be trained; checked against the model before merging.
 
     Args:
         adapted: base and adapter, which are used up.
@@ -73,7 +73,7 @@ def merged(adapted: nn.Module, adapter: str) -> PreTrainedModel:
     if not error <= allowed:
         raise UserError(f"Merged, the adapter {adapter} says something else ({error:.2g} nats).", hint)
     _settle_ties(whole)
-    to_be_trained(whole)
+    train_language_weights(whole)
     return whole
 
 
@@ -82,7 +82,7 @@ def _in_half(model: nn.Module) -> bool:
 
 
 def _allowed(adapted: Any) -> float:
-    """Return the error that may be: of rounding, and in half precision a share of what the adapter does."""
+    """Return the error allowed: rounding, and in half precision a share of the adapter's effect."""
     if not _in_half(adapted):
         return ROUNDING
     want = short_row(adapted)
@@ -91,7 +91,7 @@ def _allowed(adapted: Any) -> float:
 
 
 def _part_tied(adapted: nn.Module) -> None:
-    """Give every layer below an adapter weights of its own."""
+    """Untie every layer that has an adapter."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -113,7 +113,7 @@ def _part_tied(adapted: nn.Module) -> None:
 
 
 def _settle_ties(model: PreTrainedModel) -> None:
-    """Let the configuration say whether embedding and head are one tensor, and make them one where they are equal."""
+    """Tie embedding and head again if they are equal, and record in the configuration whether they are tied."""
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     config = model.config.get_text_config()

@@ -1,4 +1,4 @@
-"""How far the weights of a trained model are from those that it began with, number by number."""
+"""Compare the weights of a trained model with those at the start, number by number."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from tokenq.models.load import DTYPES
 
 
 class Movement(NamedTuple):
-    """Counts over the numbers that stand in both models.
+    """Counts over the weights that both models have.
 
     Attributes:
         weights: numbers compared.
@@ -27,7 +27,7 @@ class Movement(NamedTuple):
 
 
 def movement(before: Mapping[str, Tensor], after: Path, update: float, dtype: str) -> Movement:
-    """Return how many weights have moved, and how many one update can move.
+    """Count the weights that have moved, and those that one update can move.
 
     Args:
         before: the weights at the start, by name.
@@ -57,7 +57,7 @@ def movement(before: Mapping[str, Tensor], after: Path, update: float, dtype: st
 
 
 def reached(weights: Tensor, update: float, dtype: str) -> Tensor:
-    """Return which weights change when an update is added to or taken from them in a type: one way is enough.
+    """Return a mask of the weights that change when an update is added or subtracted in a dtype.
 
     Towards zero a power of two has its neighbour at half the distance.
     """

@@ -1,4 +1,4 @@
-"""The one way from a name to a model that can be read: located, loaded, identified, proven, with its limits known.
+"""Open a model by any name: located, loaded, identified, proven exact, with its limits known.
 
 A name is a hub id, a folder, an adapter, a GGUF file, or a model that is in memory already. What an earlier run found
 is kept (`identity`, `forward.proof_cache`), and what this process has open is shared. A model that is to be trained is
@@ -25,7 +25,7 @@ from tokenq.models.forward.proof_cache import proven
 from tokenq.models.forward.reward_lm import REWARDS, RewardLM, output_weights
 from tokenq.models.identity import ModelIdentity, kept_identity
 from tokenq.models.limits import ModelLimits, named_limits
-from tokenq.models.load import DTYPES, ModelSpec, beside, device_of, is_quantised, load_model, stored_dtype
+from tokenq.models.load import DTYPES, ModelSpec, device_of, is_quantised, load_model, same_dtype, stored_dtype
 from tokenq.models.stamps import Stamp, refuse_moved, stamped
 from tokenq.models.tokenizer import check_vocabularies, open_tokenizer, same_tokens
 
@@ -38,7 +38,7 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model that is read and not changed.
+    """A model opened for reading.
 
     Attributes:
         lm: the model behind its fastest exact way.
@@ -54,7 +54,7 @@ class OpenedModel:
 
     @property
     def limits(self) -> tuple[ModelLimits, str]:
-        """What it can be given, and what it is called."""
+        """The model's limits, and its name."""
         return named_limits(self.lm.model)
 
 
@@ -85,7 +85,7 @@ class OpenedPair:
 
 @dataclass(frozen=True)
 class OpenedRewards:
-    """A reward model that is read and not changed.
+    """A reward model opened for reading.
 
     Attributes:
         lm: reads its outputs at every target of a batch.
@@ -109,7 +109,7 @@ def open_model(
     load: Callable[[ModelSpec], nn.Module] = load_model,
     proof: Proof | None = None,
 ) -> OpenedModel:
-    """Return the model that `spec` names, to be read and left as it is: others that read it share it.
+    """Open the model that `spec` names for reading; readers of the same model share it.
 
     Args:
         spec: what to open.
@@ -144,7 +144,7 @@ def open_model(
 def open_pair(
     policy: ModelSpec, reference: ModelSpec | None, attention: str = "auto", max_length: int = 1024, say: Say = _silent
 ) -> OpenedPair:
-    """Return a policy and its reference, to be read.
+    """Open a policy and its reference for reading.
 
     An adapter without a reference is read against its base: one model in memory where switching it off gives the base.
 
@@ -160,7 +160,7 @@ def open_pair(
     """
     read = partial(open_model, attention=attention, max_length=max_length, say=say)
     if reference is not None:
-        return _beside(policy, read(policy), reference, read)
+        return _separate(policy, read(policy), reference, read)
     if policy.loaded is not None and policy.loaded.has_adapter:
         base = replace(policy, path=f"the base of {policy.name}", loaded=policy.loaded.base())
         return _switched_off(policy, read(policy), base)
@@ -172,14 +172,14 @@ def open_pair(
     base = replace(policy, path=base_of(policy.path, policy.base), base=None)
     own = read(replace(base, adapter=policy.path))
     own = replace(own, identity=replace(own.identity, path=policy.path))
-    return _switched_off(policy, own, base) if leaves_base(own.lm.model) else _beside(policy, own, base, read)
+    return _switched_off(policy, own, base) if leaves_base(own.lm.model) else _separate(policy, own, base, read)
 
 
-def _beside(
+def _separate(
     policy: ModelSpec, own: OpenedModel, reference: ModelSpec, read: Callable[[ModelSpec], OpenedModel]
 ) -> OpenedPair:
     tokenizer, theirs = open_tokenizer(policy), open_tokenizer(reference)
-    other = read(beside(own.lm.model, reference))
+    other = read(same_dtype(own.lm.model, reference))
     shared = same_tokens(tokenizer, theirs)
     if shared:
         check_vocabularies(own.lm.model, other.lm.model)
@@ -212,7 +212,7 @@ def open_reward_model(
     max_length: int = 1024,
     say: Say = _silent,
 ) -> OpenedRewards:
-    """Return a reward model, to be read at every token.
+    """Open a reward model that is read at every token.
 
     Args:
         spec: what to open.
@@ -238,7 +238,7 @@ def known_identity(
     kind: str = "load_model",
     adapter: Literal["on", "off"] = "on",
 ) -> tuple[ModelIdentity, bool]:
-    """Return the identity of a model that is as its files have it, and whether its weights are finite.
+    """Return the identity of a model loaded from files, and whether its weights are finite.
 
     Args:
         model: gives the model where it must be hashed.
@@ -259,7 +259,7 @@ def known_identity(
 
 
 def weights_of(spec: ModelSpec, load: Callable[[ModelSpec], nn.Module] = load_model) -> str:
-    """Return the hash of a model as a training begins with it; it is loaded only where the hash is not known.
+    """Return the hash of a model's weights; the model is loaded only if the hash is not known.
 
     Args:
         spec: what it is.
@@ -273,19 +273,19 @@ def weights_of(spec: ModelSpec, load: Callable[[ModelSpec], nn.Module] = load_mo
 
 
 def _typed(spec: ModelSpec) -> ModelSpec:
-    """Return the spec with its type by name, where the checkpoint says which: the same weights have one key."""
+    """Return the spec with the checkpoint's dtype in place of "auto", so that the same weights have one key."""
     stored = stored_dtype(spec) if spec.dtype == "auto" and spec.loaded is None else None
     names = [name for name, dtype in DTYPES.items() if dtype == stored]
     return replace(spec, dtype=names[0]) if names else spec
 
 
 def _held(key: Any) -> PackedLM | None:
-    """Return the model of a key where somebody holds it still, as it was opened."""
+    """Return the open model of a key if it is still in use and unchanged."""
     found, changes = _open.get(key, (None, 0))
     lm = None if found is None else found()
     return lm if lm is not None and _changes(lm) == changes else None
 
 
 def _changes(model: nn.Module) -> int:
-    """Return how often any weight was changed in place."""
+    """Return how often weights were changed in place."""
     return sum(parameter._version for parameter in model.parameters())

@@ -78,7 +78,7 @@ class ReferenceStore:
         return len(self._values)
 
     def add(self, rows: dict[bytes, NDArray[np.float32]]) -> None:
-        """Keep the log-probs of some responses, as one shard that appears at once or not at all."""
+        """Store the log-probs of some responses as one shard, atomically."""
         self._values.update(rows)
         if self.folder is None or not rows:
             return
@@ -109,7 +109,7 @@ class ReferenceStore:
         device: torch.device | str = "cpu",
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> int:
-        """Compute what is missing for `groups` with one forward pass of the reference, and return how many responses.
+        """Compute the missing log-probs of `groups` with the reference, and return for how many responses.
 
         Args:
             groups: the data.
@@ -159,7 +159,7 @@ class ReferenceStore:
         return [group.map(partial(column, group)) for group in groups]
 
     def refresh(self) -> None:
-        """Read shards that have appeared in the folder since (written by another process)."""
+        """Read shards that other processes have written since."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else []:
             if path.name not in self._seen:
                 self._values.update(_read_shard(path))
@@ -167,7 +167,7 @@ class ReferenceStore:
 
 
 def _check_finite(flat: NDArray[np.float32], actions: Actions) -> None:
-    """Refuse to keep log-probs that would turn every later loss of their row into NaN."""
+    """Refuse to store log-probs that are not finite."""
     bad = np.flatnonzero(~np.isfinite(flat))
     if len(bad):
         response = int(actions.responses[bad[0]])

@@ -1,4 +1,4 @@
-"""A reward model that judges texts: one number for a prompt with its response, larger is better."""
+"""Score texts with a reward model: one number for a prompt with its response, larger is better."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -115,7 +115,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], res
 def _reader(
     spec: ModelSpec, weights: Mapping[str, str | float] | None, budget: int
 ) -> tuple[Callable[[Sequence[Rows]], list[Tensor]], PreTrainedModel, tuple[float, ...]]:
-    """Return what gives the outputs [rows, A] of each group of rows, the model behind it, and what outputs weigh."""
+    """Return a function from groups of rows to their outputs [rows, A], the model, and the weights of outputs."""
     try:
         rewards = open_reward_model(spec, weights)
     except NoTokenHead:  # an encoder, a head of several layers: it says one thing of a whole row
@@ -137,7 +137,7 @@ def _packed_outputs(lm: RewardLM, rows: Sequence[Rows], budget: int) -> list[Ten
 
 
 def _group(rows: Rows) -> TokenGroup:
-    """Return rows with what they share as their prompt, each with one target, whose state is that of its last token."""
+    """Return rows as a group with their common prefix as the prompt, read at the last token of each row."""
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
     first = np.asarray(rows[0][:shared], np.int32)
     responses = []

@@ -1,4 +1,4 @@
-"""Which models a finished run holds: its policy, and what that was trained against."""
+"""The models of a finished run: its policy and reference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ Config = TypeVar("Config", bound=ModelOptions)
 
 @dataclass(frozen=True)
 class RunModels:
-    """A policy with what it is read against, as they are loaded.
+    """A policy and its reference, to be loaded.
 
     Attributes:
         policy: the model that is read, or writes.
@@ -52,12 +52,12 @@ def recorded_models(policy: Path, recorded: Mapping[str, Any], spec: ModelSpec) 
 
 
 def model_spec(asked: ModelOptions, path: str) -> ModelSpec:
-    """Return how a model is loaded where it is asked for so."""
+    """Return the spec of a model under the settings of a command."""
     return ModelSpec(path, asked.dtype, asked.device, trust_remote_code=asked.trust_remote_code, base=asked.base)
 
 
 def named_models(asked: ModelOptions, made: RunModels | None, in_memory: Mapping[str, Loaded] = {}) -> RunModels:
-    """Return the models that are named, those of a run where they are not, and an adapter's base as its reference.
+    """Return the models named in the settings, else those of a run; an adapter's base is its reference.
 
     Args:
         asked: names them.
@@ -79,7 +79,7 @@ def named_models(asked: ModelOptions, made: RunModels | None, in_memory: Mapping
 
 
 def against_base(models: RunModels) -> RunModels:
-    """Return the models with an adapter's base, loaded by itself, as the reference where there is none."""
+    """Return the models; without a reference, an adapter's base takes its place."""
     loaded = models.policy.loaded
     if models.reference is not None or not (loaded.has_adapter if loaded else is_adapter_folder(models.policy.path)):
         return models

@@ -1,4 +1,4 @@
-"""The files that a model is read from, and whether they are still those that were read."""
+"""Stamps of a model's files, to notice when they change."""
 
 import os
 import time
@@ -22,10 +22,10 @@ _SETTLED = 2.0
 """Seconds after its last change from which on the stamp of a local file tells every later change: clocks of file
 systems tick coarsely, so that a file may change twice within one stamp."""
 
-_SETTLED_AFAR = 60.0
+_SETTLED_REMOTE = 60.0
 """The same where another machine keeps the file: its clock is not ours, and what it says is remembered for a while."""
 
-_AFAR = {
+_REMOTE = {
     "nfs",
     "nfs4",
     "cifs",
@@ -44,7 +44,7 @@ _AFAR = {
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file system says of a file without reading it.
+    """A file's size, dates and inode, as the file system has them.
 
     Attributes:
         path: where it really is, links followed.
@@ -62,12 +62,12 @@ class Stamp:
 
     @property
     def bytes_of(self) -> tuple[int, int, tuple[int, int]]:
-        """What differs when the file was replaced or written to; its name, links and rights may change."""
+        """The fields that change when the file is replaced or written to."""
         return self.size, self.modified, self.inode
 
 
 def stamps(places: Sequence[Path]) -> tuple[Stamp, ...]:
-    """Return the stamps of every file of some model folders (or single files) that says what the model computes.
+    """Return the stamps of all files in model folders that decide what the model computes.
 
     Args:
         places: folders of a model or an adapter, or GGUF files.
@@ -88,27 +88,27 @@ def stamps(places: Sequence[Path]) -> tuple[Stamp, ...]:
 
 
 def settled(found: Sequence[Stamp]) -> bool:
-    """Return whether the stamps tell any later change: none is from a moment ago, or from the future."""
+    """Return whether any later change would show in the stamps: no file was changed just now or in the future."""
     now = time.time()
     return bool(found) and all(
-        max(stamp.modified, stamp.changed) / 1e9 + (_SETTLED_AFAR if is_afar(stamp.path) else _SETTLED) < now
+        max(stamp.modified, stamp.changed) / 1e9 + (_SETTLED_REMOTE if is_remote(stamp.path) else _SETTLED) < now
         for stamp in found
     )
 
 
-def is_afar(path: str) -> bool:
-    """Return whether another machine keeps this file, as far as Linux tells."""
+def is_remote(path: str) -> bool:
+    """Return whether a file is on a network file system, as far as Linux tells."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:
         return False
     over = [(len(point), kind) for _, point, kind, *_ in mounts if os.path.commonpath((point, path)) == point]
     kind = max(over, default=(0, ""))[1]
-    return kind in _AFAR or (kind.startswith("fuse.") and "sshfs" in kind)
+    return kind in _REMOTE or (kind.startswith("fuse.") and "sshfs" in kind)
 
 
 def refuse_moved(before: Sequence[Stamp]) -> None:
-    """Refuse a model whose files were replaced or written to since `before`: it may be half of each.
+    """Refuse a model whose files have changed since `before`: it may be a mixture.
 
     Raises:
         UserError: names the file.
@@ -119,8 +119,8 @@ def refuse_moved(before: Sequence[Stamp]) -> None:
             raise UserError(f"{then.path} was replaced or written to while it was being read.", _AGAIN)
 
 
-def unspoilt(results: Iterable[T], before: Sequence[Stamp]) -> Iterator[T]:
-    """Yield what a model gives, as long as nobody writes over weights that are mapped into memory.
+def guarded(results: Iterable[T], before: Sequence[Stamp]) -> Iterator[T]:
+    """Yield results as long as nobody overwrites weights that are mapped into memory.
 
     A file that another has taken the place of is no matter: the one that was mapped is still there.
 
@@ -153,7 +153,7 @@ def _overwritten(then: Stamp) -> bool:
 
 
 def _maps() -> str | None:
-    """Return the files that this process has mapped, None where the system does not tell."""
+    """Return the files this process has mapped, None if the system does not tell."""
     try:
         return Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -164,7 +164,7 @@ _AGAIN = "Run again when whatever writes there is done; a writer that writes asi
 
 
 def stamped(spec: ModelSpec) -> tuple[Stamp, ...]:
-    """Return the stamps of all files that decide the weights; none where they are in memory, or not on this disk.
+    """Return the stamps of all files that decide a model's weights; none if it is in memory or not on this disk.
 
     Raises:
         UserError: there is no model at that place.
@@ -178,7 +178,7 @@ def stamped(spec: ModelSpec) -> tuple[Stamp, ...]:
 
 
 def _places(path: str, revision: str | None, base: str | None = None) -> tuple[Path | None, ...]:
-    """Return the folders and files that a path stands for: for an adapter alone its base as well."""
+    """Return the folders and files of a model path, including an adapter's base."""
     place = Path(path).expanduser()
     if is_adapter_folder(path):
         own = adapter_folder(path)

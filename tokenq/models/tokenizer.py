@@ -1,4 +1,4 @@
-"""Tokenizers: loaded, opened once for all folders that hold the same, and whether two speak of the same tokens."""
+"""Load tokenizers, share them between folders with the same files, and compare the tokens of two."""
 
 import copy
 import hashlib
@@ -16,7 +16,7 @@ from tokenq.files import read_json
 from tokenq.models.adapters import adapter_folder, is_adapter_folder
 from tokenq.models.checkpoint import from_pretrained, locate
 from tokenq.models.forward.packed_lm import bare
-from tokenq.models.load import ModelSpec, below
+from tokenq.models.load import ModelSpec, base_spec
 from tokenq.models.stamps import stamped, stamps
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -32,7 +32,7 @@ _tokenizers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary
 
 
 def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to `spec`.
+    """Load the tokenizer of `spec`.
 
     Args:
         spec: what to load.
@@ -41,11 +41,11 @@ def load_tokenizer(spec: ModelSpec, chat_template: str | None = None) -> PreTrai
     Raises:
         UserError: when there is none, or it has no end-of-sequence token.
     """
-    return with_end(any_tokenizer(spec), spec.path, chat_template)
+    return require_eos(any_tokenizer(spec), spec.path, chat_template)
 
 
 def any_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to `spec`, which may be one that cannot end a response.
+    """Load the tokenizer of `spec`, which may have no end-of-sequence token.
 
     Raises:
         UserError: there is none.
@@ -57,7 +57,7 @@ def any_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         spec = replace(spec, path=str(own))
     own = adapter_folder(spec.path)
     if own and not (own / _TOKENIZER_CONFIG).is_file():
-        return any_tokenizer(below(spec))
+        return any_tokenizer(base_spec(spec))
     folder, gguf = (str(own), {}) if own else locate(spec.path)
     options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code} | gguf
     if Path(folder).is_dir() and not gguf and not any(f for name in TOKENIZER_FILES for f in Path(folder).glob(name)):
@@ -67,10 +67,10 @@ def any_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     return found
 
 
-def with_end(
+def require_eos(
     tokenizer: PreTrainedTokenizerBase, path: str, chat_template: str | None = None
 ) -> PreTrainedTokenizerBase:
-    """Return a tokenizer that can end a response.
+    """Return the tokenizer if it has an end-of-sequence token, with its chat template replaced if asked.
 
     Args:
         tokenizer: given a chat template where there is one.
@@ -91,13 +91,13 @@ def with_end(
 
 
 def open_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
-    """Return the tokenizer that belongs to `spec`, one for all folders that hold the same; it is not to be changed.
+    """Open the tokenizer of `spec`, shared by all folders with the same files; do not change it.
 
     Raises:
         UserError: as `load_tokenizer`.
     """
     if spec.loaded is not None:
-        return with_end(spec.loaded.tokenizer, spec.path)
+        return require_eos(spec.loaded.tokenizer, spec.path)
     content = _content(spec)
     found: PreTrainedTokenizerBase | None = _tokenizers.get(content)
     if found is None:
@@ -124,12 +124,12 @@ def check_tokenizers(policy: PreTrainedTokenizerBase, reference: PreTrainedToken
 
 
 def same_tokens(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> bool:
-    """Return whether token ids mean the same to both; a few added tokens on either side are no difference."""
+    """Return whether both tokenizers give ids the same meaning; a few added tokens are no difference."""
     return not _difference(policy, reference)
 
 
 def _difference(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> str:
-    """Return what sets two tokenizers apart, "" when nothing does."""
+    """Return the difference between two tokenizers in words, "" if there is none."""
     if policy is reference:
         return ""
     ours, theirs = policy.get_vocab(), reference.get_vocab()
@@ -145,7 +145,7 @@ def _difference(policy: PreTrainedTokenizerBase, reference: PreTrainedTokenizerB
 
 
 def _content(spec: ModelSpec) -> str:
-    """Return a hash of all files that a tokenizer is made of; of its name where these are not in one local folder."""
+    """Return a hash of a tokenizer's files, or of its name if they are not in one local folder."""
     if spec.adapter is not None or is_adapter_folder(spec.path):
         return repr([spec, stamped(spec)])
     folder, gguf = locate(spec.path)
@@ -163,7 +163,7 @@ def _content(spec: ModelSpec) -> str:
 
 
 def _kind(file: Path) -> bytes:
-    """Return what transformers takes from a model's configuration when it makes a tokenizer."""
+    """Return the parts of a model's configuration that transformers reads to make a tokenizer."""
     wanted = ("model_type", "tokenizer_class", "auto_map", "transformers_version")
     return repr([read_json(file).get(name) for name in wanted]).encode()
 

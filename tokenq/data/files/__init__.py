@@ -1,1 +1,1 @@
-"""Files, folders and data sets of the hub to rows, each with its place in its source."""
+"""Read files, folders and hub data sets as rows, each with its place in its source."""

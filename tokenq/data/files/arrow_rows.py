@@ -1,4 +1,4 @@
-"""Parquet, Arrow and Feather files to rows, as plain Python: maps become records, categories and views their text."""
+"""Read Parquet, Arrow and Feather files as rows of plain Python: maps become records, categories text."""
 
 import io
 from collections.abc import Iterator, Sequence

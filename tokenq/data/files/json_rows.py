@@ -1,4 +1,4 @@
-"""JSON to rows: an object per line, an array of objects, and tables by columns as pandas and others write them.
+"""Read JSON as rows: an object per line, an array of objects, and tables as pandas and others write them.
 
 What one line does wrong (broken, too long, nested too deep, a number of thousands of digits) is the fault of that row;
 a whole document that is broken is an error.
@@ -103,13 +103,13 @@ OTHER_ENCODING = "convert the file, as with iconv -f WINDOWS-1252 -t UTF-8 FILE 
 
 
 def _unheld(error: Exception) -> BadRow:
-    """Return the fault of JSON that Python cannot hold: nested too deep, or whole numbers of thousands of digits."""
+    """Return the error for JSON that Python cannot hold: nested too deep, or integers of thousands of digits."""
     what = "it is nested too deep" if isinstance(error, RecursionError) else "a number has thousands of digits"
     return BadRow("JSON that cannot be held", f"the JSON cannot be held: {what}")
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object, and refuse one that says two things under one name."""
+    """Return an object; refuse one with a repeated key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -158,7 +158,7 @@ def _decoded(content: bytes, name: str, line: int) -> str:
 
 
 def _table(value: Any, name: str) -> list[Any]:
-    """Return the rows of one document, in whichever of the usual ways it holds a table."""
+    """Return the rows of one document, in any of the usual layouts of a table."""
     if isinstance(value, list):
         return value
     if not isinstance(value, Mapping):
@@ -167,7 +167,7 @@ def _table(value: Any, name: str) -> list[Any]:
 
 
 def _from_wrapper(value: Mapping[str, Any], name: str) -> list[Any] | None:
-    """Return the array of objects that stands alone under one name, or beside notes under one that says "data"."""
+    """Return the array of objects under the only key, or under one that says "data"."""
     tables = {key: rows for key, rows in value.items() if _is_list_of(rows, Mapping) and not talk.is_turns(rows)}
     others = [key for key in value if key not in tables]
     if len(tables) > 1 and not others and len(set(map(len, tables.values()))) > 1:

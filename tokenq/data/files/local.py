@@ -1,4 +1,4 @@
-"""One local file, or standard input, to rows, each with its place in it.
+"""Read a local file, or standard input, as rows with their places.
 
 Values come out exactly as they stand in the file. JSON and CSV are therefore parsed here and not by `datasets`, whose
 readers turn text such as "2024-01-01" into a date, "007" into 7 and "None" into a null, and name no line when one is
@@ -79,7 +79,7 @@ def read_file(path: Path, name: str) -> list[Row]:
 
 
 def whole(rows: Sequence[Row]) -> Sequence[Row]:
-    """Return the rows; refuse them if one cannot be read.
+    """Return the rows; raise an error if one cannot be read.
 
     Raises:
         UserError: names the first such row.
@@ -125,7 +125,7 @@ def _input_bytes() -> bytes:
 
 
 def given_rows(rows: Iterable[Columns]) -> list[Row]:
-    """Return rows that are in memory, counted from 1."""
+    """Return rows in memory, counted from 1."""
     return list(_rows(enumerate(rows, 1), "the data"))
 
 
@@ -142,7 +142,7 @@ def _batched(table: Any) -> Iterator[Columns]:
 
 
 def _rows(found: Rows, name: str) -> Iterator[Row]:
-    """Yield rows with their places; one that is too large is a faulty one."""
+    """Yield rows with their places; a row that is too large is a bad row."""
     for count, (number, columns) in enumerate(found, 1):
         if count % _ROWS_BETWEEN_LOOKS == 0:
             refuse_full_memory(name, f"{count:,} rows")

@@ -1,4 +1,4 @@
-"""How large a row may be: a text of millions of characters is no response, and takes minutes to tokenise."""
+"""Limits on the size of a row: a text of millions of characters is no response, and takes minutes to tokenise."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ MOST_COLUMNS = 1000
 
 
 def too_long(size: int) -> BadRow:
-    """Return the fault of a row with too many bytes."""
+    """Return the error for a row with too many bytes."""
     return BadRow("a row that is too long", f"the row has {size:,} bytes, and at most {LONGEST_ROW:,} are read")
 
 
 def within_bounds(columns: Columns) -> Columns | BadRow:
-    """Return a row, or why it is too large."""
+    """Return a row, or the error if it is too large."""
     if len(columns) > MOST_COLUMNS:
         many = f"the row has {len(columns):,} columns, and at most {MOST_COLUMNS:,} are read"
         return BadRow("a row with too many columns", many)
@@ -32,7 +32,7 @@ def within_bounds(columns: Columns) -> Columns | BadRow:
 
 
 def size_of(value: Any) -> int:
-    """Return the characters of all texts in a value, those of its names aside; a number counts as one."""
+    """Return the number of characters of all texts in a value, keys aside; a number counts as one."""
     size, rest = 0, [value]
     while rest:
         one = rest.pop()
@@ -48,7 +48,7 @@ def size_of(value: Any) -> int:
 
 
 def refuse_columns(columns: Sequence[str], name: str, place: str) -> None:
-    """Refuse a table in which a name stands twice, or that has too many columns.
+    """Refuse a table with repeated or too many columns.
 
     Args:
         columns: their names; blank ones are not looked at.

@@ -1,4 +1,4 @@
-"""CSV and TSV to rows: every cell is text, whatever it looks like; `NaN`, as tables write a missing cell, is none."""
+"""Read CSV and TSV as rows: every cell is text; `NaN` is a missing cell."""
 
 import csv
 import io
@@ -18,12 +18,12 @@ _CHUNK = 2**20
 
 
 def read_csv(handle: io.BufferedIOBase, name: str) -> Rows:
-    """Yield (row number, columns) of a file with commas, or with whatever else its header is separated by."""
+    """Yield (row number, columns) of a file with commas, or the separator that its header shows."""
     return _read(handle, name, ",")
 
 
 def read_tsv(handle: io.BufferedIOBase, name: str) -> Rows:
-    """Yield (row number, columns) of a file with tabs, or with whatever else its header is separated by."""
+    """Yield (row number, columns) of a file with tabs, or the separator that its header shows."""
     return _read(handle, name, "\t")
 
 
@@ -50,7 +50,7 @@ def _read(handle: io.BufferedIOBase, name: str, usual: str) -> Rows:
 
 
 def _lines(handle: io.BufferedIOBase, faults: list[BadRow]) -> Iterator[str]:
-    """Yield the lines as text; what is wrong with one is added to `faults`, and it leaves its quotes open or closed."""
+    """Yield the lines as text, and add errors to `faults`."""
     quoted = False
     mark = "\ufeff"
     while line := handle.readline(LONGEST_ROW + 1):
@@ -69,7 +69,7 @@ def _lines(handle: io.BufferedIOBase, faults: list[BadRow]) -> Iterator[str]:
 
 
 def _separator(header: str, usual: str) -> str:
-    """Return what separates the names of a header: the usual, unless it does not occur and another does."""
+    """Return the separator of a header: the usual one, unless only another occurs."""
     try:
         found = {one: len(next(csv.reader([header], delimiter=one), [])) for one in (usual, *_SEPARATORS)}
     except csv.Error:  # a header that is no text: whoever reads it says so

@@ -10,7 +10,7 @@ from tokenq.errors import UserError, unknown_name
 
 
 def resolved(source: Source, available: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the (split, slice) parts that a source asks for; the default is "train", or the only split."""
+    """Return the (split, slice) parts of a source; the default is "train", or the only split."""
     parts = []
     for part in re.split(r"\+(?![^\[]*\])", source.split or ""):
         match = re.match(r"[\w.]*", part)
@@ -28,7 +28,7 @@ def resolved(source: Source, available: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def sliced(rows: Mapping[str, list[Row]], source: Source) -> list[Row]:
-    """Return the rows that the split of a source asks for, read as `datasets` reads it."""
+    """Return the rows of a source's split, with slices as `datasets` has them."""
     from datasets import ReadInstruction
 
     spec = "+".join(name + piece for name, piece in resolved(source, list(rows)))
@@ -46,5 +46,5 @@ def sliced(rows: Mapping[str, list[Row]], source: Source) -> list[Row]:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a library says."""
+    """Return the first line of a library's error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

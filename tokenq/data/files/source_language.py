@@ -1,4 +1,4 @@
-"""The language of `--data`: `LOCATION[:SPLIT][@WEIGHT]` to its parts; docs/data.md gives it in full."""
+"""Parse `--data`: `LOCATION[:SPLIT][@WEIGHT]`; docs/data.md describes it in full."""
 
 import glob
 import os
@@ -78,12 +78,12 @@ def is_standard_input(text: str) -> bool:
 
 
 def is_pattern(location: str) -> bool:
-    """Return whether a location names all files that match it (`data/*.jsonl`) and not one file of that name."""
+    """Return whether a location is a pattern (`data/*.jsonl`) and not the name of a file."""
     return glob.has_magic(location) and not os.path.lexists(os.path.expanduser(location))
 
 
 def looks_like_path(location: str) -> bool:
-    """Return whether a location that does not exist was meant as a path and not as a hub id."""
+    """Return whether a missing location was meant as a path and not as a hub id."""
     return (
         location.startswith((".", "/", "~", "\\"))
         or "\\" in location
@@ -99,7 +99,7 @@ def declares_configs(folder: Path) -> bool:
 
 
 def neighbour(path: Path) -> str:
-    """Return a hint that names what is spelt most like a missing path, in the nearest folder that exists."""
+    """Return a hint with the name most like a missing path, in the nearest folder that exists."""
     missing = path
     while not missing.parent.is_dir() and missing.parent != missing:
         missing = missing.parent

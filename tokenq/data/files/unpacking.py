@@ -1,4 +1,4 @@
-"""Files as streams of bytes: unpacked as they are read, in UTF-8 where a mark says otherwise, and never without end.
+"""Open files as bounded streams, unpacked and converted to UTF-8 as they are read.
 
 What is read is held in memory row by row, so that two bounds hold for every stream: a packed file that grows to
 hundreds of times its size is refused, and so is one that would take the last memory of the machine.
@@ -33,7 +33,7 @@ _CHUNK = 2**20
 
 
 class _Watched(io.RawIOBase):
-    """A stream that is asked, as it is read, whether it may go on."""
+    """A stream that checks its bound as it is read."""
 
     def __init__(self, inner: IO[bytes], may_go_on: Callable[[int], None]) -> None:
         self._inner, self._may_go_on = inner, may_go_on
@@ -52,7 +52,7 @@ class _Watched(io.RawIOBase):
 
 @contextmanager
 def opened(path: Path, name: str) -> Iterator[io.BufferedReader]:
-    """Open a file, unpacked where its suffix says that it is packed.
+    """Open a file, unpacked if its suffix says it is packed.
 
     Args:
         path: the file.
@@ -77,7 +77,7 @@ def opened(path: Path, name: str) -> Iterator[io.BufferedReader]:
 
 
 def watched(inner: IO[bytes], name: str, packed: int | None = None) -> io.BufferedReader:
-    """Return a stream that is refused when it has no bound.
+    """Return a stream that raises an error when it exceeds its bound.
 
     Args:
         inner: the stream.
@@ -123,7 +123,7 @@ def refuse_special(path: Path, name: str) -> None:
 
 
 def plain_suffix(path: Path) -> str:
-    """Return the suffix that says what a file holds: lower case, without a trailing ".gz" or the like."""
+    """Return the suffix that names a file's format: lower case, without a trailing ".gz" or the like."""
     if path.suffix.lower() not in PACKED:
         return path.suffix.lower()
     inside = Path(path.stem).suffix.lower()
@@ -193,7 +193,7 @@ _MARKS = (
 
 
 def in_utf8(handle: io.BufferedReader, name: str) -> IO[bytes]:
-    """Return a stream of text in UTF-8, whatever encoding a byte order mark at its beginning names.
+    """Return the stream as UTF-8 text, converted from the encoding that a byte order mark names.
 
     Raises:
         UserError: the text is in UTF-16 and no mark says so, or not what its mark says.

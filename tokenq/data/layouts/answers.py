@@ -1,4 +1,4 @@
-"""Layouts of single responses, which are there to be imitated."""
+"""Layouts of single responses to imitate."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -43,7 +43,7 @@ def read_instruction(values: Values) -> Parsed:
 
 
 def read_answer(values: Values) -> Parsed:
-    """Read a question and its answer; of a problem with a solution the solution is it."""
+    """Read a question and its answer; a problem's answer is its solution."""
     names = ("solution", *ANSWER) if "problem" in values else (*ANSWER, "solution")
     return Parsed(question(values, *QUESTION), (_answer(values, *names),), fields=True)
 
@@ -83,6 +83,6 @@ LABELS = ("label", "kto_tag", "is_safe", "desirable")
 
 
 def read_text(values: Values) -> Parsed:
-    """Read a text: a transcript is split behind its last marker, other text has no prompt."""
+    """Read a text: a transcript is split after its last marker, other text has no prompt."""
     prompt, response = talk.split_transcript(cells.text(values, "text"))
     return Parsed(prompt, (Response(response),))

@@ -1,4 +1,4 @@
-"""Cells of a row as the formats want them: text, turns, lists, numbers and labels, or a `BadRow` that says what else.
+"""Convert cells of a row to text, turns, lists, numbers and labels, or raise `BadRow`.
 
 There is one conversion for numbers and one for text and turns, and every column goes through them. Nothing is
 converted that could mean something else: a whole number may stand for its digits, a list in a cell of text must be
@@ -54,7 +54,7 @@ def _digits(value: int, name: str) -> str:
 
 
 def listed(value: Any) -> Any:
-    """Return a column of lists, as Arrow may store a list of records, as the list of records that it stands for."""
+    """Return a record of lists, as Arrow may store a list of records, as that list of records."""
     if not isinstance(value, Mapping) or not value or not all(isinstance(cells, list) for cells in value.values()):
         return value
     if len({len(cells) for cells in value.values()}) > 1:
@@ -91,7 +91,7 @@ MISSING = ("", "#n/a", "-nan", "<na>", "n/a", "na", "nan", "nat", "none", "null"
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a cell holds no value: nothing, NaN, or a word for that."""
+    """Return whether a cell is empty: None, NaN, or a word for that."""
     return value is None or _is_nan(value) or (isinstance(value, str) and value.strip().lower() in MISSING)
 
 
@@ -103,7 +103,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def number(value: Any, name: str = "number") -> float | None:
-    """Return a number, None where there is none: the one conversion for scores, ratings, rewards and margins.
+    """Return a number, None if the cell is empty: the one conversion for scores, ratings, rewards and margins.
 
     Args:
         value: a number, or its text ("4", "-0.5", "1e-3", "−1").
@@ -129,7 +129,7 @@ def number(value: Any, name: str = "number") -> float | None:
 
 
 def whole(value: Any, name: str = "number") -> int | None:
-    """Return a whole number, None where there is none: 2, 2.0, "2" and "2.0" are the same.
+    """Return a whole number, None if the cell is empty: 2, 2.0, "2" and "2.0" are the same.
 
     Raises:
         BadRow: it is no whole number.
@@ -145,7 +145,7 @@ def whole(value: Any, name: str = "number") -> int | None:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: not longer than a line, whatever it is."""
+    """Return a value shortened to one line for a message."""
     try:
         said = repr(value)
     except ValueError:  # an integer of thousands of digits
@@ -162,7 +162,7 @@ def reward(value: Any, name: str = "reward") -> float:
 
 
 def ratings(found: Mapping[str, Any]) -> dict[str, float]:
-    """Return the ratings by attribute; of missing ones there is none."""
+    """Return the ratings by attribute, without missing ones."""
     rated: dict[str, float] = {}
     for name, value in found.items():
         try:

@@ -1,4 +1,4 @@
-"""The columns of a row against the formats: which format it has, what is misspelt, and names of the user's own."""
+"""Find the format of a row by its columns, misspelt columns, and rename columns of the user's own."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from tokenq.errors import UserError, unknown_name
 
 
 def find_format(row: Row) -> str:
-    """Return the name of the format that a row has.
+    """Return the name of a row's format.
 
     Raises:
         UserError: when no format fits, or when a column looks like a misspelt column of a richer format, naming the
@@ -65,7 +65,7 @@ _MAIN = ("preference", "implicit preference", "labelled", "completion", "message
 
 
 def _respelt(form: Format, columns: Sequence[str]) -> dict[str, str]:
-    """Return {our column: theirs} when every column that a format lacks has one that looks like it, else nothing."""
+    """Return {our column: theirs} if every missing column of a format has a similar one, else nothing."""
     others = [column for column in columns if column not in form.used(columns)]
     guess = {}
     for name in form.missing(columns):
@@ -77,13 +77,13 @@ def _respelt(form: Format, columns: Sequence[str]) -> dict[str, str]:
 
 
 def _alike(ours: str, theirs: str) -> bool:
-    """Return whether a column may be a misspelling of ours; "prompt_id" is none of "prompt"."""
+    """Return whether a column may be a misspelling of ours; "prompt_id" is not one of "prompt"."""
     spelt = theirs.strip().lower()
     return abs(len(spelt) - len(ours)) <= 2 and difflib.SequenceMatcher(None, ours, spelt).ratio() >= 0.8
 
 
 def under_our_names(rows: Sequence[Row], columns: Mapping[str, str]) -> list[Row]:
-    """Return rows under our names of their columns; one that lacks a named column cannot be read.
+    """Return rows with their columns renamed to ours; a row that lacks a named column is a bad row.
 
     Raises:
         UserError: the first row lacks it, so that the name is wrong.
@@ -102,7 +102,7 @@ def under_our_names(rows: Sequence[Row], columns: Mapping[str, str]) -> list[Row
 
 
 def renamed(values: Mapping[str, Any], columns: Mapping[str, str], where: str) -> dict[str, Any]:
-    """Return a row under our names of its columns; a column that is named no more is left out.
+    """Return a row with its columns renamed to ours.
 
     Raises:
         UserError: when the row has no such column, naming the nearest.

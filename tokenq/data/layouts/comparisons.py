@@ -70,7 +70,7 @@ def is_comparison(values: Values) -> bool:
 
 
 def what_decides(values: Values) -> str:
-    """Return which column says which response is the better one, and how to name another."""
+    """Return in words which column decides between two responses, and how to choose another."""
     name = next((name for name in VERDICTS if name in values), None)
     if name is None:
         return ""
@@ -126,7 +126,7 @@ def compared(
 def _split(
     first: tuple[Message, ...], second: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
-    """Return prompt and responses of two conversations; of two that are the same, those behind the first question."""
+    """Return prompt and responses of two conversations; identical ones are split after the first question."""
     if first == second:
         place = next((index for index, turn in enumerate(first) if turn.role == "assistant"), len(first))
         return first[:place], first[place:], second[place:]
@@ -170,7 +170,7 @@ def verdict(values: Values, endings: tuple[str, str]) -> int:
 
 
 def _named(value: Any, endings: tuple[str, str], name: str) -> int:
-    """Return which of two columns a verdict names, by what their names end in."""
+    """Return which of two columns a verdict names, by the endings of their names."""
     odd = BadRow(
         "a comparison without a choice", f"{name} is {cells.shown(value)}, and names none of the two responses"
     )
@@ -198,7 +198,7 @@ def _named(value: Any, endings: tuple[str, str], name: str) -> int:
 
 
 def read_conversations(values: Values) -> Parsed:
-    """Read two conversations and a verdict (Chatbot Arena, MT-bench); `turn` says up to which answer was judged."""
+    """Read two conversations and a verdict (Chatbot Arena, MT-bench); `turn` is the last answer judged."""
     contents = [_judged(cells.turns(values, name), values) for name in ("conversation_a", "conversation_b")]
     return compared((), (contents[0], contents[1]), verdict(values, ("a", "b")))
 
@@ -210,7 +210,7 @@ def _judged(turns: tuple[Message, ...], values: Values) -> tuple[Message, ...]:
 
 
 def is_listed(values: Values) -> bool:
-    """Return whether prompts and responses are lists of what was said in turn (Chatbot Arena in 55,000 battles)."""
+    """Return whether prompts and responses are lists of turns (Chatbot Arena's 55,000 battles)."""
     named = [values[name] for name in ("prompt", "response_a", "response_b")]
     return all(isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in named)
 

@@ -1,4 +1,4 @@
-"""What a row holds beside prompt and responses: system text, earlier turns, arguments for the chat template.
+"""Read a row's context: system text, earlier turns, arguments for the chat template.
 
 Some names change what a row means: a picture that the question is about, a mask that says what is not to be learnt.
 They are read, or make the row a bad one; none is passed over. `SYSTEM` and `HISTORY` are read, `TEMPLATE` goes to the
@@ -42,7 +42,7 @@ RESERVED = frozenset(_TAKEN.split())
 
 
 def refuse_unread(values: Mapping[str, Any], used: Collection[str] = ()) -> None:
-    """Refuse a row that holds something which changes its meaning and is not read.
+    """Refuse a row with a column that changes its meaning and is not read.
 
     Args:
         values: the row.
@@ -67,7 +67,7 @@ def _says_nothing(value: Any) -> bool:
 
 
 def with_context(prompt: Text, values: Mapping[str, Any], used: Collection[str] = ()) -> Text:
-    """Return the prompt below the row's system text and its earlier turns, unless it has a system turn of its own.
+    """Return the prompt after the row's system text and earlier turns, unless it has a system turn of its own.
 
     Text goes below text, with an empty line between.
 
@@ -93,7 +93,7 @@ def _system(values: Mapping[str, Any], name: str) -> str:
 
 
 def history(values: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the turns that came before the prompt: none where the row has no such column, or an empty one.
+    """Return the turns before the prompt; none if the row has no such column or an empty one.
 
     Raises:
         BadRow: the column holds neither turns nor pairs of a question and an answer.
@@ -120,7 +120,7 @@ def _exchange(pair: Any) -> tuple[Message, Message]:
 
 
 def template_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments for the chat template that a row brings along.
+    """Return the arguments for the chat template in a row.
 
     Raises:
         BadRow: they are no record, tools are no list of records, or a name is not theirs to set.
@@ -141,7 +141,7 @@ def template_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _argument(values: Mapping[str, Any], name: str) -> Any:
-    """Return what a column holds, its JSON read and nulls left out; None for nothing."""
+    """Return the value of a column with JSON parsed and nulls left out; None if empty."""
     value = values.get(name)
     if isinstance(value, str) and value.strip():
         try:

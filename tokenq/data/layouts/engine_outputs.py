@@ -1,4 +1,4 @@
-"""What other programs answered, as results: outputs of AlpacaEval, answers of MT-bench, batches of OpenAI and vLLM.
+"""Read answers of other programs as results: AlpacaEval, MT-bench, batches of OpenAI and vLLM, harnesses.
 
 A form is a row of `OUTPUTS`: the columns that it is told by, and a reader of one row to its prompt and its answers.
 Some files hold no prompts; those are taken from another file with the same names.
@@ -60,7 +60,7 @@ def read_answers(path: Path) -> list[SearchResult]:
 
 
 def with_prompts(systems: Mapping[str, Sequence[SearchResult]]) -> dict[str, list[SearchResult]]:
-    """Return results in which every prompt is there: where a file holds none, as another has it under the same name.
+    """Return results with missing prompts filled in from other files' results of the same id.
 
     Raises:
         UserError: no file holds the prompt.

@@ -1,4 +1,4 @@
-"""Every layout of preference data in one table, `FORMATS`: its columns, and the reader of one row.
+"""The table of layouts, `FORMATS`: the columns of each, and the function that reads a row.
 
 To add one: write a reader beside its kind (`pair_layouts`, `comparison_layouts`, `rating_layouts`, `ranking_layouts`,
 `step_layouts`, `answer_layouts`), add a row to the table. Choosing pairs out of ratings, dropping and counting is the
@@ -38,7 +38,7 @@ class Format:
         return [name for name in self.columns if not any(option in columns for option in name.split("|"))]
 
     def shown(self) -> str:
-        """Return the required columns in words, of alternatives the first."""
+        """Return the required columns in words, naming the first of alternatives."""
         return ", ".join(name.split("|")[0] for name in self.columns)
 
     def used(self, columns: Sequence[str]) -> set[str]:

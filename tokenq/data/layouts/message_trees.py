@@ -17,7 +17,7 @@ _PERSON = ("prompter", "user", "human")
 
 
 def gathered(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows of questions with their answers; other rows as they are."""
+    """Return rows of questions with their answers; other rows are unchanged."""
     first = next((row.values for row in rows if not row.fault), {})
     if first.keys() >= _FLAT:
         return [*(row for row in rows if row.fault), *_from_messages([row for row in rows if not row.fault])]

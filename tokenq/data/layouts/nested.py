@@ -1,4 +1,4 @@
-"""Lists, records and turns that stand in a cell as text: as JSON, or as Python writes them. Read, or refused by name.
+"""Parse lists, records and turns that a cell holds as text: JSON, or Python literals.
 
 CSV has no lists, and a table that went through pandas or a spreadsheet holds `str(value)` instead of JSON. Text that is
 meant as turns is never taken literally: nobody wants to learn `[{"role": …`.
@@ -32,7 +32,7 @@ def looks_like_turn(value: Any) -> bool:
 
 
 def unpacked(value: Any, name: str) -> Any:
-    """Return the list or record that a cell of text stands for; None for other text; any other value as it is.
+    """Parse a cell of text that is a list or record; None for other text; other values are returned unchanged.
 
     Args:
         value: the cell.
@@ -50,7 +50,7 @@ def unpacked(value: Any, name: str) -> Any:
 
 
 def _python(text: str, name: str, problem: str) -> Any:
-    """Return what a literal of Python stands for; it is parsed, and nothing in it is run."""
+    """Parse a Python literal; nothing in it is run."""
     why = f"it is nothing that Python writes either, or longer than {LONGEST:,} characters"
     try:
         if len(text) <= LONGEST and not _joined_texts(text):
@@ -73,5 +73,5 @@ def _joined_texts(text: str) -> bool:
 
 
 def _said(problem: Exception) -> str:
-    """Return the reason of a parser in a few words."""
+    """Return a parser's error in a few words."""
     return "nested too deeply" if isinstance(problem, RecursionError) else str(problem)[:80]

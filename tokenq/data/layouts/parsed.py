@@ -1,4 +1,4 @@
-"""What a row comes to, and the pieces that readers of layouts put together: a question, a reply, a pair."""
+"""The result of reading a row, and its building blocks: a question, a reply, a pair."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from tokenq.records import Message, Response, Text
 
 
 class Parsed(NamedTuple):
-    """What a reader makes of one row; a pair is (chosen, rejected), then a column `calibration` if there is one.
+    """One row as read; a pair is (chosen, rejected), then the `calibration` response if there is one.
 
     `fields` says that the turns were made of named text columns, and not found as turns in the data: they may as well
     be written as plain text. `margin` says by how much the chosen response is the better one, where a column does.

@@ -59,7 +59,7 @@ def _listed(values: Values, *names: str) -> list[Text]:
 
 
 def _to_prompt(values: Values, responses: list[Response]) -> Parsed:
-    """Return responses to the prompt of a row: text below text, turns below turns."""
+    """Return responses in the form of the row's prompt: text or turns."""
     name = next(name for name in ("prompt", *QUESTION) if name in values)
     content = cells.content(values, name)
     if isinstance(content, str) and all(isinstance(one.content, str) for one in responses):
@@ -76,7 +76,7 @@ def _to_prompt(values: Values, responses: list[Response]) -> Parsed:
 
 
 def read_scored_list(values: Values) -> Parsed:
-    """Read a prompt with a list of responses, and a list of what they are worth."""
+    """Read a prompt with a list of responses and a list of their scores."""
     name = next(name for name in SCORES if name in values)
     contents, worth = _listed(values, *LISTS), cells.items(values, name)
     if len(contents) != len(worth):

@@ -156,7 +156,7 @@ _SIGNS = ("+", "-")
 
 
 def is_signed(values: Values) -> bool:
-    """Return whether the assistant of a conversation says nothing but "+" and "-" (RLHFlow's process reward data)."""
+    """Return whether every assistant turn is "+" or "-" (RLHFlow's process reward data)."""
     turns = cells.first(values, *CONVERSATION)
     if not talk.is_turns(turns):
         return False

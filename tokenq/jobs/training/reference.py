@@ -25,7 +25,7 @@ from tokenq.models.forward.policy import (
     no_grad,
 )
 from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.load import ModelSpec, beside
+from tokenq.models.load import ModelSpec, same_dtype
 from tokenq.models.open import open_model
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.tokenizer import check_tokenizers, check_vocabularies, open_tokenizer
@@ -85,7 +85,7 @@ def find_reference(
     if config.reference is not None:
         spec = ModelSpec(config.reference, config.dtype, str(accelerator.device))
         spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
-        spec = beside(policy.model, spec)
+        spec = same_dtype(policy.model, spec)
         _compare_tokenizers(tokenizer, spec, listener)
         opened = open_model(spec, config.attention, config.max_length, lambda text: listener.say(f"warning: {text}"))
         ref_identity, other = opened.identity, opened.lm

@@ -25,7 +25,7 @@ FLEX = "tokenq_flex"
 
 
 class Attends(Protocol):
-    """The structure of a flat row, which knows what each of its tokens sees."""
+    """The structure of a flat row: which tokens each token attends to."""
 
     def attend(
         self,
@@ -125,7 +125,7 @@ class Layout:
 
 
 def register() -> None:
-    """Make both functions known to transformers; calling it again changes nothing."""
+    """Register both attention functions with transformers; a second call changes nothing."""
     AttentionInterface.register(SEGMENTS, segment_attention)
     AttentionInterface.register(FLEX, flex_attention)
 
@@ -144,7 +144,7 @@ def segment_attention(  # noqa: PLR0913 (the signature is transformers')
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention output [1, T, heads, d] of whatever the row is: packed responses, prompts, a step.
+    """Return the attention output [1, T, heads, d] of a row of packed responses, prompts or one step.
 
     Args:
         module: the attention layer.

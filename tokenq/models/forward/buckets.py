@@ -1,4 +1,4 @@
-"""Prompts of like length, put side by side, so that the branches of many prompts are read in one multiplication."""
+"""Group prompts of similar length, so that the branches of many prompts are read in one multiplication."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PADDED = 0.8
 
 @dataclass(frozen=True)
 class Bucket:
-    """Prompts of like length, side by side with their ends in line; what is missing at the front is masked.
+    """Prompts of similar length, aligned at their ends and masked at the front.
 
     Attributes:
         prompts: [P] which they are.
@@ -49,7 +49,7 @@ def buckets_of(spans: Sequence[tuple[int, int]], device: torch.device) -> tuple[
 
 @dataclass(frozen=True)
 class Rows:
-    """Which branches grow from the prompts of a bucket.
+    """The branches that grow from the prompts of a bucket.
 
     Attributes:
         index: [P, n] rows of the step; some row where a prompt has fewer branches than another.

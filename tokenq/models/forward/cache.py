@@ -37,7 +37,7 @@ class Prefill:
     tabled: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Put prompts of like length together."""
+        """Group prompts of similar length."""
         spans = [(segment.start, segment.stop) for segment in self.layout.segments]
         device = self.layout.positions.device
         self.sizes = torch.tensor([stop - start for start, stop in spans], device=device)
@@ -51,7 +51,7 @@ class Prefill:
         return self.tabled[layer]
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """Return the attention output of the prompts, and keep what later tokens will look at."""
+        """Return the attention output of the prompts, and keep their keys and values for later tokens."""
         self.keys[module.layer_idx], self.values[module.layer_idx] = key[0], value[0]
         return self.layout.attend(module, query, key, value, **options)
 
@@ -117,12 +117,12 @@ class Branches:
 
     @classmethod
     def of(cls, prompts: Prefill) -> "Branches":
-        """Return one branch for each prompt, without own tokens."""
+        """Return one branch for each prompt, without tokens of its own."""
         owners = torch.arange(len(prompts.sizes), device=prompts.sizes.device)
         return cls(prompts, owners, torch.zeros_like(owners), 0, True, rows_of(prompts.buckets, owners), {}, [0])
 
     def picked(self, parents: Tensor) -> "Branches":
-        """Return the branches at `parents` [M], as often as they stand there; their layers are picked one by one."""
+        """Return the branches at `parents` [M], repeated as often as they occur; layers are picked one by one."""
         owners, lengths = self.owners[parents], self.lengths[parents]
         longest = self.longest if self.level else int(lengths.max())
         level = self.level or bool((lengths == longest).all())
@@ -244,7 +244,7 @@ class Steps:
         return output.transpose(1, 2).reshape(1, heads * repeats, -1, value.shape[-1]).transpose(1, 2)
 
     def _reach(self, window: int | None, rows: Rows, longest: int) -> int:
-        """Return the first place of a bucket that a window reaches back to from its branch with the fewest tokens."""
+        """Return the first position of a bucket that the window of any of its branches reaches."""
         if window is None:
             return 0
         now = self._branches
@@ -252,7 +252,7 @@ class Steps:
         return longest - min(longest, max(0, window - 1 - fewest))
 
     def _masked(self, far: Tensor, bucket: Bucket, rows: Rows, window: int | None) -> Tensor:
-        """Mask the prompt tokens among scores [heads, P, n, repeats, L] that are missing or out of reach."""
+        """Mask scores [heads, P, n, repeats, L] of prompt tokens that are padding or outside the window."""
         length = far.shape[-1]
         if bucket.missing is not None and length:
             far.masked_fill_(bucket.missing[:, None, None, -length:], -torch.inf)

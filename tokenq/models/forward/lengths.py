@@ -1,4 +1,4 @@
-"""What a configuration makes depend on the length of a row, and how to see it act on a short one.
+"""Settings that act only on long rows (windows, chunks, rotary scalings), and how to make them act on short ones.
 
 Windows, chunks and the keys that sparse attention keeps act only on rows that are longer; some rotary scalings take
 their frequencies from the longest row of a batch. While such a length is made small in the live model, rows of a dozen
@@ -32,7 +32,7 @@ _OF_LONGEST = ("dynamic", "longrope")
 
 
 def length_limit(model: PreTrainedModel) -> int | None:
-    """Return the smallest length at which rows begin to be treated otherwise; None where no length matters."""
+    """Return the smallest length at which the model treats rows differently; None if no length matters."""
     found = [place[name] for place in _configs(model) for name in _NAMES & place.keys()]
     found += [place[count] * place[size] for place in _configs(model) for count, size in _blocks(place)]
     found += [place["max_position_embeddings"] for place in _dynamic(model)]
@@ -41,7 +41,7 @@ def length_limit(model: PreTrainedModel) -> int | None:
 
 @contextlib.contextmanager
 def short_lengths(model: PreTrainedModel) -> Iterator[None]:
-    """Make all lengths of the model small for the duration of the block, and leave it as it was."""
+    """Shrink all such lengths of the model for the duration of the block, then restore them."""
     undone: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = []
     rotary = [module for module in model.modules() if any("inv_freq" in name for name in module._buffers)]
     for module in rotary:  # it keeps what it has found for the lengths that it saw
@@ -63,7 +63,7 @@ def short_lengths(model: PreTrainedModel) -> Iterator[None]:
 
 
 def forget_lengths(body: nn.Module) -> None:
-    """Let rotary scalings that grow with the rows they have seen begin anew."""
+    """Reset rotary scalings that grow with the rows they have seen."""
     for module in body.modules():
         own, buffers = module.__dict__, module._buffers
         for name in [name for name in own if name.endswith("max_seq_len_cached")]:
@@ -78,7 +78,7 @@ def forget_lengths(body: nn.Module) -> None:
 
 
 def _configs(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
-    """Return the numbers of all configurations in a model, and those of their rotary scalings."""
+    """Return the settings of all configurations in a model, and of their rotary scalings."""
     configs = {id(config): config for config in (model.config, model.config.get_text_config())}
     for module in model.modules():
         config = module.__dict__.get("config")
@@ -102,7 +102,7 @@ def _scales(rotary: MutableMapping[str, Any]) -> bool:
 
 
 def _dynamic(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
-    """Return the configurations whose rotary scaling begins at the positions that the model was made for."""
+    """Return the configurations with dynamic rotary scaling, which begins at `max_position_embeddings`."""
     found = []
     for place in _configs(model):
         scaling = place.get("rope_parameters") or {}

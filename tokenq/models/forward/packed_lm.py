@@ -74,7 +74,7 @@ class PackedLM(nn.Module):
         return Outputs(logps, readouts=None if read is None else read(logits).to(logps.dtype))
 
     def logits(self, batch: PackedBatch, behind: int = 1) -> Logits:
-        """Return what gives the logits at every target's position, tile by tile.
+        """Return the logits at every target's position, computed tile by tile.
 
         Args:
             batch: the batch, on any device.
@@ -100,7 +100,7 @@ class PackedLM(nn.Module):
         return WAYS[self.way].states(self.lm.base_model, batch)[batch.predictors]
 
     def work(self, batch: PackedBatch) -> tuple[int, int]:
-        """Return (tokens, positions with padding) that one forward of this batch computes."""
+        """Return how many tokens, and positions with padding, a forward of this batch computes."""
         if WAYS[self.way].shares_prompts:
             return len(batch.input_ids), len(batch.input_ids)
         rows = _padded_rows(batch)
@@ -136,13 +136,13 @@ class PackedLM(nn.Module):
             embeddings.sparse = True
 
     def release(self) -> nn.Module:
-        """Return the model with the attention it came with, ready for any other use."""
+        """Restore the model's own attention and return the model."""
         set_attention(self.lm, self.own_attention)
         return self.model
 
 
 def is_peft(model: nn.Module) -> bool:
-    """Return whether `model` is wrapped by peft; where nothing is, peft is not imported for the question."""
+    """Return whether `model` is wrapped by peft, without importing peft."""
     peft: Any = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
 
@@ -191,7 +191,7 @@ def _full(lm: PackedLM, batch: PackedBatch) -> Logits:
 
 
 def _asked(model: nn.Module, rows: "PaddedRows") -> Any:
-    """Return what a model says of padded rows, which some types take in certain lengths only."""
+    """Run a model on padded rows; some types take certain lengths only."""
     try:
         return model(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
     except ValueError as problem:

@@ -1,4 +1,4 @@
-"""The policy with its reference: the policy with its adapter off, a frozen copy of its live weights, another model."""
+"""A policy with its reference: the policy with its adapter off, a frozen copy of its weights, or another model."""
 
 import contextlib
 import copy
@@ -28,7 +28,7 @@ class ReferencedPolicy:
     reference: PackedLM | None
 
     def read(self, batch: PackedBatch, k: int) -> Readout:
-        """Return what both models say at every target of the batch, with k alternatives each."""
+        """Return the readout of both models at every target of the batch, with k alternatives each."""
         batch = batch.to(self.policy.device)
         with torch.no_grad():
             own = self.policy.logits(batch)
@@ -41,7 +41,7 @@ class ReferencedPolicy:
 
 
 def frozen_model(policy: PackedLM) -> PackedLM:
-    """Return the policy as it is now: a copy of the live weights, never a second load from a path."""
+    """Return a frozen copy of the policy's current weights."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
     model.eval()
     lm = PackedLM(model, policy.way, policy.limit, steps=policy.steps)
@@ -50,12 +50,12 @@ def frozen_model(policy: PackedLM) -> PackedLM:
 
 
 def frozen_copy(policy: PackedLM) -> TokenScorer:
-    """Return what scores with the policy as it is now."""
+    """Return a scorer with a frozen copy of the policy's current weights."""
     return no_grad(frozen_model(policy))
 
 
 def logits_of(lm: PackedLM) -> Callable[[PackedBatch], Logits]:
-    """Return what gives a model's logits, without a graph."""
+    """Return a function from a batch to the model's logits, without gradients."""
 
     def logits(batch: PackedBatch) -> Logits:
         with torch.no_grad():
@@ -65,7 +65,7 @@ def logits_of(lm: PackedLM) -> Callable[[PackedBatch], Logits]:
 
 
 def logits_without_adapter(policy: PackedLM) -> Callable[[PackedBatch], Logits]:
-    """Return what gives the logits of the base below the policy's adapter (which leaves the head as it is)."""
+    """Return a function from a batch to the logits of the policy with its adapter off."""
 
     def logits(batch: PackedBatch) -> Logits:
         with torch.no_grad(), without_adapter(policy.model):
@@ -75,7 +75,7 @@ def logits_without_adapter(policy: PackedLM) -> Callable[[PackedBatch], Logits]:
 
 
 def adapter_off(policy: PackedLM) -> TokenScorer:
-    """Return the base below the policy's adapter, computed with the policy's own weights.
+    """Return a scorer with the policy's adapter off.
 
     Raises:
         UserError: when the policy has no adapter.
@@ -103,7 +103,7 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
 
 
 def no_grad(lm: PackedLM) -> TokenScorer:
-    """Return the model as a scorer that records no graph."""
+    """Return the model as a scorer without gradients."""
 
     def score(batch: PackedBatch) -> Tensor:
         with torch.no_grad():

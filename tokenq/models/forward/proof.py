@@ -34,7 +34,7 @@ HALF_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class Proof:
-    """What a way of batching is held to.
+    """The computation that a way of batching is checked against.
 
     Attributes:
         got: (model, groups) → the numbers [N] of a packed batch of these groups.
@@ -50,7 +50,7 @@ class Proof:
 def fastest_exact(
     model: nn.Module, choice: str = "auto", max_length: int = 1024, proof: Proof | None = None
 ) -> tuple[PackedLM, list[str]]:
-    """Return the model behind the fastest way that is proven exact for it, and what to warn about.
+    """Return the model with the fastest way that is proven exact for it, and the warnings.
 
     Args:
         model: a causal LM, or another model with a proof of its own.
@@ -90,7 +90,7 @@ def fastest_exact(
 
 
 def _limit(lm: PackedLM, proof: Proof) -> int | None:
-    """Return the tokens up to which a way that holds for short rows holds; None where it holds for all.
+    """Return the row length up to which a way that holds for short rows is exact; None if there is no limit.
 
     Lengths at which the model begins to treat rows otherwise are made small for the proof.
     """
@@ -112,13 +112,13 @@ def _chosen(lm: PackedLM, proof: Proof, max_length: int, warnings: list[str]) ->
 
 
 def _steps(lm: PackedLM, proof: Proof) -> bool:
-    """Return whether there are steps with kept keys and values at all."""
+    """Return whether this way supports steps with cached keys and values."""
     return WAYS[lm.way].shares_prompts and proof.got is LOG_PROBS.got
 
 
 @torch.no_grad()
 def _steps_hold(lm: PackedLM) -> bool:
-    """Return whether steps with kept keys and values say what whole rows say."""
+    """Return whether steps with cached keys and values agree with whole rows."""
     training, dtype = lm.model.training, _compute_dtype(lm.model)
     lm.model.eval()
     try:
@@ -136,7 +136,7 @@ def _steps_hold(lm: PackedLM) -> bool:
 
 @torch.no_grad()
 def prove(lm: PackedLM, proof: Proof | None = None) -> tuple[float, str]:
-    """Return how far this way is from the model's own forward on single unpadded rows, in units of what is tolerated.
+    """Return the error of this way against the model's own forward on single unpadded rows, in tolerances.
 
     Random tokens, several groups, a response of one token among them. In float32 and float64 the largest difference
     counts, against `TOLERANCES`. In half precision rounding alone moves single log-probs by a nat in one model and by a
@@ -174,7 +174,7 @@ def prove(lm: PackedLM, proof: Proof | None = None) -> tuple[float, str]:
 
 
 def _rounding(lm: PackedLM, groups: Sequence[TokenGroup], want: Tensor, proof: Proof) -> float:
-    """Return the mean change of the model's own numbers when every embedding is off by up to one rounding step."""
+    """Return the mean change of the model's output when every embedding is off by up to one rounding step."""
     step = torch.finfo(_compute_dtype(lm.model)).eps
     generator = torch.Generator().manual_seed(0)
 
@@ -215,7 +215,7 @@ LOG_PROBS = Proof(_packed_logps, _own_logps, tuple(WAYS))
 
 
 def probe_groups(model: PreTrainedModel) -> list[TokenGroup]:
-    """Return the random rows that the ways of a model are proven on: on both sides of `lengths.SHORT` tokens."""
+    """Return the random rows that ways are proven on, shorter and longer than `lengths.SHORT` tokens."""
     size = model.config.get_text_config().vocab_size
     rng = np.random.default_rng(0)
     shapes: list[tuple[int, Sequence[int]]] = [(5, (4, 1, 6)), (9, (3, 7))]

@@ -1,4 +1,4 @@
-"""The outcome of a proof, kept: which way through a model is the fastest that is exact.
+"""Cache the outcome of proofs: the fastest exact way of batching for a kind of model.
 
 It depends on the architecture, on every number of the configuration, on shapes, types, device and versions, and not on
 the weights, so that a policy in training is not proven anew after each of its steps.
@@ -52,7 +52,7 @@ def proven(
     known: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> PackedLM:
-    """Return the model behind the fastest way that is exact for it: proven now, or by an earlier run for all its kind.
+    """Return the model with its fastest exact way, proven now or by an earlier run for the same kind of model.
 
     Args:
         model: a causal LM, or another model with a proof of its own.
@@ -88,14 +88,14 @@ def proven(
 
 
 def numeric_config(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the configuration without what cannot change a number (names, versions, compute type)."""
+    """Return the configuration without settings that cannot change the output (names, versions, dtype)."""
     idle = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "architectures"}
     config: dict[str, Any] = json.loads(model.config.to_json_string(use_diff=False))
     return {key: value for key, value in config.items() if key not in idle and "drop" not in key}
 
 
 def _depends(model: nn.Module, choice: str, max_length: int, proof: Proof) -> dict[str, Any]:
-    """Return all that the outcome depends on, as plain data."""
+    """Return everything the outcome depends on, as plain data."""
     lm = bare(model)
     tensors = sorted((*model.named_parameters(), *model.named_buffers()), key=lambda one: one[0])
     shapes = [[name, list(tensor.shape), str(tensor.dtype)] for name, tensor in tensors]
@@ -129,7 +129,7 @@ def _adapters(model: nn.Module) -> list[str]:
 
 
 def _source_of(kind: type) -> str:
-    """Return a hash of the file that a class is written in: code that comes with a model has no version."""
+    """Return a hash of the source file of a class: code that comes with a model has no version."""
     try:
         return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()
     except (OSError, TypeError):

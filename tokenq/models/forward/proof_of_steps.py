@@ -1,4 +1,4 @@
-"""Whether a model that goes on from kept keys and values says what it says of whole rows."""
+"""Compare steps with cached keys and values against whole rows."""
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ PROMPTS = (3, 9)
 
 @torch.no_grad()
 def differences_of_steps(lm: PackedLM) -> Float[Tensor, "M V"]:
-    """Return how far the next-token log-probs of kept keys and values are from those of whole rows, at every step.
+    """Return the differences between next-token log-probs from cached keys and values and from whole rows.
 
     Both prompts are gone on from; a branch is taken twice, and branches of two steps are put together.
 

@@ -1,4 +1,4 @@
-"""A sequence classifier of transformers on shared prompts: its head is read wherever a batch has a target."""
+"""A sequence classifier on packed batches: its head is read at every target."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -41,12 +41,12 @@ class RewardLM(nn.Module):
 
     @property
     def way(self) -> str:
-        """How batches go through it."""
+        """The way of batching in use."""
         return self.packed.way
 
     @property
     def limit(self) -> int | None:
-        """Tokens up to which that is exact for a row."""
+        """The row length up to which that way is exact."""
         return self.packed.limit
 
     @property
@@ -60,11 +60,11 @@ class RewardLM(nn.Module):
         return outputs_of(self.packed.lm)
 
     def work(self, batch: PackedBatch) -> tuple[int, int]:
-        """Return (tokens, positions with padding) that one forward of this batch computes."""
+        """Return how many tokens, and positions with padding, a forward of this batch computes."""
         return self.packed.work(batch)
 
     def release(self) -> nn.Module:
-        """Return the classifier with the attention it came with, ready for any other use."""
+        """Restore the classifier's own attention and return it."""
         return self.packed.release()
 
 
@@ -74,7 +74,7 @@ def outputs_of(model: PreTrainedModel) -> list[str]:
 
 
 def output_weights(names: Sequence[str], weights: Mapping[str, str | float] | None, path: str) -> tuple[float, ...]:
-    """Return what each output of a reward model weighs in its one number.
+    """Return the weight of each output of a reward model in its reward.
 
     Args:
         names: the outputs.

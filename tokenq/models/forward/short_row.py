@@ -1,4 +1,4 @@
-"""One short row of tokens, read to see whether two forms of one model say the same."""
+"""Log-probs of one short row, to compare two forms of one model."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ LENGTH = 24
 
 @torch.no_grad()
 def short_row(model: nn.Module) -> Float[Tensor, "..."]:
-    """Return the next-token log-probs [L, V] of a fixed row, float32, computed as whoever calls the model does.
+    """Return the next-token log-probs [L, V] of a fixed row in float32, by the model's plain forward.
 
     Half of the tokens are drawn from the whole vocabulary, half from its last rows, where new tokens stand.
 

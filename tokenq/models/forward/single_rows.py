@@ -1,4 +1,4 @@
-"""Rows that go through a model one by one, unpadded and by its own attention: what it says of each by itself."""
+"""Run rows through a model one by one, unpadded and with its own attention."""
 
 from bisect import bisect_right
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Two models to write with: prompts computed once and shared by branches, the reference only where it is needed."""
+"""Step a policy and its reference: prompts are computed once and shared by branches."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ TILE = 1024
 
 
 class Writer(Protocol):
-    """One model that writes: it reads prompts, and goes on from branches."""
+    """A model that reads prompts and extends branches token by token."""
 
     @property
     def tokens(self) -> int:
@@ -48,7 +48,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the stepper stands: the state of each model."""
+    """The state of the stepper: one for each model."""
 
     policy: Any
     reference: Any
@@ -104,14 +104,14 @@ class ModelStepper:
 
 
 def writer(lm: PackedLM) -> Writer:
-    """Return the fastest writer that is exact for a model: with kept keys and values where these prove to be."""
+    """Return the fastest exact writer for a model: with cached keys and values if these proved exact."""
     if not (WAYS[lm.way].shares_prompts and lm.steps):
         return Rereading(lm)
     return Caching(lm) if lm.limit is None else UpTo(lm, lm.limit)
 
 
 class Caching:
-    """A model that keeps keys and values: of a prompt once, of a branch its own.
+    """A writer that caches keys and values: a prompt's once for all its branches, a branch's own tokens.
 
     Args:
         lm: a model whose attention runs through the package's own functions.
@@ -154,7 +154,7 @@ class Caching:
 
 
 class Rereading:
-    """A model that reads the whole text again at every step: slow, and right for every causal LM.
+    """A writer that reads the whole text again at every step: slow, and right for every causal LM.
 
     Args:
         lm: any model.
@@ -187,7 +187,7 @@ class Rereading:
 
 
 class UpTo:
-    """A model that keeps keys and values as long as no text is longer than that is exact for, and then reads again.
+    """A writer that caches keys and values while texts are short enough for that to be exact.
 
     Args:
         lm: a model.
@@ -249,7 +249,7 @@ def _logps(head: Head, hidden: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _by_segments(lm: PackedLM) -> Iterator[None]:
-    """Let attention ask the layout of the row, whatever kernel whole rows go through."""
+    """Use segment attention for the duration of the block."""
     usual = WAYS[lm.way].attention
     if usual == SEGMENTS:
         yield

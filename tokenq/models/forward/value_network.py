@@ -1,4 +1,4 @@
-"""A value network beside the policy: the body of the model that training starts from, with one number for a head.
+"""A value network: a copy of the policy's body with a head of one output.
 
 It shares no trained weight with the policy. What is frozen (the base below an adapter) is one for both. It reads the
 same packed batches in the same way, so the prompt's states are computed once for all responses here too.
@@ -16,7 +16,7 @@ from tokenq.models.forward.single_rows import beyond, one_by_one
 
 
 class ValueNetwork(nn.Module):
-    """Says V(x, y_<t) before every target of a packed batch.
+    """Predicts V(x, y_<t) before every target of a packed batch.
 
     It begins at V = 0 everywhere, which is the mean of normalised rewards.
 
@@ -48,7 +48,7 @@ class ValueNetwork(nn.Module):
 
 
 class ValuedPolicy(nn.Module):
-    """A policy with its value network: what the loop trains for a loss that needs values.
+    """A policy with its value network, for losses that need values.
 
     Args:
         policy: the policy.
