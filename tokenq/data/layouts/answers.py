@@ -1,4 +1,4 @@
-"""Layouts of single responses to imitate."""
+"""Layouts of single responses, which training imitates."""
 
 from collections.abc import Mapping
 from dataclasses import replace
