@@ -188,7 +188,7 @@ def _as_chat(parsed: Parsed) -> Parsed:
 
 
 def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
-    """Yield the examples; formats with one row a response have consecutive rows of one prompt joined."""
+    """Yield the examples; formats with one row per response have consecutive rows of one prompt joined."""
     last: Example | None = None
     for example in examples:
         if last and form.grouped and (last.prompt, last.context) == (example.prompt, example.context):

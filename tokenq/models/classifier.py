@@ -25,7 +25,7 @@ ENDS_IN_EOS = "tokenq_ends_in_eos"
 
 
 def load_classifier(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], seed: int) -> nn.Module:
-    """Return a classifier to be trained, with one output a name, and set its padding and the tokenizer's.
+    """Return a classifier to be trained, with one output per name, and set its padding and the tokenizer's.
 
     From a checkpoint of a classifier, that classifier; from a causal language model, its layers below a new head, whose
     weights have a standard deviation of 1/(d + 1): rewards begin near 0, whatever the size of the model's states (as

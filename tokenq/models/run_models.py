@@ -92,7 +92,7 @@ def against_base(models: RunModels) -> RunModels:
 
 
 def with_models(config: Config, models: RunModels) -> Config:
-    """Return what was asked for with the names of its models, and the β of their run where none is given."""
+    """Return the settings with the names of their models, and the β of the run if none is given."""
     beta = models.beta if config.beta is None else config.beta
     reference = None if models.reference is None else models.reference.name
     return replace(config, policy=models.policy.name, reference=reference, beta=beta)
