@@ -3,8 +3,7 @@
 import numpy as np
 
 from tokenq.evaluation.first_error import REPEATS, check_solutions, labels_of, padded_scores, summary, units_of
-from tokenq.evaluation.step_rules import RULES
-from tokenq.evaluation.thresholds import Splits, held_out_hits
+from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
 from tokenq.stats.bootstrap import PLAIN
 
 ALWAYS = float("inf")

@@ -20,8 +20,8 @@ from tokenq.evaluation.first_error import (
     summary,
     sweep,
 )
-from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, read_label, step_scores
+from tokenq.evaluation.thresholds import RULES
 from tokenq.stats.bootstrap import Resampling
 
 FEW = Resampling(resamples=300)

@@ -2,13 +2,12 @@
 
 import pytest
 
-from tokenq.evaluation.labels import label
 from tokenq.evaluation.localisation import ALL_TOKENS
-from tokenq.evaluation.readouts import READOUTS
-from tokenq.evaluation.step_rules import RULES
+from tokenq.evaluation.readouts import READOUTS, label
 from tokenq.evaluation.step_scores import STEP_SCORES
 from tokenq.evaluation.task_localisation import METRICS
 from tokenq.evaluation.task_preference import REWARDS
+from tokenq.evaluation.thresholds import RULES
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from scored_traces import make_trace
 
 from tokenq.errors import UserError
 from tokenq.evaluation.readouts import READOUTS, readouts_of, reward_model
-from tokenq.evaluation.step_rules import RULES
 from tokenq.evaluation.step_scores import step_scores
 from tokenq.evaluation.task_first_error import first_error
+from tokenq.evaluation.thresholds import RULES
 from tokenq.stats.bootstrap import Resampling
 
 FEW = Resampling(resamples=300)

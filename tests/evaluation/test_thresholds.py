@@ -6,8 +6,7 @@ from first_errors import cross_validated, predict
 
 from tokenq.errors import UserError
 from tokenq.evaluation.first_error import Solution, labels_of, padded_scores, sweep, units_of
-from tokenq.evaluation.step_rules import RULES
-from tokenq.evaluation.thresholds import Splits, held_out_hits
+from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
 
 
 def solutions_of(seed, count=30, kinds="both", step=0.5):

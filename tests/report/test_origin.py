@@ -2,7 +2,7 @@
 
 from every_page import RECORD
 
-from tokenq.report.origin import origin
+from tokenq.report.offline import origin
 
 
 def test_all_that_a_record_says():

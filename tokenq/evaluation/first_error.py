@@ -3,7 +3,7 @@
 A solution has steps with scores (higher = better) and a label: the first wrong step, counted from 0, or none. Accuracy
 is exact: on erroneous solutions the very step, on correct ones "none"; F1 is the harmonic mean of the two accuracies
 (arXiv 2412.06559), not of precision and recall. What a threshold is worth is told on
-solutions that it was not chosen on. How scores become a prediction is in `tokenq.evaluation.step_rules`.
+solutions that it was not chosen on. How scores become a prediction is in `tokenq.evaluation.thresholds`.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.evaluation.step_rules import Ints, Rule
 from tokenq.evaluation.step_scores import read_label
-from tokenq.evaluation.thresholds import harmonic_mean
+from tokenq.evaluation.thresholds import Ints, Rule, harmonic_mean
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,

@@ -22,12 +22,10 @@ from tokenq.evaluation.first_error import (
     summaries,
     units_of,
 )
-from tokenq.evaluation.labels import label
-from tokenq.evaluation.readouts import readouts_of
-from tokenq.evaluation.step_rules import RULES
+from tokenq.evaluation.readouts import label, readouts_of
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, step_bounds
 from tokenq.evaluation.task_preference import trace_cost
-from tokenq.evaluation.thresholds import Splits, held_out_hits
+from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling
 from tokenq.stats.outcome import Cell, Example, Outcome, Table, titled, worst_first
 from tokenq.traces import TokenTrace

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError
-from tokenq.evaluation.labels import label
 from tokenq.evaluation.localisation import ALL_TOKENS, Localisation, localise
+from tokenq.evaluation.readouts import label
 from tokenq.evaluation.step_scores import first_wrong
 from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.token_labels import Bools, labels_from_step, labels_from_stretches

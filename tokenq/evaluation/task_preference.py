@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tokenq.errors import UserError
-from tokenq.evaluation.labels import label
+from tokenq.evaluation.readouts import label
 from tokenq.stats.bootstrap import PLAIN, Resampling, difference_interval
 from tokenq.stats.margins import Calibration, LengthBias, calibration, length_bias
 from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, titled, worst_first

@@ -10,7 +10,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.files import write_json
 from tokenq.jobs.run import Rows
 from tokenq.listener import Listener
-from tokenq.report.origin import origin
+from tokenq.report.offline import origin
 from tokenq.report.outcome_page import write_outcome_page
 from tokenq.rundir import provenance
 from tokenq.stats.bootstrap import Estimate

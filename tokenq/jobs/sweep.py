@@ -27,7 +27,7 @@ from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.parsing import convert
 from tokenq.report.notebook import frame
-from tokenq.report.origin import origin
+from tokenq.report.offline import origin
 from tokenq.report.sweep import save_sweep_figure, sweep_table
 from tokenq.results import Candidate, SearchResult, read_results
 from tokenq.rundir import provenance

@@ -15,8 +15,7 @@ import numpy as np
 import tokenq
 from tokenq.doctor.finding import SEVERITIES, Finding, shown
 from tokenq.files import write_text
-from tokenq.report.offline import templates, writable
-from tokenq.report.origin import origin
+from tokenq.report.offline import origin, templates, writable
 from tokenq.runs.record import RunRecord, Series
 
 WIDTH, HEIGHT, MARGIN = 460, 150, 8
