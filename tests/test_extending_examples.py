@@ -1,16 +1,28 @@
 """The worked examples of docs/extending.md, run as they stand there."""
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
 
+import tokenq
+from tokenq.core.losses import LOSSES, find_sum
+from tokenq.core.packing import pack
+from tokenq.core.tensors import Outputs
+from tokenq.data.signals import SIGNALS, Options
+from tokenq.data.tokenize import TokenizedData
 from tokenq.doctor.finding import Finding
+from tokenq.errors import UserError
+from tokenq.records import TokenGroup, TokenResponse
 from tokenq.runs.record import RunRecord
 from tokenq.search.branches import Branch
 from tokenq.search.rerank import RANKINGS, find_ranking
 from tokenq.traces import GAUGE, TokenTrace, Totals, TraceToken
+from tokenq.training.objective import Objective
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -51,6 +63,43 @@ def test_a_ranking(monkeypatch):
 
 def test_a_judge():
     assert [one.preference for one in run_example("A judge")["judgements"]] == ["first"]
+
+
+def test_a_loss_input(monkeypatch, tmp_path):
+    """ρ = 1, 0 against −1, and −½ against 0, 1, ½; with weights 1, 0.9, 0.81: h = 0.1 · 2 and 0.1 · (−½ − 1.305).
+
+    Then trained as any loss is, cut into micro-batches, with a part held out.
+    """
+    run_example("A loss input")
+    try:
+        batch = pack(SIGNALS["fade"].add(TokenizedData(two_pairs(), None), Options()))
+        outputs = Outputs(torch.tensor([-1.0, -2.0, -4.0, -2.5, -1.5, -1.0, -1.0]))
+        outputs = outputs._replace(ref_logps=torch.tensor([-2.0, -2.0, -3.0, -2.0, -1.5, -2.0, -1.5]))
+        (losses,) = Objective(find_sum("faded")).judge(outputs, batch.actions).losses
+        assert losses.tolist() == pytest.approx([math.log1p(math.exp(-0.2)), math.log1p(math.exp(0.1805))], abs=1e-6)
+        pairs = [{"prompt": f"{i}?", "chosen": " yes, it is", "rejected": " no"} for i in range(8)]
+        options = {"eval_data": pairs[:2], "batch_size": 4, "tokens_per_batch": 30, "learning_rate": 1e-2}
+        model = tiny_model("gpt_neox"), tiny_tokenizer("bytes")
+        run = tokenq.train(model, pairs, tmp_path / "run", loss="faded", device="cpu", epochs=2, **options)
+        first, *_, last = (line["eval_loss"] for line in run.metrics if "eval_loss" in line)
+        assert first == pytest.approx(math.log(2), abs=1e-5)
+        assert last < first
+        monkeypatch.delitem(SIGNALS, "fade")
+        with pytest.raises(UserError, match="Loss 'faded' reads fade, and nothing adds it"):
+            tokenq.train(model, pairs, tmp_path / "other", loss="faded", device="cpu")
+    finally:
+        LOSSES.pop("faded", None)
+        SIGNALS.pop("fade", None)
+
+
+def two_pairs():
+    """Return two pairs: responses of 2 and 1 tokens, and of 1 and 3."""
+
+    def response(n, role):
+        return TokenResponse(np.arange(n, dtype=np.int32), np.ones(n, dtype=bool), True, role)
+
+    sides = [(response(a, "chosen"), response(b, "rejected")) for a, b in ((2, 1), (1, 3))]
+    return [TokenGroup(np.array([1], np.int32), both, True, "here") for both in sides]
 
 
 @pytest.mark.parametrize(("steps", "found"), [(5, True), (50, False)])

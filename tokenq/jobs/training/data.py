@@ -105,6 +105,9 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
     if config.reference is not None and not loss.reference:
         says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
         raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
+    for name in loss.inputs:
+        if name not in INPUTS and name not in SIGNALS:
+            raise UserError(f"Loss {config.loss!r} reads {name}, and nothing adds it.", "Add a row for it to SIGNALS.")
     if config.attributes and "ratings" not in loss.inputs:
         raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 
