@@ -13,7 +13,7 @@ import tokenq
 from tokenq.core.losses import LOSSES, find_sum
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Outputs
-from tokenq.data.signals import SIGNALS, Options
+from tokenq.data.signals import SIGNALS, SignalOptions
 from tokenq.data.tokenize import TokenizedData
 from tokenq.doctor.finding import Finding
 from tokenq.errors import UserError
@@ -72,7 +72,7 @@ def test_a_loss_input(monkeypatch, tmp_path):
     """
     run_example("A loss input")
     try:
-        batch = pack(SIGNALS["fade"].add(TokenizedData(two_pairs(), None), Options()))
+        batch = pack(SIGNALS["fade"].add(TokenizedData(two_pairs(), None), SignalOptions()))
         outputs = Outputs(torch.tensor([-1.0, -2.0, -4.0, -2.5, -1.5, -1.0, -1.0]))
         outputs = outputs._replace(ref_logps=torch.tensor([-2.0, -2.0, -3.0, -2.0, -1.5, -2.0, -1.5]))
         (losses,) = Objective(find_sum("faded")).judge(outputs, batch.actions).losses

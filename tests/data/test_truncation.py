@@ -5,7 +5,7 @@ import pytest
 from toy_tokenizers import words_tokenizer
 
 from tokenq.data.tokenize import tokenize
-from tokenq.data.truncation import LONG_PROMPT, LONG_ROW, NO_ROOM, TRUNCATIONS, Limits
+from tokenq.data.truncation import LONG_PROMPT, LONG_ROW, NO_ROOM, TRUNCATIONS, LengthLimits
 from tokenq.errors import UserError
 from tokenq.records import Example, Response, TokenGroup, TokenResponse
 
@@ -58,11 +58,11 @@ WHOLE = ids(GROUP)
     ],
 )
 def test_policies_by_hand(policy, longest, prompt, expected):
-    assert ids(TRUNCATIONS[policy](GROUP, Limits(longest, prompt, kept=1))) == expected
+    assert ids(TRUNCATIONS[policy](GROUP, LengthLimits(longest, prompt, kept=1))) == expected
 
 
 def test_a_cut_response_is_not_terminal_and_keeps_its_mask():
-    cut = TRUNCATIONS["response_right"](GROUP, Limits(7, None, kept=1))
+    cut = TRUNCATIONS["response_right"](GROUP, LengthLimits(7, None, kept=1))
     assert [response.terminal for response in cut.responses] == [False, True]
     assert cut.responses[0].mask.tolist() == [True, True, False]
 
@@ -71,7 +71,7 @@ def test_a_cut_response_is_not_terminal_and_keeps_its_mask():
 @pytest.mark.parametrize("longest", [None, 2, 3, 4, 5, 6, 7, 8, 9])
 @pytest.mark.parametrize("prompt", [None, 1, 2, 3, 4])
 def test_whatever_is_kept_keeps_the_limits(policy, longest, prompt):
-    found = TRUNCATIONS[policy](GROUP, Limits(longest, prompt, kept=1))
+    found = TRUNCATIONS[policy](GROUP, LengthLimits(longest, prompt, kept=1))
     if isinstance(found, str):
         return
     assert 1 <= len(found.prompt_ids) <= (prompt or 4)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tokenq.core.stats import proportion_interval
 from tokenq.errors import UserError
 from tokenq.stats.bootstrap import (
     Estimate,
@@ -13,6 +12,7 @@ from tokenq.stats.bootstrap import (
     intervals,
     mean_interval,
     mean_of,
+    proportion_interval,
     unit_numbers,
 )
 

@@ -10,9 +10,8 @@ from tokenq.comparison.compared_runs import find_setup, read_runs, setups_of
 from tokenq.comparison.comparison import compare
 from tokenq.comparison.curves import curves_of
 from tokenq.comparison.outcome import outcome_of
-from tokenq.core.stats import proportion_interval
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
+from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval, proportion_interval
 
 
 def compared(*folders, baseline=None):

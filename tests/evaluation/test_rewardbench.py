@@ -11,9 +11,8 @@ from scored_traces import make_trace
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from tokenq.core.stats import proportion_interval
 from tokenq.errors import UserError
-from tokenq.stats.bootstrap import Resampling, intervals
+from tokenq.stats.bootstrap import Resampling, intervals, proportion_interval
 from tokenq.stats.margins import calibration, length_bias
 from tokenq.stats.rewardbench import (
     PRIOR_SETS,

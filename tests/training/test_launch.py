@@ -21,7 +21,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*shared tens
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "recipes" / "accelerate"
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+PLACES = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+ENVIRONMENT = os.environ | {"PYTHONPATH": PLACES, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def launch(config, *words, **environment):

@@ -8,9 +8,8 @@ from typing import Any
 from tokenq.comparison.compared_runs import Setup
 from tokenq.comparison.comparison import MEASURES, Compared, Comparison, numbers_of
 from tokenq.comparison.curves import curves_of
-from tokenq.core.stats import numbers_first
 from tokenq.stats.bootstrap import Estimate
-from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table
+from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, numbers_first
 from tokenq.training.resume import FREE_ON_RESUME
 
 _FIRST = ("accuracy", "margin", "kl", "longer_preferred")

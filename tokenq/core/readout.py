@@ -1,4 +1,4 @@
-"""What two models say at every position: ranks, entropies, divergence and alternatives over the whole vocabulary.
+"""Two models read against each other: ranks, entropies, divergence and alternatives over the whole vocabulary.
 
 The vocabulary is passed once, in tiles, for both models together; full logits are never built. Every number is a
 running sum over exp(z − m), with m the highest logit so far, and the log-sum-exp at the end.
@@ -132,7 +132,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Readout:
-    """What both models say at N positions; everything in nats.
+    """Two models at N positions; everything in nats.
 
     Attributes:
         logps: [N] log π of the token taken.
@@ -160,7 +160,7 @@ class Readout:
 
 
 def read_out(policy: Logits, reference: Logits, targets: Int[Tensor, " N"], k: int) -> Readout:
-    """Return what both models say at every position, in one pass over the vocabulary, without gradients.
+    """Read both models at every position, in one pass over the vocabulary, without gradients.
 
     With S = Σ exp(z), A = Σ exp(z) z and D = Σ exp(z) (z − z_ref): log π = z − log S, H(π) = log S − A/S and
     KL(π‖π_ref) = D/S − log S + log S_ref; the reference's likewise.

@@ -37,7 +37,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True)
 class Actions:
-    """What was done: the places at which something was chosen, and what is known of each beside what a model says.
+    """The actions of a batch: the places at which something was chosen, and what the data say of each.
 
     For text an action is a token of a response that the policy wrote. Losses and metrics see this and nothing of how a
     model is fed.
@@ -69,7 +69,7 @@ class Actions:
         return replace(self, **_moved(vars(self), device))
 
     def of_role(self, *roles: Role) -> Int[Tensor, " M"]:
-        """Return which responses play one of these parts, in their order."""
+        """Return the responses of these roles, as indices in their order."""
         found = [index for index, role in enumerate(self.roles) if role in roles]
         return torch.tensor(found, dtype=torch.long, device=self.responses.device)
 
@@ -102,7 +102,7 @@ class Actions:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A flat row of tokens with the places whose log-probs are wanted: how a model of text is fed.
+    """The input of a model of text: a flat row of tokens, and the places whose log-probs are asked for.
 
     Attributes:
         input_ids: [T] tokens of all groups, one after the other.
@@ -110,7 +110,7 @@ class PackedBatch:
         segments: the runs of the flat row, in order.
         predictors: [N] index into the row of the token whose hidden state predicts target n.
         targets: [N] the tokens taken.
-        actions: what was done, a target each.
+        actions: an action for each target.
     """
 
     input_ids: Int[Tensor, " T"]
@@ -191,7 +191,7 @@ class PairValues:
 
 @dataclass(frozen=True)
 class PrefixValues:
-    """What a value network says of prefixes of N responses.
+    """The values of prefixes of N responses, by a value network.
 
     Attributes:
         values: [N, T] V(x, y_<t), the value before token t was written; 0 where the mask is False.
@@ -207,16 +207,16 @@ class PrefixValues:
 
 
 class Batch(Protocol):
-    """What a scorer is fed, whatever it holds: a row of tokens, later images or episodes."""
+    """The input of a scorer, whatever it holds: a row of tokens, later images or episodes."""
 
     @property
     def actions(self) -> Actions:
-        """What was done."""
+        """The actions that are scored."""
         ...
 
 
 class Outputs(NamedTuple):
-    """What a model gives of a batch, by name; None for what it does not give.
+    """The outputs of a model for a batch, by name; None for those that it does not give.
 
     Attributes:
         logps: [N] log π of every action.
@@ -233,7 +233,7 @@ class Outputs(NamedTuple):
     rewards: Float[Tensor, "N A"] | None = None
 
     def given(self) -> dict[str, Tensor]:
-        """Return what is there, by name."""
+        """Return the outputs that are there, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
 
     def detach(self) -> "Outputs":

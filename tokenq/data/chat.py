@@ -41,7 +41,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Written:
+class RenderedResponse:
     """One response as text, after its prompt.
 
     Attributes:
@@ -62,7 +62,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class RenderedExample:
     """An example as text.
 
     Attributes:
@@ -73,7 +73,7 @@ class Rendered:
     """
 
     prompt: str
-    responses: tuple[Written, ...]
+    responses: tuple[RenderedResponse, ...]
     is_chat: bool
     is_dated: bool = False
 
@@ -83,7 +83,7 @@ class Rendered:
         return not all(response.full.startswith(self.prompt) for response in self.responses)
 
 
-def render(example: Example, tokenizer: Tokenizer, marks: Sequence[str] = ()) -> Rendered:
+def render(example: Example, tokenizer: Tokenizer, marks: Sequence[str] = ()) -> RenderedExample:
     """Return the text of an example's prompt and of each response after it.
 
     Args:
@@ -119,15 +119,15 @@ def refuse_halves(text: str) -> None:
         ) from None
 
 
-def _plain_example(example: Example, tokenizer: Tokenizer) -> Rendered:
+def _plain_example(example: Example, tokenizer: Tokenizer) -> RenderedExample:
     contents = [response.content for response in example.responses]
     texts = [_plain(str(example.prompt), content, tokenizer) for content in contents if isinstance(content, str)]
     if len(texts) < len(contents):
         raise BadRow("text and turns", "the prompt is text, but a response is a conversation; give both alike")
-    return Rendered(str(example.prompt), tuple(texts), False)
+    return RenderedExample(str(example.prompt), tuple(texts), False)
 
 
-def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rendered:
+def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> RenderedExample:
     asked = tuple(turn for turn in example.prompt if isinstance(turn, Message))
     if tokenizer.chat_template is None:
         raise BadRow(
@@ -160,18 +160,18 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
         how = {**options, "tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
         mask = tuple(_apply(tokenizer, turns, how)["assistant_masks"]) if marked else None
         responses.append(_written(talk, full != (thoughtful or whole), mask))
-    return Rendered(prompt, tuple(responses), True, _is_dated(template, prompt))
+    return RenderedExample(prompt, tuple(responses), True, _is_dated(template, prompt))
 
 
-def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) -> Written:
+def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) -> RenderedResponse:
     """Return a response with its learnt spans: as the template marks them, else as its turns are found."""
     context = any(isinstance(turn, ContextMessage) for turn in talk.turns)
     if mask is not None and not context:
-        return Written(talk.full, trimmed, token_mask=mask)
+        return RenderedResponse(talk.full, trimmed, token_mask=mask)
     spans, lost = assistant_spans(talk)
     if mask is None:
-        return Written(talk.full, trimmed, learnt(talk, spans), last_turn_only=lost)
-    return Written(talk.full, trimmed, learnt(talk, spans), mask, last_turn_only=lost)
+        return RenderedResponse(talk.full, trimmed, learnt(talk, spans), last_turn_only=lost)
+    return RenderedResponse(talk.full, trimmed, learnt(talk, spans), mask, last_turn_only=lost)
 
 
 DATE = datetime.date(2024, 7, 26)
@@ -254,12 +254,12 @@ def _with_thoughts(whole: str, turns: Sequence[Message], write: Write) -> str | 
     return f"{asked}{said.rstrip()}{_closing(whole, answer)}"
 
 
-def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> Written:
+def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> RenderedResponse:
     """Return a plain-text response; spans leave out other speakers of a transcript."""
     kept = content.rstrip() if content.rstrip().endswith(str(tokenizer.eos_token)) else content
     full = prompt + kept
     if HUMAN not in kept or ASSISTANT not in prompt:
-        return Written(full, kept != content)
+        return RenderedResponse(full, kept != content)
     spans: list[Span] = []
     start = 0
     while start >= 0:
@@ -268,4 +268,4 @@ def _plain(prompt: str, content: str, tokenizer: Tokenizer) -> Written:
         spans.append((start, len(full) if end < 0 else end))
         start = -1 if end < 0 else full.find(ASSISTANT, end)
         start = start + len(ASSISTANT) if start >= 0 else -1
-    return Written(full, kept != content, tuple(spans))
+    return RenderedResponse(full, kept != content, tuple(spans))

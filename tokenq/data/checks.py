@@ -1,4 +1,4 @@
-"""What a loss tells apart has to differ: labels, rewards and margins that are all the same are refused."""
+"""Refuses data in which everything that a loss tells apart is the same: labels, rewards, margins."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from tokenq.records import TokenGroup
 
 
 class Difference(NamedTuple):
-    """What a loss tells apart.
+    """A number that a loss tells examples apart by.
 
     Attributes:
         values: those of a group.

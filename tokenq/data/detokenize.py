@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 UNKNOWN = "\ufffd"
-"""What decoders write for bytes that are no character (yet)."""
+"""The character that decoders write for bytes that are no character (yet)."""
 
 WINDOW = 8
 """Tokens that are decoded before a new one, to see what it adds; doubled where they begin inside a character."""

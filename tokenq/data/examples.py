@@ -202,7 +202,7 @@ def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
 
 
 STYLES: dict[str, Callable[[Parsed], Parsed]] = {"as_given": _as_given, "chat": _as_chat}
-"""How text is written: as the data set has it, or as turns for a chat template."""
+"""Styles of text: as the data set has it, or as turns for a chat template."""
 
 
 def _check(example: Example) -> None:

@@ -220,7 +220,7 @@ SELECTIONS: dict[str, Selection] = {
     "responses": Selection(_responses),
     "steps": Selection(_steps, ("steps", "step_labels"), ("ones in steps", "columns completions and labels")),
 }
-"""What can be asked of a data set, by name: a key of `UNITS`, or pairs with something beside them."""
+"""Every selection by name: a key of `UNITS`, or pairs with something beside them."""
 
 _NOTHING: dict[str, Any] = {"label": None, "score": None, "steps": (), "step_labels": (), "ratings": {}, "scale": None}
 
@@ -235,4 +235,4 @@ def only_learnt(example: Example, learnt: Sequence[str] | None) -> Example:
 
 
 PAIRINGS: dict[str, Pairing] = {"all": _every_two, "best_worst": _best_worst}
-"""How rated responses become pairs."""
+"""Ways to make pairs of rated responses."""

@@ -1,4 +1,4 @@
-"""What a loss reads beside the responses: those to other prompts, steps, a contrast of two models, normal rewards.
+"""Signals that losses read beside the responses: mismatched responses, steps, a contrast of two models, rewards.
 
 Each function takes token groups and returns them with one thing more, a column or a response of another role; a row of
 `SIGNALS` joins it to the input of a loss that has its name. Nothing here changes a token that is learnt from.
@@ -124,7 +124,7 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
 
 
 class RewardScale(NamedTuple):
-    """How rewards are normalised: (r − mean)/sd.
+    """The normalisation of rewards: (r − mean)/sd.
 
     Attributes:
         mean: of all rewards of the training data.
@@ -179,8 +179,8 @@ def _ids(trace: TokenTrace) -> tuple[int, ...]:
     return tuple(-1 if token.id is None else token.id for token in trace.tokens)
 
 
-class Options(NamedTuple):
-    """What signals are made with besides the data itself.
+class SignalOptions(NamedTuple):
+    """The inputs of signals besides the data itself.
 
     Attributes:
         trained: the training data, also where a held-out part is meant.
@@ -196,7 +196,7 @@ class Options(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """How the data give an input of a loss.
+    """An input of a loss that comes from the data.
 
     Attributes:
         add: (data, options) → the groups with it.
@@ -205,13 +205,13 @@ class Signal(NamedTuple):
         left_out: options → why responses have none, and what to do where none is left.
     """
 
-    add: Callable[[TokenizedData, Options], list[TokenGroup]]
+    add: Callable[[TokenizedData, SignalOptions], list[TokenGroup]]
     needs_texts: bool = False
     differences: tuple[Difference, ...] = ()
-    left_out: Callable[[Options], tuple[str, str]] = lambda options: ("that have none", "Look at the data.")
+    left_out: Callable[[SignalOptions], tuple[str, str]] = lambda options: ("that have none", "Look at the data.")
 
 
-def _contrast(data: TokenizedData, options: Options) -> list[TokenGroup]:
+def _contrast(data: TokenizedData, options: SignalOptions) -> list[TokenGroup]:
     return data.groups if options.contrast is None else with_contrast(data, options.contrast)
 
 
@@ -238,4 +238,4 @@ SIGNALS: dict[str, Signal] = {
         left_out=lambda options: ("that were cut before the end of their first step", "Raise --max-length."),
     ),
 }
-"""What the data give, by the name of the input of a loss."""
+"""Every signal by the name of the input of a loss."""

@@ -17,12 +17,12 @@ from tokenq.data.files.folders import folder_rows, pattern_rows
 from tokenq.data.files.hub import hub_rows
 from tokenq.data.files.local import STANDARD_INPUT, Row, given_rows, read_file, read_standard_input
 from tokenq.data.files.slices import sliced
-from tokenq.data.files.source_language import Source, is_pattern, looks_like_path, neighbour, parse_source
+from tokenq.data.files.source_language import SourceName, is_pattern, looks_like_path, neighbour, parse_source
 from tokenq.errors import UserError
 from tokenq.records import Example
 
 
-def read_rows(source: Source) -> list[Row]:
+def read_rows(source: SourceName) -> list[Row]:
     """Return the rows of one source, sliced and not yet weighted.
 
     Raises:
@@ -123,7 +123,7 @@ def hold_out(examples: Sequence[Example], count: int, *, seed: int = 0) -> tuple
     return kept, [example for example in examples if example.prompt in chosen]
 
 
-def _weighted(examples: Sequence[Example], source: Source, seed: int) -> list[Example]:
+def _weighted(examples: Sequence[Example], source: SourceName, seed: int) -> list[Example]:
     passes = int(source.weight)
     count = round((source.weight - passes) * len(examples))
     order = list(range(len(examples)))

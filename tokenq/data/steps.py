@@ -1,4 +1,4 @@
-"""Steps of responses: where those that the data give stand in the text, and what losses read of them."""
+"""Steps of responses: their places in the text, and the columns that losses read of them."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.data.bad_rows import Bad, BadRowsError
-from tokenq.data.chat import INSIDE, Rendered, Tokenizer, Written, render
+from tokenq.data.chat import INSIDE, RenderedExample, RenderedResponse, Tokenizer, render
 from tokenq.data.encode import Encoded, Encoder, Ids
 from tokenq.data.summary import DataSummary, summarise
-from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, Limits
+from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits
 from tokenq.data.turns import BadRow, common_length
 from tokenq.errors import UserError, unknown_name
 from tokenq.records import Example, TokenGroup, TokenResponse
@@ -92,7 +92,7 @@ def tokenize(
     if (max_length is not None and max_length < 2) or (max_prompt_length is not None and max_prompt_length < 1):
         raise UserError("max_length must be at least 2 and max_prompt_length at least 1.", "Raise the limits.")
     encoder = Encoder.of(tokenizer, with_texts)
-    limits = Limits(max_length, max_prompt_length, kept=len(encoder.prefix))
+    limits = LengthLimits(max_length, max_prompt_length, kept=len(encoder.prefix))
     lost: Counter[str] = Counter(dropped or {})
     mended: Counter[str] = Counter()
     groups: list[TokenGroup] = []
@@ -139,7 +139,7 @@ def _groups(
 
     Those that give none are added to `bad`.
     """
-    rendered: list[tuple[int, Rendered]] = []
+    rendered: list[tuple[int, RenderedExample]] = []
     for place in places:
         marks = () if isinstance(examples[place].prompt, str) else encoder.marks
         try:
@@ -159,7 +159,7 @@ def _groups(
             yield group, _located(one, table, group) if encoder.locates else (), counts
 
 
-def _texts(rendered: Rendered) -> Iterable[str]:
+def _texts(rendered: RenderedExample) -> Iterable[str]:
     """Yield every text of an example whose ids are needed."""
     yield rendered.prompt
     for response in rendered.responses:
@@ -176,7 +176,7 @@ def common_tokens(first: Ids, second: Ids) -> int:
 
 
 def _group(
-    example: Example, rendered: Rendered, encoder: Encoder, table: Mapping[str, Encoded], counts: Counter[str]
+    example: Example, rendered: RenderedExample, encoder: Encoder, table: Mapping[str, Encoded], counts: Counter[str]
 ) -> TokenGroup:
     """Return the group of one example; count mended responses in `counts`.
 
@@ -212,7 +212,7 @@ def _group(
     return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where, example.margin)
 
 
-def _located(rendered: Rendered, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:
+def _located(rendered: RenderedExample, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:
     """Return the positions of the response tokens of a group in their texts."""
     size, texts, prompt = len(group.prompt_ids), [], table[rendered.prompt].ids
     parted = min(common_length(rendered.prompt, written.full) for written in rendered.responses)
@@ -241,7 +241,7 @@ def _fit(text: ResponseText, response: TokenResponse) -> ResponseText:
     return ResponseText(text.prompt, text.text[: int(ends[-1])], ends)
 
 
-def _mask(response: Written, whole: Encoded, size: int, table: Mapping[str, Encoded]) -> NDArray[np.bool_]:
+def _mask(response: RenderedResponse, whole: Encoded, size: int, table: Mapping[str, Encoded]) -> NDArray[np.bool_]:
     """Return a mask of the tokens after the first `size` that the policy wrote."""
     mask = np.zeros(len(whole.ids), np.bool_)
     if response.token_mask is not None:
@@ -289,7 +289,7 @@ def _nothing_left(lost: Counter[str], bad: Sequence[Bad]) -> UserError:
     )
 
 
-def _too_long(groups: Sequence[TokenGroup], limits: Limits) -> UserError:
+def _too_long(groups: Sequence[TokenGroup], limits: LengthLimits) -> UserError:
     first = groups[0]
     longest = max(len(response.ids) for response in first.responses)
     asked = f"max_length {limits.max_length}"

@@ -17,7 +17,7 @@ TOO_LONG = (LONG_PROMPT, LONG_ROW, NO_ROOM)
 
 
 @dataclass(frozen=True)
-class Limits:
+class LengthLimits:
     """Limits of length in tokens.
 
     Attributes:
@@ -45,19 +45,19 @@ def _longest(group: TokenGroup) -> int:
     return max(len(response.ids) for response in group.responses)
 
 
-def drop(group: TokenGroup, limits: Limits) -> TokenGroup | str:
+def drop(group: TokenGroup, limits: LengthLimits) -> TokenGroup | str:
     """Return the group if it is within the limits, else the reason to drop it."""
     if len(group.prompt_ids) > limits.prompt:
         return LONG_PROMPT
     return LONG_ROW if len(group.prompt_ids) + _longest(group) > limits.row else group
 
 
-def prompt_left(group: TokenGroup, limits: Limits) -> TokenGroup | str:
+def prompt_left(group: TokenGroup, limits: LengthLimits) -> TokenGroup | str:
     """Return the group with its prompt cut from the left until the longest response fits whole."""
     return _cut_prompt(group, min(limits.prompt, limits.row - _longest(group)), limits.kept)
 
 
-def response_right(group: TokenGroup, limits: Limits) -> TokenGroup | str:
+def response_right(group: TokenGroup, limits: LengthLimits) -> TokenGroup | str:
     """Return the group with its responses cut from the right; a prompt over its limit is a reason to leave it out."""
     room = limits.row - len(group.prompt_ids)
     if len(group.prompt_ids) > limits.prompt:
@@ -65,7 +65,7 @@ def response_right(group: TokenGroup, limits: Limits) -> TokenGroup | str:
     return replace(group, responses=tuple(response.cut(room) for response in group.responses))
 
 
-def both(group: TokenGroup, limits: Limits) -> TokenGroup | str:
+def both(group: TokenGroup, limits: LengthLimits) -> TokenGroup | str:
     """Return the group with its prompt cut from the left, then its responses from the right.
 
     The prompt is cut to its own limit, or to half of the whole where it has none, when the group is too long.
@@ -85,7 +85,7 @@ def _cut_prompt(group: TokenGroup, room: int, kept: int) -> TokenGroup | str:
     return replace(group, prompt_ids=np.concatenate([group.prompt_ids[:kept], tail]))
 
 
-TRUNCATIONS: dict[str, Callable[[TokenGroup, Limits], TokenGroup | str]] = {
+TRUNCATIONS: dict[str, Callable[[TokenGroup, LengthLimits], TokenGroup | str]] = {
     "both": both,
     "drop": drop,
     "error": drop,  # and the caller stops at the first reason

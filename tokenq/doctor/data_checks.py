@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.core.stats import proportion_interval
 from tokenq.data.digest import group_key
 from tokenq.data.truncation import TOO_LONG
 from tokenq.doctor.finding import Evidence, Finding, Severity, percent
@@ -19,6 +18,7 @@ from tokenq.records import TokenGroup
 from tokenq.runs.facts import DataFacts
 from tokenq.runs.record import RunRecord
 from tokenq.score.health import row_warnings
+from tokenq.stats.bootstrap import proportion_interval
 
 LOOP = 0.5
 """Share of repeated four-grams from which a response goes in circles; people's texts stay below 0.1 (the measure is

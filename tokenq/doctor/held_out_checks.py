@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from tokenq.core.stats import proportion_interval
 from tokenq.doctor.finding import Evidence, Finding, Severity
 from tokenq.runs.record import TAIL, RunRecord, Series
+from tokenq.stats.bootstrap import proportion_interval
 
 LOSS_WORSE = 0.05
 """Relative rise of the held-out loss above its best, from which it is no noise of evaluation on the same rows."""

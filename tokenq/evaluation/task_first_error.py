@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluation.first_error import (
     REPEATS,
@@ -27,7 +26,7 @@ from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, step_bounds
 from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling
-from tokenq.stats.outcome import Cell, Example, Outcome, Table, titled, worst_first
+from tokenq.stats.outcome import Cell, Example, Outcome, Table, numbers_first, titled, worst_first
 from tokenq.traces import TokenTrace
 
 USUAL = (

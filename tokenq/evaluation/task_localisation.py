@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from tokenq.core.stats import numbers_first
 from tokenq.errors import UserError
 from tokenq.evaluation.localisation import ALL_TOKENS, Localisation, localise
 from tokenq.evaluation.readouts import label
@@ -10,7 +9,7 @@ from tokenq.evaluation.step_scores import first_wrong
 from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.token_labels import Bools, labels_from_step, labels_from_stretches
 from tokenq.stats.bootstrap import PLAIN, Resampling
-from tokenq.stats.outcome import Cell, Example, Outcome, Table, titled, worst_first
+from tokenq.stats.outcome import Cell, Example, Outcome, Table, numbers_first, titled, worst_first
 from tokenq.traces import TokenTrace
 
 Stretches = Sequence[tuple[int, int]]

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from tokenq.core.stats import proportion_interval
 from tokenq.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -269,3 +269,15 @@ def _quantile(ordered: Floats, places: Floats) -> Floats:
     low = np.take_along_axis(ordered, lower[None], 0)[0]
     high = np.take_along_axis(ordered, upper[None], 0)[0]
     return np.asarray(np.where(share > 0, low + share * (high - low), low))
+
+
+def proportion_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share of hits / n.
+
+    Args:
+        hits: successes.
+        n: trials, at least 1.
+        confidence: coverage.
+    """
+    interval = binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -3,11 +3,11 @@
 Every task makes one of these, and what shows an evaluation (terminal, JSON, page) reads it and knows no task.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tokenq.core.stats import numbers_first
 from tokenq.stats.bootstrap import Estimate
 
 Cell = str | int | float | Estimate | None
@@ -123,3 +123,13 @@ class Outcome:
     def costing(self, cost: Mapping[str, float]) -> "Outcome":
         """Return the outcome with further costs."""
         return replace(self, cost={**self.cost, **cost})
+
+
+def numbers_first(value: float | str | None) -> tuple[bool, float]:
+    """Return the key under which numbers ascend and what is none (NaN, None, a text) comes last.
+
+    NaN is neither below nor above anything: sorted by itself, it leaves everything around it in disorder.
+    """
+    if value is None or isinstance(value, str) or math.isnan(value):
+        return True, 0.0
+    return False, float(value)

@@ -1,1 +1,1 @@
-"""Training: what a run is asked for (`config`), the loop, checkpoints and metrics. Models come in as protocols."""
+"""Training: settings, sources of examples, the loop, checkpoints and metrics. Models come in as protocols."""

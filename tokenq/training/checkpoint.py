@@ -93,7 +93,7 @@ def load_latest(accelerator: Accelerator, folder: Path, metrics: JsonLines | Non
 
 
 def _first_looks(accelerator: Accelerator, look: Callable[[], int]) -> int:
-    """Return what the main process finds; a `UserError` of it is raised in all, so that none waits for the others."""
+    """Return the main process's result on all; its `UserError` is raised on all, so that none waits for the others."""
     outcome: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
@@ -161,7 +161,7 @@ def _check_metrics(metrics: JsonLines, step: int) -> None:
 
 
 def _clear_torn(folder: Path) -> None:
-    """Delete checkpoints without their last file: what a kill left of one that was being deleted."""
+    """Delete checkpoints without their last file: a kill has left them half deleted."""
     for path in folder.glob(f"{_PREFIX}*"):
         if path.is_dir() and re.fullmatch(rf"{_PREFIX}\d{{8,}}", path.name) and not (path / STATE).exists():
             shutil.rmtree(path, ignore_errors=True)

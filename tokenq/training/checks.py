@@ -1,4 +1,4 @@
-"""What a run refuses to go on with: a policy that does not start as its reference, and losses that are no numbers."""
+"""Checks that stop a run: a policy that does not start as its reference, and losses that are no numbers."""
 
 import math
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def raise_together(problem: UserError | None, accelerator: Accelerator) -> None:
 
 
 def together(work: Callable[[], T], accelerator: Accelerator) -> T:
-    """Return what every process finds, where all of them succeed.
+    """Return the result of this process, where all of them succeed.
 
     Args:
         work: what this process does; no collective call is in it.
@@ -85,7 +85,7 @@ def settled(means: dict[str, float], same: bool) -> dict[str, float]:
 
 
 def not_finite(result: BatchResult, actions: Actions) -> list[str]:
-    """Return where the examples with a loss that is no number came from."""
+    """Return the origins of the examples whose loss is no number."""
     found: list[str] = []
     for losses in result.losses:
         bad = (~torch.isfinite(losses.detach())).nonzero()[:, 0].tolist()

@@ -1,4 +1,4 @@
-"""What a run is asked for: one frozen dataclass, the same from the command line, a YAML file and Python.
+"""The settings of a run: one frozen dataclass, the same from the command line, a YAML file and Python.
 
 The string under each field is its help text. This module checks values against each other and refuses to touch files,
 models or torch, so that `tokenq --help` is instant.
@@ -164,7 +164,7 @@ class TrainConfig:
             raise error
 
     def lora(self) -> dict[str, Any]:
-        """Return what the new adapter is to be, as `add_lora` takes it."""
+        """Return the settings of the new adapter, as `add_lora` takes them."""
         return {
             "rank": self.lora_rank,
             "alpha": 2.0 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
@@ -237,7 +237,7 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "fp16": "mixed_precision",
     "resume_from_checkpoint": "resume",
 }
-"""What other trainers call a field, for the hint after a flag that does not exist."""
+"""Other trainers' names of a field, for the hint after a flag that does not exist."""
 
 
 RANGES = (
@@ -255,7 +255,7 @@ RANGES = (
     Range(("weight_decay", "max_grad_norm"), least=0, most=1_000_000),
     Range(("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"), least=0, below=1),
 )
-"""What numbers of a training may be, beside those that all configurations share."""
+"""The ranges of a training's numbers, beside those that all configurations share."""
 
 
 def _flag(name: str) -> str:

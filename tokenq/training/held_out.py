@@ -1,4 +1,4 @@
-"""The held-out responses one by one, as the last evaluation found them: what runs are compared by.
+"""The held-out responses one by one, as the last evaluation found them: runs are compared by these.
 
 Averages in `metrics.jsonl` cannot be paired. This file keeps what each response got, and what it had before the first
 update, so that two runs can be compared pair by pair without their weights. Responses are told by their tokens.
@@ -22,7 +22,7 @@ LogpRow = tuple[int, int, float, float | None]
 
 
 class EvaluationRows(NamedTuple):
-    """What one process found in an evaluation beside averages.
+    """The findings of one process in an evaluation, beside averages.
 
     Attributes:
         logps: what each response got.
@@ -39,7 +39,7 @@ class EvaluationRows(NamedTuple):
 
 
 def rows_of(outputs: Outputs, actions: Actions) -> list[LogpRow]:
-    """Return what each response of a batch got: Σ_t log π and Σ_t log π_ref over the policy's own tokens, in nats.
+    """Return Σ_t log π and Σ_t log π_ref over the policy's own tokens of each response of a batch, in nats.
 
     Outputs of a reward model are no log-probs, and have no rows.
     """

@@ -1,4 +1,4 @@
-"""What a run of the loop needs, and how it ended: plain values, no behaviour."""
+"""The inputs of a run of the loop, and its summary: plain values, no behaviour."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
         steps: updates done, those before a resume included.

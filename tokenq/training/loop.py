@@ -124,7 +124,7 @@ class _Trainer:
         return place
 
     def stopped(self, step: int, signum: int) -> Interrupted:
-        """Return what ends a run that a signal has asked to stop, with a checkpoint of all that was done."""
+        """Write a checkpoint of what was done, and return the exception that ends a run that a signal stops."""
         said = f"Stopped after step {step} of {self.total}"
         if not step:
             return Interrupted(signum, "Stopped before the first step.")
@@ -229,7 +229,7 @@ class _Trainer:
             yield
 
     def _apart(self, result: BatchResult, actions: Actions, step: int) -> UserError | None:
-        """Return what is wrong with the start of the run, if anything is."""
+        """Return an error when the policy does not start equal to its reference."""
         if step or self.job.start_tolerance is None:
             return None
         return apart_at_start(result.outputs, actions, self.job.start_tolerance)
@@ -256,7 +256,7 @@ class _Trainer:
         return metrics
 
     def _step_weights(self, step_plan: Step) -> list[float]:
-        """Return how much the whole step counts for each loss."""
+        """Return the weight of the whole step in each loss."""
         objective = self.job.objective
         rows = [[float(w) for w in objective.weights(micro.batch.actions)] for micro in step_plan.own if micro.counts]
         sums = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(objective.loss.terms)).sum(0)

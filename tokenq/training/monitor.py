@@ -1,4 +1,4 @@
-"""What a run costs: tokens, time and memory."""
+"""The cost of a run: tokens, time and memory."""
 
 import resource
 import sys

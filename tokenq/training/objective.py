@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenq.core.losses import LossSum, Term
+from tokenq.core.losses import LossSum, LossTerm
 from tokenq.core.losses.inputs import INPUTS, Scene
 from tokenq.core.losses.units import UNITS, Sums
 from tokenq.core.readout import Logits
@@ -22,7 +22,7 @@ from tokenq.training.values import value_sums, with_explained_variance
 
 @dataclass(frozen=True)
 class Objective:
-    """What a run minimises.
+    """The loss that a run minimises, with its metrics.
 
     Attributes:
         loss: a loss, or a weighted sum of several.
@@ -36,12 +36,12 @@ class Objective:
 
     @property
     def reads(self) -> Callable[[Logits, Logits | None], Tensor] | None:
-        """What the losses read off the policy's vocabulary besides log-probs, None for most."""
+        """The function that reads the policy's whole vocabulary for the losses, None for most."""
         found = (INPUTS[name].reads for name in self.loss.inputs if name in INPUTS)
         return next((reads for reads in found if reads), None)
 
     def weights(self, actions: Actions) -> list[int]:
-        """Return how much this batch counts in the step's average of each term: pairs, responses, or their tokens."""
+        """Return the weight of this batch in the step's average of each term: pairs, responses, or their tokens."""
         return [self._count(term, actions) for term in self.loss.terms]
 
     def score(
@@ -51,7 +51,7 @@ class Objective:
         batch: Batch,
         ref_logits: Callable[[Any], Logits] | None = None,
     ) -> Outputs:
-        """Return what the models give of a batch; the arguments are those of `__call__`."""
+        """Return the outputs of both models for a batch; the arguments are those of `__call__`."""
         reads = self.reads
         if reads is None:
             outputs = policy(batch)
@@ -67,7 +67,7 @@ class Objective:
         return outputs._replace(ref_logps=stored if reference is None else reference(batch))
 
     def judge(self, outputs: Outputs, actions: Actions) -> "BatchResult":
-        """Return the losses and metrics that follow from what the models give."""
+        """Return the losses and metrics of outputs."""
         scene = Scene(actions, outputs, self.beta, self.attributes)
         reading = self.loss.unit.readings[self.loss.output]
         losses = tuple(self._losses(term, scene) for term in self.loss.terms)
@@ -99,7 +99,7 @@ class Objective:
         return self.judge(self.score(policy, reference, batch, ref_logits), batch.actions)
 
     def share(self, result: "BatchResult", totals: Sequence[float]) -> Tensor:
-        """Return what a batch adds to the step's loss Σ weight · mean, given the step's totals of `weights`."""
+        """Return the share of a batch in the step's loss Σ weight · mean, given the step's totals of `weights`."""
         parts = zip(self.loss.terms, result.losses, totals, strict=True)
         added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
         return torch.stack(added).sum() if added else result.losses[0].sum()
@@ -112,7 +112,7 @@ class Objective:
             means = {"loss": sum(term.weight * means.get(name, 0.0) for term, name in parts), **means}
         return with_explained_variance(means)
 
-    def _losses(self, term: Term, scene: Scene) -> Tensor:
+    def _losses(self, term: LossTerm, scene: Scene) -> Tensor:
         loss, rows = term.loss, self._rows(term, scene.actions)
         models = [] if scene.outputs.logps is None else [scene.policy]
         if scene.reference is not None and loss.reference:
@@ -120,12 +120,12 @@ class Objective:
         arguments = UNITS[loss.unit].readings[loss.output].arguments(scene, models, rows)
         return loss.function(*arguments, *loss.given(scene, rows))
 
-    def _rows(self, term: Term, actions: Actions) -> Tensor:
+    def _rows(self, term: LossTerm, actions: Actions) -> Tensor:
         """Return the responses that a loss sees: those of its data, or those of others' to imitate."""
         imitates = term.loss.unit == "responses"
         return self.loss.unit.imitated(actions) if imitates else UNITS[term.loss.unit].seen(actions)
 
-    def _count(self, term: Term, actions: Actions) -> int:
+    def _count(self, term: LossTerm, actions: Actions) -> int:
         if term.loss.unit == "responses":
             return int(torch.isin(actions.responses, self._rows(term, actions)).sum())
         return UNITS[term.loss.unit].readings[term.loss.output].count(actions)
@@ -133,7 +133,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What one micro-batch gave.
+    """The result of one micro-batch.
 
     Attributes:
         losses: for each term [B] one loss per pair, response or ranking, with a graph.

@@ -1,4 +1,4 @@
-"""What a run directory has recorded, read and checked: one reader a file. Imports no torch.
+"""Reads and checks the records of a run directory: one reader a file. Imports no torch.
 
 A folder that a kill, a full disk or a hand has left broken is answered in words: what is wrong, and in which file.
 """
@@ -59,7 +59,7 @@ def read_config(run: RunDir) -> dict[str, Any]:
 
 
 def read_provenance(run: RunDir) -> dict[str, Any]:
-    """Return where a run comes from, as its provenance.json has it.
+    """Return the provenance of a run, as its provenance.json has it.
 
     Raises:
         UserError: the file is missing or broken, of a newer version, or not of a training run.

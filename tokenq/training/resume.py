@@ -1,4 +1,4 @@
-"""What a resumed run may ask for otherwise than it began: what moves no number, and more steps."""
+"""The settings that may change when a run is resumed: those that move no number, and more steps."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -23,7 +23,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 def check_resume(config: TrainConfig, recorded: Mapping[str, Any]) -> Changes:
-    """Return by what the length of a resumed run changes; refuse one under other settings than it began with.
+    """Return the changes to the length of a resumed run; refuse other settings than it began with.
 
     Args:
         config: what is asked for now.

@@ -1,4 +1,4 @@
-"""Where the examples of an update come from: pure functions of the seed and the step, so that any step can be repeated.
+"""The source of the examples of each update: a pure function of seed and step, so that any step can be repeated.
 
 A batch counts what the loss counts. Pairs and rankings are whole; single responses count one by one, also where several
 share a prompt, and such a group is cut where a step is full.
@@ -44,7 +44,7 @@ class Source(Protocol):
         ...
 
     def step(self, number: int) -> list[Part]:
-        """Return what the update after `number` others sees."""
+        """Return the examples of the update after `number` others."""
         ...
 
 
@@ -80,7 +80,7 @@ class Offline:
         return math.ceil(self.total / self.batch_size)
 
     def step(self, number: int) -> list[Part]:
-        """Return what the update after `number` others sees."""
+        """Return the examples of the update after `number` others."""
         epoch, place = divmod(number, self.per_epoch)
         return self.cut(_permutation(self.seed, epoch, len(self.groups)), place * self.batch_size)
 

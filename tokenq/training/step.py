@@ -93,7 +93,7 @@ class CoupledStep:
 
 
 def share_of(outputs: Outputs, slopes: Mapping[str, Tensor]) -> Tensor:
-    """Return what has these gradients at these outputs; 0 of them all where there are none."""
+    """Return a number with these gradients at these outputs; 0 times the outputs where there are none."""
     given = outputs.given()
     products = [(given[name] * slope).sum() for name, slope in slopes.items()]
     if not products:

@@ -1,4 +1,4 @@
-"""What a flag of TRL is called here, or why there is none: answers to flags that `tokenq train` does not know.
+"""TRL's flags and their names here, or why there is none: answers to flags that `tokenq train` does not know.
 
 Names are those of TRL 1.16 (DPOConfig, SFTConfig, RewardConfig, ModelConfig, ScriptArguments). docs/train.md prints the
 same table.

@@ -1,4 +1,4 @@
-"""What a run says of the value network that is trained beside the policy: its loss, its mean, how much it explains."""
+"""Metrics of the value network that is trained beside the policy: its loss, its mean, the variance it explains."""
 
 from torch import Tensor
 

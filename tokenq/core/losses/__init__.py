@@ -10,7 +10,7 @@ responses at once; `rewards` has those of reward models, which see no log-prob.
 from tokenq.core.losses.anchored import both_log_ratios
 from tokenq.core.losses.pairs import cdpo, dpo, hinge, ipo, ipo_sum, log_ratios, margins
 from tokenq.core.losses.single import sft
-from tokenq.core.losses.sums import LossSum, Term, alone, find_sum
+from tokenq.core.losses.sums import LossSum, LossTerm, alone, find_sum
 from tokenq.core.losses.table import ALIASES, LOSSES, Limit, Loss, bind, find_loss
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "Limit",
     "Loss",
     "LossSum",
-    "Term",
+    "LossTerm",
     "alone",
     "bind",
     "both_log_ratios",

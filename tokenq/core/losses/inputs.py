@@ -1,4 +1,4 @@
-"""What a loss may ask for besides log-probs: one table, `INPUTS`, and where each input comes from.
+"""The inputs of losses besides log-probs: one table, `INPUTS`, with the sources of each.
 
 An input stands in a loss's signature behind the log-probs, under its name. Some have several sources, which are a
 choice of whoever trains (`--loss-options calibration=rejected`). Numbers that the data give, a column of them, need no
@@ -23,11 +23,11 @@ from tokenq.errors import UserError
 
 @dataclass(frozen=True)
 class Scene:
-    """What is known of a batch when its losses are computed.
+    """A batch when its losses are computed.
 
     Attributes:
-        actions: what was done.
-        outputs: what the models give.
+        actions: of the batch.
+        outputs: of the models.
         beta: temperature at which rewards are reported.
         attributes: the names of a reward model's outputs.
     """
@@ -88,7 +88,7 @@ def _given(values: Tensor | None) -> Tensor:
 
 
 def labels(scene: Scene) -> Bool[Tensor, " N"]:
-    """Return which of the labelled responses are desirable."""
+    """Return True for the labelled responses that are desirable."""
     found = [role == "chosen" for role in scene.actions.roles if role in ("chosen", "rejected")]
     return torch.tensor(found, dtype=torch.bool, device=scene.actions.responses.device)
 
@@ -122,7 +122,7 @@ def prompt_values(scene: Scene) -> PrefixValues:
 
 
 def readouts(scene: Scene) -> PairValues:
-    """Return what was read off the vocabulary, of chosen and rejected responses."""
+    """Return the numbers read off the vocabulary, of chosen and rejected responses."""
     if scene.outputs.readouts is None:
         raise UserError("The loss reads the whole vocabulary, and nothing was read.", "Train with tokenq's own loop.")
     return scene.actions.pair_values(scene.outputs.readouts)

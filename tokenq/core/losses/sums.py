@@ -16,7 +16,7 @@ from tokenq.errors import UserError, nearest
 _TERM = re.compile(r"(?:(?P<before>[0-9.eE+-]+)\s*\*\s*)?(?P<name>[A-Za-z_]\w*)(?:\s*\*\s*(?P<after>[0-9.eE+-]+))?")
 
 
-class Term(NamedTuple):
+class LossTerm(NamedTuple):
     """A loss in a sum.
 
     Attributes:
@@ -39,22 +39,22 @@ class LossSum:
             of rated ones from those above the mean.
     """
 
-    terms: tuple[Term, ...]
+    terms: tuple[LossTerm, ...]
 
     @property
     def unit(self) -> Unit:
-        """What the sum trains on."""
+        """The kind of row that the sum trains on."""
         return UNITS[next((term.loss.unit for term in self.terms if term.loss.unit != "responses"), "responses")]
 
     @property
     def selection(self) -> str:
-        """What to ask of a data set: the kind of row, or pairs with something beside them."""
+        """The selection of the data that the sum needs: its kind of row, or pairs with something beside them."""
         asked = (term.loss.selection for term in self.terms if term.loss.selection != term.loss.unit)
         return next(asked, self.unit.name)
 
     @property
     def output(self) -> Output:
-        """What the model under training gives."""
+        """The output of the model under training."""
         return self.terms[0].loss.output
 
     @property
@@ -85,7 +85,7 @@ class LossSum:
 
     @property
     def metrics(self) -> list[str]:
-        """What the losses are called among the metrics, in their order."""
+        """The names of the losses among the metrics, in their order."""
         return ["loss"] if len(self.terms) == 1 else [f"loss/{term.name}" for term in self.terms]
 
     def parameters(self) -> dict[str, float | str]:
@@ -100,7 +100,7 @@ class LossSum:
 
 def alone(loss: Loss, name: str = "loss") -> LossSum:
     """Return a row of the table, or one of your own, as a sum of one."""
-    return LossSum((Term(name, loss, 1.0),))
+    return LossSum((LossTerm(name, loss, 1.0),))
 
 
 def find_sum(text: str, parameters: Mapping[str, float | str] | None = None) -> LossSum:
@@ -127,12 +127,12 @@ def find_sum(text: str, parameters: Mapping[str, float | str] | None = None) -> 
     if len(set(names)) < len(names):
         raise UserError(f"Loss {text!r} has a term twice.", "Add their weights.")
     given = _shared_out(text, names, parameters or {})
-    terms = tuple(Term(name, find_loss(name, given[name]), weight) for name, weight in named)
+    terms = tuple(LossTerm(name, find_loss(name, given[name]), weight) for name, weight in named)
     _check_addable(text, terms)
     return LossSum(terms)
 
 
-def _check_addable(text: str, terms: tuple[Term, ...]) -> None:
+def _check_addable(text: str, terms: tuple[LossTerm, ...]) -> None:
     """Refuse losses that one model and one pass over one data set cannot serve together."""
     if len({term.loss.output for term in terms}) > 1:
         raise UserError(

@@ -55,7 +55,7 @@ LIMITS: dict[str, Limit] = {
     **dict.fromkeys(("alpha", "gamma", "penalty", "odds_weight", "sft_weight", "mu"), _WEIGHT),
     **dict.fromkeys(("desirable_weight", "undesirable_weight", "centre_weight"), _WEIGHT),
 }
-"""What parameters of these names may be, in every loss that sets no limit of its own; others may be any number."""
+"""Limits of parameters by name, in every loss that sets none of its own; others may be any number."""
 
 
 class Loss(NamedTuple):
@@ -93,7 +93,7 @@ class Loss(NamedTuple):
         return {name: self.source(name) for name in self.inputs if len(sources_of(name)) > 1}
 
     def source(self, name: str) -> str:
-        """Return where an input comes from."""
+        """Return the source of an input."""
         return self.sources.get(name, next(iter(sources_of(name))))
 
     def given(self, scene: Scene, rows: Tensor) -> list[Any]:
@@ -107,13 +107,13 @@ class Loss(NamedTuple):
 
     @property
     def selection(self) -> str:
-        """What to ask of a data set for this loss: its kind of row, or pairs with something beside them."""
+        """The selection of the data that this loss needs: its kind of row, or pairs with something beside them."""
         asked = (INPUTS[name].selections.get(self.source(name)) for name in self.inputs if name in INPUTS)
         return next((one for one in asked if one), self.unit)
 
 
 def sources_of(name: str) -> Mapping[str, Any]:
-    """Return where an input may come from: the data alone for one that is a column of it."""
+    """Return the sources of an input: the data alone for one that is a column of it."""
     return INPUTS[name].sources if name in INPUTS else {"data": None}
 
 

@@ -22,11 +22,11 @@ Sums = dict[str, tuple[Tensor, int]]
 """Metric name → (sum over examples, number of examples), detached."""
 
 Output = Literal["logps", "rewards"]
-"""What the model under training gives: log-probs of tokens, or the numbers of a head that reads its hidden states."""
+"""The output of a model under training: log-probs of tokens, or the numbers of a head on its hidden states."""
 
 
 class Reading(NamedTuple):
-    """How a kind of row is read off what a model gives.
+    """A kind of row under one kind of model.
 
     Attributes:
         count: how many values a loss has in a batch. (A loss of demonstrations counts tokens.)
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """A kind of row: what one value of a loss stands for.
+    """A kind of row, for which a loss has one value.
 
     Attributes:
         name: its key in `UNITS`, and of what is asked of the data (`SELECTIONS` of `tokenq/data/selection.py`).
@@ -71,7 +71,7 @@ class Unit:
     column: Callable[[Actions, Tensor, Tensor], Any] = lambda actions, numbers, rows: numbers[rows]
 
     def size(self, group: TokenGroup) -> int:
-        """Return how many examples a group holds: single responses count one by one, pairs and rankings are whole."""
+        """Return the number of examples in a group: single responses count one by one, pairs and rankings are whole."""
         return len(self.examples(group)) if self.noun == "responses" else 1
 
     def examples(self, group: TokenGroup) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenq.data.files.local import READERS, Row, read_file, readable, table_rows
 from tokenq.data.files.slices import first_line, resolved, sliced
-from tokenq.data.files.source_language import Source, declares_configs
+from tokenq.data.files.source_language import SourceName, declares_configs
 from tokenq.data.files.unpacking import plain_suffix
 from tokenq.errors import UserError
 
@@ -16,7 +16,7 @@ MOST_FILES = 10_000
 """Most files that a pattern may match."""
 
 
-def folder_rows(path: Path, source: Source) -> list[Row]:
+def folder_rows(path: Path, source: SourceName) -> list[Row]:
     """Return the rows of a folder of data files, or of one that `save_to_disk` wrote.
 
     Raises:
@@ -39,7 +39,7 @@ def folder_rows(path: Path, source: Source) -> list[Row]:
     return sliced(rows, source)
 
 
-def _files_by_split(path: Path, source: Source) -> Mapping[str, Sequence[str]]:
+def _files_by_split(path: Path, source: SourceName) -> Mapping[str, Sequence[str]]:
     """Return the files of each split, as `datasets` tells them apart; files that it does not know are all "train"."""
     from datasets import load_dataset_builder
     from datasets.exceptions import DataFilesNotFoundError
@@ -66,7 +66,7 @@ def _files_by_split(path: Path, source: Source) -> Mapping[str, Sequence[str]]:
     return files
 
 
-def pattern_rows(source: Source) -> list[Row]:
+def pattern_rows(source: SourceName) -> list[Row]:
     """Return the rows of all files that a pattern matches, in the order of their names.
 
     Raises:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from tokenq.data.files.local import Row, table_rows
 from tokenq.data.files.slices import first_line, resolved
-from tokenq.data.files.source_language import Source, neighbour
+from tokenq.data.files.source_language import SourceName, neighbour
 from tokenq.errors import UserError
 
 
-def hub_rows(source: Source) -> list[Row]:
+def hub_rows(source: SourceName) -> list[Row]:
     """Return the rows of a data set on the hub.
 
     Raises:

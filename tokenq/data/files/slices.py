@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tokenq.data.files.local import Row
-from tokenq.data.files.source_language import Source
+from tokenq.data.files.source_language import SourceName
 from tokenq.errors import UserError, unknown_name
 
 
-def resolved(source: Source, available: Sequence[str]) -> list[tuple[str, str]]:
+def resolved(source: SourceName, available: Sequence[str]) -> list[tuple[str, str]]:
     """Return the (split, slice) parts of a source; the default is "train", or the only split."""
     parts = []
     for part in re.split(r"\+(?![^\[]*\])", source.split or ""):
@@ -27,7 +27,7 @@ def resolved(source: Source, available: Sequence[str]) -> list[tuple[str, str]]:
     return parts
 
 
-def sliced(rows: Mapping[str, list[Row]], source: Source) -> list[Row]:
+def sliced(rows: Mapping[str, list[Row]], source: SourceName) -> list[Row]:
     """Return the rows of a source's split, with slices as `datasets` has them."""
     from datasets import ReadInstruction
 

@@ -17,7 +17,7 @@ _WEIGHT = re.compile(r"(?P<rest>.+)@(?P<weight>\d+(?:\.\d*)?|\.\d+)")
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceName:
     """One source of rows, as parsed from a `--data` string.
 
     Attributes:
@@ -35,7 +35,7 @@ class Source:
     weight: float
 
 
-def parse_source(text: str) -> Source:
+def parse_source(text: str) -> SourceName:
     """Return the parts of `LOCATION[:SPLIT][@WEIGHT]`.
 
     A whole string that exists as a path is that path. A location of three or more parts that does not exist and does
@@ -62,14 +62,14 @@ def parse_source(text: str) -> Source:
         )
     config = None
     if location in STANDARD_INPUT or is_pattern(location):
-        return Source(text, location, None, split, weight)
+        return SourceName(text, location, None, split, weight)
     if not os.path.exists(location) and declares_configs(Path(location).parent):
         location, config = os.path.split(location)
     elif not os.path.exists(location) and not looks_like_path(location):
         owner, name, *rest = [*location.split("/"), ""]
         config = "/".join(rest).strip("/") or None
         location = f"{owner}/{name}".strip("/")
-    return Source(text, location, config, split, weight)
+    return SourceName(text, location, config, split, weight)
 
 
 def is_standard_input(text: str) -> bool:

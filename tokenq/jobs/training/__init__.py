@@ -1,1 +1,1 @@
-"""What a training needs: its data, models and reference, the machine it runs on, and its folder."""
+"""The parts of a training: its data, models and reference, the machine it runs on, and its folder."""

@@ -13,7 +13,7 @@ from tokenq.data.checks import refuse_equal
 from tokenq.data.digest import data_digest, group_key
 from tokenq.data.examples import read_examples
 from tokenq.data.files.source_language import is_standard_input
-from tokenq.data.signals import SIGNALS, Options, rated_attributes
+from tokenq.data.signals import SIGNALS, SignalOptions, rated_attributes
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
@@ -87,7 +87,7 @@ def _encode(
 
 
 def shared_rows(data: TokenizedData, evaluation: TokenizedData) -> int:
-    """Return how many rows of the evaluation data the training data holds too."""
+    """Return the number of rows of the evaluation data that the training data holds too."""
     trained = {group_key(group) for group in data.groups}
     return sum(group_key(group) in trained for group in evaluation.groups)
 
@@ -128,14 +128,16 @@ def with_inputs(
         UserError: nothing is left, or what the loss tells apart is all the same.
     """
     contrast = None if config.contrast is None else Path(config.contrast)
-    options = Options(parts[0].groups, config.max_length, contrast, attributes)
+    options = SignalOptions(parts[0].groups, config.max_length, contrast, attributes)
     names = [name for name, source in loss.inputs.items() if name in SIGNALS and source == "data"]
     found = [_with_signals(part, names, options, listener) for part in parts]
     refuse_equal(found[0], *(difference for name in names for difference in SIGNALS[name].differences))
     return found
 
 
-def _with_signals(data: TokenizedData, names: Sequence[str], options: Options, listener: Listener) -> list[TokenGroup]:
+def _with_signals(
+    data: TokenizedData, names: Sequence[str], options: SignalOptions, listener: Listener
+) -> list[TokenGroup]:
     for name in names if data.groups else ():
         groups = SIGNALS[name].add(data, options)
         lost = sum(len(group.responses) for group in data.groups) - sum(len(group.responses) for group in groups)
@@ -164,5 +166,5 @@ def output_names(data: TokenizedData, config: TrainConfig, loss: LossSum) -> lis
 
 
 def data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any]:
-    """Return what identifies data in provenance: sources, a digest of all that is learnt from, and their account."""
+    """Return the identity of data for provenance: sources, a digest of all that is learnt from, and their account."""
     return {"sources": list(sources), "sha256": data_digest(data.groups), "summary": data.summary.to_dict()}

@@ -1,4 +1,4 @@
-"""What a training run computes on and reports to: its device, its precision and its trackers, as accelerate is told."""
+"""The machine of a training run: its device, its precision and its trackers, as accelerate is told."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ TRACKERS: dict[str, str] = {
     **{name: f"'tokenq[{name}]'" for name in ("tensorboard", "trackio", "wandb")},
     **{name: name for name in ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab")},
 }
-"""What `pip install` takes for each tracker."""
+"""The package of each tracker, as `pip install` takes it."""
 
 
 def check_trackers(names: tuple[str, ...] | list[str]) -> None:

@@ -8,7 +8,7 @@ from tokenq.models.adapters import is_adapter_folder
 from tokenq.training.config import TrainConfig
 
 _SHARDING = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-"""What `accelerate launch` sets where weights are spread over devices."""
+"""Variables that `accelerate launch` sets where weights are spread over devices."""
 
 
 def merges(config: TrainConfig, loss: LossSum) -> bool:

@@ -101,7 +101,7 @@ def record_run(
 
 
 def _opened(config: TrainConfig, run: RunDir) -> Changes:
-    """Return by what the length of a run changes that may be started, or resumed, here."""
+    """Return the changes to the length of a run that may be started, or resumed, here."""
     if not config.resume:
         create_run(run.path)
         return {}

@@ -1,4 +1,4 @@
-"""What a training works on: the model that it starts from, a policy or a reward model, and the data in its form."""
+"""The model that a training starts from, a policy or a reward model, and the data in its form."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from tokenq.training.objective import Objective
 
 
 class Prepared(NamedTuple):
-    """What a run trains.
+    """A model with its data and objective, prepared for training.
 
     Attributes:
         policy: the policy, or the reward model.
@@ -107,4 +107,4 @@ def load_reward_model(
 
 
 LOADERS: dict[Output, Callable[..., PackedLM | RewardLM]] = {"logps": load_policy, "rewards": load_reward_model}
-"""What loads the model under training, by what it gives."""
+"""Loaders of the model under training, by its output."""

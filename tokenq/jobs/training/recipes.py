@@ -8,7 +8,7 @@ from tokenq.errors import UserError, nearest
 _INSIDE = Path(tokenq.__file__).parent / "recipes"
 
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(tokenq.__file__).parents[1] / "recipes"
-"""Where they lie: inside the installed package, or beside it in a checkout."""
+"""The folders of recipes: inside the installed package, or beside it in a checkout."""
 
 
 def find(path: str) -> Path:

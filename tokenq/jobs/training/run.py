@@ -102,7 +102,7 @@ def _say_start(prepared: Prepared, config: TrainConfig, loss: LossSum, changed: 
 
 
 def _steps(prepared: Prepared, config: TrainConfig, loss: LossSum) -> str:
-    """Return what a step holds, in words: what the loss counts, and the responses that go through the model."""
+    """Describe a step in words: the examples that the loss counts, and the responses that go through the model."""
     source, responses = _source(prepared.data, config, loss), sum(len(group.responses) for group in prepared.data)
     each = min(config.batch_size, source.total)
     said = f"{total_steps(config, source.per_epoch)} steps of {each} {loss.unit.noun}"
@@ -127,7 +127,7 @@ def _kind(config: TrainConfig, loss: LossSum) -> str:
 
 
 def _spec(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> ModelSpec:
-    """Return what to start from, its type resolved: what is trained is held in float32."""
+    """Return the model to start from, its type resolved: trained weights are held in float32."""
     spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
     spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
     frozen = adapts(config) and not merges(config, loss)
@@ -143,7 +143,7 @@ def _reference(
     accelerator: Accelerator,
     listener: Listener,
 ) -> Reference:
-    """Return what the loss compares the policy with."""
+    """Return the reference that the loss compares the policy with."""
     reference, policy = NO_REFERENCE, prepared.policy
     if isinstance(policy, PackedLM) and loss.reference:
         groups = [prepared.data, prepared.held_out]
@@ -161,7 +161,7 @@ def _job(
     run_dir: RunDir,
     listener: Listener,
 ) -> Job:
-    """Return what the loop needs."""
+    """Return the job for the loop."""
     return Job(
         policy=valued or prepared.policy,
         source=_source(reference.with_logps(prepared.data), config, prepared.objective.loss),
@@ -208,7 +208,7 @@ def _identities(
     precision: Precision,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Return where the run comes from."""
+    """Return the identities of models and data for provenance."""
     (identity, reference), (data, held_out) = models, rows
     return {
         "model": identity.to_dict(),

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from tokenq.core.stats import numbers_first, proportion_interval
+from tokenq.stats.bootstrap import proportion_interval
+from tokenq.stats.outcome import numbers_first
 
 
 def wilson(hits, n, z):
