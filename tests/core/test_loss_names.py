@@ -1,6 +1,7 @@
 """Losses by name: parameters, what is refused and how, and sums."""
 
 import inspect
+from dataclasses import fields
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from loss_builders import rows
 
 from tokenq.core.losses import ALIASES, LOSSES, alone, find_loss, find_sum
 from tokenq.core.losses.inputs import INPUTS
+from tokenq.core.losses.units import UNITS
 from tokenq.core.tensors import PairLogps
+from tokenq.data.selection import SELECTIONS
+from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
 
 POLICY = PairLogps(rows([-1.0, -2.0]), rows([-1.5] * 4))
@@ -28,6 +32,21 @@ def test_a_row_says_what_its_function_takes(name):
     assert {"beta", "odds_weight"} & row.parameters().keys() or name == "sft" or row.output == "rewards"
     assert row.function.__doc__.startswith("Return ")
     assert row.sources.keys() <= row.choices().keys()
+    assert row.output in UNITS[row.unit].readings
+    assert find_sum(name).selection in SELECTIONS
+
+
+def test_every_kind_of_row_can_be_asked_of_the_data():
+    assert UNITS.keys() <= SELECTIONS.keys()
+    assert {name for name, unit in UNITS.items() if unit.name != name} == set()
+    counts = {field.name for field in fields(DataSummary)}
+    assert {unit.account for unit in UNITS.values()} <= counts
+
+
+def test_a_kind_of_row_that_does_not_exist_is_named(monkeypatch):
+    monkeypatch.setitem(LOSSES, "odd", LOSSES["dpo"]._replace(unit="pair"))
+    with pytest.raises(UserError, match="Unknown kind of row of loss 'odd' 'pair'"):
+        find_sum("odd")
 
 
 def test_the_defaults_are_the_documented_ones():

@@ -215,6 +215,8 @@ def bind(name: str, loss: Loss, parameters: Mapping[str, float | str]) -> Loss:
         loss: the row.
         parameters: values that replace defaults.
     """
+    if loss.unit not in UNITS:
+        raise unknown_name(f"kind of row of loss {name!r}", loss.unit, UNITS)
     bound: dict[str, float] = {}
     sources = dict(loss.sources)
     for parameter, given in parameters.items():

@@ -48,10 +48,10 @@ class Unit:
 
     Attributes:
         name: its key in `UNITS`, and of what is asked of the data (`SELECTIONS` of `tokenq/data/selection.py`).
-        words: what it is called in messages.
+        words: its name in messages.
+        readings: by the output of the model.
         noun: what --batch-size counts. A process reward model counts solutions, whatever their steps.
-        account: what an account of the data calls that.
-        readings: how it is read, by what the model gives.
+        account: the same among the counts of a `DataSummary`.
         seen: the responses that are learnt from, without those that are only read beside them.
         imitated: the responses that a loss of demonstrations takes of such data.
         is_example: whether a response counts as an example, where responses are counted.
@@ -61,9 +61,9 @@ class Unit:
 
     name: str
     words: str
-    noun: str
-    account: str
     readings: Mapping[Output, Reading]
+    noun: str = "responses"
+    account: str = "responses"
     seen: Callable[[Actions], Tensor] = Actions.every
     imitated: Callable[[Actions], Tensor] = Actions.every
     is_example: Callable[[TokenResponse], bool] = lambda response: True
@@ -193,95 +193,58 @@ def _chosen(actions: Actions) -> Tensor:
     return actions.of_role("chosen")
 
 
-def _policy(
-    count: Callable[[Actions], int],
-    metrics: Callable[[Scene], Sums],
-    arguments: Callable[[Scene, Sequence[TokenLogps], Tensor], Sequence[Any]] = _response_arguments,
-) -> dict[Output, Reading]:
-    return {"logps": Reading(count, arguments, metrics)}
+def _pairs(actions: Actions) -> int:
+    return len(actions.pairs)
 
 
-UNITS: dict[str, Unit] = {
-    unit.name: unit
-    for unit in (
-        Unit(
-            "pairs",
-            "pairs",
-            "pairs",
-            "pairs",
-            {
-                "logps": Reading(lambda actions: len(actions.pairs), _pair_arguments, _pair_metrics),
-                "rewards": Reading(
-                    lambda actions: len(actions.pairs),
-                    _reward_arguments,
-                    lambda scene: _sums_of(_two_rewards(scene, scene.actions.pairs)),
-                ),
-            },
-            seen=lambda actions: actions.pairs.flatten(),
-            imitated=lambda actions: actions.pairs[:, 0],
-            column=lambda actions, numbers, rows: PairValues(*(numbers[side] for side in actions.pairs.unbind(1))),
-        ),
-        Unit(
-            "responses",
-            "responses",
-            "responses",
-            "responses",
-            _policy(lambda actions: len(actions.responses), _response_metrics),
-        ),
-        Unit(
-            "labelled",
-            "responses with a label",
-            "responses",
-            "responses",
-            _policy(lambda actions: len(_sided(actions)), _labelled_metrics),
-            seen=_sided,
-            imitated=_chosen,
-            is_example=lambda response: response.role in ("chosen", "rejected"),
-        ),
-        Unit(
-            "rewarded",
-            "responses with a reward",
-            "responses",
-            "responses",
-            _policy(lambda actions: actions.shape[0], _rewarded_metrics),
-            imitated=_above_mean,
-        ),
-        Unit(
-            "ranked",
-            "rankings",
-            "rankings",
-            "groups",
-            _policy(lambda actions: len(_chosen(actions)), _ranked_metrics),
-            imitated=_chosen,
-        ),
-        Unit(
-            "rated",
-            "responses with ratings",
-            "responses",
-            "responses",
-            {
-                "rewards": Reading(
-                    lambda actions: int((~torch.isnan(actions.response_columns["ratings"])).sum()),
-                    lambda scene, models, rows: [_rewards(scene)],
-                    _rating_metrics,
-                    _rated,
-                )
-            },
-        ),
-        Unit(
-            "steps",
-            "steps with a label",
-            "responses",
-            "responses",
-            {
-                "rewards": Reading(
-                    lambda actions: len(actions.responses),
-                    lambda scene, models, rows: [_rewards(scene)[:, 0]],
-                    _step_metrics,
-                )
-            },
-            read_at=step_ends,
-        ),
-    )
-}
+def _places(actions: Actions) -> int:
+    return len(actions.responses)
+
+
+def _ratings(actions: Actions) -> int:
+    return int((~torch.isnan(actions.response_columns["ratings"])).sum())
+
+
+_PAIR_REWARDS = Reading(_pairs, _reward_arguments, lambda scene: _sums_of(_two_rewards(scene, scene.actions.pairs)))
+_RATED = Reading(_ratings, lambda scene, models, rows: [_rewards(scene)], _rating_metrics, _rated)
+_STEPS = Reading(_places, lambda scene, models, rows: [_rewards(scene)[:, 0]], _step_metrics)
+
+_KINDS = (
+    Unit(
+        "pairs",
+        "pairs",
+        {"logps": Reading(_pairs, _pair_arguments, _pair_metrics), "rewards": _PAIR_REWARDS},
+        noun="pairs",
+        account="pairs",
+        seen=lambda actions: actions.pairs.flatten(),
+        imitated=lambda actions: actions.pairs[:, 0],
+        column=lambda actions, numbers, rows: PairValues(*(numbers[side] for side in actions.pairs.unbind(1))),
+    ),
+    Unit("responses", "responses", {"logps": Reading(_places, _response_arguments, _response_metrics)}),
+    Unit(
+        "labelled",
+        "responses with a label",
+        {"logps": Reading(lambda actions: len(_sided(actions)), _response_arguments, _labelled_metrics)},
+        seen=_sided,
+        imitated=_chosen,
+        is_example=lambda response: response.role in ("chosen", "rejected"),
+    ),
+    Unit(
+        "rewarded",
+        "responses with a reward",
+        {"logps": Reading(lambda actions: actions.shape[0], _response_arguments, _rewarded_metrics)},
+        imitated=_above_mean,
+    ),
+    Unit(
+        "ranked",
+        "rankings",
+        {"logps": Reading(lambda actions: len(_chosen(actions)), _response_arguments, _ranked_metrics)},
+        noun="rankings",
+        account="groups",
+        imitated=_chosen,
+    ),
+    Unit("rated", "responses with ratings", {"rewards": _RATED}),
+    Unit("steps", "steps with a label", {"rewards": _STEPS}, read_at=step_ends),
+)
+UNITS: dict[str, Unit] = {unit.name: unit for unit in _KINDS}
 """Every kind of row by its name."""
