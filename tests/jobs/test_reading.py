@@ -104,6 +104,20 @@ def test_every_form_of_models_and_rows_is_read_to_the_same_numbers(place, tmp_pa
     assert in_memory.html(tmp_path / "page.html").read_text().startswith("<!doctype html>")
 
 
+def test_a_conversation_is_a_prompt(place):
+    reader = load(place / "chat", place / "chat", **CPU)
+    turns = [{"role": "user", "content": "0?"}]
+    assert reader.score(turns, " 0.").totals == reader.score("0?", " 0.").totals
+    longer = [*turns, {"role": "assistant", "content": "0"}, {"role": "user", "content": "Sure?"}]
+    rows = [{"messages": [*longer, {"role": "assistant", "content": " 0."}]}]
+    (by_row,) = reader.score_all(rows)
+    turn = reader.score(longer, " 0.").tokens
+    assert [token.logp for token in turn] == pytest.approx([t.logp for t in by_row.tokens if t.written][-len(turn) :])
+    for prompt, response in ((["0?", "1?"], " 0."), ("0?", [" 0."])):
+        with pytest.raises(UserError, match="A single response is a text behind one prompt"):
+            reader.score(prompt, response)
+
+
 def test_a_run_knows_its_reference_and_its_beta(place):
     run = tokenq.jobs.run.Run(place / "run")
     by_hand = load(place / "run" / "policy", place / "policy", beta=0.3, **CPU).score("1?", " 1.")

@@ -19,7 +19,7 @@ from tokenq.data.layouts.parsed import Parsed
 from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
-from tokenq.records import Example, Message, Response
+from tokenq.records import Example, Message, Response, Text
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def read_examples(
     return ReadResult(examples, len(rows), dropped, tuple(notes))
 
 
-def single_example(prompt: str, response: str, *, chat: bool) -> Example:
-    """Return one prompt with one response, as text or as a user's and an assistant's turn."""
-    if not chat:
+def single_example(prompt: Text, response: str, *, chat: bool) -> Example:
+    """Return one prompt with one response; a text is a user's turn where `chat`, and behind turns stands a turn."""
+    if isinstance(prompt, str) and not chat:
         return Example(prompt, (Response(response),), False, "the given text")
-    turns = (Message("user", prompt),), (Message("assistant", response),)
-    return Example(turns[0], (Response(turns[1]),), False, "the given text")
+    turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+    return Example(turns, (Response((Message("assistant", response),)),), False, "the given text")
 
 
 def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropped: Counter[str]) -> Iterator[Example]:

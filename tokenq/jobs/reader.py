@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenq.data.detokenize import piece_of
 from tokenq.data.examples import single_example
+from tokenq.data.prompts import Given, given_prompts
 from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
@@ -182,12 +183,16 @@ class Reader:
         scorers = no_grad(models.policy), no_grad(models.reference or models.policy)
         return score_aligned(rows, others, scorers, self._scoring, budget, done)
 
-    def score(self, prompt: str, response: str) -> TraceView:
+    def score(self, prompt: Given, response: str) -> TraceView:
         """Return the trace of one response, to be looked at in a notebook or a terminal, or taken as a table.
 
         Args:
-            prompt: text before it, as the models read it; for a tokenizer with a chat template, the user's turn.
+            prompt: text before it, as the models read it (for a tokenizer with a chat template, the user's turn), or
+                the turns of a conversation.
             response: the response.
+
+        Raises:
+            UserError: the prompt is several, or the chat template refuses it.
         """
         with untouched():
             rows, _ = self.rows([self.example(prompt, response)])
@@ -266,9 +271,16 @@ class Reader:
         read = [f"{own['path']} against {other['path']}"] if own else []
         return ", ".join([*read, *judge])
 
-    def example(self, prompt: str, response: str) -> Example:
-        """Return one text as an example: in turns for a tokenizer with a chat template, else as it is."""
-        return single_example(prompt, response, chat=self.tokenizer.chat_template is not None)
+    def example(self, prompt: Given, response: str) -> Example:
+        """Return a prompt with a response as an example: in turns for a tokenizer with a chat template.
+
+        Raises:
+            UserError: the prompt is several.
+        """
+        prompts = given_prompts(prompt, chat=False)
+        if len(prompts) != 1 or not isinstance(response, str):
+            raise UserError("A single response is a text behind one prompt.", "score_all reads rows.")
+        return single_example(prompts[0].text, response, chat=self.tokenizer.chat_template is not None)
 
     def _rows(self, examples: Sequence[Example], tokenizer: Any, bad_rows: str) -> tuple[list[Row], DataSummary]:
         limit = self.options.max_length
