@@ -1,5 +1,8 @@
 """Losses and metrics of a micro-batch by hand, and their sums over any partition."""
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from small_runs import random_pairs
 
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import pack
-from tokenq.core.tensors import Outputs
+from tokenq.core.tensors import Actions, Outputs
 from tokenq.records import TokenGroup, TokenResponse
 from tokenq.training.objective import Objective, add_sums, averages
 
@@ -89,6 +92,38 @@ def test_the_metrics_of_demonstrations(batch):
 def test_the_weight_of_a_batch(batch):
     assert Objective(find_sum("dpo"), 0.1).weights(batch.actions) == [2]
     assert Objective(find_sum("sft"), 0.1).weights(batch.actions) == [7]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a scorer of pictures might be fed: no row of tokens, one action a picture."""
+
+    pixels: torch.Tensor
+    actions: Actions
+
+
+def test_a_batch_of_anything_is_judged():
+    """Log-ratios 1 and ½ of the first pair, −1 and −½ of the second: h = ½ and −½, times β = ½."""
+    actions = Actions(
+        responses=torch.arange(4),
+        places=torch.zeros(4, dtype=torch.long),
+        shape=(4, 1),
+        roles=("chosen", "rejected") * 2,
+        pairs=torch.tensor([[0, 1], [2, 3]]),
+        members=((0, 0), (0, 1), (1, 0), (1, 1)),
+        origins=("first", "first", "second", "second"),
+        token_columns={"ref_logps": torch.tensor([-2.0, -3.0, -1.0, -1.0])},
+        response_columns={},
+    )
+    pixels = torch.tensor([[-0.5, -0.5], [-2.0, -0.5], [-1.0, -1.0], [-1.0, -0.5]], requires_grad=True)
+    objective = Objective(find_sum("dpo", {"beta": 0.5}), 0.5)
+    result = objective(lambda batch: Outputs(batch.pixels.sum(1)), None, Pictures(pixels, actions))
+    wanted = [math.log1p(math.exp(-0.25)), math.log1p(math.exp(0.25))]
+    assert result.losses[0].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert means(result)["rewards/margins"] == 0.0
+    objective.share(result, objective.weights(actions)).backward()
+    # ∂/∂log π_w of the first pair: −β σ(−¼)/2.
+    assert pixels.grad[0].tolist() == pytest.approx([-0.25 / (1 + math.exp(0.25))] * 2, abs=1e-6)
 
 
 def test_sums_over_a_partition_are_the_averages_of_the_whole():

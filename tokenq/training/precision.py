@@ -48,20 +48,20 @@ class Precision:
         return f"precision: {', '.join(parts)}; {self.memory_gb:.3g} GB without activations"
 
 
-def precision_of(model: nn.Module, config: TrainConfig, beside: nn.Module | None = None) -> Precision:
+def precision_of(model: nn.Module, config: TrainConfig, reference: nn.Module | None = None) -> Precision:
     """Return in which types a model is trained.
 
     Args:
         model: what is trained, a value network included.
         config: optimiser and mixed precision.
-        beside: a reference that stays in memory.
+        reference: a reference that stays in memory.
     """
     trained, frozen = (_unique(p for p in model.parameters() if p.requires_grad is wanted) for wanted in (True, False))
-    kept = [] if beside is None else _unique(beside.parameters())
+    held = [] if reference is None else _unique(reference.parameters())
     updated = [(p.numel(), 4 if in_half(p) else p.element_size()) for p in trained]
     halves = any(map(in_half, trained))
     moments = MOMENTS[config.optimizer]
-    size = sum(p.numel() * p.element_size() for p in (*trained, *frozen, *kept))
+    size = sum(p.numel() * p.element_size() for p in (*trained, *frozen, *held))
     size += sum(count * width for count, width in updated)  # gradients, in float32 once the optimiser has them
     size += sum(count * width * moments for count, width in updated)
     size += sum(4 * p.numel() for p in trained if in_half(p))
