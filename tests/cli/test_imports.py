@@ -39,3 +39,12 @@ def test_help_imports_neither_torch_nor_numbers():
     program = "import sys\nfrom tokenq.cli.main import main\nmain(['--help'])\nprint('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_stored_judgements_are_counted_without_torch(tmp_path):
+    (tmp_path / "judged.json").write_text('[{"preference": 1, "system": "a"}, {"preference": 0, "system": "a"}]')
+    told = "print([name for name in ('torch', 'transformers', 'datasets') if name in sys.modules])"
+    program = f"import sys\nfrom tokenq.cli.main import main\nassert main(sys.argv[1:]) == 0\n{told}"
+    words = ["eval", "win-rate", "--preferences", str(tmp_path / "judged.json")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

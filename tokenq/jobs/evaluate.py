@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import unknown_name
 from tokenq.evaluation.config import TASKS
@@ -18,6 +16,9 @@ from tokenq.jobs.host import untouched
 from tokenq.jobs.outputs import claimed
 from tokenq.listener import SILENCE, Listener
 from tokenq.stats.bootstrap import Resampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 JUDGES: Mapping[str, Callable[[Any, Given, Resampling, Listener], Evaluated]] = {
     "preference": judge_preference,
@@ -35,7 +36,7 @@ def evaluate(
     task: str,
     /,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     listener: Listener = SILENCE,
     **settings: Any,
 ) -> Evaluated:

@@ -11,7 +11,6 @@ from tokenq.files import write_json
 from tokenq.jobs.run import Rows
 from tokenq.listener import Listener
 from tokenq.report.offline import origin
-from tokenq.report.outcome_page import write_outcome_page
 from tokenq.rundir import provenance
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Cell, Outcome, Table
@@ -74,6 +73,8 @@ class Evaluated:
 
     def html(self, path: str | Path) -> Path:
         """Write the page, which opens from disk, and return its file."""
+        from tokenq.report.outcome_page import write_outcome_page  # traces need torch
+
         record = {**self.record, "made_by": self.made_by}
         write_outcome_page(Path(path), self.outcome, self.traces, self.title or self.made_by, record)
         return Path(path)

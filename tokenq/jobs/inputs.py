@@ -8,10 +8,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
-
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union, cast
 
 from tokenq.data.examples import ReadResult, read_examples
 from tokenq.data.files.local import Row
@@ -20,14 +17,17 @@ from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.jobs.run import Run, run_folder
-from tokenq.models.forward.packed_lm import is_peft
-from tokenq.models.load import ModelSpec
-from tokenq.models.loaded import Loaded
 from tokenq.rundir import RunDir
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokenq.models.load import ModelSpec
+    from tokenq.models.loaded import Loaded
 
 Name = str | PathLike[str]
 
-InMemory: TypeAlias = PreTrainedModel | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+InMemory: TypeAlias = Union["PreTrainedModel", tuple["PreTrainedModel", "PreTrainedTokenizerBase"]]
 """A model of transformers that is loaded already, alone or with its tokenizer."""
 
 Rows = Any
@@ -47,8 +47,8 @@ class Source(NamedTuple):
 
 
 def spec_of(
-    model: Name | Run | InMemory, tokenizer: PreTrainedTokenizerBase | None = None, **options: Any
-) -> ModelSpec:
+    model: Name | Run | InMemory, tokenizer: "PreTrainedTokenizerBase | None" = None, **options: Any
+) -> "ModelSpec":
     """Return how a model is loaded, whatever it is given as.
 
     Args:
@@ -60,6 +60,8 @@ def spec_of(
     Raises:
         UserError: a loaded model without its tokenizer, a tokenizer without a loaded model, or something else.
     """
+    from tokenq.models.load import ModelSpec
+
     folder = run_folder(model)
     if folder is not None:
         return ModelSpec(str(RunDir(folder).policy), **options)
@@ -69,7 +71,7 @@ def spec_of(
     return ModelSpec(fspath(cast(Name, model)), **options)
 
 
-def model_source(model: Name | InMemory, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> Source:
+def model_source(model: Name | InMemory, tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> Source:
     """Return the name of a model.
 
     Args:
@@ -83,12 +85,14 @@ def model_source(model: Name | InMemory, tokenizer: PreTrainedTokenizerBase | No
     loaded = _in_memory(model, tokenizer)
     if loaded is None:
         return Source([str(model)])
+    from tokenq.models.forward.packed_lm import is_peft
+
     if is_peft(loaded.model):
         raise _no_model(loaded.model)
     return Source([str(folder)], partial(_write_model, loaded, folder))
 
 
-def _in_memory(model: Any, tokenizer: Any) -> Loaded | None:
+def _in_memory(model: Any, tokenizer: Any) -> "Loaded | None":
     """Return a model that is given in memory, None for one that is named."""
     if isinstance(model, str | PathLike):
         if tokenizer is not None:
@@ -96,6 +100,12 @@ def _in_memory(model: Any, tokenizer: Any) -> Loaded | None:
                 "A tokenizer is given for a model that is named.", "A named model brings its own: leave it out."
             )
         return None
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokenq.models.forward.packed_lm import is_peft
+    from tokenq.models.loaded import Loaded
+
     live, own = model if isinstance(model, tuple) and len(model) == 2 else (model, tokenizer)
     if not isinstance(live, PreTrainedModel) and not (isinstance(live, nn.Module) and is_peft(live)):
         raise _no_model(live)
@@ -111,7 +121,7 @@ def _no_model(given: object) -> UserError:
     )
 
 
-def _write_model(loaded: Loaded, folder: Path) -> None:
+def _write_model(loaded: "Loaded", folder: Path) -> None:
     model: Any = loaded.model
     with folder_aside(folder) as aside:
         model.save_pretrained(aside)
@@ -119,8 +129,8 @@ def _write_model(loaded: Loaded, folder: Path) -> None:
 
 
 def models_given(
-    models: Mapping[str, Name | InMemory | None], tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[dict[str, str | None], dict[str, Loaded]]:
+    models: Mapping[str, Name | InMemory | None], tokenizer: "PreTrainedTokenizerBase | None"
+) -> tuple[dict[str, str | None], dict[str, "Loaded"]]:
     """Return what models are called by their role, and those of them that are in memory.
 
     Args:
@@ -144,7 +154,7 @@ def models_given(
 
 def settings_given(
     keywords: Mapping[str, Any], data: str, own: Collection[str]
-) -> tuple[dict[str, Any], dict[str, Loaded], Data]:
+) -> tuple[dict[str, Any], dict[str, "Loaded"], Data]:
     """Return the settings of a job as its configuration has them, the models in memory by role, and the data.
 
     Args:

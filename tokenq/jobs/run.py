@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
-from tokenq.models.load import ModelSpec
-from tokenq.models.run_models import RunModels, recorded_models
 from tokenq.report.notebook import frame
 from tokenq.rundir import RunDir
 from tokenq.training.recorded import read_provenance
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from tokenq.models.load import ModelSpec
+    from tokenq.models.run_models import RunModels
 
 
 class Rows(list[dict[str, Any]]):
@@ -56,7 +57,7 @@ class Run:
         return Rows(JsonLines(RunDir(self.folder).metrics).read())
 
 
-def models_of_run(run: str, spec: ModelSpec) -> RunModels:
+def models_of_run(run: str, spec: "ModelSpec") -> "RunModels":
     """Return the models of a finished training run.
 
     Args:
@@ -66,6 +67,8 @@ def models_of_run(run: str, spec: ModelSpec) -> RunModels:
     Raises:
         UserError: the folder holds no finished run.
     """
+    from tokenq.models.run_models import recorded_models
+
     folder = RunDir(Path(run))
     if not folder.policy.exists():
         if folder.reward_model.exists():

@@ -3,23 +3,25 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenq.data.layouts.engine_outputs import read_answers, with_prompts
 from tokenq.data.prompts import load_prompts
 from tokenq.errors import UserError
 from tokenq.evaluation.config import BestOfNConfig, FrontierConfig, GenerationConfig, ResultsEvaluation
-from tokenq.evaluation.task_best_of_n import best_of_n
 from tokenq.evaluation.task_generation import Quality, frontier, generation
 from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.given import Given
+from tokenq.jobs.host import untouched
 from tokenq.judge.answers import find_equality, find_extractor
 from tokenq.judge.tasks import AnswerTask, ReasoningGymTask, with_answers
 from tokenq.listener import Listener
-from tokenq.models.load import ModelSpec
-from tokenq.models.reward_model import RewardModel
 from tokenq.results import SearchResult
 from tokenq.stats.bootstrap import Resampling
 from tokenq.stats.outcome import Outcome
+
+if TYPE_CHECKING:
+    from tokenq.models.reward_model import RewardModel
 
 
 def judge_generation(config: GenerationConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
@@ -34,6 +36,8 @@ def judge_frontier(config: FrontierConfig, given: Given, how: Resampling, listen
 
 def judge_best_of_n(config: BestOfNConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return accuracy against n, from stored samples."""
+    from tokenq.evaluation.task_best_of_n import best_of_n  # searches need torch, other answers do not
+
     systems, quality = _judged(config, given, listener)
     if len(systems) > 1:
         raise UserError("best-of-n reads the samples of one system.", "Name one file with --results.")
@@ -106,7 +110,7 @@ def _judged(
 def _quality_of(config: ResultsEvaluation, given: Given) -> tuple[Quality, Collection[str] | None]:
     """Return how good a candidate is, and the ids of the prompts of which that is known; None for all."""
     if config.reward_model is not None:
-        model = RewardModel(ModelSpec(config.reward_model), config.reward_weights)
+        model = reward_model_of(config.reward_model, config.reward_weights)
         return lambda result, candidate: model.score([result.prompt], [candidate.text])[0], None
     if config.task is not None:
         kind, _, rest = config.task.partition(":")
@@ -121,6 +125,15 @@ def _quality_of(config: ResultsEvaluation, given: Given) -> tuple[Quality, Colle
     task = AnswerTask(loaded.prompts, config.gold, find_extractor(answer), find_equality(answer))
     task = replace(task, prompts=with_answers(loaded, task, config.bad_rows).prompts)
     return lambda result, candidate: task.correct(result.id, candidate.text), task.answers
+
+
+def reward_model_of(name: str, weights: Mapping[str, str]) -> "RewardModel":
+    """Return a reward model that judges texts; the first to need torch."""
+    from tokenq.models.load import ModelSpec
+    from tokenq.models.reward_model import RewardModel
+
+    with untouched():
+        return RewardModel(ModelSpec(name), weights)
 
 
 def _with_own_answers(config: ResultsEvaluation, results: Sequence[SearchResult]) -> list[SearchResult]:

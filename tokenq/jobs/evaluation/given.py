@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenq.data.sources import Data
 from tokenq.jobs.inputs import data_given, models_given
-from tokenq.jobs.reader import Reader
 from tokenq.jobs.run import Run
-from tokenq.models.loaded import Loaded
 from tokenq.results import SearchResult
 from tokenq.traces import TokenTrace
+
+if TYPE_CHECKING:
+    from tokenq.jobs.reader import Reader
+    from tokenq.models.loaded import Loaded
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Given:
         results: what systems answered, by name.
     """
 
-    models: Mapping[str, Loaded] = field(default_factory=dict)
-    reader: Reader | None = None
+    models: Mapping[str, "Loaded"] = field(default_factory=dict)
+    reader: "Reader | None" = None
     data: Mapping[str, Data] = field(default_factory=dict)
     traces: Sequence[TokenTrace] | None = None
     results: Mapping[str, Sequence[SearchResult]] = field(default_factory=dict)
@@ -48,7 +50,7 @@ def given_of(settings: Mapping[str, Any], tokenizer: Any) -> tuple[dict[str, Any
     policy, traces, results = (settings.get(name) for name in ("policy", "traces", "results"))
     if isinstance(policy, Run):
         named |= {"policy": None, "run": policy}
-    elif isinstance(policy, Reader):
+    elif _is_reader(policy):
         reader = policy
         own, other = policy.identities
         named |= {"policy": own.get("path", policy.title), "reference": other.get("path")}
@@ -69,6 +71,14 @@ def given_of(settings: Mapping[str, Any], tokenizer: Any) -> tuple[dict[str, Any
         named["results"] = [name if name in answered else f"{name}={fspath(one)}" for name, one in results.items()]
     named = {name: _written(value) for name, value in named.items()}
     return named, Given(models or {}, reader, data, None if _is_name(traces) else traces, answered)
+
+
+def _is_reader(value: Any) -> bool:
+    if _is_name(value):
+        return False
+    from tokenq.jobs.reader import Reader
+
+    return isinstance(value, Reader)
 
 
 def _is_name(value: Any) -> bool:

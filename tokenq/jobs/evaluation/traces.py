@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenq.data.sources import tables_of
 from tokenq.errors import UserError
@@ -21,15 +21,15 @@ from tokenq.evaluation.task_localisation import localisation
 from tokenq.evaluation.task_preference import preference
 from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.given import Given
-from tokenq.jobs.evaluation.overlap import warn_of_overlap
 from tokenq.jobs.outputs import claimed
-from tokenq.jobs.reader import Reader
-from tokenq.jobs.score import reader_of, rows_of, score_to_file
 from tokenq.listener import Listener
 from tokenq.score.config import ScoreConfig
 from tokenq.stats.bootstrap import Resampling
 from tokenq.stats.outcome import Outcome
 from tokenq.traces import TokenTrace, read_traces
+
+if TYPE_CHECKING:
+    from tokenq.jobs.reader import Reader
 
 SECONDS = 5.0
 """How often something that takes long says how far it is."""
@@ -146,6 +146,9 @@ def _traces(
     further = _columns(data, columns)
     if config.traces is not None:
         return TraceFile(Path(config.traces), listener) if given.traces is None else given.traces, further, {}
+    from tokenq.jobs.evaluation.overlap import warn_of_overlap
+    from tokenq.jobs.score import rows_of, score_to_file
+
     path = None if config.output is None else Path(config.output).with_suffix(".traces.jsonl")
     shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
     settings = {name: getattr(config, name) for name in shared}
@@ -165,7 +168,9 @@ def _traces(
     return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}
 
 
-def _reader(config: ScoreConfig, given: Given, listener: Listener) -> Reader:
+def _reader(config: ScoreConfig, given: Given, listener: Listener) -> "Reader":
+    from tokenq.jobs.score import reader_of
+
     if given.reader is None:
         return reader_of(config, config.device, listener, given.models)
     return replace(given.reader, options=replace(given.reader.options, levels=config.levels))

@@ -15,7 +15,7 @@ from tokenq.evaluation.stored_preferences import read_preferences
 from tokenq.evaluation.task_win_rate import comparisons, from_preferences, judged
 from tokenq.files import write_json_lines
 from tokenq.jobs.evaluated import Evaluated
-from tokenq.jobs.evaluation.answers import results_of
+from tokenq.jobs.evaluation.answers import results_of, reward_model_of
 from tokenq.jobs.evaluation.given import Given
 from tokenq.jobs.outputs import claimed, recorder
 from tokenq.judge.chat import QUESTION, ChatJudge
@@ -24,8 +24,6 @@ from tokenq.judge.judging import Judge, Judgement, ScoreJudge, shares
 from tokenq.judge.prompt import read_template
 from tokenq.listener import Listener
 from tokenq.locks import hold_file
-from tokenq.models.load import ModelSpec
-from tokenq.models.reward_model import RewardModel
 from tokenq.results import SearchResult
 from tokenq.rundir import provenance
 from tokenq.stats.alpaca_eval import GamedBaselines
@@ -67,7 +65,7 @@ def _gamed(config: WinRateConfig) -> GamedBaselines | None:
 def _judge(config: WinRateConfig, systems: Mapping[str, list[SearchResult]], listener: Listener) -> Judge:
     """Return the judge; of one that is asked in words, say first what it will cost."""
     if config.reward_model is not None:
-        model = RewardModel(ModelSpec(config.reward_model), config.reward_weights)
+        model = reward_model_of(config.reward_model, config.reward_weights)
         return ScoreJudge(lambda prompts, responses: model.score(list(prompts), responses))
     template = QUESTION if config.template is None else read_template(Path(config.template))
     judge = ChatJudge(
