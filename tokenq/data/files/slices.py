@@ -29,9 +29,12 @@ def resolved(source: SourceName, available: Sequence[str]) -> list[tuple[str, st
 
 def sliced(rows: Mapping[str, list[Row]], source: SourceName) -> list[Row]:
     """Return the rows of a source's split, with slices as `datasets` has them."""
+    parts = resolved(source, list(rows))
+    if len(parts) == 1 and not parts[0][1] and rows[parts[0][0]]:
+        return rows[parts[0][0]]  # a whole split takes no library
     from datasets import ReadInstruction
 
-    spec = "+".join(name + piece for name, piece in resolved(source, list(rows)))
+    spec = "+".join(name + piece for name, piece in parts)
     try:
         pieces: Any = ReadInstruction.from_spec(spec).to_absolute({name: len(found) for name, found in rows.items()})
     except (ValueError, AssertionError) as error:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from tokenq.data.sources import Data
 from tokenq.jobs.inputs import data_given, models_given
@@ -50,7 +50,7 @@ def given_of(settings: Mapping[str, Any], tokenizer: Any) -> tuple[dict[str, Any
     policy, traces, results = (settings.get(name) for name in ("policy", "traces", "results"))
     if isinstance(policy, Run):
         named |= {"policy": None, "run": policy}
-    elif _is_reader(policy):
+    elif policy is not None and _is_reader(policy):
         reader = policy
         own, other = policy.identities
         named |= {"policy": own.get("path", policy.title), "reference": other.get("path")}
@@ -73,7 +73,7 @@ def given_of(settings: Mapping[str, Any], tokenizer: Any) -> tuple[dict[str, Any
     return named, Given(models or {}, reader, data, None if _is_name(traces) else traces, answered)
 
 
-def _is_reader(value: Any) -> bool:
+def _is_reader(value: Any) -> TypeGuard["Reader"]:
     if _is_name(value):
         return False
     from tokenq.jobs.reader import Reader
