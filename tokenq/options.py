@@ -40,7 +40,7 @@ class ReaderOptions(ModelOptions):
     """Models that read whole responses."""
 
     tokens_per_batch: int = 4096
-    """Most tokens in one forward pass. Sets memory and speed, never the result."""
+    """Maximum number of tokens in one forward pass. Affects only memory and speed."""
 
 
 @dataclass(frozen=True, kw_only=True)

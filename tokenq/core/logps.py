@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 CPU_TILE = (1024, 2048)
-"""Most positions and vocabulary entries in one tile on CPU (measured: docs/performance.md)."""
+"""Maximum number of positions and vocabulary entries in one tile on CPU (measured: docs/performance.md)."""
 
 ACCELERATOR_TILE = (4096, 16384)
 """The same on an accelerator: large enough to keep it busy, small beside the model (256 MiB in float32)."""

@@ -15,7 +15,7 @@ from tokenq.core.readout import Logits
 from tokenq.errors import UserError
 
 ROW_BYTES = 2**26
-"""Most bytes of one row of logits of one model."""
+"""Maximum number of bytes of one row of logits of one model."""
 
 
 def reference_kls(policy: Logits, reference: Logits | None) -> Float[Tensor, " N"]:

@@ -26,7 +26,7 @@ class DemoConfig(DeviceOptions, TextOptions):
     errors: str | None = None
     """Column with the wrong stretches of the rejected response, [[start, end], …] in characters, if there is one."""
     pairs: int = 300
-    """Most pairs to train on."""
+    """Maximum number of pairs to train on."""
     held_out: int = 100
     """Pairs that nothing is trained on: for accuracies, for credit and for falling likelihoods."""
     prompts: int = 24
@@ -46,9 +46,9 @@ class DemoConfig(DeviceOptions, TextOptions):
     batch_size: int = 16
     """Pairs (SFT: responses) per step."""
     max_length: int = 512
-    """Most tokens of prompt and response; longer pairs are left out."""
+    """Maximum number of tokens in prompt plus response; longer pairs are left out."""
     max_new_tokens: int = 128
-    """Most tokens of a response that is searched for."""
+    """Maximum number of tokens in a response that is searched for."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.

@@ -15,7 +15,7 @@ from tokenq.models.load import hide_progress_bars
 from tokenq.results import Candidate, SearchResult
 
 NEW_TOKENS = 48
-"""Most tokens of a summary; a clean one has about 20."""
+"""Maximum number of tokens in a summary; a clean one has about 20."""
 
 
 @dataclass(frozen=True)

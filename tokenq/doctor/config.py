@@ -27,14 +27,14 @@ class DoctorConfig(ReaderOptions, TextOptions):
     samples: int = 0
     """Prompts that policy and reference answer: shows length, end and repetition of what they write."""
     max_new_tokens: int | None = None
-    """Most tokens of such an answer. Default: what 99 % of the responses in the data need."""
+    """Maximum number of tokens of such an answer. Default: what 99 % of the responses in the data need."""
     rows: int = 256
-    """Most pairs of --data that are scored."""
+    """Maximum number of pairs of --data that are scored."""
 
     unit: Literal["pairs", "responses"] = "pairs"
     """What --data is read as: preferences, or demonstrations."""
     max_length: int = 1024
-    """Most tokens of prompt and response together, for --data."""
+    """Maximum number of tokens of prompt and response together, for --data."""
 
     output: str | None = None
     """JSON file to write the findings to as well."""

@@ -48,7 +48,7 @@ class ReadEvaluation(Evaluation, ReaderOptions, RowOptions):
     data: Sequence[str] = ()
     """Rows, in every form that tokenq train reads."""
     max_length: int | None = None
-    """Most tokens of prompt and response; longer responses are cut."""
+    """Maximum number of tokens in prompt plus response; longer responses are cut."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.

@@ -23,7 +23,7 @@ class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
     response: str | None = field(default=None, metadata={"text": True})
     """Response to score."""
     max_length: int | None = None
-    """Most tokens of prompt and response; longer responses are cut and said not to be terminal."""
+    """Maximum number of tokens in prompt plus response; longer responses are cut and marked `"terminal": false`."""
 
     output: str | None = None
     """File of traces: .jsonl or .parquet, one trace per response."""

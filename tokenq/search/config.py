@@ -23,13 +23,13 @@ class SearchOptions(ModelOptions, RewardOptions, RowOptions):
     answer: str | None = None
     """How the answer of a response is found, for votes: last_number, boxed, math, text or regex:PATTERN."""
     max_new_tokens: int = 256
-    """Most tokens of a response; one that is cut is said not to be terminal."""
+    """Maximum number of tokens in a response; one that reaches it is marked `"terminal": false`."""
     eos: Sequence[str] = ()
     """Further tokens that end a response, as text: one token each."""
     seed: int = 0
     """Seed of everything that is drawn."""
     batch_size: int = 8
-    """Prompts that are searched side by side. Sets memory and speed, never the result."""
+    """Prompts that are searched side by side. Affects only memory and speed."""
 
     @property
     def reward_beta(self) -> float:
@@ -92,9 +92,9 @@ class SearchConfig(Tree, Lookahead, Chunks, Sampling, Beams, SearchOptions):
     ranking: str = "reward"
     """What the best of n is, or a vote weighs: reward, mean_reward, likelihood, mean_likelihood, or value."""
     budget: int | None = None
-    """Most tokens that may go through the policy for one prompt, itself included."""
+    """Maximum number of tokens that may go through the policy for one prompt, itself included."""
     tokens_per_batch: int = 4096
-    """Most tokens in one forward over whole responses. Sets memory and speed, never the result."""
+    """Maximum number of tokens in one forward over whole responses. Affects only memory and speed."""
     output: str | None = None
     """File of results: .jsonl, one line per prompt."""
     html: str | None = None

@@ -62,9 +62,9 @@ class TrainConfig:
     chat_template: str | None = None
     """File with a Jinja chat template, instead of the tokenizer's."""
     max_length: int = 1024
-    """Most tokens of prompt and response together."""
+    """Maximum number of tokens in prompt plus response."""
     max_prompt_length: int | None = None
-    """Most tokens of the prompt. Default: whatever max_length leaves."""
+    """Maximum number of tokens in the prompt. Default: whatever max_length leaves."""
     truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop"
     """What to do with longer rows: leave out and count, stop, cut the prompt's start, the responses' end, or both."""
     eval_data: Sequence[str] = ()
@@ -95,7 +95,7 @@ class TrainConfig:
     """Examples per optimiser step, over all processes: pairs, rankings, or single responses (sft, kto, bco, ce, dro,
     regression, process), which count one by one where they share a prompt."""
     tokens_per_batch: int = 4096
-    """Most tokens in one forward pass on one process. Sets memory and speed, never the result."""
+    """Maximum number of tokens in one forward pass on one process. Affects only memory and speed."""
     learning_rate: float | None = None
     """Peak learning rate. Default, for all weights and for an adapter: sft 1e-5 and 2e-4, preferences 1e-6 and 5e-5,
     reward models 1e-5 and 1e-4."""

@@ -13,7 +13,7 @@ from tokenq.data.files.unpacking import plain_suffix
 from tokenq.errors import UserError
 
 MOST_FILES = 10_000
-"""Most files that a pattern may match."""
+"""Maximum number of files that a pattern may match."""
 
 
 def folder_rows(path: Path, source: SourceName) -> list[Row]:

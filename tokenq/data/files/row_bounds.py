@@ -11,10 +11,10 @@ Rows = Iterator[tuple[int, Columns | BadRow]]
 """The rows of a file: (its number, its columns by name or why it has none)."""
 
 LONGEST_ROW = 2**23
-"""Most bytes (or characters, where a file is not text) of one row."""
+"""Maximum number of bytes (or characters, where a file is not text) of one row."""
 
 MOST_COLUMNS = 1000
-"""Most columns of one row."""
+"""Maximum number of columns of one row."""
 
 
 def too_long(size: int) -> BadRow:

@@ -14,7 +14,7 @@ from typing import Any
 from tokenq.data.turns import BadRow
 
 LONGEST = 1_000_000
-"""Most characters of a cell that are read as Python writes values; JSON has no such limit."""
+"""Maximum number of characters of a cell that are read as Python writes values; JSON has no such limit."""
 
 _TURNS = re.compile(r"""\s*(?:array\()?\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
 _TURN = re.compile(r"""\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")

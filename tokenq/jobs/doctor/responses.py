@@ -22,7 +22,7 @@ from tokenq.search.config import SearchConfig
 from tokenq.traces import TokenTrace
 
 _LIMIT = 512
-"""Most tokens of a sample where the data would ask for more."""
+"""Maximum number of tokens in a sample where the data would ask for more."""
 
 
 def score_pairs(
