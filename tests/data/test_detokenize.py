@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 import tokenq
-from tokenq.data.detokenize import piece_of, pieces_of, text_of, whole_text
+from tokenq.data.encoding import piece_of, pieces_of, text_of, whole_text
 
 TEXTS = (
     "The cat sat on the mat , and the dog ran . What did you say ? I can 't , we 've not",

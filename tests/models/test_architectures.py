@@ -76,7 +76,7 @@ def test_it_is_read_written_with_and_trained_as_transformers_has_it(kind, tmp_pa
     session = tokenq.load(str(saved), str(saved))
     off = largest_difference(session, model)
     record_property("difference", off)
-    record_property("way", session.models.policy.way)
+    record_property("way", session.pair.models.policy.way)
     assert off <= SAME
 
     candidate = tokenq.decode(str(saved), [PROMPT], method="greedy", max_new_tokens=NEW)[0].candidates[0]

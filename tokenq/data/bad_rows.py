@@ -14,7 +14,7 @@ BAD_ROWS = ("error", "drop")
 HINT = "Fix these rows, or leave them out with --bad-rows drop."
 
 
-class Bad(NamedTuple):
+class UnusableRow(NamedTuple):
     """A row that cannot be used.
 
     Attributes:
@@ -38,7 +38,7 @@ class BadRowsError(UserError):
         hint: what to do about it.
     """
 
-    def __init__(self, bad: Sequence[Bad], rows: int, before: Sequence[Any] = (), hint: str = "") -> None:
+    def __init__(self, bad: Sequence[UnusableRow], rows: int, before: Sequence[Any] = (), hint: str = "") -> None:
         first = min(bad, key=lambda one: one.place)
         reasons = Counter(one.problem.reason for one in bad)
         counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())

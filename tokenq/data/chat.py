@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tokenq.data.stretches import Conversation, Span, Write, assistant_spans, learnt
+from tokenq.data.turn_spans import Conversation, Span, Write, assistant_spans, learnt
 from tokenq.data.turns import ASSISTANT, HUMAN, BadRow
 from tokenq.records import ContextMessage, Example, Message
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenq.data import turns as talk
-from tokenq.data.bad_rows import BAD_ROWS, HINT, Bad, BadRowsError
+from tokenq.data.bad_rows import BAD_ROWS, HINT, BadRowsError, UnusableRow
 from tokenq.data.files.local import Row
-from tokenq.data.layouts.columns import find_format, under_our_names
+from tokenq.data.layouts.columns import find_format, renamed_columns
 from tokenq.data.layouts.context import refuse_unread, template_arguments, with_context
 from tokenq.data.layouts.formats import FORMATS, Format
-from tokenq.data.layouts.message_trees import gathered
-from tokenq.data.layouts.parsed import Parsed
+from tokenq.data.layouts.message_trees import question_rows
+from tokenq.data.layouts.parsed_row import ParsedRow
 from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
@@ -72,7 +72,7 @@ def read_examples(
     ):
         if name not in options:
             raise unknown_name(kind, name, options)
-    named = gathered(under_our_names(rows, columns or {}))
+    named = question_rows(renamed_columns(rows, columns or {}))
     whole = [row for row in named if not row.fault]
     name = find_format(whole[0]) if whole else next(iter(FORMATS))
     asked = SELECTIONS[selection]
@@ -83,7 +83,7 @@ def read_examples(
             f"Train on it with --loss sft, or give data with {asked.missing[1]}.",
         )
     order = {row.where: place for place, row in enumerate(named)}
-    bad: list[Bad] = []
+    bad: list[UnusableRow] = []
     dropped: Counter[str] = Counter()
     examples: list[Example] = []
     for example in _grouped(_parsed(named, FORMATS[name], style, bad, dropped), FORMATS[name]):
@@ -92,7 +92,7 @@ def read_examples(
                 _check(one)
                 examples.append(only_learnt(one, asked.learnt))
         except BadRow as error:
-            bad.append(Bad(order[example.where], example.where, error))
+            bad.append(UnusableRow(order[example.where], example.where, error))
     if bad and bad_rows == "error":
         first = min(one.place for one in bad)
         before = [example for example in examples if order[example.where] < first]
@@ -115,7 +115,9 @@ def single_example(prompt: Text, response: str, *, chat: bool) -> Example:
     return Example(turns, (Response((Message("assistant", response),)),), False, "the given text")
 
 
-def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropped: Counter[str]) -> Iterator[Example]:
+def _parsed(
+    rows: Sequence[Row], form: Format, style: str, bad: list[UnusableRow], dropped: Counter[str]
+) -> Iterator[Example]:
     """Yield the example of each row; unreadable rows are added to `bad`, ties are counted."""
     for place, row in enumerate(rows):
         try:
@@ -127,7 +129,7 @@ def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropp
             parsed = form.read(row.values)
             example = as_example(row, parsed, style, form.used(list(row.values)))
         except BadRow as error:
-            bad.append(Bad(place, row.where, error))
+            bad.append(UnusableRow(place, row.where, error))
         else:
             if parsed.undecided:
                 dropped[parsed.undecided] += 1
@@ -135,7 +137,7 @@ def _parsed(rows: Sequence[Row], form: Format, style: str, bad: list[Bad], dropp
                 yield example
 
 
-def as_example(row: Row, parsed: Parsed, style: str, used: Collection[str] = ()) -> Example:
+def as_example(row: Row, parsed: ParsedRow, style: str, used: Collection[str] = ()) -> Example:
     """Return a parsed row as an example in the style asked for, with its system text and earlier turns.
 
     Args:
@@ -165,7 +167,7 @@ def _taught(response: Response) -> Response:
     return response if turns == response.content else replace(response, content=turns)
 
 
-def _as_given(parsed: Parsed) -> Parsed:
+def _as_given(parsed: ParsedRow) -> ParsedRow:
     """Return named fields as plain text, and everything else unchanged."""
     if not parsed.fields or isinstance(parsed.prompt, str):
         return parsed
@@ -177,7 +179,7 @@ def _as_given(parsed: Parsed) -> Parsed:
     return parsed._replace(prompt=talk.plain_prompt(parsed.prompt), responses=tuple(responses))
 
 
-def _as_chat(parsed: Parsed) -> Parsed:
+def _as_chat(parsed: ParsedRow) -> ParsedRow:
     """Return text as turns; text without a prompt is unchanged."""
     if not isinstance(parsed.prompt, str) or not parsed.prompt.strip():
         return parsed
@@ -201,7 +203,7 @@ def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
         yield last
 
 
-STYLES: dict[str, Callable[[Parsed], Parsed]] = {"as_given": _as_given, "chat": _as_chat}
+STYLES: dict[str, Callable[[ParsedRow], ParsedRow]] = {"as_given": _as_given, "chat": _as_chat}
 """Styles of text: as the data set has it, or as turns for a chat template."""
 
 
@@ -223,7 +225,7 @@ def _check(example: Example) -> None:
         raise BadRow("chosen equals rejected")
 
 
-def _hint(bad: Sequence[Bad], asked: Selection, *, some: bool) -> str:
+def _hint(bad: Sequence[UnusableRow], asked: Selection, *, some: bool) -> str:
     """Return a hint about bad rows, "" if there is nothing special to say; `some`: other rows are good."""
     if asked.missing is not None and not some and all(isinstance(one.problem, LacksSelected) for one in bad):
         return f"The loss needs {asked.missing[1]}: give such data, or choose a loss for what the data holds."

@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenq.data import turns as talk
-from tokenq.data.bad_rows import HINT, Bad, BadRowsError
+from tokenq.data.bad_rows import HINT, BadRowsError, UnusableRow
 from tokenq.data.chat import Tokenizer, refuse_halves, render
-from tokenq.data.encode import Encoder
+from tokenq.data.encoding import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files.local import Row
 from tokenq.data.layouts import cells
-from tokenq.data.layouts.columns import under_our_names
+from tokenq.data.layouts.columns import renamed_columns
 from tokenq.data.layouts.formats import FORMATS
-from tokenq.data.layouts.parsed import CONVERSATION, QUESTION, Parsed, question
+from tokenq.data.layouts.parsed_row import CONVERSATION, QUESTION, ParsedRow, question
 from tokenq.data.sources import Data, tables_of
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
@@ -83,9 +83,9 @@ def load_prompts(
     Raises:
         BadRowsError: names the first such row.
     """
-    rows = [row for table in tables_of(data) for row in under_our_names(table, columns or {})]
+    rows = [row for table in tables_of(data) for row in renamed_columns(table, columns or {})]
     prompts: list[Prompt] = []
-    bad: list[Bad] = []
+    bad: list[UnusableRow] = []
     seen: dict[str, str] = {}
     first = len(rows)
     for place, row in enumerate(rows):
@@ -97,7 +97,7 @@ def load_prompts(
                 said = f"the id {prompt.id!r} stands in {seen[prompt.id]} too"
                 raise BadRow("an id that another row has", said, _UNIQUE)
         except BadRow as problem:
-            bad.append(Bad(place, row.where, problem))
+            bad.append(UnusableRow(place, row.where, problem))
             first = min(first, len(prompts))
         else:
             seen[prompt.id] = row.where
@@ -134,7 +134,7 @@ def _prompt(row: Row, name: str, style: str) -> Prompt:
     return Prompt(name, example.prompt, row.where, example.context, row.values)
 
 
-def _parsed(row: Row, style: str) -> tuple[Parsed, str, Collection[str]]:
+def _parsed(row: Row, style: str) -> tuple[ParsedRow, str, Collection[str]]:
     """Return the prompt of a row with the responses that it may have, the style, and the columns of its layout."""
     values, names = row.values, list(row.values)
     for form in FORMATS.values():
@@ -146,21 +146,21 @@ def _parsed(row: Row, style: str) -> tuple[Parsed, str, Collection[str]]:
     return _bare(values), style, ()
 
 
-def _bare(values: Mapping[str, Any]) -> Parsed:
+def _bare(values: Mapping[str, Any]) -> ParsedRow:
     """Return the prompt of a row without responses."""
     if values.get("prompt") is not None:
-        return Parsed(cells.content(values, "prompt"), ())
+        return ParsedRow(cells.content(values, "prompt"), ())
     for name in CONVERSATION:
         if values.get(name) is not None:
-            return Parsed(_to_answer(cells.turns(values, name)), ())
+            return ParsedRow(_to_answer(cells.turns(values, name)), ())
     if values.get("turns") is not None:
-        return Parsed((Message("user", _first_turn(values)),), (), fields=True)
+        return ParsedRow((Message("user", _first_turn(values)),), (), fields=True)
     for name in QUESTION:
         if values.get(name) is not None:
             content = cells.content(values, name)
             if not isinstance(content, str):
-                return Parsed(_to_answer(content), ())
-            return Parsed(question(values, name), (), fields=True)
+                return ParsedRow(_to_answer(content), ())
+            return ParsedRow(question(values, name), (), fields=True)
     raise BadRow(
         "no prompt",
         f"it has no prompt (columns: {', '.join(map(repr, values))})",
@@ -209,21 +209,21 @@ def usable_prompts(loaded: LoadedPrompts, tokenizer: Tokenizer, bad_rows: str) -
     return LoadedPrompts(kept, loaded.rows, loaded.dropped + Counter(one.problem.reason for one in bad))
 
 
-def _encoded(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[list[tuple[int, ...]], list[Bad]]:
+def _encoded(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[list[tuple[int, ...]], list[UnusableRow]]:
     """Return the ids of every prompt, None for unusable ones, and the unusable ones."""
     encoder = Encoder.of(tokenizer)
     texts: dict[int, str] = {}
-    bad: list[Bad] = []
+    bad: list[UnusableRow] = []
     for place, prompt in enumerate(prompts):
         try:
             example = Example(prompt.text, (), False, prompt.where, dict(prompt.context))
             texts[place] = render(example, tokenizer).prompt
         except BadRow as problem:
-            bad.append(Bad(place, prompt.where, problem))
+            bad.append(UnusableRow(place, prompt.where, problem))
     table = encoder.encode(texts.values())
     ids = [tuple(table[texts[place]].ids.tolist()) if place in texts else () for place in range(len(prompts))]
     empty = BadRow("prompt without tokens", "the prompt has no tokens, and the tokenizer writes no BOS")
-    bad += [Bad(place, prompts[place].where, empty) for place in texts if not ids[place]]
+    bad += [UnusableRow(place, prompts[place].where, empty) for place in texts if not ids[place]]
     return ids, sorted(bad, key=lambda one: one.place)
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.data.bad_rows import Bad, BadRowsError
+from tokenq.data.bad_rows import BadRowsError, UnusableRow
 from tokenq.data.chat import INSIDE, RenderedExample, RenderedResponse, Tokenizer, render
-from tokenq.data.encode import Encoded, Encoder, Ids
+from tokenq.data.encoding import EncodedText, Encoder, Ids
 from tokenq.data.summary import DataSummary, summarise
 from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits
 from tokenq.data.turns import BadRow, common_length
@@ -56,7 +56,7 @@ class TokenizedData:
     groups: list[TokenGroup]
     summary: DataSummary
     texts: tuple[tuple[ResponseText, ...], ...] = ()
-    bad: tuple[Bad, ...] = ()
+    bad: tuple[UnusableRow, ...] = ()
 
 
 def tokenize(
@@ -98,7 +98,7 @@ def tokenize(
     groups: list[TokenGroup] = []
     texts: list[tuple[ResponseText, ...]] = []
     long: list[TokenGroup] = []
-    bad: list[Bad] = []
+    bad: list[UnusableRow] = []
     for start in range(0, len(examples), _BATCH):
         for group, said, counts in _groups(examples, range(start, min(start + _BATCH, len(examples))), encoder, bad):
             fitted = TRUNCATIONS[truncation](group, limits)
@@ -133,7 +133,7 @@ def refuse_bad(data: TokenizedData) -> None:
 
 
 def _groups(
-    examples: Sequence[Example], places: Sequence[int], encoder: Encoder, bad: list[Bad]
+    examples: Sequence[Example], places: Sequence[int], encoder: Encoder, bad: list[UnusableRow]
 ) -> Iterable[tuple[TokenGroup, tuple[ResponseText, ...], Counter[str]]]:
     """Yield the groups of examples, not yet cut, with their texts (if located) and counts of what was mended.
 
@@ -145,7 +145,7 @@ def _groups(
         try:
             rendered.append((place, render(examples[place], encoder.tokenizer, marks)))
         except BadRow as error:
-            bad.append(Bad(place, examples[place].where, error))
+            bad.append(UnusableRow(place, examples[place].where, error))
     table = encoder.encode(text for _, one in rendered for text in _texts(one))
     for place, one in rendered:
         counts: Counter[str] = Counter()
@@ -154,7 +154,7 @@ def _groups(
             if reason := _unusable(group):
                 raise BadRow(reason)
         except BadRow as error:
-            bad.append(Bad(place, examples[place].where, error))
+            bad.append(UnusableRow(place, examples[place].where, error))
         else:
             yield group, _located(one, table, group) if encoder.locates else (), counts
 
@@ -176,7 +176,11 @@ def common_tokens(first: Ids, second: Ids) -> int:
 
 
 def _group(
-    example: Example, rendered: RenderedExample, encoder: Encoder, table: Mapping[str, Encoded], counts: Counter[str]
+    example: Example,
+    rendered: RenderedExample,
+    encoder: Encoder,
+    table: Mapping[str, EncodedText],
+    counts: Counter[str],
 ) -> TokenGroup:
     """Return the group of one example; count mended responses in `counts`.
 
@@ -212,7 +216,9 @@ def _group(
     return TokenGroup(wholes[0].ids[:size].copy(), tuple(responses), example.is_pair, example.where, example.margin)
 
 
-def _located(rendered: RenderedExample, table: Mapping[str, Encoded], group: TokenGroup) -> tuple[ResponseText, ...]:
+def _located(
+    rendered: RenderedExample, table: Mapping[str, EncodedText], group: TokenGroup
+) -> tuple[ResponseText, ...]:
     """Return the positions of the response tokens of a group in their texts."""
     size, texts, prompt = len(group.prompt_ids), [], table[rendered.prompt].ids
     parted = min(common_length(rendered.prompt, written.full) for written in rendered.responses)
@@ -241,7 +247,9 @@ def _fit(text: ResponseText, response: TokenResponse) -> ResponseText:
     return ResponseText(text.prompt, text.text[: int(ends[-1])], ends)
 
 
-def _mask(response: RenderedResponse, whole: Encoded, size: int, table: Mapping[str, Encoded]) -> NDArray[np.bool_]:
+def _mask(
+    response: RenderedResponse, whole: EncodedText, size: int, table: Mapping[str, EncodedText]
+) -> NDArray[np.bool_]:
     """Return a mask of the tokens after the first `size` that the policy wrote."""
     mask = np.zeros(len(whole.ids), np.bool_)
     if response.token_mask is not None:
@@ -280,7 +288,7 @@ def _unusable(group: TokenGroup) -> str:
     return ""
 
 
-def _nothing_left(lost: Counter[str], bad: Sequence[Bad]) -> UserError:
+def _nothing_left(lost: Counter[str], bad: Sequence[UnusableRow]) -> UserError:
     reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
     first = f" The first, {bad[0].where}: {bad[0].problem.detail}." if bad else ""
     hint = "Check the data[ and --max-length]."

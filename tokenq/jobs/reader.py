@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
-from tokenq.data.detokenize import piece_of
+from tokenq.data.encoding import piece_of
 from tokenq.data.examples import single_example
 from tokenq.data.prompts import Given, given_prompts
 from tokenq.data.summary import DataSummary

@@ -7,7 +7,7 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from tokenq.core.tensors import Stepper
-from tokenq.data.detokenize import piece_of, pieces_of, text_of
+from tokenq.data.encoding import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.run import models_of_run

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tokenq.data.detokenize import whole_text
+from tokenq.data.encoding import whole_text
 from tokenq.data.turns import common_length
 from tokenq.records import TokenGroup
 from tokenq.traces import TokenTrace

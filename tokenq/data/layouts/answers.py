@@ -6,24 +6,24 @@ from dataclasses import replace
 from tokenq.data import turns as talk
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
-from tokenq.data.layouts.parsed import ANSWER, CONVERSATION, QUESTION, Parsed, question, reply
+from tokenq.data.layouts.parsed_row import ANSWER, CONVERSATION, QUESTION, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
 from tokenq.records import Message, Response
 
 
-def read_completion(values: Values) -> Parsed:
+def read_completion(values: Values) -> ParsedRow:
     """Read a prompt and a response."""
     prompt, name = cells.content(values, "prompt"), "completion" if "completion" in values else "response"
     content = cells.content(values, name)
     if not isinstance(prompt, str) or not isinstance(content, str):
         prompt, content = talk.prompt_turns(prompt), reply(content)
-    return Parsed(prompt, (Response(content),))
+    return ParsedRow(prompt, (Response(content),))
 
 
-def read_messages(values: Values) -> Parsed:
+def read_messages(values: Values) -> ParsedRow:
     """Read a conversation: its last turns from the assistant's first on are the response."""
     prompt, response = talk.split_messages(conversation(values))
-    return Parsed(prompt, (Response(response),))
+    return ParsedRow(prompt, (Response(response),))
 
 
 def conversation(values: Values) -> tuple[Message, ...]:
@@ -37,31 +37,33 @@ def conversation(values: Values) -> tuple[Message, ...]:
     return cells.turns(values, name)
 
 
-def read_instruction(values: Values) -> Parsed:
+def read_instruction(values: Values) -> ParsedRow:
     """Read an instruction, with an input below it, and the answer."""
-    return Parsed(question(values, "instruction"), (_answer(values, "output", "response", "completion"),), fields=True)
+    return ParsedRow(
+        question(values, "instruction"), (_answer(values, "output", "response", "completion"),), fields=True
+    )
 
 
-def read_answer(values: Values) -> Parsed:
+def read_answer(values: Values) -> ParsedRow:
     """Read a question and its answer; a problem's answer is its solution."""
     names = ("solution", *ANSWER) if "problem" in values else (*ANSWER, "solution")
-    return Parsed(question(values, *QUESTION), (_answer(values, *names),), fields=True)
+    return ParsedRow(question(values, *QUESTION), (_answer(values, *names),), fields=True)
 
 
 def _answer(values: Values, *names: str) -> Response:
     return Response(reply(cells.text(values, *names)))
 
 
-def read_labelled_answer(values: Values) -> Parsed:
+def read_labelled_answer(values: Values) -> ParsedRow:
     """Read an answer to a question that is desirable or not."""
     response = replace(_answer(values, *ANSWER), label=label_of(values))
-    return Parsed(question(values, *QUESTION), (response,), fields=True)
+    return ParsedRow(question(values, *QUESTION), (response,), fields=True)
 
 
-def read_labelled_conversation(values: Values) -> Parsed:
+def read_labelled_conversation(values: Values) -> ParsedRow:
     """Read a conversation whose end is desirable or not (LLaMA-Factory, TRL)."""
     prompt, response = talk.split_messages(conversation(values))
-    return Parsed(prompt, (Response(response, label=label_of(values)),))
+    return ParsedRow(prompt, (Response(response, label=label_of(values)),))
 
 
 def label_of(values: Values) -> bool:
@@ -82,7 +84,7 @@ LABELS = ("label", "kto_tag", "is_safe", "desirable")
 """Columns that say whether a response is desirable."""
 
 
-def read_text(values: Values) -> Parsed:
+def read_text(values: Values) -> ParsedRow:
     """Read a text: a transcript is split after its last marker, other text has no prompt."""
     prompt, response = talk.split_transcript(cells.text(values, "text"))
-    return Parsed(prompt, (Response(response),))
+    return ParsedRow(prompt, (Response(response),))

@@ -82,7 +82,7 @@ def _alike(ours: str, theirs: str) -> bool:
     return abs(len(spelt) - len(ours)) <= 2 and difflib.SequenceMatcher(None, ours, spelt).ratio() >= 0.8
 
 
-def under_our_names(rows: Sequence[Row], columns: Mapping[str, str]) -> list[Row]:
+def renamed_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> list[Row]:
     """Return rows with their columns renamed to ours; a row that lacks a named column is a bad row.
 
     Raises:

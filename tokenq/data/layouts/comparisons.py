@@ -12,7 +12,7 @@ from typing import Any
 from tokenq.data import turns as talk
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
-from tokenq.data.layouts.parsed import QUESTION, Parsed, question, reply
+from tokenq.data.layouts.parsed_row import QUESTION, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
 from tokenq.records import Message, Response, Text
 
@@ -78,7 +78,7 @@ def what_decides(values: Values) -> str:
     return f"{name} says which response is the better one (another column: --columns {name}={other})"
 
 
-def read_comparison(values: Values) -> Parsed:
+def read_comparison(values: Values) -> ParsedRow:
     """Read a question, two responses and a verdict."""
     found = sides(values)
     assert found is not None
@@ -102,7 +102,7 @@ def compared(
     scores: tuple[float | None, float | None] = (None, None),
     *,
     fields: bool = False,
-) -> Parsed:
+) -> ParsedRow:
     """Return two responses as a pair, the better one first.
 
     Args:
@@ -120,7 +120,7 @@ def compared(
     pair = (Response(first, score=scores[0]), Response(second, score=scores[1]))
     margin = None if scores[0] is None or scores[1] is None else abs(scores[0] - scores[1])
     tie = "" if better else TIE
-    return Parsed(prompt, pair if better >= 0 else pair[::-1], True, fields, margin, tie)
+    return ParsedRow(prompt, pair if better >= 0 else pair[::-1], True, fields, margin, tie)
 
 
 def _split(
@@ -197,7 +197,7 @@ def _named(value: Any, endings: tuple[str, str], name: str) -> int:
     return (number < middle) - (number > middle)
 
 
-def read_conversations(values: Values) -> Parsed:
+def read_conversations(values: Values) -> ParsedRow:
     """Read two conversations and a verdict (Chatbot Arena, MT-bench); `turn` is the last answer judged."""
     contents = [_judged(cells.turns(values, name), values) for name in ("conversation_a", "conversation_b")]
     return compared((), (contents[0], contents[1]), verdict(values, ("a", "b")))
@@ -209,13 +209,13 @@ def _judged(turns: tuple[Message, ...], values: Values) -> tuple[Message, ...]:
     return turns[: places[last - 1] + 1] if last is not None and 1 <= last <= len(places) else turns
 
 
-def is_listed(values: Values) -> bool:
+def has_battle_lists(values: Values) -> bool:
     """Return whether prompts and responses are lists of turns (Chatbot Arena's 55,000 battles)."""
     named = [values[name] for name in ("prompt", "response_a", "response_b")]
     return all(isinstance(value, list) or (isinstance(value, str) and value.lstrip()[:1] == "[") for value in named)
 
 
-def read_listed(values: Values) -> Parsed:
+def read_battle_lists(values: Values) -> ParsedRow:
     """Read two conversations as lists of prompts and responses, and the three flags of a verdict."""
     asked = cells.texts(values, "prompt")
     sides = [cells.texts(values, name) for name in ("response_a", "response_b")]
@@ -230,7 +230,7 @@ def read_listed(values: Values) -> Parsed:
     return compared((), (contents[0], contents[1]), verdict(values, ("a", "b")))
 
 
-def read_shp(values: Values) -> Parsed:
+def read_shp(values: Values) -> ParsedRow:
     """Read two comments on a post (SHP): `labels` is 1 where the first has more votes, 0 where the second has."""
     better = 1 if cells.label(values["labels"], "labels") else -1
     contents = cells.text(values, "human_ref_A"), cells.text(values, "human_ref_B")
@@ -238,13 +238,13 @@ def read_shp(values: Values) -> Parsed:
     return compared((Message("user", cells.text(values, "history")),), contents, better, scores, fields=True)
 
 
-def read_stack_pair(values: Values) -> Parsed:
+def read_stack_pair(values: Values) -> ParsedRow:
     """Read two answers of Stack Exchange, of which `response_j` has more votes."""
     contents = cells.text(values, "response_j"), cells.text(values, "response_k")
     return compared(question(values, "question"), contents, 1, fields=True)
 
 
-def read_openai_preference(values: Values) -> Parsed:
+def read_openai_preference(values: Values) -> ParsedRow:
     """Read OpenAI's files of preferences: the conversation stands in `input.messages`."""
     prompt = cells.turns(cells.record(values, "input"), "messages")
     outputs = cells.content(values, "preferred_output"), cells.content(values, "non_preferred_output")

@@ -22,7 +22,7 @@ NAMES = ("id", "question_id", "custom_id", "uid", "task_id", "doc_id", "request_
 """Columns in which a prompt has a name, by which two files are put side by side."""
 
 
-class Answered(NamedTuple):
+class StoredAnswer(NamedTuple):
     """A prompt, empty where the file does not hold it, and what was answered."""
 
     prompt: Text
@@ -110,38 +110,40 @@ def _text(one: Any, name: str) -> str:
     return cells.text({name: one}, name)
 
 
-def _from_batch(values: Values) -> Answered:
+def _from_batch(values: Values) -> StoredAnswer:
     """Read a line of a batch of OpenAI or vLLM; it holds no prompt."""
     body = cells.record(cells.record(values, "response"), "body")
-    return Answered("", _texts(cells.items(body, "choices"), "choices"))
+    return StoredAnswer("", _texts(cells.items(body, "choices"), "choices"))
 
 
-def _from_choices(values: Values) -> Answered:
+def _from_choices(values: Values) -> StoredAnswer:
     """Read answers of MT-bench, of which the first turn counts, or completions that were logged with their messages."""
     prompt = cells.turns(values, "messages") if "messages" in values else ""
-    return Answered(prompt, _texts(cells.items(values, "choices"), "choices"))
+    return StoredAnswer(prompt, _texts(cells.items(values, "choices"), "choices"))
 
 
-def _from_harness(values: Values) -> Answered:
+def _from_harness(values: Values) -> StoredAnswer:
     """Read a sample of lm-evaluation-harness."""
     asked = values["arguments"]
     first = next(iter(asked.values())) if isinstance(asked, Mapping) else asked[0]
     prompt = first["arg_0"] if isinstance(first, Mapping) else first[0]
-    return Answered(cells.text({"arguments": prompt}, "arguments"), _texts(cells.items(values, "resps")[0], "resps"))
+    return StoredAnswer(
+        cells.text({"arguments": prompt}, "arguments"), _texts(cells.items(values, "resps")[0], "resps")
+    )
 
 
-def _from_helm(values: Values) -> Answered:
+def _from_helm(values: Values) -> StoredAnswer:
     """Read a request state of HELM."""
     prompt = cells.text(cells.record(values, "request"), "prompt")
-    return Answered(prompt, _texts(cells.items(cells.record(values, "result"), "completions"), "completions"))
+    return StoredAnswer(prompt, _texts(cells.items(cells.record(values, "result"), "completions"), "completions"))
 
 
-def _from_conversation(values: Values) -> Answered:
+def _from_conversation(values: Values) -> StoredAnswer:
     """Read a conversation that ends with the answer."""
     turns = cells.turns(values, "messages")
     if turns[-1].role != "assistant":
         raise BadRow("no assistant turn", "the conversation does not end with an answer")
-    return Answered(turns[:-1], [turns[-1].content])
+    return StoredAnswer(turns[:-1], [turns[-1].content])
 
 
 _PROMPTS = ("prompt", "instruction", "question", "problem", "inputs", "input", "query")
@@ -151,14 +153,14 @@ _ANSWERS = (
 )
 
 
-def _from_columns(values: Values) -> Answered:
+def _from_columns(values: Values) -> StoredAnswer:
     """Read a prompt and an answer, or several, from columns of their own."""
     asked, name = next(n for n in _PROMPTS if n in values), next(n for n in _ANSWERS if n in values)
     prompt = cells.content(values, asked)
-    return Answered(prompt, _texts(cells.listed(values[name]), name))
+    return StoredAnswer(prompt, _texts(cells.listed(values[name]), name))
 
 
-Form = Callable[[Values], Answered]
+Form = Callable[[Values], StoredAnswer]
 OUTPUTS: tuple[tuple[tuple[str, ...], Form], ...] = (
     (("custom_id", "response"), _from_batch),
     (("arguments", "resps"), _from_harness),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tokenq.data.layouts import answers, comparisons, pairs, rankings, ratings, steps
 from tokenq.data.layouts.cells import Values
-from tokenq.data.layouts.parsed import ANSWER, CHOSEN, CONVERSATION, QUESTION, REJECTED, Parsed
+from tokenq.data.layouts.parsed_row import ANSWER, CHOSEN, CONVERSATION, QUESTION, REJECTED, ParsedRow
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Format:
     """
 
     columns: tuple[str, ...]
-    read: Callable[[Values], Parsed]
+    read: Callable[[Values], ParsedRow]
     holds: str
     grouped: bool = False
     fits: Callable[[Values], bool] = lambda values: True
@@ -63,7 +63,7 @@ FORMATS: dict[str, Format] = {
     ),
     "nectar": Format(("prompt", "answers"), ratings.read_nectar, "ratings"),
     "ultrafeedback": Format(("instruction", "completions"), ratings.read_ultrafeedback, "ratings"),
-    "comparison": Format(("info", "summaries", "choice"), pairs.read_comparison, "pairs"),
+    "comparison": Format(("info", "summaries", "choice"), pairs.read_summary_comparison, "pairs"),
     "rated summary": Format(("info", "summary"), rankings.read_summary_ratings, "ratings", grouped=True),
     "solutions": Format(
         ("question", "ground_truth"), steps.read_solutions, "ratings", fits=lambda row: bool(steps.solutions(row))
@@ -77,9 +77,9 @@ FORMATS: dict[str, Format] = {
     "better answer first": Format(("question", "response_j", "response_k"), comparisons.read_stack_pair, "pairs"),
     "battle in lists": Format(
         ("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b"),
-        comparisons.read_listed,
+        comparisons.read_battle_lists,
         "pairs",
-        fits=comparisons.is_listed,
+        fits=comparisons.has_battle_lists,
     ),
     "battle": Format(("conversation_a", "conversation_b", "winner"), comparisons.read_conversations, "pairs"),
     "two responses": Format(

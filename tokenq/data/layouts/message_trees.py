@@ -16,7 +16,7 @@ _FLAT = {"message_id", "parent_id", "text", "role"}
 _PERSON = ("prompter", "user", "human")
 
 
-def gathered(rows: Sequence[Row]) -> list[Row]:
+def question_rows(rows: Sequence[Row]) -> list[Row]:
     """Return rows of questions with their answers; other rows are unchanged."""
     first = next((row.values for row in rows if not row.fault), {})
     if first.keys() >= _FLAT:

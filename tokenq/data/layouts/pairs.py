@@ -6,14 +6,14 @@ from typing import Any
 from tokenq.data import turns as talk
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
-from tokenq.data.layouts.parsed import CHOSEN, CONVERSATION, QUESTION, REJECTED, Parsed, pair, question, reply
+from tokenq.data.layouts.parsed_row import CHOSEN, CONVERSATION, QUESTION, REJECTED, ParsedRow, pair, question, reply
 from tokenq.data.turns import BadRow
 from tokenq.records import Message, Response, Text
 
 Turns = tuple[Message, ...]
 
 
-def read_preference(values: Values) -> Parsed:
+def read_preference(values: Values) -> ParsedRow:
     """Read a prompt with chosen and rejected; both may repeat the turns of the prompt."""
     prompt = cells.content(values, "prompt")
     chosen, rejected = cells.content(values, *CHOSEN), cells.content(values, *REJECTED)
@@ -22,7 +22,7 @@ def read_preference(values: Values) -> Parsed:
     return _beside(prompt, reply(chosen), reply(rejected), values)
 
 
-def _beside(prompt: Text, chosen: Turns, rejected: Turns, values: Values) -> Parsed:
+def _beside(prompt: Text, chosen: Turns, rejected: Turns, values: Values) -> ParsedRow:
     """Return the pair of a prompt and two responses as turns, which may be whole conversations."""
     if chosen[0].role == "assistant" or rejected[0].role == "assistant":
         return pair(talk.prompt_turns(prompt), chosen, rejected, values)
@@ -33,15 +33,15 @@ def _beside(prompt: Text, chosen: Turns, rejected: Turns, values: Values) -> Par
     return pair(first, chosen, rejected, values)
 
 
-def read_step_preference(values: Values) -> Parsed:
+def read_step_preference(values: Values) -> ParsedRow:
     """Read two next steps of one solution (Step-DPO): what was written before stands in both responses."""
     begun = cells.text(values, "initial_reason_steps") if values.get("initial_reason_steps") is not None else ""
     steps = [cells.text(values, side) for side in ("chosen", "rejected")]
     chosen, rejected = (Response(reply(begun + step), goes_on=True) for step in steps)
-    return Parsed((Message("user", cells.text(values, "prompt")),), (chosen, rejected), is_pair=True, fields=True)
+    return ParsedRow((Message("user", cells.text(values, "prompt")),), (chosen, rejected), is_pair=True, fields=True)
 
 
-def read_implicit(values: Values) -> Parsed:
+def read_implicit(values: Values) -> ParsedRow:
     """Read chosen and rejected that hold their prompt."""
     chosen, rejected = cells.content(values, *CHOSEN), cells.content(values, *REJECTED)
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -49,7 +49,7 @@ def read_implicit(values: Values) -> Parsed:
     return pair(*talk.split_turns(reply(chosen), reply(rejected)), values)
 
 
-def read_question_pair(values: Values) -> Parsed:
+def read_question_pair(values: Values) -> ParsedRow:
     """Read a question in a column of its own, and two answers."""
     prompt = question(values, *QUESTION)
     chosen, rejected = cells.content(values, *CHOSEN), cells.content(values, *REJECTED)
@@ -58,7 +58,7 @@ def read_question_pair(values: Values) -> Parsed:
     return _beside(prompt, reply(chosen), reply(rejected), values)
 
 
-def read_conversation_pair(values: Values) -> Parsed:
+def read_conversation_pair(values: Values) -> ParsedRow:
     """Read a conversation to answer, and two answers; where it ends with the chosen one, that is left out of it."""
     prompt = cells.turns(values, next(name for name in (*CONVERSATION, "trajectory") if name in values))
     chosen, rejected = reply(cells.content(values, *CHOSEN)), reply(cells.content(values, *REJECTED))
@@ -71,7 +71,7 @@ def read_conversation_pair(values: Values) -> Parsed:
     return pair(prompt, chosen, rejected, values)
 
 
-def read_answered_pair(values: Values) -> Parsed:
+def read_answered_pair(values: Values) -> ParsedRow:
     """Read a conversation that ends with the chosen answer, and the rejected one beside it (ms-swift)."""
     turns = cells.turns(values, next(name for name in CONVERSATION if name in values))
     place = max((index + 1 for index, turn in enumerate(turns) if turn.role != "assistant"), default=0)
@@ -87,7 +87,7 @@ ANSWERED = ("rejected_response", "rejected_messages")
 """Columns of what a conversation should not have ended with."""
 
 
-def read_comparison(values: Values) -> Parsed:
+def read_summary_comparison(values: Values) -> ParsedRow:
     """Read a summary comparison, with the prompt as the TL;DR models of the literature are asked."""
     info, summaries = values["info"], cells.records(values, "summaries", "text")
     choice = cells.whole(values.get("choice"), "choice")
@@ -106,7 +106,7 @@ def summary_prompt(info: Mapping[str, Any]) -> str:
     return f"SUBREDDIT: r/{info.get('subreddit')}\n\nTITLE: {info.get('title')}\n\nPOST: {info['post']}\n\nTL;DR:"
 
 
-def read_instruction_pair(values: Values) -> Parsed:
+def read_instruction_pair(values: Values) -> ParsedRow:
     """Read an instruction with both answers in one list, the chosen one first."""
     output = cells.items(values, "output")
     if len(output) != 2 or not all(isinstance(text, str) for text in output):

@@ -6,7 +6,7 @@ from typing import Any
 from tokenq.data import turns as talk
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
-from tokenq.data.layouts.parsed import CHOSEN, QUESTION, REJECTED, Parsed, question, reply
+from tokenq.data.layouts.parsed_row import CHOSEN, QUESTION, REJECTED, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
 from tokenq.records import Message, Response, Text
 
@@ -17,12 +17,12 @@ SCORES = ("scores", "rewards", "ratings", "all_rm_scores", "rm_scores", "labels"
 """Columns of what they are worth, one each; of ranks 1 is the best."""
 
 
-def read_stack_exchange(values: Values) -> Parsed:
+def read_stack_exchange(values: Values) -> ParsedRow:
     """Read the answers to a question with their scores, as H4 prepared Stack Exchange."""
     answers = cells.records(values, "answers", "text")
     name = "pm_score" if "pm_score" in answers[0] else "score"
     responses = [Response(reply(one["text"]), score=cells.number(one.get(name), name)) for one in answers]
-    return Parsed(question(values, "question"), tuple(responses), fields=True)
+    return ParsedRow(question(values, "question"), tuple(responses), fields=True)
 
 
 def has_scored_answers(values: Values) -> bool:
@@ -33,7 +33,7 @@ def has_scored_answers(values: Values) -> bool:
     )
 
 
-def read_listed(values: Values) -> Parsed:
+def read_listed(values: Values) -> ParsedRow:
     """Read a prompt with lists of right and of wrong responses (RewardBench 2, RM-Bench)."""
     responses = [
         Response(content, label=right)
@@ -58,24 +58,24 @@ def _listed(values: Values, *names: str) -> list[Text]:
     return [cells.content({f"{name}[{place}]": one}, f"{name}[{place}]") for place, one in enumerate(value)]
 
 
-def _to_prompt(values: Values, responses: list[Response]) -> Parsed:
+def _to_prompt(values: Values, responses: list[Response]) -> ParsedRow:
     """Return responses in the form of the row's prompt: text or turns."""
     name = next(name for name in ("prompt", *QUESTION) if name in values)
     content = cells.content(values, name)
     if isinstance(content, str) and all(isinstance(one.content, str) for one in responses):
         if name == "prompt":
-            return Parsed(content, tuple(responses))
+            return ParsedRow(content, tuple(responses))
         turns = [Response(reply(one.content), one.label, one.score) for one in responses]
-        return Parsed(question(values, name), tuple(turns), fields=True)
+        return ParsedRow(question(values, name), tuple(turns), fields=True)
     prompt = talk.prompt_turns(content)
     whole = [reply(one.content) for one in responses]
     if all(turns[: len(prompt)] == prompt for turns in whole):  # responses that repeat their prompt
         whole = [turns[len(prompt) :] for turns in whole]
     pairs = zip(whole, responses, strict=True)
-    return Parsed(prompt, tuple(Response(turns, one.label, one.score) for turns, one in pairs))
+    return ParsedRow(prompt, tuple(Response(turns, one.label, one.score) for turns, one in pairs))
 
 
-def read_scored_list(values: Values) -> Parsed:
+def read_scored_list(values: Values) -> ParsedRow:
     """Read a prompt with a list of responses and a list of their scores."""
     name = next(name for name in SCORES if name in values)
     contents, worth = _listed(values, *LISTS), cells.items(values, name)
@@ -93,7 +93,7 @@ def read_scored_list(values: Values) -> Parsed:
     return _to_prompt(values, responses)
 
 
-def read_summary_ratings(values: Values) -> Parsed:
+def read_summary_ratings(values: Values) -> ParsedRow:
     """Read a summary with its ratings by axis (summarize_from_feedback), asked for as the comparisons are."""
     from tokenq.data.layouts.pairs import summary_prompt
 
@@ -102,10 +102,10 @@ def read_summary_ratings(values: Values) -> Parsed:
     ratings = cells.ratings(axes) if isinstance(axes, Mapping) else {}
     text = f" {cells.text(summary, 'text').strip()}"
     response = Response(text, score=ratings.get("overall"), ratings=ratings, scale=(1, 7))
-    return Parsed(summary_prompt(cells.record(values, "info")), (response,))
+    return ParsedRow(summary_prompt(cells.record(values, "info")), (response,))
 
 
-def read_vertex(values: Values) -> Parsed:
+def read_vertex(values: Values) -> ParsedRow:
     """Read Gemini's files: turns in `contents`, and completions with a score each."""
     prompt = _contents(values["contents"])
     system = values.get("systemInstruction")
@@ -118,7 +118,7 @@ def read_vertex(values: Values) -> Parsed:
             raise BadRow("a column without a record", "column 'completions' holds an item without a completion")
         turns = (Message("assistant", _parts(one["completion"])),)
         responses.append(Response(turns, score=cells.number(one.get("score"), "score")))
-    return Parsed(prompt, tuple(responses))
+    return ParsedRow(prompt, tuple(responses))
 
 
 def _contents(value: Any) -> tuple[Message, ...]:

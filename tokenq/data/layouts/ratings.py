@@ -7,49 +7,49 @@ from tokenq.data.layouts import cells
 from tokenq.data.layouts.answers import label_of, read_completion
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.comparisons import TIE
-from tokenq.data.layouts.parsed import Parsed, question, reply
+from tokenq.data.layouts.parsed_row import ParsedRow, question, reply
 from tokenq.records import Response, Text
 
 
-def read_labelled(values: Values) -> Parsed:
+def read_labelled(values: Values) -> ParsedRow:
     """Read a response that is desirable or not."""
     prompt, responses, *_ = read_completion(values)
-    return Parsed(prompt, (Response(responses[0].content, label=label_of(values)),))
+    return ParsedRow(prompt, (Response(responses[0].content, label=label_of(values)),))
 
 
-def read_scored(values: Values) -> Parsed:
+def read_scored(values: Values) -> ParsedRow:
     """Read a response with a score or a rating; one without is a response that is not rated."""
     prompt, responses, *_ = read_completion(values)
     name = "score" if "score" in values else "rating"
-    return Parsed(prompt, (Response(responses[0].content, score=cells.number(values[name], name)),))
+    return ParsedRow(prompt, (Response(responses[0].content, score=cells.number(values[name], name)),))
 
 
-def read_rewarded(values: Values) -> Parsed:
+def read_rewarded(values: Values) -> ParsedRow:
     """Read a response with a reward."""
     prompt, responses, *_ = read_completion(values)
     label = None if cells.is_missing(values.get("label")) else cells.label(values["label"])
-    return Parsed(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
+    return ParsedRow(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
 
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 """The attributes of HelpSteer and HelpSteer2, each rated from 0 to 4."""
 
 
-def read_helpsteer(values: Values) -> Parsed:
+def read_helpsteer(values: Values) -> ParsedRow:
     """Read a response that is rated by the attributes of HelpSteer."""
     prompt, responses, *_ = read_completion(values)
     ratings = cells.ratings({name: values.get(name) for name in HELPSTEER})
     score = ratings.get("helpfulness")
-    return Parsed(prompt, (Response(responses[0].content, score=score, ratings=ratings, scale=(0, 4)),))
+    return ParsedRow(prompt, (Response(responses[0].content, score=score, ratings=ratings, scale=(0, 4)),))
 
 
-def read_rated(values: Values) -> Parsed:
+def read_rated(values: Values) -> ParsedRow:
     """Read a response with a record of its ratings."""
     prompt, responses, *_ = read_completion(values)
-    return Parsed(prompt, (Response(responses[0].content, ratings=cells.ratings(cells.record(values, "ratings"))),))
+    return ParsedRow(prompt, (Response(responses[0].content, ratings=cells.ratings(cells.record(values, "ratings"))),))
 
 
-def read_two_responses(values: Values) -> Parsed:
+def read_two_responses(values: Values) -> ParsedRow:
     """Read HelpSteer preferences: a strength below zero prefers the first response, above zero the second."""
     prompt = cells.content(values, "context" if "context" in values else "prompt")
     contents: list[Text] = [
@@ -62,10 +62,10 @@ def read_two_responses(values: Values) -> Parsed:
     scores = (None, None) if strength is None else (-strength, strength)
     responses = tuple(Response(content, score=score) for content, score in zip(contents, scores, strict=True))
     tie = TIE if strength == 0 else ""
-    return Parsed(prompt, responses, margin=None if strength is None else abs(strength), undecided=tie)
+    return ParsedRow(prompt, responses, margin=None if strength is None else abs(strength), undecided=tie)
 
 
-def read_nectar(values: Values) -> Parsed:
+def read_nectar(values: Values) -> ParsedRow:
     """Read answers with their ranks, 1 the best (Nectar)."""
     ranks = [
         (answer["answer"], cells.number(answer.get("rank"), "rank"))
@@ -74,10 +74,10 @@ def read_nectar(values: Values) -> Parsed:
     prompt = cells.content(values, "prompt")
     contents = [text if isinstance(prompt, str) else reply(text) for text, _ in ranks]
     scores = [None if rank is None else -rank for _, rank in ranks]
-    return Parsed(prompt, tuple(Response(one, score=score) for one, score in zip(contents, scores, strict=True)))
+    return ParsedRow(prompt, tuple(Response(one, score=score) for one, score in zip(contents, scores, strict=True)))
 
 
-def read_ultrafeedback(values: Values) -> Parsed:
+def read_ultrafeedback(values: Values) -> ParsedRow:
     """Read completions with their ratings (UltraFeedback)."""
     rated = cells.records(values, "completions", "response")
     responses = [
@@ -89,7 +89,7 @@ def read_ultrafeedback(values: Values) -> Parsed:
         )
         for item in rated
     ]
-    return Parsed(question(values, "instruction"), tuple(responses), fields=True)
+    return ParsedRow(question(values, "instruction"), tuple(responses), fields=True)
 
 
 def _annotations(found: Any) -> dict[str, float]:

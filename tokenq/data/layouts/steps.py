@@ -8,12 +8,12 @@ from typing import Any
 from tokenq.data import turns as talk
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
-from tokenq.data.layouts.parsed import CONVERSATION, Parsed, question, reply
+from tokenq.data.layouts.parsed_row import CONVERSATION, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
 from tokenq.records import Message, Response
 
 
-def read_stepwise(values: Values) -> Parsed:
+def read_stepwise(values: Values) -> ParsedRow:
     """Read steps with a label each."""
     steps, labels = cells.items(values, "completions"), [cells.label(label) for label in cells.items(values, "labels")]
     if len(steps) != len(labels):
@@ -25,14 +25,14 @@ def read_stepwise(values: Values) -> Parsed:
     response = Response(reply("".join(lines)), label=all(labels), steps=lines, step_labels=tuple(labels))
     prompt = cells.content(values, "prompt")
     fields = isinstance(prompt, str)
-    return Parsed((Message("user", prompt),) if isinstance(prompt, str) else prompt, (response,), fields=fields)
+    return ParsedRow((Message("user", prompt),) if isinstance(prompt, str) else prompt, (response,), fields=fields)
 
 
 ASKED = ("problem", "input", "question", "prompt")
 """The columns in which a problem may stand."""
 
 
-def read_first_error(values: Values) -> Parsed:
+def read_first_error(values: Values) -> ParsedRow:
     """Read steps with the place of the first wrong one."""
     steps, name = cells.items(values, "steps"), "mistake_index" if "mistake_index" in values else "label"
     if not steps or not all(isinstance(step, str) for step in steps):
@@ -54,13 +54,13 @@ def solutions(values: Values) -> list[Mapping[str, Any]]:
     ]
 
 
-def read_solutions(values: Values) -> Parsed:
+def read_solutions(values: Values) -> ParsedRow:
     """Read solutions of several models, right or wrong."""
     responses = [
         Response(reply(cells.text(solution, "solution")), label=cells.label(solution["is_correct"]))
         for solution in solutions(values)
     ]
-    return Parsed(question(values, "question"), tuple(responses), fields=True)
+    return ParsedRow(question(values, "question"), tuple(responses), fields=True)
 
 
 MARK = "ки"
@@ -74,7 +74,7 @@ def is_marked(values: Values) -> bool:
     return isinstance(values["input"], str) and MARK in values["input"]
 
 
-def read_marked(values: Values) -> Parsed:
+def read_marked(values: Values) -> ParsedRow:
     """Read question and steps in one text, and the same text with "+" or "-" in place of the marks (Math-Shepherd)."""
     *pieces, tail = cells.text(values, "input").split(MARK)
     marked = cells.text(values, "label")
@@ -104,7 +104,7 @@ def is_prm800k(values: Values) -> bool:
     return isinstance(asked, Mapping) and "problem" in asked and isinstance(label, Mapping) and "steps" in label
 
 
-def read_prm800k(values: Values) -> Parsed:
+def read_prm800k(values: Values) -> ParsedRow:
     """Read the path that a labeller of PRM800K took through a solution: a step rated −1 is wrong, 0 and 1 are right.
 
     At each step the completion that was gone on from counts, else the one that a person wrote, which is right; where
@@ -169,7 +169,7 @@ def _said(turn: Mapping[str, Any]) -> tuple[str, str]:
     return str(turn.get("role", turn.get("from"))), str(content).strip()
 
 
-def read_signed(values: Values) -> Parsed:
+def read_signed(values: Values) -> ParsedRow:
     """Read steps as turns of a user, each answered by "+" or "-"; the first holds the question, up to "Step 1"."""
     turns = cells.turns(values, next(name for name in CONVERSATION if name in values))
     steps = [turn.content for turn in turns if turn.role == "user"]

@@ -7,7 +7,7 @@ from tokenq.data.layouts.cells import Values
 from tokenq.records import Message, Response, Text
 
 
-class Parsed(NamedTuple):
+class ParsedRow(NamedTuple):
     """One row as read; a pair is (chosen, rejected), then the `calibration` response if there is one.
 
     `fields` says that the turns were made of named text columns, and not found as turns in the data: they may as well
@@ -57,7 +57,7 @@ def reply(content: Text) -> tuple[Message, ...]:
     return (Message("assistant", content),) if isinstance(content, str) else content
 
 
-def pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: bool = False) -> Parsed:
+def pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: bool = False) -> ParsedRow:
     """Return a pair, with the ratings and the margin that stand beside it, and a response to calibrate on."""
     named = [next((name for name in names if name in values), names[0]) for names in _SCORED]
     scores = [cells.number(values.get(name), name) for name in named]
@@ -67,7 +67,7 @@ def pair(prompt: Text, chosen: Text, rejected: Text, values: Values, *, fields: 
     if margin is None and scores[0] is not None and scores[1] is not None:
         margin = scores[0] - scores[1]
     if values.get("calibration") is None:
-        return Parsed(prompt, pair, True, fields, margin)
+        return ParsedRow(prompt, pair, True, fields, margin)
     beside = cells.content(values, "calibration")
     more = Response(beside if isinstance(chosen, str) else reply(beside))
-    return Parsed(prompt, (*pair, more), True, fields, margin)
+    return ParsedRow(prompt, (*pair, more), True, fields, margin)
