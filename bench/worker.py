@@ -119,7 +119,7 @@ def run_tokenq(
 
     from tokenq.core.losses import find_sum
     from tokenq.models.forward.packed_lm import bare
-    from tokenq.models.forward.policy import frozen_copy, no_grad
+    from tokenq.models.forward.policy import frozen_model, no_grad
     from tokenq.models.forward.proof import fastest_exact
     from tokenq.models.identity import identify
     from tokenq.models.load import ModelSpec, load_model
@@ -148,7 +148,7 @@ def run_tokenq(
         computed = store.fill(groups, no_grad(lm), config.tokens_per_batch)
         groups = store.with_logps(groups)
     else:
-        reference, computed = frozen_copy(lm), 2 * len(groups) * case.epochs
+        reference, computed = no_grad(frozen_model(lm)), 2 * len(groups) * case.epochs
     referenced = time.perf_counter()
     lm.accumulate_in_place()
     objective = Objective(find_sum("dpo", {"beta": BETA}), BETA)

@@ -9,7 +9,7 @@ from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.models.forward.attention import SEGMENTS
 from tokenq.models.forward.packed_lm import PackedLM
-from tokenq.models.forward.policy import adapter_off, frozen_copy, no_grad, without_adapter
+from tokenq.models.forward.policy import frozen_model, no_grad, without_adapter
 from tokenq.models.load import add_lora
 
 GROUPS = random_groups()
@@ -29,7 +29,7 @@ def adapted(family="llama"):
 def test_a_frozen_copy_stays_while_the_policy_moves(way):
     lm = PackedLM(tiny_model("gemma3"), way)
     lm.model.train()
-    copy = frozen_copy(lm)
+    copy = no_grad(frozen_model(lm))
     before = lm(BATCH).logps.detach()
     assert torch.equal(copy(BATCH), before)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_a_frozen_copy_is_of_the_live_weights():
     with torch.no_grad():
         model.lm_head.weight.mul_(1.5)
     want = own_logps(model, GROUPS)
-    torch.testing.assert_close(frozen_copy(PackedLM(model, "segments"))(BATCH), want, rtol=0, atol=1e-5)
+    torch.testing.assert_close(no_grad(frozen_model(PackedLM(model, "segments")))(BATCH), want, rtol=0, atol=1e-5)
 
 
 def test_a_copy_of_a_policy_that_accumulates_in_place_adds_to_nothing():
@@ -55,7 +55,7 @@ def test_a_copy_of_a_policy_that_accumulates_in_place_adds_to_nothing():
     lm.accumulate_in_place()
     lm(BATCH).logps.sum().backward()
     gradient = lm.lm.get_output_embeddings().weight.grad.clone()
-    frozen_copy(lm)(BATCH)
+    no_grad(frozen_model(lm))(BATCH)
     assert torch.equal(lm.lm.get_output_embeddings().weight.grad, gradient)
 
 
@@ -63,7 +63,7 @@ def test_a_copy_of_a_policy_that_accumulates_in_place_adds_to_nothing():
 def test_with_its_adapter_off_a_policy_is_its_base(way):
     lm = PackedLM(adapted(), way)
     base = PackedLM(tiny_model("llama"), way)
-    reference = adapter_off(lm)
+    reference = no_grad(lm, "off")
     with torch.no_grad():
         want = base(BATCH).logps
         on = lm(BATCH).logps
@@ -75,7 +75,7 @@ def test_with_its_adapter_off_a_policy_is_its_base(way):
 
 def test_the_adapter_learns_on_after_the_reference_was_asked():
     lm = PackedLM(adapted(), "segments")
-    adapter_off(lm)(BATCH)
+    no_grad(lm, "off")(BATCH)
     lm(BATCH).logps.sum().backward()
     live = [name for name, p in lm.named_parameters() if p.requires_grad]
     assert live
@@ -84,7 +84,7 @@ def test_the_adapter_learns_on_after_the_reference_was_asked():
 
 def test_a_policy_without_adapter_has_none_to_switch_off():
     with pytest.raises(UserError, match="no adapter to switch off"):
-        adapter_off(PackedLM(tiny_model("llama")))
+        no_grad(PackedLM(tiny_model("llama")), "off")
     model = tiny_model("llama")
     with without_adapter(model), torch.no_grad():
         assert torch.equal(own_logps(model, GROUPS), own_logps(tiny_model("llama"), GROUPS))

@@ -15,7 +15,7 @@ from small_runs import groups_for, random_pairs, small_policy, train_small
 from tiny import tiny_tokenizer
 
 from tokenq.models.export import export_policy
-from tokenq.models.forward.policy import adapter_off
+from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(5, seed=7)
@@ -47,7 +47,7 @@ def run(output, name, dtype, **more):
     settings = {"tokens_per_batch": 60, "max_steps": 4, "save_steps": 2, "held_out": HELD_OUT, "start_tolerance": 1e-3}
     policy = POLICIES[name](dtype)
     if name == "online-adapter":  # the reference is computed in every step, and not stored
-        more["online"] = adapter_off(policy)
+        more["online"] = no_grad(policy, "off")
     if name == "values":
         more |= {"groups": groups_for("dro"), "max_grad_norm": 0.05}
         settings["held_out"] = groups_for("dro", 5, seed=7)

@@ -20,7 +20,7 @@ from tokenq.data.signals import with_margins
 from tokenq.data.steps import deciding_steps
 from tokenq.listener import Silence
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
-from tokenq.models.forward.policy import frozen_model, logits_of, logits_without_adapter, no_grad, without_adapter
+from tokenq.models.forward.policy import frozen_model, logits_of, no_grad, without_adapter
 from tokenq.models.forward.reward_lm import RewardLM
 from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import identify
@@ -241,7 +241,7 @@ def train_small(
 
     logits, config = None, small_config(output, loss=loss, **changes)
     if "ref_kls" in row.inputs:
-        logits = logits_without_adapter(policy) if is_peft(policy.model) else logits_of(frozen_model(policy))
+        logits = logits_of(policy, "off") if is_peft(policy.model) else logits_of(frozen_model(policy))
     job = Job(
         policy=valued or policy,
         source=source or Offline(groups, row.unit, config.batch_size, config.seed),

@@ -25,7 +25,7 @@ from tokenq.core.losses import LOSSES
 from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
-from tokenq.models.forward.policy import frozen_copy
+from tokenq.models.forward.policy import frozen_model, no_grad
 from tokenq.training.source import Offline, total_steps
 
 HELD_OUT = random_pairs(5, seed=7)
@@ -90,7 +90,7 @@ def test_an_online_reference_trains_as_a_stored_one(tmp_path):
     """The frozen copy of the policy, and what the store keeps of it in float32: losses to seven digits."""
     stored, _ = train_small(tmp_path / "stored", max_steps=3)
     policy = small_policy()
-    options = {"online": frozen_copy(policy), "start_tolerance": 1e-12, "max_steps": 3}
+    options = {"online": no_grad(frozen_model(policy)), "start_tolerance": 1e-12, "max_steps": 3}
     online, _ = train_small(tmp_path / "online", policy=policy, **options)
     assert_equal_weights(online, stored, 1e-5)
     for mine, theirs in zip(lines_of(tmp_path / "online"), lines_of(tmp_path / "stored"), strict=True):

@@ -7,7 +7,7 @@ their stamps (`tokenq.kept`).
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tokenq.kept import IDENTITIES, kept, sources
-from tokenq.models.adapters import adapter_scales, base_name, is_adapter_weight
+from tokenq.models.adapters import adapter_scales, base_name, is_adapter_folder, is_adapter_weight
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.proof_cache import numeric_config
+from tokenq.models.load import ModelSpec, device_of
 from tokenq.models.stamps import Stamp, is_remote, settled
 
 _USES_REMOTE = 8
@@ -80,22 +81,23 @@ def identify(model: nn.Module, path: str, *, adapter: Literal["on", "off"] = "on
 
 def kept_identity(
     model: Callable[[], nn.Module],
-    path: str,
+    spec: ModelSpec,
     files: Sequence[Stamp],
-    made: Mapping[str, Any],
-    adapter: Literal["on", "off"] = "on",
     say: Callable[[str], None] = lambda _: None,
+    kind: str = "load_model",
+    adapter: Literal["on", "off"] = "on",
 ) -> tuple[ModelIdentity, bool]:
     """Return the identity of a model loaded from files, and whether all its weights are finite; kept between runs.
 
     Args:
         model: gives the model where it must be hashed.
-        path: where it came from (recorded, not hashed).
-        files: stamps of all its files, from before they were read.
-        made: all else that decides its weights (type, adapter, device of sums, …), as plain data.
-        adapter: "off" identifies the base below the adapter.
+        spec: what it is.
+        files: from `stamped`, before it was loaded.
         say: told when a kept identity was wrong.
+        kind: name of what loads it.
+        adapter: "off" identifies the base below the adapter.
     """
+    path = spec.name
 
     def find() -> dict[str, Any]:
         live = model()
@@ -105,7 +107,13 @@ def kept_identity(
     if settled(files):
         depends = {
             "files": [asdict(stamp) for stamp in files],
-            "made": dict(made),
+            "made": {
+                "kind": kind,
+                "dtype": spec.dtype,
+                "adapted": spec.adapter is not None,
+                "trust_remote_code": spec.trust_remote_code,
+                "merged on": device_of(spec.device).type if is_adapter_folder(spec.path) else "",
+            },
             "adapter": adapter,
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
             "makers": sources(*_MAKERS),

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +25,7 @@ from tokenq.models.forward.proof_cache import proven
 from tokenq.models.forward.reward_lm import REWARDS, RewardLM, output_weights
 from tokenq.models.identity import ModelIdentity, kept_identity
 from tokenq.models.limits import ModelLimits, named_limits
-from tokenq.models.load import DTYPES, ModelSpec, device_of, is_quantised, load_model, same_dtype, stored_dtype
+from tokenq.models.load import DTYPES, ModelSpec, is_quantised, load_model, same_dtype, stored_dtype
 from tokenq.models.stamps import Stamp, refuse_moved, stamped
 from tokenq.models.tokenizer import check_vocabularies, open_tokenizer, same_tokens
 
@@ -129,10 +129,10 @@ def open_model(
     with collector_paused():
         model = load(spec) if lm is None else lm.model
     files = before or stamped(spec)  # a hub's were fetched just now
-    identity, finite = known_identity(lambda: model, spec, files, say, kind=load.__name__)
+    identity, finite = kept_identity(lambda: model, spec, files, say, kind=load.__name__)
     base = identity
     if spec.adapter is not None or (not named and is_peft(model)):
-        base, _ = known_identity(lambda: model, spec, files, say, load.__name__, "off")
+        base, _ = kept_identity(lambda: model, spec, files, say, load.__name__, "off")
     if lm is None:
         lm = proven(model, attention, max_length, proof, known=finite and named, say=say)
         refuse_moved(files)
@@ -230,34 +230,6 @@ def open_reward_model(
     return OpenedRewards(lm.eval(), opened, output_weights(lm.attributes, weights, spec.path))
 
 
-def known_identity(
-    model: Callable[[], nn.Module],
-    spec: ModelSpec,
-    files: tuple[Stamp, ...],
-    say: Say = _silent,
-    kind: str = "load_model",
-    adapter: Literal["on", "off"] = "on",
-) -> tuple[ModelIdentity, bool]:
-    """Return the identity of a model loaded from files, and whether its weights are finite.
-
-    Args:
-        model: gives the model where it must be hashed.
-        spec: what it is.
-        files: from `stamped`, before it was loaded.
-        say: told when a kept identity was wrong.
-        kind: name of what loads it.
-        adapter: "off" identifies the base below the adapter.
-    """
-    made = {
-        "kind": kind,
-        "dtype": spec.dtype,
-        "adapted": spec.adapter is not None,
-        "trust_remote_code": spec.trust_remote_code,
-        "merged on": device_of(spec.device).type if spec.loaded is None and is_adapter_folder(spec.path) else "",
-    }
-    return kept_identity(model, spec.name, files, made, adapter, say)
-
-
 def weights_of(spec: ModelSpec, load: Callable[[ModelSpec], nn.Module] = load_model) -> str:
     """Return the hash of a model's weights; the model is loaded only if the hash is not known.
 
@@ -269,7 +241,7 @@ def weights_of(spec: ModelSpec, load: Callable[[ModelSpec], nn.Module] = load_mo
         UserError: there is no such model.
     """
     spec = _typed(spec)
-    return known_identity(partial(load, spec), spec, stamped(spec), kind=load.__name__)[0].weights
+    return kept_identity(partial(load, spec), spec, stamped(spec), kind=load.__name__)[0].weights
 
 
 def _typed(spec: ModelSpec) -> ModelSpec:

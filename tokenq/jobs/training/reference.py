@@ -16,14 +16,7 @@ from tokenq.errors import UserError
 from tokenq.kept import REFERENCE, cache_folder
 from tokenq.listener import Event, Listener
 from tokenq.models.forward.packed_lm import PackedLM
-from tokenq.models.forward.policy import (
-    adapter_off,
-    frozen_copy,
-    frozen_model,
-    logits_of,
-    logits_without_adapter,
-    no_grad,
-)
+from tokenq.models.forward.policy import frozen_model, logits_of, no_grad
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.load import ModelSpec, same_dtype
 from tokenq.models.open import open_model
@@ -95,12 +88,12 @@ def find_reference(
         same_start = same_start and ref_identity.weights == identity.weights
     elif fresh_adapter:
         ref_identity = identify(policy.model, config.model, adapter="off")
-        source = adapter_off(policy)
+        source = no_grad(policy, "off")
     if config.mixed_precision != "no":
         ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} in {config.mixed_precision}")
     tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
     if config.reference_store == "off":
-        online = source if config.reference is not None or fresh_adapter else frozen_copy(policy)
+        online = source if config.reference is not None or fresh_adapter else no_grad(frozen_model(policy))
         return Reference(ref_identity, None, _autocast(online, accelerator), tolerance, other)
     folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
     store = ReferenceStore(folder, ref_identity)
@@ -128,7 +121,7 @@ def with_logits(
     if model is None and not config.lora_rank:
         model = frozen_model(policy)
         listener.say("reference: a frozen copy of the policy stays in memory, as the loss reads all of its logits")
-    read = logits_without_adapter(policy) if model is None else logits_of(model)
+    read = logits_of(policy, "off") if model is None else logits_of(model)
 
     def logits(batch: PackedBatch) -> Logits:
         with accelerator.autocast():

@@ -4,7 +4,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,46 +49,35 @@ def frozen_model(policy: PackedLM) -> PackedLM:
     return lm
 
 
-def frozen_copy(policy: PackedLM) -> TokenScorer:
-    """Return a scorer with a frozen copy of the policy's current weights."""
-    return no_grad(frozen_model(policy))
+def no_grad(lm: PackedLM, adapter: Literal["on", "off"] = "on") -> TokenScorer:
+    """Return the model as a scorer without gradients, its adapter on or off.
+
+    Raises:
+        UserError: there is no adapter to switch off.
+    """
+    if adapter == "off" and not is_peft(lm.model):
+        raise UserError("The policy has no adapter to switch off.", "Train with --lora-rank, or name a --reference.")
+
+    def score(batch: PackedBatch) -> Tensor:
+        with torch.no_grad(), _switched(lm, adapter):
+            logps: Tensor = lm(batch).logps
+        return logps
+
+    return score
 
 
-def logits_of(lm: PackedLM) -> Callable[[PackedBatch], Logits]:
-    """Return a function from a batch to the model's logits, without gradients."""
+def logits_of(lm: PackedLM, adapter: Literal["on", "off"] = "on") -> Callable[[PackedBatch], Logits]:
+    """Return a function from a batch to the model's logits without gradients, its adapter (on layers) on or off."""
 
     def logits(batch: PackedBatch) -> Logits:
-        with torch.no_grad():
+        with torch.no_grad(), _switched(lm, adapter):
             return lm.logits(batch)
 
     return logits
 
 
-def logits_without_adapter(policy: PackedLM) -> Callable[[PackedBatch], Logits]:
-    """Return a function from a batch to the logits of the policy with its adapter off."""
-
-    def logits(batch: PackedBatch) -> Logits:
-        with torch.no_grad(), without_adapter(policy.model):
-            return policy.logits(batch)
-
-    return logits
-
-
-def adapter_off(policy: PackedLM) -> TokenScorer:
-    """Return a scorer with the policy's adapter off.
-
-    Raises:
-        UserError: when the policy has no adapter.
-    """
-    if not is_peft(policy.model):
-        raise UserError("The policy has no adapter to switch off.", "Train with --lora-rank, or name a --reference.")
-
-    def score(batch: PackedBatch) -> Tensor:
-        with torch.no_grad(), without_adapter(policy.model):
-            logps: Tensor = policy(batch).logps
-        return logps
-
-    return score
+def _switched(lm: PackedLM, adapter: Literal["on", "off"]) -> contextlib.AbstractContextManager[None]:
+    return without_adapter(lm.model) if adapter == "off" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -100,14 +89,3 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def no_grad(lm: PackedLM) -> TokenScorer:
-    """Return the model as a scorer without gradients."""
-
-    def score(batch: PackedBatch) -> Tensor:
-        with torch.no_grad():
-            logps: Tensor = lm(batch).logps
-        return logps
-
-    return score
