@@ -7,7 +7,7 @@ import pytest
 from tiny import CHATML, tiny_tokenizer
 
 from tokenq.core.losses.inputs import INPUTS, Scene
-from tokenq.core.packing import last_token, opened, pack, step_ends
+from tokenq.core.packing import at_own_state, last_token, pack, step_ends
 from tokenq.core.tensors import Outputs
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
@@ -84,7 +84,7 @@ def test_ratings_by_attribute():
     assert rated_attributes(data.groups) == ["helpfulness", "coherence", "complexity"]
     groups = with_ratings(data.groups, ["coherence", "helpfulness"])
     assert len(groups) == 2
-    got = pack([opened(group, last_token) for group in groups]).actions.response_columns["ratings"].numpy()
+    got = pack([at_own_state(group, last_token) for group in groups]).actions.response_columns["ratings"].numpy()
     np.testing.assert_array_equal(got, [[3.0, 4.0], [np.nan, 0.0]])
     # The first row is not rated on complexity: it is left out.
     (group,) = with_ratings(data.groups, ["complexity"])
@@ -186,7 +186,7 @@ def test_a_step_that_was_cut_is_not_read():
 def test_the_batch_reads_a_step_at_its_own_state():
     data = stepped(STEPS)
     groups = with_step_labels(data)
-    batch = pack([opened(group, step_ends) for group in groups])
+    batch = pack([at_own_state(group, step_ends) for group in groups])
     ids = groups[0].responses[0].ids
     ends = np.flatnonzero(groups[0].responses[0].token_columns["step_labels"] >= 0)
     assert batch.input_ids[batch.predictors].tolist() == ids[ends].tolist()
@@ -197,7 +197,7 @@ def test_the_batch_reads_a_step_at_its_own_state():
 def test_the_batch_reads_a_response_at_its_last_token():
     """Of a pair: the state at each EOS, and no other token is a target."""
     data = tokenize(read_examples(rows(PAIR, PAIR | {"rejected": " long"})).examples, BYTES, max_length=20)
-    batch = pack([opened(group, last_token) for group in data.groups])
+    batch = pack([at_own_state(group, last_token) for group in data.groups])
     assert batch.input_ids[batch.predictors].tolist() == [2] * 4
     assert batch.actions.responses.tolist() == [0, 1, 2, 3]
     assert len(batch.input_ids) == sum(group.n_tokens for group in data.groups)  # with the last token of each

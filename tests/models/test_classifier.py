@@ -9,7 +9,7 @@ from builders import random_groups
 from tiny import FAMILIES, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tokenq.core.packing import every_token, last_token, opened, pack
+from tokenq.core.packing import at_own_state, every_token, last_token, pack
 from tokenq.errors import UserError
 from tokenq.models.classifier import load_classifier, padding_of
 from tokenq.models.export import export_policy, model_card
@@ -54,7 +54,7 @@ def test_a_saved_classifier_gives_the_same_scores_in_transformers_on_padded_rows
     packed, said = fastest_exact(model, "auto", 64, REWARDS)
     assert (packed.way, said) == ("segments", [])
     lm, tokenizer = RewardLM(packed), tiny_tokenizer("bytes")
-    groups = [opened(group, last_token) for group in ended_in_eos()]
+    groups = [at_own_state(group, last_token) for group in ended_in_eos()]
     with torch.no_grad():
         want = lm(pack(groups)).rewards
     assert want.shape == (6, 2)
@@ -96,7 +96,7 @@ def test_every_prefix_is_scored_as_a_classifier_scores_it_alone(tmp_path):
     groups = ended_in_eos()[:2]
     lm = RewardLM(PackedLM(model, "segments"))
     with torch.no_grad():
-        got = lm(pack([opened(group, every_token) for group in groups])).rewards[:, 0].tolist()
+        got = lm(pack([at_own_state(group, every_token) for group in groups])).rewards[:, 0].tolist()
         model = lm.release()
         rows = [
             torch.tensor(np.concatenate((group.prompt_ids, response.ids[: n + 1])))[None].long()
@@ -114,7 +114,7 @@ def test_gradients_are_those_of_padded_rows(family, tmp_path):
     for way in ("segments", "plain"):
         model = classifier(tmp_path, family).double()
         lm = RewardLM(PackedLM(model, way))
-        lm(pack([opened(group, last_token) for group in GROUPS])).rewards.square().sum().backward()
+        lm(pack([at_own_state(group, last_token) for group in GROUPS])).rewards.square().sum().backward()
         results.append({name: weight.grad for name, weight in model.named_parameters()})
     assert results[0]["score.weight"].abs().max() > 1e-3
     for name, gradient in results[0].items():
@@ -159,7 +159,7 @@ def test_an_adapter_is_merged_into_what_is_saved(tmp_path):
     packed, said = fastest_exact(adapted, "auto", 64, REWARDS)
     assert not said
     lm = RewardLM(packed)
-    groups = [opened(group, last_token) for group in ended_in_eos()]
+    groups = [at_own_state(group, last_token) for group in ended_in_eos()]
     with torch.no_grad():
         want = lm(pack(groups)).rewards
     export_policy(lm, tiny_tokenizer("bytes"), tmp_path / "out", "card", form="merged")

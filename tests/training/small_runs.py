@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tokenq.core.losses import find_sum
 from tokenq.core.losses.units import UNITS
-from tokenq.core.packing import last_token, opened, step_ends
+from tokenq.core.packing import at_own_state, last_token, step_ends
 from tokenq.data.signals import with_margins
 from tokenq.data.steps import deciding_steps
 from tokenq.listener import Silence
@@ -127,7 +127,8 @@ def rewarded(groups, unit, rng):
     """Return the groups as a reward model trains on them: with margins, ratings (some missing) or labelled steps."""
     if unit == "pairs":
         return [
-            opened(g, last_token) for g in with_margins([replace(g, margin=float(i % 3)) for i, g in enumerate(groups)])
+            at_own_state(g, last_token)
+            for g in with_margins([replace(g, margin=float(i % 3)) for i, g in enumerate(groups)])
         ]
 
     def beside(response, place):
@@ -141,7 +142,7 @@ def rewarded(groups, unit, rng):
         replace(g, is_pair=False, responses=tuple(beside(r, i + k) for k, r in enumerate(g.responses[: 1 + i % 2])))
         for i, g in enumerate(groups)
     ]
-    return [opened(g, step_ends if unit == "steps" else last_token) for g in given]
+    return [at_own_state(g, step_ends if unit == "steps" else last_token) for g in given]
 
 
 def small_reward_model(outputs=1, *, way="segments", dtype=torch.float64):

@@ -11,7 +11,7 @@ from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.records import TokenGroup
-from tokenq.training.source import Offline, Part, packed, total_steps
+from tokenq.training.source import Offline, Part, pack_parts, total_steps
 
 SIZES = np.array([4, 1, 4, 2])
 
@@ -139,7 +139,7 @@ def test_what_is_read_beside_the_examples_goes_with_every_part():
 def test_members_point_into_the_whole_groups():
     groups = shared_prompts(2, 4)
     source = Offline(groups, UNITS["labelled"], 3, 0)
-    batch = packed([source.part(1, 2, 4), source.part(0, 0, 1)])
+    batch = pack_parts([source.part(1, 2, 4), source.part(0, 0, 1)])
     assert batch.actions.members == ((1, 2), (1, 3), (0, 0))
     alone = pack([TokenGroup(groups[1].prompt_ids, groups[1].responses[2:], False, "")])
     assert batch.targets[: len(alone.targets)].tolist() == alone.targets.tolist()

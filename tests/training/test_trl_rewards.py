@@ -9,7 +9,7 @@ from test_trl_losses import PAIRS, assert_same, gradients
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.core.losses import find_sum
-from tokenq.core.packing import last_token, opened, pack
+from tokenq.core.packing import at_own_state, last_token, pack
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.signals import with_margins
@@ -68,7 +68,7 @@ def test_value_and_gradient_are_those_of_trl(case, tmp_path, monkeypatch):
     model.zero_grad()
     examples = read_examples([Row(row, "row") for row in rows], selection=find_sum(loss).selection).examples
     groups = with_margins(tokenize(examples, tokenizer, max_length=64).groups)
-    groups = [opened(group, last_token) for group in groups]
+    groups = [at_own_state(group, last_token) for group in groups]
     lm = RewardLM(PackedLM(model, "segments"))
     objective = Objective(find_sum(loss, parameters), attributes=("reward",))
     packed = pack(groups)

@@ -99,7 +99,7 @@ def _response_columns(responses: Sequence[TokenResponse]) -> dict[str, torch.Ten
     }
 
 
-def opened(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]]) -> TokenGroup:
+def at_own_state(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]]) -> TokenGroup:
     """Return a group whose packed row has a target at every token that is to be read, with that token's own state.
 
     A packed row leaves out the last token of a response, at which a reward model is read. So one more id stands behind
@@ -110,10 +110,10 @@ def opened(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]
         group: a prompt with its responses.
         reads: (response) → [n] at which of its tokens a number is read.
     """
-    return replace(group, responses=tuple(_opened(response, reads(response)) for response in group.responses))
+    return replace(group, responses=tuple(_at_own_state(response, reads(response)) for response in group.responses))
 
 
-def _opened(response: TokenResponse, read: NDArray[np.bool_]) -> TokenResponse:
+def _at_own_state(response: TokenResponse, read: NDArray[np.bool_]) -> TokenResponse:
     return replace(
         response,
         ids=np.append(response.ids, response.ids[-1:]),

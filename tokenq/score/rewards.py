@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenq.core.packing import every_token, opened, pack, plan_pass
+from tokenq.core.packing import at_own_state, every_token, pack, plan_pass
 from tokenq.core.tensors import PackedBatch
 from tokenq.score.spans import reward_at_end
 from tokenq.score.trace import CHUNK, Row, Scoring, assemble
@@ -71,7 +71,7 @@ def with_rewards(
 def _outputs(rows: Sequence[Row], reader: RewardReader, budget: int, done: int) -> Iterator[list[Tensor]]:
     """Yield for every row that is not done the outputs [n, A] at all tokens of each response."""
     for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
-        groups = [opened(row.group, every_token) for row in rows[start : start + CHUNK]]
+        groups = [at_own_state(row.group, every_token) for row in rows[start : start + CHUNK]]
         first = max(0, done - start)
         found: dict[int, list[Tensor]] = {}
         for places in plan_pass([group.n_tokens for group in groups], budget, first):

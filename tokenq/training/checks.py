@@ -73,7 +73,7 @@ def together(work: Callable[[], T], accelerator: Accelerator) -> T:
     return found[0]
 
 
-def settled(means: dict[str, float], same: bool) -> dict[str, float]:
+def without_noise(means: dict[str, float], same: bool) -> dict[str, float]:
     """Return the averages without the accuracy of rewards that are rounding noise.
 
     Args:

@@ -39,7 +39,7 @@ def adapts(config: TrainConfig) -> bool:
     return config.lora_rank > 0 or config.adapter is not None
 
 
-def resolved(config: TrainConfig, loss: LossSum) -> TrainConfig:
+def with_defaults(config: TrainConfig, loss: LossSum) -> TrainConfig:
     """Return the settings with those that depend on the kind of training filled in."""
     if config.learning_rate is not None:
         return config

@@ -11,15 +11,15 @@ from torch import nn
 
 from tokenq.core.packing import pack, plan_pass
 from tokenq.listener import Event
-from tokenq.training.checks import settled
+from tokenq.training.checks import without_noise
 from tokenq.training.held_out import EvaluationRows, write_held_out
 from tokenq.training.job import Job
 from tokenq.training.objective import add_sums
 from tokenq.training.source import Offline
-from tokenq.training.step import Totals, coupled_step, plan, reduced
+from tokenq.training.step import Totals, coupled_step, plan, sum_over_processes
 
 
-def evaluated(
+def evaluate(
     job: Job, policy: nn.Module, accelerator: Accelerator, step: int, heed: Callable[[], None], *, same: bool = False
 ) -> dict[str, float]:
     """Return the averages over the evaluation data under an `eval_` prefix, and write what each response got.
@@ -34,13 +34,13 @@ def evaluated(
     """
     totals: Totals = {}
     rows = EvaluationRows([], [])
-    evaluate = _together if job.objective.loss.coupled else _one_by_one
-    rounds = evaluate(job, policy, accelerator, heed, totals, rows)
+    run = _together if job.objective.loss.coupled else _one_by_one
+    rounds = run(job, policy, accelerator, heed, totals, rows)
     if accelerator.num_processes > 1:
         rows = EvaluationRows(*(accelerator.gather_for_metrics(part, True) for part in rows))
     if accelerator.is_main_process and job.objective.loss.output == "logps":
         write_held_out(job.run, job.evaluation, rows.logps, step)
-    means = settled(job.objective.means(reduced(totals, accelerator)), same) | correlations(rows.rated)
+    means = without_noise(job.objective.means(sum_over_processes(totals, accelerator)), same) | correlations(rows.rated)
     metrics = {f"eval_{name}": value for name, value in means.items()}
     job.listener(Event("eval", rounds, rounds, metrics))
     return metrics

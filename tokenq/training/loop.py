@@ -23,16 +23,16 @@ from tokenq.errors import Interrupted, UserError
 from tokenq.files import JsonLines
 from tokenq.listener import Event
 from tokenq.training import checkpoint, stopping
-from tokenq.training.checks import apart_at_start, not_finite, raise_together, settled
-from tokenq.training.evaluation import evaluated
+from tokenq.training.checks import apart_at_start, not_finite, raise_together, without_noise
+from tokenq.training.evaluation import evaluate
 from tokenq.training.job import Job, Summary
 from tokenq.training.masters import refuse_sharded_masters, release_masters
 from tokenq.training.monitor import Meter
 from tokenq.training.objective import BatchResult, add_sums
-from tokenq.training.optim import learning_rate, make_optimizer, parted, tell_deepspeed
+from tokenq.training.optim import learning_rate, make_optimizer, split_values, tell_deepspeed
 from tokenq.training.resume import refuse_fewer_steps
 from tokenq.training.source import total_steps
-from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, plan, reduced, share_of
+from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, plan, share_of, sum_over_processes
 
 
 def fit(job: Job, accelerator: Accelerator) -> Summary:
@@ -60,7 +60,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     if accelerator.is_main_process:
         metrics_file.keep(lambda record: _still_holds(record, step, total))
         trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
-    with stopping.heeded(job.listener.say) as trainer.request:
+    with stopping.catch_signals(job.listener.say) as trainer.request:
         try:
             summary = trainer.run(step)
         except stopping.Abandoned:
@@ -86,7 +86,7 @@ class _Trainer:
     def __post_init__(self) -> None:
         self.meter = Meter()
         self.per_epoch = self.job.source.per_epoch
-        self.clipped = list(self.policy.parameters()), *parted(self.policy, self.job.values)
+        self.clipped = list(self.policy.parameters()), *split_values(self.policy, self.job.values)
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
@@ -105,7 +105,7 @@ class _Trainer:
         while self.done < self.total:
             last = self.update(self.done)
             self.done += 1
-            if signum := stopping.agreed(self.request, self.accelerator):
+            if signum := stopping.common_signal(self.request, self.accelerator):
                 raise self.stopped(self.done, signum)
             if self._evaluates(self.done):
                 self.evaluate(self.done)
@@ -171,8 +171,8 @@ class _Trainer:
             self._stop_if_not_finite([part.group.where for part in parts], step, clipped=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        means = self.job.objective.means(reduced(totals, self.accelerator))
-        means = settled(means, self._same(step))
+        means = self.job.objective.means(sum_over_processes(totals, self.accelerator))
+        means = without_noise(means, self._same(step))
         metrics = {"learning_rate": rate, **norms, **means, **self._cost()}
         self._log(step + 1, metrics)
         self.job.listener(Event("train", step + 1, self.total, metrics))
@@ -216,7 +216,7 @@ class _Trainer:
         if self.accelerator.is_main_process:  # every process has the metrics of the whole step
             add_sums(totals, whole.result.sums)
 
-    def _heed(self) -> None:
+    def _give_up_if_asked(self) -> None:
         """Give an evaluation up where a signal asks for it; several processes finish it, as none may leave alone."""
         if self.request.signum and self.accelerator.num_processes == 1:
             raise stopping.Abandoned
@@ -249,7 +249,7 @@ class _Trainer:
         if not self.job.evaluation:
             return {}
         self.policy.eval()
-        metrics = evaluated(self.job, self.policy, self.accelerator, step, self._heed, same=self._same(step))
+        metrics = evaluate(self.job, self.policy, self.accelerator, step, self._give_up_if_asked, same=self._same(step))
         self.policy.train()
         self._log(step, metrics)
         self.meter.restart()
@@ -283,11 +283,11 @@ class _Trainer:
         rows = ", ".join(failed[:8]) + (f" and {len(failed) - 8} more" if len(failed) > 8 else "")
         raise UserError(
             f"Loss or gradient of step {step + 1} is not finite: {rows or 'rows of another process'}. "
-            f"{self._kept(stepped=clipped and self.accelerator.distributed_type == DistributedType.DEEPSPEED)}",
+            f"{self._keep_weights(stepped=clipped and self.accelerator.distributed_type == DistributedType.DEEPSPEED)}",
             "Lower --learning-rate, compute in float32, or look at these rows.",
         )
 
-    def _kept(self, *, stepped: bool) -> str:
+    def _keep_weights(self, *, stepped: bool) -> str:
         """Keep the weights before a step that failed, and say where they are."""
         if stepped:  # DeepSpeed steps within the backward pass: the weights are spoilt by the time anybody looks
             return "DeepSpeed may have taken that step already: go on from the last checkpoint with --resume."

@@ -31,7 +31,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig, values: nn.Module | No
     """
     masters = masters_of(model.parameters())
     updated = {id(weight): master for weight, master in masters}
-    parts = [[updated.get(id(p), p) for p in part] for part in parted(model, values)]
+    parts = [[updated.get(id(p), p) for p in part] for part in split_values(model, values)]
     groups: Groups = [
         group
         for part in parts
@@ -70,7 +70,7 @@ def peak_rate(config: TrainConfig) -> float:
     return config.learning_rate
 
 
-def parted(model: nn.Module, values: nn.Module | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_values(model: nn.Module, values: nn.Module | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Return the trainable weights of what is trained: those of the policy, and those of the value network."""
     apart = [] if values is None else [p for p in values.parameters() if p.requires_grad]
     theirs = {id(p) for p in apart}

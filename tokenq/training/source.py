@@ -136,6 +136,6 @@ def total_steps(config: TrainConfig, per_epoch: int | None) -> int:
     return math.ceil(config.epochs * per_epoch)
 
 
-def packed(parts: Sequence[Part]) -> PackedBatch:
+def pack_parts(parts: Sequence[Part]) -> PackedBatch:
     """Return parts of the data as one batch, whose members point into the whole groups."""
     return pack([part.group for part in parts], [part.place for part in parts], [part.responses for part in parts])

@@ -17,7 +17,7 @@ from torch import Tensor
 from tokenq.core.packing import plan_step
 from tokenq.core.tensors import Actions, Outputs, PackedBatch
 from tokenq.training.objective import BatchResult, Objective
-from tokenq.training.source import Part, packed
+from tokenq.training.source import Part, pack_parts
 
 Totals = dict[str, list[float]]
 """Metric name → [sum, count]."""
@@ -61,7 +61,7 @@ def plan(parts: Sequence[Part], budget: int, accelerator: Accelerator) -> Step:
     bins = tuple(tuple(tuple(parts[i] for i in bin_) for bin_ in process) for process in found)
     own = []
     for bin_ in bins[accelerator.process_index]:
-        batch = packed(list(bin_) or [parts[0]]).to(accelerator.device)
+        batch = pack_parts(list(bin_) or [parts[0]]).to(accelerator.device)
         own.append(MicroBatch(batch, counts=1 if bin_ else 0))
     return Step(tuple(own), bins)
 
@@ -119,7 +119,7 @@ def coupled_step(
     return judge_step(step, outputs, objective, accelerator)
 
 
-def reduced(totals: Totals, accelerator: Accelerator) -> Totals:
+def sum_over_processes(totals: Totals, accelerator: Accelerator) -> Totals:
     """Return the totals of all processes added up."""
     if accelerator.num_processes == 1:
         return totals
@@ -138,7 +138,7 @@ def judge_step(step: Step, outputs: Sequence[Outputs], objective: Objective, acc
         objective: the losses.
         accelerator: gathers from all processes.
     """
-    actions = packed([part for process in step.bins for bin_ in process for part in bin_]).actions
+    actions = pack_parts([part for process in step.bins for bin_ in process for part in bin_]).actions
     actions = actions.to(accelerator.device)
     counted = [one.given() for one, micro in zip(outputs, step.own, strict=True) if micro.counts]
     first = outputs[0].given()

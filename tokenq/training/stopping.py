@@ -37,7 +37,7 @@ class Abandoned(Exception):
 
 
 @contextlib.contextmanager
-def heeded(say: Callable[[str], None]) -> Iterator[Request]:
+def catch_signals(say: Callable[[str], None]) -> Iterator[Request]:
     """Take note of signals in the block instead of ending it; a second one ends it at once.
 
     Args:
@@ -64,7 +64,7 @@ def heeded(say: Callable[[str], None]) -> Iterator[Request]:
             signal.signal(one, handler)
 
 
-def agreed(request: Request, accelerator: Accelerator) -> int:
+def common_signal(request: Request, accelerator: Accelerator) -> int:
     """Return the signal that any process was sent, 0 for none: all stop after the same step."""
     if accelerator.num_processes == 1:
         return request.signum

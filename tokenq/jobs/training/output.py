@@ -45,7 +45,7 @@ def refuse_taken(output: str) -> None:
 
 
 @contextlib.contextmanager
-def opened_run(config: TrainConfig, accelerator: Accelerator) -> Iterator[tuple[RunDir, Changes]]:
+def open_run(config: TrainConfig, accelerator: Accelerator) -> Iterator[tuple[RunDir, Changes]]:
     """Hold the folder of a run inside the block; yield it, and by what the run's length changes.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.units import Output
-from tokenq.core.packing import opened
+from tokenq.core.packing import at_own_state
 from tokenq.data.tokenize import TokenizedData
 from tokenq.jobs.training.data import output_names, with_inputs
 from tokenq.listener import Listener
@@ -59,7 +59,7 @@ def prepare(
     names = output_names(parts[0], config, loss)
     data, held_out = with_inputs(parts, config, loss, names, listener)
     if loss.output == "rewards":  # a number is read at tokens themselves, not before them
-        data, held_out = ([opened(group, loss.unit.read_at) for group in groups] for groups in (data, held_out))
+        data, held_out = ([at_own_state(group, loss.unit.read_at) for group in groups] for groups in (data, held_out))
     model = LOADERS[loss.output](spec, tokenizer, names, config, listener)
     return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names)))
 

@@ -18,7 +18,7 @@ from tokenq.jobs.training.absolute import with_absolute_paths
 from tokenq.jobs.training.data import check_inputs, data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
-from tokenq.jobs.training.output import opened_run, record_run, refuse_taken
+from tokenq.jobs.training.output import open_run, record_run, refuse_taken
 from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
 from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
@@ -35,7 +35,7 @@ from tokenq.records import TokenGroup
 from tokenq.rundir import RunDir, provenance
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
-from tokenq.training.defaults import adapts, kind_of, resolved
+from tokenq.training.defaults import adapts, kind_of, with_defaults
 from tokenq.training.job import Job, Summary
 from tokenq.training.loop import fit
 from tokenq.training.precision import Precision, precision_of
@@ -56,14 +56,14 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     """
     config.check()
     loss = find_sum(config.loss, _loss_parameters(config))
-    chosen, config = config, with_absolute_paths(resolved(config, loss))
+    chosen, config = config, with_absolute_paths(with_defaults(config, loss))
     check_inputs(config, loss)
     refuse_merge_in_shards(config, loss)
     if not config.resume:
         refuse_taken(config.output)
     accelerator = accelerator_for(config)
     listener = listener if accelerator.is_main_process else SILENCE
-    with opened_run(config, accelerator) as (run_dir, changed):
+    with open_run(config, accelerator) as (run_dir, changed):
         set_seed(config.seed)
         if accelerator.is_main_process:
             for write in writes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tokenq.core.packing import every_token, opened, pack
+from tokenq.core.packing import at_own_state, every_token, pack
 from tokenq.core.tensors import Outputs, PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models.forward.packed_lm import PackedLM
@@ -113,7 +113,7 @@ def _outputs(packed: PackedLM, batch: PackedBatch) -> Tensor:
 
 
 def _packed_outputs(packed: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
-    return _outputs(packed, pack([opened(group, every_token) for group in groups]).to(packed.device))
+    return _outputs(packed, pack([at_own_state(group, every_token) for group in groups]).to(packed.device))
 
 
 def _own_outputs(packed: PackedLM, groups: Sequence[TokenGroup]) -> Tensor:
