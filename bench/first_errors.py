@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tokenq.evaluation.readouts import READOUTS
-from tokenq.traces import write_traces
+from tokenq.records.traces import write_traces
 
 BETA = 0.1
 PIECE = re.compile(r"\s?[^\W\d_]{1,8}|\s?\d{1,2}|\s?[^\w\s]{1,2}|\s+|_")

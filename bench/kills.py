@@ -158,7 +158,7 @@ def make_inputs(folder: Path) -> None:
     """Write two tiny models, rows, prompts with answers, and two systems' answers to them."""
     from tests.tiny import tiny_model, tiny_tokenizer
     from tokenq.files import write_json_lines
-    from tokenq.results import Candidate, Cost, SearchResult
+    from tokenq.records.results import Candidate, Cost, SearchResult
 
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
         tiny_model(family, vocab_size=320).save_pretrained(folder / name)

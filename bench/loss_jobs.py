@@ -25,7 +25,7 @@ from tokenq.demo.tldr import Post, make_posts
 from tokenq.figures.credit import Errors, locate
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.score import score
-from tokenq.traces import TokenTrace
+from tokenq.records.traces import TokenTrace
 
 SAMPLES = 4
 """Samples of each post by which a policy is judged, besides its greedy summary."""

@@ -29,7 +29,7 @@ from tokenq.files import write_json
 from tokenq.models.forward.policy import frozen_model, logits_of
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.load import ModelSpec, load_model
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.rundir import provenance
 from tokenq.training.objective import Objective
 

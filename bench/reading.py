@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.cases import Case
 from bench.flops import ModelShape, model_shape
 from tokenq.core.packing import pack, plan_pass
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 
 def run_reading(case: Case, model: str, groups: Sequence[TokenGroup]) -> tuple[dict[str, Any], ModelShape]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenq.demo.gold import GOLD
 from tokenq.demo.tldr import Post, make_posts
 from tokenq.jobs.sweep import sweep
-from tokenq.results import Candidate, SearchResult
+from tokenq.records.results import Candidate, SearchResult
 from tokenq.terminal.progress import Progress
 
 SETTINGS = (

@@ -14,7 +14,7 @@ import torch
 
 from bench.cases import BETA, SEED, Case
 from bench.flops import ModelShape, model_shape
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 WARM_UP = 2
 """Tokens that are written before the clock starts."""

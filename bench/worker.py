@@ -23,7 +23,7 @@ from bench.workload import read_workload, write_tiny_model, write_workloads
 from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch, TokenScorer
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.training.config import TrainConfig
 from tokenq.training.monitor import peak_memory
 from tokenq.training.source import Offline, total_steps

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases import SEED, Plan, Shape
-from tokenq.records import Role, TokenGroup, TokenResponse
+from tokenq.records.examples import Role, TokenGroup, TokenResponse
 
 TINY = "tiny"
 """Name of the model that is built in code."""

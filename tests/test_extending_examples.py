@@ -17,11 +17,11 @@ from tokenq.data.signals import SIGNALS, SignalOptions
 from tokenq.data.tokenize import TokenizedData
 from tokenq.doctor.finding import Finding
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.traces import GAUGE, TokenTrace, Totals, TraceToken
 from tokenq.runs.record import RunRecord
 from tokenq.search.branches import Branch
 from tokenq.search.rerank import RANKINGS, find_ranking
-from tokenq.traces import GAUGE, TokenTrace, Totals, TraceToken
 from tokenq.training.objective import Objective
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

@@ -17,7 +17,7 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.files import write_json_lines
-from tokenq.results import Candidate, Cost, SearchResult
+from tokenq.records.results import Candidate, Cost, SearchResult
 
 SEED = 17
 CPU_SECONDS = 20

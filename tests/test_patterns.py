@@ -9,7 +9,7 @@ from tokenq import patterns
 from tokenq.errors import UserError
 from tokenq.judge.answers import find_extractor
 from tokenq.patterns import read_pattern
-from tokenq.records import Response
+from tokenq.records.examples import Response
 from tokenq.score.spans import find_cut
 
 ENDLESS = r"(a|aa)+$"

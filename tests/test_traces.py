@@ -11,9 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tokenq.errors import UserError
-from tokenq.records import SCHEMA
-from tokenq.score.spans import LEVELS
-from tokenq.traces import (
+from tokenq.records.schema import SCHEMA
+from tokenq.records.traces import (
     GAUGE,
     Alternative,
     Span,
@@ -23,6 +22,7 @@ from tokenq.traces import (
     read_traces,
     write_traces,
 )
+from tokenq.score.spans import LEVELS
 
 OTHER = Alternative(7, " so", -0.25, -1.5, 0.125)
 TRACE = TokenTrace(
@@ -71,7 +71,7 @@ PLAIN = replace(
     TRACE, id="data.jsonl, row 2", side=None, tokens=(), spans=(), totals=Totals(0.0, 0.0, 0.0, 0), warnings=(),
     label=None, score=None,
 )  # fmt: skip
-FORMAT = json.loads(files("tokenq").joinpath("trace.schema.json").read_text(encoding="utf-8"))
+FORMAT = json.loads(files("tokenq.records").joinpath("trace.schema.json").read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(FORMAT)
 
 

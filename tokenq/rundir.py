@@ -21,7 +21,7 @@ import tokenq
 from tokenq.errors import UserError
 from tokenq.files import disk_errors, plain, read_json, write_json, write_yaml
 from tokenq.leftovers import clear_leftovers
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA
 from tokenq.redaction import redact
 
 _PACKAGES = (

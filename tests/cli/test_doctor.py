@@ -15,7 +15,7 @@ from tokenq.doctor.config import SECTIONS, SPELT_ELSEWHERE, DoctorConfig
 from tokenq.doctor.doctor import CHECKS
 from tokenq.doctor.finding import Evidence, Finding
 from tokenq.errors import UserError
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA
 from tokenq.report.doctor_page import doctor_page, write_doctor_page
 from tokenq.runs.record import read_run
 

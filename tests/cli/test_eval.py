@@ -10,8 +10,8 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenq.cli.main import main
 from tokenq.evaluation.config import TASKS
 from tokenq.files import write_json_lines
-from tokenq.results import Candidate, Cost, SearchResult
-from tokenq.traces import read_traces
+from tokenq.records.results import Candidate, Cost, SearchResult
+from tokenq.records.traces import read_traces
 
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a cafe", "kind": "short", "bad": [[1, 2]]},

@@ -14,7 +14,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
-from tokenq.traces import read_traces
+from tokenq.records.traces import read_traces
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,8 +14,8 @@ from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.locks import hold_file, hold_folder
-from tokenq.results import read_results
-from tokenq.traces import read_traces
+from tokenq.records.results import read_results
+from tokenq.records.traces import read_traces
 
 ROWS = [
     {"prompt": f"{i} and {i + 1} make" * (1 + i % 3), "chosen": f" {2 * i + 1}." * (1 + i % 4), "rejected": " no"}

@@ -10,7 +10,7 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.data.files import local as files
-from tokenq.traces import read_traces
+from tokenq.records.traces import read_traces
 
 
 def user(text):

@@ -14,7 +14,7 @@ from tokenq.files import JsonLines
 from tokenq.jobs.reader import Reader
 from tokenq.models.adapters import with_adapter
 from tokenq.models.load import add_lora
-from tokenq.traces import read_traces
+from tokenq.records.traces import read_traces
 
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a café 🙂 </script>"},

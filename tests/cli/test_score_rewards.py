@@ -16,11 +16,11 @@ from tokenq.models.classifier import load_classifier
 from tokenq.models.forward.reward_lm import output_weights
 from tokenq.models.load import ModelSpec
 from tokenq.models.reward_model import RewardModel, text_ids
-from tokenq.records import Message
+from tokenq.records.examples import Message
+from tokenq.records.results import Candidate, Cost, SearchResult, read_results
+from tokenq.records.traces import read_traces
 from tokenq.report.html import page
 from tokenq.report.plots import figure
-from tokenq.results import Candidate, Cost, SearchResult, read_results
-from tokenq.traces import read_traces
 
 NAMES = ["helpfulness", "correctness", "coherence"]
 GOODNESS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}

@@ -15,7 +15,7 @@ from tokenq.cli.search import interruptible
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.listener import SILENCE
-from tokenq.results import SearchResult, read_results
+from tokenq.records.results import SearchResult, read_results
 from tokenq.search.config import USED, SearchConfig
 from tokenq.search.methods import METHODS
 

@@ -9,8 +9,8 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
-from tokenq.records import Message
-from tokenq.results import read_results
+from tokenq.records.examples import Message
+from tokenq.records.results import read_results
 
 FEW = {"method": "greedy", "max_new_tokens": 3, "device": "cpu"}
 

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
-from tokenq.results import read_results
+from tokenq.records.results import read_results
 
 
 @pytest.fixture(scope="module")

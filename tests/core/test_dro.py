@@ -11,7 +11,7 @@ from tokenq.core.losses.inputs import Scene, prompt_values, token_values
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Outputs, PrefixValues, TokenLogps
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 # One response of two tokens with log π/π_ref = 0.5 and −0.25, reward 2, β = 0.4, V = 0.3 before the first token and
 # 1.1 before the second:

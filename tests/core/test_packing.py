@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tokenq.core.packing import pack, plan_pass, plan_step
 from tokenq.core.tensors import Segment, TokenLogps
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 def response(ids, mask=None, role="plain"):

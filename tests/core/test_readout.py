@@ -16,7 +16,7 @@ from tokenq.errors import UserError
 from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.policy import ReferencedPolicy
 from tokenq.models.load import add_lora
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 N, H, V = 10, 5, 700  # with 4 rows and 256 columns a tile: 3 x 3 tiles, the last ones smaller
 TARGETS = torch.tensor([0, 255, 256, 511, 512, 639, 3, 300, 600, 17])  # in every column tile, and at its edges

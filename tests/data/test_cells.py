@@ -11,7 +11,7 @@ from tokenq.data.files.local import Row
 from tokenq.data.layouts import cells
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 ASKED = [{"role": "user", "content": "It's 0, isn't it?"}]
 GOOD, BAD = ([{"role": "assistant", "content": word}] for word in ("yes", "no"))

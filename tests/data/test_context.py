@@ -6,7 +6,7 @@ from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.layouts.context import RESERVED, UNREAD
 from tokenq.errors import UserError
-from tokenq.records import ContextMessage, Message
+from tokenq.records.examples import ContextMessage, Message
 
 TURNS = (Message("user", "Remember blue."), Message("assistant", "I will."))
 

@@ -10,7 +10,7 @@ from tokenq.data.digest import data_digest, group_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.tokenize import tokenize
-from tokenq.records import Response, TokenGroup, TokenResponse
+from tokenq.records.examples import Response, TokenGroup, TokenResponse
 
 GIVEN = Response("said", True, 1.0, ("a\n", "b"), (True, False), ratings={"kind": 2.0}, scale=(0, 4))
 RESPONSE = TokenResponse(

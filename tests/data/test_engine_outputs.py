@@ -6,8 +6,8 @@ import pytest
 
 from tokenq.data.layouts.engine_outputs import read_answers, with_prompts
 from tokenq.errors import UserError
-from tokenq.records import Message
-from tokenq.results import Candidate, Cost, SearchResult
+from tokenq.records.examples import Message
+from tokenq.records.results import Candidate, Cost, SearchResult
 
 TURNS = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 BATCH = {"status_code": 200, "body": {"choices": [{"index": 0, "message": {"role": "assistant", "content": "a"}}]}}

@@ -5,7 +5,7 @@ import pytest
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.errors import UserError
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 
 def rows(*values):

@@ -14,7 +14,7 @@ from tokenq.data.layouts.columns import find_format
 from tokenq.data.layouts.formats import FORMATS
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 
 def user(text):

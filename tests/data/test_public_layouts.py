@@ -9,7 +9,7 @@ from tokenq.data.files.local import Row
 from tokenq.data.layouts.columns import find_format
 from tokenq.data.layouts.formats import FORMATS
 from tokenq.errors import UserError
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 U, A, S = (lambda text, role=role: Message(role, text) for role in ("user", "assistant", "system"))
 

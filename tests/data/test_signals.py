@@ -22,7 +22,7 @@ from tokenq.data.files.local import Row
 from tokenq.data.signals import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 BYTES = bytes_tokenizer()
 

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from tokenq.data.summary import TokenCounts, summarise
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 def group(prompt, *responses):

@@ -9,7 +9,7 @@ import pytest
 from toy_tokenizers import CHATML, HEADERS, MARKED, bytes_tokenizer
 
 from tokenq.data.tokenize import tokenize
-from tokenq.records import ContextMessage, Example, Message, Response
+from tokenq.records.examples import ContextMessage, Example, Message, Response
 
 OPENED = CHATML.replace("assistant\\n' }}{% endif %}", "assistant\\n<think>\\n' }}{% endif %}")
 """The header opens thoughts, as those of reasoning models do; turns are written as they are."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
-from tokenq.records import Example, Message, Response
+from tokenq.records.examples import Example, Message, Response
 
 WORDS = "q w chosen rejected more"
 

@@ -12,7 +12,7 @@ from toy_tokenizers import CHATML, HEADERS, MARKED, MARKED_WORDS, THINKING, byte
 from tokenq.data.digest import group_key
 from tokenq.data.tokenize import Encoder, tokenize
 from tokenq.errors import UserError
-from tokenq.records import Example, Message, Response, TokenGroup, TokenResponse
+from tokenq.records.examples import Example, Message, Response, TokenGroup, TokenResponse
 
 BOS, EOS = 0, 1
 WORDS = "q w chosen rejected more"  # ids 7, 8, 9, 10, 11

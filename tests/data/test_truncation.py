@@ -7,7 +7,7 @@ from toy_tokenizers import words_tokenizer
 from tokenq.data.tokenize import tokenize
 from tokenq.data.truncation import LONG_PROMPT, LONG_ROW, NO_ROOM, TRUNCATIONS, LengthLimits
 from tokenq.errors import UserError
-from tokenq.records import Example, Response, TokenGroup, TokenResponse
+from tokenq.records.examples import Example, Response, TokenGroup, TokenResponse
 
 
 def group(prompt, *responses):

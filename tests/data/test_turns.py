@@ -17,7 +17,7 @@ from tokenq.data.turns import (
     split_transcript,
     split_turns,
 )
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 
 def talk(*turns):

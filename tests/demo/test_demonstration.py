@@ -16,9 +16,9 @@ from tokenq.demo.processes import in_turn
 from tokenq.demo.settings import SHORT, DemoSettings, SftStage
 from tokenq.demo.tldr import CLEAN, Difficulty
 from tokenq.errors import UserError
+from tokenq.records.results import read_results
+from tokenq.records.traces import read_traces
 from tokenq.report import figure_page
-from tokenq.results import read_results
-from tokenq.traces import read_traces
 
 FEW = replace(
     DemoSettings(),

@@ -4,7 +4,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from tokenq.traces import GAUGE, Alternative, Span, TokenTrace, Totals, TraceToken
+from tokenq.records.traces import GAUGE, Alternative, Span, TokenTrace, Totals, TraceToken
 
 BETA = 0.5
 

@@ -15,7 +15,7 @@ from tokenq.judge.answers import (
 )
 from tokenq.judge.formulas import plain_formula
 from tokenq.judge.tasks import AnswerTask
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tokenq.doctor.data_checks import data_facts, loops, repetition
 from tokenq.doctor.doctor import CHECKS, diagnose, healthy
 from tokenq.doctor.finding import Evidence, percent, shown
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.runs.facts import ModelNow, Samples, Scored
 from tokenq.runs.record import RunRecord, read_run
 

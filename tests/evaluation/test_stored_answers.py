@@ -8,7 +8,7 @@ import pytest
 from tokenq.errors import UserError
 from tokenq.evaluation.task_best_of_n import best_of_n, expected_best, pass_at
 from tokenq.evaluation.task_generation import frontier, generation
-from tokenq.results import Candidate, Cost, SearchResult
+from tokenq.records.results import Candidate, Cost, SearchResult
 
 
 def candidate(answer, logp=-1.0, ref_logp=-1.0, length=2, terminal=True):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tokenq.evaluation.sweep import Beats, Point, Rival, affordable, beats, first_samples, point, rivals_of
+from tokenq.records.results import Candidate, Cost, SearchResult
 from tokenq.report.sweep import SHARES, sweep_table
-from tokenq.results import Candidate, Cost, SearchResult
 from tokenq.search.config import SearchConfig
 from tokenq.stats.bootstrap import Estimate
 

@@ -23,7 +23,7 @@ from tokenq.files import write_json_lines
 from tokenq.jobs.evaluate import JUDGES
 from tokenq.jobs.run import Run
 from tokenq.jobs.score import score
-from tokenq.results import Candidate, Cost, SearchResult
+from tokenq.records.results import Candidate, Cost, SearchResult
 
 PAIRS = [
     {"prompt": f"{n} + {n} =", "chosen": f" {2 * n}", "rejected": f" {n}!", "kind": "odd" if n % 2 else "even"}

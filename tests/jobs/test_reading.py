@@ -23,10 +23,10 @@ from tokenq.jobs.score import score
 from tokenq.jobs.search import search
 from tokenq.jobs.sweep import sweep
 from tokenq.models.load import add_lora
-from tokenq.results import read_results
+from tokenq.records.results import read_results
+from tokenq.records.traces import read_traces
 from tokenq.score.config import ScoreConfig
 from tokenq.search.config import SearchConfig
-from tokenq.traces import read_traces
 
 ROWS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}."} for n in range(3)]
 PROMPTS = [{"prompt": f"{n}?", "answer": f"{n}"} for n in range(3)]

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from tiny import VOCAB_SIZE, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 NEW = 5
 """Tokens by which a vocabulary grows in the forms that grow it."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny import VOCAB_SIZE, WINDOW
 
 from tokenq.core.packing import pack
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 SHAPES = ((WINDOW + 5, (WINDOW + 6, 1)), (3, (4, 6)), (1, (2, WINDOW + 1)))
 """Prompt and responses longer than the sliding window, a response and a prompt of one token, short ones."""

@@ -6,7 +6,7 @@ from tiny import VOCAB_SIZE, tiny_model
 
 from tokenq.errors import UserError
 from tokenq.models.limits import BeyondContext, ModelLimits, least_context, refuse_beyond, refuse_tokens
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 def row(prompt, response, token=7):

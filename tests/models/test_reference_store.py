@@ -21,7 +21,7 @@ from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.identity import identify
 from tokenq.models.reference_store import ReferenceStore, response_key
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 SHAPES = tuple((3 + i, (2 + i, 5 - i)) for i in range(4))
 GROUPS = random_groups(SHAPES)  # four pairs of seven tokens and a prompt

@@ -14,7 +14,7 @@ from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 ASKED = ["The sky is", "Two and", "The sky is", "The sky is", "", "Two and"]
 ANSWERS = [" blue.", " two", " red and green, and so is the sea", " blue.", "a", " four, or it is five"]

@@ -2,8 +2,8 @@
 
 from hand_made_traces import FOREIGN, HOSTILE
 
-from tokenq.records import Message
-from tokenq.results import Candidate, Cost, SearchResult, SearchTree
+from tokenq.records.examples import Message
+from tokenq.records.results import Candidate, Cost, SearchResult, SearchTree
 
 EOS = 2
 

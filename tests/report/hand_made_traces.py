@@ -3,9 +3,9 @@
 from dataclasses import fields, replace
 from itertools import accumulate
 
-from tokenq.records import Response
+from tokenq.records.examples import Response
+from tokenq.records.traces import GAUGE, Alternative, TokenTrace, Totals, TraceToken
 from tokenq.score.spans import find_cut, spans_of
-from tokenq.traces import GAUGE, Alternative, TokenTrace, Totals, TraceToken
 
 BETA = 0.5
 ENTROPY = 0.25

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from hand_made_traces import hand_made_pair, hostile_trace, long_trace, make_trace
 
+from tokenq.records.traces import TokenTrace
 from tokenq.report.html import write_page
-from tokenq.traces import TokenTrace
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect
 

@@ -8,8 +8,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from hand_made_traces import hand_made_pair, judged, judged_pair, make_trace, without_policy
 
+from tokenq.records.traces import TokenTrace
 from tokenq.report.html import write_page
-from tokenq.traces import TokenTrace
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect
 

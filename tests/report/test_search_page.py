@@ -11,8 +11,8 @@ from hand_made_results import EOS, beam_result, drawn_result, empty_result, host
 from hand_made_traces import HOSTILE
 from test_html import Elements, islands
 
+from tokenq.records.results import Candidate, SearchTree
 from tokenq.report.search_page import search_page, search_view, write_search_page
-from tokenq.results import Candidate, SearchTree
 
 
 def shown(result):

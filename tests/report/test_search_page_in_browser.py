@@ -10,7 +10,7 @@ import pytest
 from hand_made_results import beam_result, drawn_result, empty_result, hostile_result, large_result, wide_result
 from hand_made_traces import HOSTILE
 
-from tokenq.records import Message
+from tokenq.records.examples import Message
 from tokenq.report.search_page import write_search_page
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from trace_builders import make_trace
 
 from tokenq.errors import UserError
-from tokenq.records import Response
+from tokenq.records.examples import Response
 from tokenq.score.compare import compare
 from tokenq.score.spans import LEVELS, spans_of
 

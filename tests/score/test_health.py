@@ -8,7 +8,7 @@ from tiny import CHATML, tiny_tokenizer
 from tokenizers import AddedToken
 from trace_builders import make_trace
 
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.score.health import FAR_APART, pair_warnings, row_warnings
 
 TURNS = (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from trace_builders import make_tokens
 
 from tokenq.errors import UserError
-from tokenq.records import Response
+from tokenq.records.examples import Response
 from tokenq.score import spans as module
 from tokenq.score.spans import LEVELS, find_cut, spans_of
 

@@ -10,7 +10,7 @@ import torch
 from tokenq.core.readout import Candidates, Readout
 from tokenq.data.tokenize import ResponseText
 from tokenq.errors import UserError
-from tokenq.records import Example, Response, TokenGroup, TokenResponse
+from tokenq.records.examples import Example, Response, TokenGroup, TokenResponse
 from tokenq.score import trace as module
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import Row, Scoring, score

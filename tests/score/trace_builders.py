@@ -2,7 +2,7 @@
 
 from itertools import accumulate
 
-from tokenq.traces import Span, TokenTrace, Totals, TraceToken
+from tokenq.records.traces import Span, TokenTrace, Totals, TraceToken
 
 
 def make_tokens(*pieces):

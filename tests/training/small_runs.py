@@ -26,7 +26,7 @@ from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import identify
 from tokenq.models.load import add_lora, make_deterministic
 from tokenq.models.reference_store import ReferenceStore
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.rundir import resume_run
 from tokenq.training.config import TrainConfig
 from tokenq.training.job import Job, Summary

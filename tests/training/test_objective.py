@@ -11,7 +11,7 @@ from small_runs import random_pairs
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Actions, Outputs
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.training.objective import Objective, add_sums, averages
 
 # Two pairs: responses of 2 and 1 tokens, and of 1 and 3.

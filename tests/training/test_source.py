@@ -10,7 +10,7 @@ from tokenq.core.losses import find_sum
 from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.training.source import Offline, Part, pack_parts, total_steps
 
 SIZES = np.array([4, 1, 4, 2])

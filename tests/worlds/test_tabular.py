@@ -6,7 +6,7 @@ import torch
 
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import kl, response_logps, returns, sample_pairs, solve, token_logps

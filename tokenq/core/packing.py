@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tokenq.core.tensors import Actions, PackedBatch, Segment
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 def pack(

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from tokenq.records import Role
+from tokenq.records.examples import Role
 
 
 class Segment(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tokenq.data.turn_spans import Conversation, Span, Write, assistant_spans, learnt
 from tokenq.data.turns import ASSISTANT, HUMAN, BadRow
-from tokenq.records import ContextMessage, Example, Message
+from tokenq.records.examples import ContextMessage, Example, Message
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 
 class Difference(NamedTuple):

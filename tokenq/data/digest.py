@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 def data_digest(groups: Iterable[TokenGroup]) -> str:

@@ -19,7 +19,7 @@ from tokenq.data.layouts.parsed_row import ParsedRow
 from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
-from tokenq.records import Example, Message, Response, Text
+from tokenq.records.examples import Example, Message, Response, Text
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tokenq.data.layouts.parsed_row import CONVERSATION, QUESTION, ParsedRow, qu
 from tokenq.data.sources import Data, tables_of
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
-from tokenq.records import Example, Message, Text
+from tokenq.records.examples import Example, Message, Text
 
 
 @dataclass(frozen=True)

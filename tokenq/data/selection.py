@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tokenq.data.turns import BadRow
-from tokenq.records import Example, Response, Role
+from tokenq.records.examples import Example, Response, Role
 
 
 class LacksSelected(BadRow):

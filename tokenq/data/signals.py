@@ -15,8 +15,8 @@ from tokenq.data.checks import LABELS, MARGINS, REWARDS, STEP_LABELS, Difference
 from tokenq.data.steps import with_step_labels, with_steps
 from tokenq.data.tokenize import ResponseText, TokenizedData
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup, TokenResponse
-from tokenq.traces import TokenTrace, read_traces
+from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.traces import TokenTrace, read_traces
 
 
 def with_mismatched(

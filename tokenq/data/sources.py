@@ -19,7 +19,7 @@ from tokenq.data.files.local import STANDARD_INPUT, Row, given_rows, read_file, 
 from tokenq.data.files.slices import sliced
 from tokenq.data.files.source_language import SourceName, is_pattern, looks_like_path, neighbour, parse_source
 from tokenq.errors import UserError
-from tokenq.records import Example
+from tokenq.records.examples import Example
 
 
 def read_rows(source: SourceName) -> list[Row]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tokenq.core.packing import step_ends
 from tokenq.data.tokenize import ResponseText, TokenizedData
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 def step_stretches(text: str, steps: Sequence[str]) -> list[tuple[int, int]]:

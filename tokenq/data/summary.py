@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokenq.data.chat import DATE
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 
 @dataclass(frozen=True)

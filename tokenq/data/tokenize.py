@@ -19,7 +19,7 @@ from tokenq.data.summary import DataSummary, summarise
 from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits
 from tokenq.data.turns import BadRow, common_length
 from tokenq.errors import UserError, unknown_name
-from tokenq.records import Example, TokenGroup, TokenResponse
+from tokenq.records.examples import Example, TokenGroup, TokenResponse
 
 _BATCH = 4096
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 LONG_PROMPT = "prompt longer than the limit"
 LONG_ROW = "prompt and response longer than the limit"

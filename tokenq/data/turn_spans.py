@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tokenq.data.turns import BadRow, common_length
-from tokenq.records import ContextMessage, Message
+from tokenq.records.examples import ContextMessage, Message
 
 Span = tuple[int, int]
 

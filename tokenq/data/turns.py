@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenq.records import ContextMessage, Message, Text
+from tokenq.records.examples import ContextMessage, Message, Text
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"

@@ -16,7 +16,7 @@ from tokenq.errors import UserError
 from tokenq.files import plain, read_json, write_json
 from tokenq.leftovers import clear_leftovers
 from tokenq.locks import hold_folder
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA
 from tokenq.redaction import redact
 from tokenq.report.figure_page import write_figures
 from tokenq.rundir import provenance

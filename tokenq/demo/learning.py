@@ -12,7 +12,7 @@ from tokenq.demo.steps import EVALUATIONS, answers, trained
 from tokenq.demo.tldr import Post
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.models.load import hide_progress_bars
-from tokenq.results import Candidate, SearchResult
+from tokenq.records.results import Candidate, SearchResult
 
 NEW_TOKENS = 48
 """Maximum number of tokens in a summary; a clean one has about 20."""

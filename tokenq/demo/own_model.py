@@ -23,10 +23,10 @@ from tokenq.figures.searches import Sweep, searches
 from tokenq.figures.section import HeatMap, Link, Section
 from tokenq.files import plain, write_json_lines
 from tokenq.jobs.evaluate import evaluate
-from tokenq.records import Example, Text
+from tokenq.records.examples import Example, Text
+from tokenq.records.results import Candidate, SearchResult
 from tokenq.report.html import write_page
 from tokenq.report.outcome import tables
-from tokenq.results import Candidate, SearchResult
 from tokenq.rundir import provenance
 from tokenq.stats.outcome import Table
 from tokenq.terminal.console import screen

@@ -33,8 +33,8 @@ from tokenq.figures.drift import likelihood
 from tokenq.figures.exact import exact_credit, exact_drift, exact_search
 from tokenq.figures.searches import Sweep, searches
 from tokenq.figures.section import HeatMap, Link, Section
+from tokenq.records.results import Candidate, SearchResult, read_results
 from tokenq.report.html import write_page
-from tokenq.results import Candidate, SearchResult, read_results
 from tokenq.rundir import provenance
 from tokenq.stats.bootstrap import difference_interval, mean_interval
 from tokenq.stats.outcome import Cell, Table

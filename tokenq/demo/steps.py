@@ -13,14 +13,14 @@ from tokenq.jobs.score import score
 from tokenq.jobs.search import search
 from tokenq.jobs.sweep import sweep
 from tokenq.jobs.train import train
+from tokenq.records.results import Candidate, SearchResult
+from tokenq.records.traces import TokenTrace
 from tokenq.report.outcome import tables
 from tokenq.report.sweep import sweep_tables
-from tokenq.results import Candidate, SearchResult
 from tokenq.rundir import RunDir
 from tokenq.stats.outcome import Table
 from tokenq.terminal.console import screen
 from tokenq.terminal.progress import Progress
-from tokenq.traces import TokenTrace
 
 Quality = Callable[[SearchResult, Candidate], float]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenq.data.digest import group_key
 from tokenq.data.truncation import TOO_LONG
 from tokenq.doctor.finding import Evidence, Finding, Severity, percent
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.runs.facts import DataFacts
 from tokenq.runs.record import RunRecord
 from tokenq.score.health import row_warnings

@@ -20,6 +20,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.evaluation.readouts import READOUTS, Suspicion, written
 from tokenq.evaluation.token_labels import Bools
 from tokenq.patterns import read_pattern
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,
@@ -32,7 +33,6 @@ from tokenq.stats.bootstrap import (
     ratio,
     unit_numbers,
 )
-from tokenq.traces import TokenTrace
 
 ALL_TOKENS: Mapping[str, str] = {"all": ""}
 POOLED = ("pooled_auroc", "pooled_average_precision")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.traces import TokenTrace, TraceToken
+from tokenq.records.traces import TokenTrace, TraceToken
 
 _WRITTEN = attrgetter("written")
 

@@ -17,8 +17,8 @@ from tokenq.data.layouts.cells import shown, whole
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluation.readouts import written
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import Floats
-from tokenq.traces import TokenTrace
 
 Bounds = NDArray[np.int64]
 """[S, 2] (first, one past the last) written token of each step; no step is empty."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenq.evaluation.task_generation import Quality, qualities
-from tokenq.results import Candidate, Cost, SearchResult
+from tokenq.records.results import Candidate, Cost, SearchResult
 from tokenq.search.config import SearchConfig
 from tokenq.search.methods import METHODS, Aids
 from tokenq.search.outcome import ranked

@@ -10,7 +10,7 @@ from math import comb
 import numpy as np
 
 from tokenq.errors import UserError
-from tokenq.results import Candidate, SearchResult
+from tokenq.records.results import Candidate, SearchResult
 from tokenq.search.outcome import as_branches
 from tokenq.search.rerank import find_ranking, tilt
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval

@@ -25,9 +25,9 @@ from tokenq.evaluation.readouts import label, readouts_of
 from tokenq.evaluation.step_scores import STEP_SCORES, first_wrong, step_bounds
 from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling
 from tokenq.stats.outcome import Cell, Example, Outcome, Table, numbers_first, titled, worst_first
-from tokenq.traces import TokenTrace
 
 USUAL = (
     "implicit_reward",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tokenq.errors import UserError
-from tokenq.results import Candidate, SearchResult
+from tokenq.records.results import Candidate, SearchResult
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling, difference_interval, mean_interval
 from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
 

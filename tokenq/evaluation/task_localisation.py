@@ -8,9 +8,9 @@ from tokenq.evaluation.readouts import label
 from tokenq.evaluation.step_scores import first_wrong
 from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.token_labels import Bools, labels_from_step, labels_from_stretches
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Resampling
 from tokenq.stats.outcome import Cell, Example, Outcome, Table, numbers_first, titled, worst_first
-from tokenq.traces import TokenTrace
 
 Stretches = Sequence[tuple[int, int]]
 

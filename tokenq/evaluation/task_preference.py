@@ -12,11 +12,11 @@ import numpy as np
 
 from tokenq.errors import UserError
 from tokenq.evaluation.readouts import label
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Resampling, difference_interval
 from tokenq.stats.margins import Calibration, LengthBias, calibration, length_bias
 from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, titled, worst_first
 from tokenq.stats.rewardbench import Pair, RewardBench, score_pairs
-from tokenq.traces import TokenTrace
 
 Reward = Callable[[TokenTrace], float]
 

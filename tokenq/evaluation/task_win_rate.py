@@ -10,7 +10,7 @@ from tokenq.errors import UserError
 from tokenq.evaluation.stored_preferences import Preferences
 from tokenq.evaluation.task_generation import same_prompts
 from tokenq.judge.judging import Comparison, Judge, Judgement, reliability, shares
-from tokenq.results import SearchResult
+from tokenq.records.results import SearchResult
 from tokenq.stats.alpaca_eval import GamedBaselines, alpaca_eval_2
 from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling
 from tokenq.stats.length_control import LengthControlled, length_controlled

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.traces import TokenTrace
+from tokenq.records.traces import TokenTrace
 
 Bools = NDArray[np.bool_]
 

@@ -11,9 +11,9 @@ from tokenq.evaluation.localisation import Localisation, ReadoutRow, localise
 from tokenq.evaluation.readouts import READOUTS
 from tokenq.evaluation.token_labels import labels_from_stretches
 from tokenq.figures.section import HeatMap, Link, Section, Verdict
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling
 from tokenq.stats.outcome import Cell, Chart, Curve, Table
-from tokenq.traces import TokenTrace
 
 CLAIM = (
     "DPO learns credit assignment: in a summary with errors put in, the implicit rewards of the wrong tokens stand out "

@@ -12,9 +12,9 @@ import numpy as np
 
 from tokenq.evaluation.task_preference import as_pairs
 from tokenq.figures.section import Link, Section, Verdict
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
 from tokenq.stats.outcome import Chart, Curve, Table
-from tokenq.traces import TokenTrace
 
 CLAIM = (
     "Trained from its reference, a policy's mean implicit reward must fall, since E_ref[β log π/π_ref] = "

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.outcome import Chart, Table
-from tokenq.traces import TokenTrace
 
 Verdict = Literal["reproduced", "in part", "not reproduced", "not tested"]
 

@@ -10,11 +10,11 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.files import write_json
 from tokenq.jobs.run import Rows
 from tokenq.listener import Listener
+from tokenq.records.traces import TokenTrace
 from tokenq.report.offline import origin
 from tokenq.rundir import provenance
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Cell, Outcome, Table
-from tokenq.traces import TokenTrace
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -22,7 +22,8 @@ from tokenq.models.load import ModelSpec
 from tokenq.models.open import OpenedPair, open_model
 from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers
-from tokenq.records import Example
+from tokenq.records.examples import Example
+from tokenq.records.traces import TokenTrace
 from tokenq.report.notebook import SearchResults, Traces, TraceView
 from tokenq.rundir import provenance
 from tokenq.score.aligned import score_aligned
@@ -31,7 +32,6 @@ from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import Row, Scoring, score
 from tokenq.search.config import SearchConfig
-from tokenq.traces import TokenTrace
 
 _SEARCH = [
     name

@@ -28,13 +28,13 @@ from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, models_of_run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA
+from tokenq.records.traces import read_traces, write_traces
 from tokenq.report.notebook import Traces
 from tokenq.rundir import provenance
 from tokenq.score.config import ScoreConfig
 from tokenq.score.health import pair_warnings
 from tokenq.score.trace import Row
-from tokenq.traces import read_traces, write_traces
 
 _LOOKED_AT = 64
 """Traces by which the pair of models is judged."""

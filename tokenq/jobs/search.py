@@ -24,7 +24,7 @@ from tokenq.jobs.searcher import Searcher, TextReward, load_searcher, searched_m
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.models.tokenizer import open_tokenizer
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA
 from tokenq.report.notebook import SearchResults
 from tokenq.rundir import provenance
 from tokenq.search.branches import never

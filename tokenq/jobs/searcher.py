@@ -23,8 +23,8 @@ from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import RunModels, model_spec, named_models, with_models
 from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
-from tokenq.records import Text
-from tokenq.results import Cost, SearchResult
+from tokenq.records.examples import Text
+from tokenq.records.results import Cost, SearchResult
 from tokenq.search.branches import Branch, Limits, Progress, Walk, check_room, never, silent
 from tokenq.search.config import SearchConfig
 from tokenq.search.methods import METHODS, Aids, aims_at, check_parts, needs_reference, search

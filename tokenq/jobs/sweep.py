@@ -26,10 +26,10 @@ from tokenq.judge.tasks import AnswerTask, with_answers
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.parsing import convert
+from tokenq.records.results import Candidate, SearchResult, read_results
 from tokenq.report.notebook import frame
 from tokenq.report.offline import origin
 from tokenq.report.sweep import save_sweep_figure, sweep_table
-from tokenq.results import Candidate, SearchResult, read_results
 from tokenq.rundir import provenance
 from tokenq.search.branches import never
 from tokenq.search.config import USED, SearchConfig

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.records import Text
+from tokenq.records.examples import Text
 
 Verdict = Literal["first", "second", "tie"]
 Order = Literal["given", "swapped"]

@@ -13,7 +13,7 @@ from typing import Any
 from tokenq.data.prompts import LoadedPrompts, Prompt
 from tokenq.errors import UserError, unknown_name
 from tokenq.judge.answers import Equality, Extract, equal, true_answer
-from tokenq.records import Message
+from tokenq.records.examples import Message
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import cached_file
 
-from tokenq.at_rest import refuse_no_objects
 from tokenq.errors import UserError, nearest, reason
 from tokenq.models.adapters import is_local
+from tokenq.records.schema import refuse_no_objects
 
 _OPTIONS = ("revision", "trust_remote_code")
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tokenq.errors import UserError
 from tokenq.models.forward.packed_lm import bare
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 FAR = 8
 """How many times its context a model may read with a warning: rotary positions bear some of that, none bear more."""

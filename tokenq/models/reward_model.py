@@ -18,7 +18,7 @@ from tokenq.models.forward.reward_lm import RewardLM, output_weights, outputs_of
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_reward_model
 from tokenq.models.tokenizer import any_tokenizer
-from tokenq.records import Message, Text, TokenGroup, TokenResponse
+from tokenq.records.examples import Message, Text, TokenGroup, TokenResponse
 
 Rows = Sequence[Sequence[int]]
 """Token ids of texts that begin alike."""

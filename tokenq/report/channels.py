@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from tokenq.errors import unknown_name
-from tokenq.traces import TokenTrace, TraceToken
+from tokenq.records.traces import TokenTrace, TraceToken
 
 NUMBERS = (
     "logp",

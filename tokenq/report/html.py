@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.files import write_text
+from tokenq.records.traces import TokenTrace, TraceToken
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
 from tokenq.report.offline import offline_page, templates, writable
 from tokenq.report.view import page_data
-from tokenq.traces import TokenTrace, TraceToken
 
 SCRIPTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "export.js", "page.js")
 """The parts of the page's script, in the order in which they are put together."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from tokenq.errors import UserError
+from tokenq.records.results import SearchResult, read_results
+from tokenq.records.traces import Span, TokenTrace, Totals, TraceToken, read_traces
 from tokenq.report.channels import NUMBERS
 from tokenq.report.html import fragment, write_page
-from tokenq.results import SearchResult, read_results
-from tokenq.traces import Span, TokenTrace, Totals, TraceToken, read_traces
 
 if TYPE_CHECKING:
     from pandas import DataFrame

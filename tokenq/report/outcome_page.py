@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 from tokenq.doctor.finding import shown
 from tokenq.files import write_text
-from tokenq.records import Response
+from tokenq.records.examples import Response
+from tokenq.records.traces import TokenTrace
 from tokenq.report.drawing import installed
 from tokenq.report.html import page
 from tokenq.report.inline_svg import inline_svg
@@ -20,7 +21,6 @@ from tokenq.report.offline import offline_page
 from tokenq.report.outcome import figure, said, shown_table
 from tokenq.score.spans import Cut, spans_of
 from tokenq.stats.outcome import Example, Outcome
-from tokenq.traces import TokenTrace
 
 LISTED = 500
 """Examples that a page lists; the JSON has all numbers."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.evaluation.token_labels import labels_from_stretches
+from tokenq.records.traces import TokenTrace
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
 from tokenq.report.drawing import blank, drawable, form_of, save
-from tokenq.traces import TokenTrace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

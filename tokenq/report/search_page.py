@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.files import write_text
-from tokenq.records import SCHEMA, Text
+from tokenq.records.examples import Text
+from tokenq.records.results import Candidate, SearchResult, SearchTree
+from tokenq.records.schema import SCHEMA
 from tokenq.report.channels import CHANNELS, Channel
 from tokenq.report.offline import offline_page
 from tokenq.report.view import FORMAT, short
-from tokenq.results import Candidate, SearchResult, SearchTree
 
 SCRIPTS = ("data.js", "search.js", "search_candidates.js", "search_tree.js")
 """The parts of the page's script, in the order in which they are put together; data.js is that of the other page."""

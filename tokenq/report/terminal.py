@@ -5,8 +5,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tokenq.results import SearchResult
-from tokenq.traces import TokenTrace, TraceToken
+from tokenq.records.results import SearchResult
+from tokenq.records.traces import TokenTrace, TraceToken
 
 _NEGATIVE, _POSITIVE = (178, 60, 20), (20, 90, 170)
 """Orange for tokens that the training made less likely, blue for those made more likely: told apart by everyone."""

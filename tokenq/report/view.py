@@ -12,10 +12,10 @@ from operator import attrgetter
 from typing import Any
 
 from tokenq.errors import UserError
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA
+from tokenq.records.traces import Alternative, Side, Span, TokenTrace, TraceToken
 from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of, is_read
 from tokenq.score.compare import Comparison, compare
-from tokenq.traces import Alternative, Side, Span, TokenTrace, TraceToken
 
 FORMAT = 1
 """Version of the page data; the page and its data always come together."""

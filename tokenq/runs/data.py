@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
-from tokenq.records import Example
+from tokenq.records.examples import Example
 from tokenq.runs.record import RunRecord
 
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.at_rest import fits
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
+from tokenq.records.schema import fits
 from tokenq.rundir import RunDir
 
 Floats = NDArray[np.float64]

@@ -8,10 +8,10 @@ import torch
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import TokenScorer
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
+from tokenq.records.traces import TokenTrace, TraceToken
 from tokenq.score.align import Stretch, align
 from tokenq.score.trace import CHUNK, Row, Scoring, assemble
-from tokenq.traces import TokenTrace, TraceToken
 
 SAID = (
     "policy and reference have different tokenizers: credit is given to the stretches of text that are whole tokens "

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenq.data.turns import common_length
 from tokenq.errors import UserError, unknown_name
-from tokenq.traces import Side, Span, TokenTrace, TraceToken
+from tokenq.records.traces import Side, Span, TokenTrace, TraceToken
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 from tokenq.data.encoding import whole_text
 from tokenq.data.turns import common_length
-from tokenq.records import TokenGroup
-from tokenq.traces import TokenTrace
+from tokenq.records.examples import TokenGroup
+from tokenq.records.traces import TokenTrace
 
 FAR_APART = 0.5
 """Mean KL(π‖π_ref) of a position, in nats, from which a reference is doubted: preference training moves a model by a

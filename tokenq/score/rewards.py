@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tokenq.core.packing import at_own_state, every_token, pack, plan_pass
 from tokenq.core.tensors import PackedBatch
+from tokenq.records.traces import TokenTrace, TraceToken
 from tokenq.score.spans import reward_at_end
 from tokenq.score.trace import CHUNK, Row, Scoring, assemble
-from tokenq.traces import TokenTrace, TraceToken
 
 
 @dataclass(frozen=True)

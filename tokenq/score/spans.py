@@ -13,8 +13,8 @@ from typing import NamedTuple
 from tokenq.data.steps import step_stretches
 from tokenq.errors import unknown_name
 from tokenq.patterns import read_pattern
-from tokenq.records import Response
-from tokenq.traces import Span, TraceToken
+from tokenq.records.examples import Response
+from tokenq.records.traces import Span, TraceToken
 
 Stretch = tuple[int, int]
 

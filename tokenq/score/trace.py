@@ -15,9 +15,9 @@ from tokenq.core.readout import Candidates, Readout
 from tokenq.core.tensors import PackedBatch
 from tokenq.data.tokenize import ResponseText
 from tokenq.errors import UserError
-from tokenq.records import Example, TokenGroup, TokenResponse
+from tokenq.records.examples import Example, TokenGroup, TokenResponse
+from tokenq.records.traces import GAUGE, Alternative, Side, TokenTrace, Totals, TraceToken
 from tokenq.score.spans import Cut, spans_of
-from tokenq.traces import GAUGE, Alternative, Side, TokenTrace, Totals, TraceToken
 
 PairReader = Callable[[PackedBatch], Readout]
 """Reads both models at every target of a batch."""

@@ -8,8 +8,8 @@ import torch
 
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import TokenScorer
-from tokenq.records import TokenGroup, TokenResponse
-from tokenq.results import Candidate, SearchTree
+from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.results import Candidate, SearchTree
 from tokenq.search.branches import Branch, Visited
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenq.errors import UserError
+from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, intervals, mean_interval, ratio
-from tokenq.traces import TokenTrace
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Chat": ("alpacaeval-easy", "alpacaeval-length", "alpacaeval-hard", "mt-bench-easy", "mt-bench-med"),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tokenq.core.tensors import Actions, Outputs
 from tokenq.files import JsonLines, write_json_lines
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.rundir import RunDir
 from tokenq.training.objective import BatchResult
 

@@ -8,7 +8,7 @@ from torch import nn
 from tokenq.core.readout import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.listener import SILENCE, Listener
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective

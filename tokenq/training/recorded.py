@@ -9,10 +9,9 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from tokenq.at_rest import fits
 from tokenq.errors import UserError
 from tokenq.files import JsonLines, read_json, read_text
-from tokenq.records import SCHEMA
+from tokenq.records.schema import SCHEMA, fits
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 

@@ -17,7 +17,7 @@ from tokenq.core.losses.units import Unit
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.training.config import TrainConfig
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tokenq.core.losses.inputs import Scene
 from tokenq.core.packing import last_token, step_ends
 from tokenq.core.tensors import Actions, PairValues, TokenLogps
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 Sums = dict[str, tuple[Tensor, int]]
 """Metric name → (sum over examples, number of examples), detached."""

@@ -8,7 +8,7 @@ from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import ANSWER, CONVERSATION, QUESTION, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
-from tokenq.records import Message, Response
+from tokenq.records.examples import Message, Response
 
 
 def read_completion(values: Values) -> ParsedRow:

@@ -16,7 +16,7 @@ import numpy as np
 from tokenq.data import turns as talk
 from tokenq.data.layouts.nested import looks_like_turn, looks_like_turns, unpacked
 from tokenq.data.turns import BadRow
-from tokenq.records import Message, Text
+from tokenq.records.examples import Message, Text
 
 Values = Mapping[str, Any]
 

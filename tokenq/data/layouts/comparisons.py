@@ -14,7 +14,7 @@ from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import QUESTION, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
-from tokenq.records import Message, Response, Text
+from tokenq.records.examples import Message, Response, Text
 
 TIE = "no response is the better one"
 """The reason under which undecided rows are counted."""

@@ -13,7 +13,7 @@ from tokenq.data import turns as talk
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.nested import unpacked
 from tokenq.data.turns import BadRow
-from tokenq.records import Message, Text
+from tokenq.records.examples import Message, Text
 
 SYSTEM = ("system", "system_prompt", "system_message")
 """Columns of a system text; the first that says something counts."""

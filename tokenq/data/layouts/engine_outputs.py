@@ -15,8 +15,8 @@ from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
-from tokenq.records import Text
-from tokenq.results import Candidate, Cost, SearchResult, read_results
+from tokenq.records.examples import Text
+from tokenq.records.results import Candidate, Cost, SearchResult, read_results
 
 NAMES = ("id", "question_id", "custom_id", "uid", "task_id", "doc_id", "request_id")
 """Columns in which a prompt has a name, by which two files are put side by side."""

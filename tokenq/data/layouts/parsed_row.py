@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
-from tokenq.records import Message, Response, Text
+from tokenq.records.examples import Message, Response, Text
 
 
 class ParsedRow(NamedTuple):

@@ -8,7 +8,7 @@ from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import CHOSEN, QUESTION, REJECTED, ParsedRow, question, reply
 from tokenq.data.turns import BadRow
-from tokenq.records import Message, Response, Text
+from tokenq.records.examples import Message, Response, Text
 
 LISTS = ("responses", "completions", "generations", "outputs", "candidates", "all_generated_responses")
 """Columns of several responses."""

@@ -8,7 +8,7 @@ from tokenq.data.layouts.answers import label_of, read_completion
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.comparisons import TIE
 from tokenq.data.layouts.parsed_row import ParsedRow, question, reply
-from tokenq.records import Response, Text
+from tokenq.records.examples import Response, Text
 
 
 def read_labelled(values: Values) -> ParsedRow:

@@ -22,7 +22,7 @@ from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
 from tokenq.models.run_models import against_base, model_spec, named_models
 from tokenq.models.tokenizer import load_tokenizer
-from tokenq.records import Example
+from tokenq.records.examples import Example
 from tokenq.rundir import RunDir
 from tokenq.runs.data import data_of_run
 from tokenq.runs.facts import DataFacts, Moved

@@ -14,12 +14,12 @@ from tokenq.jobs.searcher import load_searcher
 from tokenq.listener import Event, Listener
 from tokenq.models.load import ModelSpec
 from tokenq.models.run_models import RunModels
-from tokenq.records import Example
-from tokenq.results import SearchResult
+from tokenq.records.examples import Example
+from tokenq.records.results import SearchResult
+from tokenq.records.traces import TokenTrace
 from tokenq.runs.facts import Samples, Scored, Written
 from tokenq.score.health import pair_warnings
 from tokenq.search.config import SearchConfig
-from tokenq.traces import TokenTrace
 
 _LIMIT = 512
 """Maximum number of tokens in a sample where the data would ask for more."""

@@ -16,7 +16,7 @@ from tokenq.jobs.host import untouched
 from tokenq.judge.answers import find_equality, find_extractor
 from tokenq.judge.tasks import AnswerTask, ReasoningGymTask, with_answers
 from tokenq.listener import Listener
-from tokenq.results import SearchResult
+from tokenq.records.results import SearchResult
 from tokenq.stats.bootstrap import Resampling
 from tokenq.stats.outcome import Outcome
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from tokenq.data.sources import Data
 from tokenq.jobs.inputs import data_given, models_given
 from tokenq.jobs.run import Run
-from tokenq.results import SearchResult
-from tokenq.traces import TokenTrace
+from tokenq.records.results import SearchResult
+from tokenq.records.traces import TokenTrace
 
 if TYPE_CHECKING:
     from tokenq.jobs.reader import Reader

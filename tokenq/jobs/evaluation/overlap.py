@@ -6,7 +6,7 @@ from pathlib import Path
 from tokenq.errors import UserError
 from tokenq.evaluation.config import ReadEvaluation
 from tokenq.listener import Listener
-from tokenq.records import Example
+from tokenq.records.examples import Example
 from tokenq.rundir import RunDir
 from tokenq.runs.data import data_of_run
 from tokenq.runs.record import read_run

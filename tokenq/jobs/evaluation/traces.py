@@ -23,10 +23,10 @@ from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.given import Given
 from tokenq.jobs.outputs import claimed
 from tokenq.listener import Listener
+from tokenq.records.traces import TokenTrace, read_traces
 from tokenq.score.config import ScoreConfig
 from tokenq.stats.bootstrap import Resampling
 from tokenq.stats.outcome import Outcome
-from tokenq.traces import TokenTrace, read_traces
 
 if TYPE_CHECKING:
     from tokenq.jobs.reader import Reader

@@ -24,7 +24,7 @@ from tokenq.judge.judging import Judge, Judgement, ScoreJudge, shares
 from tokenq.judge.prompt import read_template
 from tokenq.listener import Listener
 from tokenq.locks import hold_file
-from tokenq.results import SearchResult
+from tokenq.records.results import SearchResult
 from tokenq.rundir import provenance
 from tokenq.stats.alpaca_eval import GamedBaselines
 from tokenq.stats.bootstrap import Resampling

@@ -18,7 +18,7 @@ from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.tokenize import TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
 from tokenq.listener import Listener
-from tokenq.records import Example, TokenGroup
+from tokenq.records.examples import Example, TokenGroup
 from tokenq.training.config import TrainConfig
 
 

@@ -31,7 +31,7 @@ from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, for_training
 from tokenq.models.tokenizer import load_tokenizer
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 from tokenq.rundir import RunDir, provenance
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig

@@ -19,7 +19,7 @@ from tokenq.models.forward.lengths import length_limit, short_lengths
 from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.proof_of_steps import differences_of_steps
 from tokenq.models.forward.single_rows import set_attention
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 TOLERANCES = {torch.float64: 1e-5, torch.float32: 2e-3}
 """Largest difference of one log-prob (nats) that is rounding and not a mistake (many models take their softmax in

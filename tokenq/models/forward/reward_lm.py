@@ -14,7 +14,7 @@ from tokenq.core.tensors import Outputs, PackedBatch
 from tokenq.errors import UserError, unknown_name
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof import Proof
-from tokenq.records import TokenGroup
+from tokenq.records.examples import TokenGroup
 
 
 class RewardLM(nn.Module):

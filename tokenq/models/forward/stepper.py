@@ -17,7 +17,7 @@ from tokenq.models.forward.attention import SEGMENTS, Layout
 from tokenq.models.forward.cache import Branches, Prefill, Steps, gathered
 from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.single_rows import set_attention
-from tokenq.records import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 TILE = 1024
 """Entries of the vocabulary that are computed at a time."""

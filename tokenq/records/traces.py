@@ -9,11 +9,10 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tokenq.at_rest import built, built_columns, built_many, check_schema, json_lines, whole
 from tokenq.errors import UserError
 from tokenq.files import write_json_lines, written_aside
-from tokenq.records import SCHEMA
-from tokenq.trace_columns import LISTS, rows_of
+from tokenq.records.schema import SCHEMA, built, built_columns, built_many, check_schema, json_lines, whole
+from tokenq.records.trace_columns import LISTS, rows_of
 
 Side = Literal["chosen", "rejected"]
 

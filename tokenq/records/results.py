@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenq.at_rest import built, check_schema, json_lines, whole
 from tokenq.errors import UserError
-from tokenq.records import SCHEMA, Message, Text
+from tokenq.records.examples import Message, Text
+from tokenq.records.schema import SCHEMA, built, check_schema, json_lines, whole
 
 
 @dataclass(frozen=True)

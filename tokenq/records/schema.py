@@ -11,7 +11,9 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError
-from tokenq.records import SCHEMA
+
+SCHEMA = 3
+"""Version of every JSON artefact that tokenq writes; see docs/artefacts.md for its history."""
 
 T = TypeVar("T")
 _JSON: dict[Any, set[type]] = {kind: {kind} for kind in (int, str, bool, type(None))} | {float: {int, float}}

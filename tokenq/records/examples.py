@@ -1,4 +1,4 @@
-"""Things at rest: frozen dataclasses of plain Python and numpy, the same on every machine.
+"""Examples in text and in tokens: frozen dataclasses of plain Python and numpy, the same on every machine.
 
 This module imports neither torch nor transformers, so that reports and the command line can read records at once.
 """
@@ -9,9 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-SCHEMA = 3
-"""Version of every JSON artefact that tokenq writes; see docs/artefacts.md for its history."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Things at rest: examples in text and in tokens, traces, results of searches, and how their files are checked."""
