@@ -1,6 +1,8 @@
 """The shape of the house, where no linter looks: sizes, names, and what an import may cost."""
 
 import ast
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,21 @@ def test_a_module_does_not_probe_for_attributes_or_load_pickles(house):
         imported = {alias.name for n in nodes if isinstance(n, ast.Import) for alias in n.names}
         found += [f"{name}: {word}" for word in sorted(called & {"hasattr"} | imported & {"pickle"})]
     assert found == []
+
+
+def test_a_room_stays_small():
+    rooms = {folder: sum(1 for module in MODULES if module.parent == folder) for folder in {m.parent for m in MODULES}}
+    assert {str(folder.relative_to(ROOT)): files for folder, files in rooms.items() if files > 17} == {}
+
+
+def test_every_public_function_is_a_function_after_every_module_was_imported():
+    """No module takes the place of a function: `tokenq.train` is not a package `train` that something has imported."""
+    names = [f"{ROOT.name}." + ".".join(m.relative_to(ROOT).with_suffix("").parts) for m in MODULES]
+    for name in names:
+        if not name.endswith("__main__"):
+            importlib.import_module(name.removesuffix(".__init__"))
+    for name in tokenq._JOBS:
+        assert inspect.isfunction(getattr(tokenq, name)), name
 
 
 def test_there_are_no_drawers():

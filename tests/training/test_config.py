@@ -20,7 +20,7 @@ from tokenq.training.config import (
     SPELT_ELSEWHERE,
     TrainConfig,
 )
-from tokenq.training.resume import FREE_ON_RESUME, check_resume, refuse_fewer_steps
+from tokenq.training.recorded import FREE_ON_RESUME, check_resume, refuse_fewer_steps
 from tokenq.training.trl import ANSWERS, FLAGS
 
 CONFIG = TrainConfig(model="m", data=["pairs.jsonl"], output="runs/x")

@@ -9,7 +9,7 @@ from small_runs import groups_for, random_pairs, small_policy, train_small
 
 from tokenq.core.packing import pack
 from tokenq.rundir import RunDir
-from tokenq.training.held_out import write_held_out
+from tokenq.training.evaluation import write_held_out
 
 HELD_OUT = random_pairs(5, seed=7)
 OPTIONS = {"tokens_per_batch": 40, "max_steps": 4}

@@ -10,8 +10,7 @@ from torch import nn
 
 from tokenq.errors import UserError
 from tokenq.models.forward.value_network import ValuedPolicy
-from tokenq.training.masters import masters_of, refuse_sharded_masters
-from tokenq.training.optim import make_optimizer
+from tokenq.training.optim import make_optimizer, masters_of, refuse_sharded_masters
 from tokenq.training.precision import precision_of
 
 

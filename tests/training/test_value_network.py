@@ -8,12 +8,12 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from small_runs import groups_for, lines_of, small_config, small_policy, stored_reference, train_small, weights_of
 
+from tokenq.core.losses.value_metrics import with_explained_variance
 from tokenq.core.packing import pack
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.value_network import ValuedPolicy, ValueNetwork
 from tokenq.training.objective import averages
 from tokenq.training.optim import make_optimizer
-from tokenq.training.values import with_explained_variance
 
 GROUPS, HELD_OUT = groups_for("dro"), groups_for("dro", 5, seed=7)
 

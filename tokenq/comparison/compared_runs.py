@@ -19,7 +19,7 @@ from tokenq.errors import UserError, nearest
 from tokenq.rundir import RunDir
 from tokenq.runs.held_out import Floats, HeldOutPairs, PairKey, read_held_out
 from tokenq.runs.record import RunRecord, read_run
-from tokenq.training.resume import FREE_ON_RESUME
+from tokenq.training.recorded import FREE_ON_RESUME
 
 TOLERANCE = 0.01
 """Nats a token by which two models may differ on average and count as one: rounding of half precision is smaller."""

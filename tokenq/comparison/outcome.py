@@ -10,7 +10,7 @@ from tokenq.comparison.comparison import MEASURES, Compared, Comparison, numbers
 from tokenq.comparison.curves import curves_of
 from tokenq.stats.bootstrap import Estimate
 from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, numbers_first
-from tokenq.training.resume import FREE_ON_RESUME
+from tokenq.training.recorded import FREE_ON_RESUME
 
 _FIRST = ("accuracy", "margin", "kl", "longer_preferred")
 _ACCURACIES = ("accuracy", "likelihood_accuracy", "mean_likelihood_accuracy")

@@ -26,11 +26,17 @@ from tokenq.training import checkpoint, stopping
 from tokenq.training.checks import apart_at_start, not_finite, raise_together, without_noise
 from tokenq.training.evaluation import evaluate
 from tokenq.training.job import Job, Summary
-from tokenq.training.masters import refuse_sharded_masters, release_masters
 from tokenq.training.monitor import Meter
 from tokenq.training.objective import BatchResult, add_sums
-from tokenq.training.optim import learning_rate, make_optimizer, split_values, tell_deepspeed
-from tokenq.training.resume import refuse_fewer_steps
+from tokenq.training.optim import (
+    learning_rate,
+    make_optimizer,
+    refuse_sharded_masters,
+    release_masters,
+    split_values,
+    tell_deepspeed,
+)
+from tokenq.training.recorded import refuse_fewer_steps
 from tokenq.training.source import total_steps
 from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, plan, share_of, sum_over_processes
 

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from tokenq.training.config import TrainConfig
-from tokenq.training.masters import in_half
-from tokenq.training.optim import MOMENTS
+from tokenq.training.optim import MOMENTS, in_half
 
 _MIXED = {"bf16": "bfloat16", "fp16": "float16"}
 

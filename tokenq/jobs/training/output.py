@@ -20,8 +20,7 @@ from tokenq.redaction import redact
 from tokenq.rundir import RunDir, create_run, record_start, refuse_used, resume_run, write_config
 from tokenq.training.checks import raise_together
 from tokenq.training.config import TrainConfig
-from tokenq.training.recorded import read_config, read_metrics, read_provenance
-from tokenq.training.resume import Changes, check_resume
+from tokenq.training.recorded import Changes, check_resume, read_config, read_metrics, read_provenance
 
 _INPUTS = (
     ("model", "weights", "the model"),

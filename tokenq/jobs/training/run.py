@@ -39,7 +39,7 @@ from tokenq.training.defaults import adapts, kind_of, with_defaults
 from tokenq.training.job import Job, Summary
 from tokenq.training.loop import fit
 from tokenq.training.precision import Precision, precision_of
-from tokenq.training.resume import Changes
+from tokenq.training.recorded import Changes
 from tokenq.training.source import Offline, total_steps
 
 
