@@ -13,6 +13,7 @@ import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -166,6 +167,7 @@ def as_yaml(config: type[Any], values: Mapping[str, Any], sections: Mapping[str,
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
+@cache
 def field_docs(config: type[Any]) -> dict[str, str]:
     """Return the string that stands under each field of a dataclass in its source, or in that of what it extends."""
     docs = {field.name: "" for field in fields(config)}
