@@ -2,13 +2,13 @@
 
 import math
 
-from tokenq.stats.outcome import Example, titled, worst_first
+from tokenq.stats.outcome import ListedExample, titled, worst_first
 
 
 def test_examples_without_a_number_come_last():
     """As AUROC is where a response has no wrong token; sorting by NaN would disorder the rest."""
     numbers = [0.9, math.nan, 0.2, None, 0.5, math.nan, 0.1]
-    examples = [Example(str(place), "", {"AUROC": number}) for place, number in enumerate(numbers)]
+    examples = [ListedExample(str(place), "", {"AUROC": number}) for place, number in enumerate(numbers)]
     assert [one.id for one in worst_first(examples, "AUROC")] == ["6", "2", "4", "0", "1", "3", "5"]
 
 

@@ -13,7 +13,7 @@ from tokenq.report.figure_page import write_figures
 from tokenq.report.html import write_page
 from tokenq.report.outcome_page import write_outcome_page
 from tokenq.report.search_page import write_search_page
-from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
+from tokenq.stats.outcome import Chart, Curve, ListedExample, Outcome, Table
 
 RECORD = {
     "started": "2026-11-28T12:34:56+00:00",
@@ -48,7 +48,7 @@ def wide_table(names):
 def outcome(folder):
     columns = ["all", "before the first error", "after it", "within a response", "− chance", "− length", "− surprisal"]
     examples = [
-        Example(f"x{n}", f"pairs.jsonl, row {n}", {"implicit_reward": 0.5 - n, "top_1": 0.5}) for n in range(40)
+        ListedExample(f"x{n}", f"pairs.jsonl, row {n}", {"implicit_reward": 0.5 - n, "top_1": 0.5}) for n in range(40)
     ]
     chart = Chart("calibration", "confidence", "share", [Curve("one", [0.5, 1.0], [near(0.6), near(0.9)])])
     found = Outcome("localisation", {}, [wide_table(columns)], [chart], examples, {"policy_tokens": 2000.0})

@@ -5,7 +5,7 @@ from hand_made_sections import near
 from hand_made_traces import HOSTILE, hand_made_pair
 
 from tokenq.report.outcome_page import write_outcome_page
-from tokenq.stats.outcome import Chart, Curve, Example, Outcome, Table
+from tokenq.stats.outcome import Chart, Curve, ListedExample, Outcome, Table
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect
 
@@ -21,7 +21,7 @@ def view(open_page, tmp_path):
         {},
         [Table("accuracy", ["score", "all"], [[f"score {i}", near(0.5 + i / 10)] for i in range(3)], "by hand")],
         [Chart("calibration", "confidence", "share", [Curve("one", [0.5, 1.0], [near(0.6), near(0.9)])])] * 2,
-        [Example(one.id, f"{one.id}: {HOSTILE[1]}", {"reward": 0.5}) for one in (chosen, rejected)],
+        [ListedExample(one.id, f"{one.id}: {HOSTILE[1]}", {"reward": 0.5}) for one in (chosen, rejected)],
         {"policy_tokens": 10.0},
     )
     path = tmp_path / "out.html"

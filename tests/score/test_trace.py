@@ -13,7 +13,7 @@ from tokenq.errors import UserError
 from tokenq.records.examples import Example, Response, TokenGroup, TokenResponse
 from tokenq.score import trace as module
 from tokenq.score.spans import find_cut
-from tokenq.score.trace import Row, Scoring, score
+from tokenq.score.trace import ScoredRow, Scoring, score
 
 BETA = 0.5
 SCORING = Scoring(BETA, {"path": "p"}, {"path": "r"}, lambda number: f"<{number}>")
@@ -60,7 +60,7 @@ def make_row(*responses, name="row 1", prompt=(3, 4), pair=False, masks=None, sa
     )
     given = given or tuple(Response(text.text) for text in texts)
     example = Example("Q?", given, pair, name)
-    return Row(name, TokenGroup(np.array(prompt, np.int32), tokens, pair, name), texts, example, said)
+    return ScoredRow(name, TokenGroup(np.array(prompt, np.int32), tokens, pair, name), texts, example, said)
 
 
 def traces_of(rows, reader=known, scoring=SCORING, budget=64):

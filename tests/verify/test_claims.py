@@ -9,7 +9,7 @@ import torch
 from tokenq.core import qfunction
 from tokenq.search.settings import Beams
 from tokenq.verify import decoding, environment, equivalence, learning, objectives, optimality, readouts, search, values
-from tokenq.verify.claim import Case, Claim, Finding, excess, find, largest
+from tokenq.verify.claim import Case, Claim, ClaimResult, excess, find, largest
 from tokenq.verify.table import CLAIMS
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import build
@@ -89,7 +89,7 @@ def test_a_check_sees_what_is_broken(claim, monkeypatch):
         monkeypatch.setattr(*PATCHES[claim.check])
     case = Case.of(draws.KINDS[claim.kind](1), 1)
     error = claim.check(case if claim.check in PATCHES else replace(case, optimum=wrong(case.world)))
-    assert not Finding(claim, 1, error).as_expected
+    assert not ClaimResult(claim, 1, error).as_expected
 
 
 def no_reward(seed):
@@ -146,16 +146,16 @@ def test_a_claim_that_must_fail_holds_where_its_assumption_does(claim, monkeypat
     if patch:
         monkeypatch.setattr(*patch)
     errors = [claim.check(Case.of(worlds(seed), seed)) for seed in SEEDS]
-    finding = Finding(claim, len(SEEDS), max(errors))
+    finding = ClaimResult(claim, len(SEEDS), max(errors))
     assert not finding.as_expected
     assert finding.verdict == "holds, and must not"
 
 
 def test_verdicts_in_words():
     claim = Claim("t", "s", "p", "dense reward", lambda case: 0.0, 1e-3)
-    assert Finding(claim, 1, 1e-4).verdict == "holds"
-    assert Finding(claim, 1, 1e-2).verdict == "fails"
-    assert Finding(claim._replace(must="fail"), 1, 1e-2).verdict == "fails, as it must"
+    assert ClaimResult(claim, 1, 1e-4).verdict == "holds"
+    assert ClaimResult(claim, 1, 1e-2).verdict == "fails"
+    assert ClaimResult(claim._replace(must="fail"), 1, 1e-2).verdict == "fails, as it must"
 
 
 def test_what_is_not_a_number_is_no_agreement():

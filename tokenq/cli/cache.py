@@ -52,7 +52,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Kept:
+class CacheEntry:
     """Files that stand or fall as one.
 
     Attributes:
@@ -95,7 +95,7 @@ def run(config: CacheConfig) -> int:
     return 0
 
 
-def everything_kept(root: Path) -> list[Kept]:
+def everything_kept(root: Path) -> list[CacheEntry]:
     """Return all that lies in a cache folder, links and strangers' files left out.
 
     Args:
@@ -122,13 +122,13 @@ def _files(root: Path, folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
                 yield file
 
 
-def _kept(kind: str, name: str, files: Sequence[Path]) -> Kept:
+def _kept(kind: str, name: str, files: Sequence[Path]) -> CacheEntry:
     told = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):  # another process is at work
             told.append(file.stat())
     used = max((one.st_mtime for one in told), default=0.0)
-    return Kept(kind, name, tuple(files), sum(one.st_size for one in told), used)
+    return CacheEntry(kind, name, tuple(files), sum(one.st_size for one in told), used)
 
 
 def _model_of(folder: Path) -> str:
@@ -140,7 +140,7 @@ def _model_of(folder: Path) -> str:
         return "a model that is not named"
 
 
-def _show(root: Path, found: Sequence[Kept]) -> None:
+def _show(root: Path, found: Sequence[CacheEntry]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -158,7 +158,7 @@ def _show(root: Path, found: Sequence[Kept]) -> None:
     console.print(Text(f"{_size(sum(one.size for one in found))} in {root}"), soft_wrap=True)
 
 
-def _delete(gone: Sequence[Kept]) -> None:
+def _delete(gone: Sequence[CacheEntry]) -> None:
     """Delete files, and the folders of ours that they leave empty."""
     for one in gone:
         for file in one.files:
@@ -178,6 +178,6 @@ def _size(count: int) -> str:
     return f"{size:.0f} {units[0]}" if size >= 10 or units[0] == "B" else f"{size:.1f} {units[0]}"
 
 
-def _when(found: Sequence[Kept]) -> str:
+def _when(found: Sequence[CacheEntry]) -> str:
     used = max((one.used for one in found), default=0.0)
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(used)) if used else ""

@@ -13,7 +13,6 @@ import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -167,10 +166,11 @@ def as_yaml(config: type[Any], values: Mapping[str, Any], sections: Mapping[str,
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-@cache
 def field_docs(config: type[Any]) -> dict[str, str]:
     """Return the string that stands under each field of a dataclass in its source, or in that of what it extends."""
-    docs = {field.name: "" for field in fields(config)}
+    if config in _DOCS:
+        return _DOCS[config]
+    docs = _DOCS[config] = {field.name: "" for field in fields(config)}
     for one in reversed([kind for kind in config.__mro__ if is_dataclass(kind)]):
         name = ""
         for statement in ast.parse(textwrap.dedent(inspect.getsource(one))).body[0].body:  # type: ignore[attr-defined]  # a class
@@ -181,6 +181,10 @@ def field_docs(config: type[Any]) -> dict[str, str]:
                     docs[name] = " ".join(text.split())
             name = ""
     return docs
+
+
+_DOCS: dict[type[Any], dict[str, str]] = {}
+"""What `field_docs` has read before: sources are parsed once."""
 
 
 def in_sections(config: type[Any], sections: Mapping[str, str]) -> dict[str, list[Field[Any]]]:

@@ -13,7 +13,7 @@ from tokenq.ranges import Range, check_ranges
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tokenq.verify.claim import Finding
+    from tokenq.verify.claim import ClaimResult
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def run(config: VerifyConfig) -> int:
     return 1 if wrong else 0
 
 
-def _findings(config: VerifyConfig) -> "list[Finding]":
+def _findings(config: VerifyConfig) -> "list[ClaimResult]":
     from rich.progress import track
 
     from tokenq.terminal.console import messages
@@ -76,7 +76,7 @@ def _findings(config: VerifyConfig) -> "list[Finding]":
     return list(track(found, "checking", len(claims), console=errors, transient=True, disable=quiet))
 
 
-def _table(findings: "list[Finding]") -> "Table":
+def _table(findings: "list[ClaimResult]") -> "Table":
     from rich.table import Table
 
     table = Table("topic", "claim", "source", "worlds", "error", "tolerance", "verdict")
@@ -95,7 +95,7 @@ def _table(findings: "list[Finding]") -> "Table":
     return table
 
 
-def _write(path: Path, config: VerifyConfig, findings: "list[Finding]") -> None:
+def _write(path: Path, config: VerifyConfig, findings: "list[ClaimResult]") -> None:
     from tokenq.files import write_json
     from tokenq.rundir import provenance
 

@@ -109,7 +109,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """A comparison.
 
     Attributes:
@@ -131,7 +131,7 @@ class Comparison:
     against: str
 
 
-def compare(setups: Sequence[Setup], baseline: Setup, how: Resampling = PLAIN) -> Comparison:
+def compare(setups: Sequence[Setup], baseline: Setup, how: Resampling = PLAIN) -> RunComparison:
     """Return what the setups say of the pairs that all of them hold out.
 
     Args:
@@ -161,7 +161,7 @@ def compare(setups: Sequence[Setup], baseline: Setup, how: Resampling = PLAIN) -
 
     origins = {key: row for run in reversed(runs) for key, row in zip(run.pairs.keys, run.pairs.rows, strict=True)}
     lengths = _mean(np.stack([run.pairs.at(keys).tokens for run in runs]))
-    return Comparison(
+    return RunComparison(
         baseline,
         tuple(map(compared, setups)),
         tuple(keys),
@@ -264,7 +264,7 @@ def _column(run: ComparedRun, name: str) -> Floats:
     return np.asarray(run.record.training(name).values)
 
 
-def numbers_of(found: Comparison) -> dict[str, Any]:
+def numbers_of(found: RunComparison) -> dict[str, Any]:
     """Return all numbers as an artefact holds them."""
     return {
         "baseline": found.baseline.name,

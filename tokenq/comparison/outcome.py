@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenq.comparison.compared_runs import Setup
-from tokenq.comparison.comparison import MEASURES, Compared, Comparison, numbers_of
+from tokenq.comparison.comparison import MEASURES, Compared, RunComparison, numbers_of
 from tokenq.comparison.curves import curves_of
 from tokenq.stats.bootstrap import Estimate
-from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, numbers_first
+from tokenq.stats.outcome import Cell, Chart, Curve, ListedExample, Outcome, Table, numbers_first
 from tokenq.training.recorded import FREE_ON_RESUME
 
 _FIRST = ("accuracy", "margin", "kl", "longer_preferred")
@@ -18,7 +18,7 @@ _DIFFERENCES = ("accuracy", "margin", "kl", "chosen", "rejected")
 _SHOWN_APART = {"loss", "beta", "loss_options", "seed"}
 
 
-def outcome_of(found: Comparison) -> Outcome:
+def outcome_of(found: RunComparison) -> Outcome:
     """Return what to show of a comparison."""
     setups = [one.setup for one in found.compared]
     several = any(len(setup.runs) > 1 for setup in setups)
@@ -32,7 +32,7 @@ def outcome_of(found: Comparison) -> Outcome:
         _cost(found),
     ]
     examples = [
-        Example(
+        ListedExample(
             f"{row} #{number}",
             row,
             {f"margin, {setup.name}": float(margin) for setup, margin in zip(setups, margins, strict=True)},
@@ -70,7 +70,7 @@ def _settings(setups: Sequence[Setup]) -> Table:
     return Table("runs", ("run", "loss", "β", "seed", "further settings that differ", "folder"), rows)
 
 
-def _held_out(found: Comparison) -> Table:
+def _held_out(found: RunComparison) -> Table:
     prompts, pairs = len({key.prompt for key in found.keys}), len(found.keys)
     held = {one.setup.name: max(len(run.pairs.keys) for run in one.setup.runs) for one in found.compared}
     more = "".join(f"; {name} holds out {size}" for name, size in held.items() if size > pairs)
@@ -83,14 +83,14 @@ def _held_out(found: Comparison) -> Table:
     return _table("held-out pairs", found.compared, _FIRST, lambda one: one.held_out, note)
 
 
-def _differences(found: Comparison) -> Table:
+def _differences(found: RunComparison) -> Table:
     others = [one for one in found.compared if one.difference is not None]
     note = "On the same pairs, prompts resampled. With this many comparisons, some intervals exclude 0 by chance."
     title = f"difference from {found.baseline.name}"
     return _table(title, others, _DIFFERENCES, lambda one: one.difference or {}, note)
 
 
-def _drifts(found: Comparison) -> Table:
+def _drifts(found: RunComparison) -> Table:
     head = ("run", "log π chosen", "log π rejected", "reward chosen", "reward rejected", "reward margin")
     rows = [
         (
@@ -111,13 +111,13 @@ def _drifts(found: Comparison) -> Table:
     return Table("drift of chosen and rejected responses", head, rows, note.strip())
 
 
-def _accuracies(found: Comparison) -> Table:
+def _accuracies(found: RunComparison) -> Table:
     title = "how often the chosen response scores higher"
     table = _table(title, found.compared, _ACCURACIES, lambda one: one.held_out, "Ties count as wrong.")
     return Table(title, ("run", "by log π/π_ref", *table.head[2:]), table.rows, table.note)
 
 
-def _seeds(found: Comparison) -> Table:
+def _seeds(found: RunComparison) -> Table:
     several = [one for one in found.compared if one.seeds is not None]
     rows: list[Sequence[Cell]] = [
         (one.setup.name, len(one.setup.runs), *(_spread(one, name) for name in _DIFFERENCES)) for one in several
@@ -132,7 +132,7 @@ def _spread(one: Compared, name: str) -> str:
     return f"{spread.mean:.3f}\u00a0±\u00a0{spread.sd:.3f}".replace("-", "−")  # on one line of a narrow page
 
 
-def _cost(found: Comparison) -> Table:
+def _cost(found: RunComparison) -> Table:
     names = ("steps", "seconds", "seconds_a_step", "tokens", "tokens_per_second", "peak_memory_gb")
     head = ("run", "steps", "seconds", "seconds per step", "tokens", "tokens per second", "peak memory, GB")
     rows = [(one.setup.name, *(_cost_cell(one.cost[name]) for name in names)) for one in found.compared]

@@ -11,7 +11,7 @@ import tokenq
 from tokenq.demo.config import DemoConfig
 from tokenq.demo.processes import side_by_side
 from tokenq.demo.stages import Stages
-from tokenq.demo.steps import Shown
+from tokenq.demo.steps import DemoReport
 from tokenq.errors import UserError
 from tokenq.files import plain, read_json, write_json
 from tokenq.leftovers import clear_leftovers
@@ -24,7 +24,7 @@ from tokenq.terminal.console import messages
 
 
 @dataclass(frozen=True)
-class Demonstrated(Shown):
+class Demonstrated(DemoReport):
     """A demonstration that is over.
 
     Attributes:
@@ -87,7 +87,7 @@ def _run(config: DemoConfig) -> Demonstrated:
     return Demonstrated(shown.sections, shown.summary, page, stages.total)
 
 
-def _shown(config: DemoConfig, stages: Stages) -> Shown:
+def _shown(config: DemoConfig, stages: Stages) -> DemoReport:
     if config.model is not None:
         from tokenq.demo.own_model import run_own
 

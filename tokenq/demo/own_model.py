@@ -13,7 +13,7 @@ from tokenq.data.files.source_language import parse_source
 from tokenq.data.sources import hold_out, load_examples, read_rows
 from tokenq.demo.config import DemoConfig
 from tokenq.demo.stages import Stages
-from tokenq.demo.steps import EVALUATIONS, Shown, searched, settings, trained, training
+from tokenq.demo.steps import EVALUATIONS, DemoReport, searched, settings, trained, training
 from tokenq.errors import UserError
 from tokenq.evaluation.task_preference import as_pairs, preference
 from tokenq.figures.credit import Errors, credit
@@ -35,7 +35,7 @@ from tokenq.terminal.progress import Progress
 OWN_WORD = "implicit reward (the policy's own word)"
 
 
-def run_own(config: DemoConfig, stages: Stages) -> Shown:
+def run_own(config: DemoConfig, stages: Stages) -> DemoReport:
     """Run the demonstration, and return what it came to."""
     folder = Path(config.output)
     with stages("read the preferences"):
@@ -55,7 +55,7 @@ def run_own(config: DemoConfig, stages: Stages) -> Shown:
         read = [_credit(folder, after, kept), likelihood(without, after, exact=exact_drift())]
     with stages("search"):
         search = _search(config, folder, kept[: config.prompts])
-    return Shown([read[0], search, read[1]], [_accuracies(one) for one in (without, after)])
+    return DemoReport([read[0], search, read[1]], [_accuracies(one) for one in (without, after)])
 
 
 def pairs_of(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ from tokenq.demo.processes import Together
 from tokenq.demo.settings import DemoSettings
 from tokenq.demo.stages import Stages
 from tokenq.demo.steps import (
-    Shown,
+    DemoReport,
     answers,
     first_samples,
     searched,
@@ -53,7 +53,7 @@ def all_searches() -> list[str]:
     return settings((1, 2, 3, 5, 10, 20), (2, 4, 8, 16), (4, 16))
 
 
-def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together: Together) -> Shown:
+def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together: Together) -> DemoReport:
     """Run the demonstration in the world of posts, and return what it came to.
 
     Args:
@@ -84,7 +84,7 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together:
     with stages("read token by token"):
         read = {"credit": partial(_credit, world, samples), "likelihood": partial(_likelihood, world, held_out)}
         found, falling = together(read)
-    return Shown([found, search, falling], [summary])
+    return DemoReport([found, search, falling], [summary])
 
 
 def _search(world: World, together: Together) -> tuple[Section, Table, dict[str, "Answers"]]:

@@ -29,7 +29,7 @@ EVALUATIONS = 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class DemoReport:
     """What a demonstration came to.
 
     Attributes:

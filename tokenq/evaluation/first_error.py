@@ -69,7 +69,7 @@ class FirstError:
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep:
+class ThresholdSweep:
     """Accuracies at every threshold that makes a difference.
 
     Attributes:
@@ -91,7 +91,7 @@ class Sweep:
         return float(self.thresholds[int(np.argmax(goal))])
 
 
-def sweep(solutions: Sequence[Solution], rule: Rule) -> Sweep:
+def sweep(solutions: Sequence[Solution], rule: Rule) -> ThresholdSweep:
     """Return the accuracies of a rule at every threshold among the unique values of its numbers.
 
     A solution is predicted right for thresholds in one interval (low, high], so all thresholds together cost a sort.
@@ -109,7 +109,7 @@ def sweep(solutions: Sequence[Solution], rule: Rule) -> Sweep:
         low, high = np.sort(right[kind & (right[:, 0] < right[:, 1])], axis=0).T
         hits = np.searchsorted(low, thresholds, "left") - np.searchsorted(high, thresholds, "left")
         accuracies.append(ratio(hits.astype(np.float64), np.full(1, float(kind.sum()))))
-    return Sweep(thresholds, accuracies[0], accuracies[1], harmonic_mean(accuracies[0], accuracies[1]))
+    return ThresholdSweep(thresholds, accuracies[0], accuracies[1], harmonic_mean(accuracies[0], accuracies[1]))
 
 
 def baselines(solutions: Sequence[Solution], how: Resampling = PLAIN) -> dict[str, FirstError]:

@@ -16,7 +16,7 @@ from tokenq.errors import UserError
 from tokenq.stats.alpaca_eval import from_alpaca_eval
 from tokenq.stats.bootstrap import Floats
 
-Row = Mapping[str, Any]
+StoredRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class Form(NamedTuple):
     """
 
     columns: frozenset[str]
-    read: Callable[[Row], list[Judged]]
+    read: Callable[[StoredRow], list[Judged]]
 
 
-def read_preferences(rows: Sequence[Row], where: str) -> list[Preferences]:
+def read_preferences(rows: Sequence[StoredRow], where: str) -> list[Preferences]:
     """Return stored judgements by system, in the order in which systems appear.
 
     Args:
@@ -127,7 +127,7 @@ def _preferences(system: str, judged: Sequence[Judged]) -> Preferences:
     return Preferences(system, shares, ours, theirs, None, places if len(places) == len(judged) else ())
 
 
-def _whole_system(row: Row, where: str, place: int) -> Preferences:
+def _whole_system(row: StoredRow, where: str, place: int) -> Preferences:
     try:
         shares = from_alpaca_eval([number(value, "preference") for value in row["preference"]])
     except BadRow as problem:
@@ -136,7 +136,7 @@ def _whole_system(row: Row, where: str, place: int) -> Preferences:
     return Preferences(str(row.get("model", f"row {place}")), shares, *lengths, row.get("published"))
 
 
-def _alpaca_eval(row: Row) -> list[Judged]:
+def _alpaca_eval(row: StoredRow) -> list[Judged]:
     """Read AlpacaEval's annotations: 1 says output_1 (the baseline), 2 output_2; 0 and 1.5 a draw, null unusable."""
     said = row["preference"]
     share = float(from_alpaca_eval([number(said, "preference")])[0])
@@ -147,14 +147,14 @@ def _alpaca_eval(row: Row) -> list[Judged]:
     return [Judged(system, baseline, None if np.isnan(share) else share, sizes, place)]
 
 
-def _mt_bench(row: Row) -> list[Judged]:
+def _mt_bench(row: StoredRow) -> list[Judged]:
     """Read a pair of MT-bench's judgements, asked in both orders: what both say, else a tie; an error is unusable."""
     first, second = (_by_name(row[name], "model_1", "model_2", name) for name in ("g1_winner", "g2_winner"))
     share = None if first is None or second is None else first if first == second else 0.5
     return [Judged(str(row["model_1"]), str(row["model_2"]), share)]
 
 
-def _arena(row: Row) -> list[Judged]:
+def _arena(row: StoredRow) -> list[Judged]:
     """Read a battle: model_a, model_b, or a tie of any kind; the winner may be told by its name."""
     names = str(row["model_a"]), str(row["model_b"])
     winner = row["winner"]
@@ -171,7 +171,7 @@ def _by_name(said: Any, first: str, second: str, column: str) -> float | None:
     return shares[said]
 
 
-def _own(row: Row) -> list[Judged]:
+def _own(row: StoredRow) -> list[Judged]:
     said = row["preference"]
     words = {"first": 1.0, "second": 0.0, "tie": 0.5}
     share = words[said] if isinstance(said, str) and said in words else number(said, "preference")

@@ -14,7 +14,7 @@ from tokenq.records.results import Candidate, SearchResult
 from tokenq.search.outcome import as_branches
 from tokenq.search.rerank import find_ranking, tilt
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, difference_interval, mean_interval
-from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
+from tokenq.stats.outcome import Cell, Chart, Curve, ListedExample, Outcome, Table, worst_first
 
 DRAWS = 64
 """Choices of n samples that a vote is averaged over."""
@@ -72,7 +72,7 @@ def best_of_n(
     note = f"{len(results)} prompts of {most} samples; pass@n and best of n exactly, votes over {DRAWS} choices"
     chart = Chart("accuracy against n", "samples", "accuracy", [_curve(name, row) for name, row in found.items()], True)
     examples = [
-        Example(one.id, one.id, {"share of right samples": float(hits.mean())})
+        ListedExample(one.id, one.id, {"share of right samples": float(hits.mean())})
         for one, hits in zip(results, right, strict=True)
     ]
     cost = {

@@ -27,7 +27,7 @@ from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
 from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling
-from tokenq.stats.outcome import Cell, Example, Outcome, Table, numbers_first, titled, worst_first
+from tokenq.stats.outcome import Cell, ListedExample, Outcome, Table, numbers_first, titled, worst_first
 
 USUAL = (
     "implicit_reward",
@@ -105,7 +105,7 @@ def first_error(
         _table("everything", list(results.items())),
     ]
     examples = [
-        Example(
+        ListedExample(
             one.id, titled(one.id, one.prompt), {"found": float(hit), "first wrong step": _said(one.label)}, one.stretch
         )
         for one, hit in zip(read, results[best[names[0]]].hits, strict=True)

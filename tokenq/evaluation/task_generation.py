@@ -10,7 +10,7 @@ import numpy as np
 from tokenq.errors import UserError
 from tokenq.records.results import Candidate, SearchResult
 from tokenq.stats.bootstrap import PLAIN, Floats, Resampling, difference_interval, mean_interval
-from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, worst_first
+from tokenq.stats.outcome import Cell, Chart, Curve, ListedExample, Outcome, Table, worst_first
 
 Quality = Callable[[SearchResult, Candidate], float]
 """(result, one of its candidates) → how good it is; larger is better."""
@@ -50,7 +50,7 @@ def generation(systems: Mapping[str, Sequence[SearchResult]], quality: Quality, 
     head = ("system", "quality", f"− {first}", "length", "terminal", "policy tokens", "reference tokens", "seconds")
     note = f"{len(values[first])} prompts; means a prompt; differences are paired"
     examples = [
-        Example(one.id, one.id, {name: float(own[place]) for name, own in values.items()})
+        ListedExample(one.id, one.id, {name: float(own[place]) for name, own in values.items()})
         for place, one in enumerate(systems[first])
     ]
     ordered = worst_first(examples, first)

@@ -10,7 +10,7 @@ from tokenq.evaluation.task_preference import trace_cost
 from tokenq.evaluation.token_labels import Bools, labels_from_step, labels_from_stretches
 from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Resampling
-from tokenq.stats.outcome import Cell, Example, Outcome, Table, numbers_first, titled, worst_first
+from tokenq.stats.outcome import Cell, ListedExample, Outcome, Table, numbers_first, titled, worst_first
 
 Stretches = Sequence[tuple[int, int]]
 
@@ -54,7 +54,7 @@ def localisation(
     rows = {row.readout: row for row in found[0].rows}
     best = min(rows.values(), key=lambda row: numbers_first(-row.metrics["auroc"].value))
     examples = [
-        Example(
+        ListedExample(
             trace.id,
             titled(trace.id, trace.prompt),
             {

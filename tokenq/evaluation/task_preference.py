@@ -15,7 +15,7 @@ from tokenq.evaluation.readouts import label
 from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Resampling, difference_interval
 from tokenq.stats.margins import Calibration, LengthBias, calibration, length_bias
-from tokenq.stats.outcome import Cell, Chart, Curve, Example, Outcome, Table, titled, worst_first
+from tokenq.stats.outcome import Cell, Chart, Curve, ListedExample, Outcome, Table, titled, worst_first
 from tokenq.stats.rewardbench import Pair, RewardBench, score_pairs
 
 Reward = Callable[[TokenTrace], float]
@@ -84,7 +84,9 @@ def preference(
     )
     tables = [table, *_subset_tables(scored[first]), _margin_table(calibrated, bias)]
     examples = [
-        Example(right.id, titled(name, right.prompt), {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"})
+        ListedExample(
+            right.id, titled(name, right.prompt), {"margin": float(margin), "tokens": f"{int(a)} and {int(b)}"}
+        )
         for name, margin, (a, b), (right, _) in zip(names, margins, lengths, nearest, strict=True)
     ]
     numbers = {

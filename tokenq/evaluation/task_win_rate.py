@@ -14,7 +14,7 @@ from tokenq.records.results import SearchResult
 from tokenq.stats.alpaca_eval import GamedBaselines, alpaca_eval_2
 from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling
 from tokenq.stats.length_control import LengthControlled, length_controlled
-from tokenq.stats.outcome import Cell, Example, Outcome, Table
+from tokenq.stats.outcome import Cell, ListedExample, Outcome, Table
 from tokenq.stats.strengths import Match, bradley_terry
 from tokenq.stats.win_rate import WinRate, win_rate
 
@@ -93,7 +93,7 @@ def judged(
         tables.append(Table("Bradley-Terry", ("system", "strength, log-odds", "win rate"), cells))
     first, second = next(iter(made))
     examples = [
-        Example(one.id, one.id, {f"{first} over {second}": one.preference or f"unusable: {one.problem}"})
+        ListedExample(one.id, one.id, {f"{first} over {second}": one.preference or f"unusable: {one.problem}"})
         for one in made[first, second]
     ]
     return Outcome("win-rate", numbers, tables, (), examples), made

@@ -30,11 +30,11 @@ Name = str | PathLike[str]
 InMemory: TypeAlias = Union["PreTrainedModel", tuple["PreTrainedModel", "PreTrainedTokenizerBase"]]
 """A model of transformers that is loaded already, alone or with its tokenizer."""
 
-Rows = Any
+RowsInMemory = Any
 """A datasets.Dataset, a pandas frame or a sequence of dictionaries."""
 
 
-class Source(NamedTuple):
+class NamedInput(NamedTuple):
     """What a configuration names.
 
     Attributes:
@@ -71,7 +71,7 @@ def spec_of(
     return ModelSpec(fspath(cast(Name, model)), **options)
 
 
-def model_source(model: Name | InMemory, tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> Source:
+def model_source(model: Name | InMemory, tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> NamedInput:
     """Return the name of a model.
 
     Args:
@@ -84,12 +84,12 @@ def model_source(model: Name | InMemory, tokenizer: "PreTrainedTokenizerBase | N
     """
     loaded = _in_memory(model, tokenizer)
     if loaded is None:
-        return Source([str(model)])
+        return NamedInput([str(model)])
     from tokenq.models.forward.packed_lm import is_peft
 
     if is_peft(loaded.model):
         raise _no_model(loaded.model)
-    return Source([str(folder)], partial(_write_model, loaded, folder))
+    return NamedInput([str(folder)], partial(_write_model, loaded, folder))
 
 
 def _in_memory(model: Any, tokenizer: Any) -> "Loaded | None":
@@ -176,7 +176,7 @@ def settings_given(
     return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory, rows
 
 
-def data_given(data: Name | Rows) -> tuple[list[str], Data]:
+def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:
     """Return what data are called, and the sources or the rows themselves.
 
     Args:
@@ -204,14 +204,14 @@ def data_given(data: Name | Rows) -> tuple[list[str], Data]:
     return ["rows in memory"], rows
 
 
-def data_source(data: Name | Rows, path: Path) -> Source:
+def data_source(data: Name | RowsInMemory, path: Path) -> NamedInput:
     """Return the sources of data; rows in memory are written to `path`, one JSON object per line.
 
     Raises:
         UserError: the rows are something else, or cannot be written.
     """
     names, given = data_given(data)
-    return Source(names) if given is names else Source([str(path)], partial(_write_rows, given, path))
+    return NamedInput(names) if given is names else NamedInput([str(path)], partial(_write_rows, given, path))
 
 
 def _write_rows(rows: Iterable[Any], path: Path) -> None:

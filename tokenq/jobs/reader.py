@@ -12,7 +12,7 @@ from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import Name, Rows, data_given, examples_of
+from tokenq.jobs.inputs import Name, RowsInMemory, data_given, examples_of
 from tokenq.jobs.search import answers_of
 from tokenq.jobs.searcher import Searcher, TextReward, check_settings, rating_of
 from tokenq.models.forward.packed_lm import PackedLM
@@ -30,7 +30,7 @@ from tokenq.score.aligned import score_aligned
 from tokenq.score.health import row_warnings
 from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.spans import find_cut
-from tokenq.score.trace import Row, Scoring, score
+from tokenq.score.trace import ScoredRow, Scoring, score
 from tokenq.search.config import SearchConfig
 
 _SEARCH = [
@@ -105,7 +105,7 @@ class Reader:
         """The reference's tokenizer, where it is another one; credit then goes to stretches of text."""
         return None if self.pair is None else self.pair.other_tokenizer
 
-    def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[Row], DataSummary]:
+    def rows(self, examples: Sequence[Example], bad_rows: str = "error") -> tuple[list[ScoredRow], DataSummary]:
         """Return examples in the policy's tokens, and what became of those that are not among them.
 
         Args:
@@ -132,8 +132,8 @@ class Reader:
         return [row for row in rows if row.group.where in theirs], replace(summary, dropped=dropped)
 
     def _readable(
-        self, rows: Sequence[Row], readers: Sequence[tuple[ModelLimits, str]], bad_rows: str
-    ) -> tuple[list[Row], int]:
+        self, rows: Sequence[ScoredRow], readers: Sequence[tuple[ModelLimits, str]], bad_rows: str
+    ) -> tuple[list[ScoredRow], int]:
         """Return the rows that their readers can read, and how many they cannot."""
         kept, beyond = [], 0
         for row in rows:
@@ -147,13 +147,13 @@ class Reader:
             raise UserError("All rows are longer than the model's context.", "Give --max-length to have them cut.")
         return kept, beyond
 
-    def _kept(self, row: Row, readers: Sequence[tuple[ModelLimits, str]]) -> Row:
+    def _kept(self, row: ScoredRow, readers: Sequence[tuple[ModelLimits, str]]) -> ScoredRow:
         """Return a row that its readers can read, with what they were not made for among its warnings."""
         said = [refuse_beyond(limits, [row.group], name) for limits, name in readers]
         beyond = [f"longer than {limits.context} tokens" for (limits, _), one in zip(readers, said, strict=True) if one]
         return replace(row, warnings=(*row.warnings, *dict.fromkeys(beyond))) if beyond else row
 
-    def traces(self, rows: Sequence[Row], done: int = 0) -> Iterator[list[TokenTrace]]:
+    def traces(self, rows: Sequence[ScoredRow], done: int = 0) -> Iterator[list[TokenTrace]]:
         """Yield the traces of every row, in order, one for each response.
 
         Args:
@@ -169,7 +169,7 @@ class Reader:
             traces = with_rewards(traces, rows, self.rewards, budget, done)
         return guarded(traces, self.files)
 
-    def _policy_traces(self, rows: Sequence[Row], budget: int, done: int) -> Iterator[list[TokenTrace]]:
+    def _policy_traces(self, rows: Sequence[ScoredRow], budget: int, done: int) -> Iterator[list[TokenTrace]]:
         if self.pair is None:
             return bare_traces(rows, self._scoring, done)
         if self.other_tokenizer is None:
@@ -200,7 +200,7 @@ class Reader:
 
     def score_all(
         self,
-        data: Name | Rows,
+        data: Name | RowsInMemory,
         *,
         columns: Mapping[str, str] = {},
         bad_rows: str = "error",
@@ -282,7 +282,7 @@ class Reader:
             raise UserError("A single response is a text behind one prompt.", "score_all reads rows.")
         return single_example(prompts[0].text, response, chat=self.tokenizer.chat_template is not None)
 
-    def _rows(self, examples: Sequence[Example], tokenizer: Any, bad_rows: str) -> tuple[list[Row], DataSummary]:
+    def _rows(self, examples: Sequence[Example], tokenizer: Any, bad_rows: str) -> tuple[list[ScoredRow], DataSummary]:
         limit = self.options.max_length
         data = tokenize(examples, tokenizer, max_length=limit, truncation="response_right", with_texts=True)
         if bad_rows == "error":
@@ -290,7 +290,7 @@ class Reader:
         by_place = {example.where: example for example in examples}
         numbered = enumerate(zip(data.groups, data.texts, strict=True), 1)
         rows = [
-            Row(group.where, group, texts, by_place[group.where], row_warnings(group, tokenizer))
+            ScoredRow(group.where, group, texts, by_place[group.where], row_warnings(group, tokenizer))
             for n, (group, texts) in numbered
         ]
         return rows, data.summary

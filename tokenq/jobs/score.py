@@ -21,7 +21,7 @@ from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, examples_of, settings_given
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Options, Reader
@@ -34,7 +34,7 @@ from tokenq.report.notebook import Traces
 from tokenq.rundir import provenance
 from tokenq.score.config import ScoreConfig
 from tokenq.score.health import pair_warnings
-from tokenq.score.trace import Row
+from tokenq.score.trace import ScoredRow
 
 _LOOKED_AT = 64
 """Traces by which the pair of models is judged."""
@@ -42,7 +42,7 @@ _LOOKED_AT = 64
 
 def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     policy: Name | InMemory | Run | None = None,
-    data: Name | Rows = (),
+    data: Name | RowsInMemory = (),
     output: Name | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -175,7 +175,7 @@ def rows_of(
     reader: Reader,
     listener: Listener,
     data: Data | None = None,
-) -> tuple[list[Row], DataSummary]:
+) -> tuple[list[ScoredRow], DataSummary]:
     """Return what is to be scored in the reader's tokens, and what became of all rows.
 
     Raises:
@@ -205,7 +205,7 @@ def _page_record(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
 def score_to_file(
     path: Path,
     reader: Reader,
-    rows: Sequence[Row],
+    rows: Sequence[ScoredRow],
     config: Mapping[str, Any],
     listener: Listener,
     made_by: str = "tokenq score",
@@ -263,7 +263,7 @@ def _warn(path: Path, listener: Listener) -> None:
         listener.say(f"warning: {warning}")
 
 
-def _key(reader: Reader, rows: Sequence[Row]) -> str:
+def _key(reader: Reader, rows: Sequence[ScoredRow]) -> str:
     """Return a key of all that the traces depend on."""
     options = reader.options
     said = [f"{tokenq.__version__} {SCHEMA}", *(identity.get("weights", "") for identity in reader.identities)]
@@ -273,7 +273,7 @@ def _key(reader: Reader, rows: Sequence[Row]) -> str:
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
-def _record(reader: Reader, rows: Sequence[Row], config: Mapping[str, Any]) -> dict[str, Any]:
+def _record(reader: Reader, rows: Sequence[ScoredRow], config: Mapping[str, Any]) -> dict[str, Any]:
     digest = data_digest(row.group for row in rows)
     policy, reference = reader.identities
     identities = {

@@ -17,7 +17,7 @@ from tokenq.data.sources import Data
 from tokenq.errors import unknown_name
 from tokenq.files import plain, write_json_lines
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, data_given, settings_given
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.run import Run, run_folder
 from tokenq.jobs.searcher import Searcher, TextReward, load_searcher, searched_models
@@ -33,7 +33,7 @@ from tokenq.search.config import SearchConfig
 
 def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     policy: Name | Run | InMemory | None = None,
-    prompts: Name | Rows = (),
+    prompts: Name | RowsInMemory = (),
     output: Name | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -118,7 +118,7 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
 
 def decode(
     policy: Name | Run | InMemory,
-    prompts: Given | Name | Rows,
+    prompts: Given | Name | RowsInMemory,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     judge: TextReward | None = None,
@@ -157,7 +157,7 @@ def is_data(prompts: Any) -> bool:
     return len(prompts) > 0 and (rows or all(isinstance(one, PathLike) for one in prompts))
 
 
-def answers_of(searcher: Searcher, prompts: Given | Name | Rows) -> SearchResults:
+def answers_of(searcher: Searcher, prompts: Given | Name | RowsInMemory) -> SearchResults:
     """Return what a loaded searcher finds for prompts in every form that Python may give them."""
     config = searcher.config
     if is_data(prompts):

@@ -16,7 +16,7 @@ from tokenq.evaluation.sweep_config import SETTINGS, SweepConfig
 from tokenq.evaluation.task_generation import Quality
 from tokenq.files import write_json, write_text
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, settings_given
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, settings_given
 from tokenq.jobs.outputs import claimed_folder, refuse_foreign
 from tokenq.jobs.run import Run
 from tokenq.jobs.search import read_prompts, search_to_file, usable
@@ -71,7 +71,7 @@ class SweepResult:
 
 def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     policy: Name | Run | InMemory | None = None,
-    prompts: Name | Rows = (),
+    prompts: Name | RowsInMemory = (),
     output: Name = "",
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,

@@ -8,7 +8,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, Rows, data_source, model_source
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_source, model_source
 from tokenq.jobs.run import Run
 from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener
@@ -18,7 +18,7 @@ from tokenq.training.config import TrainConfig
 
 def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     model: Name | InMemory,
-    data: Name | Rows,
+    data: Name | RowsInMemory,
     output: Name,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -43,7 +43,7 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     max_length: int = 1024,
     max_prompt_length: int | None = None,
     truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop",
-    eval_data: Name | Rows = (),
+    eval_data: Name | RowsInMemory = (),
     eval_size: int = 0,
     loss: str = "dpo",
     attributes: Sequence[str] = (),

@@ -44,7 +44,7 @@ def silent(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What judging will cost, before it starts.
 
     Attributes:
@@ -84,7 +84,7 @@ class ChatJudge:
     concurrency: int = 8
     progress: Progress = silent
 
-    def estimate(self, comparisons: Sequence[Comparison]) -> Estimate:
+    def estimate(self, comparisons: Sequence[Comparison]) -> CostEstimate:
         """Return how many questions are still to ask, and roughly how many tokens that takes; asks nothing.
 
         Raises:
@@ -94,7 +94,7 @@ class ChatJudge:
         left = [question for key, question in questions.items() if key not in cache]
         read = sum(len(self.template.filled(*question).encode("utf-8", "replace")) for question in left)
         limits = [self.parameters[name] for name in ("max_tokens", "max_completion_tokens") if name in self.parameters]
-        return Estimate(
+        return CostEstimate(
             comparisons=len(comparisons),
             identical=sum(map(_same, comparisons)),
             answered=len(questions) - len(left),

@@ -20,7 +20,7 @@ from tokenq.models.open import open_reward_model
 from tokenq.models.tokenizer import any_tokenizer
 from tokenq.records.examples import Message, Text, TokenGroup, TokenResponse
 
-Rows = Sequence[Sequence[int]]
+TokenRows = Sequence[Sequence[int]]
 """Token ids of texts that begin alike."""
 
 
@@ -114,7 +114,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], res
 
 def _reader(
     spec: ModelSpec, weights: Mapping[str, str | float] | None, budget: int
-) -> tuple[Callable[[Sequence[Rows]], list[Tensor]], PreTrainedModel, tuple[float, ...]]:
+) -> tuple[Callable[[Sequence[TokenRows]], list[Tensor]], PreTrainedModel, tuple[float, ...]]:
     """Return a function from groups of rows to their outputs [rows, A], the model, and the weights of outputs."""
     try:
         rewards = open_reward_model(spec, weights)
@@ -126,7 +126,7 @@ def _reader(
 
 
 @torch.no_grad()
-def _packed_outputs(lm: RewardLM, rows: Sequence[Rows], budget: int) -> list[Tensor]:
+def _packed_outputs(lm: RewardLM, rows: Sequence[TokenRows], budget: int) -> list[Tensor]:
     groups = [_group(one) for one in rows]
     found: dict[int, Tensor] = {}
     for places in plan_pass([group.n_tokens for group in groups], budget):
@@ -136,7 +136,7 @@ def _packed_outputs(lm: RewardLM, rows: Sequence[Rows], budget: int) -> list[Ten
     return [found[place] for place in range(len(rows))]
 
 
-def _group(rows: Rows) -> TokenGroup:
+def _group(rows: TokenRows) -> TokenGroup:
     """Return rows as a group with their common prefix as the prompt, read at the last token of each row."""
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False)))
     first = np.asarray(rows[0][:shared], np.int32)
@@ -148,7 +148,7 @@ def _group(rows: Rows) -> TokenGroup:
 
 
 @torch.no_grad()
-def _own_outputs(model: nn.Module, rows: Rows) -> Tensor:
+def _own_outputs(model: nn.Module, rows: TokenRows) -> Tensor:
     device = next(model.parameters()).device
     ids = [torch.tensor([row], device=device) for row in rows]
     return torch.cat([model(input_ids=row, attention_mask=torch.ones_like(row)).logits for row in ids])

@@ -25,7 +25,7 @@ _MOST_POINTS = 240
 """Points of a line; a longer run is averaged to so many."""
 
 
-class Curve(NamedTuple):
+class DrawnCurve(NamedTuple):
     """A line of one figure.
 
     Attributes:
@@ -58,7 +58,7 @@ class Figure:
     """
 
     title: str
-    curves: tuple[Curve, ...]
+    curves: tuple[DrawnCurve, ...]
     low: str
     high: str
     ticks: tuple[tuple[float, str], ...]
@@ -154,7 +154,7 @@ def _figure(title: str, names: Sequence[tuple[str, str]], record: RunRecord, mar
     return Figure(
         title,
         tuple(
-            Curve(label, kind, _points(series, low, high, last), shown(float(series.values[-1])))
+            DrawnCurve(label, kind, _points(series, low, high, last), shown(float(series.values[-1])))
             for label, kind, series in lines
         ),
         shown(_rounded(low, high - low)),

@@ -20,7 +20,7 @@ from tokenq.report.inline_svg import inline_svg
 from tokenq.report.offline import offline_page
 from tokenq.report.outcome import figure, said, shown_table
 from tokenq.score.spans import Cut, spans_of
-from tokenq.stats.outcome import Example, Outcome
+from tokenq.stats.outcome import ListedExample, Outcome
 
 LISTED = 500
 """Examples that a page lists; the JSON has all numbers."""
@@ -84,7 +84,7 @@ def write_outcome_page(
     write_text(path, text)
 
 
-def _kept(examples: Sequence[Example], traces: Iterable[TokenTrace]) -> list[TokenTrace]:
+def _kept(examples: Sequence[ListedExample], traces: Iterable[TokenTrace]) -> list[TokenTrace]:
     """Return the traces of some examples, in their order; of a pair both sides."""
     wanted = {row for one in examples for row in (one.id, one.id.rpartition("/")[0])}
     by_row: dict[str, list[TokenTrace]] = {}

@@ -15,7 +15,7 @@ from tokenq.errors import UserError
 from tokenq.records.schema import SCHEMA
 from tokenq.records.traces import Alternative, Side, Span, TokenTrace, TraceToken
 from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of, is_read
-from tokenq.score.compare import Comparison, compare
+from tokenq.score.compare import PairComparison, compare
 
 FORMAT = 1
 """Version of the page data; the page and its data always come together."""
@@ -77,9 +77,9 @@ class _Shared:
         return self.words.setdefault((one.id, one.text), len(self.words))
 
 
-def _rows(traces: Sequence[TokenTrace]) -> list[tuple[tuple[int, ...], Comparison | None]]:
+def _rows(traces: Sequence[TokenTrace]) -> list[tuple[tuple[int, ...], PairComparison | None]]:
     """Return the traces of every row, as (chosen, rejected) where two are a pair, in the order of the traces."""
-    rows: list[tuple[tuple[int, ...], Comparison | None]] = []
+    rows: list[tuple[tuple[int, ...], PairComparison | None]] = []
     waiting: dict[tuple[str, Side], int] = {}
     for number, trace in enumerate(traces):
         name, side = _name(trace), trace.side
@@ -102,7 +102,7 @@ def _name(trace: TokenTrace) -> str:
     return trace.id.removesuffix(f"/{trace.side}") if trace.side else trace.id
 
 
-def _compared(chosen: TokenTrace, rejected: TokenTrace) -> Comparison | None:
+def _compared(chosen: TokenTrace, rejected: TokenTrace) -> PairComparison | None:
     """Return how a pair compares; None where rewards do not: other prompts, other models."""
     try:
         return compare(chosen, rejected)
@@ -111,7 +111,7 @@ def _compared(chosen: TokenTrace, rejected: TokenTrace) -> Comparison | None:
 
 
 def _row(
-    members: Sequence[TokenTrace], places: tuple[int, ...], compared: Comparison | None, pair: int | None
+    members: Sequence[TokenTrace], places: tuple[int, ...], compared: PairComparison | None, pair: int | None
 ) -> dict[str, Any]:
     """Return an entry of the list: what it is called, and what it can be sorted by (rewards, where no policy read)."""
     first = members[0]
@@ -212,7 +212,7 @@ def _spans(spans: Sequence[Span]) -> dict[str, list[Any]]:
     return columns | {name: [short(attrgetter(name)(span)) for span in spans] for name in numbers}
 
 
-def _pair(compared: Comparison) -> dict[str, Any]:
+def _pair(compared: PairComparison) -> dict[str, Any]:
     """Return what the two have in common, and for every level what their stretches add to the margin."""
     sides = {"chosen": 0, "rejected": 1}
     levels = {side: _by_level(trace) for side, trace in (("chosen", compared.chosen), ("rejected", compared.rejected))}
@@ -234,7 +234,7 @@ def _pair(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def _token_shares(compared: Comparison) -> dict[str, list[Any]]:
+def _token_shares(compared: PairComparison) -> dict[str, list[Any]]:
     """Return what the tokens behind the shared ones add to the margin, largest first."""
     found = [
         (side, number, sign * token.implicit_reward)

@@ -11,7 +11,7 @@ from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup
 from tokenq.records.traces import TokenTrace, TraceToken
 from tokenq.score.align import Stretch, align
-from tokenq.score.trace import CHUNK, Row, Scoring, assemble
+from tokenq.score.trace import CHUNK, ScoredRow, Scoring, assemble
 
 SAID = (
     "policy and reference have different tokenizers: credit is given to the stretches of text that are whole tokens "
@@ -21,8 +21,8 @@ SAID = (
 
 
 def score_aligned(
-    rows: Sequence[Row],
-    others: Sequence[Row],
+    rows: Sequence[ScoredRow],
+    others: Sequence[ScoredRow],
     scorers: tuple[TokenScorer, TokenScorer],
     scoring: Scoring,
     budget: int,
@@ -67,7 +67,9 @@ def _logps(groups: Sequence[TokenGroup], scorer: TokenScorer, budget: int, first
     return found
 
 
-def _trace(row: Row, other: Row, which: int, logps: tuple[np.ndarray, np.ndarray], scoring: Scoring) -> TokenTrace:
+def _trace(
+    row: ScoredRow, other: ScoredRow, which: int, logps: tuple[np.ndarray, np.ndarray], scoring: Scoring
+) -> TokenTrace:
     text, their_text = row.texts[which], other.texts[which]
     if text.text != their_text.text:
         raise UserError(

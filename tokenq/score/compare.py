@@ -26,7 +26,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairComparison:
     """A pair of traces on one scale.
 
     Attributes:
@@ -47,7 +47,7 @@ class Comparison:
     shares: tuple[Share, ...]
 
 
-def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) -> Comparison:
+def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) -> PairComparison:
     """Return what two responses to the same prompt have in common, and what sets their rewards apart.
 
     Args:
@@ -77,7 +77,7 @@ def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) 
         margin = chosen.totals.given("implicit_reward") - rejected.totals.given("implicit_reward")
         shares += _shares(chosen, "chosen", wanted, shared, 1.0)
         shares += _shares(rejected, "rejected", wanted, shared, -1.0)
-    return Comparison(
+    return PairComparison(
         chosen=chosen,
         rejected=rejected,
         margin=margin,

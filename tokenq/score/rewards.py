@@ -15,7 +15,7 @@ from tokenq.core.packing import at_own_state, every_token, pack, plan_pass
 from tokenq.core.tensors import PackedBatch
 from tokenq.records.traces import TokenTrace, TraceToken
 from tokenq.score.spans import reward_at_end
-from tokenq.score.trace import CHUNK, Row, Scoring, assemble
+from tokenq.score.trace import CHUNK, ScoredRow, Scoring, assemble
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class RewardReader:
         return {**self.identity, "outputs": list(self.outputs), "weights": list(self.weights)}
 
 
-def bare_traces(rows: Sequence[Row], scoring: Scoring, done: int = 0) -> Iterator[list[TokenTrace]]:
+def bare_traces(rows: Sequence[ScoredRow], scoring: Scoring, done: int = 0) -> Iterator[list[TokenTrace]]:
     """Yield the traces of rows that no policy has read: texts, tokens and spans without numbers."""
     for row in rows[done:]:
         yield [assemble(row, which, _bare(row, which), scoring) for which in range(len(row.texts))]
 
 
-def _bare(row: Row, which: int) -> list[TraceToken]:
+def _bare(row: ScoredRow, which: int) -> list[TraceToken]:
     response, text = row.group.responses[which], row.texts[which]
     ends = text.ends.tolist()
     places = zip(response.ids.tolist(), [0, *ends[:-1]], ends, response.mask.tolist(), strict=True)
@@ -53,7 +53,7 @@ def _bare(row: Row, which: int) -> list[TraceToken]:
 
 
 def with_rewards(
-    traces: Iterator[list[TokenTrace]], rows: Sequence[Row], reader: RewardReader, budget: int, done: int = 0
+    traces: Iterator[list[TokenTrace]], rows: Sequence[ScoredRow], reader: RewardReader, budget: int, done: int = 0
 ) -> Iterator[list[TokenTrace]]:
     """Yield the traces with what a reward model says of their tokens.
 
@@ -68,7 +68,7 @@ def with_rewards(
         yield [_rewarded(trace, one, reader) for trace, one in zip(found, outputs, strict=True)]
 
 
-def _outputs(rows: Sequence[Row], reader: RewardReader, budget: int, done: int) -> Iterator[list[Tensor]]:
+def _outputs(rows: Sequence[ScoredRow], reader: RewardReader, budget: int, done: int) -> Iterator[list[Tensor]]:
     """Yield for every row that is not done the outputs [n, A] at all tokens of each response."""
     for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
         groups = [at_own_state(row.group, every_token) for row in rows[start : start + CHUNK]]

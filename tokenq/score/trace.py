@@ -48,7 +48,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredRow:
     """One row to score.
 
     Attributes:
@@ -67,7 +67,7 @@ class Row:
 
 
 def score(
-    rows: Sequence[Row], reader: PairReader, scoring: Scoring, budget: int, done: int = 0
+    rows: Sequence[ScoredRow], reader: PairReader, scoring: Scoring, budget: int, done: int = 0
 ) -> Iterator[list[TokenTrace]]:
     """Yield the traces of every row that is not done, in order: one list a row, one trace per response.
 
@@ -115,7 +115,7 @@ def _lists(candidates: Candidates) -> list[list[tuple[int, float, float]]]:
     return [list(zip(ids, logps, ref_logps, strict=True)) for ids, logps, ref_logps in rows]
 
 
-def _trace(row: Row, which: int, numbers: list[dict[str, Any]], scoring: Scoring) -> TokenTrace:
+def _trace(row: ScoredRow, which: int, numbers: list[dict[str, Any]], scoring: Scoring) -> TokenTrace:
     response, text = row.group.responses[which], row.texts[which]
     for number, value in zip(response.ids[response.mask].tolist(), numbers, strict=True):
         for model, name in (("policy", "logps"), ("reference", "ref_logps")):
@@ -128,7 +128,7 @@ def _trace(row: Row, which: int, numbers: list[dict[str, Any]], scoring: Scoring
 
 
 def assemble(
-    row: Row, which: int, tokens: Sequence[TraceToken], scoring: Scoring, said: tuple[str, ...] = ()
+    row: ScoredRow, which: int, tokens: Sequence[TraceToken], scoring: Scoring, said: tuple[str, ...] = ()
 ) -> TokenTrace:
     """Return the trace of a response from its tokens.
 

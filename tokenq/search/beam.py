@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokenq.core.tensors import Frontier
 from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
-from tokenq.search.guidance import OBJECTIVES, Objective
+from tokenq.search.guidance import OBJECTIVES, SearchObjective
 from tokenq.search.settings import Beams
 
 Order = Callable[[Tensor, Sequence[Branch]], Tensor]
@@ -100,7 +100,7 @@ class _Group:
 def beam_search(
     walk: Walk,
     beams: Beams | None = None,
-    objective: Objective = OBJECTIVES["likelihood"],
+    objective: SearchObjective = OBJECTIVES["likelihood"],
     beta: float = 1.0,
     progress: Progress = silent,
     order: Order = by_score,

@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenq.core.tensors import Frontier
 from tokenq.search.beam import Order, beam_search, by_score, most
 from tokenq.search.branches import Branch, Progress, Walk, silent
-from tokenq.search.guidance import Objective
+from tokenq.search.guidance import SearchObjective
 from tokenq.search.sampling import Dice, kept, mixed_seed
 from tokenq.search.settings import Beams, Sampling
 
@@ -48,7 +48,7 @@ def beam_sample(
     def tempered(frontier: Frontier, beta: float) -> Tensor:
         return kept(frontier.logps, sampling, least)
 
-    objective = Objective("likelihood", tempered, reference=False)
+    objective = SearchObjective("likelihood", tempered, reference=False)
     order = drawn([Dice(mixed_seed(seed, prompt, 0)) for prompt in walk.prompts]) if sampling.temperature else by_score
     return beam_search(walk, beams, objective, progress=progress, order=order)
 

@@ -19,7 +19,7 @@ Value = Callable[[Sequence[Branch]], Sequence[float]]
 """(branches, complete or not) → what each of them is worth; larger is better. They may belong to several prompts."""
 
 
-class Objective(NamedTuple):
+class SearchObjective(NamedTuple):
     """A row of the table.
 
     Attributes:
@@ -49,13 +49,13 @@ def reward(frontier: Frontier, beta: float) -> Float[Tensor, "B V"]:
     return beta * (frontier.logps - frontier.ref_logps)
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "likelihood": Objective("likelihood", likelihood, reference=False),
-    "reward": Objective("reward", reward, reference=True),
+OBJECTIVES: dict[str, SearchObjective] = {
+    "likelihood": SearchObjective("likelihood", likelihood, reference=False),
+    "reward": SearchObjective("reward", reward, reference=True),
 }
 
 
-def find_objective(name: str) -> Objective:
+def find_objective(name: str) -> SearchObjective:
     """Return the row of `name`.
 
     Raises:

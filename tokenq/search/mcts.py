@@ -16,7 +16,7 @@ import torch
 
 from tokenq.core.tensors import Frontier
 from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, grown, silent
-from tokenq.search.guidance import OBJECTIVES, Objective, Value
+from tokenq.search.guidance import OBJECTIVES, SearchObjective, Value
 from tokenq.search.rollouts import written
 from tokenq.search.sampling import Dice, mixed_seed
 from tokenq.search.settings import Sampling, Tree
@@ -36,7 +36,7 @@ class Aim:
         seed: of all that is drawn.
     """
 
-    objective: Objective = OBJECTIVES["likelihood"]
+    objective: SearchObjective = OBJECTIVES["likelihood"]
     beta: float = 0.1
     value: Value | None = None
     sampling: Sampling = field(default_factory=Sampling)

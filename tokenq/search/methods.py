@@ -53,7 +53,7 @@ def rank(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> Sequen
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchOutcome:
     """What a search found for one prompt.
 
     Attributes:
@@ -74,48 +74,48 @@ class Method(NamedTuple):
         rank: orders what was found; None leaves it as it is.
     """
 
-    find: Callable[[Walk, SearchConfig, Aids, Progress], list[Found]]
+    find: Callable[[Walk, SearchConfig, Aids, Progress], list[SearchOutcome]]
     steps_reference: Callable[[SearchConfig, Aids], bool] = lambda *_: False
     rank: Callable[[Sequence[Branch], SearchConfig, Aids], list[Branch]] | None = None
 
 
-def _greedy(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
-    return [Found(branches) for branches in greedy(walk, progress)]
+def _greedy(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
+    return [SearchOutcome(branches) for branches in greedy(walk, progress)]
 
 
-def _sample(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+def _sample(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
     drawn = sample(walk, part(Sampling, config), count=config.n, seed=config.seed, progress=progress)
-    return [Found(branches) for branches in drawn]
+    return [SearchOutcome(branches) for branches in drawn]
 
 
-def _with_lattices(found: list[list[Branch]], walk: Walk) -> list[Found]:
-    return [Found(*both) for both in zip(found, walk.lattices, strict=True)]
+def _with_lattices(found: list[list[Branch]], walk: Walk) -> list[SearchOutcome]:
+    return [SearchOutcome(*both) for both in zip(found, walk.lattices, strict=True)]
 
 
-def _beam(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+def _beam(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
     objective = find_objective(config.objective)
     return _with_lattices(beam_search(walk, part(Beams, config), objective, config.reward_beta, progress), walk)
 
 
-def _beam_sample(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+def _beam_sample(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
     beams, sampling = part(Beams, config), part(Sampling, config)
     return _with_lattices(beam_sample(walk, beams, sampling, seed=config.seed, progress=progress), walk)
 
 
-def _chunk_beam(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+def _chunk_beam(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
     chunks, sampling, beta = part(Chunks, config), part(Sampling, config), config.reward_beta
     return _with_lattices(chunk_search(walk, chunks, sampling, beta=beta, seed=config.seed, progress=progress), walk)
 
 
-def _lookahead(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+def _lookahead(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
     value = aids.value or implicit_reward(config.reward_beta)
     return _with_lattices(lookahead_search(walk, value, part(Lookahead, config), progress), walk)
 
 
-def _mcts(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[Found]:
+def _mcts(walk: Walk, config: SearchConfig, aids: Aids, progress: Progress) -> list[SearchOutcome]:
     objective, sampling = find_objective(config.objective), part(Sampling, config)
     aim = Aim(objective, config.reward_beta, aids.value, sampling, config.seed)
-    return [Found(*both) for both in mcts(walk, part(Tree, config), aim, progress)]
+    return [SearchOutcome(*both) for both in mcts(walk, part(Tree, config), aim, progress)]
 
 
 def _best_of_n(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> list[Branch]:
@@ -198,7 +198,9 @@ def aims_at(config: SearchConfig, *, judged: bool) -> str:
     )
 
 
-def search(walk: Walk, config: SearchConfig, aids: Aids | None = None, progress: Progress = silent) -> list[Found]:
+def search(
+    walk: Walk, config: SearchConfig, aids: Aids | None = None, progress: Progress = silent
+) -> list[SearchOutcome]:
     """Return what a method finds for every prompt of a walk, with the reference's log-probs where one stands by.
 
     Args:

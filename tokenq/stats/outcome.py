@@ -69,7 +69,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Example:
+class ListedExample:
     """One example to look at.
 
     Attributes:
@@ -95,7 +95,7 @@ _TITLE = 80
 """Characters of a prompt in a list of examples."""
 
 
-def worst_first(examples: Sequence[Example], number: str) -> list[Example]:
+def worst_first(examples: Sequence[ListedExample], number: str) -> list[ListedExample]:
     """Return examples by one of their numbers, the least first; those where it is no number come last."""
     return sorted(examples, key=lambda one: numbers_first(one.numbers.get(number)))
 
@@ -117,7 +117,7 @@ class Outcome:
     numbers: Mapping[str, Any]
     tables: Sequence[Table]
     charts: Sequence[Chart] = ()
-    examples: Sequence[Example] = ()
+    examples: Sequence[ListedExample] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
 
     def costing(self, cost: Mapping[str, float]) -> "Outcome":

@@ -12,7 +12,7 @@ import torch
 
 from tokenq.errors import unknown_name
 from tokenq.verify import table
-from tokenq.verify.claim import Claim, Finding, find
+from tokenq.verify.claim import Claim, ClaimResult, find
 
 
 def claims_of(topics: Sequence[str]) -> list[Claim]:
@@ -28,13 +28,13 @@ def claims_of(topics: Sequence[str]) -> list[Claim]:
     return [claim for topic in known if topic in (topics or known) for claim in table.CLAIMS if claim.topic == topic]
 
 
-def check(claims: Sequence[Claim], seeds: range) -> Iterator[Finding]:
+def check(claims: Sequence[Claim], seeds: range) -> Iterator[ClaimResult]:
     """Yield what each claim comes to in the worlds of some seeds, in order."""
     with _one_thread():  # the worlds are so small that handing work over takes longer than doing it
         yield from _findings([partial(find, claim, seeds) for claim in claims])
 
 
-def _findings(checks: Sequence[Callable[[], Finding]]) -> Iterator[Finding]:
+def _findings(checks: Sequence[Callable[[], ClaimResult]]) -> Iterator[ClaimResult]:
     """Yield what each check finds, in their order, from one process per core where processes can be forked."""
     cores = min(os.cpu_count() or 1, len(checks))
     if cores < 2 or "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
@@ -47,15 +47,15 @@ def _findings(checks: Sequence[Callable[[], Finding]]) -> Iterator[Finding]:
         yield from pool.imap(_check, range(len(checks)))
 
 
-_CHECKS: list[Callable[[], Finding]] = []
+_CHECKS: list[Callable[[], ClaimResult]] = []
 """The checks of a forked process: taken over as they are, since functions made in place cannot be sent."""
 
 
-def _take(checks: Sequence[Callable[[], Finding]]) -> None:
+def _take(checks: Sequence[Callable[[], ClaimResult]]) -> None:
     _CHECKS[:] = checks
 
 
-def _check(number: int) -> Finding:
+def _check(number: int) -> ClaimResult:
     return _CHECKS[number]()
 
 

@@ -104,7 +104,7 @@ def broken(
 
 
 @dataclass(frozen=True)
-class Finding:
+class ClaimResult:
     """What came out for one claim.
 
     Attributes:
@@ -130,10 +130,10 @@ class Finding:
         return "fails, as it must" if self.as_expected else "fails"
 
 
-def find(claim: Claim, seeds: range) -> Finding:
+def find(claim: Claim, seeds: range) -> ClaimResult:
     """Check a claim in one world for each seed."""
     errors = (claim.check(Case.of(KINDS[claim.kind](seed), seed)) for seed in seeds)
-    return Finding(claim, len(seeds), max(error if error == error else float("inf") for error in errors))
+    return ClaimResult(claim, len(seeds), max(error if error == error else float("inf") for error in errors))
 
 
 def largest(*errors: Tensor) -> float:

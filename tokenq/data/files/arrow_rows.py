@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tokenq.data.files.row_bounds import Rows, refuse_columns
+from tokenq.data.files.row_bounds import NumberedRows, refuse_columns
 from tokenq.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _BATCH = 1000
 
 
-def read_parquet(handle: io.BufferedIOBase, name: str) -> Rows:
+def read_parquet(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield (row number, columns) of a parquet file."""
     import pyarrow
     import pyarrow.parquet
@@ -26,7 +26,7 @@ def read_parquet(handle: io.BufferedIOBase, name: str) -> Rows:
         raise UserError(f"{name} is not a whole parquet file: {error}.", "Write or download it again.") from error
 
 
-def read_arrow(handle: io.BufferedIOBase, name: str) -> Rows:
+def read_arrow(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield (row number, columns) of an Arrow file, an Arrow stream or a Feather file."""
     import pyarrow
     import pyarrow.feather
@@ -52,7 +52,7 @@ def read_arrow(handle: io.BufferedIOBase, name: str) -> Rows:
         raise UserError(f"{name} is not a whole Arrow file: {error}.", "Write or download it again.") from error
 
 
-def _rows(batches: "Iterator[pyarrow.RecordBatch] | Sequence[pyarrow.RecordBatch] | Any", name: str) -> Rows:
+def _rows(batches: "Iterator[pyarrow.RecordBatch] | Sequence[pyarrow.RecordBatch] | Any", name: str) -> NumberedRows:
     number = 0
     for batch in batches:
         for start in range(0, batch.num_rows, _BATCH):

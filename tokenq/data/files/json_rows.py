@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tokenq.data import turns as talk
-from tokenq.data.files.row_bounds import LONGEST_ROW, Columns, Rows, too_long
+from tokenq.data.files.row_bounds import LONGEST_ROW, Columns, NumberedRows, too_long
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 
@@ -21,7 +21,7 @@ _CHUNK = 2**20
 Line = tuple[int, bytes]
 
 
-def read_json_lines(handle: io.BufferedIOBase, name: str) -> Rows:
+def read_json_lines(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield (line number, columns) of a file with an object per line.
 
     One that holds an array, or an object over several lines, is read as `read_json` reads it.
@@ -35,7 +35,7 @@ def read_json_lines(handle: io.BufferedIOBase, name: str) -> Rows:
         yield from _objects([first], handle, name)
 
 
-def read_json(handle: io.BufferedIOBase, name: str) -> Rows:
+def read_json(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield (row number, columns) of a `.json` file: a whole document, or an object per line."""
     lines = _lines(handle)
     first = next(lines, None)
@@ -66,7 +66,7 @@ def _lines(handle: io.BufferedIOBase, number: int = 0) -> Iterator[Line]:
             yield number, line
 
 
-def _objects(begun: list[Line], handle: io.BufferedIOBase, name: str) -> Rows:
+def _objects(begun: list[Line], handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield the rows of lines, of which the first were read already."""
     for number, line in begun:
         yield number, _row_of(line, handle)
@@ -121,7 +121,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_each_once)
 
 
-def _document(content: bytes, name: str, line: int) -> Rows:
+def _document(content: bytes, name: str, line: int) -> NumberedRows:
     """Yield the rows of a whole document that begins at `line`; values one after the other are read one by one."""
     text = _decoded(content, name, line)
     values, place = [], 0

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from tokenq.data.files.arrow_rows import read_arrow, read_parquet
 from tokenq.data.files.json_rows import read_json, read_json_lines
-from tokenq.data.files.row_bounds import Columns, Rows, within_bounds
+from tokenq.data.files.row_bounds import Columns, NumberedRows, within_bounds
 from tokenq.data.files.separated_rows import read_csv, read_tsv
 from tokenq.data.files.unpacking import (
     PACKED,
@@ -141,7 +141,7 @@ def _batched(table: Any) -> Iterator[Columns]:
             yield dict(zip(columns, cells, strict=True))
 
 
-def _rows(found: Rows, name: str) -> Iterator[Row]:
+def _rows(found: NumberedRows, name: str) -> Iterator[Row]:
     """Yield rows with their places; a row that is too large is a bad row."""
     for count, (number, columns) in enumerate(found, 1):
         if count % _ROWS_BETWEEN_LOOKS == 0:
@@ -151,7 +151,7 @@ def _rows(found: Rows, name: str) -> Iterator[Row]:
         yield Row({}, where, bounded) if isinstance(bounded, BadRow) else Row(bounded, where)
 
 
-READERS: dict[str, Callable[[io.BufferedIOBase, str], Rows]] = {
+READERS: dict[str, Callable[[io.BufferedIOBase, str], NumberedRows]] = {
     ".arrow": read_arrow,
     ".csv": read_csv,
     ".feather": read_arrow,

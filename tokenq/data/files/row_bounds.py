@@ -7,7 +7,7 @@ from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 
 Columns = dict[str, Any]
-Rows = Iterator[tuple[int, Columns | BadRow]]
+NumberedRows = Iterator[tuple[int, Columns | BadRow]]
 """The rows of a file: (its number, its columns by name or why it has none)."""
 
 LONGEST_ROW = 2**23

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from tokenq.data.files.json_rows import OTHER_ENCODING
-from tokenq.data.files.row_bounds import LONGEST_ROW, Columns, Rows, refuse_columns, too_long
+from tokenq.data.files.row_bounds import LONGEST_ROW, Columns, NumberedRows, refuse_columns, too_long
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 
@@ -17,17 +17,17 @@ _MISSING = ("NaN", "nan")
 _CHUNK = 2**20
 
 
-def read_csv(handle: io.BufferedIOBase, name: str) -> Rows:
+def read_csv(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield (row number, columns) of a file with commas, or the separator that its header shows."""
     return _read(handle, name, ",")
 
 
-def read_tsv(handle: io.BufferedIOBase, name: str) -> Rows:
+def read_tsv(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     """Yield (row number, columns) of a file with tabs, or the separator that its header shows."""
     return _read(handle, name, "\t")
 
 
-def _read(handle: io.BufferedIOBase, name: str, usual: str) -> Rows:
+def _read(handle: io.BufferedIOBase, name: str, usual: str) -> NumberedRows:
     faults: list[BadRow] = []
     lines = _lines(handle, faults)
     before, first = next(((n, line) for n, line in enumerate(lines) if line.strip(" ,;\t|\r\n")), (0, ""))

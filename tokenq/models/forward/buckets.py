@@ -48,7 +48,7 @@ def buckets_of(spans: Sequence[tuple[int, int]], device: torch.device) -> tuple[
 
 
 @dataclass(frozen=True)
-class Rows:
+class BucketRows:
     """The branches that grow from the prompts of a bucket.
 
     Attributes:
@@ -69,7 +69,7 @@ class Rows:
         table.index_copy_(1, rows, values)
 
 
-def rows_of(buckets: Sequence[Bucket], owners: Tensor) -> list[Rows | None]:
+def rows_of(buckets: Sequence[Bucket], owners: Tensor) -> list[BucketRows | None]:
     """Return the branches of each bucket's prompts, None where there are none.
 
     Args:
@@ -79,7 +79,7 @@ def rows_of(buckets: Sequence[Bucket], owners: Tensor) -> list[Rows | None]:
     by_prompt = owners.argsort(stable=True)
     counts = torch.bincount(owners, minlength=sum(len(bucket.prompts) for bucket in buckets))
     firsts = counts.cumsum(0) - counts
-    found: list[Rows | None] = []
+    found: list[BucketRows | None] = []
     for bucket in buckets:
         own = counts[bucket.prompts]
         most = int(own.max())
@@ -90,8 +90,8 @@ def rows_of(buckets: Sequence[Bucket], owners: Tensor) -> list[Rows | None]:
         index = by_prompt[(firsts[bucket.prompts][:, None] + each).clamp(max=len(owners) - 1)]
         real = (each < own[:, None]).flatten().nonzero().squeeze(1)
         if len(real) < index.numel():
-            found.append(Rows(index, real, False))
+            found.append(BucketRows(index, real, False))
         else:
             every = torch.equal(index.flatten(), torch.arange(len(owners), device=owners.device))
-            found.append(Rows(index, None, every))
+            found.append(BucketRows(index, None, every))
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenq.models.forward.attention import Layout
-from tokenq.models.forward.buckets import Bucket, Rows, buckets_of, rows_of
+from tokenq.models.forward.buckets import Bucket, BucketRows, buckets_of, rows_of
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Branches:
     lengths: Tensor
     longest: int
     level: bool
-    rows: list[Rows | None]
+    rows: list[BucketRows | None]
     layers: dict[int, _Growth]
     filled: list[int]
 
@@ -243,7 +243,7 @@ class Steps:
         output = output + near_weights @ own.values[:, :, :width]
         return output.transpose(1, 2).reshape(1, heads * repeats, -1, value.shape[-1]).transpose(1, 2)
 
-    def _reach(self, window: int | None, rows: Rows, longest: int) -> int:
+    def _reach(self, window: int | None, rows: BucketRows, longest: int) -> int:
         """Return the first position of a bucket that the window of any of its branches reaches."""
         if window is None:
             return 0
@@ -251,7 +251,7 @@ class Steps:
         fewest = now.longest if now.level else int(now.lengths[rows.index].min())
         return longest - min(longest, max(0, window - 1 - fewest))
 
-    def _masked(self, far: Tensor, bucket: Bucket, rows: Rows, window: int | None) -> Tensor:
+    def _masked(self, far: Tensor, bucket: Bucket, rows: BucketRows, window: int | None) -> Tensor:
         """Mask scores [heads, P, n, repeats, L] of prompt tokens that are padding or outside the window."""
         length = far.shape[-1]
         if bucket.missing is not None and length:
