@@ -91,7 +91,7 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> UserError:
 
 
 def of_the_machine(error: OSError | MemoryError) -> UserError | None:
-    """Return what to tell of an error that the machine is to blame for, or a name that it cannot bear; None of others.
+    """Return a message for an error of the machine, or of a name that it cannot bear; None for other errors.
 
     Args:
         error: what no room has put into words of its own.

@@ -92,7 +92,7 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
         UserError: there is no such file, or it is broken.

@@ -52,7 +52,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def old_of(path: Path) -> Path:
-    """Return where a folder lies while it is being replaced."""
+    """Return the place of a folder while it is being replaced."""
     return path.with_name(f".{path.name}{_BEFORE}")
 
 

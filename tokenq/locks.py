@@ -107,7 +107,7 @@ def _refusal(output: Path, note: Path) -> UserError:
 
 
 def _read(note: Path) -> dict[str, Any]:
-    """Return what the holder says of itself; it may be just about to."""
+    """Return the holder's note about itself, empty if it is not written yet."""
     for _ in range(5):
         with contextlib.suppress(OSError, ValueError):
             who = json.loads(note.read_text(encoding="utf-8"))

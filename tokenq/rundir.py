@@ -133,7 +133,7 @@ def write_config(run: RunDir, config: Mapping[str, Any]) -> None:
 
 
 def provenance(config: Mapping[str, Any], seed: int, identities: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where a run comes from, ready for `record_start`.
+    """Return the provenance of a run, ready for `record_start`.
 
     Args:
         config: the resolved configuration.

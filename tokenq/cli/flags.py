@@ -232,7 +232,7 @@ def _parser(config: type[Any], prog: str, sections: Mapping[str, str], bare: str
 
 
 def _shape(kind: Any) -> dict[str, Any]:
-    """Return what argparse needs to know of a type: how many words it takes, and how they are called."""
+    """Return the argparse options of a type: how many words it takes, and their metavar."""
     options = [option for option in get_args(kind) if option is not type(None)]
     if get_origin(kind) in (Union, types.UnionType):
         kind = options[0]
@@ -294,7 +294,7 @@ def _unknown_flags(words: Sequence[str], config: type[Any], spelt_elsewhere: Map
 
 
 def _elsewhere(name: str, spell: Callable[[str], str], config: type[Any], spelt_elsewhere: Mapping[str, str]) -> str:
-    """Return what to write in place of a name that does not exist, "" where nothing comes close."""
+    """Return a hint for a name that does not exist, "" where no known name comes close."""
     names = [field.name for field in fields(config)]
     known = spelt_elsewhere.get(name)
     if known is not None and known not in names:

@@ -151,7 +151,7 @@ def _overview(family: str = "") -> str:
 
 
 def _runs(module: str) -> Callable[[Any], int]:
-    """Return what runs a command; its module is imported when it is called."""
+    """Return the function that runs a command; its module is imported on the first call."""
 
     def run(config: Any) -> int:
         code: int = import_module(f"tokenq.cli.{module}").run(config)

@@ -132,7 +132,7 @@ class RunComparison:
 
 
 def compare(setups: Sequence[Setup], baseline: Setup, how: Resampling = PLAIN) -> RunComparison:
-    """Return what the setups say of the pairs that all of them hold out.
+    """Compare setups on the pairs that all of them hold out.
 
     Args:
         setups: what to compare, the baseline among them.

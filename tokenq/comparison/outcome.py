@@ -19,7 +19,7 @@ _SHOWN_APART = {"loss", "beta", "loss_options", "seed"}
 
 
 def outcome_of(found: RunComparison) -> Outcome:
-    """Return what to show of a comparison."""
+    """Return a comparison as tables and charts."""
     setups = [one.setup for one in found.compared]
     several = any(len(setup.runs) > 1 for setup in setups)
     tables = [

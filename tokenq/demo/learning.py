@@ -147,5 +147,5 @@ def _labelled(world: World, name: str, posts: Sequence[Post], tastes: Mapping[st
 
 
 def decoding(world: World) -> dict[str, Any]:
-    """Return how every search of the demonstration writes."""
+    """Return the decoding settings of every search of the demonstration."""
     return {"max_new_tokens": NEW_TOKENS, "batch_size": 150, "device": "cpu", "seed": world.settings.seed}

@@ -44,12 +44,12 @@ SAMPLES = 4
 
 
 def quick_searches() -> list[str]:
-    """Return what a quick demonstration searches."""
+    """Return the searches of a quick demonstration."""
     return settings((1, 2, 5, 10), (2, 8), (8,))
 
 
 def all_searches() -> list[str]:
-    """Return what the demonstration searches."""
+    """Return the searches of the demonstration."""
     return settings((1, 2, 3, 5, 10, 20), (2, 4, 8, 16), (4, 16))
 
 

@@ -77,7 +77,7 @@ def start(record: RunRecord) -> Finding | None:
 
 
 def drift(record: RunRecord) -> Finding | None:
-    """Return what became of the chosen and of the rejected log-probs, each by itself.
+    """Check the curves of the chosen and of the rejected log-probs, each by itself.
 
     Both fall in healthy runs: over responses that the reference would write, the mean reward is −β KL(π_ref‖π)
     (arXiv 2404.12358, Eq. 16), and a reference fitted to the chosen ones makes theirs fall too. It is a finding where

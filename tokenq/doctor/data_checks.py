@@ -74,7 +74,7 @@ def data_facts(
     tokenizer: Any,
     trained_on: Sequence[TokenGroup] = (),
 ) -> DataFacts:
-    """Return what is counted in a data set.
+    """Return the counts of a data set.
 
     Args:
         groups: its groups.

@@ -64,7 +64,7 @@ CHECKS: Mapping[str, Check] = {
 
 
 def diagnose(record: RunRecord) -> list[Finding]:
-    """Return what the checks find, the worst first.
+    """Return the findings of all checks, the worst first.
 
     Args:
         record: the run, with whatever was measured beside it.

@@ -38,7 +38,7 @@ def updated_in(record: RunRecord) -> str | None:
 
 
 def update_size(record: RunRecord) -> float:
-    """Return how far an update moves a weight at the peak of the learning rate; 0 where nothing tells."""
+    """Return the size of an update of a weight at the peak of the learning rate; 0 if unknown."""
     rates = record.training("learning_rate").values
     rate = float(rates.max()) if len(rates) else 0.0
     if record.config.get("optimizer", "adamw") != "sgd":

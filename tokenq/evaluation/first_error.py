@@ -113,7 +113,7 @@ def sweep(solutions: Sequence[Solution], rule: Rule) -> ThresholdSweep:
 
 
 def baselines(solutions: Sequence[Solution], how: Resampling = PLAIN) -> dict[str, FirstError]:
-    """Return what is reached without looking at any step.
+    """Return the accuracies of rules that look at no step.
 
     `always_none`, `always_first` and `always_last` step; `random`: no error or one of the S steps, each with
     probability 1/(S + 1), expected; `best_random`: no error with probability q, else a uniform step, at the q with the

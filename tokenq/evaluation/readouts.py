@@ -219,5 +219,5 @@ LABELS = {
 
 
 def label(identifier: str) -> str:
-    """Return what an identifier is called."""
+    """Return the label of an identifier."""
     return LABELS.get(identifier, identifier.replace("_", " "))

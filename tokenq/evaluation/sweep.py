@@ -89,7 +89,7 @@ class Point:
 
 
 def first_samples(result: SearchResult, count: int, config: SearchConfig) -> SearchResult:
-    """Return what a method makes of the first samples of a pool, at what they alone would have cost.
+    """Apply a method to the first samples of a pool, at the cost of these samples alone.
 
     Args:
         result: samples of one prompt, in the order in which they were drawn.
@@ -204,7 +204,7 @@ def _one_by_one(results: Sequence[SearchResult], quality: Quality) -> list[Float
 def rivals_of(
     results: Sequence[SearchResult], pool: Sequence[SearchResult], searches: Sequence[SearchConfig]
 ) -> dict[str, list[SearchResult]]:
-    """Return what samples that cost no more than each of some results make of the same prompts.
+    """Return the results of samples on the same prompts that cost no more than each given result.
 
     Args:
         results: what a search found, one a prompt.

@@ -181,7 +181,7 @@ def as_pairs(traces: Sequence[TokenTrace]) -> list[tuple[str, TokenTrace, TokenT
 
 
 def trace_cost(traces: Sequence[TokenTrace]) -> dict[str, float]:
-    """Return what scoring has cost at least: the responses' tokens, through each of the models."""
+    """Return the least cost of scoring: the responses' tokens, through each of the models."""
     models = 2 * any(trace.policy for trace in traces) + any(trace.reward_model for trace in traces)
     return {"response_tokens": float(sum(trace.totals.tokens for trace in traces)), "models": float(models)}
 

@@ -148,7 +148,7 @@ WIDTHS = (1, 2, 3, 5)
 
 
 def exact_search(seeds: Sequence[int] = WORLDS) -> Table:
-    """Return what beams find under π*, by the return Σ r and by what they maximise in theory, Σ r + β log π_ref.
+    """Return the beams' results under π*, by the return Σ r and by their objective in theory, Σ r + β log π_ref.
 
     Beams maximise Σ log π*, without length normalisation; beside them a sample of π*, and the best of all responses.
     """
@@ -181,7 +181,7 @@ def _searches(world: TokenMDP) -> dict[str, NDArray[np.float64]]:
 
 
 def _place(world: TokenMDP, ends: Tensor, branch: Branch) -> int:
-    """Return which of all responses per branch is."""
+    """Return the index of each branch among all responses."""
     state = world.walk((world.vocab_size + branch.prompt, *branch.tokens))
     return int(torch.nonzero(ends == state)[0])
 

@@ -73,7 +73,7 @@ def _accelerate() -> Iterator[None]:
 
 
 def _states() -> list[dict[str, Any]]:
-    """Return what accelerate remembers of a process: the first device and precision that it was asked for."""
+    """Return accelerate's shared states of a process: its first device and precision."""
     if "accelerate.state" not in sys.modules:
         return []
     from accelerate.state import AcceleratorState, GradientState, PartialState

@@ -49,7 +49,7 @@ class NamedInput(NamedTuple):
 def spec_of(
     model: Name | Run | InMemory, tokenizer: "PreTrainedTokenizerBase | None" = None, **options: Any
 ) -> "ModelSpec":
-    """Return how a model is loaded, whatever it is given as.
+    """Return the specification of a model, whatever it is given as.
 
     Args:
         model: a folder, a hub id, a run or its folder (its policy is meant), a model of `transformers` or `peft`, or
@@ -131,7 +131,7 @@ def _write_model(loaded: "Loaded", folder: Path) -> None:
 def models_given(
     models: Mapping[str, Name | InMemory | None], tokenizer: "PreTrainedTokenizerBase | None"
 ) -> tuple[dict[str, str | None], dict[str, "Loaded"]]:
-    """Return what models are called by their role, and those of them that are in memory.
+    """Return the names of models by role, and the models that are in memory.
 
     Args:
         models: by role, the policy first.
@@ -177,7 +177,7 @@ def settings_given(
 
 
 def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:
-    """Return what data are called, and the sources or the rows themselves.
+    """Return the names of data, and the sources or the rows themselves.
 
     Args:
         data: a source or a list of sources as `--data` takes them, a `datasets.Dataset`, a pandas frame, or a list of

@@ -109,7 +109,7 @@ def _given_pair(
 def _rewards_given(
     model: Name | Run | InMemory, tokenizer: PreTrainedTokenizerBase | None, options: Options
 ) -> ModelSpec:
-    """Return how a reward model is loaded; one in memory without a tokenizer reads with the policy's."""
+    """Return the specification of a reward model; one in memory without a tokenizer reads with the policy's."""
     named = model.reward_model if isinstance(model, Run) else model
     given = spec_of(named, None if isinstance(named, str | PathLike) else tokenizer)
     return replace(options.spec(given.path), loaded=given.loaded)

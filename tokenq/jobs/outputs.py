@@ -93,12 +93,12 @@ def _foreign(path: Path, made_by: str) -> UserError:
 
 
 def beside(path: Path) -> Path:
-    """Return where the provenance of a file of lines stands."""
+    """Return the path of the provenance of a file of lines."""
     return path.with_name(f"{path.name}.provenance.json")
 
 
 def recorder(path: Path, record: Callable[[], Mapping[str, Any]]) -> Callable[[Path], None]:
-    """Return what writes the provenance of a file of records, told the finished file before it takes its place.
+    """Return the function that writes the provenance of a file of records before the file takes its place.
 
     So the provenance is never older than the file, and says what the file's bytes are: one that was cut, or has not
     come to its place, does not count as made.
@@ -165,7 +165,7 @@ class Parts:
         return slice(self._state.process_index, None, self._state.num_processes)
 
     def begin(self, wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> int:
-        """Return how many lines of this process are there already, from a killed run of the same job.
+        """Return the number of lines that this process wrote before, in a killed run of the same job.
 
         Args:
             wanted: False for a line from which on the job is done again.

@@ -70,7 +70,7 @@ class Options:
     base: str | None = None
 
     def spec(self, path: str) -> ModelSpec:
-        """Return how a model is loaded under these options."""
+        """Return the specification of a model under these options."""
         code = self.trust_remote_code
         return ModelSpec(path, self.dtype, self.device, trust_remote_code=code, base=self.base)
 
@@ -229,7 +229,7 @@ class Reader:
         return Traces(traces, self.title, record | {"beta": self.options.beta})
 
     def decode(self, prompts: Any, *, judge: TextReward | None = None, **settings: Any) -> SearchResults:
-        """Return what a search finds for every prompt, with the models that are loaded.
+        """Search for answers to prompts with the loaded models.
 
         Args:
             prompts: as `tokenq.decode` takes them.

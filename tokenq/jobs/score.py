@@ -176,7 +176,7 @@ def rows_of(
     listener: Listener,
     data: Data | None = None,
 ) -> tuple[list[ScoredRow], DataSummary]:
-    """Return what is to be scored in the reader's tokens, and what became of all rows.
+    """Return the rows to score in the reader's tokens, and a summary of all rows.
 
     Raises:
         UserError: a row cannot be used, and is not to be left out; the first in the order of the data is named.
@@ -195,7 +195,7 @@ def rows_of(
 
 
 def _page_record(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
-    """Return where the traces come from, for a page."""
+    """Return the provenance of traces, for a page."""
     own, other = reader.identities
     read: dict[str, Any] = {"policy": own, "reference": other} if own else {}
     read |= {} if reader.rewards is None else {"reward_model": reader.rewards.identity}

@@ -125,7 +125,7 @@ def decode(
     listener: Listener = SILENCE,
     **settings: Any,
 ) -> SearchResults:
-    """Return what a search finds for every prompt: `decode(p, "What is 2 + 2?", method="beam", width=5)`.
+    """Search for answers to prompts: `decode(p, "What is 2 + 2?", method="beam", width=5)`.
 
     Args:
         policy: a run or its folder (reference and β are then the run's), a folder, a hub id, the folder of an adapter,
@@ -158,7 +158,7 @@ def is_data(prompts: Any) -> bool:
 
 
 def answers_of(searcher: Searcher, prompts: Given | Name | RowsInMemory) -> SearchResults:
-    """Return what a loaded searcher finds for prompts in every form that Python may give them."""
+    """Search with loaded models, for prompts in any form that Python may give them."""
     config = searcher.config
     if is_data(prompts):
         loaded = load_prompts(data_given(prompts)[1], config.columns, config.style, config.bad_rows)

@@ -157,7 +157,7 @@ class Searcher:
         return text
 
     def _aids(self, ids: Sequence[tuple[int, ...]], prompts: Sequence[Prompt], judged: list[int]) -> Aids:
-        """Return what stands by a search: the judge, whose tokens are counted by prompt, and who finds answers.
+        """Return the aids of a search: the judge, whose tokens are counted by prompt, and the extractor of answers.
 
         Args:
             ids: tokens of every prompt.
@@ -253,7 +253,7 @@ def load_searcher(
 
 
 def rating_of(config: SearchConfig, judge: TextReward | None) -> TextRating | None:
-    """Return what judges texts: a function, or the reward model of the configuration; None where nothing does."""
+    """Return the judge of texts: a function, or the reward model of the configuration; None without one."""
     if judge is not None:
         return lambda prompts, texts, _: judge(prompts, texts)
     if config.reward_model is None:

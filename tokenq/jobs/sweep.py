@@ -173,7 +173,7 @@ def _found(
     listener: Listener,
     interrupted: Callable[[], bool],
 ) -> dict[str, list[SearchResult]] | None:
-    """Return what every search found by its name, the pool of samples first; None when that was interrupted."""
+    """Return the results of every search by name, the pool of samples first; None after an interruption."""
     pool = replace(
         base, method="sample", n=max([config.pool, *(s.n for s in settings.values() if _is_pooled(s, base))])
     )
@@ -213,7 +213,7 @@ class _Named:
 
 
 def parse_settings(config: SweepConfig) -> dict[str, SearchConfig]:
-    """Return what to search by the words that ask for it: a method, and name=value for its options.
+    """Return the configuration of each search by the words that ask for it: a method, and name=value options.
 
     Raises:
         UserError: an unknown method or option, a value of the wrong type, or one without effect.
@@ -254,7 +254,7 @@ def _is_pooled(one: SearchConfig, base: SearchConfig) -> bool:
 
 
 def _as_loaded(one: SearchConfig, loaded: Searcher) -> Searcher:
-    """Return what searches as `one` asks, with the models and the β that were found for all of them."""
+    """Return a searcher for one configuration, with the models and the β of all of them."""
     known = loaded.config
     config = replace(one, policy=known.policy, reference=known.reference, beta=known.beta)
     pairs = zip(loaded.terms, weights_of(config), strict=True)

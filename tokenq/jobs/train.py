@@ -1,4 +1,4 @@
-"""`tokenq.training`: a training from Python."""
+"""`tokenq.train`: train a policy or a reward model from Python."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike, fspath

@@ -216,7 +216,7 @@ class Connection(AbstractContextManager["Connection"]):
         ) from None
 
     def _without_key(self, problem: object) -> str:
-        """Return what is said, in one line; some servers repeat the key, and part of one they cut."""
+        """Return a message in one line, without the key, which some servers repeat in whole or in part."""
         said = " ".join(str(problem).split())[:300].rstrip(".")
         return said if self._key == "none" else re.sub(re.escape(self._key[:8]) + r"\S*", "[key]", said)
 

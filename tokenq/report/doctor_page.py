@@ -129,7 +129,7 @@ def write_doctor_page(
 
 
 def _facts(record: RunRecord) -> list[tuple[str, str]]:
-    """Return what the run was, as (name, text)."""
+    """Return the facts of a run, as (name, text)."""
     told: dict[str, Any] = {name: record.config.get(name) for name in ("model", "reference", "loss", "learning_rate")}
     told |= {"beta": record.beta if record.loss.reference else None, "batch size": record.config.get("batch_size")}
     told |= {"data": ", ".join(record.config.get("data") or ()), "began": record.provenance.get("started")}

@@ -99,7 +99,7 @@ def _check(folder: Path, sections: Sequence[Section]) -> None:
 
 
 def _section(folder: Path, section: Section, drawn: bool) -> dict[str, Any]:
-    """Return what the page shows of a section; draw its files where that can be done."""
+    """Return a section as the page shows it; draw its files if matplotlib is installed."""
     scales = {name: largest([one.trace for one in section.heat_maps], channel) for name, channel in CHANNELS.items()}
     return {
         "name": section.name,

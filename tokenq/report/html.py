@@ -102,7 +102,7 @@ def fragment(trace: TokenTrace, channel: str | None = None) -> str:
 
 
 def facts(trace: TokenTrace) -> list[tuple[str, str]]:
-    """Return what is known of a whole response, as (name, number in words)."""
+    """Return the numbers of a whole response, as (name, number in words)."""
     totals = trace.totals
     names = (trace.reward_model or {}).get("outputs", ())
     numbers = {"reward": totals.reward, **dict(zip(names, totals.outputs, strict=False))}
@@ -154,7 +154,7 @@ def _mark(part: str) -> str:
 
 
 def _name(token: TraceToken, trace: TokenTrace) -> str:
-    """Return what a token is called: its piece, EOS, or its number where it has no piece."""
+    """Return the label of a token: its piece, EOS, or its number if it has no piece."""
     if token.text:
         return token.text
     return "EOS" if trace.terminal and token is trace.tokens[-1] else f"#{token.id}"

@@ -32,7 +32,7 @@ class TraceView:
     trace: TokenTrace = field(repr=False)
 
     def __repr__(self) -> str:
-        """Return what was read, in a line."""
+        """Return the trace in one line."""
         return f"TraceView({self.trace.id!r}, {len(self.tokens)} tokens, {self.totals})"
 
     @property
@@ -148,7 +148,7 @@ class SearchResults(Sequence[SearchResult]):
         return list(read_results(self.source)) if isinstance(self.source, Path) else self.source
 
     def __len__(self) -> int:
-        """Return how many prompts were answered."""
+        """Return the number of prompts."""
         return len(self._results)
 
     @overload

@@ -108,7 +108,7 @@ DATA = ("data", "prompts", "traces", "results", "preferences", "runs", "run", "e
 
 
 def origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what a page says of where it comes from, as (name, text); nothing without a record.
+    """Return the origin of a page, as (name, text); empty without a record.
 
     Args:
         record: provenance, as `tokenq.rundir.provenance` gives it, perhaps with "beta".

@@ -59,7 +59,7 @@ def card(trace: TokenTrace) -> RenderableType:
 
 
 def _rewards(trace: TokenTrace) -> str:
-    """Return what a reward model says of the whole response."""
+    """Return a reward model's reward of the whole response."""
     totals, names = trace.totals, (trace.reward_model or {})["outputs"]
     parts = ", ".join(f"{name} {number:+.3f}" for name, number in zip(names, totals.outputs, strict=False))
     return f"reward {totals.reward:+.3f}" + (f" ({parts})" if parts else "")

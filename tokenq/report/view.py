@@ -103,7 +103,7 @@ def _name(trace: TokenTrace) -> str:
 
 
 def _compared(chosen: TokenTrace, rejected: TokenTrace) -> PairComparison | None:
-    """Return how a pair compares; None where rewards do not: other prompts, other models."""
+    """Return the comparison of a pair; None if rewards cannot be compared: other prompts, other models."""
     try:
         return compare(chosen, rejected)
     except UserError:
@@ -133,7 +133,7 @@ def _row(
 
 
 def _worth(trace: TokenTrace) -> list[tuple[str, float | None]]:
-    """Return what each token and each span of a response is worth, with its level."""
+    """Return the value of each token and each span of a response, with its level."""
     if is_read(trace):
         return [
             *(("token", token.implicit_reward) for token in trace.tokens),
@@ -213,7 +213,7 @@ def _spans(spans: Sequence[Span]) -> dict[str, list[Any]]:
 
 
 def _pair(compared: PairComparison) -> dict[str, Any]:
-    """Return what the two have in common, and for every level what their stretches add to the margin."""
+    """Return the common part of two responses, and for every level the contribution of each stretch to the margin."""
     sides = {"chosen": 0, "rejected": 1}
     levels = {side: _by_level(trace) for side, trace in (("chosen", compared.chosen), ("rejected", compared.rejected))}
     read = is_read(compared.chosen)  # a reward model judges whole responses: no stretch earns its margin
@@ -235,7 +235,7 @@ def _pair(compared: PairComparison) -> dict[str, Any]:
 
 
 def _token_shares(compared: PairComparison) -> dict[str, list[Any]]:
-    """Return what the tokens behind the shared ones add to the margin, largest first."""
+    """Return the contributions to the margin of the tokens behind the shared ones, largest first."""
     found = [
         (side, number, sign * token.implicit_reward)
         for side, sign, trace in ((0, 1, compared.chosen), (1, -1, compared.rejected))

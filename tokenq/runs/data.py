@@ -11,7 +11,7 @@ from tokenq.runs.record import RunRecord
 
 
 def data_of_run(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Example]]:
-    """Return what a run's sources hold, what it trained on, and what it held out.
+    """Return the rows of a run's sources, its training data, and its held-out data.
 
     Raises:
         UserError: the rows are no longer there, or cannot be read.

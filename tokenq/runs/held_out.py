@@ -58,7 +58,7 @@ class HeldOutPairs:
     references: Floats
 
     def places(self) -> dict[PairKey, int]:
-        """Return where each pair stands."""
+        """Return the place of each pair."""
         return {key: place for place, key in enumerate(self.keys)}
 
     def at(self, keys: Sequence[PairKey]) -> "HeldOutPairs":

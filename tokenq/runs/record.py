@@ -175,7 +175,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Return what the run directory at `path` holds.
+    """Return the record of the run directory at `path`.
 
     Raises:
         UserError: there is no run, or it has not come to its first step, or a file of it is broken.

@@ -48,7 +48,7 @@ class PairComparison:
 
 
 def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) -> PairComparison:
-    """Return what two responses to the same prompt have in common, and what sets their rewards apart.
+    """Compare two responses to the same prompt: their common part, and the difference of their rewards.
 
     Args:
         chosen: trace of the chosen response.

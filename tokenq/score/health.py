@@ -16,7 +16,7 @@ _SAID = "tokenq"
 
 
 def row_warnings(group: TokenGroup, tokenizer: Any) -> tuple[str, ...]:
-    """Return what is to be said about a row before it is scored.
+    """Return the warnings about a row before it is scored.
 
     Args:
         group: its tokens.
@@ -53,7 +53,7 @@ def _mark(tokenizer: Any) -> str:
 
 
 def pair_warnings(traces: Sequence[TokenTrace]) -> list[str]:
-    """Return what a run's traces say about the pair of models.
+    """Return the warnings about the pair of models that a run's traces give.
 
     Args:
         traces: some traces of the run.

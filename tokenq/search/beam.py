@@ -23,7 +23,7 @@ score of the beam."""
 
 
 def by_score(added: Float[Tensor, "R V"], beams: Sequence[Branch]) -> Float[Tensor, "R V"]:
-    """Return what is added: continuations are chosen by their scores."""
+    """Return the scores by which continuations are chosen."""
     return added
 
 

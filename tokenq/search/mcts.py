@@ -49,7 +49,7 @@ class Aim:
         return [replace(one, score=score) for one, score in zip(branches, self.value(branches), strict=True)]
 
     def added(self, frontier: Frontier) -> torch.Tensor | None:
-        """Return what each token adds to the score of its branch; None for nothing: a judge adds nothing up."""
+        """Return each token's share of the score of its branch; None for a judge, who scores whole texts."""
         return None if self.value is not None else self.objective.score(frontier, self.beta)
 
 

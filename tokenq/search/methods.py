@@ -40,7 +40,7 @@ class Aids:
 
 
 def rank(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> Sequence[float]:
-    """Return what the ranking of a configuration gives complete responses.
+    """Return the scores of complete responses under the ranking of a configuration.
 
     Raises:
         UserError: an unknown ranking, one that needs a reference, or "value" without a value.
@@ -201,7 +201,7 @@ def aims_at(config: SearchConfig, *, judged: bool) -> str:
 def search(
     walk: Walk, config: SearchConfig, aids: Aids | None = None, progress: Progress = silent
 ) -> list[SearchOutcome]:
-    """Return what a method finds for every prompt of a walk, with the reference's log-probs where one stands by.
+    """Search with a method for every prompt of a walk, with the reference's log-probs if there is a reference.
 
     Args:
         walk: prompts and limits, at their beginning.

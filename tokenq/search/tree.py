@@ -47,7 +47,7 @@ class Node:
     place: tuple[Any, int] | None = None
 
     def q(self, backup: str) -> float:
-        """Return what a visited node is worth; one that is fully known is worth its best."""
+        """Return the value of a visited node; that of its best leaf once it is fully known."""
         return self.best if backup == "max" or self.solved else self.total / self.visits
 
 

@@ -262,7 +262,7 @@ def _bca(values: Floats, replicates: Floats, left_out: Floats, z: float) -> tupl
 
 
 def _quantile(ordered: Floats, places: Floats) -> Floats:
-    """Return what stands at a place of each sorted column, linear between neighbours."""
+    """Return the value at a place of each sorted column, linear between neighbours."""
     lower = np.floor(places).astype(np.int64)
     upper = np.minimum(lower + 1, len(ordered) - 1)
     share = places - lower

@@ -86,7 +86,7 @@ class ListedExample:
 
 
 def titled(row: str, prompt: str) -> str:
-    """Return what to call an example in a list: its row, and how its prompt ends, where the question stands."""
+    """Return the title of an example in a list: its row, and the end of its prompt, where the question stands."""
     said = " ".join(prompt.split())
     return f"{row}: {said if len(said) <= _TITLE else '… ' + said[-_TITLE:]}" if said else row
 

@@ -13,7 +13,7 @@ from tokenq.terminal.plain_text import one_line, printable
 
 
 def messages(*, quiet: bool = False) -> Console:
-    """Return what a command says while it works: lines on standard error, each message one line of text.
+    """Return the console for messages of a running command: standard error, one line of text a message.
 
     Args:
         quiet: says nothing (all but the first of several processes).
@@ -24,7 +24,7 @@ def messages(*, quiet: bool = False) -> Console:
 
 
 def screen(wide: int | None = 200) -> Console:
-    """Return where results are shown: standard output, texts and tables.
+    """Return the console for results: standard output, texts and tables.
 
     Args:
         wide: columns where neither a terminal nor COLUMNS says how many there are; None leaves that to the environment.
@@ -39,7 +39,7 @@ class _OneLine(RenderHook):
     """A hook of a console: each message is one line of printable text."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Return what is printed instead."""
+        """Return the lines to print instead."""
         return [
             Text(one_line(one.plain), one.style, end=one.end) if isinstance(one, Text) else _Printable(one)
             for one in renderables
@@ -50,7 +50,7 @@ class _AsItIs(RenderHook):
     """A hook of a console: texts keep their lines."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """Return what is printed instead."""
+        """Return the lines to print instead."""
         return [_Printable(one) for one in renderables]
 
 
@@ -69,7 +69,7 @@ class _Printable:
         return _cleaned(console.render(self.shown, options))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Return how wide it is."""
+        """Return its width."""
         return Measurement.get(console, options, self.shown)
 
 

@@ -28,7 +28,7 @@ def _fitted(case: Case, scores: Tensor, loss: str, **parameters: float) -> Tenso
 
 
 def _flipped(case: Case, loss: str, **parameters: float) -> Tensor:
-    """Return what a loss finds where one label in five is flipped."""
+    """Return the minimiser of a loss if one label in five is flipped."""
     pairs, weights = all_pairs(case, case.returns)
     _, opposite = all_pairs(case, -case.returns)
     noisy = (1 - FLIPS) * weights + FLIPS * opposite

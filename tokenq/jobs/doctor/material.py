@@ -45,7 +45,7 @@ class Material:
 
 
 def material_of(config: DoctorConfig, in_memory: Mapping[str, Loaded], data: Data, listener: Listener) -> Material:
-    """Return what is to be judged.
+    """Return the material of an examination.
 
     Args:
         config: what was asked for, checked.
@@ -60,7 +60,7 @@ def material_of(config: DoctorConfig, in_memory: Mapping[str, Loaded], data: Dat
 
 
 def _of_run(config: DoctorConfig, listener: Listener) -> Material:
-    """Return what a run directory holds, with its rows, its weights and its samples as far as they are there."""
+    """Return the record of a run directory, with its rows, weights and samples where they exist."""
     folder = RunDir(Path(str(config.run)))
     record = read_run(folder.path)
     if config.beta is not None:
@@ -106,7 +106,7 @@ def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list
 
 
 def _of_policy(config: DoctorConfig, in_memory: Mapping[str, Loaded], given: Data, listener: Listener) -> Material:
-    """Return what the data holds in the policy's tokens and, where there is a reference, what the two say of it."""
+    """Return the data in the policy's tokens and, with a reference, the log-probs of both models."""
     models, pairs = named_models(config, None, in_memory), config.unit == "pairs"
     settings = {name: getattr(config, name) for name in ("columns", "style", "max_length", "seed")} | {"data": given}
     settings |= {"loss": "dpo", "beta": config.beta} if pairs else {"loss": "sft"}

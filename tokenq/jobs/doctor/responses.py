@@ -31,7 +31,7 @@ def score_pairs(
     examples: Sequence[Example],
     listener: Listener,
 ) -> tuple[Scored, dict[str, Any], dict[str, Any]]:
-    """Return what policy and reference say of pairs, and the identities of both.
+    """Score pairs with policy and reference, and return the scores and both identities.
 
     Args:
         config: how they are read.
@@ -91,7 +91,7 @@ def write_samples(
     summary: Mapping[str, Any],
     listener: Listener,
 ) -> Samples:
-    """Return what policy and reference write to the first prompts, one response each, drawn at temperature 1.
+    """Sample one response to each of the first prompts from policy and reference, at temperature 1.
 
     Args:
         config: how many prompts, and how models are loaded.

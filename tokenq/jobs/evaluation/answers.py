@@ -53,7 +53,7 @@ def _evaluated(config: ResultsEvaluation, outcome: Outcome) -> Evaluated:
 
 
 def results_of(sources: Sequence[str], given: Mapping[str, Sequence[SearchResult]]) -> dict[str, list[SearchResult]]:
-    """Return what systems found, by name: NAME=FILE, or FILE, whose name is then the system's.
+    """Return the results of each system by name: NAME=FILE, or FILE, whose name is then the system's.
 
     A file is one of `tokenq search`, or holds the answers of another program.
     A file of that very name is a file: sweeps write "beam,width=3.jsonl". Where a name has an "=" as well, what stands
@@ -87,7 +87,7 @@ def _named_file(source: str) -> tuple[str, str]:
 def _judged(
     config: ResultsEvaluation, given: Given, listener: Listener
 ) -> tuple[dict[str, list[SearchResult]], Quality]:
-    """Return what systems found, and how good a candidate is: by true answers, a task's verifier or a reward model.
+    """Return the systems' results, and the quality of a candidate by true answers, a verifier or a reward model.
 
     With `bad_rows` "drop", answers to prompts that cannot be used, or have no true answer, are left out and counted.
 
@@ -108,7 +108,7 @@ def _judged(
 
 
 def _quality_of(config: ResultsEvaluation, given: Given) -> tuple[Quality, Collection[str] | None]:
-    """Return how good a candidate is, and the ids of the prompts of which that is known; None for all."""
+    """Return the quality of a candidate as a function, and the ids of the prompts with a known one; None for all."""
     if config.reward_model is not None:
         model = reward_model_of(config.reward_model, config.reward_weights)
         return lambda result, candidate: model.score([result.prompt], [candidate.text])[0], None

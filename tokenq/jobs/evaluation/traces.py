@@ -192,7 +192,7 @@ def _columns(data: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _evaluated(config: ReadEvaluation, outcome: Outcome, traces: Iterable[TokenTrace]) -> Evaluated:
-    """Return what an evaluation came to; the traces say which models it was."""
+    """Return the evaluation with the identities of the models that the traces name."""
     first = next(iter(traces), None)
     read: dict[str, Mapping[str, Any] | float | None] = {}
     if first is not None:
