@@ -95,8 +95,9 @@ class Searcher:
         ids = encode_prompts(prompts, self.tokenizer)
         lengths = [(prompt.where, len(tokens)) for prompt, tokens in zip(prompts, ids, strict=True)]
         check_room(lengths, self.config.budget, self._context)
+        limits = named_limits(self.policy.model)
         for prompt, tokens in zip(prompts, ids, strict=True):
-            refuse_tokens(named_limits(self.policy.model), tokens, prompt.where)
+            refuse_tokens(limits, tokens, prompt.where)
         size = self.config.batch_size
         for start in range(done // size * size, len(prompts), size):
             batch = prompts[start : start + size]
