@@ -303,7 +303,7 @@ def main() -> None:
     inputs.mkdir(parents=True)
     for name in IMPORTED:
         __import__(f"tokenq.{name}")
-    import tokenq.models.reward_model  # noqa: F401
+    import tokenq.models.reward_model  # noqa: F401 (for the children)
 
     make_inputs(inputs)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Judge)

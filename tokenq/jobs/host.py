@@ -39,18 +39,16 @@ def _random_numbers() -> Iterator[None]:
 @contextlib.contextmanager
 def _torch_numbers() -> Iterator[None]:
     if "torch" not in sys.modules:
-        yield
-        if "torch" in sys.modules:
-            sys.modules["torch"].manual_seed(_FIRST_SEED)
+        try:
+            yield
+        finally:
+            if "torch" in sys.modules:
+                sys.modules["torch"].seed()  # by chance, as in a new process
         return
     import torch
 
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_available() else ()):
         yield
-
-
-_FIRST_SEED = 67280421310721
-"""The seed of torch's generators in a new process (`torch.initial_seed()`)."""
 
 
 @contextlib.contextmanager

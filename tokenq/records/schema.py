@@ -191,7 +191,7 @@ def whole(path: Path, records: Iterable[T]) -> Iterator[T]:
         UserError: the file was cut.
     """
     count = 0
-    for count, one in enumerate(records, 1):  # noqa: B007
+    for count, one in enumerate(records, 1):  # noqa: B007 (read after the loop)
         yield one
     try:
         record = json.loads(path.with_name(f"{path.name}.provenance.json").read_bytes())

@@ -166,7 +166,7 @@ def verdict(values: Values, endings: tuple[str, str]) -> int:
     scores = [cells.number(values[column], column) for column in _score_columns(values, endings)]
     if len(scores) < 2 or None in scores:
         raise BadRow("a comparison without a choice", "nothing says which response is the better one")
-    return (scores[0] > scores[1]) - (scores[0] < scores[1])  # type: ignore[operator]
+    return (scores[0] > scores[1]) - (scores[0] < scores[1])  # type: ignore[operator]  # none is None
 
 
 def _named(value: Any, endings: tuple[str, str], name: str) -> int:
