@@ -164,3 +164,14 @@ def test_what_is_not_a_number_is_no_agreement():
     assert largest(torch.tensor([0.5, -2.0]), torch.tensor([1.0])) == 2.0
     assert excess(torch.tensor([-1.0, torch.nan])) == float("inf")
     assert excess(torch.tensor([-1.0])) == 0.0
+
+
+def test_a_claim_that_holds_by_chance_is_refuted_in_a_further_world():
+    """Claims that must fail come out so from every first seed, in one world: with β = 1, or where two maxima agree."""
+    must_fail = [claim for claim in CLAIMS if claim.must == "fail" and claim.topic in ("proxy", "search")]
+    assert len(must_fail) > 2
+    found = [find(claim, range(seed, seed + 1)) for claim in must_fail for seed in SEEDS]
+    assert [one.claim.statement for one in found if not one.as_expected] == []
+    assert max(one.worlds for one in found) > 1
+    never = Claim("t", "s", "p", "dense reward", lambda case: 0.0, must="fail")
+    assert (find(never, range(1)).as_expected, find(never, range(1)).worlds) == (False, 11)

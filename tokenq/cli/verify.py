@@ -55,9 +55,10 @@ def run(config: VerifyConfig) -> int:
         console = screen(_WIDTH)
         console.print(_table(findings))
         wrong = [finding for finding in findings if not finding.as_expected]
+        plural = "s" * (config.worlds > 1)
         console.print(
             f"{len(findings) - len(wrong)} of {len(findings)} claims came out as they must, "
-            f"in {config.worlds} worlds each (seeds {config.seed} to {config.seed + config.worlds - 1})."
+            f"in {config.worlds} world{plural} each (seeds {config.seed} to {config.seed + config.worlds - 1})."
         )
         for path in files:
             _write(path, config, findings)

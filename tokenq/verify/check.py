@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,7 @@ _CHECKS: list[Callable[[], ClaimResult]] = []
 
 
 def _take(checks: Sequence[Callable[[], ClaimResult]]) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool ends its processes so; the command's own answer is words
     _CHECKS[:] = checks
 
 
