@@ -53,21 +53,42 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish() -> None:
     """Leave what was imported and collected (millions of objects) out of every later round of garbage collection."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)  # the least of what tests make is a cycle, and looking for it took 20 s
     gc.enable()
 
 
+def _caches_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENQ_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give what modules share caches that are the session's, and return the folder for those of its tests."""
+    folder = tmp_path_factory.mktemp("caches")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _caches_are(folder / "shared", monkeypatch)
+        yield folder
+
+
 @pytest.fixture(scope="session")
-def _caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("caches")
+def _shared_proofs(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
+    """Return a folder for the outcome of proofs, which depend on no weights and no file: one for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "proofs"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_caches(_caches: Path, _shared_proofs: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every test a cache folder of its own: a stored reference of one must not serve another."""
-    caches = _caches / str(next(_numbers))  # made by whoever stores something
-    monkeypatch.delenv("TOKENQ_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(caches / "datasets"))
+    caches = _caches / str(next(_numbers))  # made by whoever stores something, if proofs have no place of their own
+    _caches_are(caches, monkeypatch)
+    if _shared_proofs:
+        (caches / "tokenq").mkdir(parents=True)
+        (caches / "tokenq" / "proofs").symlink_to(_shared_proofs)
 
 
 @pytest.fixture(autouse=True)

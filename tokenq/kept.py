@@ -7,6 +7,7 @@ checked now and then: found anew, compared, and corrected.
 
 import contextlib
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -95,6 +96,12 @@ def sources(*modules: str) -> str:
             with contextlib.suppress(OSError):
                 digest.update(Path(found.origin).read_bytes())
     return digest.hexdigest()
+
+
+@cache
+def versions(*packages: str) -> dict[str, str]:
+    """Return the installed versions of some packages, read once a process."""
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def _read(path: Path, text: str) -> Answer | None:

@@ -5,7 +5,6 @@ their stamps (`tokenq.kept`).
 """
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenq.kept import IDENTITIES, kept, sources
+from tokenq.kept import IDENTITIES, kept, sources, versions
 from tokenq.models.adapters import adapter_scales, base_name, is_adapter_folder, is_adapter_weight
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.proof_cache import numeric_config
@@ -115,7 +114,7 @@ def kept_identity(
                 "merged on": device_of(spec.device).type if is_adapter_folder(spec.path) else "",
             },
             "adapter": adapter,
-            "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+            "versions": versions("torch", "transformers", "peft"),
             "makers": sources(*_MAKERS),
         }
         uses = {"uses": _USES_REMOTE} if any(is_remote(stamp.path) for stamp in files) else {}

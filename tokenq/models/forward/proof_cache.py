@@ -5,7 +5,6 @@ the weights, so that a policy in training is not proven anew after each of its s
 """
 
 import hashlib
-import importlib.metadata
 import inspect
 import json
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenq.kept import PROOFS, Answer, kept, sources
+from tokenq.kept import PROOFS, Answer, kept, sources, versions
 from tokenq.models.forward.lengths import SHORT, length_limit
 from tokenq.models.forward.packed_lm import PackedLM, bare, is_peft
 from tokenq.models.forward.proof import LOG_PROBS, TOLERANCES, Proof, fastest_exact, probe_groups
@@ -113,7 +112,7 @@ def _depends(model: nn.Module, choice: str, max_length: int, proof: Proof) -> di
         "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else ""],
         "processor": torch.backends.cpu.get_cpu_capability(),
         "precision": torch.get_float32_matmul_precision(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "versions": versions("torch", "transformers", "peft"),
     }
 
 
