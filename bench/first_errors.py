@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 
 from tokenq.evaluation.readouts import READOUTS
-from tokenq.records.traces import write_traces
+from tokenq.records.trace_columns import batch_of
+from tokenq.records.trace_files import write_traces
+from tokenq.records.traces import TokenTrace
 
 BETA = 0.1
 PIECE = re.compile(r"\s?[^\W\d_]{1,8}|\s?\d{1,2}|\s?[^\w\s]{1,2}|\s+|_")
@@ -119,7 +121,8 @@ def main() -> None:
     given = parser.parse_args()
     path = given.folder / f"traces.{given.suffix}"
     if not path.exists():
-        write_traces(path, traces(given.cases, given.count, given.top_k))
+        rows = map(TokenTrace.from_dict, traces(given.cases, given.count, given.top_k))
+        write_traces(path, (batch_of([row]) for row in rows))
     print(f"{given.count} traces, {path.stat().st_size / 1e6:.0f} MB")
     ways = {"the usual read-outs": [], "all read-outs": ["--readouts", *READOUTS]}
     for name, words in ways.items() if given.top_k else [*ways.items()][:1]:

@@ -18,7 +18,8 @@ from tokenq.data.tokenize import TokenizedData
 from tokenq.doctor.finding import Finding
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
-from tokenq.records.traces import GAUGE, TokenTrace, Totals, TraceToken
+from tokenq.records.trace_records import TraceToken
+from tokenq.records.traces import GAUGE, TokenTrace, Totals
 from tokenq.runs.record import RunRecord
 from tokenq.search.branches import Branch
 from tokenq.search.rerank import RANKINGS, find_ranking

@@ -27,6 +27,7 @@ from tokenq.files import (
     write_yaml,
     written_aside,
 )
+from tokenq.frames import Frames
 from tokenq.leftovers import clear_leftovers, discard, half_of
 
 
@@ -376,3 +377,39 @@ os._exit(9)
 """
     subprocess.run([sys.executable, "-c", program, tmp_path / "m.jsonl"], check=False)
     assert json.loads((tmp_path / "m.jsonl").read_text()) == {"step": 1}
+
+
+def test_frames_give_back_what_was_written(tmp_path):
+    frames = Frames(tmp_path / "f")
+    assert list(frames) == []
+    for data in (b"key", b"", b"\x00" * 300):
+        frames.append(data)
+    assert list(frames) == [b"key", b"", b"\x00" * 300]
+
+
+@pytest.mark.parametrize("left", range(8 + 3 + 1, 8 + 3 + 8 + 5))
+def test_a_torn_frame_is_left_out_and_cut(tmp_path, left):
+    """Two frames of 3 and 5 bytes behind 8 bytes of length each: whatever is left of the second, the first is whole."""
+    frames = Frames(tmp_path / "f")
+    frames.append(b"key")
+    frames.append(b"hello")
+    os.truncate(frames.path, left)
+    assert list(frames) == [b"key"]
+    assert frames.keep(lambda _: True) == 1
+    assert frames.path.stat().st_size == 8 + 3
+    frames.append(b"again")
+    assert list(frames) == [b"key", b"again"]
+
+
+def test_frames_are_cut_at_the_first_that_is_refused(tmp_path):
+    frames = Frames(tmp_path / "f")
+    for data in (b"a", b"b", b"a"):
+        frames.append(data)
+    assert frames.keep(lambda data: data != b"b") == 1
+    assert list(frames) == [b"a"]
+    assert Frames(tmp_path / "none").keep(lambda _: True) == 0
+
+
+def test_what_is_no_file_of_frames_has_none(tmp_path):
+    (tmp_path / "f").write_text('{"key": "of an older version"}\n')
+    assert list(Frames(tmp_path / "f")) == []

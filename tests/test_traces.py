@@ -5,6 +5,7 @@ import json
 from dataclasses import fields, replace
 from importlib.resources import files
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,16 +13,10 @@ from jsonschema import Draft202012Validator
 
 from tokenq.errors import UserError
 from tokenq.records.schema import SCHEMA
-from tokenq.records.traces import (
-    GAUGE,
-    Alternative,
-    Span,
-    TokenTrace,
-    Totals,
-    TraceToken,
-    read_traces,
-    write_traces,
-)
+from tokenq.records.trace_columns import TABLE_SCHEMA, batch_of, traces_of
+from tokenq.records.trace_files import frame_of, read_traces, rows_of_frame, write_traces
+from tokenq.records.trace_records import Alternative, Span, TraceToken
+from tokenq.records.traces import GAUGE, TokenTrace, Totals
 from tokenq.score.spans import LEVELS
 
 OTHER = Alternative(7, " so", -0.25, -1.5, 0.125)
@@ -105,7 +100,7 @@ def test_changing_a_dict_does_not_change_the_trace():
 
 @pytest.mark.parametrize("name", ["traces.jsonl", "traces.parquet"])
 def test_a_file_gives_its_traces_back(name, tmp_path):
-    write_traces(tmp_path / name, [TRACE.to_dict(), PLAIN.to_dict()])
+    write_traces(tmp_path / name, [batch_of([TRACE, PLAIN])])
     assert list(read_traces(tmp_path / name)) == [TRACE, PLAIN]
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -255,40 +250,117 @@ def test_a_table_that_was_cut_or_is_none_is_named(tmp_path, content):
         list(read_traces(tmp_path / "t.parquet"))
 
 
-@pytest.mark.parametrize("most", [None, 0, 1])
-def test_a_table_gives_what_lines_give(tmp_path, most):
-    """With as many alternatives of each list as asked for; lists of other lengths at every token."""
+@pytest.mark.parametrize("alternatives", [True, False])
+def test_a_table_gives_what_lines_give(tmp_path, alternatives):
+    """With alternatives or without; lists of other lengths at every token."""
     many = replace(TRACE, tokens=tuple(replace(one, likely=(OTHER,) * n) for n, one in enumerate(TRACE.tokens)))
     for name in ("t.jsonl", "t.parquet"):
-        write_traces(tmp_path / name, [TRACE.to_dict(), many.to_dict(), PLAIN.to_dict()])
-    lines, table = (list(read_traces(tmp_path / name, most)) for name in ("t.jsonl", "t.parquet"))
+        write_traces(tmp_path / name, [batch_of([TRACE, many]), batch_of([PLAIN])])
+    lines, table = (list(read_traces(tmp_path / name, alternatives=alternatives)) for name in ("t.jsonl", "t.parquet"))
     assert table == lines
-    sizes = [len(one.likely) for one in table[1].tokens]
-    assert sizes == [n if most is None else min(n, most) for n in range(len(many.tokens))]
+    assert [len(one.likely) for one in table[1].tokens] == [n * alternatives for n in range(len(many.tokens))]
+
+
+SPOILT = {
+    "a side that is none": (lambda row: row | {"side": "winner"}, "'side' is 'winner'"),
+    "a token too many": (lambda row: row | {"logps": [*row["logps"], -1.0]}, "'logps' has not one number a token"),
+    "a span too few": (lambda row: row | {"span_sums": row["span_sums"][1:]}, "its spans are not of one length"),
+    "an alternative too few": (lambda row: row | {"alternative_ids": [1]}, "not as many as their counts"),
+    "a list too few": (lambda row: row | {"likely_counts": [2]}, "its lists of 'likely' are not one a token"),
+    "a place too many": (lambda row: row | {"favoured_places": [0, 1]}, "its lists of 'favoured' are not one a token"),
+    "a place that is none": (lambda row: row | {"favoured_places": [7]}, "its lists of 'favoured' name others"),
+    "outputs of half a token": (lambda row: row | {"outputs": [1.0]}, "is no trace"),
+    "no tokens": (lambda row: row | {"token_ids": None}, "has not one number a token"),
+    "a model that is no object": (lambda row: row | {"policy": "1,2"}, "is no trace"),
+    "no text": (lambda row: row | {"response": None}, "it has no 'response'"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "says"), SPOILT.values(), ids=SPOILT)
+def test_a_table_of_something_else_is_no_trace(tmp_path, spoil, says):
+    (row,) = batch_of([TRACE]).to_pylist()
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist([spoil(row)], batch_of([TRACE]).schema), path)
+    with pytest.raises(UserError, match=r"t\.parquet, row 1 is no trace") as caught:
+        list(read_traces(path))
+    assert says in caught.value.message
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("table", "says", "hint"),
     [
-        lambda row: row | {"tokens": None},
-        lambda row: row | {"tokens": [*row["tokens"], None]},
-        lambda row: row | {"tokens": [{**row["tokens"][0], "likely": None}]},
-        lambda row: row | {"tokens": [{**row["tokens"][0], "likely": [None]}]},
-        lambda row: row | {"tokens": [{**row["tokens"][0], "likely": [{"id": 1}]}]},
-        lambda row: row | {"tokens": [{**row["tokens"][0], "extra": 1}]},
-        lambda row: row | {"tokens": [1.0]},
-        lambda row: {name: value for name, value in row.items() if name != "tokens"},
+        ({"id": ["a"]}, "has no column 'schema'", "Score the data again."),
+        ({"schema": [TABLE_SCHEMA], "id": ["a"]}, "has no column 'prompt'", "Score the data again."),
+        ({"schema": [TABLE_SCHEMA + 1], "id": ["a"]}, f"has schema {TABLE_SCHEMA + 1}", "Update tokenq."),
+        ({"schema": [3], "tokens": [[{"id": 1}]]}, "as tables did until schema 3", "Score the data again."),
     ],
+    ids=["another table", "a column too few", "of a newer version", "of an older version"],
 )
-def test_a_table_of_something_else_is_no_trace(tmp_path, spoil):
+def test_a_table_of_another_version_is_refused(tmp_path, table, says, hint):
     path = tmp_path / "t.parquet"
-    pq.write_table(pa.Table.from_pylist([spoil(as_json(TRACE))]), path)
-    with pytest.raises(UserError, match=r"t\.parquet, row 1 is no trace"):
+    pq.write_table(pa.table(table), path)
+    with pytest.raises(UserError, match=r"t\.parquet") as caught:
         list(read_traces(path))
+    assert says in caught.value.message
+    assert caught.value.hint == hint
+
+
+def test_a_column_of_another_type_is_refused(tmp_path):
+    (row,) = batch_of([TRACE]).to_pylist()
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist([row | {"logps": ["a", "b"]}]), path)
+    with pytest.raises(UserError, match="from row 1 on: these are no traces"):
+        list(read_traces(path))
+
+
+def test_a_row_of_a_table_has_lists_of_numbers(tmp_path):
+    """What another program finds in it; tokens that the policy did not write have null."""
+    write_traces(tmp_path / "t.parquet", [batch_of([TRACE])])
+    (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert (row["token_ids"], row["logps"], row["ref_logps"]) == ([5, None], [-0.5, None], [-1.25, None])
+    assert (row["implicit_rewards"], row["prefix_values"]) == ([0.075, None], [0.075, 0.075])
+    assert (row["ranks"], row["written"], row["starts"], row["ends"]) == ([1, None], [True, False], [0, 11], [11, 12])
+    assert (row["alternative_counts"], row["alternative_ids"]) == ([2, 0], [7, 8])
+    assert (row["alternative_texts"], row["likely_places"], row["ref_likely_places"]) == ([" so"] * 2, [0, 1], [1, 0])
+    assert (row["span_levels"], row["span_labels"]) == (["word", "step"], [None, False])
+    assert (row["total_logp"], row["total_tokens"], json.loads(row["policy"])["path"]) == (-0.5, 1, "p")
+
+
+NUMBERS = [0.0, -0.0, 1.0, -1.0, 1e15, 1e16, 123456789.0, 0.1, 1e-4, 9.9e-5, -1.2e-5, 1e-300, 5e-324, 1.5e300, 2.0**53]
+
+
+@pytest.mark.parametrize("numbers", [NUMBERS, [None] * 3, [1.5, None], np.random.default_rng(0).normal(size=999)])
+def test_lines_are_what_json_says(tmp_path, numbers):
+    tokens = tuple(
+        TraceToken(i, "é", i, i + 1, logp=x if x is None else float(x), kl=0.5, outputs=(0.5, 2.0) if i % 2 else ())
+        for i, x in enumerate(numbers)
+    )
+    other = replace(TRACE, response="é" * len(tokens), tokens=tokens, id='"\\\t', label=None, policy={}, score=1e-7)
+    write_traces(tmp_path / "t.jsonl", [batch_of([other, TRACE]), batch_of([PLAIN])])
+    want = [json.dumps(one.to_dict(), ensure_ascii=False) + "\n" for one in (other, TRACE, PLAIN)]
+    assert (tmp_path / "t.jsonl").read_text(encoding="utf-8") == "".join(want)
+
+
+def test_a_frame_gives_its_rows_back():
+    assert list(traces_of(rows_of_frame(frame_of([TRACE, PLAIN])), str, alternatives=True)) == [TRACE, PLAIN]
+
+
+def test_tokens_are_walked_as_records():
+    """One by one, from the end, or some of them; what a token says is a piece of the response."""
+    first, second = TRACE.tokens
+    assert (TRACE.tokens[0], TRACE.tokens[-1], TRACE.tokens[:1], TRACE.tokens[::-1]) == (
+        first, second, (first,), (second, first),
+    )  # fmt: skip
+    assert (first.likely, first.favoured, second.likely) == ((OTHER, replace(OTHER, id=8)), (OTHER,), ())
+    assert (TRACE.spans[-1].level, TRACE.spans[1:]) == ("step", (TRACE.spans[1],))
+    with pytest.raises(IndexError):
+        TRACE.tokens[2]
+    with pytest.raises(ValueError, match="is not its piece of the response"):
+        replace(TRACE, tokens=(replace(first, text=" e"), second))
 
 
 @pytest.mark.parametrize("name", ["traces.jsonl", "traces.parquet"])
 def test_traces_that_no_policy_has_read_come_back(name, tmp_path):
     alone = replace(TRACE, policy={}, reference={}, reward_model={"path": "r", "outputs": {"reward": 1.0}})
-    write_traces(tmp_path / name, [alone.to_dict(), alone.to_dict()])
+    write_traces(tmp_path / name, [batch_of([alone, alone])])
     assert list(read_traces(tmp_path / name)) == [alone, alone]

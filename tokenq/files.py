@@ -81,8 +81,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_json_lines(path: Path, values: Iterable[Any], ready: Callable[[Path], None] = lambda _: None) -> None:
     """Write one line of JSON a value, aside and renamed (see `written_aside`); numbers that are not finite are null."""
-    with written_aside(path, ready) as aside, open(aside, "w", encoding="utf-8", errors=_ESCAPED) as file:
-        file.writelines(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n" for value in values)
+    write_lines(path, map(json_line, values), ready)
+
+
+def write_lines(path: Path, lines: Iterable[bytes], ready: Callable[[Path], None] = lambda _: None) -> None:
+    """Write lines, aside and renamed (see `written_aside`)."""
+    with written_aside(path, ready) as aside, open(aside, "wb") as file:
+        file.writelines(lines)
 
 
 def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
@@ -176,6 +181,24 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def json_line(value: Any) -> bytes:
+    """Return a value as a line of JSON; numbers that are not finite become null."""
+    return (json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", _ESCAPED)
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Add bytes to a file; what the disk refuses in part is taken back, so that the file stays whole."""
+    with disk_errors(path), open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            os.truncate(path, size)
+            raise
+
+
 @dataclass(frozen=True)
 class JsonLines:
     """A file of one JSON object per line that only grows, and survives a kill.
@@ -188,17 +211,7 @@ class JsonLines:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one line; a line that the disk refuses is taken back, so that the file stays whole."""
-        line = json.dumps(plain(record), ensure_ascii=False, allow_nan=False) + "\n"
-        with disk_errors(self.path), open(self.path, "ab", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            data = line.encode("utf-8", _ESCAPED)
-            try:
-                written = file.write(data)
-                if written != len(data):
-                    raise OSError(errno.ENOSPC, "No space left on device")
-            except OSError:
-                os.truncate(self.path, size)
-                raise
+        append_bytes(self.path, json_line(record))
 
     def read(self) -> list[dict[str, Any]]:
         """Return the complete lines; a torn last line (the writer was killed) is left out.

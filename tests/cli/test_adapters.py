@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from tokenq.cli.main import main
 from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec, add_lora
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 # peft tells of layers that are tied, which is what is tried here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*shared tensor", "ignore:Model.*tie_word_embeddings")

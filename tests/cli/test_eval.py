@@ -11,7 +11,7 @@ from tokenq.cli.main import main
 from tokenq.evaluation.config import TASKS
 from tokenq.files import write_json_lines
 from tokenq.records.results import Candidate, Cost, SearchResult
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a cafe", "kind": "short", "bad": [[1, 2]]},
@@ -67,7 +67,7 @@ def judged(tmp_path, task, *words):
 
 def test_preference_counts_what_the_traces_say(place, tmp_path, capsys):
     record = evaluated(place, tmp_path, "preference", "--subset", "kind")
-    traces = {trace.id: trace for trace in read_traces(tmp_path / "eval.traces.jsonl")}
+    traces = {trace.id: trace for trace in read_traces(tmp_path / "eval.traces.parquet")}
     rows = sorted({name.rpartition("/")[0] for name in traces})
     margins = [
         traces[f"{row}/chosen"].totals.implicit_reward - traces[f"{row}/rejected"].totals.implicit_reward
@@ -84,7 +84,7 @@ def test_preference_counts_what_the_traces_say(place, tmp_path, capsys):
     page = (tmp_path / "eval.html").read_text()
     assert "eval-traces.html#row=" in page
     assert "<svg" in page
-    again = judged(tmp_path, "preference", "--traces", str(tmp_path / "eval.traces.jsonl"))
+    again = judged(tmp_path, "preference", "--traces", str(tmp_path / "eval.traces.parquet"))
     assert again["numbers"]["margin"] == record["numbers"]["margin"]
 
 

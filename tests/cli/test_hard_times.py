@@ -13,8 +13,8 @@ from forked import done
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
-from tokenq.files import JsonLines
-from tokenq.records.traces import read_traces
+from tokenq.frames import Frames
+from tokenq.records.trace_files import read_traces
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,7 +55,7 @@ def test_scores_on_a_disk_that_gets_full_go_on_where_they_stopped(place, tmp_pat
     assert "The disk is full" in said
     assert "Traceback" not in said
     assert not (tmp_path / "traces.jsonl").exists()
-    kept = len(JsonLines(next(tmp_path.glob(".*.partial-*"))).read()) - 1
+    kept = len(list(Frames(next(tmp_path.glob(".*.partial-*"))))) - 1
     assert kept > 0
     assert main(words) == 0
     assert main(score(place, tmp_path / "whole.jsonl")) == 0

@@ -9,7 +9,7 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
 from tokenq.records.results import read_results
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 pytestmark = pytest.mark.gpu
 

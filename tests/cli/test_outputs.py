@@ -12,10 +12,10 @@ from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.errors import UserError
-from tokenq.files import JsonLines
+from tokenq.frames import Frames
 from tokenq.locks import hold_file, hold_folder
 from tokenq.records.results import read_results
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 ROWS = [
     {"prompt": f"{i} and {i + 1} make" * (1 + i % 3), "chosen": f" {2 * i + 1}." * (1 + i % 4), "rejected": " no"}
@@ -186,7 +186,7 @@ def test_a_file_that_was_cut_or_changed_is_not_taken_for_whole(name, cut, place,
 
 def killed_after(records, words):
     """Run a command that is killed once it has written so many records."""
-    append, left = JsonLines.append, [records]
+    append, left = Frames.append, [records]
 
     def dying(self, record):
         append(self, record)
@@ -194,7 +194,7 @@ def killed_after(records, words):
         if not left[0]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    JsonLines.append = dying
+    Frames.append = dying
     return main(words)
 
 

@@ -6,7 +6,7 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 FIRST = [None, 0, 1, 2]
 

@@ -10,7 +10,7 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.data.files import local as files
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 
 def user(text):
@@ -164,7 +164,7 @@ def test_right_responses_are_above_all_wrong_ones(place, tmp_path, capsys):
     assert main([*words, "--output", str(tmp_path / "eval.json")]) == 0
     assert "6 prompts with 18 responses" in capsys.readouterr().out
     bench = json.loads((tmp_path / "eval.json").read_text())["numbers"]["rewards"]["likelihood"]["rewardbench"]
-    traces = list(read_traces(tmp_path / "eval.traces.jsonl"))
+    traces = list(read_traces(tmp_path / "eval.totals.parquet"))
     logps = [[one.totals.logp for one in traces if f"row {row}/" in one.id] for row in range(1, 7)]
     assert [len(found) for found in logps] == [3] * 6
     right = sum(chosen > max(rejected) for chosen, *rejected in logps)

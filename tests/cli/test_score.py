@@ -10,11 +10,11 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
-from tokenq.files import JsonLines
+from tokenq.frames import Frames
 from tokenq.jobs.reader import Reader
 from tokenq.models.adapters import with_adapter
 from tokenq.models.load import add_lora
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a café 🙂 </script>"},
@@ -102,18 +102,18 @@ def test_parquet_holds_the_same(place, tmp_path):
 
 def test_a_killed_run_goes_on_and_scores_no_row_twice(place, tmp_path, monkeypatch, capsys):
     assert main(words(place, tmp_path, output="whole.jsonl")) == 0
-    scored, real = [], JsonLines.append
+    scored, real = [], Frames.append
 
     def dying(self, record):
-        if "traces" in record and len(scored) == 2:
+        if len(scored) == 2:  # the key, a row
             raise KeyboardInterrupt
         scored.append(record)
         real(self, record)
 
-    monkeypatch.setattr(JsonLines, "append", dying)
+    monkeypatch.setattr(Frames, "append", dying)
     assert main(words(place, tmp_path)) == 130
     assert not (tmp_path / "traces.jsonl").exists()
-    monkeypatch.setattr(JsonLines, "append", real)
+    monkeypatch.setattr(Frames, "append", real)
     seen, traces = [], Reader.traces
     monkeypatch.setattr(
         Reader, "traces", lambda self, rows, done=0: (seen.extend(rows[done:]), traces(self, rows, done))[1]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,15 +13,19 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.files import write_json_lines
+from tokenq.jobs.inputs import examples_of
+from tokenq.jobs.score import reader_of
+from tokenq.listener import SILENCE
 from tokenq.models.classifier import load_classifier
 from tokenq.models.forward.reward_lm import output_weights
 from tokenq.models.load import ModelSpec
 from tokenq.models.reward_model import RewardModel, text_ids
 from tokenq.records.examples import Message
 from tokenq.records.results import Candidate, Cost, SearchResult, read_results
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 from tokenq.report.html import page
 from tokenq.report.plots import figure
+from tokenq.score.config import ScoreConfig
 
 NAMES = ["helpfulness", "correctness", "coherence"]
 GOODNESS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}
@@ -352,3 +357,26 @@ def test_a_win_rate_is_judged_by_a_reward_model(place, tmp_path, capsys):
     )
     numbers = json.loads((tmp_path / "eval.json").read_text())["numbers"]
     assert numbers["ours over theirs"]["raw"]["win_rate"] == pytest.approx(wins / 3)
+
+
+@pytest.mark.parametrize(
+    ("models", "data"),
+    [
+        ({"policy": "policy", "reference": "reference"}, "pairs"),
+        ({"policy": "policy", "reference": "reference", "reward_model": "three"}, "steps"),
+        ({"policy": "policy", "reference": "small"}, "steps"),
+        ({"reward_model": "one"}, "pairs"),
+    ],
+    ids=["two models", "and a reward model", "two tokenizers", "a reward model alone"],
+)
+def test_totals_alone_are_those_of_traces_to_the_last_bit(place, models, data):
+    """Also where some rows are done already: the rest is read in the same batches."""
+    named = {role: str(place / name) for role, name in models.items()}
+    named |= {"reward_weights": GOODNESS} if models.get("reward_model") == "three" else {}
+    reader = reader_of(ScoreConfig(data=["rows"], device="cpu", tokens_per_batch=40, **named), "cpu", SILENCE)
+    examples = examples_of([str(place / f"{data}.jsonl")] * 3, {}, "error", "as_given", 0).examples
+    rows, _ = reader.rows(examples)
+    for done in (0, 2):
+        whole, alone = (list(read(rows, done)) for read in (reader.traces, reader.totals))
+        assert [[replace(one, tokens=(), spans=()) for one in row] for row in whole] == alone
+    assert all(len(one.tokens) == len(one.spans) == 0 for row in alone for one in row)

@@ -13,7 +13,7 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.cli.search import interruptible
 from tokenq.errors import UserError
-from tokenq.files import JsonLines
+from tokenq.frames import Frames
 from tokenq.listener import SILENCE
 from tokenq.records.results import SearchResult, read_results
 from tokenq.search.config import USED, SearchConfig
@@ -224,7 +224,7 @@ def test_proxies_add_log_ratios(place, tmp_path):
 
 def test_a_killed_search_goes_on_and_searches_no_prompt_twice(place, tmp_path, monkeypatch, capsys):
     assert main(words(place, tmp_path, output="whole.jsonl")) == 0
-    real, written = JsonLines.append, []
+    real, written = Frames.append, []
 
     def stops(self, record):
         written.append(record)
@@ -232,9 +232,9 @@ def test_a_killed_search_goes_on_and_searches_no_prompt_twice(place, tmp_path, m
             raise KeyboardInterrupt
         real(self, record)
 
-    monkeypatch.setattr(JsonLines, "append", stops)
+    monkeypatch.setattr(Frames, "append", stops)
     assert main(words(place, tmp_path, "--batch-size", "1")) == 130
-    monkeypatch.setattr(JsonLines, "append", real)
+    monkeypatch.setattr(Frames, "append", real)
     assert not (tmp_path / "out.jsonl").exists()
     assert main(words(place, tmp_path, "--batch-size", "1")) == 0
     assert "going on after 2 of 4" in capsys.readouterr().err

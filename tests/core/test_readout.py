@@ -9,9 +9,10 @@ import torch
 from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 from tokenq.core import readout
+from tokenq.core.logits import FullLogits, HeadLogits, Logits
 from tokenq.core.logps import Head, token_logps
 from tokenq.core.packing import pack
-from tokenq.core.readout import Candidates, FullLogits, HeadLogits, Logits, Readout, read_out
+from tokenq.core.readout import Candidates, Readout, read_logps, read_out
 from tokenq.errors import UserError
 from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.policy import ReferencedPolicy
@@ -100,6 +101,21 @@ def test_every_number_is_that_of_the_whole_logits(kinds, sizes):
     got = read_out(policy, reference, TARGETS, 4)
     assert_same(got, truth(z, z_ref, TARGETS, 4), 1e-12)
     assert not any(getattr(got, field.name).requires_grad for field in fields(got) if "likely" not in field.name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(V, V), (V, 640), (640, V)], ids=["alike", "policy-padded", "reference-padded"])
+@pytest.mark.parametrize("kinds", KINDS, ids=[" and ".join(kinds) for kinds in KINDS])
+def test_log_probs_alone_are_the_same_to_the_last_bit(kinds, sizes, dtype):
+    policy, reference = (
+        make(kind, size, seed=i, dtype=dtype)[0] for i, (kind, size) in enumerate(zip(kinds, sizes, strict=True))
+    )
+    whole = read_out(policy, reference, TARGETS, 4)
+    logps, ref_logps = read_logps(policy, reference, TARGETS)
+    assert torch.equal(logps, whole.logps)
+    assert torch.equal(ref_logps, whole.ref_logps)
+    none = torch.zeros(0, dtype=torch.long)
+    assert [len(one) for one in read_logps(make(kinds[0], n=0)[0], make(kinds[1], n=0)[0], none)] == [0, 0]
 
 
 @pytest.mark.parametrize("kinds", KINDS[1:4], ids=[" and ".join(kinds) for kinds in KINDS[1:4]])

@@ -7,8 +7,9 @@ import torch
 from torch.autograd import gradcheck
 
 from tokenq.core import vocabulary
+from tokenq.core.logits import FullLogits, HeadLogits
 from tokenq.core.logps import Head
-from tokenq.core.readout import FullLogits, HeadLogits, read_out
+from tokenq.core.readout import read_out
 from tokenq.core.vocabulary import overlaps, reference_kls
 from tokenq.errors import UserError
 

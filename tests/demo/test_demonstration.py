@@ -17,7 +17,7 @@ from tokenq.demo.settings import SHORT, DemoSettings, SftStage
 from tokenq.demo.tldr import CLEAN, Difficulty
 from tokenq.errors import UserError
 from tokenq.records.results import read_results
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 from tokenq.report import figure_page
 
 FEW = replace(

@@ -4,7 +4,8 @@ from itertools import accumulate
 
 import numpy as np
 
-from tokenq.records.traces import GAUGE, Alternative, Span, TokenTrace, Totals, TraceToken
+from tokenq.records.trace_records import Alternative, Span, TraceToken
+from tokenq.records.traces import GAUGE, TokenTrace, Totals
 
 BETA = 0.5
 

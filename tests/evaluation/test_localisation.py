@@ -260,7 +260,8 @@ def test_examples_without_wrong_or_right_tokens_are_counted_and_stay_in_the_pool
 
 def test_a_class_that_an_example_does_not_have_leaves_it_out():
     traces, labels = corpus(3)
-    traces[0] = replace(traces[0], tokens=tuple(replace(token, text="x") for token in traces[0].tokens))
+    tokens = tuple(replace(token, text="x" * len(token.text)) for token in traces[0].tokens)
+    traces[0] = replace(traces[0], response="x" * len(traces[0].response), tokens=tokens)
     table = localise(traces, labels, classes={"numbers": r"\d"}, how=FEW)[0]
     assert (table.examples, table.without_wrong, table.without_right, table.tokens) == (3, 1, 0, 4)
     assert table.rows[0].metrics["auroc"].n == 2

@@ -7,7 +7,7 @@ import pytest
 from scored_traces import BETA, log_softmax, make_trace
 
 from tokenq.errors import UserError
-from tokenq.evaluation.readouts import READOUTS, written
+from tokenq.evaluation.readouts import READOUTS
 
 PIECES = ["It", " is", " not", " here", ""]
 TAKEN = [1, 4, 0, 2, 3]
@@ -76,7 +76,7 @@ def test_regret_and_gap_are_zero_for_the_best_token():
 
 def test_only_tokens_that_the_policy_wrote_are_read(world):
     trace = world[2]
-    assert [token.text for token in written(trace)] == ["It", " is", " here", ""]
+    assert [token.text for token in trace.tokens if token.written] == ["It", " is", " here", ""]
     assert {len(readout(trace)) for readout in READOUTS.values()} == {4}
 
 

@@ -144,7 +144,7 @@ def test_with_an_output_everything_is_written_and_nothing_of_others_is_replaced(
     output = tmp_path / "e.json"
     tokenq.evaluate("preference", **pair(place), data=PAIRS, output=output, html=tmp_path / "e.html", **CPU)
     assert json.loads(output.read_text())["made_by"] == "tokenq eval preference"
-    assert (tmp_path / "e.traces.jsonl").exists()
+    assert (tmp_path / "e.traces.parquet").exists()
     with pytest.raises(UserError, match="tokenq doctor did not write it"):
         tokenq.examine(place / "run", depth="record", output=output)
 

@@ -24,7 +24,7 @@ from tokenq.jobs.search import search
 from tokenq.jobs.sweep import sweep
 from tokenq.models.load import add_lora
 from tokenq.records.results import read_results
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 from tokenq.score.config import ScoreConfig
 from tokenq.search.config import SearchConfig
 

@@ -16,7 +16,7 @@ from tiny import CHATML, tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 WORDS = ["cat", "dog", "sea", "old", "red", "mat", "sun", "sky"]
 WAYS = {"full": (), "LoRA": ("--lora-rank", "2"), "from an adapter": ("--adapter", "adapter")}

@@ -4,8 +4,10 @@ from dataclasses import fields, replace
 from itertools import accumulate
 
 from tokenq.records.examples import Response
-from tokenq.records.traces import GAUGE, Alternative, TokenTrace, Totals, TraceToken
-from tokenq.score.spans import find_cut, spans_of
+from tokenq.records.trace_records import Alternative, TraceToken
+from tokenq.records.trace_tokens import tokens_of
+from tokenq.records.traces import GAUGE, TokenTrace, Totals
+from tokenq.score.spans import find_cut, spans_of, together
 
 BETA = 0.5
 ENTROPY = 0.25
@@ -16,9 +18,9 @@ def make_trace(name, pieces, logps, ref_logps, *, prompt="Where? ", side=None, l
     rewards = [0.0 if logp is None else BETA * (logp - ref) for logp, ref in zip(logps, ref_logps, strict=True)]
     ends = list(accumulate(map(len, pieces)))
     places = zip(pieces, [0, *ends][:-1], ends, logps, ref_logps, rewards, accumulate(rewards), strict=True)
-    tokens = tuple(_token(*place) for place in places)
-    own = [token for token in tokens if token.written]
     response = "".join(pieces)
+    tokens = tokens_of(tuple(_token(*place) for place in places), response, BETA)
+    own = [token for token in tokens if token.written]
     fields = {
         "policy": {"path": "tuned", "dtype": "float32"},
         "reference": {"path": "base", "dtype": "float32"},
@@ -33,7 +35,7 @@ def make_trace(name, pieces, logps, ref_logps, *, prompt="Where? ", side=None, l
         beta=BETA,
         gauge=GAUGE,
         tokens=tokens,
-        spans=tuple(s for level in levels for s in spans_of(find_cut(level), response, tokens, Response(response))),
+        spans=together([spans_of(find_cut(level), tokens, Response(response)) for level in levels]),
         totals=Totals(
             implicit_reward=sum(token.implicit_reward for token in own),
             logp=sum(token.logp for token in own),

@@ -119,7 +119,7 @@ some_pieces = st.lists(st.tuples(st.sampled_from(["a", " b", ". ", "\n", "é", "
 def test_the_shares_of_a_level_that_parts_the_text_are_the_margin(level, common, first, second):
     def made(side, rest):
         trace = make_trace(*common, *rest, ("", 1.0), side=side)
-        spans = spans_of(LEVELS[level], trace.response, trace.tokens, Response(trace.response))
+        spans = spans_of(LEVELS[level], trace.tokens, Response(trace.response))
         return make_trace(*common, *rest, ("", 1.0), side=side, spans=tuple(spans))
 
     found = compare(made("chosen", first), made("rejected", second), level)

@@ -10,15 +10,20 @@ from trace_builders import make_tokens
 
 from tokenq.errors import UserError
 from tokenq.records.examples import Response
+from tokenq.records.trace_tokens import tokens_of
 from tokenq.score import spans as module
-from tokenq.score.spans import LEVELS, find_cut, spans_of
+from tokenq.score.spans import LEVELS, find_cut
 
 ANY = Response("")
 
 
+def spans_of(cut, text, tokens, response):
+    return list(module.spans_of(cut, tokens_of(tokens, text, 0.1), response))
+
+
 def parts(level, text, response=ANY, tokens=()):
     """Return the stretches of a level as text."""
-    return [text[start:end] for (start, end), _ in LEVELS[level].find(text, response, tokens)]
+    return [text[start:end] for (start, end), _ in LEVELS[level].find(text, response, tokens_of(tokens, text, 0.1))]
 
 
 @pytest.mark.parametrize(

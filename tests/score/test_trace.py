@@ -11,9 +11,10 @@ from tokenq.core.readout import Candidates, Readout
 from tokenq.data.tokenize import ResponseText
 from tokenq.errors import UserError
 from tokenq.records.examples import Example, Response, TokenGroup, TokenResponse
-from tokenq.score import trace as module
+from tokenq.score import rows as module
+from tokenq.score.rows import ScoredRow, Scoring
 from tokenq.score.spans import find_cut
-from tokenq.score.trace import ScoredRow, Scoring, score
+from tokenq.score.trace import score
 
 BETA = 0.5
 SCORING = Scoring(BETA, {"path": "p"}, {"path": "r"}, lambda number: f"<{number}>")

@@ -2,7 +2,8 @@
 
 from itertools import accumulate
 
-from tokenq.records.traces import Span, TokenTrace, Totals, TraceToken
+from tokenq.records.trace_records import Span, TraceToken
+from tokenq.records.traces import TokenTrace, Totals
 
 
 def make_tokens(*pieces):

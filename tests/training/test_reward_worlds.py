@@ -9,7 +9,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES
-from tokenq.records.traces import read_traces
+from tokenq.records.trace_files import read_traces
 
 pytestmark = pytest.mark.slow
 

@@ -6,113 +6,15 @@ running sum over exp(z − m), with m the highest logit so far, and the log-sum-
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenq.core.logps import ACCELERATOR_TILE, CPU_TILE, Head, tile_logits, token_logps
+from tokenq.core.logits import Logits
+from tokenq.core.logps import ACCELERATOR_TILE, CPU_TILE
 from tokenq.errors import UserError
-
-
-@runtime_checkable
-class Logits(Protocol):
-    """The logits of one model at N positions, given in tiles."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N positions, V entries)."""
-
-    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
-        """Return the logits of some entries (first) at some positions, float32 or better."""
-
-    def row(self, rows: slice) -> Float[Tensor, "V R"]:
-        """Return the logits of all entries (first) at some positions, float32 or better, differentiable."""
-
-    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Return the logit of one token at each of some positions; the tile's value up to rounding."""
-
-    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Return log softmax of the logits at the targets, float32 or better, differentiable."""
-
-
-@dataclass(frozen=True)
-class HeadLogits:
-    """Logits that are computed tile by tile from hidden states.
-
-    Attributes:
-        hidden: [N, H] states that predict the targets.
-        head: the output projection.
-    """
-
-    hidden: Float[Tensor, "N H"]
-    head: Head
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N positions, V entries)."""
-        return len(self.hidden), len(self.head.weight)
-
-    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
-        """Return the logits of some entries at some positions."""
-        return tile_logits(self.hidden[rows], self.head, entries)
-
-    def row(self, rows: slice) -> Float[Tensor, "V R"]:
-        """Return the logits of all entries at some positions, differentiable."""
-        hidden, head = self.hidden[rows], self.head
-        logits = (head.weight.to(hidden.dtype) @ hidden.T).to(torch.promote_types(hidden.dtype, torch.float32))
-        logits = logits if head.bias is None else logits + head.bias[:, None]
-        return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
-
-    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Return the logit of one token at each of some positions."""
-        hidden, head = self.hidden[rows], self.head
-        dtype = torch.promote_types(hidden.dtype, torch.float32)
-        # Rounded as the tiles are: in half precision many tokens share a logit, and none of them ranks above another.
-        product = (hidden.to(dtype) * head.weight[ids].to(hidden.dtype).to(dtype)).sum(1).to(hidden.dtype).to(dtype)
-        if head.bias is not None:
-            product = product + head.bias[ids]
-        return product if head.softcap is None else head.softcap * torch.tanh(product / head.softcap)
-
-    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Return the log-probs of the targets."""
-        return token_logps(self.hidden, self.head, targets)
-
-
-@dataclass(frozen=True)
-class FullLogits:
-    """Logits that a model computed whole, because its output layer is not a linear one.
-
-    Attributes:
-        logits: [N, V].
-    """
-
-    logits: Float[Tensor, "N V"]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N positions, V entries)."""
-        return self.logits.shape[0], self.logits.shape[1]
-
-    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
-        """Return the logits of some entries at some positions."""
-        part = self.logits[rows, entries].T
-        return part.to(torch.promote_types(part.dtype, torch.float32))
-
-    def row(self, rows: slice) -> Float[Tensor, "V R"]:
-        """Return the logits of all entries."""
-        return self.tile(rows, slice(None))
-
-    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Return the logit of one token at each of some positions."""
-        part = self.logits[rows].gather(1, ids[:, None])[:, 0]
-        return part.to(torch.promote_types(part.dtype, torch.float32))
-
-    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Return the log-probs of the targets."""
-        dtype = torch.promote_types(self.logits.dtype, torch.float32)
-        return self.logits.log_softmax(-1, dtype=dtype).gather(1, targets[:, None])[:, 0]
 
 
 @dataclass(frozen=True)
@@ -178,6 +80,40 @@ def read_out(policy: Logits, reference: Logits, targets: Int[Tensor, " N"], k: i
     Raises:
         UserError: a token taken is none of one model's.
     """
+    rows, columns, common = _parts(policy, reference, targets)
+    with torch.no_grad():
+        parts = [_read_rows((policy, reference), targets[part], part, columns, min(k, common)) for part in rows]
+    return Readout(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(Readout)))
+
+
+def read_logps(policy: Logits, reference: Logits, targets: Int[Tensor, " N"]) -> tuple[Tensor, Tensor]:
+    """Return log π and log π_ref of the tokens taken, [N] each, to the last bit those of `read_out`.
+
+    Raises:
+        UserError: a token taken is none of one model's.
+    """
+    rows, columns, common = _parts(policy, reference, targets)
+    found: tuple[list[Tensor], list[Tensor]] = ([], [])
+    with torch.no_grad():
+        for part in rows:
+            for logits, logps in zip((policy, reference), found, strict=True):
+                running = None
+                for entries in (*_slices(0, common, columns), *_slices(common, logits.shape[1], columns)):
+                    tile = logits.tile(part, entries)
+                    running = running or _Softmax.start(torch.zeros_like(tile[0]))
+                    running.meet(tile, targets[part] - entries.start)
+                    running.add(tile, tile.amax(0))
+                if running is not None:
+                    logps.append(running.logps())
+    return torch.cat(found[0]), torch.cat(found[1])
+
+
+def _parts(policy: Logits, reference: Logits, targets: Tensor) -> tuple[list[slice], int, int]:
+    """Return positions that are read together, how many entries a tile has, and how many both models have.
+
+    Raises:
+        UserError: a token taken is none of one model's.
+    """
     n, common = policy.shape[0], min(policy.shape[1], reference.shape[1])
     if n and int(targets.max()) >= common:
         raise UserError(
@@ -187,10 +123,7 @@ def read_out(policy: Logits, reference: Logits, targets: Int[Tensor, " N"], k: i
     most, columns = CPU_TILE if targets.device.type == "cpu" else ACCELERATOR_TILE
     # Positions in as few equal parts as possible: each part reads all weights.
     step = max(1, -(-n // max(1, -(-n // most))))
-    rows = list(_slices(0, n, step)) or [slice(0, 0)]
-    with torch.no_grad():
-        parts = [_read_rows((policy, reference), targets[part], part, columns, min(k, common)) for part in rows]
-    return Readout(*(_joined([getattr(part, field.name) for part in parts]) for field in fields(Readout)))
+    return list(_slices(0, n, step)) or [slice(0, 0)], columns, common
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -212,14 +145,14 @@ def _read_rows(models: tuple[Logits, Logits], targets: Tensor, rows: slice, colu
     for logits, side in ((policy, mine), (reference, theirs)):
         for entries in _slices(common, logits.shape[1], columns):
             side.add_alone(logits.tile(rows, entries), targets, entries.start)
-    lse, ref_lse = mine.lse(), theirs.lse()
+    lse, ref_lse = mine.running.lse(), theirs.running.lse()
     return Readout(
-        logps=mine.taken - lse,
-        ref_logps=theirs.taken - ref_lse,
+        logps=mine.running.logps(),
+        ref_logps=theirs.running.logps(),
         ranks=mine.ranks,
         ref_ranks=theirs.ranks,
-        entropies=lse - mine.own / mine.weight,
-        ref_entropies=ref_lse - theirs.own / theirs.weight,
+        entropies=lse - mine.own / mine.running.weight,
+        ref_entropies=ref_lse - theirs.own / theirs.running.weight,
         kls=kls,
         ref_kls=ref_kls,
         likely=Candidates(mine.ids, mine.best - lse[:, None], mine.best_other - ref_lse[:, None]),
@@ -228,14 +161,54 @@ def _read_rows(models: tuple[Logits, Logits], targets: Tensor, rows: slice, colu
 
 
 @dataclass
+class _Softmax:
+    """Running numbers of one model at R positions, over the entries seen so far.
+
+    Attributes:
+        taken: [R] logit of the token taken: that of its tile, once its tile was there.
+        highest: [R] m, the highest logit.
+        weight: [R] Σ exp(z − m).
+    """
+
+    taken: Tensor
+    highest: Tensor
+    weight: Tensor
+
+    @classmethod
+    def start(cls, taken: Tensor) -> "_Softmax":
+        """Return the numbers before the first entry, from logits of the tokens taken, as they are up to rounding."""
+        return cls(taken, torch.full_like(taken, torch.finfo(taken.dtype).min), torch.zeros_like(taken))
+
+    def meet(self, own: Tensor, places: Tensor) -> None:
+        """Take the logits of the tokens taken from their own tile [E, R], by the very values that stand in it."""
+        here = torch.nonzero((places >= 0) & (places < len(own)))[:, 0]
+        self.taken = self.taken.index_put((here,), own[places[here], here])
+
+    def add(self, own: Tensor, tile_highest: Tensor) -> tuple[Tensor, Tensor]:
+        """Take in a tile [E, R], and return exp(z − m) and by what earlier sums over it shrink."""
+        highest = torch.maximum(self.highest, tile_highest)
+        shrink = (self.highest - highest).exp()
+        share = (own - highest).exp_()
+        self.highest = highest
+        self.weight = self.weight * shrink + share.sum(0)
+        return share, shrink
+
+    def lse(self) -> Tensor:
+        """Return log Σ exp(z) over the entries seen."""
+        return self.highest + self.weight.log()
+
+    def logps(self) -> Tensor:
+        """Return the log-probs of the tokens taken."""
+        return self.taken - self.lse()
+
+
+@dataclass
 class _Side:
     """Running numbers of one model at R positions, over the entries seen so far; `other` is the other model.
 
     Attributes:
-        taken: [R] logit of the token taken: at first up to rounding, once its tile was there as that has it.
-        ranks: [R] entries above it.
-        highest: [R] m, the highest logit.
-        weight: [R] Σ exp(z − m).
+        running: its softmax; m is the highest logit.
+        ranks: [R] entries above the token taken.
         own: [R] Σ exp(z − m) z.
         gap: [R] Σ exp(z − m) (z − z_other), over the entries of both.
         best: [R, K] the highest logits.
@@ -243,10 +216,8 @@ class _Side:
         ids: [R, K] which entries they are.
     """
 
-    taken: Tensor
+    running: _Softmax
     ranks: Tensor
-    highest: Tensor
-    weight: Tensor
     own: Tensor
     gap: Tensor
     best: Tensor
@@ -259,12 +230,8 @@ class _Side:
         # A little more, so that an entry of the same logit does not seem to be above it.
         taken = taken + 8 * torch.finfo(taken.dtype).eps * taken.abs()
         zero, none = torch.zeros_like(taken), taken.new_full((len(taken), k), -torch.inf)
-        least = torch.full_like(taken, torch.finfo(taken.dtype).min)
-        return cls(taken, zero.long(), least, zero, zero, zero, none, none.clone(), torch.zeros_like(none).long())
-
-    def lse(self) -> Tensor:
-        """Return log Σ exp(z) over the entries seen."""
-        return self.highest + self.weight.log()
+        running = _Softmax.start(taken)
+        return cls(running, zero.long(), zero, zero, none, none.clone(), torch.zeros_like(none).long())
 
     def add(self, own: Tensor, other: Tensor, targets: Tensor, start: int) -> None:
         """Take in a tile [E, R] of both models, whose first entry is `start`."""
@@ -279,21 +246,12 @@ class _Side:
 
     def _take(self, own: Tensor, tile_highest: Tensor, targets: Tensor, start: int) -> Tensor:
         """Take in a tile but for what concerns the other model, and return exp(z − m)."""
-        self._rank(own, targets - start)
-        highest = torch.maximum(self.highest, tile_highest)
-        shrink = (self.highest - highest).exp()
-        share = (own - highest).exp_()
-        self.highest = highest
-        self.weight = self.weight * shrink + share.sum(0)
+        self.running.meet(own, targets - start)
+        self.ranks = self.ranks + (own > self.running.taken).sum(0)
+        share, shrink = self.running.add(own, tile_highest)
         self.own = self.own * shrink + _weighted(share, own)
         self.gap = self.gap * shrink
         return share
-
-    def _rank(self, own: Tensor, places: Tensor) -> None:
-        """Count entries above the token taken, once its own tile is there by the very value that stands in it."""
-        here = torch.nonzero((places >= 0) & (places < len(own)))[:, 0]
-        self.taken = self.taken.index_put((here,), own[places[here], here])
-        self.ranks = self.ranks + (own > self.taken).sum(0)
 
     def _keep_best(self, own: Tensor, other: Tensor, tile_highest: Tensor, start: int) -> None:
         """Merge the highest entries; only positions where the tile beats what there is are looked at closely."""
@@ -310,7 +268,7 @@ class _Side:
 
 def _divergence(side: _Side, other: _Side) -> Tensor:
     """Return KL(p‖q) [R] over the entries seen; what rounding takes below 0 is 0."""
-    return (side.gap / side.weight - side.lse() + other.lse()).clamp(min=0)
+    return (side.gap / side.running.weight - side.running.lse() + other.running.lse()).clamp(min=0)
 
 
 def _weighted(share: Tensor, values: Tensor) -> Tensor:
@@ -322,5 +280,6 @@ def _weighted(share: Tensor, values: Tensor) -> Tensor:
 
 
 def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    """Yield neighbouring slices of at most a size."""
     for first in range(start, stop, step):
         yield slice(first, min(first + step, stop))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tokenq.core.readout import Logits
+from tokenq.core.logits import Logits
 from tokenq.errors import UserError
 
 ROW_BYTES = 2**26

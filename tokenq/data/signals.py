@@ -16,7 +16,8 @@ from tokenq.data.steps import with_step_labels, with_steps
 from tokenq.data.tokenize import ResponseText, TokenizedData
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
-from tokenq.records.traces import TokenTrace, read_traces
+from tokenq.records.trace_files import read_traces
+from tokenq.records.traces import TokenTrace
 
 
 def with_mismatched(
@@ -104,7 +105,7 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
     Raises:
         UserError: a response is not in the traces, or tokenised otherwise there.
     """
-    traces = {(trace.prompt, _ids(trace)): trace for trace in read_traces(path)}
+    traces = {(trace.prompt, _ids(trace)): trace for trace in read_traces(path, alternatives=False)}
 
     def contrasted(group: TokenGroup, response: TokenResponse, text: ResponseText) -> TokenResponse:
         trace = traces.get((text.prompt, tuple(response.ids.tolist())))
@@ -114,8 +115,8 @@ def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
                 "Score this very data, with models of this tokenizer and the same --max-length and --style.",
             )
         trace.totals.given("logp")
-        numbers = [0.0 if t.logp is None or t.ref_logp is None else t.logp - t.ref_logp for t in trace.tokens]
-        return response.with_token_column("contrast", np.array(numbers, np.float32))
+        numbers = np.nan_to_num(trace.tokens.columns["logp"] - trace.tokens.columns["ref_logp"])
+        return response.with_token_column("contrast", numbers.astype(np.float32))
 
     return [
         replace(group, responses=tuple(contrasted(group, *both) for both in zip(group.responses, texts, strict=True)))
@@ -176,7 +177,7 @@ def with_margins(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
 
 
 def _ids(trace: TokenTrace) -> tuple[int, ...]:
-    return tuple(-1 if token.id is None else token.id for token in trace.tokens)
+    return tuple(trace.tokens.columns["id"].tolist())
 
 
 class SignalOptions(NamedTuple):

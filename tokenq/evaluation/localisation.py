@@ -17,7 +17,7 @@ from scipy.special import comb
 from scipy.stats import rankdata
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.evaluation.readouts import READOUTS, Suspicion, written
+from tokenq.evaluation.readouts import READOUTS, Suspicion
 from tokenq.evaluation.token_labels import Bools
 from tokenq.patterns import read_pattern
 from tokenq.records.traces import TokenTrace
@@ -123,9 +123,10 @@ def localise(
     if not traces or len(labels) != len(traces):
         raise UserError(f"{len(traces)} traces and {len(labels)} labels do not line up.", "Label every trace.")
     for trace, wrong in zip(traces, labels, strict=True):
-        if len(wrong) != len(written(trace)):
+        count = int(trace.tokens.written.sum())
+        if len(wrong) != count:
             raise UserError(
-                f"Trace {trace.id}: {len(wrong)} labels for the {len(written(trace))} tokens that the policy wrote.",
+                f"Trace {trace.id}: {len(wrong)} labels for the {count} tokens that the policy wrote.",
                 "There is one label for each token written.",
             )
     scores = [np.stack([readout(trace) for readout in readouts.values()], 1) for trace in traces]
@@ -141,7 +142,8 @@ def localise(
 
 def _in_class(trace: TokenTrace, pattern: str) -> Bools:
     expression = read_pattern(pattern)
-    return np.array([expression.found_in(token.text) for token in written(trace)], dtype=np.bool_)
+    found: Bools = np.array(list(map(expression.found_in, trace.tokens.texts())), dtype=np.bool_)
+    return found[trace.tokens.written]
 
 
 def _table(

@@ -7,24 +7,17 @@ s_t. One table, `READOUTS`, at the foot. Which tokens are wrong is not known her
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.errors import UserError
-from tokenq.records.traces import TokenTrace, TraceToken
-
-_WRITTEN = attrgetter("written")
+from tokenq.records.traces import TokenTrace
 
 Floats = NDArray[np.float64]
 Suspicion = Callable[[TokenTrace], Floats]
 """(trace) → [W] suspicion of each token that the policy wrote; larger = more suspicious."""
-
-
-def written(trace: TokenTrace) -> tuple[TraceToken, ...]:
-    """Return the W tokens that the policy wrote: those that a read-out speaks of."""
-    return trace.tokens if all(map(_WRITTEN, trace.tokens)) else tuple(filter(_WRITTEN, trace.tokens))
 
 
 def implicit_reward(trace: TokenTrace) -> Floats:
@@ -50,7 +43,7 @@ def regret(trace: TokenTrace) -> Floats:
     Raises:
         UserError: the trace keeps no alternatives.
     """
-    return _lead(trace, lambda token: token.favoured[0].implicit_reward, _rewards(trace))
+    return _lead(trace, "favoured", "rewards", _rewards(trace))
 
 
 def policy_surprisal(trace: TokenTrace) -> Floats:
@@ -84,7 +77,7 @@ def gap_to_best(trace: TokenTrace) -> Floats:
     Raises:
         UserError: the trace keeps no alternatives.
     """
-    return _lead(trace, lambda token: token.likely[0].logp, _policy(trace))
+    return _lead(trace, "likely", "logps", _policy(trace))
 
 
 def both_surprisals(trace: TokenTrace) -> Floats:
@@ -94,7 +87,7 @@ def both_surprisals(trace: TokenTrace) -> Floats:
 
 def position(trace: TokenTrace) -> Floats:
     """Return 0, 1, 2 …: the later, the more suspicious. Looks at no model."""
-    return np.arange(len(written(trace)), dtype=np.float64)
+    return np.arange(trace.tokens.written.sum(), dtype=np.float64)
 
 
 def random(trace: TokenTrace) -> Floats:
@@ -104,7 +97,7 @@ def random(trace: TokenTrace) -> Floats:
     """
     name = trace.id.replace("\\", "/").rpartition("/")[2]  # of a row without one: its file's, and the number
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    return np.random.default_rng(seed).random(len(written(trace)))
+    return np.random.default_rng(seed).random(int(trace.tokens.written.sum()))
 
 
 def reward_model(trace: TokenTrace) -> Floats:
@@ -171,29 +164,31 @@ def _column(trace: TokenTrace, name: str) -> Floats:
     Raises:
         UserError: a token does not have it.
     """
-    values = list(map(attrgetter(name), written(trace)))
-    if None in values:
+    values: Floats = trace.tokens.numbers(name)
+    missing = np.flatnonzero(np.isnan(values))
+    if len(missing):
         raise UserError(
-            f"Trace {trace.id}: token {values.index(None) + 1} that the policy wrote has no {name!r}.",
+            f"Trace {trace.id}: token {missing[0] + 1} that the policy wrote has no {name!r}.",
             "It is missing where the two models have different tokenizers, and where it would be infinite; "
             "leave out the read-outs that need it.",
         )
-    return np.array(values, dtype=np.float64)
+    return values
 
 
-def _lead(trace: TokenTrace, best: Callable[[TraceToken], float], own: Floats) -> Floats:
-    """Return how far the best alternative is above the token taken; 0 where the token itself is the best.
+def _lead(trace: TokenTrace, name: str, number: Literal["logps", "rewards"], own: Floats) -> Floats:
+    """Return how far the first alternative of a list is above the token taken; 0 where the token itself is the best.
 
     Raises:
         UserError: the trace keeps no alternatives.
     """
-    tokens = written(trace)
-    if not all(token.likely and token.favoured for token in tokens):
+    alternatives, written = trace.tokens.alternatives, trace.tokens.written
+    if not all(alternatives.sizes[one][written].all() for one in ("likely", "favoured")):
         raise UserError(
             f"Trace {trace.id} keeps no alternatives, so what is best at a position cannot be told.",
             "Score with --top-k 5, say, or leave out regret and gap_to_best.",
         )
-    return np.maximum(np.array([best(token) for token in tokens], dtype=np.float64) - own, 0.0)
+    best: Floats = getattr(alternatives, number)[alternatives.firsts(name)[written]]
+    return np.maximum(best - own, 0.0)
 
 
 LABELS = {

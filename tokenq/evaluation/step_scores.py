@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from tokenq.data.layouts.cells import shown, whole
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
-from tokenq.evaluation.readouts import written
 from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import Floats
 
@@ -63,9 +62,10 @@ def step_scores(trace: TokenTrace, credits: Floats, convention: str, steps: int 
     """
     if convention not in STEP_SCORES:
         raise unknown_name("step score", convention, STEP_SCORES)
-    if len(credits) != len(written(trace)):
+    count = int(trace.tokens.written.sum())
+    if len(credits) != count:
         raise UserError(
-            f"Trace {trace.id}: {len(credits)} credits for the {len(written(trace))} tokens that the policy wrote.",
+            f"Trace {trace.id}: {len(credits)} credits for the {count} tokens that the policy wrote.",
             "There is one credit for each token written.",
         )
     return STEP_SCORES[convention](np.asarray(credits, dtype=np.float64), step_bounds(trace, steps))
@@ -111,7 +111,7 @@ def step_bounds(trace: TokenTrace, count: int | None = None) -> Bounds:
     Raises:
         UserError: there are none or another number, or one is without tokens.
     """
-    spans = [span for span in trace.spans if span.level == "step"]
+    spans = trace.spans.of("step")
     if not spans or (count is not None and len(spans) != count):
         raise UserError(
             f"Trace {trace.id} has {len(spans)} steps"
@@ -119,12 +119,12 @@ def step_bounds(trace: TokenTrace, count: int | None = None) -> Bounds:
             "Score with --levels step, from rows that give their steps, and without cutting responses.",
         )
     # Token t of the trace is the before[t]-th that the policy wrote.
-    before = np.concatenate(([0], np.cumsum([token.written for token in trace.tokens])))
-    steps = [(int(before[span.first]), int(before[span.last])) for span in spans]
-    for number, (first, last) in enumerate(steps):
+    before = np.concatenate(([0], np.cumsum(trace.tokens.written)))
+    steps: Bounds = np.stack([before[spans.columns[side]] for side in ("first", "last")], axis=1).astype(np.int64)
+    for number, (first, last) in enumerate(steps.tolist()):
         if first == last:
             raise UserError(
                 f"Trace {trace.id}: step {number} has no token that the policy wrote.",
                 "The response was cut (allow more tokens), or the step is empty in the data.",
             )
-    return np.array(steps, dtype=np.int64)
+    return steps

@@ -169,13 +169,13 @@ def _judged(
 
 
 def _label(trace: TokenTrace) -> int | None:
-    steps = [span.label for span in trace.spans if span.level == "step"]
-    if not steps or any(label is None for label in steps):
+    labels = trace.spans.of("step").columns["label"]
+    if not len(labels) or labels.min() < 0:
         raise UserError(
             f"Trace {trace.id} has no labelled steps.",
             "Give rows with steps and the first wrong one of them; traces of tokenq score need --levels step.",
         )
-    return first_wrong([bool(label) for label in steps])
+    return first_wrong(labels.tolist())
 
 
 def _goal(one: FirstError) -> float:
@@ -208,5 +208,4 @@ def _said(label: int | None) -> str:
 
 
 def _stretch(trace: TokenTrace, label: int | None) -> Sequence[tuple[int, int]]:
-    steps = [span for span in trace.spans if span.level == "step"]
-    return () if label is None else ((steps[label].start, steps[label].end),)
+    return () if label is None else (trace.spans.of("step").stretch(label),)

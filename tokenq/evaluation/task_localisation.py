@@ -77,19 +77,18 @@ def _labels(trace: TokenTrace, stretches: Stretches | None) -> Bools:
 
 def _first(trace: TokenTrace) -> int | None:
     """Return the first wrong step of a trace, from the labels of its steps."""
-    steps = [span.label for span in trace.spans if span.level == "step"]
-    if not steps or any(label is None for label in steps):
+    labels = trace.spans.of("step").columns["label"]
+    if not len(labels) or labels.min() < 0:
         raise UserError(
             f"Trace {trace.id} has no labels.",
             "Mark errors with a column of stretches (--errors), or give steps with labels.",
         )
-    return first_wrong([bool(label) for label in steps])
+    return first_wrong(labels.tolist())
 
 
 def _step_stretch(trace: TokenTrace) -> Stretches:
     first = _first(trace)
-    steps = [span for span in trace.spans if span.level == "step"]
-    return () if first is None else ((steps[first].start, steps[first].end),)
+    return () if first is None else (trace.spans.of("step").stretch(first),)
 
 
 def _table(found: Localisation) -> Table:

@@ -26,6 +26,7 @@ def labels_from_stretches(trace: TokenTrace, stretches: Iterable[tuple[int, int]
         UserError: a stretch is empty, or outside the response.
     """
     text, wrong = trace.response, np.zeros(len(trace.tokens), dtype=np.bool_)
+    bounds = list(zip(*(trace.tokens.columns[side].tolist() for side in ("start", "end")), strict=True))
     for start, end in stretches:
         if not 0 <= start < end <= len(text):
             raise UserError(
@@ -33,10 +34,10 @@ def labels_from_stretches(trace: TokenTrace, stretches: Iterable[tuple[int, int]
                 f"which has {len(text)} characters.",
                 "Spans are (start, end) in characters of the response, end excluded; a cut response is shorter.",
             )
-        for number, token in enumerate(trace.tokens):
-            low, high = max(start, token.start), min(end, token.end)
-            inside = low < high and bool(text[low:high].strip() or not token.text.strip())
-            part = token.start == token.end and start < token.start <= end and number < len(trace.tokens) - 1
+        for number, (first, last) in enumerate(bounds):
+            low, high = max(start, first), min(end, last)
+            inside = low < high and bool(text[low:high].strip() or not text[first:last].strip())
+            part = first == last and start < first <= end and number < len(bounds) - 1
             wrong[number] |= inside or part
     return _of_written(trace, wrong)
 
@@ -47,7 +48,7 @@ def labels_from_step(trace: TokenTrace, step: int | None) -> Bools:
     Raises:
         UserError: the trace has no such step.
     """
-    steps = [span for span in trace.spans if span.level == "step"]
+    steps = trace.spans.of("step")
     wrong = np.zeros(len(trace.tokens), dtype=np.bool_)
     if step is not None:
         if not 0 <= step < len(steps):
@@ -60,4 +61,4 @@ def labels_from_step(trace: TokenTrace, step: int | None) -> Bools:
 
 
 def _of_written(trace: TokenTrace, values: Bools) -> Bools:
-    return values[[token.written for token in trace.tokens]]
+    return values[trace.tokens.written]

@@ -127,7 +127,8 @@ def _chosen_rewards(traces: Sequence[TokenTrace]) -> Floats:
 
 def _predicted(trace: TokenTrace) -> float:
     """Return −β Σ_t KL(π_ref‖π); positions where it is infinite count nothing."""
-    return -trace.beta * sum(token.ref_kl or 0.0 for token in trace.tokens if token.written)
+    divergences: list[float] = np.nan_to_num(trace.tokens.numbers("ref_kl")).tolist()
+    return -trace.beta * sum(divergences)
 
 
 def _verdict(without: Drift, after_chosen: Drift) -> Verdict:

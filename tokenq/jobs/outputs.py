@@ -1,21 +1,22 @@
 """What a job writes: nothing on disk is replaced unless the same command wrote it, and nobody else writes it now.
 
 Every output says who made it: JSON in its field `made_by`, a page and a figure inside, lines and tables in the
-provenance beside them. Lines of a job are kept as they come, so that a kill loses nothing: one file per process, put
+provenance beside them. What a job has done is kept as it comes, so that a kill loses nothing: one file per process, put
 together in the end. Under `accelerate launch` every process works on its share of the items (item i belongs to process
 i mod n), and the first process puts them together in the order of the items.
 """
 
 import contextlib
 import glob
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from tokenq.errors import UserError
-from tokenq.files import JsonLines, digest_of, disk_errors, read_json, write_json
+from tokenq.files import digest_of, disk_errors, read_json, write_json
+from tokenq.frames import Frames
 from tokenq.leftovers import remove
 from tokenq.locks import hold_file, hold_folder
 
@@ -146,56 +147,52 @@ class Parts:
 
     Args:
         path: the output that will be made of them.
-        key: of all that the lines depend on; lines of another job are not taken over.
+        key: of all that the items depend on; those of another job are not taken over.
     """
 
     def __init__(self, path: Path, key: str) -> None:
         from accelerate import PartialState
 
         self._state = PartialState()
-        self._key, self._path = key, path
+        self._key, self._path = key.encode(), path
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         count = self._state.num_processes
-        self._parts = [JsonLines(path.with_name(f".{path.name}.partial-{rank}-of-{count}")) for rank in range(count)]
+        self._parts = [Frames(path.with_name(f".{path.name}.partial-{rank}-of-{count}")) for rank in range(count)]
 
     @property
     def mine(self) -> slice:
         """The items of this process."""
         return slice(self._state.process_index, None, self._state.num_processes)
 
-    def begin(self, wanted: Callable[[dict[str, Any]], bool] = lambda _: True) -> int:
-        """Return the number of lines that this process wrote before, in a killed run of the same job.
+    def begin(self, wanted: Callable[[bytes], bool] = lambda _: True) -> int:
+        """Return the number of items that this process wrote before, in a killed run of the same job.
 
         Args:
-            wanted: False for a line from which on the job is done again.
+            wanted: False for an item from which on the job is done again.
         """
         part = self._parts[self._state.process_index]
-        lines = part.read()
-        if lines and lines[0].get("key") == self._key:
-            part.keep(lambda line: "key" in line or wanted(line))
-            return len(part.read()) - 1
+        if next(iter(part), None) == self._key:
+            kept: int = part.keep(lambda item: item == self._key or wanted(item))
+            return kept - 1
         remove(part.path)
-        part.append({"key": self._key})
+        part.append(self._key)
         return 0
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line of this process."""
-        self._parts[self._state.process_index].append(dict(line))
+    def append(self, item: bytes) -> None:
+        """Add an item of this process."""
+        self._parts[self._state.process_index].append(item)
 
-    def in_order(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of all processes in the order of their items, up to the first that is missing."""
-        files = [part.path.open(encoding="utf-8") for part in self._parts]
-        try:
-            for file in files:
-                next(file)  # the key
-            number = 0
-            while line := next(files[number % len(files)], None):
-                yield json.loads(line)
-                number += 1
-        finally:
-            for file in files:
-                file.close()
+    def in_order(self) -> Iterator[bytes]:
+        """Yield what all processes wrote in the order of the items, up to the first that is missing."""
+        files = [iter(part) for part in self._parts]
+        for file in files:
+            next(file)  # the key
+        for file in cycle(files):
+            item = next(file, None)
+            if item is None:
+                return
+            yield item
 
     def remove(self) -> None:
         """Delete the files, those of an earlier run in other numbers too."""

@@ -29,8 +29,9 @@ from tokenq.rundir import provenance
 from tokenq.score.aligned import score_aligned
 from tokenq.score.health import row_warnings
 from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
+from tokenq.score.rows import ScoredRow, Scoring
 from tokenq.score.spans import find_cut
-from tokenq.score.trace import ScoredRow, Scoring, score
+from tokenq.score.trace import bare_trace, score, score_totals, without_tokens
 from tokenq.search.config import SearchConfig
 
 _SEARCH = [
@@ -163,13 +164,30 @@ class Reader:
         Raises:
             UserError: weights were written over while they were in use.
         """
+        return self._judged(self._policy_traces(rows, done), rows, done)
+
+    def totals(self, rows: Sequence[ScoredRow], done: int = 0) -> Iterator[list[TokenTrace]]:
+        """Yield the totals of every row as `traces` does its traces, without tokens: to the last bit the same sums."""
+        scoring, budget = self._scoring, self.options.tokens_per_batch
+        if self.pair is None:
+            read = ([bare_trace(row, which, scoring) for which in range(len(row.texts))] for row in rows[done:])
+        elif self.other_tokenizer is None:
+            read = score_totals(rows, self.pair.models.read_logps, scoring, budget, done)
+        else:
+            read = (list(map(without_tokens, row)) for row in self._policy_traces(rows, done))
+        return self._judged(read, rows, done)
+
+    def _judged(
+        self, traces: Iterator[list[TokenTrace]], rows: Sequence[ScoredRow], done: int
+    ) -> Iterator[list[TokenTrace]]:
+        """Yield traces with what a reward model says, where there is one."""
         budget = self.options.tokens_per_batch
-        traces = self._policy_traces(rows, budget, done)
         if self.rewards is not None:
             traces = with_rewards(traces, rows, self.rewards, budget, done)
         return guarded(traces, self.files)
 
-    def _policy_traces(self, rows: Sequence[ScoredRow], budget: int, done: int) -> Iterator[list[TokenTrace]]:
+    def _policy_traces(self, rows: Sequence[ScoredRow], done: int) -> Iterator[list[TokenTrace]]:
+        budget = self.options.tokens_per_batch
         if self.pair is None:
             return bare_traces(rows, self._scoring, done)
         if self.other_tokenizer is None:

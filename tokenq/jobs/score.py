@@ -28,13 +28,13 @@ from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, models_of_run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
-from tokenq.records.schema import SCHEMA
-from tokenq.records.traces import read_traces, write_traces
+from tokenq.records.trace_columns import TABLE_SCHEMA
+from tokenq.records.trace_files import frame_of, read_traces, rows_of_frame, write_traces
 from tokenq.report.notebook import Traces
 from tokenq.rundir import provenance
 from tokenq.score.config import ScoreConfig
 from tokenq.score.health import pair_warnings
-from tokenq.score.trace import ScoredRow
+from tokenq.score.rows import ScoredRow
 
 _LOOKED_AT = 64
 """Traces by which the pair of models is judged."""
@@ -209,6 +209,7 @@ def score_to_file(
     config: Mapping[str, Any],
     listener: Listener,
     made_by: str = "tokenq score",
+    what: Literal["traces", "totals"] = "traces",
 ) -> None:
     """Score the rows and write their traces to `path`, with a record of where they come from beside it.
 
@@ -222,12 +223,14 @@ def score_to_file(
         config: what was asked for, for the record.
         listener: told how far it is.
         made_by: the command, for the record.
+        what: "totals" leaves the tokens out.
     """
-    state, key = PartialState(), _key(reader, rows)
+    state, key = PartialState(), _key(reader, rows, what)
+    read = {"traces": reader.traces, "totals": reader.totals}[what]
     listener = listener if state.is_main_process else SILENCE
     parts = Parts(path, key)
     if is_made(path, key):
-        listener.say(f"the traces of {len(rows)} rows are in {path} already")
+        listener.say(f"the {what} of {len(rows)} rows are in {path} already")
         state.wait_for_everyone()
         if state.is_main_process:
             _warn(path, listener)
@@ -238,8 +241,8 @@ def score_to_file(
     if done:
         listener.say(f"going on after {done} of {len(own)} rows that were scored before")
     begin = time.perf_counter()
-    for number, traces in enumerate(reader.traces(own, done), 1):
-        parts.append({"traces": [trace.to_dict() for trace in traces]})
+    for number, traces in enumerate(read(own, done), 1):
+        parts.append(frame_of(traces))
         listener(Event("scoring", number, len(own) - done))
     seconds, tokens = time.perf_counter() - begin, sum(row.group.n_tokens for row in own[done:])
     if tokens:
@@ -250,23 +253,25 @@ def score_to_file(
     if state.is_main_process:
         record = {**_record(reader, rows, config), "made_by": made_by, "key": key}
         record["records"] = sum(len(row.texts) for row in rows)
-        traces_of_all = (trace for line in parts.in_order() for trace in line["traces"])
-        write_traces(path, traces_of_all, recorder(path, lambda: record))
+        write_traces(path, map(rows_of_frame, parts.in_order()), recorder(path, lambda: record))
         _warn(path, listener)
         parts.remove()
-        listener.say(f"done: the traces of {len(rows)} rows are in {path}")
+        listener.say(f"done: the {what} of {len(rows)} rows are in {path}")
 
 
 def _warn(path: Path, listener: Listener) -> None:
     """Say what the first traces tell against the pair of models."""
-    for warning in pair_warnings(list(islice(read_traces(path), _LOOKED_AT))):
+    for warning in pair_warnings(list(islice(read_traces(path, alternatives=False), _LOOKED_AT))):
         listener.say(f"warning: {warning}")
 
 
-def _key(reader: Reader, rows: Sequence[ScoredRow]) -> str:
+def _key(reader: Reader, rows: Sequence[ScoredRow], what: str) -> str:
     """Return a key of all that the traces depend on."""
     options = reader.options
-    said = [f"{tokenq.__version__} {SCHEMA}", *(identity.get("weights", "") for identity in reader.identities)]
+    said = [
+        f"{tokenq.__version__} {TABLE_SCHEMA} {what}",
+        *(identity.get("weights", "") for identity in reader.identities),
+    ]
     said += [] if reader.rewards is None else [repr(reader.rewards.described())]
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
     said += [f"{row.id}:{group_digest(row.group)}" for row in rows]

@@ -1,6 +1,7 @@
 """Answers to prompts, by the search that was asked for: in memory, or into a file that a kill does not lose."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
@@ -15,7 +16,7 @@ from tokenq.data.bad_rows import first_named
 from tokenq.data.prompts import Given, LoadedPrompts, Prompt, encode_prompts, load_prompts, usable_prompts
 from tokenq.data.sources import Data
 from tokenq.errors import unknown_name
-from tokenq.files import plain, write_json_lines
+from tokenq.files import json_line, plain, write_lines
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
@@ -270,13 +271,13 @@ def search_to_file(
             parts.remove()
         return
     own = prompts[parts.mine]
-    done = parts.begin(lambda line: line.get("stopped") != "interrupted")
+    done = parts.begin(lambda line: json.loads(line)["stopped"] != "interrupted")
     if done:
         listener.say(f"going on after {done} of {len(own)} prompts that were searched before")
     for result in searcher.results(
         own, lambda part, whole: listener(Event("searching", part, whole)), interrupted, done
     ):
-        parts.append(result.to_dict())
+        parts.append(json_line(result.to_dict()))
     state.wait_for_everyone()
     if not state.is_main_process:
         return
@@ -284,7 +285,7 @@ def search_to_file(
     sources = {**searcher.identities, "prompts": {"sources": plain(config["prompts"]), "sha256": _digest(prompts)}}
     record = {**provenance(config, searcher.config.seed, sources), "made_by": made_by, "records": count}
     record |= {} if interrupted() else {"key": key}
-    write_json_lines(path, parts.in_order(), recorder(path, lambda: record))
+    write_lines(path, parts.in_order(), recorder(path, lambda: record))
     if interrupted():
         listener.say(f"stopped: {count} of {len(prompts)} prompts are in {path}; the same command goes on from there")
         return

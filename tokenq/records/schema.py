@@ -57,45 +57,43 @@ def built(kind: Callable[..., T], record: Any, **nested: Any) -> T:
     return kind(**values)
 
 
-def built_many(kind: Callable[..., T], records: Sequence[Mapping[str, Any]], **nested: Sequence[Any]) -> list[T]:
+def built_many(kind: Callable[..., T], records: Sequence[Mapping[str, Any]]) -> list[T]:
     """Return records of JSON objects as `built` does, column by column: at a fraction of its time.
-
-    Args:
-        kind: a dataclass.
-        records: the objects.
-        nested: columns of records that are built already.
 
     Raises:
         TypeError: a field is missing, unknown, or of another type.
         KeyError: a field is missing.
     """
-    names = _names(kind)
-    odd = next((record for record in records if len(record) != len(names)), None)
-    if odd is not None:
-        kind(**odd)  # which says what is wrong
-    columns = {name: [record[name] for record in records] for name in names if name not in nested}
-    return built_columns(kind, {**columns, **nested})
+    return [kind(*values) for values in zip(*columns_of(kind, records).values(), strict=True)]
 
 
-def built_columns(kind: Callable[..., T], columns: Mapping[str, Sequence[Any]]) -> list[T]:
-    """Return records whose fields are given column by column, those that nest others built already.
+def columns_of(
+    kind: Callable[..., Any], records: Sequence[Mapping[str, Any]], nested: Sequence[str] = ()
+) -> dict[str, list[Any]]:
+    """Return the fields of JSON objects column by column.
+
+    Args:
+        kind: a dataclass, whose fields they have.
+        records: the objects.
+        nested: fields that hold other records, which are not looked at.
 
     Raises:
         TypeError: a field is unknown, or of another type.
         KeyError: a field is missing.
     """
-    names = _names(kind)
-    if len(columns) > len(names):
-        raise TypeError(f"{next(name for name in columns if name not in names)!r} is unknown")
-    for name, types in _types(kind).items():
-        if not types.issuperset(map(type, columns[name])):
-            wrong = next(value for value in columns[name] if type(value) not in types)
+    names, types, items = _names(kind), _types(kind), _columns(kind)
+    odd = next((record for record in records if len(record) != len(names)), None)
+    if odd is not None:
+        kind(**odd)  # which says what is wrong
+    columns = {name: [record[name] for record in records] for name in names}
+    for name, values in columns.items():
+        if name in types and not types[name].issuperset(map(type, values)):
+            wrong = next(value for value in values if type(value) not in types[name])
             raise TypeError(f"{name!r} is {repr(wrong)[:80]}")
-    for name, types in _columns(kind).items():
-        for value in columns[name]:
-            if value and not types.issuperset(map(type, value)):
+        for value in values if name in items and name not in nested else ():
+            if value and not items[name].issuperset(map(type, value)):
                 raise TypeError(f"{name!r} holds {repr(value)[:80]}")
-    return [kind(*values) for values in zip(*(columns[name] for name in names), strict=True)]
+    return columns
 
 
 @cache

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 from tokenq.errors import unknown_name
-from tokenq.records.traces import TokenTrace, TraceToken
+from tokenq.records.trace_records import TraceToken
+from tokenq.records.traces import TokenTrace
 
 NUMBERS = (
     "logp",

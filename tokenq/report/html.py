@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.files import write_text
-from tokenq.records.traces import TokenTrace, TraceToken
+from tokenq.records.trace_records import TraceToken
+from tokenq.records.traces import TokenTrace
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
 from tokenq.report.offline import offline_page, templates, writable
 from tokenq.report.view import page_data
@@ -157,7 +158,7 @@ def _name(token: TraceToken, trace: TokenTrace) -> str:
     """Return the label of a token: its piece, EOS, or its number if it has no piece."""
     if token.text:
         return token.text
-    return "EOS" if trace.terminal and token is trace.tokens[-1] else f"#{token.id}"
+    return "EOS" if trace.terminal and token == trace.tokens[-1] else f"#{token.id}"
 
 
 def _tooltip(token: TraceToken, channel: Channel) -> str:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from tokenq.errors import UserError
 from tokenq.records.results import SearchResult, read_results
-from tokenq.records.traces import Span, TokenTrace, Totals, TraceToken, read_traces
+from tokenq.records.trace_files import read_traces
+from tokenq.records.trace_tokens import Spans, Tokens
+from tokenq.records.traces import TokenTrace, Totals
 from tokenq.report.channels import NUMBERS
 from tokenq.report.html import fragment, write_page
 
@@ -36,12 +38,12 @@ class TraceView:
         return f"TraceView({self.trace.id!r}, {len(self.tokens)} tokens, {self.totals})"
 
     @property
-    def tokens(self) -> tuple[TraceToken, ...]:
+    def tokens(self) -> Tokens:
         """The tokens of the response."""
         return self.trace.tokens
 
     @property
-    def spans(self) -> tuple[Span, ...]:
+    def spans(self) -> Spans:
         """The stretches of the response, of all levels."""
         return self.trace.spans
 

@@ -19,7 +19,7 @@ from tokenq.report.html import page
 from tokenq.report.inline_svg import inline_svg
 from tokenq.report.offline import offline_page
 from tokenq.report.outcome import figure, said, shown_table
-from tokenq.score.spans import Cut, spans_of
+from tokenq.score.spans import Cut, spans_of, together
 from tokenq.stats.outcome import ListedExample, Outcome
 
 LISTED = 500
@@ -106,8 +106,8 @@ def _marked(trace: TokenTrace, wrong: Sequence[tuple[int, int]]) -> TokenTrace:
         return trace
     whole = [_whole(trace, start, end) for start, end in sorted(wrong)]
     cut = Cut("given", lambda *_: [(stretch, False) for stretch in whole], False)
-    spans = spans_of(cut, trace.response, trace.tokens, Response(trace.response))
-    return replace(trace, spans=(*trace.spans, *spans))
+    spans = spans_of(cut, trace.tokens, Response(trace.response))
+    return replace(trace, spans=together([trace.spans, spans]))
 
 
 def _whole(trace: TokenTrace, start: int, end: int) -> tuple[int, int]:

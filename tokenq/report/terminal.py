@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tokenq.records.results import SearchResult
-from tokenq.records.traces import TokenTrace, TraceToken
+from tokenq.records.trace_records import TraceToken
+from tokenq.records.traces import TokenTrace
 
 _NEGATIVE, _POSITIVE = (178, 60, 20), (20, 90, 170)
 """Orange for tokens that the training made less likely, blue for those made more likely: told apart by everyone."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from tokenq.errors import UserError
 from tokenq.records.schema import SCHEMA
-from tokenq.records.traces import Alternative, Side, Span, TokenTrace, TraceToken
+from tokenq.records.trace_records import Alternative, Span, TraceToken
+from tokenq.records.traces import Side, TokenTrace
 from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of, is_read
 from tokenq.score.compare import PairComparison, compare
 

@@ -9,9 +9,12 @@ from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import TokenScorer
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup
-from tokenq.records.traces import TokenTrace, TraceToken
+from tokenq.records.trace_records import TraceToken
+from tokenq.records.trace_tokens import tokens_of
+from tokenq.records.traces import TokenTrace
 from tokenq.score.align import Stretch, align
-from tokenq.score.trace import CHUNK, ScoredRow, Scoring, assemble
+from tokenq.score.rows import CHUNK, ScoredRow, Scoring
+from tokenq.score.trace import assemble
 
 SAID = (
     "policy and reference have different tokenizers: credit is given to the stretches of text that are whole tokens "
@@ -78,7 +81,8 @@ def _trace(
         )
     stretches = align(text.ends.tolist(), their_text.ends.tolist())
     ids = row.group.responses[which].ids.tolist()
-    return assemble(row, which, list(_tokens(text.text, stretches, ids, logps, scoring.beta)), scoring, (SAID,))
+    tokens = list(_tokens(text.text, stretches, ids, logps, scoring.beta))
+    return assemble(row, which, tokens_of(tokens, text.text, scoring.beta), scoring, (SAID,))
 
 
 def _tokens(

@@ -1,13 +1,16 @@
 """Chosen against rejected: where they part, and which stretches earn the margin."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isclose
-from typing import Any
+from typing import Any, get_args
+
+import numpy as np
 
 from tokenq.data.turns import common_length
 from tokenq.errors import UserError, unknown_name
-from tokenq.records.traces import Side, Span, TokenTrace, TraceToken
+from tokenq.records.trace_records import Span, TraceToken
+from tokenq.records.traces import Side, TokenTrace
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,7 @@ class PairComparison:
         margin: chosen minus rejected sequence reward; where no policy has read them, that of the reward model.
         shared: tokens at the beginning that both have; their rewards are the same and cancel.
         parts_at: character in the responses at which they part (the same in both): what stands before it is shared.
-        shares: stretches of both, by what they add to the margin, largest first; none of a reward model's margin, as it
-            judges whole responses.
+        level: the level of its shares; None for a reward model's margin, as it judges whole responses.
     """
 
     chosen: TokenTrace
@@ -44,7 +46,19 @@ class PairComparison:
     margin: float
     shared: int
     parts_at: int
-    shares: tuple[Share, ...]
+    level: str | None
+
+    @cached_property
+    def shares(self) -> tuple[Share, ...]:
+        """Stretches of both, by what they add to the margin, largest first."""
+        if self.level is None:
+            return ()
+        spans = {side: self.of(side).spans.of(self.level) for side in get_args(Side)}
+        return tuple(Share(side, spans[side][which], gain) for side, which, gain in gains_of(self, self.level))
+
+    def of(self, side: Side) -> TokenTrace:
+        """Return the trace of one side."""
+        return self.chosen if side == "chosen" else self.rejected
 
 
 def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) -> PairComparison:
@@ -65,18 +79,15 @@ def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) 
         )
     if _models(chosen) != _models(rejected):
         raise UserError(f"{chosen.id} and {rejected.id} were scored by different models.", "Score them together.")
-    levels = list(dict.fromkeys(span.level for trace in (chosen, rejected) for span in trace.spans))
+    levels = list(dict.fromkeys((*chosen.spans.levels, *rejected.spans.levels)))
     if level is not None and level not in levels:
         raise unknown_name("level of these traces", level, levels)
-    wanted = level or next(iter(levels), None)
     shared = _shared(chosen, rejected)
-    ends = chosen.tokens[shared - 1].end if shared else 0
+    ends = int(chosen.tokens.columns["end"][shared - 1]) if shared else 0
     margin = _reward_margin(chosen, rejected)
-    shares: list[Share] = []
+    alone = margin is not None
     if margin is None:
         margin = chosen.totals.given("implicit_reward") - rejected.totals.given("implicit_reward")
-        shares += _shares(chosen, "chosen", wanted, shared, 1.0)
-        shares += _shares(rejected, "rejected", wanted, shared, -1.0)
     return PairComparison(
         chosen=chosen,
         rejected=rejected,
@@ -84,7 +95,7 @@ def compare(chosen: TokenTrace, rejected: TokenTrace, level: str | None = None) 
         shared=shared,
         # Tokens may be shared that are the first bytes of different characters.
         parts_at=min(ends, common_length(chosen.response, rejected.response)),
-        shares=tuple(sorted(shares, key=lambda share: -share.gain)),
+        level=None if alone else level or next(iter(levels), None),
     )
 
 
@@ -101,27 +112,31 @@ def _reward_margin(chosen: TokenTrace, rejected: TokenTrace) -> float | None:
 
 
 def _shared(chosen: TokenTrace, rejected: TokenTrace) -> int:
-    count = 0
-    for one, other in zip(chosen.tokens, rejected.tokens, strict=False):
-        if not _same(one, other):
-            break
-        count += 1
-    return count
+    count = min(len(chosen.tokens), len(rejected.tokens))
+    ids, their_ids = (trace.tokens.columns["id"][:count] for trace in (chosen, rejected))
+    same = ids == their_ids
+    for place in np.flatnonzero((ids < 0) & (their_ids < 0)).tolist():
+        same[place] = _same(chosen.tokens[place], rejected.tokens[place])
+    differ = np.flatnonzero(~same)
+    return int(differ[0]) if len(differ) else count
 
 
 def _same(one: TraceToken, other: TraceToken) -> bool:
-    if one.id is not None or other.id is not None:
-        return one.id == other.id
-    # Stretches of several tokens (models with different tokenizers): the same text may be other tokens.
+    """Return whether two stretches of several tokens are the same (models with different tokenizers)."""
     reward, their_reward = one.implicit_reward or 0.0, other.implicit_reward or 0.0
     return one.text == other.text and isclose(reward, their_reward, rel_tol=1e-4, abs_tol=1e-4)
 
 
-def _shares(trace: TokenTrace, side: Side, level: str | None, shared: int, sign: float) -> Sequence[Share]:
-    """Return the shares of one response; of a stretch that both share in part, only the rest counts."""
-    shares = []
-    for span in trace.spans:
-        own = trace.tokens[max(span.first, shared) : span.last]
-        if span.level == level and own:
-            shares.append(Share(side, span, sign * sum(token.implicit_reward or 0.0 for token in own)))
-    return shares
+def gains_of(compared: PairComparison, level: str) -> list[tuple[Side, int, float]]:
+    """Return what stretches of a level add to the margin of a pair, as (side, which stretch of the level, gain).
+
+    Of a stretch that both share in part, only the rest counts. The largest come first.
+    """
+    found: list[tuple[Side, int, float]] = []
+    for side, sign in zip(get_args(Side), (1.0, -1.0), strict=True):
+        trace = compared.of(side)
+        rewards = np.nan_to_num(trace.tokens.columns["implicit_reward"]).tolist()
+        spans = trace.spans.of(level).columns
+        bounds = zip(np.maximum(spans["first"], compared.shared).tolist(), spans["last"].tolist(), strict=True)
+        found += [(side, i, sign * sum(rewards[a:b])) for i, (a, b) in enumerate(bounds) if a < b]
+    return sorted(found, key=lambda one: -one[2])

@@ -58,7 +58,7 @@ def pair_warnings(traces: Sequence[TokenTrace]) -> list[str]:
     Args:
         traces: some traces of the run.
     """
-    kls = [token.kl for trace in traces for token in trace.tokens if token.kl is not None]
+    kls = [kl for trace in traces for kl in trace.tokens.columns["kl"].tolist() if kl == kl]
     if not kls:
         return []
     mean = sum(kls) / len(kls)

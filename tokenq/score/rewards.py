@@ -8,14 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from tokenq.core.packing import at_own_state, every_token, pack, plan_pass
+from tokenq.core.packing import at_own_state, every_token
 from tokenq.core.tensors import PackedBatch
-from tokenq.records.traces import TokenTrace, TraceToken
-from tokenq.score.spans import reward_at_end
-from tokenq.score.trace import CHUNK, ScoredRow, Scoring, assemble
+from tokenq.records.trace_tokens import Spans
+from tokenq.records.traces import TokenTrace
+from tokenq.score.rows import ScoredRow, Scoring, each_response, own_slices
+from tokenq.score.spans import rewards_at_end
+from tokenq.score.trace import assemble, bare_tokens
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,7 @@ class RewardReader:
 def bare_traces(rows: Sequence[ScoredRow], scoring: Scoring, done: int = 0) -> Iterator[list[TokenTrace]]:
     """Yield the traces of rows that no policy has read: texts, tokens and spans without numbers."""
     for row in rows[done:]:
-        yield [assemble(row, which, _bare(row, which), scoring) for which in range(len(row.texts))]
-
-
-def _bare(row: ScoredRow, which: int) -> list[TraceToken]:
-    response, text = row.group.responses[which], row.texts[which]
-    ends = text.ends.tolist()
-    places = zip(response.ids.tolist(), [0, *ends[:-1]], ends, response.mask.tolist(), strict=True)
-    return [TraceToken(number, text.text[start:end], start, end, written=own) for number, start, end, own in places]
+        yield [assemble(row, which, bare_tokens(row, which, scoring.beta), scoring) for which in range(len(row.texts))]
 
 
 def with_rewards(
@@ -69,28 +64,28 @@ def with_rewards(
 
 
 def _outputs(rows: Sequence[ScoredRow], reader: RewardReader, budget: int, done: int) -> Iterator[list[Tensor]]:
-    """Yield for every row that is not done the outputs [n, A] at all tokens of each response."""
-    for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
-        groups = [at_own_state(row.group, every_token) for row in rows[start : start + CHUNK]]
-        first = max(0, done - start)
-        found: dict[int, list[Tensor]] = {}
-        for places in plan_pass([group.n_tokens for group in groups], budget, first):
-            batch = pack([groups[place] for place in places], places)
-            with torch.no_grad():
-                flat = reader.read(batch).double().cpu()
-            counts = torch.bincount(batch.actions.responses.cpu(), minlength=batch.actions.shape[0]).tolist()
-            for (place, _), values in zip(batch.actions.members, torch.split(flat, counts), strict=True):
-                found.setdefault(place, []).append(values)
-        yield from (found[place] for place in range(first, len(groups)))
+    """Return for every row that is not done the outputs [n, A] at all tokens of each response."""
+
+    def read(batch: PackedBatch) -> Iterator[Tensor]:
+        flat = reader.read(batch).double().cpu()
+        return (flat[own] for own in own_slices(batch))
+
+    return each_response(rows, read, budget, done, lambda row: at_own_state(row.group, every_token))
 
 
 def _rewarded(trace: TokenTrace, outputs: Tensor, reader: RewardReader) -> TokenTrace:
-    rewards = (outputs @ outputs.new_tensor(reader.weights)).tolist()
-    several = [tuple(row) for row in outputs.tolist()] if len(reader.outputs) > 1 else [()] * len(rewards)
-    tokens = tuple(
-        replace(token, reward=reward, outputs=own) if token.written else token
-        for token, reward, own in zip(trace.tokens, rewards, several, strict=True)
+    rewards = (outputs @ outputs.new_tensor(reader.weights)).numpy()
+    several = outputs.numpy() if len(reader.outputs) > 1 else np.zeros((len(rewards), 0))
+    totals = replace(trace.totals, reward=float(rewards[-1]), outputs=tuple(several[-1].tolist()))
+    if not trace.tokens:  # totals alone
+        return replace(trace, totals=totals, reward_model=reader.described())
+    written = trace.tokens.written
+    tokens = replace(
+        trace.tokens,
+        columns={**trace.tokens.columns, "reward": np.where(written, rewards, np.nan)},
+        outputs=np.where(written[:, None], several, np.nan),
     )
-    spans = tuple(replace(span, reward=reward_at_end(tokens[span.first : span.last])) for span in trace.spans)
-    totals = replace(trace.totals, reward=rewards[-1], outputs=several[-1])
-    return replace(trace, tokens=tokens, spans=spans, totals=totals, reward_model=reader.described())
+    spans = trace.spans.columns
+    ends = rewards_at_end(tokens, spans["first"], spans["last"])
+    judged = Spans({**spans, "reward": ends})
+    return replace(trace, tokens=tokens, spans=judged, totals=totals, reward_model=reader.described())

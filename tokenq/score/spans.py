@@ -5,16 +5,18 @@ the sequence reward. A pattern, or stretches that are given, may leave tokens ou
 """
 
 import re
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
+
+import numpy as np
 
 from tokenq.data.steps import step_stretches
 from tokenq.errors import unknown_name
 from tokenq.patterns import read_pattern
 from tokenq.records.examples import Response
-from tokenq.records.traces import Span, TraceToken
+from tokenq.records.trace_records import Numbers, column_of
+from tokenq.records.trace_tokens import Spans, Tokens, spans_of_records
 
 Stretch = tuple[int, int]
 
@@ -32,11 +34,11 @@ class Cut(NamedTuple):
     """
 
     level: str
-    find: Callable[[str, Response, Sequence[TraceToken]], list[tuple[Stretch, bool | None]]]
+    find: Callable[[str, Response, Tokens], list[tuple[Stretch, bool | None]]]
     parts: bool
 
 
-def spans_of(cut: Cut, text: str, tokens: Sequence[TraceToken], response: Response) -> list[Span]:
+def spans_of(cut: Cut, tokens: Tokens, response: Response) -> Spans:
     """Return the spans of one level, with the credit of the tokens whose pieces begin in them.
 
     A token without a piece goes with the character before it, of which it is a part. At either end of the text there
@@ -45,48 +47,93 @@ def spans_of(cut: Cut, text: str, tokens: Sequence[TraceToken], response: Respon
 
     Args:
         cut: the level.
-        text: the response.
-        tokens: its tokens.
+        tokens: of the response.
         response: the response as the data has it.
     """
+    text, begins, stops = tokens.response, tokens.columns["start"], tokens.columns["end"]
     found = cut.find(text, response, tokens)
-    places = [token.start if token.end > token.start else token.start - 1 for token in tokens]
-    if places and not cut.parts and not tokens[-1].text:
+    places = np.where(stops > begins, begins, begins - 1)
+    if len(places) and not cut.parts and begins[-1] == stops[-1]:
         places[-1] = len(text)
-    spans: list[Span] = []
-    for number, ((start, end), label) in enumerate(found):
-        first = 0 if cut.parts and number == 0 else bisect_left(places, start)
-        inside = first, bisect_left(places, end)
-        spans.append(_credit(cut.level, (start, end), label, inside, tokens))
-    return spans
-
-
-def _credit(
-    level: str, stretch: Stretch, label: bool | None, inside: tuple[int, int], tokens: Sequence[TraceToken]
-) -> Span:
-    first, last = inside
-    rewards = [token.implicit_reward for token in tokens[first:last] if token.written]
-    numbers = [reward for reward in rewards if reward is not None]
-    return Span(
-        level=level,
-        start=stretch[0],
-        end=stretch[1],
-        first=first,
-        last=last,
-        tokens=len(rewards),
-        sum=sum(numbers, 0.0),
-        mean=sum(numbers) / len(numbers) if numbers else None,
-        min=min(numbers) if numbers else None,
-        final=numbers[-1] if numbers else None,
-        end_value=(tokens[last - 1].prefix_value or 0.0) if last else 0.0,
-        label=label,
-        reward=reward_at_end(tokens[first:last]),
+    starts, ends = (np.array([stretch[side] for stretch, _ in found], np.int64) for side in (0, 1))
+    firsts, lasts = np.searchsorted(places, starts), np.searchsorted(places, ends)
+    if cut.parts:
+        firsts[:1] = 0
+    return Spans(
+        {
+            "level": np.full(len(found), cut.level),
+            "start": starts,
+            "end": ends,
+            "first": firsts,
+            "last": lasts,
+            **_credit(tokens, firsts, lasts),
+            "label": column_of([label for _, label in found], np.int8),
+            "reward": rewards_at_end(tokens, firsts, lasts),
+        }
     )
 
 
-def reward_at_end(tokens: Sequence[TraceToken]) -> float | None:
-    """Return the reward at the last of some tokens that the policy wrote, None without one."""
-    return next((token.reward for token in reversed(tokens) if token.written), None)
+def together(parts: Sequence[Spans]) -> Spans:
+    """Return the spans of several levels, one level after the other."""
+    if not parts:
+        return spans_of_records(())
+    return Spans({name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns})
+
+
+def _credit(tokens: Tokens, firsts: Numbers, lasts: Numbers) -> dict[str, Numbers]:
+    """Return what tokens from `firsts` to before `lasts` earn; sums are added up from the first to the last of them."""
+    rewards = tokens.columns["implicit_reward"]
+    known = tokens.written & ~np.isnan(rewards)
+    values = rewards[known]
+    begins, sizes = _count(known, firsts, lasts)
+    sums, least = _added(values, begins, sizes)
+    some = sizes > 0
+    final = np.full(len(sizes), np.nan)
+    final[some] = values[(begins + sizes)[some] - 1]
+    reached = np.append(tokens.columns["prefix_value"], 0.0)[np.where(lasts > 0, lasts - 1, len(rewards))]
+    return {
+        "tokens": _count(tokens.written, firsts, lasts)[1],
+        "sum": sums,
+        "mean": np.divide(sums, sizes, out=np.full(len(sizes), np.nan), where=some),
+        "min": np.where(some, least, np.nan),
+        "final": final,
+        "end_value": np.where(np.isnan(reached) | (reached == 0), 0.0, reached),
+    }
+
+
+def _count(mask: Numbers, firsts: Numbers, lasts: Numbers) -> tuple[Numbers, Numbers]:
+    """Return how many tokens that a mask holds stand before each stretch, and in it."""
+    before = np.concatenate(([0], np.cumsum(mask)))
+    return before[firsts], np.maximum(before[lasts] - before[firsts], 0)
+
+
+_SHORT = 32
+"""Tokens of a stretch up to which it is added up beside others."""
+
+
+def _added(values: Numbers, begins: Numbers, sizes: Numbers) -> tuple[Numbers, Numbers]:
+    """Return the sum and the least of stretches of values, each added up from its first value on, as Python does."""
+    sums, least = np.zeros(len(sizes)), np.full(len(sizes), np.inf)
+    short = (sizes > 0) & (sizes <= _SHORT)
+    if short.any():
+        steps = np.arange(int(sizes[short].max()))
+        inside = steps < sizes[short][:, None]
+        table = values[np.where(inside, begins[short][:, None] + steps, 0)]
+        sums[short] = np.add.accumulate(np.where(inside, table, 0.0), axis=1)[:, -1] + 0.0
+        least[short] = np.where(inside, table, np.inf).min(1)
+    for place in np.flatnonzero(sizes > _SHORT).tolist():
+        stretch = values[begins[place] : begins[place] + sizes[place]].tolist()
+        sums[place], least[place] = sum(stretch, 0.0), min(stretch)
+    return sums, least
+
+
+def rewards_at_end(tokens: Tokens, firsts: Numbers, lasts: Numbers) -> Numbers:
+    """Return the reward at the last token that the policy wrote of each stretch, NaN without one."""
+    begins, sizes = _count(tokens.written, firsts, lasts)
+    found = np.full(len(sizes), np.nan)
+    some = sizes > 0
+    found[some] = tokens.numbers("reward")[(begins + sizes)[some] - 1]
+    return found
 
 
 def _parted(text: str, borders: Iterable[int]) -> list[tuple[Stretch, bool | None]]:
@@ -97,33 +144,33 @@ def _parted(text: str, borders: Iterable[int]) -> list[tuple[Stretch, bool | Non
 
 def _spoken(text: str, borders: Iterable[int]) -> list[tuple[Stretch, bool | None]]:
     """Return the text parted at the borders, but for parts of blanks alone: these belong to what is behind them."""
-    places = [0]
+    places, end = [0], len(text.rstrip())
     for border in sorted(borders):
-        if text[places[-1] : border].strip() and text[border:].strip():
+        if border < end and text[places[-1] : border].strip():
             places.append(border)
     return _parted(text, places)
 
 
-def _words(text: str, _response: Response, _tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:
+def _words(text: str, _response: Response, _tokens: Tokens) -> list[tuple[Stretch, bool | None]]:
     """Blanks belong to the word behind them, as in most tokenizers."""
     return _spoken(text, [match.end() for match in re.finditer(r"\S+", text)])
 
 
-def _sentences(text: str, _response: Response, _tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:
+def _sentences(text: str, _response: Response, _tokens: Tokens) -> list[tuple[Stretch, bool | None]]:
     """A sentence ends with its mark and what closes behind it, or with a line."""
     marks = [match.end() for match in _SENTENCE_END.finditer(text)]
     return _spoken(text, marks + [match.end() for match in re.finditer(r"\n+", text)])
 
 
-def _lines(text: str, _response: Response, _tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:
+def _lines(text: str, _response: Response, _tokens: Tokens) -> list[tuple[Stretch, bool | None]]:
     return _parted(text, [match.end() for match in re.finditer(r"\n", text)])
 
 
-def _paragraphs(text: str, _response: Response, _tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:
+def _paragraphs(text: str, _response: Response, _tokens: Tokens) -> list[tuple[Stretch, bool | None]]:
     return _spoken(text, [match.end() for match in re.finditer(r"\n[ \t]*\n\s*", text)])
 
 
-def _steps(text: str, response: Response, _tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:
+def _steps(text: str, response: Response, _tokens: Tokens) -> list[tuple[Stretch, bool | None]]:
     """Steps that the data gives; else what begins with "Step k:"; else lines that are not blank."""
     if response.steps:
         labels = response.step_labels or (None,) * len(response.steps)
@@ -132,9 +179,10 @@ def _steps(text: str, response: Response, _tokens: Sequence[TraceToken]) -> list
     return _spoken(text, starts or [match.end() for match in re.finditer(r"\n", text)])
 
 
-def _turns(text: str, _response: Response, tokens: Sequence[TraceToken]) -> list[tuple[Stretch, bool | None]]:
+def _turns(text: str, _response: Response, tokens: Tokens) -> list[tuple[Stretch, bool | None]]:
     """A turn ends where what the policy wrote ends."""
-    return _parted(text, [one.end for one, after in pairwise(tokens) if one.written != after.written])
+    turned = tokens.written[:-1] != tokens.written[1:]
+    return _parted(text, tokens.columns["end"][:-1][turned].tolist())
 
 
 LEVELS: dict[str, Cut] = {

@@ -1,69 +1,36 @@
 """From what two models say at every position to traces: the place where numbers meet text."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
-from itertools import accumulate
-from math import isfinite
-from typing import Any
+from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from tokenq.core.packing import pack, plan_pass
 from tokenq.core.readout import Candidates, Readout
 from tokenq.core.tensors import PackedBatch
-from tokenq.data.tokenize import ResponseText
 from tokenq.errors import UserError
-from tokenq.records.examples import Example, TokenGroup, TokenResponse
-from tokenq.records.traces import GAUGE, Alternative, Side, TokenTrace, Totals, TraceToken
-from tokenq.score.spans import Cut, spans_of
-
-PairReader = Callable[[PackedBatch], Readout]
-"""Reads both models at every target of a batch."""
-
-CHUNK = 256
-"""Groups that are batched by length together; traces leave in the order of the rows, a chunk at a time."""
+from tokenq.records.trace_alternatives import Alternatives, no_alternatives
+from tokenq.records.trace_records import TOKEN_COLUMNS, Numbers, nothing_of
+from tokenq.records.trace_tokens import Spans, Tokens
+from tokenq.records.traces import GAUGE, Side, TokenTrace, Totals
+from tokenq.score.rows import LogpsReader, PairReader, ScoredRow, Scoring, each_response, own_slices
+from tokenq.score.spans import spans_of, together
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """What all traces of a run share.
+class ReadTokens(NamedTuple):
+    """What both models say of the tokens of a response that the policy wrote.
 
     Attributes:
-        beta: KL temperature.
-        policy: identity of the policy; empty where none reads.
-        reference: identity of the reference.
-        decode: (token id) → its text, for alternatives.
-        cuts: the levels at which spans are made.
-        warnings: what is said about every trace.
+        ids: which tokens they are.
+        columns: their numbers, by the name of the field.
+        alternatives: what could have stood at them.
     """
 
-    beta: float
-    policy: Mapping[str, Any]
-    reference: Mapping[str, Any]
-    decode: Callable[[int], str]
-    cuts: Sequence[Cut] = ()
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One row to score.
-
-    Attributes:
-        id: its name, such as its number in the data.
-        group: its tokens.
-        texts: the texts of its responses.
-        example: the row as the data has it (labels, steps).
-        warnings: what is to be said about it.
-    """
-
-    id: str
-    group: TokenGroup
-    texts: tuple[ResponseText, ...]
-    example: Example
-    warnings: tuple[str, ...] = field(default=())
+    ids: Numbers
+    columns: Mapping[str, Numbers]
+    alternatives: Alternatives
 
 
 def score(
@@ -82,54 +49,123 @@ def score(
         UserError: a model has no finite log-prob for a token taken.
     """
     scoring = replace(scoring, decode=cache(scoring.decode))
-    for start in range(done // CHUNK * CHUNK, len(rows), CHUNK):
-        chunk = rows[start : start + CHUNK]
-        first = max(0, done - start)
-        found: dict[int, list[TokenTrace]] = {}
-        for places in plan_pass([row.group.n_tokens for row in chunk], budget, first):
-            batch = pack([chunk[place].group for place in places], places)
-            with torch.no_grad():
-                read = reader(batch)
-            for (place, which), numbers in zip(batch.actions.members, _by_response(batch, read), strict=True):
-                found.setdefault(place, []).append(_trace(chunk[place], which, numbers, scoring))
-        yield from (found[place] for place in range(first, len(chunk)))
+    found = each_response(rows, lambda batch: _by_response(batch, reader(batch), scoring), budget, done)
+    for row, responses in zip(rows[done:], found, strict=True):
+        yield [_trace(row, which, one, scoring) for which, one in enumerate(responses)]
 
 
-_NUMBERS = ("logps", "ref_logps", "ranks", "ref_ranks", "entropies", "ref_entropies", "kls", "ref_kls")
+def score_totals(
+    rows: Sequence[ScoredRow], reader: LogpsReader, scoring: Scoring, budget: int, done: int = 0
+) -> Iterator[list[TokenTrace]]:
+    """Yield the totals of every row that is not done, in order, as traces without tokens; for the rest as `score`."""
+
+    def read(batch: PackedBatch) -> Iterator[ReadTokens]:
+        logps, ref_logps = map(_numbers, reader(batch))
+        columns = {"logp": logps, "ref_logp": ref_logps, "implicit_reward": scoring.beta * (logps - ref_logps)}
+        for own in own_slices(batch):
+            held = {name: column[own] for name, column in columns.items()}
+            yield ReadTokens(_numbers(batch.targets[own]), held, no_alternatives(scoring.beta, 0))
+
+    for row, responses in zip(rows[done:], each_response(rows, read, budget, done), strict=True):
+        for one in responses:
+            _refuse_odd(row, one, scoring)
+        yield [bare_trace(row, which, scoring, one.columns) for which, one in enumerate(responses)]
 
 
-def _by_response(batch: PackedBatch, read: Readout) -> Iterator[list[dict[str, Any]]]:
-    """Yield for every response the numbers of its own tokens, as plain Python."""
-    columns = {name: getattr(read, name).tolist() for name in _NUMBERS}
-    columns |= {name: _lists(getattr(read, name)) for name in ("likely", "ref_likely")}
-    flat = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    cursor = 0
-    for count in torch.bincount(batch.actions.responses.cpu(), minlength=batch.actions.shape[0]).tolist():
-        yield flat[cursor : cursor + count]
-        cursor += count
+def without_tokens(trace: TokenTrace) -> TokenTrace:
+    """Return the totals of a trace alone."""
+    return replace(trace, tokens=_no_tokens(trace.response, trace.beta), spans=together([]))
 
 
-def _lists(candidates: Candidates) -> list[list[tuple[int, float, float]]]:
-    tables: tuple[Tensor, ...] = (candidates.ids, candidates.logps, candidates.ref_logps)
-    rows = zip(*(table.tolist() for table in tables), strict=True)
-    return [list(zip(ids, logps, ref_logps, strict=True)) for ids, logps, ref_logps in rows]
+def _no_tokens(response: str, beta: float) -> Tokens:
+    nothing = {name: nothing_of(kind, 0) for name, kind in TOKEN_COLUMNS.items()}
+    return Tokens(response, nothing, np.zeros((0, 0)), no_alternatives(beta, 0))
 
 
-def _trace(row: ScoredRow, which: int, numbers: list[dict[str, Any]], scoring: Scoring) -> TokenTrace:
+def bare_trace(row: ScoredRow, which: int, scoring: Scoring, columns: Mapping[str, Numbers] = {}) -> TokenTrace:
+    """Return a trace without tokens: the totals of the numbers of its tokens, None without any."""
+    sums = {name: sum(column.tolist(), 0.0) for name, column in columns.items()}
+    totals = Totals(
+        sums.get("implicit_reward"), sums.get("logp"), sums.get("ref_logp"), int(row.group.responses[which].mask.sum())
+    )
+    tokens = _no_tokens(row.texts[which].text, scoring.beta)
+    return _described(row, which, scoring, tokens, together([]), totals)
+
+
+def _by_response(batch: PackedBatch, read: Readout, scoring: Scoring) -> Iterator[ReadTokens]:
+    """Yield for every response what was read of its own tokens."""
+    ids, logps, ref_logps = (_numbers(column) for column in (batch.targets, read.logps, read.ref_logps))
+    entropies, kls, ref_kls = (_numbers(column) for column in (read.entropies, read.kls, read.ref_kls))
+    columns = {
+        "logp": logps,
+        "ref_logp": ref_logps,
+        "implicit_reward": scoring.beta * (logps - ref_logps),
+        "advantage": scoring.beta * logps,
+        "centred_advantage": scoring.beta * (logps + entropies),
+        "rank": _numbers(read.ranks),
+        "ref_rank": _numbers(read.ref_ranks),
+        "entropy": entropies,
+        "ref_entropy": _numbers(read.ref_entropies),
+        "kl": np.where(np.isfinite(kls), kls, np.nan),
+        "ref_kl": np.where(np.isfinite(ref_kls), ref_kls, np.nan),
+    }
+    every = alternatives_of(read.likely, read.ref_likely, scoring)
+    for own in own_slices(batch):
+        yield ReadTokens(ids[own], {name: column[own] for name, column in columns.items()}, every[own])
+
+
+def _numbers(column: Tensor) -> Numbers:
+    found: Numbers = column.cpu().numpy()
+    return found if found.dtype == np.int64 else found.astype(np.float64)
+
+
+def _refuse_odd(row: ScoredRow, read: ReadTokens, scoring: Scoring) -> None:
+    """Refuse log-probs that are no numbers.
+
+    Raises:
+        UserError: names the first.
+    """
+    odd = np.flatnonzero(~(np.isfinite(read.columns["logp"]) & np.isfinite(read.columns["ref_logp"])))
+    for place in odd[:1].tolist():
+        values = {"policy": read.columns["logp"][place], "reference": read.columns["ref_logp"][place]}
+        model, value = next((name, value) for name, value in values.items() if not np.isfinite(value))
+        raise UserError(
+            f"{row.group.where}: the {model} gives {scoring.decode(int(read.ids[place]))!r} a log-prob of {value}.",
+            "Half precision may overflow: try --dtype float32, or bfloat16 instead of float16.",
+        )
+
+
+def _trace(row: ScoredRow, which: int, read: ReadTokens, scoring: Scoring) -> TokenTrace:
+    _refuse_odd(row, read, scoring)
+    bare = bare_tokens(row, which, scoring.beta)
+    if bare.written.all():
+        columns, alternatives = {**bare.columns, **read.columns}, read.alternatives
+    else:
+        columns, alternatives = {**bare.columns, **_spread(read.columns, bare)}, read.alternatives.spread(bare.written)
+    rewards = columns["implicit_reward"]
+    columns["prefix_value"] = np.cumsum(np.where(bare.written, rewards, 0.0))
+    return assemble(row, which, replace(bare, columns=columns, alternatives=alternatives), scoring)
+
+
+def _spread(columns: Mapping[str, Numbers], bare: Tokens) -> dict[str, Numbers]:
+    """Return the numbers of written tokens among those that the policy did not write."""
+    found = {name: bare.columns[name].copy() for name in columns}
+    for name, column in columns.items():
+        found[name][bare.written] = column
+    return found
+
+
+def bare_tokens(row: ScoredRow, which: int, beta: float) -> Tokens:
+    """Return the tokens of a response in their places, without numbers."""
     response, text = row.group.responses[which], row.texts[which]
-    for number, value in zip(response.ids[response.mask].tolist(), numbers, strict=True):
-        for model, name in (("policy", "logps"), ("reference", "ref_logps")):
-            if not isfinite(value[name]):
-                raise UserError(
-                    f"{row.group.where}: the {model} gives {scoring.decode(number)!r} a log-prob of {value[name]}.",
-                    "Half precision may overflow: try --dtype float32, or bfloat16 instead of float16.",
-                )
-    return assemble(row, which, list(_tokens(response, text, numbers, scoring)), scoring)
+    count, ends = len(response.ids), text.ends.astype(np.int64)
+    columns = {name: nothing_of(kind, count) for name, kind in TOKEN_COLUMNS.items()}
+    columns |= {"id": response.ids.astype(np.int64), "start": np.append([0], ends[:-1]), "end": ends}
+    columns["written"] = response.mask
+    return Tokens(text.text, columns, np.zeros((count, 0)), no_alternatives(beta, count))
 
 
-def assemble(
-    row: ScoredRow, which: int, tokens: Sequence[TraceToken], scoring: Scoring, said: tuple[str, ...] = ()
-) -> TokenTrace:
+def assemble(row: ScoredRow, which: int, tokens: Tokens, scoring: Scoring, said: tuple[str, ...] = ()) -> TokenTrace:
     """Return the trace of a response from its tokens.
 
     Args:
@@ -139,14 +175,26 @@ def assemble(
         scoring: what all traces share.
         said: further warnings.
     """
-    text = row.texts[which]
+
+    def total(name: str) -> float | None:
+        return sum(np.nan_to_num(tokens.numbers(name)).tolist(), 0.0) if scoring.policy else None
+
+    totals = Totals(total("implicit_reward"), total("logp"), total("ref_logp"), int(tokens.written.sum()))
+    spans = together([spans_of(cut, tokens, row.example.responses[which]) for cut in scoring.cuts])
+    return _described(row, which, scoring, tokens, spans, totals, said)
+
+
+def _described(
+    row: ScoredRow,
+    which: int,
+    scoring: Scoring,
+    tokens: Tokens,
+    spans: Spans,
+    totals: Totals,
+    said: tuple[str, ...] = (),
+) -> TokenTrace:
+    text, given = row.texts[which], row.example.responses[which]
     side: Side | None = ("chosen", "rejected")[which] if row.group.is_pair else None
-    given = row.example.responses[which]
-    written = [token for token in tokens if token.written]
-
-    def total(numbers: Iterable[float | None]) -> float | None:
-        return sum((number or 0.0 for number in numbers), 0.0) if scoring.policy else None
-
     return TokenTrace(
         id=f"{row.id}/{side}" if side else row.id if len(row.texts) == 1 else f"{row.id}/{which}",
         prompt=text.prompt,
@@ -157,63 +205,47 @@ def assemble(
         terminal=row.group.responses[which].terminal,
         policy=scoring.policy,
         reference=scoring.reference,
-        tokens=tuple(tokens),
-        spans=tuple(span for cut in scoring.cuts for span in spans_of(cut, text.text, tokens, given)),
-        totals=Totals(
-            implicit_reward=total(token.implicit_reward for token in written),
-            logp=total(token.logp for token in written),
-            ref_logp=total(token.ref_logp for token in written),
-            tokens=len(written),
-        ),
+        tokens=tokens,
+        spans=spans,
+        totals=totals,
         warnings=(*scoring.warnings, *row.warnings, *said),
         label=given.label,
         score=given.score,
     )
 
 
-def _tokens(
-    response: TokenResponse, text: ResponseText, numbers: list[dict[str, Any]], scoring: Scoring
-) -> Iterator[TraceToken]:
-    ends = text.ends.tolist()
-    starts = [0, *ends[:-1]]
-    said = iter(numbers)
-    values = [next(said) if own else None for own in response.mask.tolist()]
-    rewards = [scoring.beta * (v["logps"] - v["ref_logps"]) if v else 0.0 for v in values]
-    places = zip(response.ids.tolist(), starts, ends, values, rewards, accumulate(rewards), strict=True)
-    for number, start, end, value, reward, prefix in places:
-        piece = text.text[start:end]
-        if value is None:
-            yield TraceToken(number, piece, start, end, written=False, prefix_value=prefix)
-            continue
-        likely, ref_likely = (_alternatives(value[name], scoring) for name in ("likely", "ref_likely"))
-        together = {one.id: one for one in (*likely, *ref_likely)}
-        favoured = sorted(together.values(), key=lambda one: -one.implicit_reward)[: len(likely)]
-        yield TraceToken(
-            id=number,
-            text=piece,
-            start=start,
-            end=end,
-            logp=value["logps"],
-            ref_logp=value["ref_logps"],
-            implicit_reward=reward,
-            prefix_value=prefix,
-            advantage=scoring.beta * value["logps"],
-            centred_advantage=scoring.beta * (value["logps"] + value["entropies"]),
-            rank=value["ranks"],
-            ref_rank=value["ref_ranks"],
-            entropy=value["entropies"],
-            ref_entropy=value["ref_entropies"],
-            kl=value["kls"] if isfinite(value["kls"]) else None,
-            ref_kl=value["ref_kls"] if isfinite(value["ref_kls"]) else None,
-            likely=likely,
-            ref_likely=ref_likely,
-            favoured=tuple(favoured),
-        )
+def alternatives_of(likely: Candidates, ref_likely: Candidates, scoring: Scoring) -> Alternatives:
+    """Return what both models find most likely at each token, and which of these have the highest implicit reward.
 
-
-def _alternatives(candidates: list[tuple[int, float, float]], scoring: Scoring) -> tuple[Alternative, ...]:
-    return tuple(
-        Alternative(number, scoring.decode(number), logp, ref_logp, scoring.beta * (logp - ref_logp))
-        for number, logp, ref_logp in candidates
-        if isfinite(logp) and isfinite(ref_logp)  # fewer than asked for: a token that one of them rules out
+    Fewer than they were asked for where one of the two rules a token out.
+    """
+    tables = [tuple(map(_numbers, (one.ids, one.logps, one.ref_logps))) for one in (likely, ref_likely)]
+    (ids, *_), (ref_ids, *_) = tables
+    held, ref_held = (np.isfinite(logps) & np.isfinite(ref_logps) for _, logps, ref_logps in tables)
+    same = (ref_ids[:, :, None] == ids[:, None, :]) & held[:, None, :]
+    new = ref_held & ~same.any(2)
+    kept = np.concatenate((held, new), axis=1)
+    places = np.cumsum(kept, axis=1) - 1  # of each entry among those of its token
+    known = same.argmax(2) if ids.shape[1] else np.zeros_like(ref_ids)
+    ref_places = np.where(new, places[:, ids.shape[1] :], np.take_along_axis(places, known, 1) if kept.size else 0)
+    every, logps, ref_logps = (np.concatenate(both, axis=1) for both in zip(*tables, strict=True))
+    with np.errstate(invalid="ignore"):
+        rewards = np.where(kept, scoring.beta * (logps - ref_logps), -np.inf)
+    order = np.argsort(-rewards, axis=1, kind="stable")
+    best = np.arange(order.shape[1]) < held.sum(1)[:, None]
+    words, codes = np.unique(every[kept], return_inverse=True)
+    return Alternatives(
+        scoring.beta,
+        kept.sum(1),
+        every[kept],
+        logps[kept],
+        ref_logps[kept],
+        codes,
+        [scoring.decode(word) for word in words.tolist()],
+        {"likely": held.sum(1), "ref_likely": ref_held.sum(1), "favoured": held.sum(1)},
+        {
+            "likely": places[:, : ids.shape[1]][held],
+            "ref_likely": ref_places[ref_held],
+            "favoured": np.take_along_axis(places, order, 1)[best],
+        },
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tokenq.core.readout import Logits
+from tokenq.core.logits import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.listener import SILENCE, Listener
 from tokenq.records.examples import TokenGroup

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokenq.core.logits import Logits
 from tokenq.core.qfunction import sequence_rewards
-from tokenq.core.readout import Logits
 from tokenq.core.tensors import Actions, Outputs, PairValues, PrefixValues, TokenLogps
 from tokenq.core.vocabulary import overlaps, reference_kls
 from tokenq.errors import UserError

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenq.data.sources import tables_of
 from tokenq.errors import UserError
@@ -23,13 +23,15 @@ from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.given import Given
 from tokenq.jobs.outputs import claimed
 from tokenq.listener import Listener
-from tokenq.records.traces import TokenTrace, read_traces
+from tokenq.records.trace_files import read_traces
+from tokenq.records.traces import TokenTrace
 from tokenq.score.config import ScoreConfig
 from tokenq.stats.bootstrap import Resampling
 from tokenq.stats.outcome import Outcome
 
 if TYPE_CHECKING:
     from tokenq.jobs.reader import Reader
+    from tokenq.score.rows import ScoredRow
 
 SECONDS = 5.0
 """How often something that takes long says how far it is."""
@@ -61,55 +63,74 @@ class TraceFile:
     Attributes:
         path: the file.
         listener: told now and then how far it is.
-        most: alternatives to keep of each list of a token; None keeps all.
+        alternatives: whether to read what could have stood at each token.
     """
 
     path: Path
     listener: Listener
-    most: int | None = None
+    alternatives: bool = True
 
     def __iter__(self) -> Iterator[TokenTrace]:
         """Read the traces."""
         tally = Tally("traces read", self.listener)
-        for number, trace in enumerate(read_traces(self.path, self.most), 1):
+        for number, trace in enumerate(read_traces(self.path, alternatives=self.alternatives), 1):
             tally(number)
             yield trace
 
 
+@dataclass(frozen=True)
+class UnreadTraces:
+    """Traces of rows whose totals are known: they are read when somebody goes through them, as a page does.
+
+    Attributes:
+        reader: the models.
+        rows: what they read.
+    """
+
+    reader: "Reader"
+    rows: Sequence["ScoredRow"]
+
+    def __iter__(self) -> Iterator[TokenTrace]:
+        """Read the traces."""
+        return (trace for row in self.reader.traces(self.rows) for trace in row)
+
+
 def judge_preference(config: PreferenceConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
-    """Return how often the policy's rewards prefer the chosen response."""
-    read, rows, cost = _traces(config, given, listener, columns=[config.subset] if config.subset else [])
-    traces = list(read)
-    subsets = {name: str(row[str(config.subset)]) for name, row in rows.items()}
-    return _evaluated(config, preference(traces, subsets, how).costing(cost), traces)
+    """Return how often the policy's rewards prefer the chosen response: from totals, unless a page shows tokens."""
+    read = _read(
+        config, given, listener, columns=[config.subset] if config.subset else [], shown=config.html is not None
+    )
+    totals = list(replace(read.traces, alternatives=False) if isinstance(read.traces, TraceFile) else read.traces)
+    subsets = {name: str(row[str(config.subset)]) for name, row in read.further.items()}
+    return _evaluated(config, preference(totals, subsets, how).costing(read.cost), totals, read.shown)
 
 
 def judge_localisation(config: LocalisationConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how well read-outs find labelled errors."""
     levels = ("word",) if config.errors else ("word", "step")
-    read, rows, cost = _traces(config, given, listener, levels, [config.errors] if config.errors else [])
-    traces = list(read)
+    read = _read(config, given, listener, levels, [config.errors] if config.errors else [])
+    traces = list(read.traces)
     for trace in traces:
         trace.totals.given("logp")  # a reward model alone says nothing of tokens here
-    stretches = {name: _stretches(name, row[str(config.errors)]) for name, row in rows.items()}
+    stretches = {name: _stretches(name, row[str(config.errors)]) for name, row in read.further.items()}
     classes = {**ALL_TOKENS, **config.classes}
     outcome = localisation(traces, stretches, classes=classes, against=config.against, how=how)
-    return _evaluated(config, outcome.costing(cost), traces)
+    return _evaluated(config, outcome.costing(read.cost), traces, traces)
 
 
 def judge_first_error(config: FirstErrorConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how often the first wrong step is named."""
-    traces, _, cost = _traces(config, given, listener, ("step",))
-    most = int(any(name in LEADS for name in config.readouts))
+    read = _read(config, given, listener, ("step",))
+    leads = any(name in LEADS for name in config.readouts)
     outcome = first_error(
-        replace(traces, most=most) if isinstance(traces, TraceFile) else traces,
+        replace(read.traces, alternatives=leads) if isinstance(read.traces, TraceFile) else read.traces,
         readouts=config.readouts,
         conventions=config.step_scores,
         folds=config.folds,
         how=how,
         progress=Tally("ways judged", listener),
     )
-    return _evaluated(config, outcome.costing(cost), traces)
+    return _evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
 
 
 def _stretches(where: str, value: Any) -> tuple[tuple[int, int], ...]:
@@ -121,16 +142,34 @@ def _stretches(where: str, value: Any) -> tuple[tuple[int, int], ...]:
         ) from None
 
 
-def _traces(
+class Read(NamedTuple):
+    """What is to be evaluated.
+
+    Attributes:
+        traces: of the responses, or their totals alone.
+        shown: traces with tokens, for a page.
+        further: further columns of the data, by the name of the row.
+        cost: of scoring.
+    """
+
+    traces: Sequence[TokenTrace] | TraceFile
+    shown: Iterable[TokenTrace]
+    further: dict[str, dict[str, Any]]
+    cost: dict[str, Any]
+
+
+def _read(
     config: ReadEvaluation,
     given: Given,
     listener: Listener,
     levels: Sequence[str] = (),
     columns: Sequence[str] = (),
-) -> tuple[Sequence[TokenTrace] | TraceFile, dict[str, dict[str, Any]], dict[str, Any]]:
-    """Return (traces, further columns by the name of the row, what scoring cost) of what is to be evaluated.
+    *,
+    shown: bool = True,
+) -> Read:
+    """Return what is to be evaluated, scored first where it is not.
 
-    With an output, traces are kept beside it: an evaluation that was killed goes on from them, and a page shows them.
+    With an output, what was read is kept beside it: an evaluation that was killed goes on from there.
 
     Args:
         config: stored traces, or models and data.
@@ -138,6 +177,7 @@ def _traces(
         listener: told what is found.
         levels: levels of spans that the task needs.
         columns: columns of the data that the task needs.
+        shown: whether tokens are looked at; else totals are all that is made.
 
     Raises:
         UserError: there is nothing to read, or a row lacks a column.
@@ -145,11 +185,13 @@ def _traces(
     begin, data = time.perf_counter(), given.data.get("data", config.data)
     further = _columns(data, columns)
     if config.traces is not None:
-        return TraceFile(Path(config.traces), listener) if given.traces is None else given.traces, further, {}
+        stored = TraceFile(Path(config.traces), listener) if given.traces is None else given.traces
+        return Read(stored, stored, further, {})
     from tokenq.jobs.evaluation.overlap import warn_of_overlap
     from tokenq.jobs.score import rows_of, score_to_file
 
-    path = None if config.output is None else Path(config.output).with_suffix(".traces.jsonl")
+    what: Literal["traces", "totals"] = "traces" if shown else "totals"
+    path = None if config.output is None else Path(config.output).with_suffix(f".{what}.parquet")
     shared = set(ScoreConfig.__dataclass_fields__) & set(asdict(config)) - {"output", "html"}
     settings = {name: getattr(config, name) for name in shared}
     score = ScoreConfig(**settings, levels=levels, output=None if path is None else str(path))
@@ -159,13 +201,14 @@ def _traces(
     listener.say(f"data: {summary.line()}")
     traces: Sequence[TokenTrace] | TraceFile
     if path is None:
-        traces = [trace for row in reader.traces(rows) for trace in row]
+        traces = [trace for row in (reader.traces if shown else reader.totals)(rows) for trace in row]
     else:
         with claimed("tokenq eval", [path], overwrite=config.overwrite):
-            score_to_file(path, reader, rows, asdict(score), listener, "tokenq eval")
+            score_to_file(path, reader, rows, asdict(score), listener, "tokenq eval", what)
         traces = TraceFile(path, listener)
     tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
-    return traces, further, {"tokens": tokens, "seconds_with_loading": seconds}
+    unread = traces if shown else UnreadTraces(reader, rows)
+    return Read(traces, unread, further, {"tokens": tokens, "seconds_with_loading": seconds})
 
 
 def _reader(config: ScoreConfig, given: Given, listener: Listener) -> "Reader":
@@ -191,11 +234,13 @@ def _columns(data: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _evaluated(config: ReadEvaluation, outcome: Outcome, traces: Iterable[TokenTrace]) -> Evaluated:
+def _evaluated(
+    config: ReadEvaluation, outcome: Outcome, traces: Iterable[TokenTrace], shown: Iterable[TokenTrace]
+) -> Evaluated:
     """Return the evaluation with the identities of the models that the traces name."""
     first = next(iter(traces), None)
     read: dict[str, Mapping[str, Any] | float | None] = {}
     if first is not None:
         read = {"policy": dict(first.policy), "reference": dict(first.reference), "beta": first.beta}
         read |= {} if first.reward_model is None else {"reward_model": dict(first.reward_model)}
-    return Evaluated(outcome, f"tokenq eval {outcome.task}", asdict(config), read, traces)
+    return Evaluated(outcome, f"tokenq eval {outcome.task}", asdict(config), read, shown)

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tokenq.core.readout import Logits
+from tokenq.core.logits import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.kept import REFERENCE, cache_folder

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokenq.core.logits import FullLogits, HeadLogits, Logits
 from tokenq.core.logps import KEEP_BYTES, Head, Workspace
-from tokenq.core.readout import FullLogits, HeadLogits, Logits
 from tokenq.core.tensors import Outputs, PackedBatch
 from tokenq.errors import UserError, reason, unknown_name
 from tokenq.models.forward import attention

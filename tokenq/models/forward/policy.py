@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenq.core.readout import Logits, Readout, read_out
+from tokenq.core.logits import Logits
+from tokenq.core.readout import Readout, read_logps, read_out
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
@@ -29,15 +30,20 @@ class ReferencedPolicy:
 
     def read(self, batch: PackedBatch, k: int) -> Readout:
         """Return the readout of both models at every target of the batch, with k alternatives each."""
+        return read_out(*self._logits(batch), batch.targets.to(self.policy.device), k)
+
+    def read_logps(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Return the log-probs of both models at every target of the batch, to the bit those of `read`."""
+        return read_logps(*self._logits(batch), batch.targets.to(self.policy.device))
+
+    def _logits(self, batch: PackedBatch) -> tuple[Logits, Logits]:
         batch = batch.to(self.policy.device)
         with torch.no_grad():
             own = self.policy.logits(batch)
-            if self.reference is None:
-                with without_adapter(self.policy.model):
-                    other = self.policy.logits(batch)
-            else:
-                other = self.reference.logits(batch)
-            return read_out(own, other, batch.targets, k)
+            if self.reference is not None:
+                return own, self.reference.logits(batch)
+            with without_adapter(self.policy.model):
+                return own, self.policy.logits(batch)
 
 
 def frozen_model(policy: PackedLM) -> PackedLM:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tokenq.core.logits import FullLogits
 from tokenq.core.packing import pack
-from tokenq.core.readout import FullLogits
 from tokenq.errors import UserError, unknown_name
 from tokenq.models.forward.lengths import length_limit, short_lengths
 from tokenq.models.forward.packed_lm import WAYS, PackedLM

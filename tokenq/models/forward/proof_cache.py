@@ -35,6 +35,7 @@ _PROVERS = (
     "tokenq.models.forward.stepper",
     "tokenq.core.packing",
     "tokenq.core.logps",
+    "tokenq.core.logits",
     "tokenq.core.readout",
 )
 """What a proof proves, and what with: the ways, the rows, the truth that they are held to."""

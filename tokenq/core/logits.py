@@ -1,0 +1,109 @@
+"""The logits of a model over its vocabulary: tile by tile from hidden states, or as a model computed them whole."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tokenq.core.logps import Head, tile_logits, token_logps
+
+
+@runtime_checkable
+class Logits(Protocol):
+    """The logits of one model at N positions, given in tiles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N positions, V entries)."""
+
+    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
+        """Return the logits of some entries (first) at some positions, float32 or better."""
+
+    def row(self, rows: slice) -> Float[Tensor, "V R"]:
+        """Return the logits of all entries (first) at some positions, float32 or better, differentiable."""
+
+    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return the logit of one token at each of some positions; the tile's value up to rounding."""
+
+    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return log softmax of the logits at the targets, float32 or better, differentiable."""
+
+
+@dataclass(frozen=True)
+class HeadLogits:
+    """Logits that are computed tile by tile from hidden states.
+
+    Attributes:
+        hidden: [N, H] states that predict the targets.
+        head: the output projection.
+    """
+
+    hidden: Float[Tensor, "N H"]
+    head: Head
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N positions, V entries)."""
+        return len(self.hidden), len(self.head.weight)
+
+    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
+        """Return the logits of some entries at some positions."""
+        return tile_logits(self.hidden[rows], self.head, entries)
+
+    def row(self, rows: slice) -> Float[Tensor, "V R"]:
+        """Return the logits of all entries at some positions, differentiable."""
+        hidden, head = self.hidden[rows], self.head
+        logits = (head.weight.to(hidden.dtype) @ hidden.T).to(torch.promote_types(hidden.dtype, torch.float32))
+        logits = logits if head.bias is None else logits + head.bias[:, None]
+        return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return the logit of one token at each of some positions."""
+        hidden, head = self.hidden[rows], self.head
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        # Rounded as the tiles are: in half precision many tokens share a logit, and none of them ranks above another.
+        product = (hidden.to(dtype) * head.weight[ids].to(hidden.dtype).to(dtype)).sum(1).to(hidden.dtype).to(dtype)
+        if head.bias is not None:
+            product = product + head.bias[ids]
+        return product if head.softcap is None else head.softcap * torch.tanh(product / head.softcap)
+
+    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return the log-probs of the targets."""
+        return token_logps(self.hidden, self.head, targets)
+
+
+@dataclass(frozen=True)
+class FullLogits:
+    """Logits that a model computed whole, because its output layer is not a linear one.
+
+    Attributes:
+        logits: [N, V].
+    """
+
+    logits: Float[Tensor, "N V"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N positions, V entries)."""
+        return self.logits.shape[0], self.logits.shape[1]
+
+    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
+        """Return the logits of some entries at some positions."""
+        part = self.logits[rows, entries].T
+        return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    def row(self, rows: slice) -> Float[Tensor, "V R"]:
+        """Return the logits of all entries."""
+        return self.tile(rows, slice(None))
+
+    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return the logit of one token at each of some positions."""
+        part = self.logits[rows].gather(1, ids[:, None])[:, 0]
+        return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Return the log-probs of the targets."""
+        dtype = torch.promote_types(self.logits.dtype, torch.float32)
+        return self.logits.log_softmax(-1, dtype=dtype).gather(1, targets[:, None])[:, 0]
