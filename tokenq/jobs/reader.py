@@ -169,6 +169,7 @@ class Reader:
     def totals(self, rows: Sequence[ScoredRow], done: int = 0) -> Iterator[list[TokenTrace]]:
         """Yield the totals of every row as `traces` does its traces, without tokens: to the last bit the same sums."""
         scoring, budget = self._scoring, self.options.tokens_per_batch
+        read: Iterator[list[TokenTrace]]
         if self.pair is None:
             read = ([bare_trace(row, which, scoring) for which in range(len(row.texts))] for row in rows[done:])
         elif self.other_tokenizer is None:
