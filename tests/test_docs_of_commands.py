@@ -120,7 +120,7 @@ def shortened(words):
     """Return a command in a form that ends soon."""
     if words[0] == "demo":
         return [*words, "--print-config"]
-    more = [] if words[0] in ("compare", "cache", "doctor") or "--device" in words else ["--device", "cpu"]
+    more = [] if words[0] in ("compare", "cache", "doctor", "export") or "--device" in words else ["--device", "cpu"]
     if words[0] == "eval" and words[1] in ("win-rate", "best-of-n", "generation", "kl-frontier"):
         more = []
     if words[0] == "train":

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from tokenq.jobs.compare import compare as compare
     from tokenq.jobs.evaluate import evaluate as evaluate
     from tokenq.jobs.examine import examine as examine
+    from tokenq.jobs.export import export as export
     from tokenq.jobs.load import load as load
     from tokenq.jobs.search import decode as decode
     from tokenq.jobs.train import train as train
@@ -18,6 +19,7 @@ _JOBS = {
     "decode": "tokenq.jobs.search",
     "evaluate": "tokenq.jobs.evaluate",
     "examine": "tokenq.jobs.examine",
+    "export": "tokenq.jobs.export",
     "load": "tokenq.jobs.load",
     "train": "tokenq.jobs.train",
 }

@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ from tokenq.files import disk_errors, plain, read_json, write_json, write_yaml
 from tokenq.leftovers import clear_leftovers
 from tokenq.records.schema import SCHEMA
 from tokenq.redaction import redact
+
+ACCOUNT = "tokenq_state.json"
+"""The last file of a checkpoint: what the others are."""
 
 _PACKAGES = (
     *("accelerate", "datasets", "jaxtyping", "numpy", "peft", "safetensors", "scipy"),
@@ -64,6 +68,15 @@ class RunDir:
     def checkpoints(self) -> Path:
         """What `--resume` continues from."""
         return self.path / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step, in the layout of `policy`."""
+        return self.checkpoints / f"step-{step}"
+
+    def steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints, the first one first."""
+        names = (place.parent.name for place in self.checkpoints.glob(f"step-*/{ACCOUNT}"))
+        return sorted(int(name.removeprefix("step-")) for name in names if re.fullmatch(r"step-\d+", name))
 
     @property
     def inputs(self) -> Path:
@@ -155,6 +168,7 @@ def provenance(config: Mapping[str, Any], seed: int, identities: Mapping[str, An
         "git": _git(),
         **redact(plain(identities)),
         "config": redact(plain(config)),
+        "best": None,
         "resumed": [],
     }
 
@@ -174,6 +188,11 @@ def record_start(run: RunDir, start: dict[str, Any], changed: Mapping[str, tuple
     again = {name: start[name] for name in ("started", "command", "versions", "platform", "git")}
     again["changed"] = {name: list(values) for name, values in (changed or {}).items()}
     write_json(run.provenance, {**first, "resumed": [*first["resumed"], again]})
+
+
+def record_best(run: RunDir, best: Mapping[str, Any]) -> None:
+    """Add the best checkpoint of a run to its provenance."""
+    write_json(run.provenance, {**read_json(run.provenance), "best": dict(best)})
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def test_a_training_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on(place, 
     """The disk holds one checkpoint of the tiny model, and not two."""
     filler = small_disk / "filler"
     assert main(train(place, tmp_path / "whole")) == 0
-    size = sum(path.stat().st_size for path in (tmp_path / "whole" / "checkpoints" / "step-00000006").iterdir())
+    size = sum(path.stat().st_size for path in (tmp_path / "whole" / "checkpoints" / "step-6").iterdir())
     filler.write_bytes(bytes(16 * 2**20 - size * 3 // 2))
     assert main(train(place, small_disk / "run")) == 2
     err = capsys.readouterr().err

@@ -168,7 +168,8 @@ def test_a_run_with_a_value_network_leaves_a_policy_and_the_scale_of_its_rewards
     session = tokenq.load(str(tmp_path / "run" / "policy"), reference=str(stand_in / "model"), device="cpu")
     ratios = [token.logp - token.ref_logp for token in session.score("cat?", " 0 cat").tokens]
     assert max(map(abs, ratios)) > 1e-4
-    stored = load_file(next((tmp_path / "run" / "checkpoints").iterdir()) / "model.safetensors")
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    stored = load_file(checkpoint / "state" / "weights.safetensors")
     assert any(name.startswith("values.head") for name in stored)
     assert not any("values" in path.name for path in (tmp_path / "run" / "policy").iterdir())
 
@@ -189,7 +190,7 @@ def test_a_run_with_a_value_network_resumes_from_the_command_line(stand_in, tmp_
         "--keep-checkpoints",
         "9",
     )
-    shutil.rmtree(folder / "checkpoints" / "step-00000004")
+    shutil.rmtree(folder / "checkpoints" / "step-4")
     shutil.rmtree(folder / "policy")
     assert main(["train", "--config", str(folder / "config.yaml"), "--resume"]) == 0
     again = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -163,6 +163,10 @@ def test_training_that_gains_while_held_out_data_loses():
     assert numbers(finding)["best eval_loss"] == (pytest.approx(math.log(2) - 0.1), 20)
     assert numbers(finding)["last eval_loss"] == (0.67, 40)
     assert "since step 20" in finding.found
+    assert finding.change.startswith("Keep the checkpoint of the best held-out loss the next time (--keep-best ")
+    kept = replace(record, evals=(*record.evals[:2], last), checkpoints=(20, 40), path="runs/my own")
+    change = alone(kept, "over-optimised", "warning").change
+    assert "Take the checkpoint of step 20 (tokenq export 'runs/my own' --output FOLDER --step 20)" in change
 
 
 def test_held_out_accuracy_that_falls_by_more_than_noise():

@@ -161,7 +161,8 @@ def travel(home, loss, way, text):
     command("doctor", run, "--html", pages[0], "--output", run / "doctor.json")
     assert json.loads((run / "doctor.json").read_text())["unseen"] == []
     how = ["--device", "cpu", *TEXTS[text], *OF_KIND.get(kind, ())]
-    models = ["--reward-model", run / "reward_model"] if found.output == "rewards" else ["--run", run]
+    last = run / "checkpoints" / "step-2"
+    models = ["--reward-model", last] if found.output == "rewards" else ["--policy", last]
     traces = run / "traces.parquet"
     command("score", *models, "--data", home / f"{kind}-held-out.jsonl", "--output", traces, "--html", pages[1], *how)
     same = same_rewards if found.output == "rewards" else same_policy
@@ -174,6 +175,7 @@ def travel(home, loss, way, text):
             beside = home / text / ("beside the adapter" if way == "from an adapter" else "beside")
             command("compare", run, beside, "--resamples", "1000", "--html", run / "compared.html")
             pages.append(run / "compared.html")
+    command("export", run, "--output", run / "exported", "--best")
     for page in pages:
         opens(page)
 

@@ -1,10 +1,7 @@
 """The exported policy, read by transformers and peft alone: the numbers of the trained one."""
 
-import re
-
 import pytest
 import torch
-import yaml
 from builders import own_logps, random_groups
 from peft import PeftModel
 from safetensors import safe_open
@@ -12,7 +9,7 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tokenq.core.packing import pack
-from tokenq.models.export import export_policy, model_card
+from tokenq.models.export import export_policy
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import add_lora
 
@@ -126,38 +123,3 @@ def test_a_failed_export_leaves_the_older_one(tmp_path):
     assert (tmp_path / "policy" / "README.md").read_text() == "card"
     assert (tmp_path / "policy" / "model.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["policy"]
-
-
-def test_the_card_says_what_and_how():
-    lm = PackedLM(tiny_model("llama"))
-    card = model_card(lm, "mine", "some/base", "dpo", {"steps": 7, "beta": 0.1}, "9.9")
-    assert card.startswith("---\nlibrary_name: transformers\nbase_model: some/base\n")
-    assert "# mine" in card
-    assert "| steps | 7 |" in card
-    assert "| beta | 0.1 |" in card
-    adapted = PackedLM(add_lora(tiny_model("llama"), rank=2, alpha=4.0, dropout=0.0, targets="all-linear"))
-    assert "library_name: peft" in model_card(adapted, "mine", "some/base", "dpo", {}, "9.9")
-
-
-HOSTILE = (
-    'x|y\n---\nlicense: mit\n# <img src=x onerror=alert(1)> [a](javascript:b) `c` **d** \x1b[31m &amp; "quoted": {e}'
-)
-
-
-def test_nothing_in_a_model_card_acts():
-    """Whatever names hold: the front matter has its four fields, the table two columns, and no tag or link appears."""
-    lm = PackedLM(tiny_model("llama"), "plain")
-    card = model_card(lm, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE, "data": "a|b.jsonl"}, "9.9")
-    _, front, body = card.split("---\n", 2)
-    head = yaml.safe_load(front)
-    assert list(head) == ["library_name", "base_model", "pipeline_tag", "tags"]
-    assert (head["base_model"], head["tags"]) == (HOSTILE, ["tokenq", HOSTILE])
-    assert "\x1b" not in body
-    assert "<" not in body
-    lines = body.splitlines()
-    assert sum(line.startswith("#") for line in lines) == 1
-    rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 4
-    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [3, 3, 3, 3]
-    assert len(re.findall(r"(?<!\\)\[", body)) == 1  # tokenq's own link
-    assert r"a\|b.jsonl" in rows[3]

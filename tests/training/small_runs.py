@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from tiny import tiny_model
+from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from tokenq.core.losses import find_sum
@@ -18,6 +18,7 @@ from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import at_own_state, last_token, step_ends
 from tokenq.data.signals import with_margins
 from tokenq.data.steps import deciding_steps
+from tokenq.jobs.training.policy_files import PolicyWriter
 from tokenq.listener import Silence
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
 from tokenq.models.forward.policy import frozen_model, logits_of, no_grad, without_adapter
@@ -27,7 +28,7 @@ from tokenq.models.identity import identify
 from tokenq.models.load import add_lora, make_deterministic
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.records.examples import TokenGroup, TokenResponse
-from tokenq.rundir import resume_run
+from tokenq.rundir import RunDir, resume_run
 from tokenq.training.config import TrainConfig
 from tokenq.training.job import Job, Summary
 from tokenq.training.loop import fit
@@ -181,6 +182,11 @@ def small_policy(lora=False, *, dropout=0.0, family="gpt_neox", way="segments", 
     return PackedLM(model, way)
 
 
+def files_of(policy, config, form="as_trained"):
+    """Return how checkpoints of a run hold a policy."""
+    return PolicyWriter(policy, tiny_tokenizer(), config, RunDir(Path(config.output)), form).files()
+
+
 def stored_reference(policy, *parts):
     """Return a store with the log-probs of the policy as it is, its adapter off."""
     store = ReferenceStore(None, identify(policy.model, "tiny"))
@@ -249,6 +255,7 @@ def train_small(
         objective=objective,
         config=config,
         run=resume_run(Path(output)),
+        files=files_of(policy, config),
         evaluation=held_out,
         reference=online,
         ref_logits=logits,

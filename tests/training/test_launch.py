@@ -202,8 +202,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(da
     conditions = [
         lambda: metrics.exists() and '"loss"' in metrics.read_text(),  # before that no run has begun
         lambda: any(checkpoints.glob(".step-*.partial/*")),
-        lambda: (checkpoints / "step-00000006").exists(),
-        lambda: any(checkpoints.glob("*step-0000001*")),  # finished too: it is short, and the machine may be busy
+        lambda: (checkpoints / "step-6").exists(),
+        lambda: any(checkpoints.glob("*step-1*")),  # finished too: it is short, and the machine may be busy
     ]
     for i, condition in enumerate(conditions):
         more = ["--resume"] if i else []
@@ -212,5 +212,5 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(da
         assert not (output / "policy").exists()
     subprocess.run(command(data, output, "--resume"), env=ENVIRONMENT, check=True, capture_output=True, timeout=120)
     assert_equal_runs(output, straight, 1e-12)
-    assert [path.name for path in checkpoints.iterdir()] == ["step-00000012"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-12"]
     assert len(json.loads((output / "provenance.json").read_text())["resumed"]) == 4

@@ -204,7 +204,7 @@ class TestResume:
         policy = small_policy()
 
         def stop(_module, _arguments, _output):
-            if not policy.training and (output / "checkpoints" / "step-00000003").exists():
+            if not policy.training and (output / "checkpoints" / "step-3").exists():
                 raise KeyboardInterrupt
 
         policy.register_forward_hook(stop)
@@ -257,7 +257,7 @@ class TestNoNumber:
         groups, policy = random_pairs(10), small_policy()
         bad = step_places(small_config(tmp_path), 10, 1)[2]
         handle = poison(policy, bad, value)
-        message = rf"step 2 is not finite: {groups[bad].where}\. The weights before it are kept in .*step-00000001"
+        message = rf"step 2 is not finite: {groups[bad].where}\. The weights before it are kept in .*step-1"
         with pytest.raises(UserError, match=message):
             train_small(tmp_path / "run", policy=policy, tokens_per_batch=40)
         handle.remove()

@@ -54,7 +54,7 @@ def test_beyond_the_end_the_rate_is_never_negative(tmp_path):
 )
 def test_matrices_decay_and_biases_and_norms_do_not(tmp_path, name, kind):
     policy = small_policy()
-    optimizer = make_optimizer(policy, small_config(tmp_path, optimizer=name, weight_decay=0.3))
+    optimizer, _ = make_optimizer(policy, small_config(tmp_path, optimizer=name, weight_decay=0.3))
     assert type(optimizer) is kind
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decay) == len(list(policy.parameters()))
@@ -64,7 +64,7 @@ def test_matrices_decay_and_biases_and_norms_do_not(tmp_path, name, kind):
 
 def test_adamw_takes_its_constants(tmp_path):
     settings = {"adam_beta1": 0.8, "adam_beta2": 0.95, "adam_epsilon": 1e-6, "learning_rate": 0.25}
-    (group, _) = make_optimizer(small_policy(), small_config(tmp_path, **settings)).param_groups
+    (group, _) = make_optimizer(small_policy(), small_config(tmp_path, **settings))[0].param_groups
     assert (group["betas"], group["eps"], group["lr"]) == ((0.8, 0.95), 1e-6, 0.25)
 
 
@@ -74,7 +74,7 @@ def test_one_step_of_adamw_by_hand(tmp_path):
     with torch.no_grad():
         layer.weight.fill_(2.0)
         layer.bias.fill_(1.0)
-    optimizer = make_optimizer(layer, small_config(tmp_path, learning_rate=0.1, weight_decay=0.5))
+    optimizer, _ = make_optimizer(layer, small_config(tmp_path, learning_rate=0.1, weight_decay=0.5))
     layer.weight.grad, layer.bias.grad = torch.full((1, 1), 7.0).double(), torch.full((1,), -3.0).double()
     optimizer.step()
     assert layer.weight.item() == pytest.approx(2.0 * (1 - 0.05) - 0.1, abs=1e-8)
@@ -83,7 +83,7 @@ def test_one_step_of_adamw_by_hand(tmp_path):
 
 def test_only_what_is_trained_is_given_to_the_optimiser(tmp_path):
     policy = small_policy(lora=True)
-    optimizer = make_optimizer(policy, small_config(tmp_path))
+    optimizer, _ = make_optimizer(policy, small_config(tmp_path))
     given = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert given == {id(p) for name, p in policy.named_parameters() if "lora_" in name}
 

@@ -108,7 +108,7 @@ def test_the_loop_asks_nothing_else_of_a_source(tmp_path):
     for line in lines:
         sizes = [len(group.responses[0].ids) for group in random_pairs(4, seed=line["step"] - 1)]
         assert line["response_length/chosen"] == pytest.approx(sum(sizes) / 4)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
     with pytest.raises(UserError, match="no known end"):
         train_small(tmp_path / "epochs", loss="simpo", source=Endless(), start_tolerance=None)
 

@@ -67,7 +67,7 @@ def test_no_trained_weight_is_shared_and_every_frozen_one_is():
 
 def test_the_value_network_has_groups_of_its_own_in_the_optimiser():
     both = valued()
-    groups = make_optimizer(both, small_config("unused", weight_decay=0.1), both.values).param_groups
+    groups = make_optimizer(both, small_config("unused", weight_decay=0.1), both.values)[0].param_groups
     apart = {id(p) for p in both.values.parameters()}
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.0]
     assert [{id(p) in apart for p in group["params"]} for group in groups] == [{False}, {False}, {True}, {True}]
@@ -119,11 +119,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lora):
         assert torch.equal(weights_of(again)[name], want), name
     assert not torch.equal(weights_of(straight)["values.head.weight"], start["values.head.weight"])
     assert lines_of(tmp_path / "broken") == lines_of(tmp_path / "straight")
-    stored = load_file(next((tmp_path / "straight" / "checkpoints").iterdir()) / "model.safetensors")
-    held = {name.split(".")[0] for name in stored}
-    assert held == {"policy", "values"}
+    (folder,) = (tmp_path / "straight" / "checkpoints").iterdir()
+    beside = load_file(folder / "state" / "weights.safetensors")
+    assert {name.split(".")[1] for name in beside} == {"body", "head"}
+    policy = load_file(folder / ("adapter_model.safetensors" if lora else "model.safetensors"))
+    assert not any("values" in name for name in policy)
     if lora:
-        assert all("lora" in name or name.startswith("values.head") for name in stored)
+        assert all("lora" in name or name.startswith("values.head") for name in beside)
 
 
 def test_what_the_metrics_say(tmp_path):

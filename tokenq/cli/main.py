@@ -18,6 +18,9 @@ import tokenq
 from tokenq.cli.cache import CacheConfig
 from tokenq.cli.command import Command
 from tokenq.cli.eval import EVALUATIONS
+from tokenq.cli.export import SECTIONS as EXPORT_SECTIONS
+from tokenq.cli.export import SPELT_ELSEWHERE as EXPORT_SPELT_ELSEWHERE
+from tokenq.cli.export import ExportConfig
 from tokenq.cli.flags import flags_of, parse
 from tokenq.cli.verify import VerifyConfig
 from tokenq.comparison.config import SECTIONS as COMPARE_SECTIONS
@@ -180,6 +183,8 @@ def _train_again(config: TrainConfig) -> str:
     recorded = Path(config.output) / "config.yaml"
     if not recorded.exists():
         return "Nothing was trained yet; start again with the same command."
+    if config.save_only_model:
+        return f"Its policy is in {config.output}/checkpoints, and no optimiser state to go on with."
     return f"Continue with: tokenq train --config {recorded} --resume"
 
 
@@ -253,6 +258,15 @@ COMMANDS: dict[str, Command] = {
         COMPARE_SECTIONS,
         COMPARE_SPELT_ELSEWHERE,
         bare="runs",
+    ),
+    "export": Command(
+        ExportConfig,
+        _runs("export"),
+        _nothing_written,
+        "write a policy of a run as a folder for others, with a model card, or put it on the hub",
+        EXPORT_SECTIONS,
+        EXPORT_SPELT_ELSEWHERE,
+        bare="run",
     ),
     "demo": Command(
         DemoConfig,

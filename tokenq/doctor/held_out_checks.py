@@ -4,6 +4,7 @@ A check that lacks its numbers finds nothing.
 """
 
 import math
+import shlex
 
 import numpy as np
 
@@ -33,11 +34,12 @@ def over_optimisation(record: RunRecord) -> Finding | None:
     fell = _fall_of_accuracy(accuracies, record.eval_pairs) if tail < trained.values[0] else ()
     if not worse and not fell:
         return None
+    turn = int(losses.steps[best]) if worse else fell[0].step
     what = "the held-out loss has risen" if worse else "held-out accuracy has fallen"
     return Finding(
         "over-optimised",
         "warning",
-        f"Training still gains while {what} since step {int(losses.steps[best]) if worse else fell[0].step}: what is "
+        f"Training still gains while {what} since step {turn}: what is "
         "learnt from there on is these rows, not what they have in common.",
         (
             Evidence("best eval_loss", float(losses.values[best]), int(losses.steps[best])),
@@ -46,9 +48,16 @@ def over_optimisation(record: RunRecord) -> Finding | None:
             Evidence("training loss then", around, int(losses.steps[best])),
             Evidence("training loss at the end", tail, int(trained.steps[-1])),
         ),
-        "Take the checkpoint of the best held-out loss (--eval-steps, --keep-checkpoints), train fewer --epochs, "
-        "raise --beta or lower --learning-rate.",
+        f"{_earlier(record, turn)}, train fewer --epochs, raise --beta or lower --learning-rate.",
     )
+
+
+def _earlier(record: RunRecord, step: int | None) -> str:
+    """Return how to get back to the policy of a step: where it lies, or what keeps it the next time."""
+    if step in record.checkpoints:
+        command = f"tokenq export {shlex.quote(record.path)} --output FOLDER --step {step}"
+        return f"Take the checkpoint of step {step} ({command})"
+    return "Keep the checkpoint of the best held-out loss the next time (--keep-best eval_loss, --eval-steps)"
 
 
 def chance(record: RunRecord) -> Finding | None:

@@ -16,8 +16,7 @@ from tokenq.data.sources import Data, load_examples
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
-from tokenq.jobs.run import Run, run_folder
-from tokenq.rundir import RunDir
+from tokenq.jobs.run import Run, policy_in, run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,7 +63,7 @@ def spec_of(
 
     folder = run_folder(model)
     if folder is not None:
-        return ModelSpec(str(RunDir(folder).policy), **options)
+        return ModelSpec(str(policy_in(folder)), **options)
     loaded = _in_memory(model, tokenizer)
     if loaded is not None:
         return ModelSpec(loaded.name, loaded=loaded, **options)

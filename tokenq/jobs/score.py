@@ -25,7 +25,7 @@ from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settin
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Options, Reader
-from tokenq.jobs.run import Run, models_of_run
+from tokenq.jobs.run import Run, home_of, models_of_run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.records.trace_columns import TABLE_SCHEMA
@@ -154,8 +154,9 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
         return replace(options.spec(path), loaded=in_memory[role], device=config.device)
 
     policy, reference = spec("policy", config.policy), spec("reference", config.reference)
-    if config.run is not None:
-        made = models_of_run(config.run, options.spec(config.run))
+    run = config.policy if config.run is None and "policy" not in in_memory and home_of(config.policy) else config.run
+    if run is not None:
+        made = models_of_run(run, options.spec(run))
         policy, reference = made.policy, reference or made.reference
         options = replace(options, beta=config.beta or made.beta or 0.1)
 

@@ -10,7 +10,7 @@ from tokenq.core.tensors import Stepper
 from tokenq.data.encoding import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError
-from tokenq.jobs.run import models_of_run
+from tokenq.jobs.run import home_of, models_of_run
 from tokenq.judge.answers import Extract, find_extractor
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
@@ -311,5 +311,6 @@ def searched_models(config: SearchConfig, in_memory: Mapping[str, Loaded] = {}) 
     Raises:
         UserError: there is no policy, or no such run.
     """
-    made = None if config.run is None else models_of_run(config.run, model_spec(config, config.run))
+    run = config.policy if config.run is None and "policy" not in in_memory and home_of(config.policy) else config.run
+    made = None if run is None else models_of_run(run, model_spec(config, run))
     return named_models(config, made, in_memory)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+import yaml
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
@@ -165,6 +166,18 @@ def processor_files(model: PreTrainedModel) -> list[Path]:
     except OSError:  # its folder is gone, or the hub is: only who gives images misses them
         return []
     return [Path(file) for file in found if file is not None]
+
+
+def licence_of(path: str) -> str | None:
+    """Return the licence that a model's own card states, None where there is none to be had."""
+    try:
+        file = cached_file(path, "README.md", **_IF_THERE)
+        text = "" if file is None else Path(file).read_text(encoding="utf-8")
+        head = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return None
+    found = head.get("license") if isinstance(head, dict) else None
+    return found if isinstance(found, str) else None
 
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")

@@ -81,6 +81,7 @@ class RunRecord:
         steps: the lines of metrics.jsonl that a step wrote.
         evals: the lines that an evaluation wrote.
         finished: whether the policy was written.
+        checkpoints: steps whose checkpoint is there.
         data: counts of the training data.
         held_out: counts of the evaluation data.
         models: the run's models as they are today.
@@ -94,6 +95,7 @@ class RunRecord:
     steps: Sequence[Mapping[str, Any]] = ()
     evals: Sequence[Mapping[str, Any]] = ()
     finished: bool = False
+    checkpoints: Sequence[int] = ()
     data: DataFacts | None = None
     held_out: DataFacts | None = None
     models: tuple[ModelNow, ...] = ()
@@ -194,6 +196,7 @@ def read_run(path: Path) -> RunRecord:
         steps=tuple(line for line in lines if "loss" in line),
         evals=tuple(line for line in lines if "eval_loss" in line),
         finished=run.policy.exists() or run.reward_model.exists(),
+        checkpoints=run.steps(),
     )
 
 

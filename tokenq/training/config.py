@@ -134,6 +134,13 @@ class TrainConfig:
     """Write a checkpoint every so many steps. Default: at the end of each epoch."""
     keep_checkpoints: int = 1
     """Checkpoints to keep; older ones are deleted once a newer one is complete. 0 writes none."""
+    keep_best: str | None = None
+    """Keep the checkpoint that is best by a held-out metric of metrics.jsonl too (eval_loss,
+    eval_rewards/accuracies, ...), which is written whenever an evaluation finds a better one."""
+    early_stopping_patience: int | None = None
+    """Stop after so many evaluations in a row that do not improve on the best by --keep-best."""
+    save_only_model: bool = False
+    """Write checkpoints without the optimiser's state: a third of the size, and nothing to resume from."""
     resume: bool = False
     """Continue the run in --output from its last checkpoint (or start it, if there is none)."""
     logging_steps: int = 10
@@ -191,6 +198,7 @@ class TrainConfig:
         if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
             message = f"--max-prompt-length {self.max_prompt_length} leaves no room for a response."
             found.append(UserError(message, f"It must be below --max-length ({self.max_length})."))
+        found += self._no_best()
         if self.dtype == "float16" and not (self.lora_rank or self.adapter):
             hint = "Use --dtype float32 with --mixed-precision fp16."
             found.append(UserError("Weights in float16 cannot be trained: their gradients vanish below 6e-8.", hint))
@@ -200,6 +208,21 @@ class TrainConfig:
         if self.dtype == "bfloat16" and self.mixed_precision == "fp16":
             hint = "Use --mixed-precision bf16, or --dtype float32."
             found.append(UserError("Weights in bfloat16 cannot be computed with in float16.", hint))
+        return found
+
+    def _no_best(self) -> list[UserError]:
+        """Return an error for each reason why no checkpoint can be best."""
+        if self.keep_best is None:
+            alone = self.early_stopping_patience is not None
+            hint = "Add --keep-best eval_loss, or another held-out metric."
+            return [UserError("--early-stopping-patience needs a metric that is to improve.", hint)] if alone else []
+        found = []
+        if not self.eval_data and not self.eval_size:
+            found.append(UserError("--keep-best needs held-out data.", "Give --eval-data, or --eval-size."))
+        if self.eval_steps is None:
+            found.append(UserError("--keep-best needs evaluations within the run.", "Give --eval-steps."))
+        if not self.keep_checkpoints:
+            found.append(UserError("--keep-best keeps a checkpoint, and --keep-checkpoints 0 writes none.", ""))
         return found
 
 
@@ -236,13 +259,19 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "bf16": "mixed_precision",
     "fp16": "mixed_precision",
     "resume_from_checkpoint": "resume",
+    "load_best_model_at_end": "keep_best",
+    "metric_for_best_model": "keep_best",
+    "save_total_limit": "keep_checkpoints",
 }
 """Other trainers' names of a field, for the hint after a flag that does not exist."""
 
 
 RANGES = (
     Range(
-        ("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
+        (
+            *("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
+            "early_stopping_patience",
+        ),
         least=1,
         most=2**31 - 1,
     ),

@@ -1,9 +1,11 @@
 """The inputs of a run of the loop, and its summary: plain values, no behaviour."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from tokenq.core.logits import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
@@ -12,7 +14,23 @@ from tokenq.records.examples import TokenGroup
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective
+from tokenq.training.optim import Exact
 from tokenq.training.source import Source
+
+
+class PolicyFiles(NamedTuple):
+    """How the policy, or reward model, becomes a folder that anybody loads, and is read from it again.
+
+    Attributes:
+        write: (folder, step, exact, gathered) fills a folder; `gathered` are its weights where they are spread over
+            processes, None to take them as they are in memory.
+        read: (folder, exact) copies the weights in a folder into those in memory.
+        beside: (exact) → trained weights in memory that the folder does not give back, by name.
+    """
+
+    write: Callable[[Path, int, Exact, Mapping[str, Tensor] | None], None]
+    read: Callable[[Path, Exact], None]
+    beside: Callable[[Exact], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,7 @@ class Job:
         objective: the loss.
         config: optimisation, logging and checkpoint settings.
         run: where metrics and checkpoints go.
+        files: the folders of the policy; None where no checkpoint is written.
         evaluation: held-out examples.
         reference: computes log π_ref of a batch; None where that is the column `ref_logps` of the data, or the loss
             needs none.
@@ -42,6 +61,7 @@ class Job:
     objective: Objective
     config: TrainConfig
     run: RunDir
+    files: PolicyFiles | None = None
     evaluation: Sequence[TokenGroup] = ()
     reference: TokenScorer | None = None
     ref_logits: Callable[[PackedBatch], Logits] | None = None
@@ -61,6 +81,7 @@ class Summary:
         after: evaluation after the last update.
         last: metrics of the last update.
         policy: the policy as accelerate has wrapped it.
+        best: `metric`, `step` and `value` of the best checkpoint by `--keep-best`, None without one.
     """
 
     steps: int
@@ -68,3 +89,4 @@ class Summary:
     after: dict[str, float]
     last: dict[str, float]
     policy: nn.Module
+    best: Mapping[str, Any] | None = None

@@ -7,7 +7,7 @@ tokenizer or a file of data.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from tokenq.training.optim import (
     split_values,
     tell_deepspeed,
 )
-from tokenq.training.recorded import refuse_fewer_steps
+from tokenq.training.recorded import evaluations_of, refuse_fewer_steps, still_holds
 from tokenq.training.source import total_steps
 from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, plan, share_of, sum_over_processes
 
@@ -54,24 +54,27 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     """
     config, metrics_file = job.config, JsonLines(job.run.metrics)
     refuse_sharded_masters(accelerator, job.policy)
-    optimizer = make_optimizer(job.policy, config, job.values)
-    checkpoint.keep_trainable_only(accelerator, job.policy)
+    optimizer, masters = make_optimizer(job.policy, config, job.values)
+    checkpoint.hand_over_weights(accelerator)
     tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
+    trained = None if job.files is None else checkpoint.Trained(policy, job.files, job.values, masters)
     total = total_steps(config, job.source.per_epoch)
-    step = checkpoint.load_latest(accelerator, job.run.checkpoints, metrics_file) if config.resume else 0
+    step = checkpoint.load_latest(accelerator, trained, job.run, metrics_file) if config.resume and trained else 0
     refuse_fewer_steps(step, total)
-    trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total)
+    trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total, trained)
     if accelerator.is_main_process:
-        metrics_file.keep(lambda record: _still_holds(record, step, total))
+        metrics_file.keep(lambda record: still_holds(record, step, total))
         trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
+    accelerator.wait_for_everyone()  # the first process has cut the file back
+    trainer.watch.found.update(evaluations_of(metrics_file.read()))
     with stopping.catch_signals(job.listener.say) as trainer.request:
         try:
             summary = trainer.run(step)
         except stopping.Abandoned:
             raise trainer.stopped(trainer.done, trainer.request.signum) from None
-    release_masters(job.policy, optimizer)
+    release_masters(masters)
     return summary
 
 
@@ -85,6 +88,7 @@ class _Trainer:
     optimizer: Any
     metrics_file: JsonLines
     total: int
+    trained: checkpoint.Trained | None
     request: stopping.Request = field(default_factory=stopping.Request)
     done: int = 0
     saved: int = 0
@@ -92,6 +96,7 @@ class _Trainer:
     def __post_init__(self) -> None:
         self.meter = Meter()
         self.per_epoch = self.job.source.per_epoch
+        self.watch = stopping.Watch(self.job.config.keep_best, self.job.config.early_stopping_patience, {})
         self.clipped = list(self.policy.parameters()), *split_values(self.policy, self.job.values)
 
     def is_due(self, step: int) -> bool:
@@ -104,30 +109,43 @@ class _Trainer:
         config = self.job.config
         self.done = self.saved = step
         before = self.evaluate(step) if step == 0 else {}
-        if self._missed(step):
+        if step and self._evaluates(step) and step not in self.watch.found:  # stopped before it, and resumed
             self.evaluate(step)
         last: dict[str, float] = {}
         self.meter.restart()
-        while self.done < self.total:
+        while self.done < self.total and not self.watch.stalled():
             last = self.update(self.done)
             self.done += 1
             if signum := stopping.common_signal(self.request, self.accelerator):
                 raise self.stopped(self.done, signum)
-            if self._evaluates(self.done):
-                self.evaluate(self.done)
-            if config.keep_checkpoints and self.is_due(self.done):
+            evaluated = self._evaluates(self.done) and self.evaluate(self.done)
+            improved = evaluated and self._best(self.done) == self.done
+            if config.keep_checkpoints and (self.is_due(self.done) or improved):
                 self.save()
         if self.saved < self.done and config.keep_checkpoints:
             self.save()
-        return Summary(self.done, before, self.evaluate(self.done), last, self.policy)
+        if self.done < self.total:
+            self.job.listener.say(self.watch.reason())
+        after = dict(self.watch.found.get(self.done, {})) or self.evaluate(self.done)
+        if config.keep_best:
+            checkpoint.prune(self.accelerator, self.job.run, config.keep_checkpoints, self._best())
+        return Summary(self.done, before, after, last, self.policy, self.watch.account(self._best()))
 
     def save(self) -> Path:
         """Write a checkpoint of where the run is."""
-        keep = self.job.config.keep_checkpoints
-        place = checkpoint.save(self.accelerator, self.job.run.checkpoints, self.done, keep)
+        if self.trained is None:
+            raise ValueError("a run without files of its policy has --keep-checkpoints 0")
+        config, run = self.job.config, self.job.run
+        content: checkpoint.Content = "policy" if config.save_only_model else "all"
+        place = checkpoint.save(self.accelerator, self.trained, run, self.done, content)
+        checkpoint.prune(self.accelerator, run, config.keep_checkpoints, self._best())
         self.saved = self.done
         self.meter.restart()
         return place
+
+    def _best(self, *more: int) -> int | None:
+        """Return the best of the steps that have a checkpoint, and of others."""
+        return self.watch.best({*self.job.run.steps(), *more})
 
     def stopped(self, step: int, signum: int) -> Interrupted:
         """Write a checkpoint of what was done, and return the exception that ends a run that a signal stops."""
@@ -138,7 +156,8 @@ class _Trainer:
             return Interrupted(signum, f"{said}, without a checkpoint (--keep-checkpoints 0).")
         if self.saved < step:
             self.save()
-        return Interrupted(signum, f"{said}, with a checkpoint of it.")
+        alone = " of its policy alone (--save-only-model)" if self.job.config.save_only_model else " of it"
+        return Interrupted(signum, f"{said}, with a checkpoint{alone}.")
 
     def _same(self, step: int) -> bool:
         """Return whether policy and reference are one function after so many updates: none has moved a weight yet."""
@@ -149,14 +168,6 @@ class _Trainer:
         """Return whether an evaluation is due within the run after so many updates."""
         every = self.job.config.eval_steps
         return every is not None and step % every == 0 and step < self.total
-
-    def _missed(self, step: int) -> bool:
-        """Return whether a run that is resumed was stopped before the evaluation that was due."""
-        if not step or not self._evaluates(step):
-            return False
-        if self.accelerator.num_processes > 1:
-            self.accelerator.wait_for_everyone()  # the first process has cut the file back
-        return not any(line["step"] == step and "loss" not in line for line in self.metrics_file.read())
 
     def update(self, step: int) -> dict[str, float]:
         """Do one update and return its metrics."""
@@ -258,6 +269,7 @@ class _Trainer:
         metrics = evaluate(self.job, self.policy, self.accelerator, step, self._give_up_if_asked, same=self._same(step))
         self.policy.train()
         self._log(step, metrics)
+        self.watch.add(step, metrics)
         self.meter.restart()
         return metrics
 
@@ -314,11 +326,3 @@ class _Trainer:
             epoch = {} if self.per_epoch is None else {"epoch": round(step / self.per_epoch, 6)}
             self.metrics_file.append({"step": step, **epoch, **metrics})
         self.accelerator.log(metrics, step=step)
-
-
-def _still_holds(record: Mapping[str, float], step: int, total: int) -> bool:
-    """Return whether a line of `metrics.jsonl` holds when the run goes on after `step` updates.
-
-    Evaluations within the run came before their checkpoint; the one at the start and the one at the end come again.
-    """
-    return record["step"] < step or (record["step"] == step and ("loss" in record or 0 < step < total))

@@ -17,11 +17,13 @@ from torch import nn
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
 
-_KEY = "masters"
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 Masters = list[tuple[nn.Parameter, nn.Parameter]]
 """(weight, its float32 copy) of every trained weight in half precision."""
+
+Exact = Callable[[torch.Tensor], torch.Tensor]
+"""Gives the tensor that holds a weight to the last bit: its float32 copy where it has one, else itself."""
 
 
 def in_half(weight: torch.Tensor) -> bool:
@@ -35,7 +37,7 @@ def masters_of(weights: Iterable[nn.Parameter]) -> Masters:
 
 
 def keep_masters(optimizer: torch.optim.Optimizer, masters: Masters) -> None:
-    """Have an optimiser over masters take the gradients of their weights, hand its updates back, and store masters.
+    """Have an optimiser over masters take the gradients of their weights, and hand its updates back.
 
     Args:
         optimizer: whose parameters are the masters, and the weights that need none.
@@ -48,36 +50,27 @@ def keep_masters(optimizer: torch.optim.Optimizer, masters: Masters) -> None:
         for weight, master in masters:
             master.grad, weight.grad = None if weight.grad is None else weight.grad.float(), None
 
-    def hand_back(*_: Any) -> None:
-        with torch.no_grad():
-            for weight, master in masters:
-                weight.copy_(master)
-
-    def stored(_: Any, state: dict[str, Any]) -> dict[str, Any]:
-        return {**state, _KEY: [master.detach() for _, master in masters]}
-
-    def restored(_: Any, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for (_, master), value in zip(masters, state[_KEY], strict=True):
-                master.copy_(value)
-
     optimizer.register_step_pre_hook(take)
-    optimizer.register_step_post_hook(hand_back)
-    optimizer.register_state_dict_post_hook(stored)
-    optimizer.register_load_state_dict_pre_hook(restored)
+    optimizer.register_step_post_hook(lambda *_: round_masters(masters))
 
 
-def release_masters(model: nn.Module, optimizer: Any) -> None:
-    """Put the copies in place of their weights, at the end of a run: what was learnt is in them, to the last bit.
+@torch.no_grad()
+def round_masters(masters: Masters) -> None:
+    """Make every weight its float32 copy, rounded."""
+    for weight, master in masters:
+        weight.copy_(master)
 
-    Args:
-        model: what was trained; its weights in half precision become float32.
-        optimizer: over their copies.
-    """
-    weights = [one for one in model.parameters() if one.requires_grad and in_half(one)]
-    if weights:
-        for weight, master in zip(weights, optimizer.state_dict()[_KEY], strict=True):
-            weight.data = master.detach().clone()
+
+def exact_in(masters: Masters) -> Exact:
+    """Return the function from a weight to the tensor that holds it exactly."""
+    copies: dict[int, torch.Tensor] = {id(weight): master for weight, master in masters}
+    return lambda weight: copies.get(id(weight), weight)
+
+
+def release_masters(masters: Masters) -> None:
+    """Put the copies in place of their weights, at the end of a run: what was learnt is in them, to the last bit."""
+    for weight, master in masters:
+        weight.data = master.detach().clone()
 
 
 def refuse_sharded_masters(accelerator: Accelerator, model: nn.Module) -> None:
@@ -91,7 +84,7 @@ def refuse_sharded_masters(accelerator: Accelerator, model: nn.Module) -> None:
         UserError: says how to train it in the same memory.
     """
     low = next((one for one in model.parameters() if one.requires_grad and in_half(one)), None)
-    if low is not None and accelerator.distributed_type in _SHARDED:
+    if low is not None and accelerator.distributed_type in SHARDED:
         name = str(low.dtype).removeprefix("torch.")
         raise UserError(
             f"Weights in {name} are trained with a float32 copy, which cannot be kept of weights in shards.",
@@ -103,11 +96,12 @@ Groups = list[dict[str, Any]]
 """Groups of parameters as optimisers of torch take them."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig, values: nn.Module | None = None) -> torch.optim.Optimizer:
-    """Return the optimiser over the trainable weights; biases and norms are not decayed.
+def make_optimizer(
+    model: nn.Module, config: TrainConfig, values: nn.Module | None = None
+) -> tuple[torch.optim.Optimizer, Masters]:
+    """Return the optimiser over the trainable weights, and the float32 copies that it updates; see `masters_of`.
 
-    Of weights in half precision it updates float32 copies (`tokenq.training.optim`). A value network has groups of
-    its own behind the policy's.
+    Biases and norms are not decayed. A value network has groups of its own behind the policy's.
 
     AdamW runs fused where torch offers it: one pass over weights, gradients and moments instead of a dozen.
 
@@ -130,7 +124,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig, values: nn.Module | No
     groups = [group for group in groups if group["params"]]
     optimizer = _OPTIMIZERS[config.optimizer](groups, config)
     keep_masters(optimizer, masters)
-    return optimizer
+    return optimizer, masters
 
 
 def _adamw(groups: Groups, config: TrainConfig) -> torch.optim.Optimizer:

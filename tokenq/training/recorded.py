@@ -4,13 +4,14 @@ There is one reader a file. A folder that a kill, a full disk or a hand has left
 wrong, and in which file.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, fields
 from typing import Any, get_type_hints
 
 import yaml
 
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 from tokenq.files import JsonLines, read_json, read_text
 from tokenq.records.schema import SCHEMA, fits
 from tokenq.rundir import RunDir
@@ -18,11 +19,18 @@ from tokenq.training.config import TrainConfig
 
 FREE_ON_RESUME = frozenset(
     {
-        *("attention", "device", "eval_steps", "gradient_checkpointing", "keep_checkpoints", "logging_steps"),
-        *("output", "reference_store", "report_to", "resume", "run_name", "save_steps", "tokens_per_batch"),
+        *("attention", "device", "early_stopping_patience", "eval_steps", "gradient_checkpointing", "keep_best"),
+        *("keep_checkpoints", "logging_steps", "output", "reference_store", "report_to", "resume", "run_name"),
+        *("save_only_model", "save_steps", "tokens_per_batch"),
     }
 )
-"""Fields in which a resumed run may differ from how it began: they move no number beyond rounding."""
+"""Fields in which a resumed run may differ from how it began: they move no number of a step beyond rounding."""
+
+_SMALLER = ("loss", "values/loss", "kl", "mse/", "rewards/rejected", "logps/rejected")
+"""Beginnings of metrics that are better when smaller; the others are when larger."""
+
+_NEITHER = ("response_length", "values/mean")
+"""Beginnings of metrics that are better in neither direction."""
 
 LENGTH = frozenset({"epochs", "max_steps"})
 """Fields that say how long a run is. With others the schedule is stretched to the new end."""
@@ -66,6 +74,14 @@ def refuse_fewer_steps(done: int, total: int) -> None:
         )
 
 
+def still_holds(record: Mapping[str, float], step: int, total: int) -> bool:
+    """Return whether a line of `metrics.jsonl` holds when the run goes on after `step` updates.
+
+    Evaluations within the run came before their checkpoint; the one at the start and the one at the end come again.
+    """
+    return record["step"] < step or (record["step"] == step and ("loss" in record or 0 < step < total))
+
+
 def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -83,6 +99,7 @@ _PROVENANCE: Mapping[str, Any] = {
     "eval_data": dict[str, Any] | None,
     "beta": float | None,
     "rewards": dict[str, Any] | None,
+    "best": dict[str, Any] | None,
     "config": dict[str, Any],
     "resumed": list[dict[str, Any]],
 }
@@ -148,6 +165,40 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
             if not fits(value, float | None):
                 raise UserError(f"{run.metrics}, line {number}: {name} is {_short(value)}, and no number.", _MEND)
     return lines
+
+
+def check_metric(metric: str, names: Iterable[str]) -> None:
+    """Refuse a metric that is none of an evaluation's, or that is better in neither direction.
+
+    Raises:
+        UserError: names the nearest, and all there are.
+    """
+    known = [name for name in names if name.startswith("eval_") and not name.startswith(_NEITHER, len("eval_"))]
+    if metric not in known:
+        raise unknown_name("held-out metric", metric, known)
+
+
+def best_step(evaluations: Mapping[int, Mapping[str, Any]], metric: str) -> int | None:
+    """Return the step of the best evaluation, the earliest of several; None where none has a finite number.
+
+    Args:
+        evaluations: metrics by step.
+        metric: one of them, with its `eval_`.
+    """
+    sign = 1 if metric.startswith(_SMALLER, len("eval_")) else -1
+    known = {step: found.get(metric) for step, found in evaluations.items()}
+    ranked = [(sign * value, step) for step, value in known.items() if value is not None and math.isfinite(value)]
+    return min(ranked)[1] if ranked else None
+
+
+def evaluations_of(lines: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
+    """Return the metrics of the evaluations after the first update, by step, from the lines of metrics.jsonl."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for line in lines:
+        metrics = {name: value for name, value in line.items() if name.startswith("eval_") and value is not None}
+        if line["step"] and metrics:
+            found[line["step"]] = metrics
+    return found
 
 
 def _settings(found: Any, where: str) -> dict[str, Any]:

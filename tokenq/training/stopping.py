@@ -1,17 +1,22 @@
-"""Signals during training: the first ends the step and writes a checkpoint, a second one ends the program at once."""
+"""What ends a training before its time: signals, and evaluations that no longer improve.
+
+The first signal ends the step and writes a checkpoint, a second one ends the program at once.
+"""
 
 import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from tokenq.errors import Interrupted
+from tokenq.training.recorded import best_step, check_metric
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,6 +35,52 @@ class Request:
 
     signum: int = 0
     since: float = 0.0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The evaluations after the first update, and which is best.
+
+    Attributes:
+        metric: the one that counts, None where none does.
+        patience: evaluations without improvement that end the run, None for any number.
+        found: metrics by step.
+    """
+
+    metric: str | None
+    patience: int | None
+    found: dict[int, Mapping[str, Any]]
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add an evaluation.
+
+        Raises:
+            UserError: it has no such metric.
+        """
+        if self.metric is not None:
+            check_metric(self.metric, metrics)
+        if step:
+            self.found[step] = metrics
+
+    def best(self, steps: Container[int]) -> int | None:
+        """Return the best of some steps, None where none of them was evaluated."""
+        known = {step: found for step, found in self.found.items() if step in steps}
+        return None if self.metric is None else best_step(known, self.metric)
+
+    def stalled(self) -> bool:
+        """Return whether so many evaluations in a row did not improve on the best."""
+        best = self.best(self.found)
+        since = sum(step > best for step in self.found) if best is not None else len(self.found)
+        return self.patience is not None and since >= self.patience
+
+    def account(self, best: int | None) -> dict[str, Any] | None:
+        """Return the best evaluation as a record has it."""
+        metric = self.metric or ""
+        return None if best is None else {"metric": metric, "step": best, "value": self.found[best][metric]}
+
+    def reason(self) -> str:
+        """Return why the run has stalled, in words."""
+        return f"stopped early: {self.metric} has not improved in {self.patience} evaluations"
 
 
 class Abandoned(Exception):

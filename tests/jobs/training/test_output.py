@@ -92,7 +92,7 @@ def _rewrite(place, rows):
 def test_a_run_goes_on_from_what_it_began_with_alone(place, change, lora, capsys):
     assert main(words(place, *lora)) == 0
     shutil.rmtree(place / "run" / "policy")
-    shutil.rmtree(place / "run" / "checkpoints" / "step-00000004", ignore_errors=True)
+    shutil.rmtree(place / "run" / "checkpoints" / "step-4", ignore_errors=True)
     before = (place / "run" / "metrics.jsonl").read_bytes()
     make, says = CHANGES[change]
     shutil.copytree(place / "model", place / "kept")

@@ -1,15 +1,12 @@
 """Training: joins data, models and the loop. No arithmetic here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
-from torch import Tensor
 
-import tokenq
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.signals import reward_scale
 from tokenq.data.tokenize import TokenizedData
@@ -19,11 +16,11 @@ from tokenq.jobs.training.data import check_inputs, data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
 from tokenq.jobs.training.output import open_run, record_run, refuse_taken
+from tokenq.jobs.training.policy_files import PolicyWriter, policy_writer
 from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
 from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
 from tokenq.listener import SILENCE, Listener
-from tokenq.models.export import Form, export_policy, model_card
 from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.forward.reward_lm import RewardLM
 from tokenq.models.forward.value_network import ValuedPolicy
@@ -32,7 +29,8 @@ from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, for_training
 from tokenq.models.tokenizer import load_tokenizer
 from tokenq.records.examples import TokenGroup
-from tokenq.rundir import RunDir, provenance
+from tokenq.rundir import provenance, record_best
+from tokenq.training.checkpoint import gathered_policy
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
 from tokenq.training.defaults import adapts, kind_of, with_defaults
@@ -81,16 +79,19 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         precision = precision_of(valued or prepared.policy, config, reference.model)
         identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        job = _job(prepared, valued, reference, config, run_dir, listener)
+        writer = policy_writer(prepared.policy, tokenizer, config, loss, run_dir)
+        job = _job(prepared, valued, reference, writer, listener)
         if chosen.learning_rate is None:
             listener.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
         listener.say(precision.line(config.optimizer))
         _say_start(prepared, config, loss, changed, listener)
         summary = fit(job, accelerator)
-        _finish(prepared.policy, tokenizer, config, loss, summary, run_dir, accelerator)
+        _finish(writer, summary, accelerator)
+        if (best := summary.best) is not None:
+            place = run_dir.checkpoint(best["step"])
+            listener.say(f"best {best['metric']}: {best['value']:.4g} at step {best['step']}, kept in {place}")
         what = "policy" if isinstance(prepared.policy, PackedLM) else "reward model"
-        place = _result(prepared.policy, run_dir)
-        listener.say(f"done: the {what} is in {place}, every step's numbers in {run_dir.metrics}")
+        listener.say(f"done: the {what} is in {writer.place}, every step's numbers in {run_dir.metrics}")
 
 
 def _say_start(prepared: Prepared, config: TrainConfig, loss: LossSum, changed: Changes, listener: Listener) -> None:
@@ -157,17 +158,17 @@ def _job(
     prepared: Prepared,
     valued: ValuedPolicy | None,
     reference: Reference,
-    config: TrainConfig,
-    run_dir: RunDir,
+    writer: PolicyWriter,
     listener: Listener,
 ) -> Job:
     """Return the job for the loop."""
     return Job(
         policy=valued or prepared.policy,
-        source=_source(reference.with_logps(prepared.data), config, prepared.objective.loss),
+        source=_source(reference.with_logps(prepared.data), writer.config, prepared.objective.loss),
         objective=prepared.objective,
-        config=config,
-        run=run_dir,
+        config=writer.config,
+        run=writer.run,
+        files=writer.files(),
         evaluation=reference.with_logps(prepared.held_out),
         reference=reference.online,
         ref_logits=reference.logits,
@@ -176,10 +177,6 @@ def _job(
         work=prepared.policy.work,
         listener=listener,
     )
-
-
-def _result(policy: PackedLM | RewardLM, run_dir: RunDir) -> Path:
-    return run_dir.policy if isinstance(policy, PackedLM) else run_dir.reward_model
 
 
 def _choose_gradients(
@@ -222,35 +219,15 @@ def _identities(
     }
 
 
-def _finish(
-    policy: PackedLM | RewardLM,
-    tokenizer: Any,
-    config: TrainConfig,
-    loss: LossSum,
-    summary: Summary,
-    run_dir: RunDir,
-    accelerator: Accelerator,
-) -> None:
+def _finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> None:
     """Write the policy, or the reward model."""
-    state: Mapping[str, Tensor] | None = None
-    if accelerator.num_processes > 1:
-        gathered = accelerator.get_state_dict(summary.policy)
-        own = (name for name in gathered if not name.startswith("values."))
-        state = {name.removeprefix("policy."): gathered[name] for name in own}
-    facts = {
-        "data": ", ".join(config.data),
-        "steps": summary.steps,
-        "batch size": config.batch_size,
-        "learning rate": config.learning_rate,
-        **_loss_parameters(config),
-        **{name: f"{value:.4g}" for name, value in summary.after.items()},
-    }
+    state = gathered_policy(accelerator, summary.policy) if accelerator.num_processes > 1 else None
 
     def write() -> None:
         if accelerator.is_main_process:
-            card = model_card(policy, run_dir.path.name, config.model, config.loss, facts, tokenq.__version__)
-            form: Form = "merged" if merges(config, loss) else "as_trained"
-            export_policy(policy, tokenizer, _result(policy, run_dir), card, state, form)
+            writer.finish(state, summary.steps, summary.after)
+            if summary.best is not None:
+                record_best(writer.run, summary.best)
 
     together(write, accelerator)
     accelerator.wait_for_everyone()

@@ -5,8 +5,9 @@ not guessed from its name: `tokenq.models.forward.proof` compares each with the 
 and the first that agrees is used.
 """
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -139,6 +140,15 @@ class PackedLM(nn.Module):
         """Restore the model's own attention and return the model."""
         set_attention(self.lm, self.own_attention)
         return self.model
+
+    @contextlib.contextmanager
+    def own_attention_restored(self) -> Iterator[nn.Module]:
+        """Restore the model's own attention inside the block, and yield the model."""
+        usual: str | None = self.lm.config._attn_implementation
+        try:
+            yield self.release()
+        finally:
+            set_attention(self.lm, usual)
 
 
 def is_peft(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,10 @@ class RewardLM(nn.Module):
     def release(self) -> nn.Module:
         """Restore the classifier's own attention and return it."""
         return self.packed.release()
+
+    def own_attention_restored(self) -> AbstractContextManager[nn.Module]:
+        """Restore the classifier's own attention inside the block, and yield the classifier."""
+        return self.packed.own_attention_restored()
 
 
 def outputs_of(model: PreTrainedModel) -> list[str]:
