@@ -1,7 +1,9 @@
 """`tokenq eval TASK` as a user types it, on tiny models and stored files."""
 
+import base64
 import json
 import re
+import zlib
 
 import numpy as np
 import pytest
@@ -97,7 +99,8 @@ def test_localisation_finds_the_stretches_of_the_data(place, tmp_path):
     assert 0 < every["wrong_tokens"] < every["tokens"]
     page = (tmp_path / "eval-traces.html").read_text()
     islands = re.findall(r'<script[^>]*id="trace-\d+"[^>]*>(.*?)</script>', page, re.S)
-    marked = {one["id"].rpartition("/")[2]: one for one in map(json.loads, islands)}
+    traces = [json.loads(zlib.decompress(base64.b64decode(one))) for one in islands]
+    marked = {one["id"].rpartition("/")[2]: one for one in traces}
     given = marked["rejected"]["spans"]["given"]
     assert given["label"] == [False] * len(given["first"])
     assert all(first < last for first, last in zip(given["first"], given["last"], strict=True))

@@ -38,6 +38,7 @@ def open_page(browser):
         view.on("request", lambda request: asked.append(request.url))
         opened.add(path.as_uri())
         view.goto(path.as_uri() + address)
+        view.locator("[aria-busy=true]").wait_for(state="detached")
         return view
 
     yield open_file

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import zlib
 from html.parser import HTMLParser
 
 import pytest
@@ -16,10 +17,10 @@ from hand_made_traces import (
     make_trace,
     without_policy,
 )
+from test_view import page_data
 
 from tokenq.errors import UserError
 from tokenq.report.html import fragment, page, write_page
-from tokenq.report.view import page_data
 
 
 class Elements(HTMLParser):
@@ -50,7 +51,9 @@ class Elements(HTMLParser):
 def islands(text):
     """Return the data of a page, by the id of its element."""
     scripts = Elements(text).named("script")
-    return {a["id"]: json.loads(body) for a, body in scripts if a.get("type") == "application/json"}
+    found = {a["id"]: json.loads(body) for a, body in scripts if a.get("type") == "application/json"}
+    packed = {a["id"]: base64.b64decode(body) for a, body in scripts if a.get("type") == "application/zlib"}
+    return found | {name: json.loads(zlib.decompress(data)) for name, data in packed.items()}
 
 
 @pytest.fixture(scope="module")

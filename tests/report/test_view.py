@@ -1,14 +1,29 @@
 """Traces to page data: numbers by hand, pairs found, nothing lost, little written."""
 
 import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from examples import share_of
 from hand_made_traces import HOSTILE, hand_made_pair, judged_pair, long_trace, make_trace, without_policy
+from hypothesis import example, given, settings
+from hypothesis.strategies import floats, integers, lists
 
 from tokenq.errors import UserError
 from tokenq.report.channels import CHANNELS, find_channel, largest, shares
-from tokenq.report.view import page_data, short
+from tokenq.report.view import page_parts, short, shortened
+
+
+def page_data(traces, title):
+    """Return the parts of a page as one."""
+    parts = dict(page_parts(traces, title))
+    index = parts.pop("index")
+    return index | {
+        kind: [parts[f"{name}-{i}"] for i in range(sum(one.startswith(name) for one in parts))]
+        for kind, name in (("traces", "trace"), ("pairs", "pair"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +202,33 @@ def test_beside_a_policy_rows_have_its_numbers():
     assert len(data["channels"]) == 7
     assert find_channel(None, judged_pair()[0]).name == "implicit_reward"
     assert find_channel("reward/correctness", judged_pair()[1]).value(judged_pair()[1].tokens[4]) == -1.0
+
+
+ROUNDED = [
+    0.0,
+    -0.0,
+    1.0,
+    -7.0,
+    0.5,
+    0.1,
+    0.09999999,
+    0.0999995,
+    1e-5,
+    1e-4,
+    0.00012345,
+    0.000123455,
+    123.45678,
+    1e-20,
+    5e-324,
+]
+
+
+@settings(max_examples=share_of(300))
+@given(numbers=lists(floats(allow_subnormal=True), max_size=20), shift=integers(-8, 8))
+@example(numbers=[*ROUNDED, math.nan, math.inf, 1e9, 123456789.12345, 1e300, 2.00005, 0.30005, 1.00015], shift=0)
+def test_a_column_is_shortened_as_each_of_its_numbers(numbers, shift):
+    """Also halves of the last digit, in decimals that a float is just above or below."""
+    some = [*numbers, *(round(number, 5) * 10.0**shift for number in numbers if abs(number) < 1e6)]
+    found = shortened(np.array(some, np.float64))
+    want = [short(number) for number in some]
+    assert list(map(repr, found)) == list(map(repr, want))

@@ -3,9 +3,10 @@
 One table for the page, the notebook and figures, so that none of them shows a map without its caption.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import Any
 
 from tokenq.errors import unknown_name
 from tokenq.records.trace_records import TraceToken
@@ -127,16 +128,21 @@ REWARD = Channel(
 
 
 def channels_of(traces: Sequence[TokenTrace]) -> list[Channel]:
-    """Return the channels that some traces have numbers for; those of a policy, too, where there are no traces.
+    """Return the channels that some traces have numbers for; those of a policy, too, where there are no traces."""
+    judges = [trace.reward_model for trace in traces if trace.reward_model is not None]
+    return channels_by(judges, read=any(map(is_read, traces)))
+
+
+def channels_by(judges: Sequence[Mapping[str, Any]], *, read: bool) -> list[Channel]:
+    """Return the channels of what reward models, and perhaps a policy, have read.
 
     A reward model with several outputs has a channel for each beside their weighted sum, "reward/NAME".
     """
-    rewarded = [trace.reward_model for trace in traces if trace.reward_model is not None]
-    found = list(CHANNELS.values()) if not rewarded or any(map(is_read, traces)) else []
-    if rewarded:
+    found = list(CHANNELS.values()) if not judges or read else []
+    if judges:
         found.append(REWARD)
-    names = list(rewarded[0]["outputs"]) if rewarded else []
-    if len(names) > 1 and all(model["outputs"] == names for model in rewarded):
+    names = list(judges[0]["outputs"]) if judges else []
+    if len(names) > 1 and all(model["outputs"] == names for model in judges):
         found += [_output(number, name) for number, name in enumerate(names)]
     return found
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from tokenq.files import write_text
 from tokenq.records.trace_records import TraceToken
 from tokenq.records.traces import TokenTrace
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
-from tokenq.report.offline import offline_page, templates, writable
-from tokenq.report.view import page_data
+from tokenq.report.offline import offline_page, packed_island, templates, writable
+from tokenq.report.view import page_parts
 
 SCRIPTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "export.js", "page.js")
 """The parts of the page's script, in the order in which they are put together."""
@@ -51,22 +51,25 @@ class ShownToken:
     written: bool
 
 
-def page(traces: Sequence[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> str:
-    """Return a self-contained HTML page that shows the traces.
+def page(traces: Iterable[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> str:
+    """Return a self-contained HTML page that shows the traces; of these none is kept, and each is packed by itself.
 
     Args:
         traces: what to show; "N/chosen" and "N/rejected" side by side.
         title: of the page.
         record: where the traces come from, as provenance has it.
     """
-    data = page_data(traces, title)
-    islands = {"index": {name: value for name, value in data.items() if name not in ("traces", "pairs")}}
-    islands |= {f"trace-{number}": trace for number, trace in enumerate(data["traces"])}
-    islands |= {f"pair-{number}": pair for number, pair in enumerate(data["pairs"])}
-    return offline_page("page.html.jinja", SCRIPTS, STYLES, title, islands, record)
+    packed: dict[str, str] = {}
+    index: dict[str, Any] = {}
+    for name, part in page_parts(traces, title):
+        if name == "index":
+            index = part
+        else:
+            packed[name] = packed_island(part)
+    return offline_page("page.html.jinja", SCRIPTS, STYLES, title, {"index": index}, record, packed=packed)
 
 
-def write_page(path: Path, traces: Sequence[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> None:
+def write_page(path: Path, traces: Iterable[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> None:
     """Write the page of `traces` to `path`, aside and renamed.
 
     Raises:

@@ -106,7 +106,7 @@ class Traces:
 
     def html(self, path: str | Path) -> Path:
         """Write the page of all traces, which opens from disk, and return its file."""
-        write_page(Path(path), list(self), self.title, self.record)
+        write_page(Path(path), self, self.title, self.record)
         return Path(path)
 
     def figure(self, path: str | Path) -> Path:

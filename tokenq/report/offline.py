@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import shlex
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
@@ -17,6 +18,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 import tokenq
+
+_PACKED = 3
+"""Level of packing: beyond it a page takes much longer to write and is hardly smaller."""
 
 GENERATOR = '<meta name="generator" content="{} '
 """By which a page says what command made it; the version follows."""
@@ -75,10 +79,20 @@ def _static(name: str) -> str:
     return (resources.files("tokenq.report") / "static" / name).read_text(encoding="utf-8")
 
 
+def packed_island(value: Any) -> str:
+    """Return JSON that is packed (zlib) and written in letters (base64): a script unpacks it when it is looked at."""
+    return base64.b64encode(zlib.compress(_json(value).encode(), _PACKED)).decode("ascii")
+
+
+def _json(value: Any, escaped: str = "\ud800-\udfff") -> str:
+    """Return JSON in which some characters are escaped: halves of surrogate pairs, which UTF-8 cannot hold."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub(f"[{escaped}]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def _json_island(value: Any) -> Markup:
     """Return JSON that means the same inside a script element and cannot end it, nor begin a comment there."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    return Markup(_json(value, "<>&\u2028\u2029\ud800-\udfff"))
 
 
 def writable(text: str) -> str:

@@ -6,17 +6,20 @@ of traces does not hold already, except the sign under which a channel is colour
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from operator import attrgetter
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from tokenq.errors import UserError
 from tokenq.records.schema import SCHEMA
-from tokenq.records.trace_records import Alternative, Span, TraceToken
+from tokenq.records.trace_alternatives import Alternatives, no_alternatives
+from tokenq.records.trace_records import Numbers, without_none
+from tokenq.records.trace_tokens import Spans
 from tokenq.records.traces import Side, TokenTrace
-from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, READ, channels_of, is_read
-from tokenq.score.compare import PairComparison, compare
+from tokenq.report.channels import NEGATIVE, NUMBERS, POSITIVE, channels_by, is_read
+from tokenq.score.compare import PairComparison, compare, gains_of, token_gains
 
 FORMAT = 1
 """Version of the page data; the page and its data always come together."""
@@ -32,70 +35,121 @@ def short(number: float | None) -> float | int | None:
     return int(rounded) if rounded == int(rounded) else rounded
 
 
-def page_data(traces: Sequence[TokenTrace], title: str) -> dict[str, Any]:
-    """Return everything that a page shows, as JSON has it.
+def shortened(column: Numbers) -> list[float | int | None]:
+    """Return a column of numbers as `short` does each, at a fraction of its time."""
+    if column.dtype.kind != "f":
+        return without_none(column)
+    size = np.abs(column)
+    usual = (size > 1e-17) & (size < 1e5)  # powers of ten that a float holds exactly, products without a fraction lost
+    values = np.where(usual, column, 1.0)
+    magnitude = np.log10(np.abs(values))
+    scale = 10.0 ** np.maximum(4, 4 - np.floor(magnitude))
+    scaled = values * scale
+    rounded = np.rint(scaled) / scale
+    found: list[float | int | None] = rounded.tolist()
+    # Where rounding here might not be that of the decimal number itself, it is asked for by itself.
+    doubtful = np.abs(np.abs(scaled - np.rint(scaled)) - 0.5) < 1e-5
+    doubtful |= np.abs(magnitude - np.rint(magnitude)) < 1e-9
+    for place in np.flatnonzero(~usual | doubtful | (rounded == np.rint(rounded))).tolist():
+        found[place] = short(float(column[place]))
+    return found
+
+
+def page_parts(traces: Iterable[TokenTrace], title: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield everything that a page shows, part by part and each by its name, as JSON has it; no trace is kept.
 
     Args:
         traces: what to show. Traces "N/chosen" and "N/rejected" are a pair and share a row.
         title: of the page.
 
-    Returns:
-        `rows` (the list: name, traces, numbers to sort by), `traces` (one dict each, tokens and spans by column),
-        `pairs` (margin, where they part, what earns it), and what traces share: `models` and `vocabulary`, to which
-        they refer by number.
+    Yields:
+        "trace-0", … (tokens and spans by column), "pair-0", … (margin, where they part, what earns it), and at the end
+        "index": `rows` (the list: name, traces, numbers to sort by), and what traces share: `models` and `vocabulary`,
+        to which they refer by number.
     """
-    shared = _Shared()
-    places = _rows(traces)
-    pairs = [(place, compared) for place, compared in places if compared is not None]
-    numbers = {place: number for number, (place, _) in enumerate(pairs)}
-    return {
+    shared, rows = _Shared(), _Rows()
+    levels: dict[str, None] = {}
+    for number, trace in enumerate(traces):
+        levels |= dict.fromkeys(trace.spans.levels)
+        shared.meet(trace)
+        yield f"trace-{number}", _trace(trace, shared)
+        compared = rows.add(_Member(number, _light(trace), _worst(trace)))
+        if compared is not None:
+            yield f"pair-{rows.pairs - 1}", _pair(compared)
+    index = {
         "format": FORMAT,
         "schema": SCHEMA,
         "title": title,
         "numbers": list(NUMBERS),
-        "channels": [asdict(channel) for channel in channels_of(traces)],
+        "channels": [asdict(channel) for channel in channels_by(list(shared.judges.values()), read=shared.read)],
         "palette": {"positive": list(POSITIVE), "negative": list(NEGATIVE)},
-        "levels": ["token", *dict.fromkeys(span.level for trace in traces for span in trace.spans)],
-        "rows": [_row([traces[i] for i in place], place, compared, numbers.get(place)) for place, compared in places],
-        "traces": [_trace(trace, shared) for trace in traces],
-        "pairs": [_pair(compared) for _, compared in pairs],
+        "levels": ["token", *levels],
+        "rows": rows.found,
         "models": [json.loads(model) for model in shared.models],
         "vocabulary": {"id": [one[0] for one in shared.words], "text": [one[1] for one in shared.words]},
     }
+    yield "index", index
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Shared:
     """What many traces have in common: written once, referred to by number."""
 
     models: dict[str, int] = field(default_factory=dict)
     words: dict[tuple[int, str], int] = field(default_factory=dict)
+    judges: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    read: bool = False
 
     def model(self, identity: Mapping[str, Any]) -> int:
         return self.models.setdefault(json.dumps(dict(identity), sort_keys=True, default=str), len(self.models))
 
-    def word(self, one: Alternative) -> int:
-        return self.words.setdefault((one.id, one.text), len(self.words))
+    def word(self, number: int, text: str) -> int:
+        return self.words.setdefault((number, text), len(self.words))
+
+    def meet(self, trace: TokenTrace) -> None:
+        """Remember who has read a trace."""
+        self.read = self.read or is_read(trace)
+        if trace.reward_model is not None:
+            self.judges[self.model(trace.reward_model)] = trace.reward_model
 
 
-def _rows(traces: Sequence[TokenTrace]) -> list[tuple[tuple[int, ...], PairComparison | None]]:
-    """Return the traces of every row, as (chosen, rejected) where two are a pair, in the order of the traces."""
-    rows: list[tuple[tuple[int, ...], PairComparison | None]] = []
-    waiting: dict[tuple[str, Side], int] = {}
-    for number, trace in enumerate(traces):
-        name, side = _name(trace), trace.side
+class _Member(NamedTuple):
+    """A trace of a row: its number, itself without alternatives, and its worst number by level."""
+
+    number: int
+    trace: TokenTrace
+    worst: Mapping[str, float]
+
+
+@dataclass
+class _Rows:
+    """The entries of the list so far, how many pairs are among them, and sides whose other side is still to come."""
+
+    found: list[dict[str, Any]] = field(default_factory=list)
+    pairs: int = 0
+    waiting: dict[tuple[str, Side], tuple[_Member, int]] = field(default_factory=dict)
+
+    def add(self, one: _Member) -> PairComparison | None:
+        """Give a trace its row, and return how it compares with the other side of a pair, once both are there."""
+        name, side = _name(one.trace), one.trace.side
         if side is not None:
-            place = waiting.pop((name, "rejected" if side == "chosen" else "chosen"), None)
-            if place is not None:
-                other = rows[place][0][0]
-                pair = (number, other) if side == "chosen" else (other, number)
-                compared = _compared(traces[pair[0]], traces[pair[1]])
+            met = self.waiting.pop((name, "rejected" if side == "chosen" else "chosen"), None)
+            if met is not None:
+                pair = (one, met[0]) if side == "chosen" else (met[0], one)
+                compared = _compared(pair[0].trace, pair[1].trace)
                 if compared is not None:
-                    rows[place] = (pair, compared)
-                    continue
-            waiting[name, side] = len(rows)
-        rows.append(((number,), None))
-    return rows
+                    self.found[met[1]] = _row(pair, compared, self.pairs)
+                    self.pairs += 1
+                    return compared
+            self.waiting[name, side] = one, len(self.found)
+        self.found.append(_row([one], None, None))
+        return None
+
+
+def _light(trace: TokenTrace) -> TokenTrace:
+    """Return a trace without its alternatives."""
+    tokens = replace(trace.tokens, alternatives=no_alternatives(trace.beta, len(trace.tokens)))
+    return replace(trace, tokens=tokens)
 
 
 def _name(trace: TokenTrace) -> str:
@@ -111,49 +165,47 @@ def _compared(chosen: TokenTrace, rejected: TokenTrace) -> PairComparison | None
         return None
 
 
-def _row(
-    members: Sequence[TokenTrace], places: tuple[int, ...], compared: PairComparison | None, pair: int | None
-) -> dict[str, Any]:
+def _row(members: Sequence[_Member], compared: PairComparison | None, pair: int | None) -> dict[str, Any]:
     """Return an entry of the list: what it is called, and what it can be sorted by (rewards, where no policy read)."""
-    first = members[0]
+    first = members[0].trace
     worst: dict[str, float] = {}
-    for trace in members:
-        for level, number in _worth(trace):
-            if number is not None:
-                worst[level] = min(worst.get(level, math.inf), number)
+    for one in members:
+        for level, number in one.worst.items():
+            worst[level] = min(worst.get(level, math.inf), number)
     return {
         "name": _name(first) if compared else first.id,
-        "traces": list(places),
+        "traces": [one.number for one in members],
         "pair": pair,
         "total": short(first.totals.implicit_reward if is_read(first) else first.totals.reward),
         "margin": short(compared.margin) if compared else None,
         "worst": {level: short(number) for level, number in worst.items()},
         "preview": " ".join(first.prompt[:200].split())[:80],
-        "warnings": sum(len(trace.warnings) for trace in members),
+        "warnings": sum(len(one.trace.warnings) for one in members),
     }
 
 
-def _worth(trace: TokenTrace) -> list[tuple[str, float | None]]:
-    """Return the value of each token and each span of a response, with its level."""
-    if is_read(trace):
-        return [
-            *(("token", token.implicit_reward) for token in trace.tokens),
-            *((span.level, span.sum) for span in trace.spans),
-        ]
-    return [*(("token", token.reward) for token in trace.tokens), *((span.level, span.reward) for span in trace.spans)]
+def _worst(trace: TokenTrace) -> dict[str, float]:
+    """Return the least value of a token and of the spans of each level."""
+    token, span = ("implicit_reward", "sum") if is_read(trace) else ("reward", "reward")
+    columns = {"token": trace.tokens.columns[token]}
+    columns |= {level: trace.spans.of(level).columns[span] for level in trace.spans.levels}
+    known = {level: column[~np.isnan(column)] for level, column in columns.items()}
+    return {level: float(column.min()) for level, column in known.items() if len(column)}
 
 
 def _trace(trace: TokenTrace, shared: _Shared) -> dict[str, Any]:
     tokens = trace.tokens
     columns: dict[str, list[Any]] = {
-        "id": [token.id for token in tokens],
-        "text": [token.text for token in tokens],
-        "start": [token.start for token in tokens],
-        "end": [token.end for token in tokens],
-        "written": [int(token.written) for token in tokens],
+        "id": without_none(tokens.columns["id"]),
+        "text": tokens.texts(),
+        "start": tokens.columns["start"].tolist(),
+        "end": tokens.columns["end"].tolist(),
+        "written": tokens.written.astype(int).tolist(),
     }
-    columns |= {name: [short(read(token)) for token in tokens] for name, read in READ.items()}
-    columns["outputs"] = [[short(number) for number in token.outputs] for token in tokens]
+    columns |= {name: shortened(tokens.columns[name]) for name in NUMBERS}
+    columns["outputs"] = [
+        [] if row and row[0] != row[0] else [short(number) for number in row] for row in tokens.outputs.tolist()
+    ]
     sums = {name: short(number) for name, number in vars(trace.totals).items() if name != "outputs"}
     totals = {**sums, "outputs": [short(number) for number in trace.totals.outputs]}
     return {
@@ -171,62 +223,53 @@ def _trace(trace: TokenTrace, shared: _Shared) -> dict[str, Any]:
         "totals": totals,
         "tokens": columns,
         "reward_model": None if trace.reward_model is None else shared.model(trace.reward_model),
-        "alternatives": _alternatives(tokens, shared),
-        "spans": {level: _spans(spans) for level, spans in _by_level(trace).items()},
+        "alternatives": _alternatives(tokens.alternatives, shared),
+        "spans": {level: _spans(trace.spans.of(level)) for level in trace.spans.levels},
     }
 
 
-def _alternatives(tokens: Sequence[TraceToken], shared: _Shared) -> dict[str, list[Any]]:
+def _alternatives(held: Alternatives, shared: _Shared) -> dict[str, list[Any]]:
     """Return the alternatives of all tokens, each once a token.
 
     `count` alternatives stand for each token in `word`, `logp` and `ref_logp`, those of the policy (`likely`, a number)
     first. The other lists are strings: character number c (less 48) is the c-th of them. Rewards follow from log-probs.
     """
-    found: dict[str, list[Any]] = {
-        name: [] for name in ("count", "word", "logp", "ref_logp", "likely", "ref_likely", "favoured")
+    words, which = np.unique(np.stack((held.ids, held.words)), axis=1, return_inverse=True)
+    numbers = [shared.word(number, held.texts[word]) for number, word in words.T.tolist()]
+    return {
+        "count": held.counts.tolist(),
+        "word": np.array(numbers, np.int64)[which].tolist(),
+        "logp": shortened(held.logps),
+        "ref_logp": shortened(held.ref_logps),
+        "likely": held.sizes["likely"].tolist(),
+        **{name: _lettered(held.places[name], held.sizes[name]) for name in ("ref_likely", "favoured")},
     }
-    for token in tokens:
-        together = {one.id: one for one in (*token.likely, *token.ref_likely, *token.favoured)}
-        order = {number: place for place, number in enumerate(together)}
-        found["count"].append(len(together))
-        found["likely"].append(len(token.likely))
-        for name, chosen in (("ref_likely", token.ref_likely), ("favoured", token.favoured)):
-            found[name].append("".join(chr(48 + order[one.id]) for one in chosen))
-        for one in together.values():
-            found["word"].append(shared.word(one))
-            found["logp"].append(short(one.logp))
-            found["ref_logp"].append(short(one.ref_logp))
-    return found
 
 
-def _by_level(trace: TokenTrace) -> dict[str, list[Span]]:
-    levels: dict[str, list[Span]] = {}
-    for span in trace.spans:
-        levels.setdefault(span.level, []).append(span)
-    return levels
+def _lettered(places: Numbers, sizes: Numbers) -> list[str]:
+    """Return a string for each token, a character for each place."""
+    letters = "".join(map(chr, (places + 48).tolist()))
+    ends = np.cumsum(sizes).tolist()
+    return [letters[end - size : end] for size, end in zip(sizes.tolist(), ends, strict=True)]
 
 
-def _spans(spans: Sequence[Span]) -> dict[str, list[Any]]:
-    whole = ("start", "end", "first", "last", "tokens", "label")
+def _spans(spans: Spans) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        name: spans.columns[name].tolist() for name in ("start", "end", "first", "last", "tokens")
+    }
+    labels = without_none(spans.columns["label"])
+    columns["label"] = [None if label is None else bool(label) for label in labels]
     numbers = ("sum", "mean", "min", "final", "end_value", "reward")
-    columns = {name: [attrgetter(name)(span) for span in spans] for name in whole}
-    return columns | {name: [short(attrgetter(name)(span)) for span in spans] for name in numbers}
+    return columns | {name: shortened(spans.columns[name]) for name in numbers}
 
 
 def _pair(compared: PairComparison) -> dict[str, Any]:
     """Return the common part of two responses, and for every level the contribution of each stretch to the margin."""
-    sides = {"chosen": 0, "rejected": 1}
-    levels = {side: _by_level(trace) for side, trace in (("chosen", compared.chosen), ("rejected", compared.rejected))}
-    read = is_read(compared.chosen)  # a reward model judges whole responses: no stretch earns its margin
-    earned: dict[str, dict[str, list[Any]]] = {"token": _token_shares(compared)} if read else {}
-    for level in dict.fromkeys((*levels["chosen"], *levels["rejected"])) if read else ():
-        found = compare(compared.chosen, compared.rejected, level).shares
-        numbers = {side: {span: i for i, span in enumerate(levels[side].get(level, ()))} for side in sides}
-        earned[level] = {
-            "side": [sides[one.side] for one in found],
-            "unit": [numbers[one.side][one.span] for one in found],
-            "gain": [short(one.gain) for one in found],
-        }
+    earned: dict[str, dict[str, list[Any]]] = {}
+    if is_read(compared.chosen):  # a reward model judges whole responses: no stretch earns its margin
+        levels = dict.fromkeys((*compared.chosen.spans.levels, *compared.rejected.spans.levels))
+        earned["token"] = _shares(token_gains(compared))
+        earned |= {level: _shares(gains_of(compared, level)) for level in levels}
     return {
         "margin": short(compared.margin),
         "shared": compared.shared,
@@ -235,17 +278,9 @@ def _pair(compared: PairComparison) -> dict[str, Any]:
     }
 
 
-def _token_shares(compared: PairComparison) -> dict[str, list[Any]]:
-    """Return the contributions to the margin of the tokens behind the shared ones, largest first."""
-    found = [
-        (side, number, sign * token.implicit_reward)
-        for side, sign, trace in ((0, 1, compared.chosen), (1, -1, compared.rejected))
-        for number, token in enumerate(trace.tokens)
-        if number >= compared.shared and token.implicit_reward is not None
-    ]
-    found.sort(key=lambda one: -one[2])
+def _shares(gains: Sequence[tuple[Side, int, float]]) -> dict[str, list[Any]]:
     return {
-        "side": [one[0] for one in found],
-        "unit": [one[1] for one in found],
-        "gain": [short(one[2]) for one in found],
+        "side": [int(side == "rejected") for side, _, _ in gains],
+        "unit": [unit for _, unit, _ in gains],
+        "gain": shortened(np.array([gain for _, _, gain in gains], np.float64)),
     }

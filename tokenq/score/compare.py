@@ -127,6 +127,16 @@ def _same(one: TraceToken, other: TraceToken) -> bool:
     return one.text == other.text and isclose(reward, their_reward, rel_tol=1e-4, abs_tol=1e-4)
 
 
+def token_gains(compared: PairComparison) -> list[tuple[Side, int, float]]:
+    """Return what the tokens behind the shared ones add to the margin, as `gains_of` does for stretches."""
+    found: list[tuple[Side, int, float]] = []
+    for side, sign in zip(get_args(Side), (1.0, -1.0), strict=True):
+        rewards = compared.of(side).tokens.columns["implicit_reward"]
+        own = np.flatnonzero(~np.isnan(rewards[compared.shared :])) + compared.shared
+        found += zip([side] * len(own), own.tolist(), (sign * rewards[own]).tolist(), strict=True)
+    return sorted(found, key=lambda one: -one[2])
+
+
 def gains_of(compared: PairComparison, level: str) -> list[tuple[Side, int, float]]:
     """Return what stretches of a level add to the margin of a pair, as (side, which stretch of the level, gain).
 

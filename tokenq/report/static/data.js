@@ -3,6 +3,12 @@
 
 const island = (id) => JSON.parse(document.getElementById(id).textContent);
 const index = island("index");
+
+/** Return what a packed island holds; the browser unpacks it. */
+async function unpacked(id) {
+  const packed = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).json();
+}
 const CHANNELS = index.channels;
 
 /** Whether a policy has read a response, and whether a reward model has. */
@@ -35,11 +41,11 @@ const state = {
 
 const opened = new Map();
 
-/** Return a trace, parsed at its first use: a page of hundreds opens as fast as a page of one. */
-function openTrace(number) {
+/** Return a trace, unpacked at its first use: a page of thousands opens as fast as a page of one. */
+async function openTrace(number) {
   if (!opened.has(number)) {
     if (opened.size > 40) opened.clear();
-    const trace = island(`trace-${number}`);
+    const trace = await unpacked(`trace-${number}`);
     trace.count = trace.tokens.text.length;
     let offset = 0;
     trace.offsets = trace.alternatives.count.map((count) => (offset += count) - count);

@@ -1,10 +1,16 @@
 // The page itself: what is asked for in its controls, by keys and in its address, and the row that is open.
 
-/** Open a row: one response, or a pair side by side. */
-function openRow(number) {
+/** Open a row, one response or a pair side by side, and tell whether it is the one to be shown when it is there. */
+async function openRow(number) {
   const entry = index.rows[number];
-  Object.assign(state, { row: number, cursor: null, pinned: false, pair: entry.pair === null ? null : island(`pair-${entry.pair}`) });
-  state.views = entry.traces.map((trace, side) => openView(openTrace(trace), side));
+  state.row = number;
+  markRow();
+  find("main").setAttribute("aria-busy", "true");
+  const [pair, ...traces] = await Promise.all([entry.pair === null ? null : unpacked(`pair-${entry.pair}`), ...entry.traces.map(openTrace)]);
+  if (state.row !== number) return false; // meanwhile the reader went on
+  Object.assign(state, { cursor: null, pinned: false, pair });
+  state.views = traces.map(openView);
+  find("main").removeAttribute("aria-busy");
   const texts = find("texts");
   texts.className = state.pair ? "texts pair" : "texts alone";
   texts.replaceChildren(...state.views.map((view) => view.node));
@@ -16,8 +22,8 @@ function openRow(number) {
   drawShares();
   drawTable();
   inspect();
-  markRow();
   remember();
+  return true;
 }
 
 /** Say which models these numbers are of, and what may be wrong with them. */
@@ -51,6 +57,7 @@ function prompt() {
 
 /** Colour anew, and all that depends on the colour. */
 function refresh() {
+  if (!state.views.length) return; // the first row is on its way
   paint();
   drawCurve();
   drawShares();
@@ -154,14 +161,14 @@ function remember() {
 }
 
 /** Go where the address points. */
-function recall() {
+async function recall() {
   const place = new URLSearchParams(location.hash.slice(1));
   const number = index.rows.findIndex((entry) => entry.name === place.get("row"));
   const channel = CHANNELS.findIndex(({ name }) => name === place.get("channel"));
   state.channel = CHANNELS[Math.max(0, channel)];
   state.level = index.levels.includes(place.get("level")) ? place.get("level") : "token";
-  openRow(Math.max(0, number));
   showChoices();
+  if (!(await openRow(Math.max(0, number)))) return;
   const view = state.views[Number(place.get("side") || 0)];
   const token = place.has("token") ? Number(place.get("token")) : -1;
   if (view && view.nodes[token]) goTo(view, token);
@@ -230,7 +237,7 @@ function listen() {
   });
 }
 
-function start() {
+async function start() {
   find("list").hidden = index.rows.length < 2;
   if (!index.rows.length) {
     find("main").replaceChildren(make("p", {}, "There are no traces on this page."));
@@ -240,7 +247,7 @@ function start() {
   fillControls();
   measureBar();
   drawRows();
-  recall();
+  await recall();
   listen();
 }
 
