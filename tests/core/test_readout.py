@@ -436,3 +436,16 @@ def test_with_its_adapter_off_the_policy_is_its_own_reference(way):
     assert (want.logps - want.ref_logps).abs().max() > 0.05
     again = ReferencedPolicy(PackedLM(adapted, way), None).read(BATCH, 3)
     assert torch.equal(again.logps, got.logps)
+
+
+@pytest.mark.parametrize(("entries", "columns", "k"), [(2048, 60, 5), (1999, 7, 1), (90, 5, 5), (700, 0, 3)])
+@pytest.mark.parametrize("step", [0.0, 0.25], ids=["distinct", "tied"])
+def test_the_highest_of_a_tile_are_those_that_topk_gives(entries, columns, k, step):
+    """Found by blocks; also among equals, where topk itself decides, and where nothing can be taken."""
+    tile = torch.randn(entries, columns, generator=torch.Generator().manual_seed(entries))
+    tile = torch.round(tile / step) * step if step else tile
+    tile[10 : entries // 2] = -torch.inf
+    values, places = highest_of(tile, k)
+    want = tile.T.topk(k, dim=1)
+    assert torch.equal(values, want.values)
+    assert torch.equal(places, want.indices)

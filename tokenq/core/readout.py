@@ -4,15 +4,15 @@ The vocabulary is passed once, in tiles, for both models together; full logits a
 running sum over exp(z − m), with m the highest logit so far, and the log-sum-exp at the end.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenq.core.logits import Logits
+from tokenq.core.logits import Logits, highest_of
 from tokenq.core.logps import ACCELERATOR_TILE, CPU_TILE
 from tokenq.errors import UserError
 
@@ -97,12 +97,12 @@ def read_logps(policy: Logits, reference: Logits, targets: Int[Tensor, " N"]) ->
     with torch.no_grad():
         for part in rows:
             for logits, logps in zip((policy, reference), found, strict=True):
-                running = None
+                running, room = None, _Room()
                 for entries in (*_slices(0, common, columns), *_slices(common, logits.shape[1], columns)):
                     tile = logits.tile(part, entries)
                     running = running or _Softmax.start(torch.zeros_like(tile[0]))
                     running.meet(tile, targets[part] - entries.start)
-                    running.add(tile, tile.amax(0))
+                    running.add(tile, tile.amax(0), room)
                 if running is not None:
                     logps.append(running.logps())
     return torch.cat(found[0]), torch.cat(found[1])
@@ -136,15 +136,15 @@ def _joined(parts: list[Any]) -> Any:
 def _read_rows(models: tuple[Logits, Logits], targets: Tensor, rows: slice, columns: int, k: int) -> Readout:
     policy, reference = models
     mine, theirs = (_Side.start(logits.at(rows, targets), k) for logits in models)
-    common = min(policy.shape[1], reference.shape[1])
+    common, room = min(policy.shape[1], reference.shape[1]), _Room()
     for entries in _slices(0, common, columns):
         own, other = policy.tile(rows, entries), reference.tile(rows, entries)
-        mine.add(own, other, targets, entries.start)
-        theirs.add(other, own, targets, entries.start)
+        mine.add(own, other, targets, entries.start, room)
+        theirs.add(other, own, targets, entries.start, room)
     kls, ref_kls = _divergence(mine, theirs), _divergence(theirs, mine)
     for logits, side in ((policy, mine), (reference, theirs)):
         for entries in _slices(common, logits.shape[1], columns):
-            side.add_alone(logits.tile(rows, entries), targets, entries.start)
+            side.add_alone(logits.tile(rows, entries), targets, entries.start, room)
     lse, ref_lse = mine.running.lse(), theirs.running.lse()
     return Readout(
         logps=mine.running.logps(),
@@ -158,6 +158,23 @@ def _read_rows(models: tuple[Logits, Logits], targets: Tensor, rows: slice, colu
         likely=Candidates(mine.ids, mine.best - lse[:, None], mine.best_other - ref_lse[:, None]),
         ref_likely=Candidates(theirs.ids, theirs.best_other - lse[:, None], theirs.best - ref_lse[:, None]),
     )
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Memory for what is computed of a tile, used again for the next: fresh memory costs more than the arithmetic.
+
+    Attributes:
+        held: tensors by what they are for.
+    """
+
+    held: dict[Any, Tensor] = field(default_factory=dict)
+
+    def kept(self, name: str, like: Tensor, compute: Callable[[Tensor | None], Tensor]) -> Tensor:
+        """Return what is computed of a tile (given the memory, None at first), in memory laid out as the tile is."""
+        key = name, like.shape, like.stride()
+        self.held[key] = compute(self.held.get(key))
+        return self.held[key]
 
 
 @dataclass
@@ -184,11 +201,11 @@ class _Softmax:
         here = torch.nonzero((places >= 0) & (places < len(own)))[:, 0]
         self.taken = self.taken.index_put((here,), own[places[here], here])
 
-    def add(self, own: Tensor, tile_highest: Tensor) -> tuple[Tensor, Tensor]:
+    def add(self, own: Tensor, tile_highest: Tensor, room: _Room) -> tuple[Tensor, Tensor]:
         """Take in a tile [E, R], and return exp(z − m) and by what earlier sums over it shrink."""
         highest = torch.maximum(self.highest, tile_highest)
         shrink = (self.highest - highest).exp()
-        share = (own - highest).exp_()
+        share = room.kept("share", own, lambda out: torch.sub(own, highest, out=out)).exp_()
         self.highest = highest
         self.weight = self.weight * shrink + share.sum(0)
         return share, shrink
@@ -233,23 +250,25 @@ class _Side:
         running = _Softmax.start(taken)
         return cls(running, zero.long(), zero, zero, none, none.clone(), torch.zeros_like(none).long())
 
-    def add(self, own: Tensor, other: Tensor, targets: Tensor, start: int) -> None:
+    def add(self, own: Tensor, other: Tensor, targets: Tensor, start: int, room: _Room) -> None:
         """Take in a tile [E, R] of both models, whose first entry is `start`."""
         tile_highest = own.amax(0)
         self._keep_best(own, other, tile_highest, start)
-        share = self._take(own, tile_highest, targets, start)
-        self.gap = self.gap + _weighted(share, own - other)
+        share = self._take(own, tile_highest, targets, start, room)
+        apart = room.kept("apart", own, lambda out: torch.sub(own, other, out=out))
+        self.gap = self.gap + _weighted(share, apart, room)
 
-    def add_alone(self, own: Tensor, targets: Tensor, start: int) -> None:
+    def add_alone(self, own: Tensor, targets: Tensor, start: int, room: _Room) -> None:
         """Take in a tile of entries that the other model does not have."""
-        self._take(own, own.amax(0), targets, start)
+        self._take(own, own.amax(0), targets, start, room)
 
-    def _take(self, own: Tensor, tile_highest: Tensor, targets: Tensor, start: int) -> Tensor:
+    def _take(self, own: Tensor, tile_highest: Tensor, targets: Tensor, start: int, room: _Room) -> Tensor:
         """Take in a tile but for what concerns the other model, and return exp(z − m)."""
         self.running.meet(own, targets - start)
-        self.ranks = self.ranks + (own > self.running.taken).sum(0)
-        share, shrink = self.running.add(own, tile_highest)
-        self.own = self.own * shrink + _weighted(share, own)
+        above = torch.gt(own, self.running.taken, out=torch.empty_like(own))  # adding floats is faster than booleans
+        self.ranks = self.ranks + above.sum(0).long()
+        share, shrink = self.running.add(own, tile_highest, room)
+        self.own = self.own * shrink + _weighted(share, own, room)
         self.gap = self.gap * shrink
         return share
 
@@ -259,7 +278,10 @@ class _Side:
         if k == 0:
             return
         rows = torch.nonzero(tile_highest > self.best[:, -1])[:, 0]
-        values, places = own[:, rows].T.topk(min(k, len(own)), dim=1)
+        if 2 * len(rows) > own.shape[1]:  # most of them: looking at all costs less than taking them out
+            values, places = (table[rows] for table in highest_of(own, min(k, len(own))))
+        else:
+            values, places = highest_of(own[:, rows], min(k, len(own)))
         merged, order = torch.cat((self.best[rows], values), 1).topk(k, dim=1)
         others = torch.cat((self.best_other[rows], other[places, rows[:, None]]), 1)
         ids = torch.cat((self.ids[rows], places + start), 1)
@@ -271,9 +293,9 @@ def _divergence(side: _Side, other: _Side) -> Tensor:
     return (side.gap / side.running.weight - side.running.lse() + other.running.lse()).clamp(min=0)
 
 
-def _weighted(share: Tensor, values: Tensor) -> Tensor:
+def _weighted(share: Tensor, values: Tensor, room: _Room) -> Tensor:
     """Return Σ share · value [R] of tiles [E, R]; an entry without share, whose logit may be −∞, adds nothing."""
-    total = (share * values).sum(0)
+    total = room.kept("product", values, lambda out: torch.mul(share, values, out=out)).sum(0)
     if bool(total.isnan().any()):
         total = torch.where(share > 0, share * values, 0.0).sum(0)
     return total

@@ -71,8 +71,8 @@ def page_parts(traces: Iterable[TokenTrace], title: str) -> Iterator[tuple[str, 
     levels: dict[str, None] = {}
     for number, trace in enumerate(traces):
         levels |= dict.fromkeys(trace.spans.levels)
-        shared.meet(trace)
         yield f"trace-{number}", _trace(trace, shared)
+        shared.meet(trace)
         compared = rows.add(_Member(number, _light(trace), _worst(trace)))
         if compared is not None:
             yield f"pair-{rows.pairs - 1}", _pair(compared)
@@ -234,11 +234,13 @@ def _alternatives(held: Alternatives, shared: _Shared) -> dict[str, list[Any]]:
     `count` alternatives stand for each token in `word`, `logp` and `ref_logp`, those of the policy (`likely`, a number)
     first. The other lists are strings: character number c (less 48) is the c-th of them. Rewards follow from log-probs.
     """
-    words, which = np.unique(np.stack((held.ids, held.words)), axis=1, return_inverse=True)
-    numbers = [shared.word(number, held.texts[word]) for number, word in words.T.tolist()]
+    words, firsts, which = np.unique(np.stack((held.ids, held.words)), axis=1, return_index=True, return_inverse=True)
+    numbers = np.zeros(len(firsts), np.int64)
+    for place in np.argsort(firsts).tolist():  # in the order in which they come up
+        numbers[place] = shared.word(int(words[0, place]), held.texts[words[1, place]])
     return {
         "count": held.counts.tolist(),
-        "word": np.array(numbers, np.int64)[which].tolist(),
+        "word": numbers[which].tolist(),
         "logp": shortened(held.logps),
         "ref_logp": shortened(held.ref_logps),
         "likely": held.sizes["likely"].tolist(),
