@@ -9,7 +9,7 @@ import torch
 from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 from tokenq.core import readout
-from tokenq.core.logits import FullLogits, HeadLogits, Logits
+from tokenq.core.logits import FullLogits, HeadLogits, Logits, highest_of
 from tokenq.core.logps import Head, token_logps
 from tokenq.core.packing import pack
 from tokenq.core.readout import Candidates, Readout, read_logps, read_out

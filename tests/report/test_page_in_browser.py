@@ -303,6 +303,17 @@ def test_a_response_of_five_thousand_tokens_stays_usable(visit):
     expect(drawn).to_have_count(120)
 
 
+def test_of_rows_asked_for_in_quick_succession_the_last_is_shown(visit):
+    """Rows are unpacked while the reader goes on; what comes late is not put over what was asked for last."""
+    view = visit([trace for n in range(40) for trace in hand_made_pair(str(n))])
+    pressed = "document.body.dispatchEvent(new KeyboardEvent('keydown', {key: ']', bubbles: true}))"
+    view.evaluate(f"for (let i = 0; i < 25; i += 1) {pressed}")
+    view.locator("[aria-busy=true]").wait_for(state="detached")
+    expect(view.locator("#rows button[aria-current=true] .name")).to_have_text("25")
+    expect(view.locator(".response")).to_have_count(2)
+    assert "row=25&" in view.evaluate("location.hash")
+
+
 def test_hostile_texts_are_shown_and_not_run(visit):
     trace = hostile_trace()
     view = visit([trace, *hand_made_pair()])

@@ -121,7 +121,8 @@ def highest_of(tile: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     whole, n = len(tile) // _BLOCK * _BLOCK, tile.shape[1]
     if whole < 4 * _BLOCK * (k + 1) or n == 0:
-        return tuple(tile.T.topk(k, dim=1))
+        direct = tile.T.topk(k, dim=1)
+        return direct.values, direct.indices
     blocks = tile[:whole].view(-1, _BLOCK, n).amax(1).T.topk(k + 1, dim=1).indices
     within = torch.arange(_BLOCK, device=tile.device)
     rest = torch.arange(whole, len(tile), device=tile.device).expand(n, -1)
