@@ -3,8 +3,8 @@
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +29,8 @@ from tokenq.jobs.run import Run, home_of, models_of_run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.records.trace_columns import TABLE_SCHEMA
-from tokenq.records.trace_files import frame_of, read_traces, rows_of_frame, write_traces
+from tokenq.records.trace_files import frame_of, read_traces, rows_of_frame, traces_of_frame, write_traces
+from tokenq.records.traces import TokenTrace
 from tokenq.report.notebook import Traces
 from tokenq.rundir import provenance
 from tokenq.score.config import ScoreConfig
@@ -118,18 +119,26 @@ def scored(
         rows, summary = rows_of(config, reader, listener, data)
         if config.data:
             listener.say(f"data: {summary.line()}")
-        source: Path | list[Any]
+        about = reader.title, _page_record(config, reader)
+
+        def look(found: Iterable[TokenTrace] | Path) -> None:
+            if first:
+                _show(Traces(found, *about), config, listener)
+
         if config.output is None:
-            source = [trace for row in reader.traces(rows) for trace in row]
-        else:
-            source = Path(config.output)
-            score_to_file(source, reader, rows, asdict(config), listener)
-        traces = Traces(source, reader.title, _page_record(config, reader))
-        if config.figure is not None and first:
-            listener.say(f"figure: {traces.figure(config.figure)}")
-        if config.html is not None and first:
-            listener.say(f"page: {traces.html(config.html)}")
-        return traces
+            traces = [trace for row in reader.traces(rows) for trace in row]
+            look(traces)
+            return Traces(traces, *about)
+        score_to_file(Path(config.output), reader, rows, asdict(config), listener, look=look)
+        return Traces(Path(config.output), *about)
+
+
+def _show(traces: Traces, config: ScoreConfig, listener: Listener) -> None:
+    """Draw the figure and write the page that are asked for."""
+    if config.figure is not None:
+        listener.say(f"figure: {traces.figure(config.figure)}")
+    if config.html is not None:
+        listener.say(f"page: {traces.html(config.html)}")
 
 
 def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: Mapping[str, Loaded] = {}) -> Reader:
@@ -211,6 +220,7 @@ def score_to_file(
     listener: Listener,
     made_by: str = "tokenq score",
     what: Literal["traces", "totals"] = "traces",
+    look: Callable[[Iterable[TokenTrace] | Path], None] = lambda _: None,
 ) -> None:
     """Score the rows and write their traces to `path`, with a record of where they come from beside it.
 
@@ -225,6 +235,7 @@ def score_to_file(
         listener: told how far it is.
         made_by: the command, for the record.
         what: "totals" leaves the tokens out.
+        look: given the traces once they are all there, by the first process: columns that need no parsing.
     """
     state, key = PartialState(), _key(reader, rows, what)
     read = {"traces": reader.traces, "totals": reader.totals}[what]
@@ -234,8 +245,9 @@ def score_to_file(
         listener.say(f"the {what} of {len(rows)} rows are in {path} already")
         state.wait_for_everyone()
         if state.is_main_process:
-            _warn(path, listener)
+            _warn(read_traces(path, alternatives=False), listener)
             parts.remove()
+            look(path)
         return
     own = rows[parts.mine]
     done = parts.begin()
@@ -255,14 +267,27 @@ def score_to_file(
         record = {**_record(reader, rows, config), "made_by": made_by, "key": key}
         record["records"] = sum(len(row.texts) for row in rows)
         write_traces(path, map(rows_of_frame, parts.in_order()), recorder(path, lambda: record))
-        _warn(path, listener)
-        parts.remove()
+        found = PartTraces(parts)
+        _warn(iter(found), listener)
         listener.say(f"done: the {what} of {len(rows)} rows are in {path}")
+        look(found)
+        parts.remove()
 
 
-def _warn(path: Path, listener: Listener) -> None:
+@dataclass(frozen=True)
+class PartTraces:
+    """The traces of a job that is all but over, read anew from its parts each time they are gone through."""
+
+    parts: Parts
+
+    def __iter__(self) -> Iterator[TokenTrace]:
+        """Read the traces."""
+        return (trace for frame in self.parts.in_order() for trace in traces_of_frame(frame))
+
+
+def _warn(traces: Iterator[TokenTrace], listener: Listener) -> None:
     """Say what the first traces tell against the pair of models."""
-    for warning in pair_warnings(list(islice(read_traces(path, alternatives=False), _LOOKED_AT))):
+    for warning in pair_warnings(list(islice(traces, _LOOKED_AT))):
         listener.say(f"warning: {warning}")
 
 

@@ -145,6 +145,11 @@ def frame_of(traces: Sequence[TokenTrace]) -> bytes:
     return bytes(sink.getvalue())
 
 
+def traces_of_frame(frame: bytes) -> Iterator[TokenTrace]:
+    """Yield the traces that bytes stand for."""
+    return traces_of(rows_of_frame(frame), lambda place: f"row {place + 1} of a frame", alternatives=True)
+
+
 def rows_of_frame(frame: bytes) -> "pa.RecordBatch":
     """Return the rows that bytes stand for."""
     import pyarrow as pa

@@ -88,7 +88,7 @@ class Traces:
         record: where they come from.
     """
 
-    source: Sequence[TokenTrace] | Path = field(repr=False)
+    source: Iterable[TokenTrace] | Path = field(repr=False)
     title: str = "tokenq"
     record: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
