@@ -38,10 +38,12 @@ class Spent(NamedTuple):
 
     Attributes:
         seconds: on the clock.
+        processor: seconds of the processor, which other work on the machine moves less.
         megabytes: its largest memory, 10⁶ bytes.
     """
 
     seconds: float
+    processor: float
     megabytes: float
 
 
@@ -92,7 +94,7 @@ def spent(words: list[str]) -> Spent:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"tokenq {' '.join(words)} ended with {process.returncode}")
-    return Spent(time.perf_counter() - begin, usage.ru_maxrss * 1024 / 1e6)
+    return Spent(time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
 
 
 def main() -> None:
@@ -109,9 +111,9 @@ def main() -> None:
     models = f"--policy {asked.output}/policy --reference {asked.output}/reference"
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, {time.strftime('%Y-%m-%d')}")
     print(f"{asked.pairs} pairs, {asked.tokens} tokens a response\n")
-    print("| command | whole, s | start-up, s | the pairs, s | × train | peak, MB | on disk, MB |")
-    print("|---|---|---|---|---|---|---|")
-    learning = None
+    print("| command | whole, s | start-up, s | the pairs, s | × train | processor, s | × train | peak, MB |")
+    print("| --- | --: | --: | --: | --: | --: | --: | --: |")
+    learning: tuple[float, float] | None = None
     for name, command in COMMANDS.items():
         if asked.only and not any(name.startswith(word) for word in asked.only):
             continue
@@ -123,12 +125,12 @@ def main() -> None:
             )
             for part in ("few", "pairs")
         )
-        took = all_pairs.seconds - few.seconds
+        took = all_pairs.seconds - few.seconds, all_pairs.processor - few.processor
         learning = learning or took
-        size = sum(path.stat().st_size for path in (asked.output / "pairs").glob("[et].*")) / 1e6
+        clock, processor = (own / theirs for own, theirs in zip(took, learning, strict=True))
         print(
-            f"| {name} | {all_pairs.seconds:.1f} | {few.seconds:.1f} | {took:.1f} | {took / learning:.2f} | "
-            f"{all_pairs.megabytes:.0f} | {size:.1f} |",
+            f"| {name} | {all_pairs.seconds:.1f} | {few.seconds:.1f} | {took[0]:.1f} | {clock:.2f} | {took[1]:.1f} | "
+            f"{processor:.2f} | {all_pairs.megabytes:.0f} |",
             flush=True,
         )
 
