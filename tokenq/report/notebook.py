@@ -4,7 +4,7 @@ IPython and pandas are imported when they are asked for. Nothing is computed her
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 from tokenq.errors import UserError
 from tokenq.records.results import SearchResult, read_results
 from tokenq.records.trace_files import read_traces
+from tokenq.records.trace_records import without_none
 from tokenq.records.trace_tokens import Spans, Tokens
 from tokenq.records.traces import TokenTrace, Totals
 from tokenq.report.channels import NUMBERS
@@ -75,7 +76,7 @@ class TraceView:
         Raises:
             UserError: pandas is not installed.
         """
-        return frame(_tokens(self.trace))
+        return frame(_columns(self.trace))
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,11 @@ class Traces:
         Raises:
             UserError: pandas is not installed.
         """
-        return frame({"trace": trace.id, **token} for trace in self for token in _tokens(trace))
+        columns: dict[str, list[Any]] = {name: [] for name in ("trace", *_COLUMNS)}
+        for trace in self:
+            for name, values in ({"trace": [trace.id] * len(trace.tokens)} | _columns(trace)).items():
+                columns[name] += values
+        return frame(columns)
 
     def html(self, path: str | Path) -> Path:
         """Write the page of all traces, which opens from disk, and return its file."""
@@ -188,14 +193,13 @@ class SearchResults(Sequence[SearchResult]):
         return table
 
 
-def _tokens(trace: TokenTrace) -> Iterator[dict[str, Any]]:
-    for token in trace.tokens:
-        record = asdict(token)
-        yield {name: record[name] for name in _COLUMNS}
+def _columns(trace: TokenTrace) -> dict[str, list[Any]]:
+    tokens = trace.tokens
+    return {name: tokens.texts() if name == "text" else without_none(tokens.columns[name]) for name in _COLUMNS}
 
 
-def frame(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
-    """Return rows as a pandas table.
+def frame(rows: Iterable[Mapping[str, Any]] | Mapping[str, list[Any]]) -> "DataFrame":
+    """Return rows, or columns, as a pandas table.
 
     Raises:
         UserError: pandas is not installed.
@@ -204,7 +208,7 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> "DataFrame":
         import pandas
     except ImportError as problem:
         raise UserError("A table needs pandas, which is missing.", "pip install pandas") from problem
-    return pandas.DataFrame(list(rows))
+    return pandas.DataFrame(rows if isinstance(rows, Mapping) else list(rows))
 
 
 def _in_notebook() -> bool:
