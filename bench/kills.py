@@ -1,6 +1,6 @@
 """Kills: every command that takes time is killed at random moments, started again, and compared with one that was not.
 
-    python -m bench.kills --commands train score search sweep win-rate --kills 50 --seed 0
+    python -m bench.kills --commands train stream score search sweep win-rate --kills 50 --seed 0
     python -m bench.kills --commands demo --kills 10
 
 Everything is imported once, and each attempt is a fork of this process: a start costs milliseconds in place of seconds,
@@ -61,6 +61,16 @@ def _train(inputs: Path, output: Path) -> list[str]:
     return [*words, "--learning-rate", "1e-3", "--device", "cpu", "--reference-store", str(inputs / "store")]
 
 
+def _stream(inputs: Path, output: Path) -> list[str]:
+    words = [word for word in _train(inputs, output) if word not in ("--reference-store", str(inputs / "store"))]
+    words[words.index("--eval-size") + 1] = "0.2"
+    return [*words, "--streaming", "--shuffle-buffer", "8"]
+
+
+def _resumed_stream(inputs: Path, output: Path) -> list[str]:
+    return [*_stream(inputs, output), "--resume"]
+
+
 def _resumed(inputs: Path, output: Path) -> list[str]:
     return [*_train(inputs, output), "--resume"]
 
@@ -117,6 +127,7 @@ def _demonstrated(output: Path) -> Any:
 TASKS = {
     "train": Task(_train, _resumed, _trained),
     "score": Task(_score, _score, lambda output: _digest(output / "traces.jsonl")),
+    "stream": Task(_stream, _resumed_stream, _trained),
     "search": Task(_search, _search, lambda output: _lines(output / "found.jsonl")),
     "sweep": Task(
         _sweep,

@@ -74,7 +74,7 @@ def machine(threads: int) -> dict[str, Any]:
             versions.append(f"{package} (not installed)")
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "system": f"{platform.platform()}, Python {platform.python_version()}",
@@ -182,7 +182,8 @@ def _plain(asked: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(asked).items()}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-REFERENCE, IDENTITIES, PROOFS = "reference", "identities", "proofs"
+REFERENCE, IDENTITIES, PROOFS, TOKENS = "reference", "identities", "proofs", "tokens"
 """Sub-folders of what is kept."""
 
 VERSION = 1

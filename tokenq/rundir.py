@@ -65,6 +65,11 @@ class RunDir:
         return self.path / "held_out.jsonl"
 
     @property
+    def stream(self) -> Path:
+        """One JSON object a line: where steps of a stream begin, so that a resumed run reads on from there."""
+        return self.path / "stream.jsonl"
+
+    @property
     def checkpoints(self) -> Path:
         """What `--resume` continues from."""
         return self.path / "checkpoints"

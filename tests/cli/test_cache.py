@@ -47,7 +47,12 @@ def test_it_lists_and_deletes_nothing(cache, capsys):
     size = sum(p.stat().st_size for p in cache.rglob("*") if p.is_file())
     assert f"{size / 1000:.1f} kB in {cache}" in out
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
-    assert {row[0]: row[2] for row in rows if row[0]} == {"reference": "2", "identities": "2", "proofs": "1"}
+    assert {row[0]: row[2] for row in rows if row[0]} == {
+        "reference": "2",
+        "identities": "2",
+        "tokens": "0",
+        "proofs": "1",
+    }
     assert left(cache) == before == {"reference": 5, "identities": 2, "proofs": 1}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tokenq.core.readout import Candidates, Readout
-from tokenq.data.tokenize import ResponseText
+from tokenq.data.encoding import ResponseText
 from tokenq.errors import UserError
 from tokenq.records.examples import Example, Response, TokenGroup, TokenResponse
 from tokenq.score import rows as module

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.kept import IDENTITIES, PROOFS, REFERENCE, cache_folder
+from tokenq.kept import IDENTITIES, PROOFS, REFERENCE, TOKENS, cache_folder
 from tokenq.ranges import Range, check_ranges
 
 
@@ -18,7 +18,7 @@ class CacheConfig:
     """List what tokenq keeps between runs. Nothing is deleted unless --clear says so."""
 
     clear: Sequence[str] = ()
-    """Delete what is kept of these kinds: reference, identities, proofs, or all."""
+    """Delete what is kept of these kinds: reference, identities, proofs, tokens, or all."""
     older_than: float | None = None
     """Only what was not used for so many days."""
 
@@ -46,6 +46,7 @@ _ENTRY = "[0-9a-f]" * 32
 KINDS = {
     REFERENCE: Kind("log-probs of reference models", ("*.safetensors", "model.json", ".*.tmp"), _ENTRY),
     IDENTITIES: Kind("hashes of models, by the stamps of their files", (f"{_ENTRY}.json", ".*.tmp")),
+    TOKENS: Kind("data that were tokenised", ("*.arrow", "meta.json", ".lock", ".*.tmp*"), _ENTRY),
     PROOFS: Kind("the fastest exact way, by architecture", (f"{_ENTRY}.json", ".*.tmp")),
 }
 """What is kept, by the sub-folder that it lies in. Other files in there are nobody's here, and are left alone."""
@@ -110,7 +111,7 @@ def everything_kept(root: Path) -> list[CacheEntry]:
         for each in sorted(folder.glob(one_each)):
             files = list(_files(root, each, patterns))
             if files:
-                found.append(_kept(kind, _model_of(each), files))
+                found.append(_kept(kind, NAMES[kind](each), files))
     return found
 
 
@@ -138,6 +139,18 @@ def _model_of(folder: Path) -> str:
         return f"{model['path']} ({model['dtype']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "a model that is not named"
+
+
+def _source_of(folder: Path) -> str:
+    """Return which source a folder of tokens is of, as far as it says."""
+    try:
+        return str(json.loads((folder / "meta.json").read_text(encoding="utf-8"))["source"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "data that are not named"
+
+
+NAMES = {REFERENCE: _model_of, TOKENS: _source_of}
+"""What tells the name of a folder that stands or falls as one."""
 
 
 def _show(root: Path, found: Sequence[CacheEntry]) -> None:

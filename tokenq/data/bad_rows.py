@@ -65,3 +65,18 @@ def first_named(check: Callable[[Sequence[Any]], object]) -> Iterator[None]:
         except UserError:
             pass  # the rows before it are no data set of their own
         raise
+
+
+def nothing_left(lost: Counter[str], bad: Sequence[UnusableRow]) -> UserError:
+    """Return the error for data of which nothing is left.
+
+    Args:
+        lost: what was left out, by reason.
+        bad: the rows that cannot be used.
+    """
+    reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
+    first = f" The first, {bad[0].where}: {bad[0].problem.detail}." if bad else ""
+    hint = "Check the data[ and --max-length]."
+    return UserError(
+        f"No row is left: {reasons or 'there were none'}.{first}", bad[0].problem.hint or hint if bad else hint
+    )

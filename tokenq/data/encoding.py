@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tokenq.data.chat import Tokenizer
 from tokenq.errors import UserError
+from tokenq.records.examples import TokenResponse
 
 Ids = NDArray[np.int32]
 
@@ -25,6 +26,31 @@ UNKNOWN = "\ufffd"
 
 WINDOW = 8
 """Tokens that are decoded before a new one, to see what it adds; doubled where they begin inside a character."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseText:
+    """The positions of a response's tokens in its text.
+
+    Attributes:
+        prompt: the text before the response.
+        text: the response, with the marks of a chat template where one was used.
+        ends: [n] for each token, one past its last character in `text`. What lies between two ends is the piece of a
+            token; the pieces give the text back. Tokens that have parts of one character share a piece, which stands
+            with the first of them. A token without a character in the response has an empty piece: an EOS that was
+            added, what the response re-reads of the prompt.
+    """
+
+    prompt: str
+    text: str
+    ends: Ids
+
+    def fitted(self, response: TokenResponse) -> "ResponseText":
+        """Return the text of a response that may have been cut from the right."""
+        if len(response.ids) == len(self.ends):
+            return self
+        ends = self.ends[: len(response.ids)]
+        return ResponseText(self.prompt, self.text[: int(ends[-1])], ends)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,18 +5,18 @@ says so; ratings that decide nothing are counted. This module reads no files and
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tokenq.data import turns as talk
 from tokenq.data.bad_rows import BAD_ROWS, HINT, BadRowsError, UnusableRow
 from tokenq.data.files.local import Row
-from tokenq.data.layouts.columns import find_format, renamed_columns
+from tokenq.data.layouts.columns import each_renamed, find_format, renamed_columns
 from tokenq.data.layouts.context import refuse_unread, template_arguments, with_context
 from tokenq.data.layouts.formats import FORMATS, Format
 from tokenq.data.layouts.message_trees import question_rows
 from tokenq.data.layouts.parsed_row import ParsedRow
-from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Selection, only_learnt
+from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Pairing, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
 from tokenq.records.examples import Example, Message, Response, Text
@@ -73,26 +73,13 @@ def read_examples(
         if name not in options:
             raise unknown_name(kind, name, options)
     named = question_rows(renamed_columns(rows, columns or {}))
-    whole = [row for row in named if not row.fault]
-    name = find_format(whole[0]) if whole else next(iter(FORMATS))
+    form, note = _format_of(named, rows[0].where, selection)
     asked = SELECTIONS[selection]
-    if asked.missing is not None and FORMATS[name].holds == "responses":
-        raise UserError(
-            f"{rows[0].where}: the data holds single responses (format {name!r}: "
-            f"{FORMATS[name].shown()}), not {asked.missing[0]}.",
-            f"Train on it with --loss sft, or give data with {asked.missing[1]}.",
-        )
     order = {row.where: place for place, row in enumerate(named)}
     bad: list[UnusableRow] = []
     dropped: Counter[str] = Counter()
-    examples: list[Example] = []
-    for example in _grouped(_parsed(named, FORMATS[name], style, bad, dropped), FORMATS[name]):
-        try:
-            for one in asked.select(example, PAIRINGS[pairing], dropped):
-                _check(one)
-                examples.append(only_learnt(one, asked.learnt))
-        except BadRow as error:
-            bad.append(UnusableRow(order[example.where], example.where, error))
+    found = _grouped(_parsed(named, form, style, bad, dropped), form)
+    examples = list(_selected(found, asked, PAIRINGS[pairing], order, bad, dropped))
     if bad and bad_rows == "error":
         first = min(one.place for one in bad)
         before = [example for example in examples if order[example.where] < first]
@@ -103,8 +90,95 @@ def read_examples(
         raise UserError(
             f"None of the {len(rows)} rows from {rows[0].where} on can be used: {reasons}.", "Check the data."
         )
-    notes = [note for row in whole[:1] if (note := FORMATS[name].note(row.values))]
-    return ReadResult(examples, len(rows), dropped, tuple(notes))
+    return ReadResult(examples, len(rows), dropped, (note,) if note else ())
+
+
+def format_of(rows: Sequence[Row], selection: str, columns: Mapping[str, str]) -> tuple[Format, str]:
+    """Return the format of the first rows of a source, and what was decided that the user may want otherwise, or "".
+
+    Args:
+        rows: the first rows, of which one should be without fault.
+        selection: as in `read_examples`.
+        columns: as in `read_examples`.
+
+    Raises:
+        UserError: there is no row, they have no known format, or not what is asked for.
+    """
+    return _format_of(question_rows(renamed_columns(rows, columns)), rows[0].where, selection)
+
+
+def _format_of(named: Sequence[Row], where: str, selection: str) -> tuple[Format, str]:
+    whole = next((row for row in named if not row.fault), None)
+    name = next(iter(FORMATS)) if whole is None else find_format(whole)
+    asked = SELECTIONS[selection]
+    if asked.missing is not None and FORMATS[name].holds == "responses":
+        raise UserError(
+            f"{where}: the data holds single responses (format {name!r}: "
+            f"{FORMATS[name].shown()}), not {asked.missing[0]}.",
+            f"Train on it with --loss sft, or give data with {asked.missing[1]}.",
+        )
+    return FORMATS[name], "" if whole is None else FORMATS[name].note(whole.values)
+
+
+def stream_examples(
+    rows: Iterable[tuple[int, Row]],
+    form: Format,
+    bad: list[UnusableRow],
+    dropped: Counter[str],
+    *,
+    selection: str,
+    pairing: str,
+    columns: Mapping[str, str],
+    style: str,
+) -> Iterator[tuple[int, Example]]:
+    """Yield (number of its first row, example) of rows as they come.
+
+    Args:
+        rows: (number, row), in order.
+        form: their format, that of the first.
+        bad: rows that cannot be used are added to it.
+        dropped: what gives no example is counted there.
+        selection: as in `read_examples`.
+        pairing: as in `read_examples`.
+        columns: as in `read_examples`.
+        style: as in `read_examples`.
+    """
+    numbers: dict[str, int] = {}  # of the rows that are on their way
+
+    def named() -> Iterator[Row]:
+        for number, row in rows:
+            for one in question_rows(each_renamed([row], columns)):
+                numbers[one.where] = number
+                yield one
+
+    found = _grouped(_parsed(named(), form, style, bad, dropped), form)
+    for example in _selected(found, SELECTIONS[selection], PAIRINGS[pairing], numbers, bad, dropped):
+        number = numbers[example.where]
+        if len(numbers) > _MOST_ON_THEIR_WAY:
+            for where in [where for where, earlier in numbers.items() if earlier < number]:
+                del numbers[where]
+        yield number, example
+
+
+_MOST_ON_THEIR_WAY = 4096
+
+
+def _selected(
+    examples: Iterable[Example],
+    asked: Selection,
+    pairing: Pairing,
+    order: Mapping[str, int],
+    bad: list[UnusableRow],
+    dropped: Counter[str],
+) -> Iterator[Example]:
+    """Yield what is asked for of each example; one that cannot give it is added to `bad`."""
+    for example in examples:
+        try:
+            for one in asked.select(example, pairing, dropped):
+                _check(one)
+                yield only_learnt(one, asked.learnt)
+        except BadRow as error:
+            bad.append(UnusableRow(order[example.where], example.where, error))
 
 
 def single_example(prompt: Text, response: str, *, chat: bool) -> Example:
@@ -116,7 +190,7 @@ def single_example(prompt: Text, response: str, *, chat: bool) -> Example:
 
 
 def _parsed(
-    rows: Sequence[Row], form: Format, style: str, bad: list[UnusableRow], dropped: Counter[str]
+    rows: Iterable[Row], form: Format, style: str, bad: list[UnusableRow], dropped: Counter[str]
 ) -> Iterator[Example]:
     """Yield the example of each row; unreadable rows are added to `bad`, ties are counted."""
     for place, row in enumerate(rows):

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tokenq.data.checks import LABELS, MARGINS, REWARDS, STEP_LABELS, Difference, refuse_equal, rewards
+from tokenq.data.encoding import ResponseText
 from tokenq.data.steps import with_step_labels, with_steps
-from tokenq.data.tokenize import ResponseText, TokenizedData
+from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.trace_files import read_traces
@@ -202,27 +203,33 @@ class Signal(NamedTuple):
     Attributes:
         add: (data, options) → the groups with it.
         needs_texts: whether it is found in the texts.
+        needs_all: whether it is found from all of the data, and not from each group by itself.
         differences: what must not be the same in all of the data.
         left_out: options → why responses have none, and what to do where none is left.
     """
 
-    add: Callable[[TokenizedData, SignalOptions], list[TokenGroup]]
+    add: Callable[[TokenizedData, SignalOptions], Sequence[TokenGroup]]
     needs_texts: bool = False
+    needs_all: bool = False
     differences: tuple[Difference, ...] = ()
     left_out: Callable[[SignalOptions], tuple[str, str]] = lambda options: ("that have none", "Look at the data.")
 
 
-def _contrast(data: TokenizedData, options: SignalOptions) -> list[TokenGroup]:
+def _contrast(data: TokenizedData, options: SignalOptions) -> Sequence[TokenGroup]:
     return data.groups if options.contrast is None else with_contrast(data, options.contrast)
 
 
 SIGNALS: dict[str, Signal] = {
     "labels": Signal(lambda data, options: data.groups, differences=(LABELS,)),
-    "mismatched": Signal(lambda data, options: with_mismatched(data.groups, options.max_length, options.trained)),
+    "mismatched": Signal(
+        lambda data, options: with_mismatched(data.groups, options.max_length, options.trained), needs_all=True
+    ),
     "steps": Signal(lambda data, options: with_steps(data), needs_texts=True),
-    "contrast": Signal(_contrast, needs_texts=True),
+    "contrast": Signal(_contrast, needs_texts=True, needs_all=True),
     "rewards": Signal(
-        lambda data, options: with_rewards(data.groups, reward_scale(options.trained)), differences=(REWARDS,)
+        lambda data, options: with_rewards(data.groups, reward_scale(options.trained)),
+        needs_all=True,
+        differences=(REWARDS,),
     ),
     "margin": Signal(lambda data, options: with_margins(data.groups), differences=(MARGINS,)),
     "ratings": Signal(

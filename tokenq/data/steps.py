@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.core.packing import step_ends
-from tokenq.data.tokenize import ResponseText, TokenizedData
+from tokenq.data.encoding import ResponseText
+from tokenq.data.tokenize import TokenizedData
 from tokenq.records.examples import TokenGroup, TokenResponse
 
 

@@ -6,9 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenq.data.chat import DATE
 from tokenq.records.examples import TokenGroup
+
+MENDED = (
+    *("truncated_prompts", "truncated_responses", "boundary_merges", "template_rewrites", "last_turn_only"),
+    *("bos_added", "bos_removed", "eos_added", "eos_cut", "without_prompt", "dated"),
+)
+"""The attributes of a summary that count what was mended in groups."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,10 @@ class TokenCounts:
     max: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int]) -> "TokenCounts":
+    def of(cls, lengths: Sequence[int] | NDArray[np.int32]) -> "TokenCounts":
         """Return the counts of the given lengths, at least one."""
         p50, p90, p99 = (int(value) for value in np.percentile(lengths, [50, 90, 99], method="inverted_cdf"))
-        return cls(sum(lengths), p50, p90, p99, max(lengths))
+        return cls(int(np.sum(lengths)), p50, p90, p99, int(np.max(lengths)))
 
 
 @dataclass(frozen=True)
@@ -128,22 +135,30 @@ def summarise(groups: Sequence[TokenGroup], rows: int, dropped: Mapping[str, int
         names = ("chosen", "rejected", "calibration") if group.is_pair else ("response",) * len(group.responses)
         for name, response in zip(names, group.responses, strict=False):
             lengths.setdefault(name, []).append(len(response.ids))
+    pairs, responses = sum(group.is_pair for group in groups), sum(len(group.responses) for group in groups)
+    return account(rows, (len(groups), pairs, responses), dropped, mended, lengths)
+
+
+def account(
+    rows: int,
+    kept: tuple[int, int, int],
+    dropped: Mapping[str, int],
+    mended: Mapping[str, int],
+    lengths: Mapping[str, Sequence[int] | NDArray[np.int32]],
+) -> DataSummary:
+    """Return an account of what was counted.
+
+    Args:
+        rows: rows read.
+        kept: groups, pairs and responses.
+        dropped: what was left out, by reason.
+        mended: counts under the names of `MENDED`.
+        lengths: of prompts, and of responses by the part that they play.
+    """
     return DataSummary(
-        rows=rows,
-        groups=len(groups),
-        pairs=sum(group.is_pair for group in groups),
-        responses=sum(len(group.responses) for group in groups),
+        rows,
+        *kept,
         dropped={reason: count for reason, count in Counter(dropped).most_common() if count},
-        truncated_prompts=mended["truncated_prompts"],
-        truncated_responses=mended["truncated_responses"],
-        boundary_merges=mended["boundary_merges"],
-        template_rewrites=mended["template_rewrites"],
-        last_turn_only=mended["last_turn_only"],
-        bos_added=mended["bos_added"],
-        bos_removed=mended["bos_removed"],
-        eos_added=mended["eos_added"],
-        eos_cut=mended["eos_cut"],
-        without_prompt=mended["without_prompt"],
-        dated=mended["dated"],
+        **{name: mended.get(name, 0) for name in MENDED},
         tokens={part: TokenCounts.of(counts) for part, counts in lengths.items()},
     )

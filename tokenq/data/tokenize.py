@@ -6,40 +6,23 @@ merge over the end of the prompt belong to the responses. This module is the onl
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.data.bad_rows import BadRowsError, UnusableRow
+from tokenq.data.bad_rows import BadRowsError, UnusableRow, nothing_left
 from tokenq.data.chat import INSIDE, RenderedExample, RenderedResponse, Tokenizer, render
-from tokenq.data.encoding import EncodedText, Encoder, Ids
+from tokenq.data.encoding import EncodedText, Encoder, Ids, ResponseText
 from tokenq.data.summary import DataSummary, summarise
-from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits
+from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits, too_long
 from tokenq.data.turns import BadRow, common_length
 from tokenq.errors import UserError, unknown_name
 from tokenq.records.examples import Example, TokenGroup, TokenResponse
 
 _BATCH = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class ResponseText:
-    """The positions of a response's tokens in its text.
-
-    Attributes:
-        prompt: the text before the response.
-        text: the response, with the marks of a chat template where one was used.
-        ends: [n] for each token, one past its last character in `text`. What lies between two ends is the piece of a
-            token; the pieces give the text back. Tokens that have parts of one character share a piece, which stands
-            with the first of them. A token without a character in the response has an empty piece: an EOS that was
-            added, what the response re-reads of the prompt.
-    """
-
-    prompt: str
-    text: str
-    ends: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,12 +34,16 @@ class TokenizedData:
         summary: what became of the rows.
         texts: for each group the texts of its responses, where they were asked for.
         bad: rows that give no group, whatever the limits of length; they are among what the summary calls dropped.
+        digest: of all groups, where it is known already.
+        keys: yields the `group_key` of each, where they are known already.
     """
 
-    groups: list[TokenGroup]
+    groups: Sequence[TokenGroup]
     summary: DataSummary
     texts: tuple[tuple[ResponseText, ...], ...] = ()
     bad: tuple[UnusableRow, ...] = ()
+    digest: str = ""
+    keys: Callable[[], Iterator[str]] | None = None
 
 
 def tokenize(
@@ -87,39 +74,94 @@ def tokenize(
         UserError: for a tokenizer without EOS, or one that cannot say where its tokens stand when `with_texts`; a row
             over the limits when `truncation` is "error"; nothing left.
     """
-    if truncation not in TRUNCATIONS:
-        raise unknown_name("truncation", truncation, TRUNCATIONS)
-    if (max_length is not None and max_length < 2) or (max_prompt_length is not None and max_prompt_length < 1):
-        raise UserError("max_length must be at least 2 and max_prompt_length at least 1.", "Raise the limits.")
-    encoder = Encoder.of(tokenizer, with_texts)
-    limits = LengthLimits(max_length, max_prompt_length, kept=len(encoder.prefix))
-    lost: Counter[str] = Counter(dropped or {})
-    mended: Counter[str] = Counter()
+    work = Tokenization.of(tokenizer, max_length, max_prompt_length, truncation, with_texts=with_texts)
+    work.lost.update(dropped or {})
     groups: list[TokenGroup] = []
     texts: list[tuple[ResponseText, ...]] = []
-    long: list[TokenGroup] = []
-    bad: list[UnusableRow] = []
-    for start in range(0, len(examples), _BATCH):
-        for group, said, counts in _groups(examples, range(start, min(start + _BATCH, len(examples))), encoder, bad):
-            fitted = TRUNCATIONS[truncation](group, limits)
-            reason = fitted if isinstance(fitted, str) else _unusable(fitted)  # once it is cut
-            if reason:
-                lost[reason] += 1
-                long += [group] * (reason in TOO_LONG)
-            elif not isinstance(fitted, str):
-                groups.append(fitted)
-                texts.append(tuple(map(_fit, said, fitted.responses)))
-                mended.update(counts)
-                mended["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
-                both = zip(group.responses, fitted.responses, strict=True)
-                mended["truncated_responses"] += sum(len(cut.ids) < len(whole.ids) for whole, cut in both)
-    lost.update(one.problem.reason for one in bad)
-    if long and truncation == "error":
-        raise _too_long(long, limits)
+    for one in work.groups(examples):
+        groups.append(one.group)
+        texts.append(one.texts)
+    work.lost.update(one.problem.reason for one in work.bad)
+    if work.long and truncation == "error":
+        raise too_long(work.long, work.limits)
     if not groups:
-        raise _nothing_left(lost, bad)
-    summary = summarise(groups, len(examples) if rows is None else rows, lost, mended)
-    return TokenizedData(groups, summary, tuple(texts) if with_texts else (), tuple(bad))
+        raise nothing_left(work.lost, work.bad)
+    summary = summarise(groups, len(examples) if rows is None else rows, work.lost, work.mended)
+    return TokenizedData(groups, summary, tuple(texts) if with_texts else (), tuple(work.bad))
+
+
+class Tokenized(NamedTuple):
+    """An example in token space.
+
+    Attributes:
+        place: of the example among those that were given.
+        group: its group, within the limits of length.
+        texts: those of its responses, where they were asked for.
+        mended: what was mended, under the names of the attributes of `DataSummary`.
+    """
+
+    place: int
+    group: TokenGroup
+    texts: tuple[ResponseText, ...]
+    mended: Counter[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenization:
+    """Tokenises examples one part after the other, with an account of all of them.
+
+    Attributes:
+        encoder: texts to ids.
+        limits: of length.
+        truncation: what to do with longer ones.
+        lost: what was left out, by reason, beside the bad rows.
+        mended: what was mended.
+        long: groups over the limits that were left out.
+        bad: rows that give no group, whatever the limits.
+    """
+
+    encoder: Encoder
+    limits: LengthLimits
+    truncation: str
+    lost: Counter[str] = field(default_factory=Counter)
+    mended: Counter[str] = field(default_factory=Counter)
+    long: list[TokenGroup] = field(default_factory=list)
+    bad: list[UnusableRow] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Tokenizer,
+        max_length: int | None,
+        max_prompt_length: int | None,
+        truncation: str,
+        *,
+        with_texts: bool,
+    ) -> "Tokenization":
+        """Return a tokenisation that has seen nothing; the arguments are those of `tokenize`."""
+        if truncation not in TRUNCATIONS:
+            raise unknown_name("truncation", truncation, TRUNCATIONS)
+        if (max_length is not None and max_length < 2) or (max_prompt_length is not None and max_prompt_length < 1):
+            raise UserError("max_length must be at least 2 and max_prompt_length at least 1.", "Raise the limits.")
+        encoder = Encoder.of(tokenizer, with_texts)
+        return cls(encoder, LengthLimits(max_length, max_prompt_length, kept=len(encoder.prefix)), truncation)
+
+    def groups(self, examples: Sequence[Example]) -> Iterator[Tokenized]:
+        """Yield the groups of examples, in order, that are within the limits."""
+        for start in range(0, len(examples), _BATCH):
+            places = range(start, min(start + _BATCH, len(examples)))
+            for place, group, said, counts in _groups(examples, places, self.encoder, self.bad):
+                fitted = TRUNCATIONS[self.truncation](group, self.limits)
+                reason = fitted if isinstance(fitted, str) else _unusable(fitted)  # once it is cut
+                if reason:
+                    self.lost[reason] += 1
+                    self.long.extend([group] * (reason in TOO_LONG and self.truncation == "error"))
+                elif not isinstance(fitted, str):
+                    counts["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
+                    both = zip(group.responses, fitted.responses, strict=True)
+                    counts["truncated_responses"] += sum(len(cut.ids) < len(whole.ids) for whole, cut in both)
+                    self.mended.update(counts)
+                    yield Tokenized(place, fitted, tuple(map(ResponseText.fitted, said, fitted.responses)), counts)
 
 
 def refuse_bad(data: TokenizedData) -> None:
@@ -134,8 +176,8 @@ def refuse_bad(data: TokenizedData) -> None:
 
 def _groups(
     examples: Sequence[Example], places: Sequence[int], encoder: Encoder, bad: list[UnusableRow]
-) -> Iterable[tuple[TokenGroup, tuple[ResponseText, ...], Counter[str]]]:
-    """Yield the groups of examples, not yet cut, with their texts (if located) and counts of what was mended.
+) -> Iterable[tuple[int, TokenGroup, tuple[ResponseText, ...], Counter[str]]]:
+    """Yield (place, group, not yet cut, texts if located, counts of what was mended) of examples.
 
     Those that give none are added to `bad`.
     """
@@ -156,7 +198,7 @@ def _groups(
         except BadRow as error:
             bad.append(UnusableRow(place, examples[place].where, error))
         else:
-            yield group, _located(one, table, group) if encoder.locates else (), counts
+            yield place, group, _located(one, table, group) if encoder.locates else (), counts
 
 
 def _texts(rendered: RenderedExample) -> Iterable[str]:
@@ -239,14 +281,6 @@ def _located(
     return tuple(texts)
 
 
-def _fit(text: ResponseText, response: TokenResponse) -> ResponseText:
-    """Return the text of a response that may have been cut from the right."""
-    if len(response.ids) == len(text.ends):
-        return text
-    ends = text.ends[: len(response.ids)]
-    return ResponseText(text.prompt, text.text[: int(ends[-1])], ends)
-
-
 def _mask(
     response: RenderedResponse, whole: EncodedText, size: int, table: Mapping[str, EncodedText]
 ) -> NDArray[np.bool_]:
@@ -286,26 +320,3 @@ def _unusable(group: TokenGroup) -> str:
     if group.is_pair and np.array_equal(group.responses[0].ids, group.responses[1].ids):
         return "chosen equals rejected"
     return ""
-
-
-def _nothing_left(lost: Counter[str], bad: Sequence[UnusableRow]) -> UserError:
-    reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common())
-    first = f" The first, {bad[0].where}: {bad[0].problem.detail}." if bad else ""
-    hint = "Check the data[ and --max-length]."
-    return UserError(
-        f"No row is left: {reasons or 'there were none'}.{first}", bad[0].problem.hint or hint if bad else hint
-    )
-
-
-def _too_long(groups: Sequence[TokenGroup], limits: LengthLimits) -> UserError:
-    first = groups[0]
-    longest = max(len(response.ids) for response in first.responses)
-    asked = f"max_length {limits.max_length}"
-    if limits.max_prompt_length is not None:
-        asked += f", max_prompt_length {limits.max_prompt_length}"
-    more = f" In all {len(groups)} rows are too long." if len(groups) > 1 else ""
-    return UserError(
-        f"{first.where}: the prompt has {len(first.prompt_ids)} tokens and the longest response {longest}, "
-        f"over the limit ({asked}).{more}",
-        "Raise --max-length, or choose --truncation drop, prompt_left, response_right or both.",
-    )

@@ -3,11 +3,12 @@
 A response is never cut unless the policy says so, and a cut response is marked as not terminal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup
 
 LONG_PROMPT = "prompt longer than the limit"
@@ -93,3 +94,18 @@ TRUNCATIONS: dict[str, Callable[[TokenGroup, LengthLimits], TokenGroup | str]] =
     "response_right": response_right,
 }
 """Every policy by name: a group that keeps the limits, or the reason to leave it out."""
+
+
+def too_long(groups: Sequence[TokenGroup], limits: LengthLimits) -> UserError:
+    """Return the error for groups over the limits, at least one."""
+    first = groups[0]
+    longest = max(len(response.ids) for response in first.responses)
+    asked = f"max_length {limits.max_length}"
+    if limits.max_prompt_length is not None:
+        asked += f", max_prompt_length {limits.max_prompt_length}"
+    more = f" In all {len(groups)} rows are too long." if len(groups) > 1 else ""
+    return UserError(
+        f"{first.where}: the prompt has {len(first.prompt_ids)} tokens and the longest response {longest}, "
+        f"over the limit ({asked}).{more}",
+        "Raise --max-length, or choose --truncation drop, prompt_left, response_right or both.",
+    )

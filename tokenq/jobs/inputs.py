@@ -3,7 +3,7 @@
 A training writes down what is in memory: its run is then what it is from files.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sized
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fspath
@@ -201,6 +201,15 @@ def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:
             f"A {type(odd).__name__} is no row of data.", "Give dictionaries with one key a column, or names of files."
         )
     return ["rows in memory"], rows
+
+
+def is_stream(data: Any) -> bool:
+    """Return whether data are rows of unknown number.
+
+    Such are a `datasets.IterableDataset`, an iterator, a function that returns one, and whatever else can be iterated
+    over and has no length.
+    """
+    return callable(data) or (isinstance(data, Iterable) and not isinstance(data, Sized | str | PathLike))
 
 
 def data_source(data: Name | RowsInMemory, path: Path) -> NamedInput:

@@ -7,8 +7,9 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenq.data.streams.rows import GIVEN
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_source, model_source
+from tokenq.jobs.inputs import InMemory, Name, NamedInput, RowsInMemory, data_source, is_stream, model_source
 from tokenq.jobs.run import Run
 from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener
@@ -35,6 +36,9 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     lora_targets: Sequence[str] = (),
     adapter: str | None = None,
     base: str | None = None,
+    streaming: bool = False,
+    shuffle_buffer: int | None = None,
+    dataset_num_proc: int = 1,
     columns: Mapping[str, str] = {},
     bad_rows: Literal["error", "drop"] = "error",
     pairing: Literal["best_worst", "all"] = "best_worst",
@@ -44,7 +48,7 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     max_prompt_length: int | None = None,
     truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop",
     eval_data: Name | RowsInMemory = (),
-    eval_size: int = 0,
+    eval_size: float = 0,
     loss: str = "dpo",
     attributes: Sequence[str] = (),
     beta: float | None = None,
@@ -88,7 +92,8 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
 
     Args:
         model: a folder, a hub id, a loaded model of `transformers`, or (model, tokenizer).
-        data: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries.
+        data: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries; or rows of
+            unknown number: a `datasets.IterableDataset`, an iterable, or a function that returns one.
         output: the folder of the run.
         tokenizer: of a loaded model.
         listener: told what is found, and how far it is.
@@ -101,9 +106,11 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
         del given[name]
     run_dir = RunDir(Path(output).expanduser().absolute())
     source = model_source(model, tokenizer, run_dir.inputs / "model")
-    rows = data_source(data, run_dir.inputs / "data.jsonl")
+    stream = data if is_stream(data) else None
+    rows = NamedInput([GIVEN]) if stream is not None else data_source(data, run_dir.inputs / "data.jsonl")
+    given["streaming"] = streaming or stream is not None
     held_out = data_source(eval_data, run_dir.inputs / "eval_data.jsonl")
     given |= {"model": source.names[0], "data": rows.names, "eval_data": held_out.names}
     with untouched():
-        run(TrainConfig(**given), listener, (source.write, rows.write, held_out.write))
+        run(TrainConfig(**given), listener, (source.write, rows.write, held_out.write), stream)
     return Run(run_dir.path)

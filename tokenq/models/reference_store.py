@@ -28,7 +28,7 @@ from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import Actions, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.identity import ModelIdentity
-from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup, TokenResponse, each
 
 VERSION = 1
 """Version of the key and of the file format; a change makes old entries invisible."""
@@ -142,7 +142,7 @@ class ReferenceStore:
         self.add(fresh)
         return total
 
-    def with_logps(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    def with_logps(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
         """Return the groups with the reference's log-probs as token column `ref_logps`, 0 where the policy wrote none.
 
         Log-probs that are all of a response stay on disk behind their memory map.
@@ -156,7 +156,7 @@ class ReferenceStore:
                 logps = every
             return response.with_token_column("ref_logps", logps)
 
-        return [group.map(partial(column, group)) for group in groups]
+        return each(groups, lambda group: group.map(partial(column, group)))
 
     def refresh(self) -> None:
         """Read shards that other processes have written since."""

@@ -6,12 +6,13 @@ from typing import Any
 
 from tokenq.data.examples import read_examples
 from tokenq.data.sources import hold_out, load_examples
+from tokenq.data.streams.groups import EVALUATED_ROWS, FIRST_ROWS, first_of_streams
 from tokenq.records.examples import Example
 from tokenq.runs.record import RunRecord
 
 
 def data_of_run(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Example]]:
-    """Return the rows of a run's sources, its training data, and its held-out data.
+    """Return the rows of a run's sources, its training data, and its held-out data; of a stream the first rows.
 
     Raises:
         UserError: the rows are no longer there, or cannot be read.
@@ -20,7 +21,12 @@ def data_of_run(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Exa
     given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
     read = partial(read_examples, selection=record.loss.selection, bad_rows="drop", **given)
     seed = int(settings.get("seed", 0))
-    found = load_examples(settings["data"], read, seed=seed)
+    if settings.get("streaming"):  # what a run keeps of it are its first rows
+        ahead = EVALUATED_ROWS if settings.get("eval_size") else FIRST_ROWS
+        columns = settings.get("columns") or {}
+        _, found = first_of_streams(settings["data"], record.loss.selection, columns, read, ahead)
+    else:
+        found = load_examples(settings["data"], read, seed=seed)
     kept, held_out = found.examples, found.examples[:0]
     if settings.get("eval_data"):
         held_out = load_examples(settings["eval_data"], read, seed=seed).examples

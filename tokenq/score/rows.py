@@ -10,7 +10,7 @@ from torch import Tensor
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.readout import Readout
 from tokenq.core.tensors import PackedBatch
-from tokenq.data.tokenize import ResponseText
+from tokenq.data.encoding import ResponseText
 from tokenq.records.examples import Example, TokenGroup
 from tokenq.score.spans import Cut
 

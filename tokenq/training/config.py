@@ -51,6 +51,13 @@ class TrainConfig:
     base: str | None = None
     """Base of a --model or --reference that is an adapter, instead of the one that the adapter names."""
 
+    streaming: bool = False
+    """Read --data row by row as they are needed, and never hold them whole; their number need not be known, but
+    --max-steps must be given."""
+    shuffle_buffer: int | None = None
+    """Examples of a stream that are shuffled together; 0 leaves the order as it is. Default: 1000."""
+    dataset_num_proc: int = 1
+    """Processes that tokenise data which are not held in memory (more than 16 MB)."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
     bad_rows: Literal["error", "drop"] = "error"
@@ -69,8 +76,9 @@ class TrainConfig:
     """What to do with longer rows: leave out and count, stop, cut the prompt's start, the responses' end, or both."""
     eval_data: Sequence[str] = ()
     """Data to evaluate on, in the same forms as --data."""
-    eval_size: int = 0
-    """Rows to hold out of the training data for evaluation, when there is no --eval-data."""
+    eval_size: float = 0
+    """Rows to hold out of the training data for evaluation, when there is no --eval-data; below 1 a share of prompts
+    (0.01), chosen by their hashes. A stream takes a share: it is evaluated on those of its first 10,000 rows."""
 
     loss: str = "dpo"
     """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, cdpo, robust, ipo (per token, as
@@ -131,7 +139,7 @@ class TrainConfig:
     eval_steps: int | None = None
     """Evaluate every so many steps. Default: before the first and after the last step only."""
     save_steps: int | None = None
-    """Write a checkpoint every so many steps. Default: at the end of each epoch."""
+    """Write a checkpoint every so many steps. Default: at the end of each epoch; of a stream, every 500 steps."""
     keep_checkpoints: int = 1
     """Checkpoints to keep; older ones are deleted once a newer one is complete. 0 writes none."""
     keep_best: str | None = None
@@ -188,6 +196,7 @@ class TrainConfig:
             found.append(UserError("The schedule constant has no warm-up.", "Use --schedule constant_with_warmup."))
         if self.eval_data and self.eval_size:
             found.append(UserError("--eval-data and --eval-size are both given.", "Give one of them."))
+        found += self._about_streams()
         if self.adapter is not None and self.lora_rank:
             hint = "Drop --lora-rank: an adapter that is trained further keeps its rank."
             found.append(UserError("--adapter and --lora-rank are both given.", hint))
@@ -223,6 +232,27 @@ class TrainConfig:
             found.append(UserError("--keep-best needs evaluations within the run.", "Give --eval-steps."))
         if not self.keep_checkpoints:
             found.append(UserError("--keep-best keeps a checkpoint, and --keep-checkpoints 0 writes none.", ""))
+        return found
+
+    def _about_streams(self) -> list[UserError]:
+        """Return an error for each field that does not go with the number of rows being known, or not."""
+        found = []
+        if self.shuffle_buffer is not None and not self.streaming:
+            hint = "Add --streaming, or leave it out: data that are not a stream are shuffled whole."
+            found.append(UserError("--shuffle-buffer is given, and the data are not a stream.", hint))
+        if self.eval_size > 1 and self.eval_size != int(self.eval_size):
+            hint = "Give a whole number of rows, or a share below 1."
+            found.append(UserError(f"--eval-size {self.eval_size:g} is no number of rows.", hint))
+        if not self.streaming:
+            return found
+        if self.max_steps is None:
+            found.append(UserError("The data are a stream, and nobody knows its end.", "Give --max-steps."))
+        if self.eval_size >= 1:
+            hint = "Give the share of the prompts to hold out, as in --eval-size 0.01, or a file with --eval-data."
+            found.append(UserError("--eval-size is a number of rows, and a stream has no known number.", hint))
+        if self.reference_store not in (None, "off"):
+            hint = "Leave it out: the reference of a stream is computed in every step."
+            found.append(UserError("--reference-store keeps log-probs of whole data, and a stream is none.", hint))
         return found
 
 
@@ -270,7 +300,7 @@ RANGES = (
     Range(
         (
             *("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
-            "early_stopping_patience",
+            *("early_stopping_patience", "dataset_num_proc"),
         ),
         least=1,
         most=2**31 - 1,
@@ -280,7 +310,7 @@ RANGES = (
     Range(("adam_epsilon",), above=0, most=1),
     Range(("lora_alpha",), above=0, most=1_000_000),
     Range(("lora_rank",), least=0, most=8192),
-    Range(("warmup_steps", "eval_size", "keep_checkpoints"), least=0, most=2**31 - 1),
+    Range(("warmup_steps", "eval_size", "keep_checkpoints", "shuffle_buffer"), least=0, most=2**31 - 1),
     Range(("weight_decay", "max_grad_norm"), least=0, most=1_000_000),
     Range(("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"), least=0, below=1),
 )

@@ -27,6 +27,10 @@ LEARNING_RATES: dict[str, Rates] = {
 """By what is learnt from, or what is trained."""
 
 
+STEPS_BETWEEN_CHECKPOINTS = 500
+"""Of a stream, which has no epochs that end."""
+
+
 def kind_of(loss: LossSum) -> str:
     """Return the key of `LEARNING_RATES` that a loss belongs to."""
     if loss.output == "rewards":
@@ -41,6 +45,8 @@ def adapts(config: TrainConfig) -> bool:
 
 def with_defaults(config: TrainConfig, loss: LossSum) -> TrainConfig:
     """Return the settings with those that depend on the kind of training filled in."""
+    if config.streaming and config.save_steps is None:
+        config = replace(config, save_steps=STEPS_BETWEEN_CHECKPOINTS)
     if config.learning_rate is not None:
         return config
     rates = LEARNING_RATES[kind_of(loss)]

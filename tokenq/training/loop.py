@@ -38,7 +38,7 @@ from tokenq.training.optim import (
 )
 from tokenq.training.recorded import evaluations_of, refuse_fewer_steps, still_holds
 from tokenq.training.source import total_steps
-from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, plan, share_of, sum_over_processes
+from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, examples, plan, share_of, sum_over_processes
 
 
 def fit(job: Job, accelerator: Accelerator) -> Summary:
@@ -171,7 +171,8 @@ class _Trainer:
 
     def update(self, step: int) -> dict[str, float]:
         """Do one update and return its metrics."""
-        config, parts = self.job.config, self.job.source.step(step)
+        config = self.job.config
+        parts = examples(self.job.source, step, self.accelerator, lambda: self.stopped(step, 0).said)
         step_plan = plan(parts, config.tokens_per_batch, self.accelerator)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step

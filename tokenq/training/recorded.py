@@ -19,8 +19,18 @@ from tokenq.training.config import TrainConfig
 
 FREE_ON_RESUME = frozenset(
     {
-        *("attention", "device", "early_stopping_patience", "eval_steps", "gradient_checkpointing", "keep_best"),
-        *("keep_checkpoints", "logging_steps", "output", "reference_store", "report_to", "resume", "run_name"),
+        *("attention", "dataset_num_proc", "device", "early_stopping_patience", "eval_steps"),
+        *(
+            "gradient_checkpointing",
+            "keep_best",
+            "keep_checkpoints",
+            "logging_steps",
+            "output",
+            "reference_store",
+            "report_to",
+            "resume",
+            "run_name",
+        ),
         *("save_only_model", "save_steps", "tokens_per_batch"),
     }
 )

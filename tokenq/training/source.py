@@ -5,10 +5,10 @@ share a prompt, and such a group is cut where a step is full.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from tokenq.core.losses.units import Unit
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
-from tokenq.records.examples import TokenGroup
+from tokenq.files import JsonLines
+from tokenq.records.examples import LazyGroups, TokenGroup
 from tokenq.training.config import TrainConfig
 
 
@@ -67,6 +68,8 @@ class Offline:
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """[groups] how many examples each holds."""
+        if isinstance(self.groups, LazyGroups):
+            return self.groups.examples
         return np.array([self.unit.size(group) for group in self.groups], np.int64)
 
     @property
@@ -89,8 +92,15 @@ class Offline:
         order = np.arange(len(self.groups))
         return [self.cut(order, place * self.batch_size) for place in range(self.per_epoch)]
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether every group is one example."""
+        return bool((self.sizes == 1).all())
+
     def cut(self, order: NDArray[np.int64], begin: int) -> list[Part]:
         """Return a batch of examples of the groups in an order, from the example `begin` on."""
+        if self.is_plain:  # no need to look at all of millions
+            return [self.part(place, 0, 1) for place in order[begin : begin + self.batch_size].tolist()]
         ends, end = np.cumsum(self.sizes[order]), begin + self.batch_size
         first, last = np.searchsorted(ends, (begin, end), side="right")
         parts = []
@@ -113,6 +123,162 @@ class Offline:
         taken = set(examples[low:high])
         kept = tuple(i for i in range(len(group.responses)) if i in taken or i not in examples)
         return Part(replace(group, responses=tuple(group.responses[i] for i in kept)), place, kept)
+
+
+class GroupStream(Protocol):
+    """Groups that come one after the other, of unknown number."""
+
+    def read(self, number: int = 0, record: Mapping[str, Any] | None = None) -> Iterator[tuple[Any, TokenGroup]]:
+        """Yield (place, group) of a pass, from its beginning or from a recorded place on."""
+        ...
+
+    def record(self, places: Any) -> dict[str, Any]:
+        """Return a place as plain values."""
+        ...
+
+
+@dataclass(frozen=True)
+class Places:
+    """A file that keeps where steps of a stream begin: nothing that could not be found by reading it again.
+
+    Attributes:
+        lines: the file.
+        key: of the data; places of other data count for nothing.
+        writes: whether this process writes it.
+    """
+
+    lines: JsonLines
+    key: str
+    writes: bool = True
+
+    def before(self, step: int) -> dict[str, Any]:
+        """Return the last place at or before a step, the beginning where none is known."""
+        known = [line for line in self.lines.read() if line.get("data") == self.key and line["step"] <= step]
+        return max(known, key=lambda line: int(line["step"]), default={"step": 0, "pass": 0, "block": 0})
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Keep one more."""
+        if self.writes:
+            self.lines.append({**line, "data": self.key})
+
+
+class _Block(NamedTuple):
+    """Some whole steps of a stream.
+
+    Attributes:
+        first: the number of the first of them.
+        after: of the first step behind them.
+        epoch: the pass that they belong to.
+        number: of the block in the pass.
+        parts: of each step.
+    """
+
+    first: int
+    after: int
+    epoch: int
+    number: int
+    parts: list[list[Part]]
+
+
+class Streamed:
+    """Data of unknown number, read block by block: each is a permutation of its own groups, cut into batches.
+
+    A block holds at least as many examples as the buffer, in whole batches, and ends with the pass. So a stream that
+    the buffer holds whole gives the steps of `Offline` on the same groups, pass for pass; without a buffer the order is
+    that of the stream. One block is in memory.
+
+    Args:
+        stream: the data.
+        unit: what is counted.
+        batch_size: examples in an update.
+        buffer: examples that are shuffled together; 0 leaves the order as it is.
+        seed: of the order.
+        places: keeps where blocks begin, so that a resumed run need not read what is before; None keeps nothing.
+    """
+
+    per_epoch = None
+
+    def __init__(
+        self,
+        stream: GroupStream,
+        unit: Unit,
+        batch_size: int,
+        *,
+        buffer: int,
+        seed: int,
+        places: Places | None = None,
+    ) -> None:
+        self._stream, self._unit, self._batch_size, self._seed = stream, unit, batch_size, seed
+        self._buffer, self._places = buffer, places
+        self._least = max(1, math.ceil(buffer / batch_size)) * batch_size
+        self._block = _Block(0, 0, 0, -1, [])
+        self._groups: Iterator[tuple[Any, TokenGroup]] = stream.read()
+        self._held: tuple[Any, TokenGroup] | None = None
+        self._kept = -1
+
+    def step(self, number: int) -> list[Part]:
+        """Return the examples of the update after `number` others.
+
+        Raises:
+            UserError: the stream fails, or has ended and cannot begin again.
+        """
+        if number < self._block.first or (self._block.number < 0 and number):
+            self._seek(number)
+        while number >= self._block.after:
+            self._block = self._next()
+        return self._block.parts[number - self._block.first]
+
+    def _seek(self, number: int) -> None:
+        """Go to the last known block that begins at or before a step."""
+        last: dict[str, Any] = (
+            {"step": 0, "pass": 0, "block": 0} if self._places is None else self._places.before(number)
+        )
+        self._held, self._kept = None, int(last["step"])
+        self._block = _Block(last["step"], last["step"], last["pass"], last["block"] - 1, [])
+        self._groups = self._stream.read(last["pass"], last.get("place"))
+
+    def _next(self) -> _Block:
+        """Return the next block, of the next pass where this one has ended."""
+        epoch, number = self._block.epoch, self._block.number + 1
+        groups = self._fill()
+        while not groups:
+            epoch, number = epoch + 1, 0
+            self._groups = self._stream.read(epoch)
+            groups = self._fill()
+        places, held = [place for place, _ in groups], [group for _, group in groups]
+        self._keep(self._block.after, epoch, number, places[0])
+        data = Offline(held, self._unit, self._batch_size, self._seed)
+        order = np.random.default_rng([self._seed, epoch, number][: 3 if number else 2]).permutation(len(held))
+        cut = (
+            [data.cut(order, at) for at in range(0, data.total, self._batch_size)] if self._buffer else data.in_order()
+        )
+        return _Block(self._block.after, self._block.after + len(cut), epoch, number, cut)
+
+    def _fill(self) -> list[tuple[Any, TokenGroup]]:
+        """Return what is left of the pass, at most a block."""
+        found = [] if self._held is None else [self._held]
+        count = sum(self._unit.size(group) for _, group in found)
+        self._held = None
+        while count < self._least and (item := next(self._groups, None)) is not None:
+            size = self._unit.size(item[1])
+            if found and count + size > self._least:
+                self._held = item
+                break
+            found.append(item)
+            count += size
+        return found if count else []
+
+    def _keep(self, step: int, epoch: int, number: int, place: Any) -> None:
+        """Keep where a block begins, once in a while."""
+        if self._places is not None and step >= self._kept + _STEPS_BETWEEN_PLACES:
+            self._places.add({"step": step, "pass": epoch, "block": number, "place": self._stream.record(place)})
+            self._kept = step
+
+
+_STEPS_BETWEEN_PLACES = 50
+
+SHUFFLE_BUFFER = 1000
+"""Examples of a stream that are shuffled together where nothing is asked for."""
 
 
 @lru_cache(maxsize=2)

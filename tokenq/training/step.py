@@ -8,6 +8,7 @@ a step of a single micro-batch does not pay.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from tokenq.core.packing import plan_step
 from tokenq.core.tensors import Actions, Outputs, PackedBatch
+from tokenq.errors import UserError
+from tokenq.training.checks import together
 from tokenq.training.objective import BatchResult, Objective
-from tokenq.training.source import Part, pack_parts
+from tokenq.training.source import Part, Source, pack_parts
 
 Totals = dict[str, list[float]]
 """Metric name → [sum, count]."""
@@ -47,6 +50,26 @@ class Step:
     def has_several(self) -> bool:
         """Whether the step is more than one micro-batch."""
         return sum(map(len, self.bins)) > 1
+
+
+def examples(source: Source, number: int, accelerator: Accelerator, keep: Callable[[], str]) -> list[Part]:
+    """Return the examples of an update; a stream that fails stops the run.
+
+    Args:
+        source: gives them.
+        number: of the update.
+        accelerator: tells of the other processes, each of which reads a stream for itself.
+        keep: keeps what was done, and says how.
+
+    Raises:
+        UserError: the stream fails, has ended, or has a bad row.
+    """
+    if source.per_epoch is not None:
+        return source.step(number)
+    try:
+        return together(partial(source.step, number), accelerator)
+    except UserError as error:
+        raise UserError(f"{error.message} {keep()}", error.hint) from error
 
 
 def plan(parts: Sequence[Part], budget: int, accelerator: Accelerator) -> Step:

@@ -19,7 +19,7 @@ def read_parquet(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(handle.read()))
+        file = pyarrow.parquet.ParquetFile(_content(handle))
         refuse_columns(file.schema_arrow.names, name, "in the file")
         yield from _rows(file.iter_batches(_BATCH), name)
     except (pyarrow.ArrowException, OSError) as error:
@@ -32,7 +32,7 @@ def read_arrow(handle: io.BufferedIOBase, name: str) -> NumberedRows:
     import pyarrow.feather
     import pyarrow.ipc
 
-    content = pyarrow.BufferReader(handle.read())
+    content = _content(handle)
     begin = content.read(6)
     content.seek(0)
     try:
@@ -50,6 +50,13 @@ def read_arrow(handle: io.BufferedIOBase, name: str) -> NumberedRows:
             yield from _rows(stream, name)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{name} is not a whole Arrow file: {error}.", "Write or download it again.") from error
+
+
+def _content(handle: io.BufferedIOBase) -> Any:
+    """Return a file that is read where it is asked for; one that can only be read through is held whole."""
+    import pyarrow
+
+    return pyarrow.PythonFile(handle, "r") if handle.seekable() else pyarrow.BufferReader(handle.read())
 
 
 def _rows(batches: "Iterator[pyarrow.RecordBatch] | Sequence[pyarrow.RecordBatch] | Any", name: str) -> NumberedRows:

@@ -1,4 +1,4 @@
-"""The rows of a folder, and of all files that a pattern matches."""
+"""The files that a source names: one, those of a folder, all that a pattern matches."""
 
 import glob
 import itertools
@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tokenq.data.files.local import READERS, Row, read_file, readable, table_rows
-from tokenq.data.files.slices import first_line, resolved, sliced
-from tokenq.data.files.source_language import SourceName, declares_configs
+from tokenq.data.files.local import READERS, Piece, readable
+from tokenq.data.files.slices import first_line, resolved
+from tokenq.data.files.source_language import SourceName, declares_configs, is_pattern, looks_like_path, neighbour
 from tokenq.data.files.unpacking import plain_suffix
 from tokenq.errors import UserError
 
@@ -16,8 +16,26 @@ MOST_FILES = 10_000
 """Maximum number of files that a pattern may match."""
 
 
-def folder_rows(path: Path, source: SourceName) -> list[Row]:
-    """Return the rows of a folder of data files, or of one that `save_to_disk` wrote.
+def local_pieces(source: SourceName) -> dict[str, list[Piece]] | None:
+    """Return the files and tables of a source by split, None for a data set on the hub.
+
+    Raises:
+        UserError: when the source does not exist, or has no such split.
+    """
+    path = Path(source.location).expanduser()
+    if path.is_dir():
+        return folder_pieces(path, source)
+    if is_pattern(source.location):
+        return {"train": pattern_pieces(source)}
+    if path.exists():
+        return {"train": [Piece(source.location, path)]}
+    if looks_like_path(source.location):
+        raise UserError(f"There is no file or folder {source.location!r}.", neighbour(path))
+    return None
+
+
+def folder_pieces(path: Path, source: SourceName) -> dict[str, list[Piece]]:
+    """Return what a source names of a folder of data files, or of one that `save_to_disk` wrote, by split.
 
     Raises:
         UserError: it holds no data, or files of several types of which one would be left out.
@@ -28,15 +46,15 @@ def folder_rows(path: Path, source: SourceName) -> list[Row]:
         saved = load_from_disk(str(path))
         tables = {"train": saved} if isinstance(saved, Dataset) else {str(name): saved[name] for name in saved}
         names = resolved(source, list(tables))
-        return sliced({name: table_rows(tables[name], f"{source.location}, {name}") for name, _ in names}, source)
+        return {name: [Piece(f"{source.location}, {name}", tables[name])] for name, _ in names}
     files = _files_by_split(path, source)
-    rows: dict[str, list[Row]] = {}
-    for split, _ in resolved(source, list(files)):
-        rows[split] = []
-        for file in sorted(files[split]):
-            shown = os.path.join(source.location, os.path.relpath(file, path.resolve()))
-            rows[split] += read_file(Path(file), shown)
-    return sliced(rows, source)
+    return {
+        split: [
+            Piece(os.path.join(source.location, os.path.relpath(file, path.resolve())), Path(file))
+            for file in sorted(files[split])
+        ]
+        for split, _ in resolved(source, list(files))
+    }
 
 
 def _files_by_split(path: Path, source: SourceName) -> Mapping[str, Sequence[str]]:
@@ -66,8 +84,8 @@ def _files_by_split(path: Path, source: SourceName) -> Mapping[str, Sequence[str
     return files
 
 
-def pattern_rows(source: SourceName) -> list[Row]:
-    """Return the rows of all files that a pattern matches, in the order of their names.
+def pattern_pieces(source: SourceName) -> list[Piece]:
+    """Return all files that a pattern matches, in the order of their names.
 
     Raises:
         UserError: none matches, too many do, or one is no data file.
@@ -88,4 +106,4 @@ def pattern_rows(source: SourceName) -> list[Row]:
             f"{source.location!r} matches {odd[0]}, which is no data file.",
             f"Narrow the pattern, as in 'data/*.jsonl'; what can be read: {readable()}.",
         )
-    return sliced({"train": [row for file in files for row in read_file(Path(file), file)]}, source)
+    return [Piece(file, Path(file)) for file in files]

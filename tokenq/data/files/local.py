@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from tokenq.data.files.arrow_rows import read_arrow, read_parquet
 from tokenq.data.files.json_rows import read_json, read_json_lines
@@ -52,8 +52,31 @@ class Row:
     fault: BadRow | None = None
 
 
+class Piece(NamedTuple):
+    """A part of a source: a file, or a table of `datasets`.
+
+    Attributes:
+        name: for error messages.
+        content: the path of the file, or the table, which may be one that can only be iterated over.
+    """
+
+    name: str
+    content: Any
+
+    def rows(self) -> Iterator[Row]:
+        """Yield its rows, counted from 1, as they are read."""
+        if isinstance(self.content, Path):
+            return file_rows(self.content, self.name)
+        return numbered_rows(_batched(self.content), self.name)
+
+
 def read_file(path: Path, name: str) -> list[Row]:
-    """Return the rows of one local data file.
+    """Return the rows of one local data file; see `file_rows`."""
+    return list(file_rows(path, name))
+
+
+def file_rows(path: Path, name: str) -> Iterator[Row]:
+    """Yield the rows of one local data file as they are read.
 
     Args:
         path: the file.
@@ -70,12 +93,14 @@ def read_file(path: Path, name: str) -> list[Row]:
             f"{name} is not a data file that can be read (suffix {path.suffix!r}).",
             OTHER_FILES.get(suffix, f"Give one of {readable()}, or a folder of such files."),
         )
-    with opened(path, name) as handle:
-        text = handle if suffix in BINARY else in_utf8(handle, name)
-        rows = list(_rows(READERS[suffix](cast(io.BufferedIOBase, text), name), name))
-    if not rows:
+    with opened(path, name) as handle, path.open("rb") as plain:
+        in_place = suffix in BINARY and path.suffix.lower() == suffix  # not packed: what is asked for is read
+        text = plain if in_place else handle if suffix in BINARY else in_utf8(handle, name)
+        row = None
+        for row in _rows(READERS[suffix](cast(io.BufferedIOBase, text), name), name):
+            yield row
+    if row is None:
         raise UserError(f"{name} holds no rows.", "Give a file with at least one row.")
-    return rows
 
 
 def whole(rows: Sequence[Row]) -> Sequence[Row]:
@@ -108,17 +133,27 @@ def read_standard_input() -> list[Row]:
     return rows
 
 
+def standard_input_rows() -> Iterator[Row]:
+    """Yield the same rows as they come."""
+    name = "standard input"
+    return _rows(read_json(cast(io.BufferedIOBase, in_utf8(_open_input(), name)), name), name)
+
+
 def _standard_input() -> io.BufferedReader:
     return io.BufferedReader(cast(io.RawIOBase, io.BytesIO(_input_bytes())))
 
 
-@functools.cache  # a pipe can be read once, and a command may look at its data more than once
-def _input_bytes() -> bytes:
+def _open_input() -> io.BufferedReader:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("Several processes cannot share standard input.", "Write the data to a file.")
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("Nothing is piped into standard input.", "Write it as in: cat pairs.jsonl | tokenq … --data -")
-    content = watched(cast(IO[bytes], sys.stdin.buffer), "standard input").read(_MOST_INPUT + 1)
+    return watched(cast(IO[bytes], sys.stdin.buffer), "standard input")
+
+
+@functools.cache  # a pipe can be read once, and a command may look at its data more than once
+def _input_bytes() -> bytes:
+    content = _open_input().read(_MOST_INPUT + 1)
     if len(content) > _MOST_INPUT:
         raise UserError(f"Standard input has more than {_MOST_INPUT:,} bytes.", "Write the data to a file.")
     return content
@@ -126,12 +161,12 @@ def _input_bytes() -> bytes:
 
 def given_rows(rows: Iterable[Columns]) -> list[Row]:
     """Return rows in memory, counted from 1."""
-    return list(_rows(enumerate(rows, 1), "the data"))
+    return list(numbered_rows(rows, "the data"))
 
 
-def table_rows(table: Any, name: str) -> list[Row]:
-    """Return the rows of a `datasets.Dataset`, counted from 1."""
-    return list(_rows(enumerate(_batched(table), 1), name))
+def numbered_rows(rows: Iterable[Columns], name: str, start: int = 1) -> Iterator[Row]:
+    """Yield rows, counted from `start`, as they come."""
+    return _rows(enumerate(rows, start), name)
 
 
 def _batched(table: Any) -> Iterator[Columns]:

@@ -1,7 +1,7 @@
 """Find the format of a row by its columns, misspelt columns, and rename columns of the user's own."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -89,13 +89,18 @@ def renamed_columns(rows: Sequence[Row], columns: Mapping[str, str]) -> list[Row
         UserError: the first row lacks it, so that the name is wrong.
     """
     first = next((row for row in rows if not row.fault), None)
+    if first is not None:
+        renamed(first.values, columns, first.where)
+    return each_renamed(rows, columns)
+
+
+def each_renamed(rows: Iterable[Row], columns: Mapping[str, str]) -> list[Row]:
+    """Return rows with their columns renamed to ours; any row that lacks a named column is a bad row."""
     found = []
     for row in rows:
         try:
             found.append(row if row.fault else replace(row, values=renamed(row.values, columns, row.where)))
         except UserError as problem:
-            if row is first:
-                raise
             said = problem.message.removeprefix(f"{row.where}: ").rstrip(".")
             found.append(replace(row, fault=BadRow("a missing column", said)))
     return found

@@ -19,12 +19,17 @@ _PERSON = ("prompter", "user", "human")
 def question_rows(rows: Sequence[Row]) -> list[Row]:
     """Return rows of questions with their answers; other rows are unchanged."""
     first = next((row.values for row in rows if not row.fault), {})
-    if first.keys() >= _FLAT:
+    if is_flat(first):
         return [*(row for row in rows if row.fault), *_from_messages([row for row in rows if not row.fault])]
     prompt = first.get("prompt")
     if isinstance(prompt, Mapping) and {"text", "role", "replies"} <= prompt.keys():
         return [found for row in rows for found in ([row] if row.fault else _from_tree(row))]
     return list(rows)
+
+
+def is_flat(values: Mapping[str, Any]) -> bool:
+    """Return whether a row is one message of a tree, whose answers are rows of their own."""
+    return values.keys() >= _FLAT
 
 
 def _from_messages(rows: Sequence[Row]) -> Iterator[Row]:

@@ -4,7 +4,7 @@ Whatever is no longer there is left out of the record and named, so that a findi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tokenq.errors import UserError
 from tokenq.jobs.doctor.responses import score_pairs, write_samples
 from tokenq.jobs.doctor.weights import models_today, movement_since
 from tokenq.jobs.run import models_of_run
+from tokenq.jobs.training.stored import first_examples, found_pieces, is_large, stored_rows
 from tokenq.listener import Listener
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
@@ -27,6 +28,7 @@ from tokenq.rundir import RunDir
 from tokenq.runs.data import data_of_run
 from tokenq.runs.facts import DataFacts, Moved
 from tokenq.runs.record import RunRecord, read_run
+from tokenq.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def _of_run(config: DoctorConfig, listener: Listener) -> Material:
     try:
         listener.say("reading the rows again")
         tokenizer = _tokenizer_of(record, folder, model_spec(config, str(folder.path)))
-        examples, data, held_out = _rows(record, tokenizer)
+        examples, data, held_out = _stored_rows(record, tokenizer, listener) or _rows(record, tokenizer)
         record = replace(record, data=data, held_out=held_out)
     except UserError as problem:
         unseen.append(f"the rows ({problem.message})")
@@ -152,7 +154,22 @@ def _rows(record: RunRecord, tokenizer: Any) -> tuple[Sequence[Example], DataFac
     return held_out, facts, _facts(tokenize(held_out, tokenizer, **limits), tokenizer, data)
 
 
+def _stored_rows(
+    record: RunRecord, tokenizer: Any, listener: Listener
+) -> tuple[Sequence[Example], DataFacts, DataFacts | None] | None:
+    """Return the same of a run whose tokens stay on the disk, with examples of the first rows; None of any other."""
+    known = {one.name for one in fields(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in record.config.items() if name in known})
+    pieces = {} if config.streaming else found_pieces(config)
+    if not is_large(pieces, config, record.loss) or config.eval_data:
+        return None
+    data, held_out = stored_rows(pieces, config, record.loss, tokenizer, listener)
+    facts = _facts(data, tokenizer)
+    examples = first_examples(pieces, config, record.loss)
+    return examples, facts, _facts(held_out, tokenizer, data) if held_out.groups else None
+
+
 def _facts(data: TokenizedData, tokenizer: Any, trained_on: TokenizedData | None = None) -> DataFacts:
-    digest = data_digest(data.groups)
+    digest = data.digest or data_digest(data.groups)
     groups = trained_on.groups if trained_on else ()
     return data_facts(data.groups, data.summary.to_dict(), digest, tokenizer, groups)

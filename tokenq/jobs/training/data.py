@@ -1,30 +1,49 @@
 """The data of a training run: read, tokenised, parted from what is held out, with what its loss reads beside it."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.data.bad_rows import BadRowsError, first_named
 from tokenq.data.checks import refuse_equal
 from tokenq.data.digest import data_digest, group_key
-from tokenq.data.examples import read_examples
+from tokenq.data.encoding import ResponseText
+from tokenq.data.examples import ReadResult, read_examples
+from tokenq.data.files.local import Row
 from tokenq.data.files.source_language import is_standard_input
 from tokenq.data.signals import SIGNALS, SignalOptions, rated_attributes
 from tokenq.data.sources import hold_out, load_examples
-from tokenq.data.tokenize import TokenizedData, refuse_bad, tokenize
+from tokenq.data.streams.groups import EVALUATED_ROWS, FIRST_ROWS, SourceStream, TokenStream, first_of_streams
+from tokenq.data.tokenize import Tokenization, TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
+from tokenq.jobs.training.stored import found_pieces, is_large, stored_rows
 from tokenq.listener import Listener
 from tokenq.records.examples import Example, TokenGroup
 from tokenq.training.config import TrainConfig
 
 
+class TrainingRows(NamedTuple):
+    """The rows of a run in token space.
+
+    Attributes:
+        data: what is trained on; of a stream its first rows.
+        held_out: what it is evaluated on.
+        stream: what is trained on, where that is a stream.
+    """
+
+    data: TokenizedData
+    held_out: TokenizedData
+    stream: TokenStream | None = None
+
+
 def load_data(
-    config: TrainConfig, loss: LossSum, tokenizer: Any, listener: Listener
-) -> tuple[TokenizedData, TokenizedData]:
+    config: TrainConfig, loss: LossSum, tokenizer: Any, listener: Listener, given: Any = None
+) -> TrainingRows:
     """Return training and held-out data in token space.
 
     Args:
@@ -32,6 +51,7 @@ def load_data(
         loss: says what is asked of a row.
         tokenizer: of the policy.
         listener: told what was found, and what is held out though it is trained on.
+        given: the stream that Python gives, None where the data are named.
     """
     if any(map(is_standard_input, (*config.data, *config.eval_data))):
         if config.resume:
@@ -43,29 +63,72 @@ def load_data(
     read = partial(read_examples, selection=loss.selection, pairing=config.pairing, style=config.style)
     read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
     encode = partial(_encode, config=config, loss=loss, tokenizer=tokenizer)
-    with first_named(encode):
-        found = load_examples(config.data, read, seed=config.seed)
-    for note in found.notes:
-        listener.say(f"data: {note}")
+    pieces = {} if config.streaming else found_pieces(config)
+    stream = None
+    if is_large(pieces, config, loss):
+        data, held_out = stored_rows(pieces, config, loss, tokenizer, listener)
+        held_out = _evaluation(config, read, encode) if config.eval_data else held_out
+    else:
+        sources: tuple[SourceStream, ...] = ()
+        with first_named(encode):
+            if config.streaming:
+                ahead = EVALUATED_ROWS if config.eval_size else FIRST_ROWS
+                sources, found = first_of_streams(config.data, loss.selection, config.columns, read, ahead, given=given)
+            else:
+                found = load_examples(config.data, read, seed=config.seed, pieces=pieces)
+        for note in found.notes:
+            listener.say(f"data: {note}")
+        data, held_out = _parted(found, config, read, encode)
+        stream = _stream(sources, config, loss, tokenizer, listener) if sources else None
+    listener.say(f"data: {'' if stream is None else 'the first rows of a stream: '}{data.summary.line()}")
+    if not held_out.groups:
+        return TrainingRows(data, held_out, stream)
+    listener.say(f"held out: {held_out.summary.line()}")
+    if shared := shared_rows(data, held_out):
+        listener.say(f"warning: {shared} of {len(held_out.groups)} held-out rows are trained on as well")
+    return TrainingRows(data, held_out, stream)
+
+
+def _parted(
+    found: ReadResult,
+    config: TrainConfig,
+    read: Callable[[Sequence[Row]], ReadResult],
+    encode: Callable[..., TokenizedData],
+) -> tuple[TokenizedData, TokenizedData]:
+    """Return examples in token space, what is trained on and what is held out; a bad row of either is the first."""
     kept, held_out = found.examples, found.examples[:0]
-    if config.eval_data:
+    if config.eval_size:
+        kept, held_out = hold_out(kept, config.eval_size, seed=config.seed)
+    elif config.eval_data:
         with first_named(encode):
             held_out = load_examples(config.eval_data, read, seed=config.seed).examples
-    elif config.eval_size:
-        kept, held_out = hold_out(kept, config.eval_size, seed=config.seed)
     try:
         data = encode(kept, rows=found.rows, dropped=found.dropped)
-        evaluation = encode(held_out) if held_out else TokenizedData([], data.summary)
+        return data, encode(held_out) if held_out else TokenizedData([], data.summary)
     except BadRowsError:
         encode(found.examples)  # names the first of both parts
         raise
-    listener.say(f"data: {data.summary.line()}")
-    if not held_out:
-        return data, evaluation
-    listener.say(f"held out: {evaluation.summary.line()}")
-    if shared := shared_rows(data, evaluation):
-        listener.say(f"warning: {shared} of {len(evaluation.groups)} held-out rows are trained on as well")
-    return data, evaluation
+
+
+def _evaluation(
+    config: TrainConfig, read: Callable[[Sequence[Row]], ReadResult], encode: Callable[..., TokenizedData]
+) -> TokenizedData:
+    with first_named(encode):
+        return encode(load_examples(config.eval_data, read, seed=config.seed).examples)
+
+
+def _stream(
+    sources: tuple[SourceStream, ...], config: TrainConfig, loss: LossSum, tokenizer: Any, listener: Listener
+) -> TokenStream:
+    reading = {"selection": loss.selection, "pairing": config.pairing, "columns": config.columns, "style": config.style}
+    limits = tokenizer, config.max_length, config.max_prompt_length, config.truncation
+    work = partial(Tokenization.of, *limits, with_texts=_needs_texts(loss))
+    drops = config.bad_rows == "drop"
+    return TokenStream(sources, reading, work, drops, config.eval_size, config.seed, listener.say)
+
+
+def _needs_texts(loss: LossSum) -> bool:
+    return any(SIGNALS[name].needs_texts for name in loss.inputs if name in SIGNALS)
 
 
 def _encode(
@@ -78,7 +141,7 @@ def _encode(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         truncation=config.truncation,
-        with_texts=any(SIGNALS[name].needs_texts for name in loss.inputs if name in SIGNALS),
+        with_texts=_needs_texts(loss),
         **account,
     )
     if config.bad_rows == "error":
@@ -88,8 +151,9 @@ def _encode(
 
 def shared_rows(data: TokenizedData, evaluation: TokenizedData) -> int:
     """Return the number of rows of the evaluation data that the training data holds too."""
-    trained = {group_key(group) for group in data.groups}
-    return sum(group_key(group) in trained for group in evaluation.groups)
+    trained = data.keys() if data.keys else map(group_key, data.groups)
+    held = Counter(map(group_key, evaluation.groups))
+    return sum(held.pop(key, 0) for key in trained)
 
 
 def check_inputs(config: TrainConfig, loss: LossSum) -> None:
@@ -112,13 +176,21 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
         raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 
 
+class Inputs(NamedTuple):
+    """Data with all that a loss reads beside them; the attributes are those of `TrainingRows`."""
+
+    data: Sequence[TokenGroup]
+    held_out: Sequence[TokenGroup]
+    stream: TokenStream | None
+
+
 def with_inputs(
-    parts: Sequence[TokenizedData], config: TrainConfig, loss: LossSum, attributes: Sequence[str], listener: Listener
-) -> list[list[TokenGroup]]:
+    rows: TrainingRows, config: TrainConfig, loss: LossSum, attributes: Sequence[str], listener: Listener
+) -> Inputs:
     """Return training and held-out data with what the loss reads beside them.
 
     Args:
-        parts: training and held-out data.
+        rows: training and held-out data.
         config: names what is read from files.
         loss: says what it reads.
         attributes: the outputs of a reward model.
@@ -128,16 +200,41 @@ def with_inputs(
         UserError: nothing is left, or what the loss tells apart is all the same.
     """
     contrast = None if config.contrast is None else Path(config.contrast)
-    options = SignalOptions(parts[0].groups, config.max_length, contrast, attributes)
+    options = SignalOptions(rows.data.groups, config.max_length, contrast, attributes)
     names = [name for name, source in loss.inputs.items() if name in SIGNALS and source == "data"]
-    found = [_with_signals(part, names, options, listener) for part in parts]
-    refuse_equal(found[0], *(difference for name in names for difference in SIGNALS[name].differences))
-    return found
+    for name in names if rows.stream is not None else ():
+        if SIGNALS[name].needs_all:
+            raise UserError(
+                f"Loss {config.loss!r} reads {name}, which is found from all of the data, and a stream has no end.",
+                "Read the data without --streaming, or choose another loss (docs/methods.md says what each reads).",
+            )
+    data, held_out = (_with_signals(part, names, options, listener) for part in (rows.data, rows.held_out))
+    if rows.stream is not None:
+        return Inputs(data, held_out, rows.stream.then(partial(_with_one, names, options, rows.data)))
+    refuse_equal(data, *(difference for name in names for difference in SIGNALS[name].differences))
+    return Inputs(data, held_out, None)
+
+
+def _with_one(
+    names: Sequence[str],
+    options: SignalOptions,
+    data: TokenizedData,
+    group: TokenGroup,
+    texts: tuple[ResponseText, ...],
+) -> TokenGroup | None:
+    """Return a group with what the loss reads beside it, None where nothing is left of it."""
+    part = replace(data, groups=[group], texts=(texts,))
+    for name in names:
+        groups = SIGNALS[name].add(part, options)
+        if not groups:
+            return None
+        part = replace(part, groups=groups)
+    return part.groups[0]
 
 
 def _with_signals(
     data: TokenizedData, names: Sequence[str], options: SignalOptions, listener: Listener
-) -> list[TokenGroup]:
+) -> Sequence[TokenGroup]:
     for name in names if data.groups else ():
         groups = SIGNALS[name].add(data, options)
         lost = sum(len(group.responses) for group in data.groups) - sum(len(group.responses) for group in groups)
@@ -167,4 +264,5 @@ def output_names(data: TokenizedData, config: TrainConfig, loss: LossSum) -> lis
 
 def data_identity(sources: Sequence[str], data: TokenizedData) -> dict[str, Any]:
     """Return the identity of data for provenance: sources, a digest of all that is learnt from, and their account."""
-    return {"sources": list(sources), "sha256": data_digest(data.groups), "summary": data.summary.to_dict()}
+    digest = data.digest or data_digest(data.groups)
+    return {"sources": list(sources), "sha256": digest, "summary": data.summary.to_dict()}

@@ -1,20 +1,21 @@
 """The model that a training starts from, a policy or a reward model, and the data in its form."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.units import Output
 from tokenq.core.packing import at_own_state
-from tokenq.data.tokenize import TokenizedData
-from tokenq.jobs.training.data import output_names, with_inputs
+from tokenq.data.streams.groups import TokenStream
+from tokenq.jobs.training.data import TrainingRows, output_names, with_inputs
 from tokenq.listener import Listener
 from tokenq.models.classifier import load_classifier
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof_cache import proven
 from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.load import ModelSpec, add_lora, load_model, load_whole
-from tokenq.records.examples import TokenGroup
+from tokenq.records.examples import TokenGroup, each
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective
 
@@ -27,12 +28,14 @@ class Prepared(NamedTuple):
         data: training data with all that the loss reads beside it.
         held_out: the same for evaluation.
         objective: what is minimised.
+        stream: what is trained on, where that is a stream; `data` are its first rows then.
     """
 
     policy: PackedLM | RewardLM
     data: Sequence[TokenGroup]
     held_out: Sequence[TokenGroup]
     objective: Objective
+    stream: TokenStream | None = None
 
 
 def prepare(
@@ -40,7 +43,7 @@ def prepare(
     loss: LossSum,
     spec: ModelSpec,
     tokenizer: Any,
-    parts: Sequence[TokenizedData],
+    rows: TrainingRows,
     listener: Listener,
 ) -> Prepared:
     """Return the model with its data and objective.
@@ -50,18 +53,19 @@ def prepare(
         loss: says what is trained.
         spec: what to start from.
         tokenizer: goes with it.
-        parts: training and held-out data.
+        rows: training and held-out data.
         listener: told what could not be done as asked.
 
     Raises:
         UserError: data and loss do not go together.
     """
-    names = output_names(parts[0], config, loss)
-    data, held_out = with_inputs(parts, config, loss, names, listener)
+    names = output_names(rows.data, config, loss)
+    data, held_out, stream = with_inputs(rows, config, loss, names, listener)
     if loss.output == "rewards":  # a number is read at tokens themselves, not before them
-        data, held_out = ([at_own_state(group, loss.unit.read_at) for group in groups] for groups in (data, held_out))
+        data, held_out = (each(groups, partial(at_own_state, reads=loss.unit.read_at)) for groups in (data, held_out))
+        stream = stream and stream.then(lambda group, texts: at_own_state(group, loss.unit.read_at))
     model = LOADERS[loss.output](spec, tokenizer, names, config, listener)
-    return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names)))
+    return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names)), stream)
 
 
 def load_policy(

@@ -1,6 +1,6 @@
 """The reference of a training run: which model it is, and whether its log-probs come from the store or a forward."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from tokenq.models.load import ModelSpec, same_dtype
 from tokenq.models.open import open_model
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.tokenizer import check_tokenizers, check_vocabularies, open_tokenizer
-from tokenq.records.examples import TokenGroup
+from tokenq.records.examples import LazyGroups, TokenGroup, count_responses
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
 
@@ -97,17 +97,30 @@ def find_reference(
         return Reference(ref_identity, None, _autocast(online, accelerator), tolerance, other)
     folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
     store = ReferenceStore(folder, ref_identity)
-    groups = [group for part in data for group in part]
     fill = partial(store.fill, scorer=_autocast(source, accelerator), budget=config.tokens_per_batch)
     fill = partial(fill, device=accelerator.device, progress=lambda n, of: listener(Event("reference", n, of)))
     policy.model.eval()
-    computed = together(lambda: fill(groups[accelerator.process_index :: accelerator.num_processes]), accelerator)
-    accelerator.wait_for_everyone()
-    store.refresh()
-    computed += together(lambda: fill(groups), accelerator)
-    total = sum(len(group.responses) for group in groups)
+    computed = 0
+    for groups in _stretches(data):
+        own = groups[accelerator.process_index :: accelerator.num_processes]
+        computed += together(partial(fill, own), accelerator)
+        accelerator.wait_for_everyone()
+        store.refresh()
+        computed += together(partial(fill, groups), accelerator)
+    total = sum(map(count_responses, data))
     listener.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
     return Reference(ref_identity, store, None, tolerance, other)
+
+
+def _stretches(data: Sequence[Sequence[TokenGroup]]) -> Iterator[Sequence[TokenGroup]]:
+    """Yield all groups; of those that are built when they are asked for, some thousands at a time."""
+    yield [group for part in data if not isinstance(part, LazyGroups) for group in part]
+    for part in data:
+        for start in range(0, len(part), _STRETCH) if isinstance(part, LazyGroups) else ():
+            yield part[start : start + _STRETCH]
+
+
+_STRETCH = 2**15
 
 
 def with_logits(

@@ -1,6 +1,6 @@
 """Training: joins data, models and the loop. No arithmetic here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,10 +9,10 @@ from accelerate.utils import DistributedType, set_seed
 
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.signals import reward_scale
-from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
+from tokenq.files import JsonLines
 from tokenq.jobs.training.absolute import with_absolute_paths
-from tokenq.jobs.training.data import check_inputs, data_identity, load_data
+from tokenq.jobs.training.data import TrainingRows, check_inputs, data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
 from tokenq.jobs.training.output import open_run, record_run, refuse_taken
@@ -28,8 +28,8 @@ from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, for_training
 from tokenq.models.tokenizer import load_tokenizer
-from tokenq.records.examples import TokenGroup
-from tokenq.rundir import provenance, record_best
+from tokenq.records.examples import LazyGroups, TokenGroup, count_responses
+from tokenq.rundir import RunDir, provenance, record_best
 from tokenq.training.checkpoint import gathered_policy
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
@@ -38,16 +38,17 @@ from tokenq.training.job import Job, Summary
 from tokenq.training.loop import fit
 from tokenq.training.precision import Precision, precision_of
 from tokenq.training.recorded import Changes
-from tokenq.training.source import Offline, total_steps
+from tokenq.training.source import SHUFFLE_BUFFER, Offline, Places, Source, Streamed, total_steps
 
 
-def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], None]] = ()) -> None:
+def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], None]] = (), stream: Any = None) -> None:
     """Train what `config` says, and write the run.
 
     Args:
         config: what is asked for.
         listener: told what is found, and how far it is.
         writes: write down what was given in memory, once the folder of the run is held.
+        stream: rows that Python gives one after the other, None where the data are named.
 
     Raises:
         UserError: for anything that the user can mend.
@@ -69,9 +70,9 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         accelerator.wait_for_everyone()
         spec = _spec(config, loss, accelerator)
         tokenizer = load_tokenizer(spec, _read(config.chat_template))
-        rows = load_data(config, loss, tokenizer, listener)
+        rows = load_data(config, loss, tokenizer, listener, stream)
         prepared = prepare(config, loss, spec, tokenizer, rows, listener)
-        _keep_limits(prepared, listener)
+        prepared = _keep_limits(prepared, listener)
         identity = identify(prepared.policy.model, config.model)
         reference = _reference(prepared, identity, config, loss, tokenizer, accelerator, listener)
         valued = ValuedPolicy(prepared.policy) if isinstance(prepared.policy, PackedLM) and loss.valued else None
@@ -80,18 +81,26 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
         writer = policy_writer(prepared.policy, tokenizer, config, loss, run_dir)
-        job = _job(prepared, valued, reference, writer, listener)
+        job = _job(prepared, valued, reference, writer, _places(run_dir, identities, accelerator), listener)
         if chosen.learning_rate is None:
             listener.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
         listener.say(precision.line(config.optimizer))
         _say_start(prepared, config, loss, changed, listener)
         summary = fit(job, accelerator)
         _finish(writer, summary, accelerator)
-        if (best := summary.best) is not None:
-            place = run_dir.checkpoint(best["step"])
-            listener.say(f"best {best['metric']}: {best['value']:.4g} at step {best['step']}, kept in {place}")
-        what = "policy" if isinstance(prepared.policy, PackedLM) else "reward model"
-        listener.say(f"done: the {what} is in {writer.place}, every step's numbers in {run_dir.metrics}")
+        _say_end(prepared, summary, writer, listener)
+
+
+def _say_end(prepared: Prepared, summary: Summary, writer: PolicyWriter, listener: Listener) -> None:
+    """Say what was left out of a stream, which checkpoint is best, and where the result is."""
+    if prepared.stream is not None and prepared.stream.left_out:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in prepared.stream.left_out.most_common())
+        listener.say(f"data: left out of the stream: {reasons}")
+    if (best := summary.best) is not None:
+        place = writer.run.checkpoint(best["step"])
+        listener.say(f"best {best['metric']}: {best['value']:.4g} at step {best['step']}, kept in {place}")
+    what = "policy" if isinstance(prepared.policy, PackedLM) else "reward model"
+    listener.say(f"done: the {what} is in {writer.place}, every step's numbers in {writer.run.metrics}")
 
 
 def _say_start(prepared: Prepared, config: TrainConfig, loss: LossSum, changed: Changes, listener: Listener) -> None:
@@ -104,7 +113,9 @@ def _say_start(prepared: Prepared, config: TrainConfig, loss: LossSum, changed: 
 
 def _steps(prepared: Prepared, config: TrainConfig, loss: LossSum) -> str:
     """Describe a step in words: the examples that the loss counts, and the responses that go through the model."""
-    source, responses = _source(prepared.data, config, loss), sum(len(group.responses) for group in prepared.data)
+    if prepared.stream is not None:
+        return f"{config.max_steps} steps of {config.batch_size} {loss.unit.noun}, as they come"
+    source, responses = _source(prepared.data, config, loss), count_responses(prepared.data)
     each = min(config.batch_size, source.total)
     said = f"{total_steps(config, source.per_epoch)} steps of {each} {loss.unit.noun}"
     share = each * responses / source.total
@@ -115,12 +126,22 @@ def _source(groups: Sequence[TokenGroup], config: TrainConfig, loss: LossSum) ->
     return Offline(groups, loss.unit, config.batch_size, config.seed)
 
 
-def _keep_limits(prepared: Prepared, listener: Listener) -> None:
-    """Refuse rows that the model cannot read, before anything is computed."""
+def _keep_limits(prepared: Prepared, listener: Listener) -> Prepared:
+    """Refuse rows that the model cannot read, before anything is computed; those of a stream as they come."""
     limits, name = named_limits(prepared.policy.model)
-    said = refuse_beyond(limits, [*prepared.data, *prepared.held_out], name)
+    data = prepared.data
+    extremes = data.extremes() if isinstance(data, LazyGroups) else data
+    said = refuse_beyond(limits, [*extremes, *prepared.held_out], name)
     if said is not None:
         listener.say(f"warning: {said}")
+    if prepared.stream is None:
+        return prepared
+
+    def within(group: TokenGroup, texts: Any) -> TokenGroup:
+        refuse_beyond(limits, [group], name)
+        return group
+
+    return prepared._replace(stream=prepared.stream.then(within))
 
 
 def _kind(config: TrainConfig, loss: LossSum) -> str:
@@ -148,7 +169,8 @@ def _reference(
     reference, policy = NO_REFERENCE, prepared.policy
     if isinstance(policy, PackedLM) and loss.reference:
         groups = [prepared.data, prepared.held_out]
-        reference = find_reference(policy, identity, config, accelerator, groups, tokenizer, listener)
+        online = config if prepared.stream is None else replace(config, reference_store="off")
+        reference = find_reference(policy, identity, online, accelerator, groups, tokenizer, listener)
     if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
         reference = with_logits(reference, policy, config, accelerator, listener)
     return reference
@@ -159,12 +181,19 @@ def _job(
     valued: ValuedPolicy | None,
     reference: Reference,
     writer: PolicyWriter,
+    places: Places,
     listener: Listener,
 ) -> Job:
     """Return the job for the loop."""
+    config, loss = writer.config, prepared.objective.loss
+    buffer = config.shuffle_buffer
+    source: Source = _source(reference.with_logps(prepared.data), config, loss)
+    if prepared.stream is not None:
+        buffer = SHUFFLE_BUFFER if buffer is None else buffer
+        source = Streamed(prepared.stream, loss.unit, config.batch_size, buffer=buffer, seed=config.seed, places=places)
     return Job(
         policy=valued or prepared.policy,
-        source=_source(reference.with_logps(prepared.data), writer.config, prepared.objective.loss),
+        source=source,
         objective=prepared.objective,
         config=writer.config,
         run=writer.run,
@@ -177,6 +206,10 @@ def _job(
         work=prepared.policy.work,
         listener=listener,
     )
+
+
+def _places(run_dir: RunDir, identities: Mapping[str, Any], accelerator: Accelerator) -> Places:
+    return Places(JsonLines(run_dir.stream), identities["data"]["sha256"], accelerator.is_main_process)
 
 
 def _choose_gradients(
@@ -200,13 +233,13 @@ def _choose_gradients(
 def _identities(
     config: TrainConfig,
     models: tuple[ModelIdentity, ModelIdentity | None],
-    rows: tuple[TokenizedData, TokenizedData],
+    rows: TrainingRows,
     loss: LossSum,
     precision: Precision,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
     """Return the identities of models and data for provenance."""
-    (identity, reference), (data, held_out) = models, rows
+    (identity, reference), (data, held_out, _) = models, rows
     return {
         "model": identity.to_dict(),
         "reference": None if reference is None else reference.to_dict(),

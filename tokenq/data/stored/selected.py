@@ -1,0 +1,208 @@
+"""Parts of stored data: what weights take of each source, what is held out, and the account of either.
+
+Facts of all rows are read part by part, some fifty bytes a group; the groups themselves stay on the disk.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.data.files.source_language import SourceName
+from tokenq.data.sources import prompt_ranks, weighted_places
+from tokenq.data.stored.columns import TokenFile
+from tokenq.data.stored.store import StoredSource
+from tokenq.data.summary import MENDED, DataSummary, account
+from tokenq.data.tokenize import TokenizedData
+from tokenq.errors import UserError
+from tokenq.records.examples import LazyGroups, TokenGroup
+
+_PARTS = ("chosen", "rejected", "calibration", "response")
+"""Parts of responses in a summary, by number."""
+
+
+class _Facts(NamedTuple):
+    """What is known of all groups of a file without building one.
+
+    Attributes:
+        rows: [groups] their places in the file.
+        prompts: [groups] hashes of their prompts.
+        examples: [groups] what a loss counts in each.
+        pairs: [groups] whether each is a pair.
+        mended: [groups, 11] counts.
+        digests: [groups, 16] bytes.
+        prompt_lengths: [groups] tokens.
+        starts: [groups + 1] where the responses of each begin.
+        lengths: [responses] tokens.
+        longest: the row of the longest group.
+        highest: the row of the group with the highest token.
+    """
+
+    rows: NDArray[np.int64]
+    prompts: NDArray[np.uint64]
+    examples: NDArray[np.int64]
+    pairs: NDArray[np.bool_]
+    mended: NDArray[np.uint8]
+    digests: NDArray[np.uint8]
+    prompt_lengths: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    longest: int
+    highest: int
+
+
+def _facts(tokens: TokenFile) -> _Facts:
+    names = ("rows", "prompts", "examples", "pairs", "mended", "digests", "prompt_lengths", "counts", "lengths")
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    first, longest, highest = 0, (0, 0), (-1, 0)
+    for batch in tokens.columns("ids", "sizes", "is_pair", "prompt", "examples", "mended", "digest", "account"):
+        column = {name: batch.column(name) for name in batch.schema.names}
+        is_group = np.diff(_offsets(column["account"])) == 0
+        sizes, begins = column["sizes"].values.to_numpy(), _offsets(column["sizes"])[:-1][is_group]
+        counts = np.diff(_offsets(column["sizes"]))[is_group] - 1
+        is_prompt = np.zeros(len(sizes), np.bool_)
+        is_prompt[begins] = True
+        found["rows"].append(first + np.flatnonzero(is_group))
+        found["prompts"].append(column["prompt"].to_numpy()[is_group])
+        found["examples"].append(column["examples"].to_numpy()[is_group].astype(np.int64))
+        found["pairs"].append(column["is_pair"].to_numpy()[is_group].astype(np.bool_))
+        found["mended"].append(_fixed(column["mended"], len(MENDED))[is_group])
+        found["digests"].append(_fixed(column["digest"], 16)[is_group])
+        found["prompt_lengths"].append(sizes[begins])
+        found["lengths"].append(sizes[~is_prompt])
+        found["counts"].append(counts)
+        if len(begins):
+            most = sizes[begins] + np.maximum.reduceat(np.where(is_prompt, 0, sizes), begins)
+            longest = max(longest, (int(most.max()), -int(found["rows"][-1][most.argmax()])))
+            ids, ends = column["ids"].values.to_numpy(), _offsets(column["ids"])[1:]
+            top = int(ids.argmax())
+            highest = max(highest, (int(ids[top]), -(first + int(np.searchsorted(ends, top, "right")))))
+        first += batch.num_rows
+    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    joined["starts"] = np.concatenate(([0], np.cumsum(joined.pop("counts"), dtype=np.int64)))
+    return _Facts(**joined, longest=-longest[1], highest=-highest[1])
+
+
+def _offsets(column: Any) -> NDArray[np.int32]:
+    """Return where the values of each row begin, and where the last ends."""
+    return np.frombuffer(column.buffers()[1], np.int32)[: len(column) + 1]
+
+
+def _fixed(column: Any, width: int) -> NDArray[np.uint8]:
+    return np.frombuffer(column.buffers()[2], np.uint8)[: len(column) * width].reshape(-1, width)
+
+
+def select(
+    sources: Sequence[tuple[SourceName, StoredSource]], held_out: float, seed: int
+) -> tuple[TokenizedData, TokenizedData]:
+    """Return what weights take of stored sources, in what is trained on and what is held out.
+
+    Args:
+        sources: names with their weights, and what is stored of each.
+        held_out: below 1 the share of the prompts that is held out, else the least number of groups, whose prompts are
+            those of the lowest ranks; 0 holds nothing out.
+        seed: decides what is taken and held out.
+
+    Raises:
+        UserError: nothing is left to train on.
+    """
+    facts = [_facts(source.tokens) for _, source in sources]
+    dropped: Counter[str] = Counter()
+    taken: list[NDArray[np.int64]] = []
+    begin = 0
+    for one, (name, source) in zip(facts, sources, strict=True):
+        places = np.asarray(weighted_places(len(one.rows), name, seed), np.int64)
+        dropped += source.dropped
+        if len(places) < len(one.rows):
+            dropped["left out by the weight of its source"] += len(one.rows) - len(places)
+        taken.append(places + begin)
+        begin += len(one.rows)
+    every, rows = np.concatenate(taken), sum(source.rows for _, source in sources)
+    together = _Together(facts, [source.tokens for _, source in sources])
+    if not held_out:
+        data = together.data(every, rows, dropped)
+        return data, TokenizedData([], data.summary)
+    ranks = np.concatenate([prompt_ranks(one.prompts, seed) for one in facts])[every]
+    if held_out >= 1:
+        ordered = np.sort(ranks)
+        least = ordered[min(int(held_out), len(ordered)) - 1]
+        chosen = ranks <= least
+    else:
+        chosen = ranks < held_out
+    if chosen.all():
+        raise UserError(f"--eval-size {held_out:g} leaves nothing of {len(every)} examples.", "Make it smaller.")
+    data = replace(together.data(every[~chosen], rows, dropped), keys=lambda: iter(()))  # no prompt is on both sides
+    if not chosen.any():
+        return data, TokenizedData([], data.summary)
+    return data, together.data(every[chosen], int(chosen.sum()), {})
+
+
+class _Together:
+    """Several files as one."""
+
+    def __init__(self, facts: Sequence[_Facts], tokens: Sequence[TokenFile]) -> None:
+        self._tokens = tokens
+        self._which = np.repeat(np.arange(len(facts), dtype=np.int16), [len(one.rows) for one in facts])
+        self._facts = facts[0] if len(facts) == 1 else _joined(facts)
+        longest = [file.group(one.longest) for one, file in zip(facts, tokens, strict=True)]
+        highest = [file.group(one.highest) for one, file in zip(facts, tokens, strict=True)]
+        self._extremes = [max(longest, key=_row_length), max(highest, key=_highest_token)]
+
+    def data(self, places: NDArray[np.int64], rows: int, dropped: Mapping[str, int]) -> TokenizedData:
+        """Return the groups of some places, with their account."""
+        facts, which, tokens, extremes = self._facts, self._which, self._tokens, self._extremes
+        own, files = facts.rows[places], which[places]
+
+        def get(place: int) -> TokenGroup:
+            file: TokenFile = tokens[files[place]]
+            return file.group(int(own[place]))
+
+        counts = facts.starts[places + 1] - facts.starts[places]
+        groups = LazyGroups(get, facts.examples[places], int(counts.sum()), lambda: extremes)
+        digest = hashlib.sha256()
+        for start in range(0, len(places), 2**16):
+            digest.update(facts.digests[places[start : start + 2**16]].tobytes().hex().encode())
+        summary = self._summary(places, counts, rows, dropped)
+        return TokenizedData(groups, summary, digest=digest.hexdigest(), keys=self._keys)
+
+    def _keys(self) -> Iterator[str]:
+        """Yield the keys of all groups, also of those that are held out."""
+        for tokens in self._tokens:
+            for batch in tokens.columns("key"):
+                yield from (key.hex() for key in batch.column(0).to_pylist())
+
+    def _summary(
+        self, places: NDArray[np.int64], counts: NDArray[np.int64], rows: int, dropped: Mapping[str, int]
+    ) -> DataSummary:
+        facts = self._facts
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        lengths = facts.lengths[np.repeat(facts.starts[places], counts) + within]
+        part = np.where(np.repeat(facts.pairs[places], counts), np.minimum(within, 3), 3)
+        by_part = {name: lengths[part == number] for number, name in enumerate(_PARTS)}
+        mended = dict(zip(MENDED, facts.mended[places].sum(0, dtype=np.int64).tolist(), strict=True))
+        kept = len(places), int(facts.pairs[places].sum()), int(counts.sum())
+        told = {
+            "prompt": facts.prompt_lengths[places],
+            **{name: found for name, found in by_part.items() if len(found)},
+        }
+        return account(rows, kept, dropped, mended, told)
+
+
+def _joined(facts: Sequence[_Facts]) -> _Facts:
+    columns = {name: np.concatenate([getattr(one, name) for one in facts]) for name in _Facts._fields[:-2]}
+    ends = np.cumsum([0, *(len(one.lengths) for one in facts)])
+    shifted = [one.starts[:-1] + begin for one, begin in zip(facts, ends[:-1], strict=True)]
+    columns["starts"] = np.concatenate([*shifted, ends[-1:]])
+    return _Facts(**columns, longest=0, highest=0)
+
+
+def _row_length(group: TokenGroup) -> int:
+    return len(group.prompt_ids) + max(len(response.ids) for response in group.responses)
+
+
+def _highest_token(group: TokenGroup) -> int:
+    return max(int(ids.max()) for ids in (group.prompt_ids, *(one.ids for one in group.responses)) if len(ids))
