@@ -2,16 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenq.files import write_text
+from tokenq.files import write_lines
 from tokenq.records.trace_records import TraceToken
 from tokenq.records.traces import TokenTrace
 from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is_read, shares
-from tokenq.report.offline import offline_page, packed_island, templates, writable
+from tokenq.report.offline import offline_parts, packed_island, templates, writable
 from tokenq.report.view import page_parts
 
 SCRIPTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "export.js", "page.js")
@@ -52,21 +52,14 @@ class ShownToken:
 
 
 def page(traces: Iterable[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> str:
-    """Return a self-contained HTML page that shows the traces; of these none is kept, and each is packed by itself.
+    """Return a self-contained HTML page that shows the traces.
 
     Args:
         traces: what to show; "N/chosen" and "N/rejected" side by side.
         title: of the page.
         record: where the traces come from, as provenance has it.
     """
-    packed: dict[str, str] = {}
-    index: dict[str, Any] = {}
-    for name, part in page_parts(traces, title):
-        if name == "index":
-            index = part
-        else:
-            packed[name] = packed_island(part)
-    return offline_page("page.html.jinja", SCRIPTS, STYLES, title, {"index": index}, record, packed=packed)
+    return "".join(_pieces(traces, title, record))
 
 
 def write_page(path: Path, traces: Iterable[TokenTrace], title: str = "tokenq", record: Mapping[str, Any] = {}) -> None:
@@ -75,7 +68,19 @@ def write_page(path: Path, traces: Iterable[TokenTrace], title: str = "tokenq", 
     Raises:
         UserError: the disk is full or the place cannot be written.
     """
-    write_text(path, page(traces, title, record))
+    write_lines(path, (piece.encode() for piece in _pieces(traces, title, record)))
+
+
+def _pieces(traces: Iterable[TokenTrace], title: str, record: Mapping[str, Any]) -> Iterator[str]:
+    """Return the page piece by piece; each trace is packed by itself, and none is kept."""
+    packed: dict[str, str] = {}
+    index: dict[str, Any] = {}
+    for name, part in page_parts(traces, title):
+        if name == "index":
+            index = part
+        else:
+            packed[name] = packed_island(part)
+    return offline_parts("page.html.jinja", SCRIPTS, STYLES, title, {"index": index}, record, packed=packed)
 
 
 def fragment(trace: TokenTrace, channel: str | None = None) -> str:

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -37,7 +37,20 @@ def offline_page(
     record: Mapping[str, Any],
     **shown: Any,
 ) -> str:
-    """Return a self-contained HTML page.
+    """Return a self-contained HTML page; see `offline_parts`."""
+    return "".join(offline_parts(template, scripts, styles, title, islands, record, **shown))
+
+
+def offline_parts(
+    template: str,
+    scripts: Sequence[str],
+    styles: Sequence[str],
+    title: str,
+    islands: Mapping[str, Any],
+    record: Mapping[str, Any],
+    **shown: Any,
+) -> Iterator[str]:
+    """Return a self-contained HTML page, piece by piece: a large one is never there twice.
 
     Args:
         template: its template; gets title, origin, version, policy, script, style and islands.
@@ -55,7 +68,7 @@ def offline_page(
     return (
         templates()
         .get_template(template)
-        .render(
+        .generate(
             title=writable(title),
             generator=f"{made_by} {tokenq.__version__}",
             origin=[(name, writable(text)) for name, text in origin(record)],

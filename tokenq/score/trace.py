@@ -225,7 +225,7 @@ def alternatives_of(likely: Candidates, ref_likely: Candidates, scoring: Scoring
     same = (ref_ids[:, :, None] == ids[:, None, :]) & held[:, None, :]
     new = ref_held & ~same.any(2)
     kept = np.concatenate((held, new), axis=1)
-    places = np.cumsum(kept, axis=1) - 1  # of each entry among those of its token
+    places = np.cumsum(kept, axis=1, dtype=np.int32) - 1  # of each entry among those of its token
     known = same.argmax(2) if ids.shape[1] else np.zeros_like(ref_ids)
     ref_places = np.where(new, places[:, ids.shape[1] :], np.take_along_axis(places, known, 1) if kept.size else 0)
     every, logps, ref_logps = (np.concatenate(both, axis=1) for both in zip(*tables, strict=True))
@@ -234,16 +234,17 @@ def alternatives_of(likely: Candidates, ref_likely: Candidates, scoring: Scoring
     order = np.argsort(-rewards, axis=1, kind="stable")
     best = np.arange(order.shape[1]) < held.sum(1)[:, None]
     words, codes = np.unique(every[kept], return_inverse=True)
+    likeliest, others = held.sum(1, dtype=np.int32), ref_held.sum(1, dtype=np.int32)
     return Alternatives(
-        scoring.beta,
-        kept.sum(1),
-        every[kept],
-        logps[kept],
-        ref_logps[kept],
-        codes,
-        [scoring.decode(word) for word in words.tolist()],
-        {"likely": held.sum(1), "ref_likely": ref_held.sum(1), "favoured": held.sum(1)},
-        {
+        beta=scoring.beta,
+        counts=kept.sum(1, dtype=np.int32),
+        ids=every[kept].astype(np.int32),
+        logps=logps[kept],
+        ref_logps=ref_logps[kept],
+        words=codes.astype(np.int32),
+        texts=[scoring.decode(word) for word in words.tolist()],
+        sizes={"likely": likeliest, "ref_likely": others, "favoured": likeliest},
+        places={
             "likely": places[:, : ids.shape[1]][held],
             "ref_likely": ref_places[ref_held],
             "favoured": np.take_along_axis(places, order, 1)[best],
