@@ -164,6 +164,8 @@ def test_training_that_gains_while_held_out_data_loses():
     assert numbers(finding)["last eval_loss"] == (0.67, 40)
     assert "since step 20" in finding.found
     assert finding.change.startswith("Keep the checkpoint of the best held-out loss the next time (--keep-best ")
+    worse = replace(record, evals=(record.evals[0], {**last, "eval_loss": 0.9}))
+    assert alone(worse, "over-optimised", "warning").change.startswith("The start was best: train fewer --epochs")
     kept = replace(record, evals=(*record.evals[:2], last), checkpoints=(20, 40), path="runs/my own")
     change = alone(kept, "over-optimised", "warning").change
     assert "Take the checkpoint of step 20 (tokenq export 'runs/my own' --output FOLDER --step 20)" in change

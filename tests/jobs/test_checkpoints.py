@@ -162,6 +162,14 @@ def test_from_python_it_goes_wherever_a_model_goes(place, tmp_path):
         run.checkpoint(3)
 
 
+def test_a_checkpoint_that_is_not_there_is_answered_with_those_that_are(place, tmp_path, capsys):
+    trained(place, tmp_path / "run", "full")
+    words = ["--data", str(place / "held.jsonl"), "--output", str(tmp_path / "traces.jsonl"), "--device", "cpu"]
+    for flag in ("--policy", "--run"):
+        assert main(["score", flag, str(tmp_path / "run" / "checkpoints" / "step-3"), *words]) == 2
+        assert "There are checkpoints of the steps 2, 4." in capsys.readouterr().err
+
+
 def test_a_folder_that_was_copied_elsewhere_is_a_model_like_any_other(place, tmp_path):
     run = trained(place, tmp_path / "run", "full")
     copy = run.checkpoint(2).folder.rename(tmp_path / "taken")

@@ -13,6 +13,8 @@ from forked import two_ranks
 from small_runs import lines_of, random_pairs, train_small, weights_of
 from two_processes import RUNS
 
+from tokenq.rundir import RunDir
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -73,6 +75,12 @@ def test_a_resumed_adapter_is_that_of_an_uninterrupted_run(two):
             torch.testing.assert_close(parts["resumed"][key], want, rtol=0, atol=1e-12)
     assert lines_of(folder / "resumed") == lines_of(folder / "adapter")
     assert not list((folder / "resumed" / "checkpoints").glob(".*"))
+
+
+def test_the_best_checkpoint_is_that_of_one_process(two, alone):
+    folder, _ = two
+    own, _ = alone("best")
+    assert RunDir(folder / "best").steps() == RunDir(own).steps() == [1, 3]
 
 
 def test_a_loss_that_is_no_number_in_one_process_stops_both(two):

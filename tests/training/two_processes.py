@@ -77,6 +77,17 @@ RUNS = {
     "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
     "labelled": lambda out: coupled(out, "kto"),
     "valued": lambda out: valued(out),
+    # Held-out KL grows from step to step: the first evaluation is best, two more end the run.
+    "best": lambda out: train_small(
+        out,
+        batch_size=5,
+        max_steps=6,
+        eval_steps=1,
+        held_out=HELD_OUT,
+        learning_rate=2e-2,
+        keep_best="eval_kl",
+        early_stopping_patience=2,
+    ),
     # A reward model: errors and correlations over what both processes have read.
     "rated": lambda out: coupled(out, "regression"),
 }

@@ -48,7 +48,7 @@ def over_optimisation(record: RunRecord) -> Finding | None:
             Evidence("training loss then", around, int(losses.steps[best])),
             Evidence("training loss at the end", tail, int(trained.steps[-1])),
         ),
-        f"{_earlier(record, turn)}, train fewer --epochs, raise --beta or lower --learning-rate.",
+        f"{_earlier(record, turn)} train fewer --epochs, raise --beta or lower --learning-rate.",
     )
 
 
@@ -56,8 +56,10 @@ def _earlier(record: RunRecord, step: int | None) -> str:
     """Return how to get back to the policy of a step: where it lies, or what keeps it the next time."""
     if step in record.checkpoints:
         command = f"tokenq export {shlex.quote(record.path)} --output FOLDER --step {step}"
-        return f"Take the checkpoint of step {step} ({command})"
-    return "Keep the checkpoint of the best held-out loss the next time (--keep-best eval_loss, --eval-steps)"
+        return f"Take the checkpoint of step {step} ({command}),"
+    if not step:
+        return "The start was best:"
+    return "Keep the checkpoint of the best held-out loss the next time (--keep-best eval_loss, --eval-steps),"
 
 
 def chance(record: RunRecord) -> Finding | None:

@@ -1,5 +1,6 @@
 """A run, as Python sees it: its folder, its numbers, and what it trained, at its end and at its checkpoints."""
 
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -178,12 +179,19 @@ def best_of(run: RunDir, say: Callable[[str], None] = lambda _: None) -> int:
 
 
 def home_of(folder: str | PathLike[str] | None) -> RunDir | None:
-    """Return the run that a checkpoint is in; None for any other folder."""
+    """Return the run that a checkpoint is in; None for any other folder.
+
+    Raises:
+        UserError: that run has no such checkpoint.
+    """
     if folder is None:
         return None
     place = Path(folder).expanduser().absolute()
-    run = RunDir(place.parent.parent)
-    return run if (place / ACCOUNT).is_file() and place.parent == run.checkpoints and run.config.is_file() else None
+    run, named = RunDir(place.parent.parent), re.fullmatch(r"step-(\d+)", place.name)
+    if named is None or place.parent != run.checkpoints or not run.config.is_file():
+        return None
+    checkpoint_of(run, int(named[1]))
+    return run if (place / ACCOUNT).is_file() else None
 
 
 def models_of_run(run: str, spec: "ModelSpec") -> "RunModels":

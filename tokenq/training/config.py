@@ -289,9 +289,6 @@ SPELT_ELSEWHERE: dict[str, str] = {
     "bf16": "mixed_precision",
     "fp16": "mixed_precision",
     "resume_from_checkpoint": "resume",
-    "load_best_model_at_end": "keep_best",
-    "metric_for_best_model": "keep_best",
-    "save_total_limit": "keep_checkpoints",
 }
 """Other trainers' names of a field, for the hint after a flag that does not exist."""
 
