@@ -53,6 +53,10 @@ class ResponseText:
         return ResponseText(self.prompt, self.text[: int(ends[-1])], ends)
 
 
+_LOCATED_AT_ONCE = 256
+"""Texts encoded together where it is asked where their tokens stand: that is many objects, for a while."""
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedText:
     """The ids of a text, with the tokenizer's leading special tokens once.
@@ -109,7 +113,7 @@ class Encoder:
         return tuple(dict.fromkeys([str(self.tokenizer.eos_token), *special]))
 
     def encode(self, texts: Iterable[str]) -> dict[str, EncodedText]:
-        """Return the ids of every text, in one call of the tokenizer."""
+        """Return the ids of every text, in one call of the tokenizer, or in a few where it says where tokens stand."""
         unique = list(dict.fromkeys(texts))
         if not unique:
             return {}
@@ -117,15 +121,19 @@ class Encoder:
         if not self.locates:
             found = self.tokenizer(unique, **options)
             return {text: self._dressed(ids) for text, ids in zip(unique, found["input_ids"], strict=True)}
+        encoded: dict[str, EncodedText] = {}
         try:
-            found = self.tokenizer(unique, return_offsets_mapping=True, **options)
+            for start in range(0, len(unique), _LOCATED_AT_ONCE):
+                some = unique[start : start + _LOCATED_AT_ONCE]
+                found = self.tokenizer(some, return_offsets_mapping=True, **options)
+                rows = zip(some, found["input_ids"], found["offset_mapping"], strict=True)
+                encoded |= {text: self._dressed(ids, offsets) for text, ids, offsets in rows}
         except NotImplementedError as error:
             raise UserError(
                 "The tokenizer cannot say where its tokens stand in a text.",
                 "Take a fast one: save the model with a tokenizer.json.",
             ) from error
-        rows = zip(unique, found["input_ids"], found["offset_mapping"], strict=True)
-        return {text: self._dressed(ids, offsets) for text, ids, offsets in rows}
+        return encoded
 
     def _dressed(self, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None = None) -> EncodedText:
         own, size = list(ids), len(self.prefix)
