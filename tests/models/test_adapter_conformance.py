@@ -18,6 +18,7 @@ from tokenq.models.adapters import is_adapter_weight, leaves_base
 from tokenq.models.export import export_policy
 from tokenq.models.forward.policy import without_adapter
 from tokenq.models.forward.proof import fastest_exact
+from tokenq.models.forward.proof_cache import proven
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.load import ModelSpec, load_model, load_whole
 
@@ -73,7 +74,7 @@ def test_it_is_read_written_with_trained_on_and_exported_as_peft_has_it(family, 
 
     read = load_model(ModelSpec(str(folder)))
     assert type(read).__name__ != "PeftModelForCausalLM" or form in UNMERGEABLE
-    lm, _ = fastest_exact(read)
+    lm = proven(read)
     assert_same(scored(lm, groups), want)
     assert_same(stepped(lm, groups), want)
 
@@ -90,7 +91,7 @@ def test_it_is_read_written_with_trained_on_and_exported_as_peft_has_it(family, 
     assert (moved - want).abs().max() > 1e-3
     export_policy(trained, tiny_tokenizer(), tmp_path / "policy", "card")
     assert_same(logps_of(by_peft(form, base, tmp_path / "policy"), groups), moved)
-    again, _ = fastest_exact(load_model(ModelSpec(str(tmp_path / "policy"))))
+    again = proven(load_model(ModelSpec(str(tmp_path / "policy"))))
     assert_same(scored(again, groups), moved)
     assert json.loads((tmp_path / "policy" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
     if not FORMS[form].grows:

@@ -1,6 +1,7 @@
 """Writing step by step: the same log-probs as whole rows, for every family, whatever branches are picked."""
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -146,9 +147,18 @@ def way_of_the_model_that_ends():
     return lm.release() and lm.way
 
 
-@pytest.mark.parametrize("early_stopping", [False, True, "never"])
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
-@pytest.mark.parametrize("width", [1, 2, 5, 10])
+def half_of(*settings):
+    """Return the cases of a test over three settings, every second one slow: any two values meet among the others."""
+    cases = itertools.product(*(enumerate(values) for values in settings))
+    return [
+        pytest.param(*(value for _, value in case), marks=pytest.mark.slow if sum(n for n, _ in case) % 2 else ())
+        for case in cases
+    ]
+
+
+@pytest.mark.parametrize(
+    ("width", "length_penalty", "early_stopping"), half_of([1, 2, 5, 10], [0.0, 1.0, 2.0], [False, True, "never"])
+)
 @torch.no_grad()
 def test_beams_are_those_of_transformers(width, length_penalty, early_stopping):
     model = model_that_ends()
@@ -174,16 +184,17 @@ def test_beams_are_those_of_transformers(width, length_penalty, early_stopping):
 
 
 @pytest.mark.parametrize(
-    "filters",
-    [{}, {"temperature": 0.7}, {"top_k": 50}, {"temperature": 1.3, "top_k": 40, "top_p": 0.5}, {"min_p": 0.3}],
+    ("filters", "lengths", "eos"),
+    half_of(
+        [{}, {"temperature": 0.7}, {"top_k": 50}, {"temperature": 1.3, "top_k": 40, "top_p": 0.5}, {"min_p": 0.3}],
+        [(0.0, False), (1.0, False), (1.0, True), (2.0, "never")],
+        [(2,), (2, 7)],
+    ),
 )
-@pytest.mark.parametrize(
-    ("length_penalty", "early_stopping"), [(0.0, False), (1.0, False), (1.0, True), (2.0, "never")]
-)
-@pytest.mark.parametrize("eos", [(2,), (2, 7)])
 @torch.no_grad()
-def test_the_same_draw_gives_the_beams_of_transformers(monkeypatch, eos, length_penalty, early_stopping, filters):
+def test_the_same_draw_gives_the_beams_of_transformers(monkeypatch, filters, lengths, eos):
     """`generate` draws continuations by torch.multinomial; here it is given the dice of the prompt instead."""
+    length_penalty, early_stopping = lengths
     model = model_that_ends()
     lm = PackedLM(model, way_of_the_model_that_ends())
     beams, limits = Beams(4, length_penalty, str(early_stopping).lower()), Limits(eos, 12)
