@@ -1,13 +1,11 @@
 """RewardBench's arithmetic: published rows from their parts, and every rule by hand."""
 
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy import stats
-from scored_traces import make_trace
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
@@ -16,7 +14,6 @@ from tokenq.stats.bootstrap import Resampling, intervals, proportion_interval
 from tokenq.stats.margins import calibration, length_bias
 from tokenq.stats.rewardbench import (
     PRIOR_SETS,
-    REWARDS,
     ROWS,
     SECTIONS,
     WEIGHTS,
@@ -153,25 +150,6 @@ def test_rewards_that_are_not_finite_are_named():
         score_pairs([Pair("mine", 0.0, 1.0), Pair("mine", math.inf, 0.0)])
     with pytest.raises(UserError, match="no pairs"):
         score_pairs([])
-
-
-def test_rewards_of_a_trace():
-    trace = make_trace("a", list("abcd"), written=[True, False, True, True])
-    logps = np.array([token.logp for token in trace.tokens if token.written])
-    total = sum(token.implicit_reward for token in trace.tokens if token.written)
-    found = {name: reward(trace) for name, reward in REWARDS.items()}
-    assert found == pytest.approx(
-        {
-            "implicit_reward": total,
-            "implicit_reward_average": total / 3,
-            "reference_free_average": logps.mean(),
-            "reference_free_sum": logps.sum(),
-            "reference_free_norm": -np.linalg.norm(logps),
-        }
-    )
-    empty = replace(trace, totals=replace(trace.totals, tokens=0))
-    with pytest.raises(UserError, match="Trace a has no token"):
-        REWARDS["reference_free_average"](empty)
 
 
 # ---- margins ---------------------------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ probabilities.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenq.errors import UserError
-from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import PLAIN, Estimate, Floats, Resampling, intervals, mean_interval, ratio
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
@@ -65,18 +64,6 @@ ROWS: Mapping[str, int] = {
 WEIGHTS: Mapping[str, int] = {**ROWS, "math-prm": 984, "xstest-should-refuse": 250, "xstest-should-respond": 154}
 """The weights of the published scores. math-prm counts as much as all code together; the two of XSTest are exchanged
 against what the data has, and have to be to compare with published numbers."""
-
-REWARDS: Mapping[str, Callable[[TokenTrace], float]] = {
-    "implicit_reward": lambda trace: trace.totals.given("implicit_reward"),
-    "implicit_reward_average": lambda trace: trace.totals.given("implicit_reward") / _tokens(trace),
-    "reference_free_average": lambda trace: trace.totals.given("logp") / _tokens(trace),
-    "reference_free_sum": lambda trace: trace.totals.given("logp"),
-    "reference_free_norm": lambda trace: (
-        -math.sqrt(sum(token.logp**2 for token in trace.tokens if token.logp is not None))
-    ),
-}
-"""(trace of a response) → its reward: Σ β log π/π_ref, that over its tokens, and without a reference the mean, the sum
-and minus the L2 norm of its tokens' log π. Averages are by tokens written, EOS among them."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +176,3 @@ def overall(sections: Mapping[str, Floats]) -> Floats:
     """
     four = np.asarray(sum(sections[name] for name in SECTIONS), dtype=np.float64)
     return (four + sections["Prior Sets"] / 2) / 4.5 if "Prior Sets" in sections else four / len(SECTIONS)
-
-
-def _tokens(trace: TokenTrace) -> int:
-    if not trace.totals.tokens:
-        raise UserError(f"Trace {trace.id} has no token that the policy wrote.", "Its response is empty: leave it out.")
-    return trace.totals.tokens
