@@ -157,7 +157,7 @@ def settings_given(
     """Return the settings of a job as its configuration has them, the models in memory by role, and the data.
 
     Args:
-        keywords: of the job, among them policy, reference, run and tokenizer.
+        keywords: of the job, among them policy, reference, run, tokenizer, and all others as settings.
         data: the keyword that has data.
         own: keywords of the job that its configuration does not have.
 
@@ -165,6 +165,7 @@ def settings_given(
         UserError: a model or data is nothing that can be read.
     """
     given = {name: value for name, value in keywords.items() if name not in own}
+    given |= given.pop("settings")
     tokenizer = given.pop("tokenizer")
     if isinstance(given["policy"], Run):
         given |= {"policy": None, "run": given["policy"]}
