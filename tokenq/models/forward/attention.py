@@ -1,7 +1,7 @@
 """Attention over a flat prefix-shared row, through transformers' attention interface.
 
 A response token attends to its prompt and causally to its own response, never to a sibling or another group. Two
-functions compute exactly this: `segment_attention` runs one SDPA call per segment (any device, no compilation, no
+functions compute exactly this: `Layout.attend` runs one SDPA call per segment (any device, no compilation, no
 wasted product), `flex_attention` one block-sparse kernel for the whole row (accelerators). Both honour sliding windows;
 soft-capped scores are computed without a fused kernel. Whether a given architecture passes everything that matters
 through the interface is not assumed here: `tokenq.models.forward.packed_lm` proves it when a model is loaded.
@@ -10,7 +10,7 @@ through the interface is not assumed here: `tokenq.models.forward.packed_lm` pro
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,22 +24,35 @@ FLEX = "tokenq_flex"
 """Names under which the two functions are known to transformers."""
 
 
+class Scoring(NamedTuple):
+    """How a layer makes weights of its queries and keys.
+
+    Attributes:
+        scaling: factor on the scores; 1/√d when None.
+        window: how far back a token sees, itself included; None for everything.
+        softcap: scores are softcap · tanh(score / softcap) before the softmax; None for no capping.
+        dropout: probability of dropping an attention weight.
+    """
+
+    scaling: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+    dropout: float = 0.0
+
+
 class Attends(Protocol):
     """The structure of a flat row: which tokens each token attends to."""
 
-    def attend(
-        self,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        dropout: float,
-    ) -> Tensor:
-        """Return the attention output [1, T, heads, d]; arguments as `segment_attention`."""
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """Return the attention output [1, T, heads, d] of a row of packed responses, prompts or one step.
+
+        Args:
+            module: the attention layer.
+            query: [1, heads, T, d].
+            key: [1, key-value heads, T, d].
+            value: [1, key-value heads, T, d].
+            scoring: how the layer makes weights of them.
+        """
         ...
 
 
@@ -64,19 +77,9 @@ class Layout:
         """Return the layout of a batch."""
         return cls(batch.segments, batch.position_ids)
 
-    def attend(
-        self,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        dropout: float,
-    ) -> Tensor:
-        """Return the attention output [1, T, heads, d], one call per segment; arguments as `segment_attention`."""
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """Return the attention output [1, T, heads, d], one call per segment."""
+        scaling, window, softcap, dropout = scoring
         attend = functools.partial(_sdpa if softcap is None else _capped(softcap), scale=scaling, dropout=dropout)
         # Splitting, unlike slicing, has one cheap backward pass for all runs.
         lengths = [segment.stop - segment.start for segment in self.segments]
@@ -126,70 +129,43 @@ class Layout:
 
 def register() -> None:
     """Register both attention functions with transformers; a second call changes nothing."""
-    AttentionInterface.register(SEGMENTS, segment_attention)
-    AttentionInterface.register(FLEX, flex_attention)
+    AttentionInterface.register(SEGMENTS, _by_name(lambda layout, *given: layout.attend(*given)))
+    AttentionInterface.register(FLEX, _by_name(flex_attention))
 
 
-def segment_attention(  # noqa: PLR0913 (the signature is transformers')
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    tokenq_layout: Attends,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Return the attention output [1, T, heads, d] of a row of packed responses, prompts or one step.
+def _by_name(attend: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:
+    """Return a function of (layout, layer, query, key, value, scoring) under the signature of transformers."""
 
-    Args:
-        module: the attention layer.
-        query: [1, heads, T, d].
-        key: [1, key-value heads, T, d].
-        value: [1, key-value heads, T, d].
-        attention_mask: unused; the layout says everything.
-        tokenq_layout: the structure of the row, which attends.
-        scaling: factor on the scores; 1/√d when None.
-        dropout: probability of dropping an attention weight.
-        sliding_window: how far back a token sees, itself included; None for everything.
-        softcap: scores are softcap · tanh(score / softcap) before the softmax.
-    """
-    output = tokenq_layout.attend(
-        module, query, key, value, scaling=scaling, window=sliding_window, softcap=softcap, dropout=dropout
-    )
-    return output, None
+    def attention(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,  # the layout says everything
+        *,
+        tokenq_layout: Attends,
+        **given: Any,
+    ) -> tuple[Tensor, None]:
+        scaling, softcap = given.get("scaling"), given.get("softcap")
+        scoring = Scoring(scaling, given.get("sliding_window"), softcap, given.get("dropout", 0.0))
+        return attend(tokenq_layout, module, query, key, value, scoring), None
+
+    return attention
 
 
-def flex_attention(  # noqa: PLR0913 (the signature is transformers')
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    tokenq_layout: Layout,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
-    """Return the attention output [1, T, heads, d] from one block-sparse kernel; arguments as `segment_attention`."""
+def flex_attention(layout: Layout, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+    """Return the attention output [1, T, heads, d] from one block-sparse kernel."""
     kernel = _compiled_flex() if query.is_cuda else _eager_flex()
-    output = kernel(
+    output: Tensor = kernel(
         query,
         key,
         value,
-        score_mod=None if softcap is None else _softcap_score(softcap),
-        block_mask=tokenq_layout.block_mask(sliding_window),
-        scale=scaling,
+        score_mod=None if scoring.softcap is None else _softcap_score(scoring.softcap),
+        block_mask=layout.block_mask(scoring.window),
+        scale=scoring.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return output.transpose(1, 2), None
+    return output.transpose(1, 2)
 
 
 def _sdpa(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenq.models.forward.attention import Layout
+from tokenq.models.forward.attention import Layout, Scoring
 from tokenq.models.forward.buckets import Bucket, BucketRows, buckets_of, rows_of
 
 
@@ -50,10 +50,10 @@ class Prefill:
             self.tabled[layer] = [(keys[:, one.places], values[:, one.places]) for one in self.buckets]
         return self.tabled[layer]
 
-    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return the attention output of the prompts, and keep their keys and values for later tokens."""
         self.keys[module.layer_idx], self.values[module.layer_idx] = key[0], value[0]
-        return self.layout.attend(module, query, key, value, **options)
+        return self.layout.attend(module, query, key, value, scoring)
 
 
 @dataclass
@@ -184,30 +184,9 @@ class Steps:
         self.after.filled[0] = self.after.longest
         return self.after
 
-    def attend(
-        self,
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-        dropout: float = 0.0,
-    ) -> Tensor:
-        """Return the attention output [1, M, heads, d] of the new tokens.
-
-        Args:
-            module: the attention layer.
-            query: [1, heads, M, d].
-            key: [1, key-value heads, M, d].
-            value: [1, key-value heads, M, d].
-            scaling: factor on the scores; 1/√d when None.
-            window: how far back a token sees, itself included; None for everything.
-            softcap: scores are softcap · tanh(score / softcap).
-            dropout: unused; nothing is trained here.
-        """
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
+        """Return the attention output [1, M, heads, d] of the new tokens; nothing is trained here, so none drops."""
+        scaling, window, softcap, _ = scoring
         own = self._grow(module.layer_idx, key[0], value[0])
         heads, size = key.shape[1], query.shape[-1]
         repeats = query.shape[1] // heads

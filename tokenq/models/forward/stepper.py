@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,11 +25,6 @@ TILE = 1024
 class Writer(Protocol):
     """A model that reads prompts and extends branches token by token."""
 
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through the model so far."""
-        ...
-
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
         """Return the next-token log-probs behind every prompt, and the state of one branch for each."""
         ...
@@ -46,14 +40,6 @@ class Writer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Places:
-    """The state of the stepper: one for each model."""
-
-    policy: Any
-    reference: Any
-
-
 class ModelStepper:
     """A `Stepper` over a policy and, where an objective needs it, its reference.
 
@@ -63,44 +49,27 @@ class ModelStepper:
     """
 
     def __init__(self, policy: PackedLM, reference: PackedLM | None = None) -> None:
-        self._policy = writer(policy)
-        self._reference = None if reference is None else writer(reference)
-
-    @property
-    def policy_tokens(self) -> int:
-        """Tokens that went through the policy so far."""
-        return self._policy.tokens
-
-    @property
-    def reference_tokens(self) -> int:
-        """Tokens that went through the reference so far."""
-        return 0 if self._reference is None else self._reference.tokens
+        self._writers = [writer(lm) for lm in (policy, reference) if lm is not None]
 
     @torch.no_grad()
     def start(self, prompts: Sequence[Sequence[int]]) -> Frontier:
         """Return a frontier of one branch for each prompt."""
-        logps, place = self._policy.start(prompts)
-        if self._reference is None:
-            return Frontier(logps, None, _Places(place, None))
-        ref_logps, ref_place = self._reference.start(prompts)
-        return Frontier(logps, ref_logps, _Places(place, ref_place))
+        return _frontier([one.start(prompts) for one in self._writers])
 
     @torch.no_grad()
     def step(self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]) -> Frontier:
         """Return the frontier of M branches: token m appended to branch `parents[m]` of the frontier of `state`."""
-        places: _Places = state
-        logps, place = self._policy.step(places.policy, parents, tokens)
-        if self._reference is None:
-            return Frontier(logps, None, _Places(place, None))
-        ref_logps, ref_place = self._reference.step(places.reference, parents, tokens)
-        return Frontier(logps, ref_logps, _Places(place, ref_place))
+        return _frontier([one.step(own, parents, tokens) for one, own in zip(self._writers, state, strict=True)])
 
     def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
         """Return the state of branches of several states that grew from the same prompts."""
-        policy = self._policy.gather([(state.policy, row) for state, row in places])
-        if self._reference is None:
-            return _Places(policy, None)
-        return _Places(policy, self._reference.gather([(state.reference, row) for state, row in places]))
+        return [one.gather([(state[i], row) for state, row in places]) for i, one in enumerate(self._writers)]
+
+
+def _frontier(stepped: Sequence[tuple[Tensor, Any]]) -> Frontier:
+    """Return what each model has come to as one frontier, whose state is that of every model."""
+    (logps, *other), states = zip(*stepped, strict=True)
+    return Frontier(logps, other[0] if other else None, states)
 
 
 def writer(lm: PackedLM) -> Writer:
@@ -121,7 +90,6 @@ class Caching:
         head = lm.head()
         assert head is not None  # the way in which it shares prompts has proved that it has one
         self._lm, self._head = lm, head
-        self.tokens = 0
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Branches]:
         """Return the next-token log-probs behind every prompt, and one branch for each."""
@@ -144,7 +112,6 @@ class Caching:
 
     def _run(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
         """Return the last hidden states [T, H] of a flat row."""
-        self.tokens += len(ids)
         with _by_segments(self._lm):
             output = self._lm.lm.base_model(
                 input_ids=ids[None], position_ids=positions[None], use_cache=False, tokenq_layout=layout
@@ -162,7 +129,6 @@ class Rereading:
 
     def __init__(self, lm: PackedLM) -> None:
         self._lm = lm
-        self.tokens = 0
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], list[tuple[int, ...]]]:
         """Return the next-token log-probs behind every prompt, and the prompts."""
@@ -179,9 +145,7 @@ class Rereading:
         return [state[row] for state, row in places]
 
     def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
-        batch = _as_batch(texts)
-        self.tokens += len(batch.input_ids)
-        logits = self._lm.logits(batch, behind=0)
+        logits = self._lm.logits(_as_batch(texts), behind=0)
         count, vocabulary = logits.shape
         return logits.tile(slice(0, count), slice(0, vocabulary)).T.log_softmax(-1), texts
 
@@ -196,11 +160,6 @@ class UpTo:
 
     def __init__(self, lm: PackedLM, limit: int) -> None:
         self._kept, self._whole, self._limit = Caching(lm), Rereading(lm), limit
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that went through the model so far."""
-        return self._kept.tokens + self._whole.tokens
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
         """Return the next-token log-probs behind every prompt, and the texts with what is kept of them."""
