@@ -25,7 +25,7 @@ def test_the_table_is_printed_and_written(tmp_path, capsys):
 
 
 def test_a_claim_that_fails_fails_the_command(monkeypatch, capsys):
-    claim = Claim("Bellman", "the moon is made of cheese", "hearsay", "dense reward", lambda case: 1.0)
+    claim = Claim("Bellman", "the moon is made of cheese", "hearsay", lambda case: 1.0)
     monkeypatch.setattr(table, "CLAIMS", (claim,))
     assert main(["verify", "--worlds", "1"]) == 1
     assert "0 of 1 claims came out as they must" in capsys.readouterr().out

@@ -152,14 +152,14 @@ def test_a_claim_that_must_fail_holds_where_its_assumption_does(claim, monkeypat
 
 
 def test_verdicts_in_words():
-    claim = Claim("t", "s", "p", "dense reward", lambda case: 0.0, 1e-3)
+    claim = Claim("t", "s", "p", lambda case: 0.0, tolerance=1e-3)
     assert ClaimResult(claim, 1, 1e-4).verdict == "holds"
     assert ClaimResult(claim, 1, 1e-2).verdict == "fails"
     assert ClaimResult(claim._replace(must="fail"), 1, 1e-2).verdict == "fails, as it must"
 
 
 def test_what_is_not_a_number_is_no_agreement():
-    assert find(Claim("t", "s", "p", "dense reward", lambda case: float("nan")), SEEDS).error == float("inf")
+    assert find(Claim("t", "s", "p", lambda case: float("nan")), SEEDS).error == float("inf")
     assert largest(torch.tensor([0.0, torch.nan])) == float("inf")
     assert largest(torch.tensor([0.5, -2.0]), torch.tensor([1.0])) == 2.0
     assert excess(torch.tensor([-1.0, torch.nan])) == float("inf")
@@ -173,5 +173,5 @@ def test_a_claim_that_holds_by_chance_is_refuted_in_a_further_world():
     found = [find(claim, range(seed, seed + 1)) for claim in must_fail for seed in SEEDS]
     assert [one.claim.statement for one in found if not one.as_expected] == []
     assert max(one.worlds for one in found) > 1
-    never = Claim("t", "s", "p", "dense reward", lambda case: 0.0, must="fail")
+    never = Claim("t", "s", "p", lambda case: 0.0, must="fail")
     assert (find(never, range(1)).as_expected, find(never, range(1)).worlds) == (False, 11)

@@ -5,11 +5,11 @@ A claim that holds only under an assumption has a sister that breaks the assumpt
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenq.core.qfunction import implicit_rewards
@@ -69,6 +69,11 @@ class Case:
         """[N] V* of the prompt of every response."""
         return self.optimum.values[self.sequences.prompts]
 
+    @cached_property
+    def rows(self) -> list[Int[Tensor, " n"]]:
+        """The responses to each prompt, as indices."""
+        return [self.sequences.of_prompt(prompt) for prompt in self.prompts()]
+
     def prompts(self) -> range:
         """Return the numbers of the prompts."""
         return range(self.world.n_prompts)
@@ -81,8 +86,8 @@ class Claim(NamedTuple):
         topic: what it is about, in a word or two.
         statement: the claim.
         source: paper and place.
-        kind: the worlds it is checked in, a key of `KINDS`.
         check: gives the largest error in one world.
+        kind: the worlds it is checked in, a key of `KINDS`.
         tolerance: what an error may be.
         must: "hold" in every world, or "fail" in at least one, because its assumption is broken there.
     """
@@ -90,17 +95,20 @@ class Claim(NamedTuple):
     topic: str
     statement: str
     source: str
-    kind: str
     check: Callable[[Case], float]
+    kind: str = "dense reward"
     tolerance: float = 1e-10
     must: Literal["hold", "fail"] = "hold"
 
 
-def broken(
-    topic: str, statement: str, source: str, kind: str, check: Callable[[Case], float], tolerance: float = 1e-3
-) -> Claim:
-    """Return the claim without its assumption: it must be seen to fail, by more than any rounding."""
-    return Claim(topic, statement, source, kind, check, tolerance, "fail")
+broken = partial(Claim, tolerance=1e-3, must="fail")
+"""The claim without its assumption: it must be seen to fail, by more than any rounding."""
+
+PAPER = "2404.12358"
+"""The paper that most claims are of."""
+
+SMALL = "dense reward, small"
+"""The worlds of claims that something is trained for."""
 
 
 @dataclass(frozen=True)

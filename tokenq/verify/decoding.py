@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenq.core.qfunction import prefix_values
-from tokenq.verify.claim import Case, Claim, broken, largest
+from tokenq.verify.claim import PAPER, Case, Claim, broken, largest
 from tokenq.worlds.draws import normal, random_policy
 from tokenq.worlds.mdp import TokenMDP
 from tokenq.worlds.soft_q import log_ratios, response_logps, softmax_policy, solve
@@ -34,8 +34,7 @@ def search_as_printed(case: Case) -> float:
 def _lost(case: Case, objective: Tensor) -> float:
     """By how much the most likely response under π* falls short of the best under an objective, over prompts."""
     likelihood, lost = response_logps(case.sequences, case.optimum.logps), []
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         lost.append(objective[rows].max() - objective[rows[likelihood[rows].argmax()]])
     return largest(torch.stack(lost))
 
@@ -149,20 +148,18 @@ def exponent_as_printed(case: Case) -> float:
     return _exponent(case, 1.5 * case.world.beta)
 
 
-_PAPER, _DENSE, _PROXY = "2404.12358", "dense reward", "2404.12358 Eq. 14"
+_PROXY = f"{PAPER} Eq. 14"
 
 CLAIMS = (
-    Claim(
-        "search", "Σr + βΣlog π_ref + V* ranks prefixes as βΣlog π*", f"{_PAPER} Eq. 13", _DENSE, search_is_likelihood
-    ),
-    broken("search", "the two differ by −V*(s₁) (as printed)", f"{_PAPER} Eq. 13", _DENSE, search_as_printed),
-    Claim("search", "argmax π* is argmax R + β log π_ref", f"{_PAPER} §5.2", _DENSE, finds_conservative_reward),
-    broken("search", "argmax π* is argmax R", "a reading of beam search", _DENSE, finds_reward),
-    Claim("proxy", "combined logits are the optimum of A one token ahead", _PROXY, _DENSE, proxy_is_greedy_optimum),
-    broken("proxy", "… of A over whole responses", "2310.12962 §3", _DENSE, proxy_is_optimal),
-    Claim("proxy", "… of A − (β/w) log Z(s), whose V* is 0", _PROXY, _DENSE, proxy_is_shaped_optimum),
-    Claim("proxy", "… of A, where Z(s) depends on the step alone", _PROXY, "reward by step", proxy_by_step),
-    Claim("proxy", "… of A over the small reference itself, w = 1", _PROXY, _DENSE, proxy_of_own_reference),
-    Claim("proxy", "(π_tuned/π_untuned)^w = exp(wA/β)", f"{_PAPER} Eq. 15", _DENSE, exponent),
-    broken("proxy", "(π_tuned/π_untuned)^w = exp(wβA) (as printed)", f"{_PAPER} Eq. 15", _DENSE, exponent_as_printed),
+    Claim("search", "Σr + βΣlog π_ref + V* ranks prefixes as βΣlog π*", f"{PAPER} Eq. 13", search_is_likelihood),
+    broken("search", "the two differ by −V*(s₁) (as printed)", f"{PAPER} Eq. 13", search_as_printed),
+    Claim("search", "argmax π* is argmax R + β log π_ref", f"{PAPER} §5.2", finds_conservative_reward),
+    broken("search", "argmax π* is argmax R", "a reading of beam search", finds_reward),
+    Claim("proxy", "combined logits are the optimum of A one token ahead", _PROXY, proxy_is_greedy_optimum),
+    broken("proxy", "… of A over whole responses", "2310.12962 §3", proxy_is_optimal),
+    Claim("proxy", "… of A − (β/w) log Z(s), whose V* is 0", _PROXY, proxy_is_shaped_optimum),
+    Claim("proxy", "… of A, where Z(s) depends on the step alone", _PROXY, proxy_by_step, "reward by step"),
+    Claim("proxy", "… of A over the small reference itself, w = 1", _PROXY, proxy_of_own_reference),
+    Claim("proxy", "(π_tuned/π_untuned)^w = exp(wA/β)", f"{PAPER} Eq. 15", exponent),
+    broken("proxy", "(π_tuned/π_untuned)^w = exp(wβA) (as printed)", f"{PAPER} Eq. 15", exponent_as_printed),
 )

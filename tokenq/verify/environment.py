@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tokenq.verify.claim import Case, Claim, broken, largest
+from tokenq.verify.claim import PAPER, Case, Claim, broken, largest
 from tokenq.verify.equivalence import bradley_terry_same, telescoping
 from tokenq.verify.learning import all_pairs, divergence
 from tokenq.verify.optimality import maximum, regret
@@ -48,20 +48,20 @@ def dpo_unmasked(case: Case) -> float:
     return largest((solve(own).logps - case.optimum.logps)[case.world.choice].nan_to_num(0.0))
 
 
-_PAPER, _CERTAIN, _DRAWN = "2404.12358 §3.1", "deterministic environment", "stochastic environment"
+_SOURCE, _CERTAIN, _DRAWN = f"{PAPER} §3.1", "deterministic environment", "stochastic environment"
 _SAME = "indifferent environment"
 
 CLAIMS = (
-    Claim("turns", "π* of the masked objective is its maximum", _PAPER, _DRAWN, maximum),
-    Claim("turns", "J(π*) − J(π) = β KL(π‖π*), turns included", _PAPER, _DRAWN, regret),
-    Claim("turns", "answers certain: Σ β log π*/π_ref = Σ r − V*(s₁)", _PAPER, _CERTAIN, telescoping),
-    Claim("turns", "answers certain: Bradley-Terry needs no value", _PAPER, _CERTAIN, bradley_terry_same),
-    Claim("turns", "answers certain: DPO converges to π* (KL)", _PAPER, _CERTAIN, dpo_on_returns, 1e-8),
-    broken("turns", "answers drawn: Bradley-Terry needs no value", _PAPER, _DRAWN, bradley_terry_same),
-    broken("turns", "answers drawn: DPO converges to π* (KL)", _PAPER, _DRAWN, dpo_on_returns),
-    Claim("turns", "answers drawn: Σ r = Σ β log π*/π_ref + V*(s₁) + luck", _PAPER, _DRAWN, telescoping_with_luck),
-    Claim("turns", "answers drawn, preferences by Σ r − luck: DPO finds π*", "2310.13639", _DRAWN, dpo_on_regret, 1e-8),
-    Claim("turns", "answers drawn but without effect: Bradley-Terry holds", _PAPER, _SAME, bradley_terry_same),
-    Claim("turns", "answers drawn but without effect: DPO finds π*", _PAPER, _SAME, dpo_on_returns, 1e-8),
-    broken("turns", "answers drawn, not masked: the same π*", _PAPER, _DRAWN, dpo_unmasked),
+    Claim("turns", "π* of the masked objective is its maximum", _SOURCE, maximum, _DRAWN),
+    Claim("turns", "J(π*) − J(π) = β KL(π‖π*), turns included", _SOURCE, regret, _DRAWN),
+    Claim("turns", "answers certain: Σ β log π*/π_ref = Σ r − V*(s₁)", _SOURCE, telescoping, _CERTAIN),
+    Claim("turns", "answers certain: Bradley-Terry needs no value", _SOURCE, bradley_terry_same, _CERTAIN),
+    Claim("turns", "answers certain: DPO converges to π* (KL)", _SOURCE, dpo_on_returns, _CERTAIN, 1e-8),
+    broken("turns", "answers drawn: Bradley-Terry needs no value", _SOURCE, bradley_terry_same, _DRAWN),
+    broken("turns", "answers drawn: DPO converges to π* (KL)", _SOURCE, dpo_on_returns, _DRAWN),
+    Claim("turns", "answers drawn: Σ r = Σ β log π*/π_ref + V*(s₁) + luck", _SOURCE, telescoping_with_luck, _DRAWN),
+    Claim("turns", "answers drawn, preferences by Σ r − luck: DPO finds π*", "2310.13639", dpo_on_regret, _DRAWN, 1e-8),
+    Claim("turns", "answers drawn but without effect: Bradley-Terry holds", _SOURCE, bradley_terry_same, _SAME),
+    Claim("turns", "answers drawn but without effect: DPO finds π*", _SOURCE, dpo_on_returns, _SAME, 1e-8),
+    broken("turns", "answers drawn, not masked: the same π*", _SOURCE, dpo_unmasked, _DRAWN),
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tokenq.verify.claim import Case, Claim, broken, largest
+from tokenq.verify.claim import PAPER, Case, Claim, broken, largest
 from tokenq.worlds.draws import normal, random_policy
 from tokenq.worlds.mdp import TokenMDP
 from tokenq.worlds.soft_q import (
@@ -46,8 +46,7 @@ def partition_as_printed(case: Case) -> float:
 def bradley_terry_same(case: Case) -> float:
     """Bradley-Terry from r − Bradley-Terry from implicit rewards, every pair of responses to one prompt."""
     rewards = case.implicit.sum(-1)
-    rows = (case.sequences.of_prompt(prompt) for prompt in case.prompts())
-    return largest(*(bradley_terry(case.returns[r]) - bradley_terry(rewards[r]) for r in rows))
+    return largest(*(bradley_terry(case.returns[rows]) - bradley_terry(rewards[rows]) for rows in case.rows))
 
 
 def plackett_luce_same(case: Case) -> float:
@@ -77,8 +76,7 @@ def _same_policy_and_preferences(case: Case, world: TokenMDP) -> list[Tensor]:
     inside = case.world.choice
     theirs, scores = solve(world), returns(world, case.sequences)
     errors = [(theirs.logps - case.optimum.logps)[inside]]
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         errors.append(bradley_terry(scores[rows]) - bradley_terry(case.returns[rows]))
     return [error.nan_to_num(0.0) for error in errors]  # −inf − −inf: tokens that cannot come
 
@@ -150,20 +148,16 @@ def same_preferences(case: Case) -> float:
     return largest(*errors)
 
 
-_PAPER, _DENSE = "2404.12358", "dense reward"
-
 CLAIMS = (
-    Claim("telescoping", "Σ β log π*/π_ref = Σ r − V*(s₁), every response", f"{_PAPER} Eq. 8", _DENSE, telescoping),
-    Claim("telescoping", "R = Σ β log π*/π_ref + β log Z(x)", "2305.18290 Eq. 5", _DENSE, partition),
-    broken(
-        "telescoping", "R = Σ β log π*/π_ref − β log Z(x) (as printed)", f"{_PAPER} §3.3", _DENSE, partition_as_printed
-    ),
-    Claim("preferences", "Bradley-Terry needs no value, every pair", f"{_PAPER} Eq. 8", _DENSE, bradley_terry_same),
-    Claim("preferences", "Plackett-Luce needs no value", f"{_PAPER} Theorem 1", _DENSE, plackett_luce_same),
-    broken("preferences", "… nor does it across prompts", f"{_PAPER} §4.1", _DENSE, across_prompts),
-    Claim("shaping", "r + Φ(s') − Φ(s): same π*, same preferences, V* − Φ", f"{_PAPER} Def. 1", _DENSE, shaping),
-    broken("shaping", "… also where Φ ≠ 0 at ends", f"{_PAPER} Theorem 1", _DENSE, shaping_at_ends),
-    Claim("shaping", "β log π*/π_ref is in r's class, and its V* is 0", f"{_PAPER} Theorem 1", _DENSE, member),
-    Claim("shaping", "a class has one member of that form, one policy", f"{_PAPER} Theorem 1", _DENSE, one_member),
-    Claim("shaping", "same preferences: same class", f"{_PAPER} Theorem 1", _DENSE, same_preferences),
+    Claim("telescoping", "Σ β log π*/π_ref = Σ r − V*(s₁), every response", f"{PAPER} Eq. 8", telescoping),
+    Claim("telescoping", "R = Σ β log π*/π_ref + β log Z(x)", "2305.18290 Eq. 5", partition),
+    broken("telescoping", "R = Σ β log π*/π_ref − β log Z(x) (as printed)", f"{PAPER} §3.3", partition_as_printed),
+    Claim("preferences", "Bradley-Terry needs no value, every pair", f"{PAPER} Eq. 8", bradley_terry_same),
+    Claim("preferences", "Plackett-Luce needs no value", f"{PAPER} Theorem 1", plackett_luce_same),
+    broken("preferences", "… nor does it across prompts", f"{PAPER} §4.1", across_prompts),
+    Claim("shaping", "r + Φ(s') − Φ(s): same π*, same preferences, V* − Φ", f"{PAPER} Def. 1", shaping),
+    broken("shaping", "… also where Φ ≠ 0 at ends", f"{PAPER} Theorem 1", shaping_at_ends),
+    Claim("shaping", "β log π*/π_ref is in r's class, and its V* is 0", f"{PAPER} Theorem 1", member),
+    Claim("shaping", "a class has one member of that form, one policy", f"{PAPER} Theorem 1", one_member),
+    Claim("shaping", "same preferences: same class", f"{PAPER} Theorem 1", same_preferences),
 )

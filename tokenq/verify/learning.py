@@ -7,7 +7,7 @@ from scipy.stats import linregress
 from torch import Tensor
 
 from tokenq.core.qfunction import sequence_rewards
-from tokenq.verify.claim import Case, Claim, broken, excess, largest
+from tokenq.verify.claim import PAPER, SMALL, Case, Claim, broken, excess, largest
 from tokenq.worlds.draws import generator, random_policy
 from tokenq.worlds.mdp import TokenMDP
 from tokenq.worlds.soft_q import (
@@ -34,8 +34,7 @@ def all_pairs(case: Case, scores: Tensor) -> tuple[Tensor, Tensor]:
         scores: [N] by which Bradley-Terry prefers.
     """
     pairs, weights = [], []
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         i, j = torch.nonzero(~torch.eye(len(rows), dtype=torch.bool), as_tuple=True)
         pairs.append(torch.stack((rows[i], rows[j]), 1))
         weights.append(bradley_terry(scores[rows])[i, j])
@@ -81,7 +80,7 @@ def _sampled_error(case: Case, count: int, repeat: int) -> Tensor:
     logps = fit(TabularLM(case.world), case.sequences, pairs, counts.double() / count)
     learnt = sequence_rewards(token_logps(case.sequences, logps), case.reference, case.world.beta)
     gap = learnt - case.implicit.sum(-1)
-    centred = [gap[rows] - gap[rows].mean() for rows in map(case.sequences.of_prompt, case.prompts())]
+    centred = [gap[rows] - gap[rows].mean() for rows in case.rows]
     return torch.cat(centred).square().mean().sqrt()
 
 
@@ -92,8 +91,7 @@ def reference_falls(case: Case) -> float:
     states = behind(world, case.sequences, chances).exp()  # d_ref(s): chance to come through s, 1 at each prompt
     token_kl = -(world.reference_logps.exp() * log_ratios(case.optimum.logps, world.reference_logps)).sum(-1)
     errors, falls = [], []
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for prompt, rows in enumerate(case.rows):
         expected = (chances[rows].exp() * case.implicit[rows].sum(-1)).sum()
         here = (world.prompts == prompt) & world.choice
         errors.append(expected + world.beta * (states * token_kl)[here].sum())
@@ -109,8 +107,7 @@ def _chosen(case: Case) -> Tensor:
     writer = solve(replace(case.world, beta=2 * case.world.beta)).logps
     chances = response_logps(case.sequences, writer)
     logs = torch.empty_like(chances)
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         logs[rows] = chances[rows] + (2 * bradley_terry(case.returns[rows]) @ chances[rows].exp()).log()
     return logs
 
@@ -129,7 +126,7 @@ def _chosen_reward(case: Case, world: TokenMDP) -> Tensor:
         - token_logps(case.sequences, world.reference_logps).sums()
     )
     weighted = _chosen(case).exp() * implicit
-    return torch.stack([weighted[case.sequences.of_prompt(prompt)].sum() for prompt in case.prompts()])
+    return torch.stack([weighted[rows].sum() for rows in case.rows])
 
 
 def chosen_falls_after_sft(case: Case) -> float:
@@ -142,29 +139,11 @@ def chosen_falls_without_sft(case: Case) -> float:
     return excess(_chosen_reward(case, case.world))
 
 
-_PAPER, _SMALL = "2404.12358", "dense reward, small"
-
 CLAIMS = (
-    Claim(
-        "DPO", "on exact preferences DPO converges to π* (KL)", f"{_PAPER} Eq. 9", _SMALL, dpo_finds_the_optimum, 1e-8
-    ),
-    broken("DPO", "… also where responses are in no pair", "2404.10719 Thm 4.1", _SMALL, dpo_without_coverage),
-    Claim("DPO", "with n sampled pairs the error falls as n^(-1/2)", "M-estimation", _SMALL, dpo_rate, 0.1),
-    Claim(
-        "likelihood", "E_ref[β log π*/π_ref] = −β KL(π_ref‖π*) ≤ 0", f"{_PAPER} Eq. 16", "dense reward", reference_falls
-    ),
-    Claim(
-        "likelihood",
-        "reference fitted to the chosen: their reward falls",
-        f"{_PAPER} §5.4",
-        "dense reward",
-        chosen_falls_after_sft,
-    ),
-    broken(
-        "likelihood",
-        "… also with a reference not fitted to them",
-        f"{_PAPER} §5.4",
-        "dense reward",
-        chosen_falls_without_sft,
-    ),
+    Claim("DPO", "on exact preferences DPO converges to π* (KL)", f"{PAPER} Eq. 9", dpo_finds_the_optimum, SMALL, 1e-8),
+    broken("DPO", "… also where responses are in no pair", "2404.10719 Thm 4.1", dpo_without_coverage, SMALL),
+    Claim("DPO", "with n sampled pairs the error falls as n^(-1/2)", "M-estimation", dpo_rate, SMALL, 0.1),
+    Claim("likelihood", "E_ref[β log π*/π_ref] = −β KL(π_ref‖π*) ≤ 0", f"{PAPER} Eq. 16", reference_falls),
+    Claim("likelihood", "reference fitted to the chosen: their reward falls", f"{PAPER} §5.4", chosen_falls_after_sft),
+    broken("likelihood", "… also with a reference not fitted to them", f"{PAPER} §5.4", chosen_falls_without_sft),
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tokenq.core.losses import find_loss
 from tokenq.core.tensors import PairValues
-from tokenq.verify.claim import Case, Claim, broken, largest
+from tokenq.verify.claim import SMALL, Case, Claim, broken, largest
 from tokenq.verify.learning import all_pairs, divergence
 from tokenq.worlds.soft_q import bradley_terry, log_ratios, plackett_luce, response_logps, token_logps
 from tokenq.worlds.tabular import TabularLM, fit, minimise
@@ -71,8 +71,7 @@ def ipo_per_token_finds_win_rates(case: Case) -> float:
 def _gap_to_win_rates(case: Case, logps: Tensor, lengths: Tensor) -> float:
     ratios = token_logps(case.sequences, logps).sums() - case.reference.sums()
     gap = case.world.beta * ratios / lengths
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         wins = bradley_terry(case.returns[rows])
         gap[rows] -= (wins.sum(1) - 0.5) / len(rows)  # against itself it wins half of the time
     return _spread(case, gap)
@@ -110,8 +109,7 @@ def rankings_find_the_optimum(case: Case) -> float:
     """KL(π*‖π) for the minimiser of `plackett_luce` on the exact distribution of rankings of three responses."""
     order = torch.tensor(list(permutations(range(3))))
     triples, chances = [], []
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         ranked = rows[torch.combinations(torch.arange(len(rows)), 3)][:, order].reshape(-1, 3)
         triples.append(ranked)
         chances.append(torch.stack([plackett_luce(scores) for scores in case.returns[ranked]]).exp())
@@ -171,8 +169,7 @@ def calibrated_value(case: Case) -> float:
     """V*(s_1) − (E_cal[R] − β E_cal[log π*/π_ref]) for π_cal = π_ref: what VPO puts for the value."""
     chances = response_logps(case.sequences, case.world.reference_logps).exp()
     gaps = []
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         expected = (chances * (case.returns - case.implicit.sum(-1)))[rows].sum()
         gaps.append(case.start_values[rows[0]] - expected)
     return largest(torch.stack(gaps))
@@ -205,7 +202,7 @@ def _calibration_of(case: Case, name: str) -> Tensor:
 
     def expected(logps: Tensor) -> Tensor:
         ratios = token_logps(case.sequences, logps).sums() - case.reference.sums()
-        return torch.stack([(chances * ratios)[rows].sum() for rows in map(case.sequences.of_prompt, case.prompts())])
+        return torch.stack([(chances * ratios)[rows].sum() for rows in case.rows])
 
     def value(logps: Tensor) -> Tensor:
         calibration = expected(logps)[case.sequences.prompts[pairs[:, 0]]]
@@ -215,32 +212,30 @@ def _calibration_of(case: Case, name: str) -> Tensor:
     return expected(minimise(TabularLM(case.world), value))
 
 
-_SMALL, _LOSSES = "dense reward, small", "losses"
+_LOSSES = "losses"
 _holds = partial(Claim, _LOSSES)
 
 CLAIMS = (
     _holds(
         "robust DPO converges to π* where a fifth of the labels is flipped",
         "2403.00409",
-        _SMALL,
         robust_on_flipped_labels,
+        SMALL,
         1e-8,
     ),
-    broken(_LOSSES, "… and so does DPO", "2403.00409", _SMALL, dpo_on_flipped_labels),
-    _holds("R-DPO takes α |y| off the reward", "2403.19159", _SMALL, r_dpo_takes_the_price_off, 1e-8),
-    broken(_LOSSES, "… and so it does with a minus", "2403.19159", _SMALL, r_dpo_with_a_minus),
-    _holds("IPO finds win rates instead of rewards", "2310.12036 Eq. 10", _SMALL, ipo_finds_win_rates, 1e-5),
-    _holds("… of log-ratios per token, where these are averaged", "TRL", _SMALL, ipo_per_token_finds_win_rates, 1e-5),
-    _holds("f-DPO, forward KL: β f'(π/π_ref) = R + const", "2309.16240", _SMALL, forward_kl_optimum, 1e-4),
-    _holds("f-DPO, Jensen-Shannon: the same", "2309.16240", _SMALL, js_optimum, 1e-4),
-    _holds("f-DPO, α = ½: the same", "2309.16240", _SMALL, alpha_optimum, 1e-4),
-    _holds(
-        "on exact rankings Plackett-Luce converges to π*", "2305.18290 A.3", _SMALL, rankings_find_the_optimum, 1e-8
-    ),
-    _holds("cross-entropy on labels σ(R − V*) converges to π*", "2412.01981", _SMALL, labels_find_the_optimum, 1e-8),
-    broken(_LOSSES, "… and on labels σ(R)", "2412.01981", _SMALL, labels_without_value),
-    _holds("TDPO1 converges to π* on its own preference model", "2404.11999", _SMALL, tdpo_finds_the_optimum, 1e-8),
-    _holds("V*(s_1) = E_cal[R] − β E_cal[log π*/π_ref]", "2405.19320", "dense reward", calibrated_value),
-    _holds("optimistic VPO lowers E_ref[log π]", "2405.19320", _SMALL, optimism),
-    _holds("pessimistic VPO raises it", "2405.19320", _SMALL, pessimism),
+    broken(_LOSSES, "… and so does DPO", "2403.00409", dpo_on_flipped_labels, SMALL),
+    _holds("R-DPO takes α |y| off the reward", "2403.19159", r_dpo_takes_the_price_off, SMALL, 1e-8),
+    broken(_LOSSES, "… and so it does with a minus", "2403.19159", r_dpo_with_a_minus, SMALL),
+    _holds("IPO finds win rates instead of rewards", "2310.12036 Eq. 10", ipo_finds_win_rates, SMALL, 1e-5),
+    _holds("… of log-ratios per token, where these are averaged", "TRL", ipo_per_token_finds_win_rates, SMALL, 1e-5),
+    _holds("f-DPO, forward KL: β f'(π/π_ref) = R + const", "2309.16240", forward_kl_optimum, SMALL, 1e-4),
+    _holds("f-DPO, Jensen-Shannon: the same", "2309.16240", js_optimum, SMALL, 1e-4),
+    _holds("f-DPO, α = ½: the same", "2309.16240", alpha_optimum, SMALL, 1e-4),
+    _holds("on exact rankings Plackett-Luce converges to π*", "2305.18290 A.3", rankings_find_the_optimum, SMALL, 1e-8),
+    _holds("cross-entropy on labels σ(R − V*) converges to π*", "2412.01981", labels_find_the_optimum, SMALL, 1e-8),
+    broken(_LOSSES, "… and on labels σ(R)", "2412.01981", labels_without_value, SMALL),
+    _holds("TDPO1 converges to π* on its own preference model", "2404.11999", tdpo_finds_the_optimum, SMALL, 1e-8),
+    _holds("V*(s_1) = E_cal[R] − β E_cal[log π*/π_ref]", "2405.19320", calibrated_value),
+    _holds("optimistic VPO lowers E_ref[log π]", "2405.19320", optimism, SMALL),
+    _holds("pessimistic VPO raises it", "2405.19320", pessimism, SMALL),
 )

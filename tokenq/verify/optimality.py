@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenq.core import qfunction
 from tokenq.core.losses import dpo
-from tokenq.verify.claim import Case, Claim, broken, excess, largest
+from tokenq.verify.claim import PAPER, Case, Claim, broken, excess, largest
 from tokenq.worlds.draws import normal, random_policy
 from tokenq.worlds.mdp import NO_STATE, TokenMDP
 from tokenq.worlds.soft_q import (
@@ -53,11 +53,10 @@ def sequence_form(case: Case) -> float:
     """π*(y|x) − π_ref(y|x) exp(R(y)/β) / Z(x), and V*(s_1) − β log Z(x), by enumeration."""
     world, errors = case.world, []
     tilted = response_logps(case.sequences, world.reference_logps) + case.returns / world.beta
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows in case.rows:
         log_z = torch.logsumexp(tilted[rows], 0)
         errors.append(response_logps(case.sequences, case.optimum.logps)[rows] - (tilted[rows] - log_z))
-        errors.append((case.optimum.values[prompt] - world.beta * log_z).reshape(1))
+        errors.append(case.start_values[rows] - world.beta * log_z)
     return largest(*errors)
 
 
@@ -152,25 +151,15 @@ def one_advantage(case: Case) -> float:
     return largest(difference[_choices(world)])
 
 
-_PAPER = "2404.12358"
-
 CLAIMS = (
-    Claim("Bellman", "the residual of V* and Q* is 0", f"{_PAPER} Eq. 5-7", "dense reward", bellman),
-    Claim("Bellman", "π* ∝ π_ref exp((r + V')/β), V' by enumeration", f"{_PAPER} Eq. 5-7", "dense reward", policy_form),
-    Claim(
-        "Bellman",
-        "π*(y|x) = π_ref(y|x) exp(R/β)/Z, V*(s₁) = β log Z",
-        "2305.18290 Eq. 4",
-        "dense reward",
-        sequence_form,
-    ),
-    Claim("Bellman", "no perturbation of π* improves the objective", f"{_PAPER} Eq. 2", "dense reward", maximum),
-    Claim("Bellman", "J(π*) − J(π) = β KL(π‖π*) for every π", f"{_PAPER} Eq. 2", "dense reward", regret),
-    Claim("Bellman", "r and Q* determine each other (Lemma 1)", f"{_PAPER} Lemma 1", "dense reward", bijection),
-    Claim("Bellman", "any logits are Q*/β of some reward", f"{_PAPER} §4.1", "dense reward", every_policy),
-    Claim("gauge", "z + c(s) moves Q and V by βc(s), nothing else", f"{_PAPER} §4.2", "dense reward", gauge),
-    Claim("advantage", "Q* − V* = β log π*", f"{_PAPER} Eq. 5", "dense reward", two_advantages),
-    broken(
-        "advantage", "Q* − V* = β log π*/π_ref (the two mixed up)", f"{_PAPER} Eq. 10", "dense reward", one_advantage
-    ),
+    Claim("Bellman", "the residual of V* and Q* is 0", f"{PAPER} Eq. 5-7", bellman),
+    Claim("Bellman", "π* ∝ π_ref exp((r + V')/β), V' by enumeration", f"{PAPER} Eq. 5-7", policy_form),
+    Claim("Bellman", "π*(y|x) = π_ref(y|x) exp(R/β)/Z, V*(s₁) = β log Z", "2305.18290 Eq. 4", sequence_form),
+    Claim("Bellman", "no perturbation of π* improves the objective", f"{PAPER} Eq. 2", maximum),
+    Claim("Bellman", "J(π*) − J(π) = β KL(π‖π*) for every π", f"{PAPER} Eq. 2", regret),
+    Claim("Bellman", "r and Q* determine each other (Lemma 1)", f"{PAPER} Lemma 1", bijection),
+    Claim("Bellman", "any logits are Q*/β of some reward", f"{PAPER} §4.1", every_policy),
+    Claim("gauge", "z + c(s) moves Q and V by βc(s), nothing else", f"{PAPER} §4.2", gauge),
+    Claim("advantage", "Q* − V* = β log π*", f"{PAPER} Eq. 5", two_advantages),
+    broken("advantage", "Q* − V* = β log π*/π_ref (the two mixed up)", f"{PAPER} Eq. 10", one_advantage),
 )

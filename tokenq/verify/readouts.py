@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from tokenq.core.qfunction import prefix_values
-from tokenq.verify.claim import Case, Claim, broken, excess, largest
+from tokenq.verify.claim import PAPER, Case, Claim, broken, excess, largest
 from tokenq.worlds.draws import random_policy
 from tokenq.worlds.soft_q import behind, log_ratios, response_logps
 
@@ -96,42 +96,34 @@ def identities(case: Case) -> float:
     return max(errors)
 
 
-_PAPER, _DENSE = "2404.12358", "dense reward"
-
 CLAIMS = (
-    Claim("credit", "implicit reward − r = V*(s') − V*(s), every token", f"{_PAPER} Eq. 10", _DENSE, credit_gap),
-    broken("credit", "the implicit reward is the reward", "a reading of heat maps", _DENSE, credit_is_reward),
-    Claim("credit", "tokens of a state stand in the order of r + V*(s')", f"{_PAPER} Eq. 10", _DENSE, order_of_q),
-    broken("credit", "… in the order of r", "a reading of heat maps", _DENSE, order_of_reward),
+    Claim("credit", "implicit reward − r = V*(s') − V*(s), every token", f"{PAPER} Eq. 10", credit_gap),
+    broken("credit", "the implicit reward is the reward", "a reading of heat maps", credit_is_reward),
+    Claim("credit", "tokens of a state stand in the order of r + V*(s')", f"{PAPER} Eq. 10", order_of_q),
+    broken("credit", "… in the order of r", "a reading of heat maps", order_of_reward),
     Claim(
         "credit",
         "… in the order of r, where V*(s') is the same for all",
-        f"{_PAPER} Eq. 10",
-        "reward by step",
+        f"{PAPER} Eq. 10",
         order_of_reward,
+        "reward by step",
     ),
-    broken(
-        "credit", "a response's worst token is its least implicit reward", "a reading of heat maps", _DENSE, worst_token
-    ),
+    broken("credit", "a response's worst token is its least implicit reward", "a reading of heat maps", worst_token),
     Claim(
         "value curve",
         "q_t = β log E_ref[exp(R/β) | y≤t] − V*(s₁)",
         "2412.01981 Prop. 3.1",
-        "terminal reward",
         value_curve,
+        "terminal reward",
     ),
     Claim(
         "value curve",
         "q_t = V*(s_{t+1}) − V*(s₁) before the end",
         "2412.01981 §3",
-        "terminal reward",
         value_curve_alone,
+        "terminal reward",
     ),
-    broken("value curve", "… with rewards on the way", "2412.01981 §3", _DENSE, value_curve_alone),
-    Claim(
-        "value curve", "q_t = Σ r so far + V*(s_{t+1}) − V*(s₁)", f"{_PAPER} Eq. 10", _DENSE, value_curve_and_rewards
-    ),
-    Claim(
-        "identities", "Σ π_ref exp(A/β) = 1, E_π[A] ≥ 0 ≥ E_ref[A], any pair", "Gibbs' inequality", _DENSE, identities
-    ),
+    broken("value curve", "… with rewards on the way", "2412.01981 §3", value_curve_alone),
+    Claim("value curve", "q_t = Σ r so far + V*(s_{t+1}) − V*(s₁)", f"{PAPER} Eq. 10", value_curve_and_rewards),
+    Claim("identities", "Σ π_ref exp(A/β) = 1, E_π[A] ≥ 0 ≥ E_ref[A], any pair", "Gibbs' inequality", identities),
 )

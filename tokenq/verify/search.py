@@ -7,7 +7,7 @@ from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES
 from tokenq.search.mcts import Aim, mcts
 from tokenq.search.settings import Beams, Tree
-from tokenq.verify.claim import Case, Claim, broken
+from tokenq.verify.claim import PAPER, Case, Claim, broken
 from tokenq.worlds.mdp import EOS
 from tokenq.worlds.soft_q import log_ratios, response_logps, solve
 from tokenq.worlds.tabular import TabularStepper
@@ -24,7 +24,7 @@ def _beams(case: Case, width: int) -> list[Branch]:
 
 def _falls_short(case: Case, found: list[Branch], exact: torch.Tensor) -> float:
     """Return by how much the worst of the found scores differs from the best of all responses to its prompt."""
-    best = [float(exact[case.sequences.of_prompt(prompt)].max()) for prompt in case.prompts()]
+    best = [float(exact[rows].max()) for rows in case.rows]
     return max(abs(branch.score - value) for branch, value in zip(found, best, strict=True))
 
 
@@ -44,7 +44,7 @@ def beams_find_value(case: Case) -> float:
     world, width = case.world, int(torch.bincount(case.sequences.prompts).max())
     conservative = case.returns + world.beta * response_logps(case.sequences, world.reference_logps)
     found = [world.beta * branch.score for branch in _beams(case, width)]
-    best = [float(conservative[case.sequences.of_prompt(prompt)].max()) for prompt in case.prompts()]
+    best = [float(conservative[rows].max()) for rows in case.rows]
     starts = [float(case.optimum.values[prompt]) for prompt in case.prompts()]
     return max(abs(a + v - b) for a, v, b in zip(found, starts, best, strict=True))
 
@@ -61,11 +61,9 @@ def tree_search(case: Case) -> float:
     return _falls_short(case, [branches[0] for branches, _ in found], case.sequences.taken(ratios).sum(-1))
 
 
-_PAPER, _DENSE = "2404.12358", "dense reward"
-
 CLAIMS = (
-    Claim("search", "beams of full width return the argmax of Σ log π*", f"{_PAPER} §5.2", _DENSE, full_width_beams),
-    broken("search", "… one beam does", f"{_PAPER} §5.2", _DENSE, one_beam),
-    Claim("search", "they find the argmax of R + β log π_ref, V* unseen", f"{_PAPER} Eq. 13", _DENSE, beams_find_value),
-    Claim("search", "MCTS to its end returns the argmax of Σ β log π*/π_ref", f"{_PAPER} §5.2", _DENSE, tree_search),
+    Claim("search", "beams of full width return the argmax of Σ log π*", f"{PAPER} §5.2", full_width_beams),
+    broken("search", "… one beam does", f"{PAPER} §5.2", one_beam),
+    Claim("search", "they find the argmax of R + β log π_ref, V* unseen", f"{PAPER} Eq. 13", beams_find_value),
+    Claim("search", "MCTS to its end returns the argmax of Σ β log π*/π_ref", f"{PAPER} §5.2", tree_search),
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tokenq.core.losses.dro import dro_policy, dro_value
 from tokenq.core.tensors import PrefixValues, TokenLogps
-from tokenq.verify.claim import Case, Claim, broken, largest
+from tokenq.verify.claim import SMALL, Case, Claim, broken, largest
 from tokenq.verify.learning import divergence
 from tokenq.worlds.draws import random_policy
 from tokenq.worlds.soft_q import response_logps, token_logps
@@ -109,18 +109,18 @@ def dro_with_a_baseline(case: Case) -> float:
     return divergence(case, found(case, prompts_alone(case), mean_rewards)[0])
 
 
-_SMALL, _TOPIC, _SOURCE = "dense reward, small", "losses", "2405.19107"
+_TOPIC, _SOURCE = "losses", "2405.19107"
 
 CLAIMS = (
     Claim(
         _TOPIC,
         "DRO-V converges to π* and V* on single responses of another policy",
         f"{_SOURCE} Thm. 1",
-        _SMALL,
         dro_finds_policy_and_value,
+        SMALL,
         1e-7,
     ),
-    Claim(_TOPIC, "… with a value before every token too", f"{_SOURCE} Eq. 10", _SMALL, dro_finds_every_value, 1e-7),
-    broken(_TOPIC, "… and so it does with V = 0", _SOURCE, _SMALL, dro_without_value),
-    broken(_TOPIC, "… or with the mean reward as baseline", _SOURCE, _SMALL, dro_with_a_baseline),
+    Claim(_TOPIC, "… with a value before every token too", f"{_SOURCE} Eq. 10", dro_finds_every_value, SMALL, 1e-7),
+    broken(_TOPIC, "… and so it does with V = 0", _SOURCE, dro_without_value, SMALL),
+    broken(_TOPIC, "… or with the mean reward as baseline", _SOURCE, dro_with_a_baseline, SMALL),
 )
