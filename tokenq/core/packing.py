@@ -3,8 +3,10 @@
 `pack` is the only place that lays out prefix-shared rows and shifts tokens against the states that predict them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,28 +77,21 @@ def pack(
             pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             members=tuple(members),
             origins=tuple(group.where for group in groups for _ in group.responses),
-            token_columns=_token_columns(every),
-            response_columns=_response_columns(every),
+            token_columns=_of_all([_written(one) for one in every], np.concatenate),
+            response_columns=_of_all([one.response_columns for one in every], partial(np.asarray, dtype=np.float32)),
         ),
     )
 
 
-def _token_columns(responses: Sequence[TokenResponse]) -> dict[str, torch.Tensor]:
-    """Return the columns that every response has, at the tokens that the policy wrote, one response after the other."""
-    names = [name for name in responses[0].token_columns if all(name in one.token_columns for one in responses)]
-    return {
-        name: torch.from_numpy(np.concatenate([one.token_columns[name][one.mask] for one in responses]))
-        for name in names
-    }
+def _written(response: TokenResponse) -> dict[str, NDArray[Any]]:
+    """Return the columns of a response at the tokens that the policy wrote."""
+    return {name: column[response.mask] for name, column in response.token_columns.items()}
 
 
-def _response_columns(responses: Sequence[TokenResponse]) -> dict[str, torch.Tensor]:
-    """Return the numbers that every response has, a row each."""
-    names = [name for name in responses[0].response_columns if all(name in one.response_columns for one in responses)]
-    return {
-        name: torch.from_numpy(np.asarray([one.response_columns[name] for one in responses], np.float32))
-        for name in names
-    }
+def _of_all(columns: Sequence[Mapping[str, Any]], joined: Callable[[Any], NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """Return the columns that every response has, those of all responses as one."""
+    names = [name for name in columns[0] if all(name in own for own in columns)]
+    return {name: torch.from_numpy(joined([own[name] for own in columns])) for name in names}
 
 
 def at_own_state(group: TokenGroup, reads: Callable[[TokenResponse], NDArray[np.bool_]]) -> TokenGroup:

@@ -14,9 +14,8 @@ from tokenq.doctor.finding import Finding
 from tokenq.files import write_json
 from tokenq.jobs.doctor.material import Material, material_of
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, settings_given
+from tokenq.jobs.inputs import InMemory, Name, settings_given, settings_of
 from tokenq.jobs.inputs import RowsInMemory as DataRows
-from tokenq.jobs.keywords import settings_of
 from tokenq.jobs.outputs import claimed
 from tokenq.jobs.run import Rows, Run
 from tokenq.listener import SILENCE, Listener

@@ -1,14 +1,16 @@
-"""Models and data as a job is given them: named, or in memory.
+"""Models, data and settings as a job is given them: named, or in memory.
 
 A training writes down what is in memory: its run is then what it is from files.
 """
 
+import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sized
-from dataclasses import replace
-from functools import partial
+from dataclasses import MISSING, Field, fields, replace
+from functools import partial, wraps
+from inspect import Parameter
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, Union, cast, get_type_hints
 
 from tokenq.data.examples import ReadResult, read_examples
 from tokenq.data.files.local import Row
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 
     from tokenq.models.load import ModelSpec
     from tokenq.models.loaded import Loaded
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 Name = str | PathLike[str]
 
@@ -149,6 +154,45 @@ def models_given(
         else:
             names[role] = None if model is None else fspath(cast(Name, model))
     return names, found
+
+
+def settings_of(config: type[Any]) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Return a decorator that gives a job a keyword for each setting of a configuration, with its type and default.
+
+    The job takes them as `**settings`, all of them, whatever the caller has given; `help` and notebooks show them one
+    by one.
+
+    Args:
+        config: the dataclass that is the command's configuration too.
+    """
+    kinds = get_type_hints(config)
+
+    def decorated(job: Callable[P, Result]) -> Callable[P, Result]:
+        own = [one for one in inspect.signature(job).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+        named = {one.name for one in own}
+        shared = [
+            Parameter(one.name, Parameter.KEYWORD_ONLY, default=_default(one), annotation=kinds[one.name])
+            for one in fields(config)
+            if one.name not in named
+        ]
+        signature = inspect.Signature([*own, *shared], return_annotation=job.__annotations__["return"])
+
+        @wraps(job)
+        def called(*arguments: P.args, **keywords: P.kwargs) -> Result:
+            bound = signature.bind(*arguments, **keywords)
+            bound.apply_defaults()
+            run: Any = job
+            result: Result = run(**bound.arguments)
+            return result
+
+        called.__dict__["__signature__"] = signature
+        return called
+
+    return decorated
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def settings_given(

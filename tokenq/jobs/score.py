@@ -21,8 +21,7 @@ from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given
-from tokenq.jobs.keywords import settings_of
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given, settings_of
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Options, Reader

@@ -18,8 +18,7 @@ from tokenq.data.sources import Data
 from tokenq.errors import unknown_name
 from tokenq.files import json_line, plain, write_lines
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given
-from tokenq.jobs.keywords import settings_of
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given, settings_of
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.run import Run, run_folder
 from tokenq.jobs.searcher import Searcher, TextReward, load_searcher, searched_models

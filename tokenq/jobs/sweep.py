@@ -16,8 +16,7 @@ from tokenq.evaluation.sweep_config import SETTINGS, SweepConfig
 from tokenq.evaluation.task_generation import Quality
 from tokenq.files import write_json, write_text
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, settings_given
-from tokenq.jobs.keywords import settings_of
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, settings_given, settings_of
 from tokenq.jobs.outputs import claimed_folder, refuse_foreign
 from tokenq.jobs.run import Run
 from tokenq.jobs.search import read_prompts, search_to_file, usable

@@ -8,8 +8,16 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenq.data.streams.rows import GIVEN
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, NamedInput, RowsInMemory, data_source, is_stream, model_source
-from tokenq.jobs.keywords import settings_of
+from tokenq.jobs.inputs import (
+    InMemory,
+    Name,
+    NamedInput,
+    RowsInMemory,
+    data_source,
+    is_stream,
+    model_source,
+    settings_of,
+)
 from tokenq.jobs.run import Run
 from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tokenq.core import qfunction
-from tokenq.core.losses import dpo
+from tokenq.core.losses.pairs import dpo
 from tokenq.verify.claim import PAPER, Case, Claim, broken, excess, largest
 from tokenq.worlds.draws import normal, random_policy
 from tokenq.worlds.mdp import NO_STATE, TokenMDP

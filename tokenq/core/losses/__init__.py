@@ -7,30 +7,9 @@ its log-ratios, `lengths` and `divergences` what their names say, `reference_fre
 responses at once; `rewards` has those of reward models, which see no log-prob.
 """
 
-from tokenq.core.losses.anchored import both_log_ratios
-from tokenq.core.losses.pairs import cdpo, dpo, hinge, ipo, ipo_sum, log_ratios, margins
-from tokenq.core.losses.single import sft
+from tokenq.core.losses.pairs import ipo, ipo_sum, margins
 from tokenq.core.losses.sums import LossSum, LossTerm, alone, find_sum
-from tokenq.core.losses.table import ALIASES, LOSSES, Limit, Loss, bind, find_loss
+from tokenq.core.losses.table import ALIASES, LOSSES, Loss, find_loss
 
-__all__ = [
-    "ALIASES",
-    "LOSSES",
-    "Limit",
-    "Loss",
-    "LossSum",
-    "LossTerm",
-    "alone",
-    "bind",
-    "both_log_ratios",
-    "cdpo",
-    "dpo",
-    "find_loss",
-    "find_sum",
-    "hinge",
-    "ipo",
-    "ipo_sum",
-    "log_ratios",
-    "margins",
-    "sft",
-]
+__all__ = ["ALIASES", "LOSSES", "Loss", "LossSum", "LossTerm", "alone", "find_loss", "find_sum"]
+__all__ += ["ipo", "ipo_sum", "margins"]

@@ -1,7 +1,5 @@
 """Metrics of the value network that is trained beside the policy: its loss, its mean, the variance it explains."""
 
-from torch import Tensor
-
 from tokenq.core.losses.dro import residuals
 from tokenq.core.losses.inputs import INPUTS, Scene
 from tokenq.core.losses.units import Sums
@@ -24,16 +22,9 @@ def value_sums(scene: Scene, source: str) -> Sums:
     errors = residuals(scene.policy, scene.reference, rewards, values, scene.beta).detach()[values.mask]
     held = values.values.detach()[values.mask]
     targets, count = errors + held, len(held)
-    sums = {
-        "values/loss": errors.square().sum() / 2,
-        "values/mean": held.sum(),
-        **{f"values/{name}": moment.sum() for name, moment in zip(_MOMENTS, _moments(errors, targets), strict=True)},
-    }
-    return {name: (value, count) for name, value in sums.items()}
-
-
-def _moments(errors: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return errors, targets, targets.square()
+    sums = {"loss": errors.square().sum() / 2, "mean": held.sum()}
+    sums |= {name: moment.sum() for name, moment in zip(_MOMENTS, (errors, targets, targets.square()), strict=True)}
+    return {f"values/{name}": (value, count) for name, value in sums.items()}
 
 
 def with_explained_variance(means: dict[str, float]) -> dict[str, float]:
