@@ -8,10 +8,10 @@ from typing import Any, Literal, Union, get_args, get_origin
 from tokenq.errors import UserError, nearest
 
 Raw = str | list[str] | dict[str, str] | None
-"""What a flag or a YAML key says, before it has its type; None is YAML's null, which stands unquoted in a file."""
+"""The words of a flag or a YAML key, before they have a type; None is YAML's null, which stands unquoted in a file."""
 
 _NOTHING = {"none", "null", "~"}
-"""What says "not given" to a flag whose value cannot be text."""
+"""Words for "not given", for a flag whose value cannot be text."""
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 

@@ -13,7 +13,7 @@ from tokenq.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """What some fields of a configuration may be; bounds that are left out allow everything.
+    """The range of some fields of a configuration; bounds that are left out allow everything.
 
     Attributes:
         names: the fields.
@@ -58,7 +58,7 @@ SHARED = (
     Range(("resamples",), least=2, most=1_000_000),
     Range(("seed",), least=0, most=2**32 - 1),
 )
-"""What numbers may be that mean the same in every configuration."""
+"""Ranges of the numbers that mean the same in every configuration."""
 
 
 def check_ranges(config: Any, ranges: Sequence[Range] = ()) -> None:

@@ -7,8 +7,8 @@ import time
 import numpy as np
 import pytest
 
+from tokenq.cache import cached
 from tokenq.cli.main import main
-from tokenq.kept import kept
 from tokenq.models.identity import ModelIdentity
 from tokenq.models.reference_store import ReferenceStore
 
@@ -27,7 +27,7 @@ def cache(tmp_path, monkeypatch):
     other = ReferenceStore(root / "reference", ModelIdentity("models/b", "X", 1, "bfloat16", "cd" * 32))
     other.add({b"0" * 16: np.zeros(10, np.float32)})
     for kind, number in (("identities", 1), ("identities", 2), ("proofs", 1)):
-        kept(kind, {"number": number}, lambda: {"way": "x"}, decides=("way",))
+        cached(kind, {"number": number}, lambda: {"way": "x"}, decides=("way",))
     return root
 
 

@@ -8,11 +8,11 @@ from builders import own_logps, random_groups
 from tiny import tiny_model, tiny_tokenizer
 from torch import nn
 
+from tokenq.cache import cache_folder
 from tokenq.core.packing import pack
 from tokenq.errors import UserError
 from tokenq.jobs.inputs import spec_of
 from tokenq.jobs.run import Run
-from tokenq.kept import cache_folder
 from tokenq.models.classifier import open_classifier
 from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.identity import identify

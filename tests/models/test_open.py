@@ -146,7 +146,7 @@ def test_a_damaged_identity_is_found_anew(folder, text):
 
 
 def opening_cache(kind):
-    from tokenq.kept import cache_folder
+    from tokenq.cache import cache_folder
 
     folder = cache_folder()
     assert folder is not None
@@ -304,7 +304,7 @@ def test_broken_weights_are_put_to_the_proof_each_time(folder):
 def test_float16_is_proven_each_time(proved):
     for _ in range(2):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(proof_cache, "kept", None)  # must not be asked
+            patch.setattr(proof_cache, "cached", None)  # must not be asked
             proven(tiny_model("llama", dtype=torch.float16))
     assert len(proved) == 2
 

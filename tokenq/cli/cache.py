@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tokenq.cache import IDENTITIES, PROOFS, REFERENCE, TOKENS, cache_folder
 from tokenq.errors import UserError, unknown_name
-from tokenq.kept import IDENTITIES, PROOFS, REFERENCE, TOKENS, cache_folder
 from tokenq.ranges import Range, check_ranges
 
 

@@ -184,7 +184,7 @@ def field_docs(config: type[Any]) -> dict[str, str]:
 
 
 _DOCS: dict[type[Any], dict[str, str]] = {}
-"""What `field_docs` has read before: sources are parsed once."""
+"""The docs that `field_docs` has read before: sources are parsed once."""
 
 
 def in_sections(config: type[Any], sections: Mapping[str, str]) -> dict[str, list[Field[Any]]]:

@@ -33,7 +33,7 @@ class VerifyConfig:
 
 
 RANGES = (Range(("worlds",), least=1, most=10_000),)
-"""What numbers may be, beside those that all configurations share."""
+"""Ranges of the numbers, beside those that all configurations share."""
 
 _WIDTH = 190
 """Columns of the table where no terminal says how wide it is."""

@@ -21,7 +21,7 @@ BLOCKS = 100
 
 
 class Pairs(NamedTuple):
-    """What one run says of N pairs; columns are (chosen, rejected), NaN for pairs that it does not hold out.
+    """The numbers of one run for N pairs; columns are (chosen, rejected), NaN for pairs that it does not hold out.
 
     Attributes:
         ratios: [N, 2] log π/π_ref of the responses, in nats.
@@ -69,7 +69,7 @@ MEASURES: Mapping[str, Measure] = {
     "likelihood_accuracy": Measure("by log π", lambda pairs: _first_higher(pairs.logps)),
     "mean_likelihood_accuracy": Measure("by log π a token", lambda pairs: _first_higher(pairs.logps / pairs.tokens)),
 }
-"""What is measured of every pair, by name."""
+"""The measures of a pair, by name."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a setup came to.
+    """The numbers of a setup.
 
     Attributes:
         setup: its runs.

@@ -1,4 +1,4 @@
-"""What a comparison of runs may be asked for. Imports no torch."""
+"""The settings of a comparison of runs. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

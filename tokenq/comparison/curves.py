@@ -30,7 +30,7 @@ CURVES: Mapping[str, tuple[str, str]] = {
     "chosen": ("drift of log π, chosen", "log π/π_ref, chosen"),
     "rejected": ("drift of log π, rejected", "log π/π_ref, rejected"),
 }
-"""What is drawn, with its title for held-out pairs (since the start) and for training batches (against π_ref)."""
+"""The curves, with their titles for held-out pairs (since the start) and for training batches (against π_ref)."""
 
 
 def curves_of(setups: Sequence[Setup]) -> list[Chart]:

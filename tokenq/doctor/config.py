@@ -1,4 +1,4 @@
-"""What `tokenq doctor` and `tokenq.examine` may be asked for. Imports no torch."""
+"""The settings of `tokenq doctor` and `tokenq.examine`. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class DoctorConfig(ReaderOptions, TextOptions):
 
 
 RANGES = (Range(("samples",), least=0, most=100_000), Range(("rows",), least=1, most=2**31 - 1))
-"""What numbers of an examination may be, beside those that all configurations share."""
+"""Ranges of the numbers of an examination, beside those that all configurations share."""
 
 SECTIONS = {
     "run": "what to examine",

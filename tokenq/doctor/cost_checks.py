@@ -1,4 +1,4 @@
-"""What a run costs as it goes, and whether it has come to its end: notes, none of which makes a run worse."""
+"""Checks of the cost of a run and of its end: notes, none of which makes a run worse."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What is wrong with the data of a run: cut, lost, merged, repeated, contradictory, or told apart by length alone.
+"""Checks of the data of a run: cut, lost, merged, repeated, contradictory, or told apart by length alone.
 
 `data_facts` counts in token space; the checks judge these counts, or the account that the run recorded, where the rows
 are no longer at hand. Rows themselves are read and tokenised by the caller.

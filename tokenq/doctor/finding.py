@@ -1,4 +1,4 @@
-"""What an examination finds: a name, how bad it is, the numbers that say so, and what to change.
+"""The findings of an examination: a name, how bad it is, the numbers that say so, and what to change.
 
 Plain data that goes to the terminal, to JSON and to a page as it is. Nothing is decided here.
 """
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """The finding of a check.
 
     Attributes:
         name: of the finding, the same in every run; docs/doctor.md has a section for each.

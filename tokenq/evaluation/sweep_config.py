@@ -1,4 +1,4 @@
-"""What a sweep may be asked for. Imports no torch."""
+"""The settings of a sweep. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ SETTINGS = (
     *(f"beam width={width}" for width in (2, 3, 5, 10)),
     *(f"mcts simulations={count}" for count in (4, 8, 16)),
 )
-"""What is swept where nothing else is asked for; the votes only where there are answers."""
+"""The searches that are swept where no others are asked for; the votes only where there are answers."""
 
 
 RANGES = (Range(("batch_size", "pool"), least=1, most=10_000),)
-"""What numbers of a sweep may be."""
+"""Ranges of the numbers of a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)

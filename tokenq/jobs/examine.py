@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examination:
-    """What an examination found.
+    """The result of an examination.
 
     Attributes:
         findings: the worst first.
@@ -47,7 +47,7 @@ class Examination:
 
     @property
     def unseen(self) -> Sequence[str]:
-        """What could not be looked at, and why."""
+        """The parts of the run that could not be looked at, and why."""
         return self.material.unseen
 
     @property

@@ -39,7 +39,7 @@ RowsInMemory = Any
 
 
 class NamedInput(NamedTuple):
-    """What a configuration names.
+    """A model or data by the name that a configuration has for it.
 
     Attributes:
         names: sources of data, or the name of a model.

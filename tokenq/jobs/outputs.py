@@ -1,4 +1,4 @@
-"""What a job writes: nothing on disk is replaced unless the same command wrote it, and nobody else writes it now.
+"""The outputs of a job: nothing on disk is replaced unless the same command wrote it, and nobody else writes it now.
 
 Every output says who made it: JSON in its field `made_by`, a page and a figure inside, lines and tables in the
 provenance beside them. What a job has done is kept as it comes, so that a kill loses nothing: one file per process, put

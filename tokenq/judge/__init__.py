@@ -1,1 +1,1 @@
-"""What says how good a response is: true answers, verifiers, reward models, and models that are asked."""
+"""Judges of responses: true answers, verifiers, reward models, and models that are asked."""

@@ -19,7 +19,7 @@ from tokenq.judge.judging import Comparison, Order
 
 @dataclass(frozen=True)
 class Reply:
-    """What an endpoint sent.
+    """The reply of an endpoint.
 
     Attributes:
         text: the answer; empty when it gave none.

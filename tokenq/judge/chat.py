@@ -23,7 +23,7 @@ PARAMETERS: Mapping[str, Any] = {"temperature": 0, "max_tokens": 1024}
 """Fields of a request besides model and messages, unless others are given."""
 
 QUESTION = Template()
-"""What is asked unless another template is given."""
+"""The question, unless another template is given."""
 
 BYTES_A_TOKEN = 4
 """Roughly, for English; what an estimate of tokens goes by."""
@@ -45,7 +45,7 @@ def silent(done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """What judging will cost, before it starts.
+    """The cost of judging, before it starts.
 
     Attributes:
         comparisons: how many there are.

@@ -52,7 +52,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge said when it was asked once.
+    """The answer of a judge that was asked once.
 
     Attributes:
         order: "given" when it was shown the first response first, "swapped" when second.
@@ -75,7 +75,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge makes of a comparison.
+    """The judgement of a comparison.
 
     Attributes:
         id: the comparison's.

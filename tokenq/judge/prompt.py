@@ -1,4 +1,4 @@
-"""What a judge is asked in words, and how its verdict is read: strictly, so that nonsense never counts as a verdict.
+"""The question to a judge that is asked in words, and its verdict, read so strictly that nonsense never counts as one.
 
 A response may try to speak as the judge, or as the question. So every question has a code of its own that nobody could
 know who wrote a response: it stands in the marks between the parts, and the verdict is given with it. What looks like a
@@ -16,7 +16,7 @@ from tokenq.errors import UserError
 from tokenq.judge.judging import Comparison, Order, Verdict
 
 BLANKS = ("prompt", "first", "second")
-"""What a template must hold, each in double braces: {{prompt}}, {{first}}, {{second}}; {{code}} may stand there too."""
+"""The blanks of a template, each in double braces: {{prompt}}, {{first}}, {{second}}; {{code}} may stand there too."""
 
 VERDICTS: dict[str, Verdict] = {"a": "first", "b": "second", "tie": "tie"}
 

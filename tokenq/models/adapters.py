@@ -21,7 +21,7 @@ from tokenq.models.forward.packed_lm import bare, is_peft
 from tokenq.models.forward.short_row import short_row
 
 _MAKE = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
-"""What two models must share for one adapter to fit both; a vocabulary may have grown."""
+"""The settings that two models must share for one adapter to fit both; a vocabulary may have grown."""
 
 _IN_LAYERS = frozenset(
     {

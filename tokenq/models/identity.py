@@ -1,7 +1,7 @@
 """The identity of a model, with a hash of its weights: for provenance, and as a key of stored results.
 
 The hash of a gigabyte takes a second, and it is the same as long as nobody touches the files; so it is kept beside
-their stamps (`tokenq.kept`).
+their stamps (`tokenq.cache`).
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenq.kept import IDENTITIES, kept, sources, versions
+from tokenq.cache import IDENTITIES, cached, sources, versions
 from tokenq.models.adapters import adapter_scales, base_name, is_adapter_folder, is_adapter_weight
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.proof_cache import numeric_config
@@ -26,7 +26,7 @@ _USES_REMOTE = 8
 _MAKERS = tuple(
     f"tokenq.models.{name}" for name in ("identity", "load", "checkpoint", "adapters", "merging", "classifier")
 )
-"""What decides which weights come of which files."""
+"""The modules that decide which weights come of which files."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def kept_identity(
             "makers": sources(*_MAKERS),
         }
         uses = {"uses": _USES_REMOTE} if any(is_remote(stamp.path) for stamp in files) else {}
-        answer = kept(IDENTITIES, depends, find, decides=("weights", "dtype", "finite"), say=say, **uses)
+        answer = cached(IDENTITIES, depends, find, decides=("weights", "dtype", "finite"), say=say, **uses)
     else:
         answer = find()
     finite = bool(answer.pop("finite"))

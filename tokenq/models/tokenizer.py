@@ -21,7 +21,7 @@ from tokenq.models.stamps import stamped, stamps
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "*.py")
-"""What a folder with a tokenizer holds some of."""
+"""Patterns of the files of a tokenizer; its folder holds some of them."""
 
 SLACK = 1024
 """Rows by which vocabularies may differ: embeddings padded to a round number, a few added tokens."""

@@ -1,4 +1,4 @@
-"""What all searches share: branches that are being written, the limits they keep, how they end, and what they cost."""
+"""The parts that all searches share: branches that are being written, their limits, their ends, and their cost."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

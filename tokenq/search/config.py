@@ -1,4 +1,4 @@
-"""What a search may be asked for; flags, YAML keys and Python arguments have these names. Imports no torch.
+"""The settings of a search; flags, YAML keys and Python arguments have these names. Imports no torch.
 
 Settings of methods stand in `tokenq.search.settings`; a command's configuration is made of them and of its own.
 """
@@ -14,7 +14,7 @@ from tokenq.search.settings import Beams, Chunks, Lookahead, Sampling, Tree, nam
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(ModelOptions, RewardOptions, RowOptions):
-    """What every search is told, whatever its method."""
+    """The settings of every search, whatever its method."""
 
     proxy: Sequence[str] = ()
     """Small models that steer the policy: TUNED UNTUNED, or several such pairs (proxy tuning)."""
@@ -69,7 +69,7 @@ RANGES = (
     Range(("lookahead_weight",), least=-(10**9), most=10**9),
     Range(("diversity_penalty", "exploration"), least=0, most=1_000_000),
 )
-"""What numbers of a search may be: more branches than these are no search that anybody could wait for."""
+"""Ranges of the numbers of a search: more branches than these are no search that anybody could wait for."""
 
 
 @dataclass(frozen=True, kw_only=True)

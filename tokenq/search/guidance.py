@@ -1,4 +1,4 @@
-"""What a search maximises, as functions of both models' log-probs; things that are never confused.
+"""The objectives of searches, as functions of both models' log-probs; things that are never confused.
 
 Likelihood is the search of the paper: over a DPO policy it equals value-guided search for reward plus log π_ref
 (Eq. 13 of arXiv 2404.12358). Reward is Σ β log π/π_ref, for candidates that come from elsewhere. A proxy changes the

@@ -25,7 +25,7 @@ from tokenq.search.tree import RULES, Halving, Node, as_visited
 
 @dataclass(frozen=True)
 class Aim:
-    """What trees are searched for.
+    """The aim of a tree search.
 
     Attributes:
         objective: what is maximised where nothing judges, a sum over tokens.

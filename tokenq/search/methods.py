@@ -25,7 +25,7 @@ VALUE = "value"
 
 @dataclass(frozen=True)
 class Aids:
-    """What stands by a search, beside its settings.
+    """The functions and models that a search uses beside its settings.
 
     Attributes:
         value: what a response, complete or not, is worth: for "lookahead" (the implicit reward when None), "mcts" (the
@@ -54,7 +54,7 @@ def rank(branches: Sequence[Branch], config: SearchConfig, aids: Aids) -> Sequen
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search found for one prompt.
+    """The result of a search for one prompt.
 
     Attributes:
         candidates: responses, best first.

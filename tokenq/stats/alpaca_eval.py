@@ -24,7 +24,7 @@ from tokenq.stats.win_rate import Preferences, checked, floats
 ALPACA_EVAL_2 = "AlpacaEval 2: length, difficulty of the instruction, and gamed baselines"
 
 GAMED_COLUMNS = ("index", "preference", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
-"""What is read of AlpacaEval's `df_gamed.csv`."""
+"""The columns of AlpacaEval's `df_gamed.csv` that are read."""
 
 GAMED_WEIGHT = 0.1
 """Weight of a gamed row against a judged one: AlpacaEval's 0.2 shared by its two gamed baselines."""

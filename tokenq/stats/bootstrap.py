@@ -63,7 +63,7 @@ class Resampling:
 
 
 PLAIN = Resampling()
-"""What is used unless something else is asked for."""
+"""The default of every interval."""
 
 
 def intervals(statistic: Statistic, n: int, how: Resampling = PLAIN) -> list[Estimate]:

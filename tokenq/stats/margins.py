@@ -1,4 +1,4 @@
-"""What reward margins are worth: whether σ(margin) is the probability it claims to be, and how much of it is length.
+"""The worth of reward margins: whether σ(margin) is the probability it claims to be, and how much of it is length.
 
 Margins are chosen − rejected rewards in units of the Bradley-Terry model (β included), so that σ(margin) is the
 probability with which the model would prefer the chosen response.

@@ -1,4 +1,4 @@
-"""What an evaluation came to, at rest: numbers for machines, tables and curves for people, examples to look at.
+"""The outcome of an evaluation, at rest: numbers for machines, tables and curves for people, examples to look at.
 
 Every task makes one of these, and what shows an evaluation (terminal, JSON, page) reads it and knows no task.
 """
@@ -102,7 +102,7 @@ def worst_first(examples: Sequence[ListedExample], number: str) -> list[ListedEx
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation came to.
+    """The outcome of an evaluation.
 
     Attributes:
         task: its name.

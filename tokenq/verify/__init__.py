@@ -1,1 +1,1 @@
-"""What the literature claims about language models as Q-functions, each claim checked in worlds of the right kind."""
+"""Claims of the literature about language models as Q-functions, each checked in worlds of the right kind."""

@@ -113,7 +113,7 @@ SMALL = "dense reward, small"
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """What came out for one claim.
+    """The result of checking a claim.
 
     Attributes:
         claim: the claim.

@@ -1,4 +1,4 @@
-"""What decoding maximises: likelihood search as value search, and log-ratios of a small pair over a large model."""
+"""Claims about decoding: likelihood search as value search, and log-ratios of a small pair over a large model."""
 
 from dataclasses import dataclass, replace
 

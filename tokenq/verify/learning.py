@@ -1,4 +1,4 @@
-"""What preference learning finds: DPO as inverse Q-learning, its error in n pairs, and likelihoods that must fall."""
+"""Claims about preference learning: DPO as inverse Q-learning, its error in n pairs, likelihoods that must fall."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What the losses besides DPO find on exact data: π*, or the optimum that they state instead."""
+"""Claims about the optima of losses besides DPO on exact data: π*, or the optimum that they state instead."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""What the soft optimum is: Bellman's equation, its policy, the objective it maximises, Q-functions and their gauge."""
+"""Claims about the soft optimum: Bellman's equation, its policy and objective, Q-functions and their gauge."""
 
 from dataclasses import replace
 

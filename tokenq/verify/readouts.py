@@ -1,4 +1,4 @@
-"""What token-level read-outs mean: credit, the order of tokens, value curves, identities of any two models."""
+"""Claims about token-level read-outs: credit, the order of tokens, value curves, identities of any two models."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What DRO-V finds from single responses with their rewards, drawn by somebody else than the reference: π* and V*."""
+"""Claims about DRO-V: from single responses with rewards, drawn by another than the reference, it finds π* and V*."""
 
 from collections.abc import Callable
 

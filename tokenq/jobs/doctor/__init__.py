@@ -1,1 +1,1 @@
-"""What an examination gathers before the checks judge it: rows, weights, and what models say and write."""
+"""The material of an examination, before the checks judge it: rows, weights, scores and samples of the models."""

@@ -1,4 +1,4 @@
-"""What an examination looks at: a run's record, its rows tokenised again, its weights, and what its policy writes.
+"""The material of an examination: a run's record, its rows tokenised again, its weights, and what its policy writes.
 
 Whatever is no longer there is left out of the record and named, so that a finding is missed openly.
 """
@@ -33,7 +33,7 @@ from tokenq.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Material:
-    """What was looked at.
+    """The material of an examination.
 
     Attributes:
         record: the run with what was measured beside it.

@@ -1,4 +1,4 @@
-"""What the models of an examination say of pairs, and what they write."""
+"""Pairs scored by the models of an examination, and the responses that they write."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from tokenq.cache import REFERENCE, cache_folder
 from tokenq.core.logits import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
-from tokenq.kept import REFERENCE, cache_folder
 from tokenq.listener import Event, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import frozen_model, logits_of, no_grad

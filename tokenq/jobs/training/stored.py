@@ -23,7 +23,7 @@ from tokenq.data.stored.selected import select
 from tokenq.data.stored.store import Recipe, stored
 from tokenq.data.tokenize import Tokenization, TokenizedData
 from tokenq.errors import UserError
-from tokenq.kept import TOKENS, cache_folder
+from tokenq.cache import TOKENS, cache_folder
 from tokenq.listener import Listener
 from tokenq.records.examples import Example
 from tokenq.rundir import RunDir

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 SHORT = 6
-"""What the lengths become: every row of the proof is longer, or has others beside it that are."""
+"""The length that all others become: every row of the proof is longer, or has others beside it that are."""
 
 _NAMES = frozenset(
     {

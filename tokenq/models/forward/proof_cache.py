@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from tokenq.kept import PROOFS, Answer, kept, sources, versions
+from tokenq.cache import PROOFS, Answer, cached, sources, versions
 from tokenq.models.forward.lengths import SHORT, length_limit
 from tokenq.models.forward.packed_lm import PackedLM, bare, is_peft
 from tokenq.models.forward.proof import LOG_PROBS, TOLERANCES, Proof, fastest_exact, probe_groups
@@ -38,7 +38,7 @@ _PROVERS = (
     "tokenq.core.logits",
     "tokenq.core.readout",
 )
-"""What a proof proves, and what with: the ways, the rows, the truth that they are held to."""
+"""The modules that a proof depends on: the ways, the rows, the truth that they are held to."""
 
 _BASE = "base_model_name_or_path"
 
@@ -77,7 +77,7 @@ def proven(
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     if known and torch.float16 not in types:  # in which overflow depends on the weights
         uses = {} if types <= TOLERANCES.keys() else {"uses": _USES_MEASURED}
-        answer = kept(
+        answer = cached(
             PROOFS, _depends(model, choice, max_length, proof), find, decides=("way", "limit", "steps"), say=say, **uses
         )
     else:

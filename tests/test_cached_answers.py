@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tokenq import kept as module
-from tokenq.kept import cache_folder, kept, sources
+from tokenq import cache as module
+from tokenq.cache import cache_folder, cached, sources
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ class Finder:
         return {"way": self.answers[min(self.calls, len(self.answers)) - 1], "note": self.calls}
 
     def ask(self, depends=None, **options):
-        return kept("proofs", depends or {"a": 1}, self, decides=("way",), say=self.said.append, **options)["way"]
+        return cached("proofs", depends or {"a": 1}, self, decides=("way",), say=self.said.append, **options)["way"]
 
 
 def only_file(folder):
@@ -117,7 +117,7 @@ def test_an_error_is_not_kept(folder):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        kept("proofs", {"a": 1}, fails, decides=("way",))
+        cached("proofs", {"a": 1}, fails, decides=("way",))
     assert not folder.exists()
 
 
@@ -152,7 +152,7 @@ def test_where_it_is(tmp_path, monkeypatch):
 
 
 def test_sources_are_known_by_their_bytes():
-    one, other = sources("tokenq.errors"), sources("tokenq.kept")
+    one, other = sources("tokenq.errors"), sources("tokenq.cache")
     assert one != other
-    assert sources("tokenq.errors", "tokenq.kept") not in (one, other)
+    assert sources("tokenq.errors", "tokenq.cache") not in (one, other)
     assert module.VERSION == 1

@@ -48,7 +48,7 @@ def cache_folder() -> Path | None:
         return None
 
 
-def kept(
+def cached(
     kind: str,
     depends: Mapping[str, Any],
     find: Callable[[], Answer],
