@@ -7,9 +7,9 @@ the held-out pairs decides.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,9 @@ def setups_of(runs: Sequence[ComparedRun]) -> list[Setup]:
         found.setdefault((text, turn), []).append(run)
     names: list[str] = []
     for members in found.values():
-        names.append(_unused(_setup_name(members), names))
+        name = _setup_name(members)
+        numbered = chain([name], (f"{name} ({number})" for number in count(2)))
+        names.append(next(one for one in numbered if one not in names))
     return [Setup(name, tuple(members)) for name, members in zip(names, found.values(), strict=True)]
 
 
@@ -277,19 +279,6 @@ def _setup_name(members: Sequence[ComparedRun]) -> str:
     columns = zip(*(run.name for run in members), strict=False)
     shared = "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, columns))
     return re.sub(r"[-_. /]*(seed|s)?[-_. /=]*$", "", shared) or Setup("", tuple(members)).loss
-
-
-def _unused(name: str, names: Sequence[str]) -> str:
-    """Return the name, with a number where it is taken."""
-    return next(one for one in _numbered(name) if one not in names)
-
-
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name} ({number})"
-        number += 1
 
 
 def pooled(runs: Sequence[ComparedRun], table: str) -> dict[PairKey, Floats]:

@@ -154,7 +154,7 @@ def compare(setups: Sequence[Setup], baseline: Setup, how: Resampling = PLAIN) -
 
     def compared(setup: Setup) -> Compared:
         own, other = values[setup.name], values[baseline.name]
-        held_out = _estimates(own, groups, how)
+        held_out = {name: mean_interval(one, groups, how) for name, one in zip(MEASURES, own.T, strict=True)}
         difference = None if setup is baseline else _differences(own, other, groups, how)
         spreads = _spreads(measured[setup.name])
         return Compared(setup, held_out, _rewards(held_out, setup.beta), difference, spreads, _cost(setup, how))
@@ -204,10 +204,6 @@ def _groups(keys: Sequence[PairKey]) -> list[str] | None:
     return None if len(set(prompts)) == len(prompts) else prompts
 
 
-def _estimates(values: Floats, groups: Sequence[str] | None, how: Resampling) -> dict[str, Estimate]:
-    return {name: mean_interval(column, groups, how) for name, column in zip(MEASURES, values.T, strict=True)}
-
-
 def _differences(values: Floats, others: Floats, groups: Sequence[str] | None, how: Resampling) -> dict[str, Estimate]:
     columns = zip(MEASURES, values.T, others.T, strict=True)
     return {name: difference_interval(own, other, groups, how) for name, own, other in columns}
@@ -237,14 +233,10 @@ def _cost(setup: Setup, how: Resampling) -> dict[str, float | Estimate | None]:
     totals = [_run_cost(run) for run in setup.runs]
     seconds = [_column(run, "seconds") for run in setup.runs]
     blocks = [f"{n} {i * BLOCKS // len(one)}" for n, one in enumerate(seconds) for i in range(len(one))]
-    found: dict[str, float | Estimate | None] = dict(_averaged(totals))
-    found["seconds_a_step"] = mean_interval(np.concatenate(seconds), blocks, how) if blocks else None
-    return found
-
-
-def _averaged(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return {name: value if np.isfinite(value) else None for name, value in means.items()}
+    means = {name: float(np.mean([row[name] for row in totals])) for name in totals[0]}
+    found = {name: value if np.isfinite(value) else None for name, value in means.items()}
+    a_step = mean_interval(np.concatenate(seconds), blocks, how) if blocks else None
+    return found | {"seconds_a_step": a_step}
 
 
 def _run_cost(run: ComparedRun) -> dict[str, float]:

@@ -29,7 +29,7 @@ def over_optimisation(record: RunRecord) -> Finding | None:
     if len(losses) < 2 or len(trained) < 2:
         return None
     best = int(losses.values.argmin())
-    tail, around = _tail(trained), _around(trained, int(losses.steps[best]))
+    tail, around = _around(trained, int(trained.steps[-1])), _around(trained, int(losses.steps[best]))
     worse = losses.values[-1] > losses.values[best] * (1 + LOSS_WORSE) and tail < around
     fell = _fall_of_accuracy(accuracies, record.eval_pairs) if tail < trained.values[0] else ()
     if not worse and not fell:
@@ -110,10 +110,6 @@ def no_held_out(record: RunRecord) -> Finding | None:
         (Evidence("evaluations", 0),),
         "Give --eval-size or --eval-data, and --eval-steps for a curve.",
     )
-
-
-def _tail(series: Series) -> float:
-    return float(series.values[-max(1, math.ceil(TAIL * len(series))) :].mean())
 
 
 def _around(series: Series, step: int) -> float:

@@ -33,7 +33,8 @@ def updated_in(record: RunRecord) -> str | None:
     said = record.provenance.get("precision") or {}
     stored = said.get("weights") or (record.provenance.get("model") or {}).get("dtype")
     # A run that says nothing of a copy has none; its adapter, if it had one, was in float32.
-    dtype = said.get("master") or (None if not said and _adapts(record) else stored)
+    adapts = record.config.get("lora_rank") or record.config.get("adapter")
+    dtype = said.get("master") or (None if not said and adapts else stored)
     return dtype if dtype in MANTISSA else None
 
 
@@ -88,7 +89,3 @@ def _measured(moved: Moved | None) -> tuple[Evidence, ...]:
         Evidence("weights that an update can move", percent(moved.within_reach, moved.weights)),
         Evidence("weights that are not what they were", percent(moved.moved, moved.weights)),
     )
-
-
-def _adapts(record: RunRecord) -> bool:
-    return bool(record.config.get("lora_rank") or record.config.get("adapter"))

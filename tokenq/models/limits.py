@@ -38,7 +38,8 @@ class ModelLimits:
         lm = bare(model)
         config, embedding = lm.config.get_text_config(), lm.get_input_embeddings()
         named = config.to_dict()
-        stated: Any = named.get("max_position_embeddings") or named.get(_alias(config, "max_position_embeddings"))
+        name = "max_position_embeddings"
+        stated: Any = named.get(name) or named.get(config.attribute_map.get(name, name))  # GPT-2: n_positions
         context = int(stated) if isinstance(stated, int) and stated > 0 else None
         learned = context is not None and any(_holds_positions(lm, context, embedding))
         return cls(context, learned, int(embedding.weight.shape[0]))
@@ -75,7 +76,7 @@ def refuse_beyond(limits: ModelLimits, groups: Sequence[TokenGroup], name: str) 
         token = max(int(ids.max()) for ids in (group.prompt_ids, *(r.ids for r in group.responses)) if len(ids))
         if token > highest:
             highest, at = token, group.where
-    _refuse_token(limits, highest, at, name)
+    refuse_tokens((limits, name), [highest], at)
     if limits.context is None or longest <= limits.context:
         return None
     if limits.learned or longest > FAR * limits.context:
@@ -93,20 +94,12 @@ def refuse_tokens(limits: tuple[ModelLimits, str], tokens: Sequence[int], where:
     Raises:
         UserError: says which, and both sizes.
     """
-    _refuse_token(limits[0], max(tokens, default=-1), where, limits[1])
-
-
-def _refuse_token(limits: ModelLimits, token: int, where: str, name: str) -> None:
-    if token >= limits.tokens:
+    token = max(tokens, default=-1)
+    if token >= limits[0].tokens:
         raise UserError(
-            f"{where} has token {token}, and the embedding of {name} has {limits.tokens} rows.",
+            f"{where} has token {token}, and the embedding of {limits[1]} has {limits[0].tokens} rows.",
             "The tokenizer has grown: resize the model (resize_token_embeddings), or take its own tokenizer.",
         )
-
-
-def _alias(config: Any, name: str) -> str:
-    """Return a configuration's own name for a setting (GPT-2: n_positions)."""
-    return str(config.attribute_map.get(name, name))
 
 
 def _holds_positions(model: nn.Module, context: int, embedding: nn.Module) -> "list[bool]":

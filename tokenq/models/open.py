@@ -32,10 +32,6 @@ from tokenq.models.tokenizer import check_vocabularies, open_tokenizer, same_tok
 Say = Callable[[str], None]
 
 
-def _silent(_: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class OpenedModel:
     """A model opened for reading.
@@ -105,7 +101,7 @@ def open_model(
     spec: ModelSpec,
     attention: str = "auto",
     max_length: int = 1024,
-    say: Say = _silent,
+    say: Say = lambda _: None,
     load: Callable[[ModelSpec], nn.Module] = load_model,
     proof: Proof | None = None,
 ) -> OpenedModel:
@@ -142,7 +138,11 @@ def open_model(
 
 
 def open_pair(
-    policy: ModelSpec, reference: ModelSpec | None, attention: str = "auto", max_length: int = 1024, say: Say = _silent
+    policy: ModelSpec,
+    reference: ModelSpec | None,
+    attention: str = "auto",
+    max_length: int = 1024,
+    say: Say = lambda _: None,
 ) -> OpenedPair:
     """Open a policy and its reference for reading.
 
@@ -210,7 +210,7 @@ def open_reward_model(
     weights: Mapping[str, str | float] | None = None,
     attention: str = "auto",
     max_length: int = 1024,
-    say: Say = _silent,
+    say: Say = lambda _: None,
 ) -> OpenedRewards:
     """Open a reward model that is read at every token.
 

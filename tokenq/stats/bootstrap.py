@@ -83,7 +83,9 @@ def intervals(statistic: Statistic, n: int, how: Resampling = PLAIN) -> list[Est
     sizes = [min(BATCH, how.resamples - start) for start in range(0, how.resamples, BATCH)]
     replicates = np.concatenate([_columns(statistic(_draw(rng, size, n))) for size in sizes])
     left_out = _columns(statistic(_without_one(rng, n)))
-    low, high = _bca(values, replicates, left_out, _expanded(how.confidence, n))
+    # The normal quantile that gives a mean its t interval: √(n/(n−1)) t, corrections for an estimated s.
+    z = float(np.sqrt(n / (n - 1)) * student.ppf((1 + how.confidence) / 2, n - 1))
+    low, high = _bca(values, replicates, left_out, z)
     # Of a statistic that resampling biases, the estimate may lie outside; an interval holds what it is an interval of.
     low, high = np.fmin(low, values), np.fmax(high, values)
     return [Estimate(float(a), float(b), float(c), n) for a, b, c in zip(values, low, high, strict=True)]
@@ -224,11 +226,6 @@ def _without_one(rng: np.random.Generator, n: int) -> Floats:
         return 1.0 - np.eye(n)
     block = rng.permutation(n) % BATCH
     return np.asarray(block != np.arange(BATCH)[:, None], dtype=np.float64)
-
-
-def _expanded(confidence: float, n: int) -> float:
-    """Return the normal quantile that gives a mean its t interval: √(n/(n−1)) t, corrections for an estimated s."""
-    return float(np.sqrt(n / (n - 1)) * student.ppf((1 + confidence) / 2, n - 1))
 
 
 def _bca(values: Floats, replicates: Floats, left_out: Floats, z: float) -> tuple[Floats, Floats]:

@@ -65,7 +65,7 @@ def win_rate(preferences: Preferences, confidence: float = 0.95) -> WinRate:
         n=n,
         unusable=len(values) - n,
         win_rate=rate,
-        standard_error=_error_of_mean(used),
+        standard_error=float(used.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         interval=_wilson(rate, _effective_size(used), confidence),
         wins=int((used > 0.5).sum()),
         losses=int((used < 0.5).sum()),
@@ -98,10 +98,6 @@ def _enough(used: Floats) -> int:
     if len(used) == 0:
         raise UserError("There is no judgement to average.", "Look at why the judge's answers could not be used.")
     return len(used)
-
-
-def _error_of_mean(used: Floats) -> float | None:
-    return float(used.std(ddof=1) / math.sqrt(len(used))) if len(used) > 1 else None
 
 
 def _effective_size(used: Floats) -> float:

@@ -87,9 +87,14 @@ def _configs(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
     found: list[MutableMapping[str, Any]] = []
     for config in configs.values():
         found.append(config.__dict__)
-        scaling = config.__dict__.get("rope_parameters") or {}
-        found += [part for part in (scaling, *scaling.values()) if isinstance(part, dict) and _scales(part)]
+        found += [part for part in _rotary(config.__dict__) if part.get("rope_type") in _OF_LONGEST]
     return found
+
+
+def _rotary(settings: MutableMapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rotary parameters of a configuration, those of kinds of layers among them."""
+    scaling = settings.get("rope_parameters") or {}
+    return [part for part in (scaling, *scaling.values()) if isinstance(part, dict)]
 
 
 def _blocks(place: MutableMapping[str, Any]) -> list[tuple[str, str]]:
@@ -97,19 +102,13 @@ def _blocks(place: MutableMapping[str, Any]) -> list[tuple[str, str]]:
     return [(count, size) for count, size in _BLOCKS.items() if count in place and size in place]
 
 
-def _scales(rotary: MutableMapping[str, Any]) -> bool:
-    return rotary.get("rope_type") in _OF_LONGEST
-
-
 def _dynamic(model: PreTrainedModel) -> list[MutableMapping[str, Any]]:
     """Return the configurations with dynamic rotary scaling, which begins at `max_position_embeddings`."""
-    found = []
-    for place in _configs(model):
-        scaling = place.get("rope_parameters") or {}
-        parts = [part for part in (scaling, *scaling.values()) if isinstance(part, dict)]
-        if any(part.get("rope_type") == "dynamic" for part in parts) and "max_position_embeddings" in place:
-            found.append(place)
-    return found
+    return [
+        place
+        for place in _configs(model)
+        if any(part.get("rope_type") == "dynamic" for part in _rotary(place)) and "max_position_embeddings" in place
+    ]
 
 
 def _is_length(value: object) -> bool:
