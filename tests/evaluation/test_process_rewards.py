@@ -9,7 +9,7 @@ from scored_traces import make_trace
 
 from tokenq.errors import UserError
 from tokenq.evaluation.readouts import READOUTS, readouts_of, reward_model
-from tokenq.evaluation.step_scores import step_scores
+from tokenq.evaluation.step_scores import STEP_SCORES, step_bounds
 from tokenq.evaluation.task_first_error import first_error
 from tokenq.evaluation.thresholds import RULES
 from tokenq.stats.bootstrap import Resampling
@@ -38,7 +38,9 @@ def test_the_cumulative_score_of_a_step_is_the_reward_at_its_last_token():
     """Rewards 4 2 | 3 −1 (and one not written) | 0 5: steps 2, −1, 5; they change by 2, −3, 6; the first < 0 is 1."""
     trace = judged("a", [4.0, 2.0, 3.0, -1.0, None, 0.0, 5.0], [2, 5, 7])
     assert reward_model(trace).tolist() == [-4, 2, -1, 4, -1, -5]
-    scores = {name: step_scores(trace, -reward_model(trace), name) for name in ("cumulative", "sum", "min")}
+    scores = {
+        name: STEP_SCORES[name](-reward_model(trace), step_bounds(trace)) for name in ("cumulative", "sum", "min")
+    }
     assert scores["cumulative"].tolist() == [2, -1, 5]
     assert scores["sum"].tolist() == [2, -3, 6]
     assert scores["min"].tolist() == [-2, -4, 1]

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from first_errors import cross_validated, predict
+from first_errors import cross_validated, predict, sweep
 
 from tokenq.errors import UserError
-from tokenq.evaluation.first_error import Solution, labels_of, padded_scores, sweep, units_of
+from tokenq.evaluation.first_error import Solution, labels_of, padded_scores, units_of
 from tokenq.evaluation.thresholds import RULES, Splits, held_out_hits
 
 

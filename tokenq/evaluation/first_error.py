@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tokenq.errors import UserError
 from tokenq.evaluation.step_scores import read_label
-from tokenq.evaluation.thresholds import Ints, Rule, harmonic_mean
+from tokenq.evaluation.thresholds import Ints, harmonic_mean
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,
@@ -66,50 +66,6 @@ class FirstError:
     accuracy: Estimate
     thresholds: tuple[float, ...]
     hits: Floats
-
-
-@dataclass(frozen=True, eq=False)
-class ThresholdSweep:
-    """Accuracies at every threshold that makes a difference.
-
-    Attributes:
-        thresholds: [K] the values that steps have, ascending, and infinity.
-        erroneous: [K] accuracy on erroneous solutions.
-        correct: [K] accuracy on correct ones.
-        f1: [K] harmonic mean.
-    """
-
-    thresholds: Floats
-    erroneous: Floats
-    correct: Floats
-    f1: Floats
-
-    @property
-    def best(self) -> float:
-        """The lowest threshold with the highest F1, or accuracy where there is one kind of solution only."""
-        goal = next((g for g in (self.f1, self.erroneous, self.correct) if not np.isnan(g).any()), self.f1)
-        return float(self.thresholds[int(np.argmax(goal))])
-
-
-def sweep(solutions: Sequence[Solution], rule: Rule) -> ThresholdSweep:
-    """Return the accuracies of a rule at every threshold among the unique values of its numbers.
-
-    A solution is predicted right for thresholds in one interval (low, high], so all thresholds together cost a sort.
-    Chosen and told on the same solutions, the best F1 is an upper bound.
-
-    Raises:
-        UserError: there are no solutions, or one has no steps.
-    """
-    check_solutions(solutions)
-    numbers, labels = rule.transform(padded_scores(solutions)), labels_of(solutions)
-    thresholds = np.append(np.unique(numbers[~np.isnan(numbers)]), np.inf)
-    right = np.stack(rule.right(numbers, labels), axis=1)
-    accuracies = []
-    for kind in (labels >= 0, labels < 0):
-        low, high = np.sort(right[kind & (right[:, 0] < right[:, 1])], axis=0).T
-        hits = np.searchsorted(low, thresholds, "left") - np.searchsorted(high, thresholds, "left")
-        accuracies.append(ratio(hits.astype(np.float64), np.full(1, float(kind.sum()))))
-    return ThresholdSweep(thresholds, accuracies[0], accuracies[1], harmonic_mean(accuracies[0], accuracies[1]))
 
 
 def baselines(solutions: Sequence[Solution], how: Resampling = PLAIN) -> dict[str, FirstError]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tokenq.data.layouts.cells import shown, whole
 from tokenq.data.turns import BadRow
-from tokenq.errors import UserError, unknown_name
+from tokenq.errors import UserError
 from tokenq.records.traces import TokenTrace
 from tokenq.stats.bootstrap import Floats
 
@@ -46,29 +46,6 @@ STEP_SCORES: Mapping[str, Callable[[Floats, Bounds], Floats]] = {
     "mean": _mean,
 }
 """(credits [W], steps) → [S]: the step's sum; the sum up to its end; its least and its mean credit."""
-
-
-def step_scores(trace: TokenTrace, credits: Floats, convention: str, steps: int | None = None) -> Floats:
-    """Return the score of each step, [S].
-
-    Args:
-        trace: a trace with spans of the level "step".
-        credits: [W] credit of each token that the policy wrote, higher = better.
-        convention: a name in `STEP_SCORES`.
-        steps: how many steps the data has; None: as many as the trace.
-
-    Raises:
-        UserError: an unknown convention; credits or steps that do not line up with the trace; a step without tokens.
-    """
-    if convention not in STEP_SCORES:
-        raise unknown_name("step score", convention, STEP_SCORES)
-    count = int(trace.tokens.written.sum())
-    if len(credits) != count:
-        raise UserError(
-            f"Trace {trace.id}: {len(credits)} credits for the {count} tokens that the policy wrote.",
-            "There is one credit for each token written.",
-        )
-    return STEP_SCORES[convention](np.asarray(credits, dtype=np.float64), step_bounds(trace, steps))
 
 
 def read_label(label: Any, steps: int, where: str) -> int | None:
