@@ -1,6 +1,6 @@
 """What a job tells whoever runs it: how far it is, and what is worth a line. Who listens decides what is shown."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,14 @@ class Listener(Protocol):
     def say(self, text: str) -> None:
         """Hear a line: what was found, or what could not be done as asked."""
         ...
+
+
+Progress = Callable[[int, int], None]
+"""Told (how much is done, how much there is to do at most)."""
+
+
+def silent(done: int, total: int) -> None:
+    """Show no progress."""
 
 
 class Silence:

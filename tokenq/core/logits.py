@@ -1,34 +1,12 @@
 """The logits of a model over its vocabulary: tile by tile from hidden states, or as a model computed them whole."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tokenq.core.logps import Head, tile_logits, token_logps
-
-
-@runtime_checkable
-class Logits(Protocol):
-    """The logits of one model at N positions, given in tiles."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N positions, V entries)."""
-
-    def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
-        """Return the logits of some entries (first) at some positions, float32 or better."""
-
-    def row(self, rows: slice) -> Float[Tensor, "V R"]:
-        """Return the logits of all entries (first) at some positions, float32 or better, differentiable."""
-
-    def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Return the logit of one token at each of some positions; the tile's value up to rounding."""
-
-    def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Return log softmax of the logits at the targets, float32 or better, differentiable."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +27,18 @@ class HeadLogits:
         return len(self.hidden), len(self.head.weight)
 
     def tile(self, rows: slice, entries: slice) -> Float[Tensor, "E R"]:
-        """Return the logits of some entries at some positions."""
+        """Return the logits of some entries (first) at some positions, float32 or better."""
         return tile_logits(self.hidden[rows], self.head, entries)
 
     def row(self, rows: slice) -> Float[Tensor, "V R"]:
-        """Return the logits of all entries at some positions, differentiable."""
+        """Return the logits of all entries (first) at some positions, float32 or better, differentiable."""
         hidden, head = self.hidden[rows], self.head
         logits = (head.weight.to(hidden.dtype) @ hidden.T).to(torch.promote_types(hidden.dtype, torch.float32))
         logits = logits if head.bias is None else logits + head.bias[:, None]
         return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
     def at(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
-        """Return the logit of one token at each of some positions."""
+        """Return the logit of one token at each of some positions; the tile's value up to rounding."""
         hidden, head = self.hidden[rows], self.head
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         # Rounded as the tiles are: in half precision many tokens share a logit, and none of them ranks above another.
@@ -70,7 +48,7 @@ class HeadLogits:
         return product if head.softcap is None else head.softcap * torch.tanh(product / head.softcap)
 
     def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-        """Return the log-probs of the targets."""
+        """Return log softmax of the logits at the targets, float32 or better, differentiable."""
         return token_logps(self.hidden, self.head, targets)
 
 
@@ -107,6 +85,10 @@ class FullLogits:
         """Return the log-probs of the targets."""
         dtype = torch.promote_types(self.logits.dtype, torch.float32)
         return self.logits.log_softmax(-1, dtype=dtype).gather(1, targets[:, None])[:, 0]
+
+
+Logits = HeadLogits | FullLogits
+"""The logits of one model at N positions, given in tiles."""
 
 
 _BLOCK = 16

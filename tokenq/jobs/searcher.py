@@ -12,6 +12,7 @@ from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.run import home_of, models_of_run
 from tokenq.judge.answers import Extract, find_extractor
+from tokenq.listener import Progress, silent
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
@@ -25,7 +26,7 @@ from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records.examples import Text
 from tokenq.records.results import Cost, SearchResult
-from tokenq.search.branches import Branch, Limits, Progress, Walk, check_room, never, silent
+from tokenq.search.branches import Branch, Limits, Walk, check_room, never
 from tokenq.search.config import SearchConfig
 from tokenq.search.methods import METHODS, Aids, aims_at, check_parts, needs_reference, search
 from tokenq.search.outcome import candidates_of, tree_of

@@ -5,7 +5,7 @@ preference. Answers go to a file as they come, so that a run that is broken off 
 stopped. Two responses that read the same are a tie, and nobody is asked.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from tokenq.judge.cache import AnswerCache, question_key
 from tokenq.judge.endpoint import Connection, Down, Endpoint, Refused, Stopped
 from tokenq.judge.judging import Answer, Comparison, Judgement, Order, combined, undone
 from tokenq.judge.prompt import Template, read_verdict
+from tokenq.listener import Progress, silent
 
 ORDERS: tuple[Order, Order] = ("given", "swapped")
 
@@ -34,13 +35,6 @@ HOPELESS = 20
 SHORTER = (48_000, 12_000, 3_000)
 """Characters that are shown of each text when an endpoint refuses the whole: a response that is too long for the judge
 is judged by its beginning, and does not leave the sample."""
-
-Progress = Callable[[int, int], None]
-"""Told (answers there are, answers needed) before the first question and after each answer."""
-
-
-def silent(done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class ChatJudge:
         template: the question.
         parameters: further fields of a request.
         concurrency: questions under way at once.
-        progress: told how far it is.
+        progress: told (answers there are, answers needed) before the first question and after each answer.
     """
 
     endpoint: Endpoint

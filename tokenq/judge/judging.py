@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,12 +92,8 @@ class Judgement:
     scores: tuple[float, float] | None = None
 
 
-class Judge(Protocol):
-    """Says which of two responses is better."""
-
-    def __call__(self, comparisons: Sequence[Comparison]) -> list[Judgement]:
-        """Return one judgement a comparison, in their order."""
-        ...
+Judge = Callable[[Sequence[Comparison]], list[Judgement]]
+"""(comparisons) → one judgement for each, in their order."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenq.core.tensors import Frontier
-from tokenq.search.branches import Branch, Limits, Progress, Walk, silent
+from tokenq.listener import Progress, silent
+from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.guidance import OBJECTIVES, SearchObjective
 from tokenq.search.settings import Beams
 

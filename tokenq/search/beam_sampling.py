@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokenq.core.tensors import Frontier
+from tokenq.listener import Progress, silent
 from tokenq.search.beam import Order, beam_search, by_score, most
-from tokenq.search.branches import Branch, Progress, Walk, silent
+from tokenq.search.branches import Branch, Walk
 from tokenq.search.guidance import SearchObjective
 from tokenq.search.sampling import Dice, kept, mixed_seed
 from tokenq.search.settings import Beams, Sampling

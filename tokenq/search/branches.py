@@ -11,13 +11,6 @@ from torch import Tensor
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.errors import UserError
 
-Progress = Callable[[int, int], None]
-"""Told (how much is done, how much there is to do at most)."""
-
-
-def silent(done: int, total: int) -> None:
-    """Show no progress."""
-
 
 def never() -> bool:
     """Go on to the end."""

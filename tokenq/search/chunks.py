@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Progress, Walk, grown, silent
+from tokenq.listener import Progress, silent
+from tokenq.search.branches import Branch, Walk, grown
 from tokenq.search.guidance import reward
 from tokenq.search.sampling import Dice, draw, filtered, mixed_seed
 from tokenq.search.settings import Chunks, Sampling

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from tokenq.search.branches import Branch, Progress, Walk, grown, silent
+from tokenq.listener import Progress, silent
+from tokenq.search.branches import Branch, Walk, grown
 from tokenq.search.guidance import Value
 from tokenq.search.settings import Lookahead
 

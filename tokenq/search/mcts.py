@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from tokenq.core.tensors import Frontier
-from tokenq.search.branches import Branch, Limits, Progress, Visited, Walk, grown, silent
+from tokenq.listener import Progress, silent
+from tokenq.search.branches import Branch, Limits, Visited, Walk, grown
 from tokenq.search.guidance import OBJECTIVES, SearchObjective, Value
 from tokenq.search.rollouts import written
 from tokenq.search.sampling import Dice, mixed_seed

@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from tokenq.core.tensors import TokenScorer
 from tokenq.errors import UserError, unknown_name
+from tokenq.listener import Progress, silent
 from tokenq.search.beam import beam_search
 from tokenq.search.beam_sampling import beam_sample
-from tokenq.search.branches import Branch, Progress, Visited, Walk, silent
+from tokenq.search.branches import Branch, Visited, Walk
 from tokenq.search.chunks import chunk_search
 from tokenq.search.config import SearchConfig
 from tokenq.search.guidance import Value, find_objective, implicit_reward

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tokenq.errors import UserError
-from tokenq.search.branches import Branch, Progress, Walk, grown, silent
+from tokenq.listener import Progress, silent
+from tokenq.search.branches import Branch, Walk, grown
 from tokenq.search.settings import Sampling
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,24 +20,6 @@ from tokenq.records.examples import TokenGroup, TokenResponse
 
 TILE = 1024
 """Entries of the vocabulary that are computed at a time."""
-
-
-class Writer(Protocol):
-    """A model that reads prompts and extends branches token by token."""
-
-    def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
-        """Return the next-token log-probs behind every prompt, and the state of one branch for each."""
-        ...
-
-    def step(
-        self, state: Any, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
-    ) -> tuple[Float[Tensor, "M V"], Any]:
-        """Return the next-token log-probs after each token is appended to its parent, and the new state."""
-        ...
-
-    def gather(self, places: Sequence[tuple[Any, int]]) -> Any:
-        """Return a state of branches picked from several states, as (state, row) of each."""
-        ...
 
 
 class ModelStepper:
@@ -72,7 +54,7 @@ def _frontier(stepped: Sequence[tuple[Tensor, Any]]) -> Frontier:
     return Frontier(logps, other[0] if other else None, states)
 
 
-def writer(lm: PackedLM) -> Writer:
+def writer(lm: PackedLM) -> "Writer":
     """Return the fastest exact writer for a model: with cached keys and values if these proved exact."""
     if not (WAYS[lm.way].shares_prompts and lm.steps):
         return Rereading(lm)
@@ -185,6 +167,10 @@ class UpTo:
         texts = [state[0][row] for state, row in places]
         kept = all(state[1] is not None for state, _ in places)
         return texts, self._kept.gather([(state[1], row) for state, row in places]) if kept else None
+
+
+Writer = Caching | Rereading | UpTo
+"""A model that reads prompts and extends branches token by token."""
 
 
 def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
