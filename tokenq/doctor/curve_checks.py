@@ -176,7 +176,8 @@ def perfect(record: RunRecord) -> Finding | None:
     if len(held_out):
         evidence.append(Evidence("eval_rewards/accuracies", float(held_out.values[-1]), int(held_out.steps[-1])))
     if record.data is not None and record.data.unequal:
-        evidence.append(Evidence("share of pairs whose chosen response is longer", _longer(record)))
+        share = record.data.longer / record.data.unequal
+        evidence.append(Evidence("share of pairs whose chosen response is longer", share))
     return Finding(
         "perfect-too-early",
         "warning",
@@ -185,10 +186,6 @@ def perfect(record: RunRecord) -> Finding | None:
         tuple(evidence),
         "Read some pairs side by side for what all chosen ones share; lower --learning-rate.",
     )
-
-
-def _longer(record: RunRecord) -> float:
-    return record.data.longer / record.data.unequal if record.data and record.data.unequal else math.nan
 
 
 def _kl(state: State) -> float:

@@ -44,20 +44,7 @@ _SEARCH = [
 
 @dataclass(frozen=True)
 class Options:
-    """How models are loaded and read.
-
-    Attributes:
-        beta: KL temperature of implicit rewards.
-        dtype: type of the weights, "auto" for the checkpoint's own.
-        device: where they go.
-        attention: how batches go through a model; "auto" takes the fastest way that proves exact.
-        trust_remote_code: whether code that comes with a model may run.
-        top_k: alternatives kept at every position, under each model.
-        levels: levels of spans: "word", "sentence", …, "regex:PATTERN".
-        max_length: most tokens of prompt and response together; None for no limit.
-        tokens_per_batch: most tokens in one forward.
-        base: base of adapters, instead of the one that they name.
-    """
+    """How models are loaded and read: the settings of `tokenq.load`, which has a line for each."""
 
     beta: float = 0.1
     dtype: str = "auto"

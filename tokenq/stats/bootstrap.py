@@ -165,11 +165,7 @@ def difference_interval(
         )
     differences = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
     kept = ~np.isnan(differences)
-    names = range(len(differences)) if groups is None else groups
-    # Named groups, so that differences of 0 and 1 alone are not taken for a share.
-    return intervals(*mean_of(differences[kept], [name for name, keep in zip(names, kept, strict=True) if keep]), how)[
-        0
-    ]
+    return intervals(*mean_of(differences[kept], _where(groups, kept)), how)[0]  # also where they are 0 and 1 alone
 
 
 def unit_numbers(groups: Sequence[object] | None, rows: int) -> tuple[NDArray[np.int64], int]:
