@@ -23,36 +23,18 @@ class Ranking(NamedTuple):
     reference: bool
 
 
-def likelihood(branch: Branch, beta: float) -> float:
-    """Return log π(y|x)."""
-    return sum(branch.logps)
-
-
-def mean_likelihood(branch: Branch, beta: float) -> float:
-    """Return log π(y|x) / |y|."""
-    return sum(branch.logps) / max(1, len(branch.tokens))
-
-
-def reward(branch: Branch, beta: float) -> float:
-    """Return Σ β log π/π_ref, the implicit reward of the response.
-
-    Raises:
-        UserError: the branch was written without a reference.
-    """
-    return implicit_reward(beta)([branch])[0]
-
-
-def mean_reward(branch: Branch, beta: float) -> float:
-    """Return Σ β log π/π_ref / |y|: without what length alone brings."""
-    return reward(branch, beta) / max(1, len(branch.tokens))
+def _a_token(score: float, branch: Branch) -> float:
+    return score / max(1, len(branch.tokens))
 
 
 RANKINGS: dict[str, Ranking] = {
-    "likelihood": Ranking(likelihood, reference=False),
-    "mean_likelihood": Ranking(mean_likelihood, reference=False),
-    "reward": Ranking(reward, reference=True),
-    "mean_reward": Ranking(mean_reward, reference=True),
+    "likelihood": Ranking(lambda branch, beta: sum(branch.logps), reference=False),
+    "mean_likelihood": Ranking(lambda branch, beta: _a_token(sum(branch.logps), branch), reference=False),
+    "reward": Ranking(lambda branch, beta: implicit_reward(beta)([branch])[0], reference=True),
+    "mean_reward": Ranking(lambda branch, beta: _a_token(implicit_reward(beta)([branch])[0], branch), reference=True),
 }
+"""log π(y|x); log π(y|x) / |y|; Σ β log π/π_ref, the implicit reward of the response; Σ β log π/π_ref / |y|, which is
+without what length alone brings. A reference is needed for the last two."""
 
 
 def find_ranking(name: str, beta: float) -> Value:
