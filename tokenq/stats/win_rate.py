@@ -59,7 +59,9 @@ def win_rate(preferences: Preferences, confidence: float = 0.95) -> WinRate:
     """
     values = checked(preferences)
     used = values[~np.isnan(values)]
-    n = _enough(used)
+    n = len(used)
+    if not n:
+        raise UserError("There is no judgement to average.", "Look at why the judge's answers could not be used.")
     rate = float(used.mean())
     return WinRate(
         n=n,
@@ -92,12 +94,6 @@ def checked(preferences: Preferences) -> Floats:
             "Give the share of the first response: 1, 0, or 0.5 for a tie (AlpacaEval's 1 to 2 is converted first).",
         )
     return values
-
-
-def _enough(used: Floats) -> int:
-    if len(used) == 0:
-        raise UserError("There is no judgement to average.", "Look at why the judge's answers could not be used.")
-    return len(used)
 
 
 def _effective_size(used: Floats) -> float:

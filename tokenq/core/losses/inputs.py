@@ -103,11 +103,6 @@ def rankings(actions: Actions) -> Int[Tensor, "B K"]:
     return torch.tensor([row + [-1] * (longest - len(row)) for row in rows], device=actions.responses.device)
 
 
-def pair_calibration(scene: Scene) -> Float[Tensor, " B"]:
-    """Return the mean log-ratio of the chosen and the rejected response."""
-    return scene.ratios(scene.actions.pairs.flatten()).reshape(-1, 2).mean(1)
-
-
 def token_values(scene: Scene) -> PrefixValues:
     """Return the value before each token that the policy wrote."""
     if scene.outputs.values is None:
@@ -166,7 +161,7 @@ INPUTS: dict[str, Input] = {
         {
             "chosen": lambda scene: scene.ratios(scene.actions.pairs[:, 0]),
             "rejected": lambda scene: scene.ratios(scene.actions.pairs[:, 1]),
-            "both": pair_calibration,
+            "both": lambda scene: scene.ratios(scene.actions.pairs.flatten()).reshape(-1, 2).mean(1),
             "given": lambda scene: scene.ratios(scene.actions.of_role("calibration")),
         },
         "calibration responses",
