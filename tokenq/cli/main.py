@@ -23,24 +23,15 @@ from tokenq.cli.export import SPELT_ELSEWHERE as EXPORT_SPELT_ELSEWHERE
 from tokenq.cli.export import ExportConfig
 from tokenq.cli.flags import flags_of, parse
 from tokenq.cli.verify import VerifyConfig
-from tokenq.comparison.config import SECTIONS as COMPARE_SECTIONS
-from tokenq.comparison.config import SPELT_ELSEWHERE as COMPARE_SPELT_ELSEWHERE
-from tokenq.comparison.config import CompareConfig
-from tokenq.demo.config import SECTIONS as DEMO_SECTIONS
-from tokenq.demo.config import DemoConfig
-from tokenq.doctor.config import SECTIONS as DOCTOR_SECTIONS
-from tokenq.doctor.config import SPELT_ELSEWHERE as DOCTOR_SPELT_ELSEWHERE
-from tokenq.doctor.config import DoctorConfig
+from tokenq.comparison import config as compare
+from tokenq.demo import config as demo
+from tokenq.doctor import config as doctor
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
-from tokenq.evaluation.sweep_config import SECTIONS as SWEEP_SECTIONS
-from tokenq.evaluation.sweep_config import SweepConfig
-from tokenq.score.config import SECTIONS as SCORE_SECTIONS
-from tokenq.score.config import ScoreConfig
-from tokenq.search.config import SECTIONS as SEARCH_SECTIONS
-from tokenq.search.config import SPELT_ELSEWHERE as SEARCH_SPELT_ELSEWHERE
-from tokenq.search.config import SearchConfig
+from tokenq.evaluation import sweep_config as sweep
+from tokenq.score import config as score
+from tokenq.search import config as search
 from tokenq.terminal.plain_text import complain, fit_streams
-from tokenq.training.config import SECTIONS, SPELT_ELSEWHERE, TrainConfig
+from tokenq.training import config as train
 
 _SIGPIPE = 141
 """Exit code of a command whose reader has gone (`tokenq score … | head -1`)."""
@@ -163,7 +154,7 @@ def _runs(module: str) -> Callable[[Any], int]:
     return run
 
 
-def _check_train(config: TrainConfig) -> None:
+def _check_train(config: train.TrainConfig) -> None:
     config.check()
     if config.loss != "dpo" or config.loss_options or config.beta is not None:
         from tokenq.core.losses import find_sum
@@ -171,7 +162,7 @@ def _check_train(config: TrainConfig) -> None:
         find_sum(config.loss, {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options})
 
 
-def _check_search(config: SearchConfig) -> None:
+def _check_search(config: search.SearchConfig) -> None:
     config.check_command()
     if config.policy is not None:
         from tokenq.jobs.searcher import check_needs
@@ -179,7 +170,7 @@ def _check_search(config: SearchConfig) -> None:
         check_needs(config)
 
 
-def _train_again(config: TrainConfig) -> str:
+def _train_again(config: train.TrainConfig) -> str:
     recorded = Path(config.output) / "config.yaml"
     if not recorded.exists():
         return "Nothing was trained yet; start again with the same command."
@@ -188,7 +179,7 @@ def _train_again(config: TrainConfig) -> str:
     return f"Continue with: tokenq train --config {recorded} --resume"
 
 
-def _demo_again(config: DemoConfig) -> str:
+def _demo_again(config: demo.DemoConfig) -> str:
     return f"The same command goes on where this one stopped, in {config.output}."
 
 
@@ -196,7 +187,7 @@ def _goes_on(_: object) -> str:
     return "The same command goes on where this one stopped."
 
 
-def _goes_on_from_output(config: ScoreConfig | SearchConfig) -> str:
+def _goes_on_from_output(config: score.ScoreConfig | search.SearchConfig) -> str:
     return _goes_on(config) if config.output else "Start again with the same command."
 
 
@@ -206,57 +197,57 @@ def _nothing_written(_: object) -> str:
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
-        TrainConfig,
+        train.TrainConfig,
         _runs("train"),
         _train_again,
         "train a policy on demonstrations, preferences or rewards, or a reward model",
-        SECTIONS,
-        SPELT_ELSEWHERE,
+        train.SECTIONS,
+        train.SPELT_ELSEWHERE,
         check=_check_train,
     ),
     "score": Command(
-        ScoreConfig,
+        score.ScoreConfig,
         _runs("score"),
         _goes_on_from_output,
         "read a policy against its reference, token by token",
-        SCORE_SECTIONS,
+        score.SECTIONS,
         {"input": "data", "file": "data", "model": "policy", "ref": "reference"},
-        check=ScoreConfig.check_command,
+        check=score.ScoreConfig.check_command,
     ),
     "search": Command(
-        SearchConfig,
+        search.SearchConfig,
         _runs("search"),
         _goes_on_from_output,
         "write better answers: beams, best of n, votes, tree search, proxies",
-        SEARCH_SECTIONS,
-        SEARCH_SPELT_ELSEWHERE,
+        search.SECTIONS,
+        search.SPELT_ELSEWHERE,
         check=_check_search,
     ),
     "sweep": Command(
-        SweepConfig,
+        sweep.SweepConfig,
         _runs("sweep"),
         _goes_on,
         "compare searches at equal cost: quality against tokens",
-        SWEEP_SECTIONS,
+        sweep.SECTIONS,
         {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
     ),
     **EVALUATIONS,
     "doctor": Command(
-        DoctorConfig,
+        doctor.DoctorConfig,
         _runs("doctor"),
         _nothing_written,
         "examine a run: is this curve normal, and what to change",
-        DOCTOR_SECTIONS,
-        DOCTOR_SPELT_ELSEWHERE,
+        doctor.SECTIONS,
+        doctor.SPELT_ELSEWHERE,
         bare="run",
     ),
     "compare": Command(
-        CompareConfig,
+        compare.CompareConfig,
         _runs("compare"),
         _nothing_written,
         "set runs on the same data side by side: accuracy, margin, KL, drift, cost",
-        COMPARE_SECTIONS,
-        COMPARE_SPELT_ELSEWHERE,
+        compare.SECTIONS,
+        compare.SPELT_ELSEWHERE,
         bare="runs",
     ),
     "export": Command(
@@ -269,11 +260,11 @@ COMMANDS: dict[str, Command] = {
         bare="run",
     ),
     "demo": Command(
-        DemoConfig,
+        demo.DemoConfig,
         _runs("demo"),
         _demo_again,
         "train, read and search a tiny model in three to six minutes, offline, on a CPU: three figures",
-        DEMO_SECTIONS,
+        demo.SECTIONS,
         {"model_name_or_path": "model", "dataset_name": "data", "output_dir": "output"},
     ),
     "verify": Command(
