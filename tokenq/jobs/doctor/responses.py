@@ -39,18 +39,8 @@ def score_pairs(
         examples: the pairs.
         listener: told what cannot be done as asked.
     """
-    options = Options(
-        beta=config.beta or 0.1,
-        dtype=config.dtype,
-        device=config.device,
-        attention=config.attention,
-        trust_remote_code=config.trust_remote_code,
-        base=config.base,
-        top_k=0,
-        levels=(),
-        max_length=config.max_length,
-        tokens_per_batch=config.tokens_per_batch,
-    )
+    asked = {name: value for name, value in vars(config).items() if name in Options.__dataclass_fields__}
+    options = Options(**asked | {"beta": config.beta or 0.1, "top_k": 0, "levels": ()})
     reader = open_reader(*models, options, lambda text: listener.say(f"warning: {text}"))
     rows, _ = reader.rows(examples, "drop")
     pairs = []
