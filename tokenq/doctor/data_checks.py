@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.data.digest import group_key
+from tokenq.data.tokenize import common_tokens
 from tokenq.data.truncation import TOO_LONG
 from tokenq.doctor.finding import Evidence, Finding, Severity, percent
 from tokenq.records.examples import TokenGroup
@@ -131,12 +132,9 @@ def _pair_key(group: TokenGroup, turned: bool = False) -> str:
 
 def _shared(first: NDArray[np.int32], second: NDArray[np.int32]) -> float:
     """Return the share of the longer response that both have in common at the beginning and at the end."""
-    size = min(len(first), len(second))
-    differ = np.flatnonzero(first[:size] != second[:size])
-    head = int(differ[0]) if len(differ) else size
-    rest = size - head
-    differ = np.flatnonzero(first[::-1][:rest] != second[::-1][:rest])
-    return (head + (int(differ[0]) if len(differ) else rest)) / max(len(first), len(second))
+    head = common_tokens(first, second)
+    tail = common_tokens(first[head:][::-1], second[head:][::-1])
+    return (head + tail) / max(len(first), len(second))
 
 
 def cut(record: RunRecord) -> Finding | None:
