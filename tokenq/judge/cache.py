@@ -4,13 +4,10 @@ One JSON line an answer, added as it comes. A question is known by a hash, so th
 responses (the judge's answers may quote them), and never a key of an endpoint.
 """
 
-import hashlib
-import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
@@ -34,12 +31,6 @@ class Reply:
     prompt_tokens: int
     response_tokens: int
     shown: int | None = None
-
-
-def question_key(model: str, template: str, comparison: Comparison, order: Order, parameters: Mapping[str, Any]) -> str:
-    """Return the hash of all that an answer depends on."""
-    parts = [model, template, comparison.prompt_text, comparison.first, comparison.second, order, dict(parameters)]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def encodable(text: str) -> str:

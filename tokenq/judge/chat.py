@@ -5,6 +5,8 @@ preference. Answers go to a file as they come, so that a run that is broken off 
 stopped. Two responses that read the same are a tie, and nobody is asked.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.errors import UserError
-from tokenq.judge.cache import AnswerCache, question_key
+from tokenq.judge.cache import AnswerCache
 from tokenq.judge.endpoint import Connection, Down, Endpoint, Refused, Stopped
 from tokenq.judge.judging import Answer, Comparison, Judgement, Order, combined, undone
 from tokenq.judge.prompt import Template, read_verdict
@@ -127,7 +129,10 @@ class ChatJudge:
         }
 
     def _key(self, comparison: Comparison, order: Order) -> str:
-        return question_key(self.endpoint.model, self.template.text, comparison, order, self.parameters)
+        """Return the hash of all that an answer depends on."""
+        shown = comparison.prompt_text, comparison.first, comparison.second
+        parts = [self.endpoint.model, self.template.text, *shown, order, dict(self.parameters)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _answer(self, comparison: Comparison, order: Order, cache: AnswerCache, refused: Mapping[str, str]) -> Answer:
         key = self._key(comparison, order)
