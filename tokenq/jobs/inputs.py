@@ -159,8 +159,8 @@ def models_given(
 def settings_of(config: type[Any]) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Return a decorator that gives a job a keyword for each setting of a configuration, with its type and default.
 
-    The job takes them as `**settings`, all of them, whatever the caller has given; `help` and notebooks show them one
-    by one.
+    The job takes them as `**settings`, all of them, whatever the caller has given, and paths as text; `help` and
+    notebooks show them one by one.
 
     Args:
         config: the dataclass that is the command's configuration too.
@@ -182,7 +182,9 @@ def settings_of(config: type[Any]) -> Callable[[Callable[P, Result]], Callable[P
             bound = signature.bind(*arguments, **keywords)
             bound.apply_defaults()
             run: Any = job
-            result: Result = run(**bound.arguments)
+            result: Result = run(
+                **{name: fspath(v) if isinstance(v, PathLike) else v for name, v in bound.arguments.items()}
+            )
             return result
 
         called.__dict__["__signature__"] = signature
@@ -215,9 +217,8 @@ def settings_given(
         given |= {"policy": None, "run": given["policy"]}
     names, in_memory = models_given({role: given[role] for role in ("policy", "reference")}, tokenizer)
     sources, rows = data_given(given[data])
-    run = given["run"].folder if isinstance(given["run"], Run) else given["run"]
-    given |= {**names, "run": run, data: sources}
-    return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory, rows
+    run = fspath(given["run"].folder) if isinstance(given["run"], Run) else given["run"]
+    return given | {**names, "run": run, data: sources}, in_memory, rows
 
 
 def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:

@@ -1,6 +1,5 @@
 """`tokenq.train`: train a policy or a reward model from Python."""
 
-from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,8 @@ def train(  # noqa: D417 (one keyword a setting, each explained there)
     stream = data if is_stream(data) else None
     rows = NamedInput([GIVEN]) if stream is not None else data_source(data, run_dir.inputs / "data.jsonl")
     held_out = data_source(eval_data, run_dir.inputs / "eval_data.jsonl")
-    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in settings.items()}
-    given |= {"model": source.names[0], "data": rows.names, "eval_data": held_out.names, "output": fspath(output)}
-    given["streaming"] = settings["streaming"] or stream is not None
+    named = {"model": source.names[0], "data": rows.names, "eval_data": held_out.names, "output": output}
+    named["streaming"] = settings["streaming"] or stream is not None
     with untouched():
-        run(TrainConfig(**given), listener, (source.write, rows.write, held_out.write), stream)
+        run(TrainConfig(**settings | named), listener, (source.write, rows.write, held_out.write), stream)
     return Run(run_dir.path)
