@@ -58,8 +58,8 @@ def train(  # noqa: D417 (one keyword a setting, each explained there)
     stream = data if is_stream(data) else None
     rows = NamedInput([GIVEN]) if stream is not None else data_source(data, run_dir.inputs / "data.jsonl")
     held_out = data_source(eval_data, run_dir.inputs / "eval_data.jsonl")
-    named = {"model": source.names[0], "data": rows.names, "eval_data": held_out.names, "output": output}
-    named["streaming"] = settings["streaming"] or stream is not None
+    settings |= {"streaming": settings["streaming"] or stream is not None, "output": output}
+    settings |= {"model": source.names[0], "data": rows.names, "eval_data": held_out.names}
     with untouched():
-        run(TrainConfig(**settings | named), listener, (source.write, rows.write, held_out.write), stream)
+        run(TrainConfig(**settings), listener, (source.write, rows.write, held_out.write), stream)
     return Run(run_dir.path)

@@ -11,6 +11,7 @@ from typing import Any
 import tokenizers
 import transformers
 
+from tokenq.cache import TOKENS, cache_folder
 from tokenq.core.losses import LossSum
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import STANDARD_INPUT
@@ -23,7 +24,6 @@ from tokenq.data.stored.selected import select
 from tokenq.data.stored.store import Recipe, stored
 from tokenq.data.tokenize import Tokenization, TokenizedData
 from tokenq.errors import UserError
-from tokenq.cache import TOKENS, cache_folder
 from tokenq.listener import Listener
 from tokenq.records.examples import Example
 from tokenq.rundir import RunDir
