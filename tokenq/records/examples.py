@@ -166,7 +166,7 @@ class LazyGroups(Sequence[TokenGroup]):
     """
 
     get: Callable[[int], TokenGroup]
-    examples: NDArray[np.int64]
+    examples: NDArray[np.int32]
     responses: int
     extremes: Callable[[], list[TokenGroup]]
 

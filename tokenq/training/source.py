@@ -66,7 +66,7 @@ class Offline:
     seed: int
 
     @cached_property
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.integer[Any]]:
         """[groups] how many examples each holds."""
         if isinstance(self.groups, LazyGroups):
             return self.groups.examples

@@ -33,8 +33,6 @@ class _Facts(NamedTuple):
         prompts: [groups] hashes of their prompts.
         examples: [groups] what a loss counts in each.
         pairs: [groups] whether each is a pair.
-        mended: [groups, 11] counts.
-        digests: [groups, 16] bytes.
         prompt_lengths: [groups] tokens.
         starts: [groups + 1] where the responses of each begin.
         lengths: [responses] tokens.
@@ -42,12 +40,10 @@ class _Facts(NamedTuple):
         highest: the row of the group with the highest token.
     """
 
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int32]
     prompts: NDArray[np.uint64]
-    examples: NDArray[np.int64]
+    examples: NDArray[np.int32]
     pairs: NDArray[np.bool_]
-    mended: NDArray[np.uint8]
-    digests: NDArray[np.uint8]
     prompt_lengths: NDArray[np.int32]
     starts: NDArray[np.int64]
     lengths: NDArray[np.int32]
@@ -56,22 +52,20 @@ class _Facts(NamedTuple):
 
 
 def _facts(tokens: TokenFile) -> _Facts:
-    names = ("rows", "prompts", "examples", "pairs", "mended", "digests", "prompt_lengths", "counts", "lengths")
+    names = ("rows", "prompts", "examples", "pairs", "prompt_lengths", "counts", "lengths")
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     first, longest, highest = 0, (0, 0), (-1, 0)
-    for batch in tokens.columns("ids", "sizes", "is_pair", "prompt", "examples", "mended", "digest", "account"):
+    for batch in tokens.columns("ids", "sizes", "is_pair", "prompt", "examples", "account"):
         column = {name: batch.column(name) for name in batch.schema.names}
         is_group = np.diff(_offsets(column["account"])) == 0
         sizes, begins = column["sizes"].values.to_numpy(), _offsets(column["sizes"])[:-1][is_group]
         counts = np.diff(_offsets(column["sizes"]))[is_group] - 1
         is_prompt = np.zeros(len(sizes), np.bool_)
         is_prompt[begins] = True
-        found["rows"].append(first + np.flatnonzero(is_group))
+        found["rows"].append((first + np.flatnonzero(is_group)).astype(np.int32))
         found["prompts"].append(column["prompt"].to_numpy()[is_group])
-        found["examples"].append(column["examples"].to_numpy()[is_group].astype(np.int64))
+        found["examples"].append(column["examples"].to_numpy()[is_group])
         found["pairs"].append(column["is_pair"].to_numpy()[is_group].astype(np.bool_))
-        found["mended"].append(_fixed(column["mended"], len(MENDED))[is_group])
-        found["digests"].append(_fixed(column["digest"], 16)[is_group])
         found["prompt_lengths"].append(sizes[begins])
         found["lengths"].append(sizes[~is_prompt])
         found["counts"].append(counts)
@@ -82,7 +76,7 @@ def _facts(tokens: TokenFile) -> _Facts:
             top = int(ids.argmax())
             highest = max(highest, (int(ids[top]), -(first + int(np.searchsorted(ends, top, "right")))))
         first += batch.num_rows
-    joined = {name: np.concatenate(parts) for name, parts in found.items()}
+    joined = {name: np.concatenate(found.pop(name)) for name in names}  # one after the other: it is the most memory
     joined["starts"] = np.concatenate(([0], np.cumsum(joined.pop("counts"), dtype=np.int64)))
     return _Facts(**joined, longest=-longest[1], highest=-highest[1])
 
@@ -161,13 +155,24 @@ class _Together:
             file: TokenFile = tokens[files[place]]
             return file.group(int(own[place]))
 
-        counts = facts.starts[places + 1] - facts.starts[places]
-        groups = LazyGroups(get, facts.examples[places], int(counts.sum()), lambda: extremes)
+        summary = self._summary(places, rows, dropped)
+        groups = LazyGroups(get, facts.examples[places], summary.responses, lambda: extremes)
         digest = hashlib.sha256()
-        for start in range(0, len(places), 2**16):
-            digest.update(facts.digests[places[start : start + 2**16]].tobytes().hex().encode())
-        summary = self._summary(places, counts, rows, dropped)
+        for some in self._columns("digest", 16, places):
+            digest.update(some.tobytes().hex().encode())
         return TokenizedData(groups, summary, digest=digest.hexdigest(), keys=self._keys)
+
+    def _columns(self, name: str, width: int, places: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        """Yield [some groups, width] bytes of a column, of all places in their order, part by part."""
+        for run in np.split(places, np.flatnonzero(np.diff(places) <= 0) + 1):  # the places of each pass rise
+            first = 0
+            for tokens in self._tokens:
+                for batch in tokens.columns(name, "account"):
+                    is_group = np.diff(_offsets(batch.column("account"))) == 0
+                    own = _fixed(batch.column(name), width)[is_group]
+                    low, high = np.searchsorted(run, (first, first + len(own)))
+                    yield own[run[low:high] - first]
+                    first += len(own)
 
     def _keys(self) -> Iterator[str]:
         """Yield the keys of all groups, also of those that are held out."""
@@ -175,20 +180,22 @@ class _Together:
             for batch in tokens.columns("key"):
                 yield from (key.hex() for key in batch.column(0).to_pylist())
 
-    def _summary(
-        self, places: NDArray[np.int64], counts: NDArray[np.int64], rows: int, dropped: Mapping[str, int]
-    ) -> DataSummary:
+    def _summary(self, places: NDArray[np.int64], rows: int, dropped: Mapping[str, int]) -> DataSummary:
         facts = self._facts
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        lengths = facts.lengths[np.repeat(facts.starts[places], counts) + within]
-        part = np.where(np.repeat(facts.pairs[places], counts), np.minimum(within, 3), 3)
-        by_part = {name: lengths[part == number] for number, name in enumerate(_PARTS)}
-        mended = dict(zip(MENDED, facts.mended[places].sum(0, dtype=np.int64).tolist(), strict=True))
-        kept = len(places), int(facts.pairs[places].sum()), int(counts.sum())
-        told = {
-            "prompt": facts.prompt_lengths[places],
-            **{name: found for name, found in by_part.items() if len(found)},
-        }
+        by_part: dict[str, list[NDArray[np.int32]]] = {name: [] for name in _PARTS}
+        for start in range(0, len(places), 2**16):
+            some = places[start : start + 2**16]
+            counts = facts.starts[some + 1] - facts.starts[some]
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            lengths = facts.lengths[np.repeat(facts.starts[some], counts) + within]
+            part = np.where(np.repeat(facts.pairs[some], counts), np.minimum(within, 3), 3)
+            for number, name in enumerate(_PARTS):
+                by_part[name].append(lengths[part == number])
+        told = {name: np.concatenate(parts) for name, parts in by_part.items()}
+        sums = sum(some.sum(0, dtype=np.int64) for some in self._columns("mended", len(MENDED), places))
+        mended = dict(zip(MENDED, sums.tolist(), strict=True))
+        kept = len(places), int(facts.pairs[places].sum()), sum(map(len, told.values()))
+        told = {"prompt": facts.prompt_lengths[places], **{name: found for name, found in told.items() if len(found)}}
         return account(rows, kept, dropped, mended, told)
 
 
