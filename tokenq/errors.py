@@ -59,6 +59,10 @@ class Interrupted(KeyboardInterrupt):
         self.signum = signum
         self.said = said
 
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
+        """Return how another process makes it again: an exception is remade of what its base was given, else."""
+        return Interrupted, (self.signum, self.said)
+
 
 def reason(problem: BaseException) -> str:
     """Return the line of a foreign error that says what is wrong.

@@ -240,6 +240,21 @@ def test_a_token_alone_has_its_blank():
     assert piece_of(tokenizer_of("wordpiece"), tokenizer_of("wordpiece").convert_tokens_to_ids("the")) == " the"
 
 
+class Loud(PreTrainedTokenizerFast):
+    """A tokenizer that decodes in a way of its own."""
+
+    def decode(self, *args, **how):
+        return super().decode(*args, **how).upper()
+
+
+def test_a_tokenizer_with_a_way_of_its_own_is_asked_for_it():
+    usual = tokenizer_of("byte_level")
+    prompt, response = (usual.encode(text, add_special_tokens=False) for text in ("The cat", " sat on"))
+    assert text_of(usual, prompt, response) == "".join(pieces_of(usual, prompt, response)) == " sat on"
+    loud = Loud(tokenizer_object=usual.backend_tokenizer)
+    assert text_of(loud, prompt, response) == "".join(pieces_of(loud, prompt, response)) == " SAT ON"
+
+
 def test_a_whole_text_names_its_specials():
     tokenizer = tokenizer_of("wordpiece")
     assert whole_text(tokenizer, [1, *tokenizer.encode("by , well", add_special_tokens=False)]) == "<s> by , well"

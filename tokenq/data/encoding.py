@@ -225,8 +225,13 @@ def whole_text(tokenizer: Any, ids: Iterable[int]) -> str:
     return str(tokenizer.decode(numbers, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
+_USUAL = "PreTrainedTokenizerBase.decode"
+"""The `decode` of transformers: it looks at every number, and hands a list of them to the tokenizer's `_decode`."""
+
+
 def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    decode = tokenizer._decode if type(tokenizer).decode.__qualname__ == _USUAL else tokenizer.decode
+    return str(decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _context(tokenizer: Any, ids: Sequence[int]) -> list[int]:
