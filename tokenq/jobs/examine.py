@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,7 +14,7 @@ from tokenq.doctor.finding import Finding
 from tokenq.files import write_json
 from tokenq.jobs.doctor.material import Material, material_of
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, settings_given, settings_of
+from tokenq.jobs.inputs import InMemory, Name, settings_given
 from tokenq.jobs.inputs import RowsInMemory as DataRows
 from tokenq.jobs.outputs import claimed
 from tokenq.jobs.run import Rows, Run
@@ -105,18 +105,33 @@ class Examination:
         return table + "".join(f"<p>not looked at: {escape(what)}</p>" for what in self.unseen)
 
 
-@settings_of(DoctorConfig)
-def examine(  # noqa: D417 (one keyword a setting, each explained there)
+def examine(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     run: Name | Run | None = None,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     listener: Listener = SILENCE,
     policy: Name | InMemory | None = None,
     reference: Name | InMemory | None = None,
+    base: str | None = None,
     data: Name | DataRows = (),
+    depth: Literal["record", "data", "models"] = "models",
+    samples: int = 0,
+    max_new_tokens: int | None = None,
+    rows: int = 256,
+    beta: float | None = None,
+    unit: Literal["pairs", "responses"] = "pairs",
+    columns: Mapping[str, str] = {},
+    style: Literal["as_given", "chat"] = "as_given",
+    max_length: int = 1024,
     output: Name | None = None,
     html: Name | None = None,
-    **settings: Any,
+    overwrite: bool = False,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    tokens_per_batch: int = 4096,
+    trust_remote_code: bool = False,
+    seed: int = 0,
 ) -> Examination:
     """Examine a training run, or a policy with its reference and data, and return what was found.
 

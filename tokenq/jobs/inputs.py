@@ -1,16 +1,14 @@
-"""Models, data and settings as a job is given them: named, or in memory.
+"""Models and data as a job is given them: named, or in memory.
 
 A training writes down what is in memory: its run is then what it is from files.
 """
 
-import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping, Sized
-from dataclasses import MISSING, Field, fields, replace
-from functools import partial, wraps
-from inspect import Parameter
+from dataclasses import replace
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, Union, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union, cast
 
 from tokenq.data.examples import ReadResult, read_examples
 from tokenq.data.files.local import Row
@@ -25,9 +23,6 @@ if TYPE_CHECKING:
 
     from tokenq.models.load import ModelSpec
     from tokenq.models.loaded import Loaded
-
-P = ParamSpec("P")
-Result = TypeVar("Result")
 
 Name = str | PathLike[str]
 
@@ -156,54 +151,13 @@ def models_given(
     return names, found
 
 
-def settings_of(config: type[Any]) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
-    """Return a decorator that gives a job a keyword for each setting of a configuration, with its type and default.
-
-    The job takes them as `**settings`, all of them, whatever the caller has given, and paths as text; `help` and
-    notebooks show them one by one.
-
-    Args:
-        config: the dataclass that is the command's configuration too.
-    """
-    kinds = get_type_hints(config)
-
-    def decorated(job: Callable[P, Result]) -> Callable[P, Result]:
-        own = [one for one in inspect.signature(job).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-        named = {one.name for one in own}
-        shared = [
-            Parameter(one.name, Parameter.KEYWORD_ONLY, default=_default(one), annotation=kinds[one.name])
-            for one in fields(config)
-            if one.name not in named
-        ]
-        signature = inspect.Signature([*own, *shared], return_annotation=job.__annotations__["return"])
-
-        @wraps(job)
-        def called(*arguments: P.args, **keywords: P.kwargs) -> Result:
-            bound = signature.bind(*arguments, **keywords)
-            bound.apply_defaults()
-            run: Any = job
-            result: Result = run(
-                **{name: fspath(v) if isinstance(v, PathLike) else v for name, v in bound.arguments.items()}
-            )
-            return result
-
-        called.__dict__["__signature__"] = signature
-        return called
-
-    return decorated
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
 def settings_given(
     keywords: Mapping[str, Any], data: str, own: Collection[str]
 ) -> tuple[dict[str, Any], dict[str, "Loaded"], Data]:
     """Return the settings of a job as its configuration has them, the models in memory by role, and the data.
 
     Args:
-        keywords: of the job, among them policy, reference, run, tokenizer, and all others as settings.
+        keywords: of the job, among them policy, reference, run and tokenizer.
         data: the keyword that has data.
         own: keywords of the job that its configuration does not have.
 
@@ -211,14 +165,14 @@ def settings_given(
         UserError: a model or data is nothing that can be read.
     """
     given = {name: value for name, value in keywords.items() if name not in own}
-    given |= given.pop("settings")
     tokenizer = given.pop("tokenizer")
     if isinstance(given["policy"], Run):
         given |= {"policy": None, "run": given["policy"]}
     names, in_memory = models_given({role: given[role] for role in ("policy", "reference")}, tokenizer)
     sources, rows = data_given(given[data])
-    run = fspath(given["run"].folder) if isinstance(given["run"], Run) else given["run"]
-    return given | {**names, "run": run, data: sources}, in_memory, rows
+    run = given["run"].folder if isinstance(given["run"], Run) else given["run"]
+    given |= {**names, "run": run, data: sources}
+    return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory, rows
 
 
 def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:

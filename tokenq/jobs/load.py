@@ -1,15 +1,14 @@
 """`tokenq.load`: a policy with its reference, or a reward model, ready to be read and searched."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.errors import UserError
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, models_given, settings_of, spec_of
+from tokenq.jobs.inputs import InMemory, Name, models_given, spec_of
 from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, models_of_run, run_folder
 from tokenq.listener import SILENCE, Listener
@@ -21,8 +20,7 @@ from tokenq.score.rewards import RewardReader
 Say = Callable[[str], None]
 
 
-@settings_of(Options)
-def load(
+def load(  # noqa: PLR0913 (one keyword a setting)
     policy: Name | Run | InMemory | None = None,
     reference: Name | InMemory | None = None,
     *,
@@ -31,7 +29,15 @@ def load(
     reward_weights: Mapping[str, str] = {},
     listener: Listener = SILENCE,
     beta: float | None = None,
-    **settings: Any,
+    dtype: str = "auto",
+    device: str = "auto",
+    attention: str = "auto",
+    trust_remote_code: bool = False,
+    top_k: int = 5,
+    levels: Sequence[str] = ("word", "sentence"),
+    max_length: int | None = None,
+    tokens_per_batch: int = 4096,
+    base: str | None = None,
 ) -> Reader:
     """Load a policy with its reference: `tokenq.load(policy, reference).score(prompt, response)`.
 
@@ -47,21 +53,22 @@ def load(
         reward_weights: of its outputs by name, where it has several.
         listener: told what could not be done as asked.
         beta: KL temperature of implicit rewards. Default: the run's, else 0.1.
-        **settings: how models are loaded and read, each a keyword:
-            dtype: type of the weights: "auto" for the checkpoint's own, "float32", "bfloat16" or "float16".
-            device: where to compute: "auto", "cpu", "cuda", "cuda:1", "mps".
-            attention: how batches go through a model: "auto", "flex", "segments", "plain" or "full".
-            trust_remote_code: whether code that comes with a model may run.
-            top_k: alternatives kept at every token, under each model.
-            levels: levels of spans: "word", "sentence", "line", "paragraph", "step", "turn", "regex:PATTERN".
-            max_length: maximum number of tokens in prompt and response together.
-            tokens_per_batch: maximum number of tokens in one forward pass.
-            base: base of an adapter, instead of the one that it names.
+        dtype: type of the weights: "auto" for the checkpoint's own, "float32", "bfloat16" or "float16".
+        device: where to compute: "auto", "cpu", "cuda", "cuda:1", "mps".
+        attention: how batches go through a model: "auto", "flex", "segments", "plain" or "full".
+        trust_remote_code: whether code that comes with a model may run.
+        top_k: alternatives kept at every token, under each model.
+        levels: levels of spans: "word", "sentence", "line", "paragraph", "step", "turn", "regex:PATTERN".
+        max_length: maximum number of tokens in prompt and response together.
+        tokens_per_batch: maximum number of tokens in one forward pass.
+        base: base of an adapter, instead of the one that it names.
 
     Raises:
         UserError: a model is missing, or there is nothing to read it against.
     """
-    options = Options(beta or 0.1, **settings)
+    options = Options(
+        beta or 0.1, dtype, device, attention, trust_remote_code, top_k, levels, max_length, tokens_per_batch, base
+    )
 
     def warn(text: str) -> None:
         listener.say(f"warning: {text}")

@@ -21,7 +21,7 @@ from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given, settings_of
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Options, Reader
@@ -41,7 +41,6 @@ _LOOKED_AT = 64
 """Traces by which the pair of models is judged."""
 
 
-@settings_of(ScoreConfig)
 def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     policy: Name | InMemory | Run | None = None,
     data: Name | RowsInMemory = (),
@@ -51,9 +50,27 @@ def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     listener: Listener = SILENCE,
     reference: Name | InMemory | None = None,
     run: Name | Run | None = None,
+    base: str | None = None,
+    beta: float | None = None,
+    reward_model: str | None = None,
+    reward_weights: Mapping[str, str] = {},
+    prompt: str | None = None,
+    response: str | None = None,
+    columns: Mapping[str, str] = {},
+    bad_rows: Literal["error", "drop"] = "error",
+    style: Literal["as_given", "chat"] = "as_given",
+    max_length: int | None = None,
     html: Name | None = None,
     figure: Name | None = None,
-    **settings: Any,
+    overwrite: bool = False,
+    levels: Sequence[str] = ("word", "sentence"),
+    top_k: int = 5,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    tokens_per_batch: int = 4096,
+    trust_remote_code: bool = False,
+    seed: int = 0,
 ) -> Traces:
     """Read responses token by token, and return their traces.
 

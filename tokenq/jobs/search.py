@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +18,7 @@ from tokenq.data.sources import Data
 from tokenq.errors import unknown_name
 from tokenq.files import json_line, plain, write_lines
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given, settings_of
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.run import Run, run_folder
 from tokenq.jobs.searcher import Searcher, TextReward, load_searcher, searched_models
@@ -32,7 +32,6 @@ from tokenq.search.branches import never
 from tokenq.search.config import SearchConfig
 
 
-@settings_of(SearchConfig)
 def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     policy: Name | Run | InMemory | None = None,
     prompts: Name | RowsInMemory = (),
@@ -44,9 +43,54 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     interrupted: Callable[[], bool] = never,
     reference: Name | InMemory | None = None,
     run: Name | Run | None = None,
+    base: str | None = None,
+    beta: float | None = None,
+    proxy: Sequence[str] = (),
+    alpha: Sequence[str] = (),
+    reward_model: str | None = None,
+    reward_weights: Mapping[str, str] = {},
     prompt: Given | None = None,
+    columns: Mapping[str, str] = {},
+    bad_rows: Literal["error", "drop"] = "error",
+    style: Literal["as_given", "chat"] = "as_given",
+    max_new_tokens: int = 256,
+    budget: int | None = None,
+    eos: Sequence[str] = (),
+    method: str = "beam",
+    objective: str = "likelihood",
+    width: int = 5,
+    n: int = 8,
+    ranking: str = "reward",
+    answer: str | None = None,
+    length_penalty: float = 1.0,
+    early_stopping: str = "false",
+    groups: int = 1,
+    diversity_penalty: float = 0.0,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    chunk_samples: int = 4,
+    chunk_length: int = 5,
+    chunk_from: str = "policy",
+    lookahead_top_k: int = 10,
+    lookahead_weight: float = 1.0,
+    simulations: int = 64,
+    children: int = 8,
+    rule: str = "puct",
+    exploration: float = 1.25,
+    backup: Literal["max", "mean"] = "max",
+    commit: Literal["never", "token"] = "never",
+    rollouts: int = 1,
     html: Name | None = None,
-    **settings: Any,
+    overwrite: bool = False,
+    seed: int = 0,
+    batch_size: int = 8,
+    tokens_per_batch: int = 4096,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    trust_remote_code: bool = False,
 ) -> SearchResults:
     """Write answers to prompts, and return them.
 

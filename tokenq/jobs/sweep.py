@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ from tokenq.evaluation.sweep_config import SETTINGS, SweepConfig
 from tokenq.evaluation.task_generation import Quality
 from tokenq.files import write_json, write_text
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, settings_given, settings_of
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, settings_given
 from tokenq.jobs.outputs import claimed_folder, refuse_foreign
 from tokenq.jobs.run import Run
 from tokenq.jobs.search import read_prompts, search_to_file, usable
@@ -69,7 +69,6 @@ class SweepResult:
         )
 
 
-@settings_of(SweepConfig)
 def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     policy: Name | Run | InMemory | None = None,
     prompts: Name | RowsInMemory = (),
@@ -81,7 +80,30 @@ def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     interrupted: Callable[[], bool] = never,
     reference: Name | InMemory | None = None,
     run: Name | Run | None = None,
-    **settings: Any,
+    base: str | None = None,
+    beta: float | None = None,
+    proxy: Sequence[str] = (),
+    reward_model: str | None = None,
+    reward_weights: Mapping[str, str] = {},
+    columns: Mapping[str, str] = {},
+    bad_rows: Literal["error", "drop"] = "error",
+    style: Literal["as_given", "chat"] = "as_given",
+    answer: str | None = None,
+    gold: str | None = None,
+    max_new_tokens: int = 256,
+    eos: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    pool: int = 16,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    overwrite: bool = False,
+    seed: int = 0,
+    batch_size: int = 8,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    device: str = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    trust_remote_code: bool = False,
 ) -> SweepResult:
     """Search the same prompts in many ways, write what came out, and return it.
 

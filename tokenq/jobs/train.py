@@ -1,22 +1,15 @@
 """`tokenq.train`: train a policy or a reward model from Python."""
 
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.data.streams.rows import GIVEN
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import (
-    InMemory,
-    Name,
-    NamedInput,
-    RowsInMemory,
-    data_source,
-    is_stream,
-    model_source,
-    settings_of,
-)
+from tokenq.jobs.inputs import InMemory, Name, NamedInput, RowsInMemory, data_source, is_stream, model_source
 from tokenq.jobs.run import Run
 from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener
@@ -24,16 +17,71 @@ from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 
 
-@settings_of(TrainConfig)
-def train(  # noqa: D417 (one keyword a setting, each explained there)
+def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     model: Name | InMemory,
     data: Name | RowsInMemory,
     output: Name,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     listener: Listener = SILENCE,
+    reference: Name | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    device: str = "auto",
+    lora_rank: int = 0,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    lora_targets: Sequence[str] = (),
+    adapter: str | None = None,
+    base: str | None = None,
+    streaming: bool = False,
+    shuffle_buffer: int | None = None,
+    dataset_num_proc: int = 1,
+    columns: Mapping[str, str] = {},
+    bad_rows: Literal["error", "drop"] = "error",
+    pairing: Literal["best_worst", "all"] = "best_worst",
+    style: Literal["as_given", "chat"] = "as_given",
+    chat_template: str | None = None,
+    max_length: int = 1024,
+    max_prompt_length: int | None = None,
+    truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop",
     eval_data: Name | RowsInMemory = (),
-    **settings: Any,
+    eval_size: float = 0,
+    loss: str = "dpo",
+    attributes: Sequence[str] = (),
+    beta: float | None = None,
+    loss_options: Mapping[str, str] = {},
+    contrast: str | None = None,
+    reference_store: str | None = None,
+    batch_size: int = 8,
+    tokens_per_batch: int = 4096,
+    learning_rate: float | None = None,
+    epochs: float = 1.0,
+    max_steps: int | None = None,
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
+    warmup_steps: int | None = None,
+    warmup_ratio: float = 0.0,
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw",
+    adam_beta1: float = 0.9,
+    adam_beta2: float = 0.999,
+    adam_epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    eval_steps: int | None = None,
+    save_steps: int | None = None,
+    keep_checkpoints: int = 1,
+    keep_best: str | None = None,
+    early_stopping_patience: int | None = None,
+    save_only_model: bool = False,
+    resume: bool = False,
+    logging_steps: int = 10,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
 ) -> Run:
     """Train a policy, or a reward model, and return the run.
 
@@ -53,13 +101,16 @@ def train(  # noqa: D417 (one keyword a setting, each explained there)
     Raises:
         UserError: for anything that the user can mend.
     """
+    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
+    for name in ("tokenizer", "listener"):
+        del given[name]
     run_dir = RunDir(Path(output).expanduser().absolute())
     source = model_source(model, tokenizer, run_dir.inputs / "model")
     stream = data if is_stream(data) else None
     rows = NamedInput([GIVEN]) if stream is not None else data_source(data, run_dir.inputs / "data.jsonl")
+    given["streaming"] = streaming or stream is not None
     held_out = data_source(eval_data, run_dir.inputs / "eval_data.jsonl")
-    settings |= {"streaming": settings["streaming"] or stream is not None, "output": output}
-    settings |= {"model": source.names[0], "data": rows.names, "eval_data": held_out.names}
+    given |= {"model": source.names[0], "data": rows.names, "eval_data": held_out.names}
     with untouched():
-        run(TrainConfig(**settings), listener, (source.write, rows.write, held_out.write), stream)
+        run(TrainConfig(**given), listener, (source.write, rows.write, held_out.write), stream)
     return Run(run_dir.path)
