@@ -28,6 +28,7 @@ def test_every_block_runs(names):
     assert names["run"].policy == Path("runs/python/policy").absolute()
     assert list(names["curve"]["step"]) == [1, 2]
     assert len(names["losses"].values) == 2
+    assert len(names["rewards"]) == 2
     assert names["last"].folder == Path("runs/tuned/checkpoints/step-2").absolute()
     assert names["held_out"] == max(row.get("eval_rewards/margins") or -9 for row in names["tuned"].metrics[1:])
     assert (names["folder"] / "README.md").exists()

@@ -98,6 +98,10 @@ class RunDir:
         """The trained reward model, where the run trained one and no policy."""
         return self.path / "reward_model"
 
+    def round(self, number: int) -> Path:
+        """What a round of an online run wrote, judged and learnt from."""
+        return self.path / "rounds" / f"{number:04d}"
+
     def holds_run(self) -> bool:
         """Return whether a run has left anything here (other files, such as a shell's log, do not count)."""
         return bool(self._traces())

@@ -118,6 +118,8 @@ GOLDEN = {
     "vpo_offline": (HALF | {"alpha": 0.5}, (CALIBRATION,), A - 0.5, 1.5 + A - 0.5),
     "vpo_online": (HALF | {"alpha": 0.5}, (CALIBRATION,), A + 0.5, 1.5 + A + 0.5),
     "selm": (HALF | {"alpha": 0.5}, (CALIBRATION,), A + 0.5, 1.5 + A + 0.5),
+    # α d = 0.5 · 2, without β.
+    "xpo": (HALF | {"alpha": 0.5}, (CALIBRATION,), A + 1.0, 1.5 + A + 1.0),
 }
 
 
@@ -237,7 +239,7 @@ def test_the_slope_of_dpo():
 
 
 def test_vpo_without_a_weight_is_dpo_to_the_bit():
-    for name in ("vpo_offline", "vpo_online", "selm"):
+    for name in ("vpo_offline", "vpo_online", "selm", "xpo"):
         got = find_loss(name, {"alpha": 0.0}).function(POLICY, REFERENCE, CALIBRATION)
         assert torch.equal(got, find_loss("dpo").function(POLICY, REFERENCE))
 

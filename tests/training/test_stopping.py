@@ -84,7 +84,7 @@ def test_a_second_signal_stops_at_once_and_an_echo_of_the_first_does_not(monkeyp
     before, said = signal.getsignal(signal.SIGINT), []  # ignored where the tests run in the background
 
     def three_times():
-        with catch_signals(said.append) as request:
+        with catch_signals(Request(), said.append) as request:
             os.kill(os.getpid(), signal.SIGINT)
             assert request.signum == signal.SIGINT
             os.kill(os.getpid(), signal.SIGINT)  # a launcher passes on what the terminal has sent
@@ -100,7 +100,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
     found = []
 
     def work():
-        with catch_signals(found.append) as request:
+        with catch_signals(Request(), found.append) as request:
             found.append(request)
 
     thread = threading.Thread(target=work)

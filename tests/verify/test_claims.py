@@ -7,8 +7,20 @@ import pytest
 import torch
 
 from tokenq.core import qfunction
+from tokenq.core.losses import find_loss
 from tokenq.search.settings import Beams
-from tokenq.verify import decoding, environment, equivalence, learning, objectives, optimality, readouts, search, values
+from tokenq.verify import (
+    decoding,
+    environment,
+    equivalence,
+    learning,
+    objectives,
+    online,
+    optimality,
+    readouts,
+    search,
+    values,
+)
 from tokenq.verify.claim import Case, Claim, ClaimResult, excess, find, largest
 from tokenq.verify.table import CLAIMS
 from tokenq.worlds import draws
@@ -73,6 +85,9 @@ PATCHES = {
     objectives.alpha_optimum: (objectives, "fit", unmoved),
     objectives.optimism: (objectives, "minimise", unmoved),
     objectives.pessimism: (objectives, "minimise", unmoved),
+    online.moving_reference: (online, "fit", unmoved),
+    online.optimism_stops: (online, "minimise", unmoved),
+    online.xpo_is_vpo: (online, "find_loss", lambda name, parameters: find_loss("vpo_online", parameters)),
     readouts.identities: (readouts, "log_ratios", lambda one, other: log_ratios(one, other) + 0.1),
     decoding.proxy_is_greedy_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
     decoding.proxy_is_shaped_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
@@ -121,6 +136,7 @@ MENDED = {
     objectives.dpo_on_flipped_labels: (draws.small, (objectives, "FLIPS", 0.0)),
     objectives.r_dpo_with_a_minus: (draws.small, (objectives, "TOKEN_PRICE", 0.0)),
     objectives.labels_without_value: (coherent, None),
+    online.moving_reference_at_the_optimum: (draws.small, (online, "ROUNDS", 1)),
     values.dro_without_value: (coherent, None),
     values.dro_with_a_baseline: (no_reward, None),
     readouts.credit_is_reward: (coherent, None),

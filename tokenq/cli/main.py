@@ -28,6 +28,7 @@ from tokenq.demo import config as demo
 from tokenq.doctor import config as doctor
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation import sweep_config as sweep
+from tokenq.rollout import config as online
 from tokenq.score import config as score
 from tokenq.search import config as search
 from tokenq.terminal.plain_text import complain, fit_streams
@@ -179,6 +180,13 @@ def _train_again(config: train.TrainConfig) -> str:
     return f"Continue with: tokenq train --config {recorded} --resume"
 
 
+def _online_again(config: online.OnlineConfig) -> str:
+    recorded = Path(config.output) / "config.yaml"
+    if not recorded.exists():
+        return "Nothing was learnt yet; start again with the same command."
+    return f"Continue with: tokenq online --config {recorded} --resume"
+
+
 def _demo_again(config: demo.DemoConfig) -> str:
     return f"The same command goes on where this one stopped, in {config.output}."
 
@@ -204,6 +212,14 @@ COMMANDS: dict[str, Command] = {
         train.SECTIONS,
         train.SPELT_ELSEWHERE,
         check=_check_train,
+    ),
+    "online": Command(
+        online.OnlineConfig,
+        _runs("online"),
+        _online_again,
+        "learn from its own responses in rounds: write, judge, pair, train",
+        online.SECTIONS,
+        online.SPELT_ELSEWHERE,
     ),
     "score": Command(
         score.ScoreConfig,

@@ -183,6 +183,10 @@ class Parts:
         """Add an item of this process."""
         self._parts[self._state.process_index].append(item)
 
+    def own(self) -> list[bytes]:
+        """Return what this process has written so far."""
+        return list(self._parts[self._state.process_index])[1:]
+
     def in_order(self) -> Iterator[bytes]:
         """Yield what all processes wrote in the order of the items, up to the first that is missing."""
         files = [iter(part) for part in self._parts]

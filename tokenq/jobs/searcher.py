@@ -193,21 +193,29 @@ class Searcher:
 
     @cached_property
     def _eos(self) -> tuple[int, ...]:
-        """Return the ids that end a response: the tokenizer's, the model's own, and those that were asked for."""
-        said = self.policy.lm.generation_config.eos_token_id
-        ids = {self.tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
-        for text in self.config.eos:
-            tokens = self.tokenizer.encode(text.replace("\\n", "\n"), add_special_tokens=False)
-            if len(tokens) != 1:
-                raise UserError(f"--eos {text!r} is {len(tokens)} tokens, not one.", "Give the text of a single token.")
-            ids.add(tokens[0])
-        return tuple(sorted(ids))
+        return ends_of(self.policy, self.tokenizer, self.config.eos)
 
     def _stepper(self, with_reference: bool) -> Stepper:
         if not self.terms:
             return ModelStepper(self.policy, self.reference if with_reference else None)
         terms = [Term(ModelStepper(tuned, untuned), alpha) for tuned, untuned, alpha in self.terms]
         return ProxyStepper(ModelStepper(self.policy), terms)
+
+
+def ends_of(policy: PackedLM, tokenizer: Any, texts: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids that end a response: the tokenizer's, the model's own, and those that were asked for.
+
+    Raises:
+        UserError: a text is not one token.
+    """
+    said = policy.lm.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
+    for text in texts:
+        tokens = tokenizer.encode(text.replace("\\n", "\n"), add_special_tokens=False)
+        if len(tokens) != 1:
+            raise UserError(f"--eos {text!r} is {len(tokens)} tokens, not one.", "Give the text of a single token.")
+        ids.add(tokens[0])
+    return tuple(sorted(ids))
 
 
 def load_searcher(

@@ -84,7 +84,7 @@ class TrainConfig:
     """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, cdpo, robust, ipo (per token, as
     TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero, apo_down, bco_pair,
     r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired, tdpo1, tdpo2, tis_dpo,
-    step_dpo, wpo, vpo_offline, vpo_online, selm. Labelled responses: kto, bco, ce. Responses with a reward: dro.
+    step_dpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto, bco, ce. Responses with a reward: dro.
     Rankings: plackett_luce. Reward models: bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs),
     regression (ratings), process (steps)."""
     attributes: Sequence[str] = ()
@@ -166,17 +166,25 @@ class TrainConfig:
         Raises:
             UserError: names the field, and what it takes.
         """
+        self.check_types()
+        if not self.data:
+            raise UserError("There is no training data.", "Name a file, a folder or a hub id with --data.")
+        check_ranges(self, RANGES)
+        for error in self.contradictions():
+            raise error
+
+    def check_types(self) -> None:
+        """Refuse a choice that there is not, and a string where a list is meant.
+
+        Raises:
+            UserError: names the field, and what it takes.
+        """
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise unknown_name(name.replace("_", " "), str(value), get_args(kind))
             if get_origin(kind) is Sequence and isinstance(value, str):
                 raise UserError(f"{name} is one string.", f"Give a list: {name}=[{value!r}].")
-        if not self.data:
-            raise UserError("There is no training data.", "Name a file, a folder or a hub id with --data.")
-        check_ranges(self, RANGES)
-        for error in self._contradictions():
-            raise error
 
     def lora(self) -> dict[str, Any]:
         """Return the settings of the new adapter, as `add_lora` takes them."""
@@ -187,7 +195,7 @@ class TrainConfig:
             "targets": list(self.lora_targets) or "all-linear",
         }
 
-    def _contradictions(self) -> list[UserError]:
+    def contradictions(self) -> list[UserError]:
         """Return an error for each pair of fields that exclude each other."""
         found = []
         if self.warmup_steps is not None and self.warmup_ratio > 0:

@@ -1,7 +1,7 @@
 """The inputs of a run of the loop, and its summary: plain values, no behaviour."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective
 from tokenq.training.optim import Exact
 from tokenq.training.source import Source
+from tokenq.training.stopping import Request
 
 
 class PolicyFiles(NamedTuple):
@@ -54,6 +55,7 @@ class Job:
             without one.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
         listener: told about progress, and what a signal will do.
+        request: where a signal that asks the run to stop is noted.
     """
 
     policy: nn.Module
@@ -69,6 +71,7 @@ class Job:
     values: nn.Module | None = None
     work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
     listener: Listener = SILENCE
+    request: Request = field(default_factory=Request)
 
 
 @dataclass(frozen=True)

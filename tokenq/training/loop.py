@@ -8,7 +8,7 @@ tokenizer or a file of data.
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,11 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
         trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
     accelerator.wait_for_everyone()  # the first process has cut the file back
     trainer.watch.found.update(evaluations_of(metrics_file.read()))
-    with stopping.catch_signals(job.listener.say) as trainer.request:
+    with stopping.catch_signals(job.request, job.listener.say):
         try:
             summary = trainer.run(step)
         except stopping.Abandoned:
-            raise trainer.stopped(trainer.done, trainer.request.signum) from None
+            raise trainer.stopped(trainer.done, job.request.signum) from None
     release_masters(masters)
     return summary
 
@@ -89,7 +89,6 @@ class _Trainer:
     metrics_file: JsonLines
     total: int
     trained: checkpoint.Trained | None
-    request: stopping.Request = field(default_factory=stopping.Request)
     done: int = 0
     saved: int = 0
 
@@ -114,9 +113,9 @@ class _Trainer:
         last: dict[str, float] = {}
         self.meter.restart()
         while self.done < self.total and not self.watch.stalled():
-            last = self.update(self.done)
+            last = self.update(self.done) or last
             self.done += 1
-            if signum := stopping.common_signal(self.request, self.accelerator):
+            if signum := stopping.common_signal(self.job.request, self.accelerator):
                 raise self.stopped(self.done, signum)
             evaluated = self._evaluates(self.done) and self.evaluate(self.done)
             improved = evaluated and self._best(self.done) == self.done
@@ -173,6 +172,9 @@ class _Trainer:
         """Do one update and return its metrics."""
         config = self.job.config
         parts = examples(self.job.source, step, self.accelerator, lambda: self.stopped(step, 0).said)
+        if not parts:
+            self._log(step + 1, {"loss": math.nan})  # and no update
+            return {}
         step_plan = plan(parts, config.tokens_per_batch, self.accelerator)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
@@ -183,9 +185,8 @@ class _Trainer:
         else:
             self._one_by_one(step_plan, step, totals)
         norms = self._clip()
-        if (
-            not all(map(math.isfinite, norms.values())) and self.accelerator.scaler is None
-        ):  # a gradient scaler skips such steps itself
+        unscaled = self.accelerator.scaler is None  # a gradient scaler skips steps that are not finite itself
+        if unscaled and not all(map(math.isfinite, norms.values())):
             self._stop_if_not_finite([part.group.where for part in parts], step, clipped=True)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -236,7 +237,7 @@ class _Trainer:
 
     def _give_up_if_asked(self) -> None:
         """Give an evaluation up where a signal asks for it; several processes finish it, as none may leave alone."""
-        if self.request.signum and self.accelerator.num_processes == 1:
+        if self.job.request.signum and self.accelerator.num_processes == 1:
             raise stopping.Abandoned
 
     @contextlib.contextmanager

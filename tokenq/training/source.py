@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def step(self, number: int) -> list[Part]:
-        """Return the examples of the update after `number` others."""
+        """Return the examples of the update after `number` others; none where there is nothing to learn from."""
         ...
 
 

@@ -84,17 +84,17 @@ class Watch:
 
 
 class Abandoned(Exception):
-    """An evaluation that was given up because a signal asks the run to stop."""
+    """An evaluation, or a round's writing, that was given up because a signal asks the run to stop."""
 
 
 @contextlib.contextmanager
-def catch_signals(say: Callable[[str], None]) -> Iterator[Request]:
+def catch_signals(request: Request, say: Callable[[str], None]) -> Iterator[Request]:
     """Take note of signals in the block instead of ending it; a second one ends it at once.
 
     Args:
+        request: where they are noted.
         say: told what the first signal will do.
     """
-    request = Request()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
         yield request
         return

@@ -156,6 +156,7 @@ LOSSES: dict[str, Loss] = {
     "vpo_offline": Loss(value.vpo_offline, "pairs", reference=True, inputs=("calibration",)),
     "vpo_online": Loss(value.vpo_online, "pairs", reference=True, inputs=("calibration",)),
     "selm": Loss(value.vpo_online, "pairs", reference=True, inputs=("calibration",), sources={"calibration": "given"}),
+    "xpo": Loss(value.xpo, "pairs", reference=True, inputs=("calibration",), sources={"calibration": "given"}),
     "kto": Loss(single.kto, "labelled", reference=True, inputs=("labels", "mismatched"), coupled=True),
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),

@@ -27,6 +27,7 @@ _INPUTS = (
     ("reference", "weights", "the reference"),
     ("data", "sha256", "the data"),
     ("eval_data", "sha256", "the held-out data"),
+    ("prompts", "sha256", "the prompts"),
 )
 
 

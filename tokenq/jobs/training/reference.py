@@ -91,13 +91,13 @@ def find_reference(
         source = no_grad(policy, "off")
     if config.mixed_precision != "no":
         ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} in {config.mixed_precision}")
-    tolerance = START_TOLERANCE[_compute_dtype(policy, config)] if same_start else None
+    tolerance = START_TOLERANCE[compute_dtype(policy, config)] if same_start else None
     if config.reference_store == "off":
         online = source if config.reference is not None or fresh_adapter else no_grad(frozen_model(policy))
-        return Reference(ref_identity, None, _autocast(online, accelerator), tolerance, other)
+        return Reference(ref_identity, None, autocast(online, accelerator), tolerance, other)
     folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
     store = ReferenceStore(folder, ref_identity)
-    fill = partial(store.fill, scorer=_autocast(source, accelerator), budget=config.tokens_per_batch)
+    fill = partial(store.fill, scorer=autocast(source, accelerator), budget=config.tokens_per_batch)
     fill = partial(fill, device=accelerator.device, progress=lambda n, of: listener(Event("reference", n, of)))
     policy.model.eval()
     computed = 0
@@ -158,7 +158,7 @@ def default_store() -> Path | None:
     return None if folder is None else folder / REFERENCE
 
 
-def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
+def autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
     """Return the scorer computing in the precision of the training forward."""
 
     def score(batch: PackedBatch) -> Tensor:
@@ -168,6 +168,7 @@ def _autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
     return score
 
 
-def _compute_dtype(policy: PackedLM, config: TrainConfig) -> torch.dtype:
+def compute_dtype(policy: PackedLM, config: TrainConfig) -> torch.dtype:
+    """Return the type in which a run computes."""
     mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
     return mixed.get(config.mixed_precision) or next(p.dtype for p in policy.parameters() if p.is_floating_point())

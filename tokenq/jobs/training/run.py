@@ -54,7 +54,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         UserError: for anything that the user can mend.
     """
     config.check()
-    loss = find_sum(config.loss, _loss_parameters(config))
+    loss = find_sum(config.loss, loss_parameters(config))
     chosen, config = config, with_absolute_paths(with_defaults(config, loss))
     check_inputs(config, loss)
     refuse_merge_in_shards(config, loss)
@@ -68,15 +68,15 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
             for write in writes:
                 write()
         accelerator.wait_for_everyone()
-        spec = _spec(config, loss, accelerator)
-        tokenizer = load_tokenizer(spec, _read(config.chat_template))
+        spec = model_to_train(config, loss, accelerator)
+        tokenizer = load_tokenizer(spec, read_template(config.chat_template))
         rows = load_data(config, loss, tokenizer, listener, stream)
         prepared = prepare(config, loss, spec, tokenizer, rows, listener)
         prepared = _keep_limits(prepared, listener)
         identity = identify(prepared.policy.model, config.model)
         reference = _reference(prepared, identity, config, loss, tokenizer, accelerator, listener)
         valued = ValuedPolicy(prepared.policy) if isinstance(prepared.policy, PackedLM) and loss.valued else None
-        _choose_gradients(prepared.policy, valued, config, accelerator)
+        choose_gradients(prepared.policy, valued, config, accelerator)
         precision = precision_of(valued or prepared.policy, config, reference.model)
         identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
@@ -87,7 +87,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         listener.say(precision.line(config.optimizer))
         _say_start(prepared, config, loss, changed, listener)
         summary = fit(job, accelerator)
-        _finish(writer, summary, accelerator)
+        finish(writer, summary, accelerator)
         _say_end(prepared, summary, writer, listener)
 
 
@@ -148,7 +148,7 @@ def _kind(config: TrainConfig, loss: LossSum) -> str:
     return f"{'an adapter' if adapts(config) else 'all weights'}, {kind_of(loss)}"
 
 
-def _spec(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> ModelSpec:
+def model_to_train(config: TrainConfig, loss: LossSum, accelerator: Accelerator) -> ModelSpec:
     """Return the model to start from, its type resolved: trained weights are held in float32."""
     spec = ModelSpec(config.model, config.dtype, str(accelerator.device), config.adapter, config.revision)
     spec = replace(spec, trust_remote_code=config.trust_remote_code, base=config.base)
@@ -212,7 +212,7 @@ def _places(run_dir: RunDir, identities: Mapping[str, Any], accelerator: Acceler
     return Places(JsonLines(run_dir.stream), identities["data"]["sha256"], accelerator.is_main_process)
 
 
-def _choose_gradients(
+def choose_gradients(
     policy: PackedLM | RewardLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator
 ) -> None:
     """Choose how gradients are computed."""
@@ -252,7 +252,7 @@ def _identities(
     }
 
 
-def _finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> None:
+def finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> None:
     """Write the policy, or the reward model."""
     state = gathered_policy(accelerator, summary.policy) if accelerator.num_processes > 1 else None
 
@@ -267,14 +267,15 @@ def _finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) ->
     accelerator.end_training()
 
 
-def _loss_parameters(config: TrainConfig) -> dict[str, float | str]:
+def loss_parameters(config: TrainConfig) -> dict[str, float | str]:
     """Return the parameters of the loss that were given."""
     if config.beta is not None and "beta" in config.loss_options:
         raise UserError("beta is given twice: --beta and --loss-options beta.", "Give one of them.")
     return {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options}
 
 
-def _read(path: str | None) -> str | None:
+def read_template(path: str | None) -> str | None:
+    """Return the chat template of a file, None where none is named."""
     if path is None:
         return None
     try:

@@ -1,0 +1,70 @@
+"""The numbers of a round, by hand."""
+
+import pytest
+
+from tokenq.records.rollouts import Rollout
+from tokenq.rollout.summary import round_numbers
+
+
+def rollout(name, number, tokens, reward, *, finish="stop", writer="policy", use="compared"):
+    return Rollout(
+        id=name,
+        number=number,
+        prompt="?",
+        response="",
+        prompt_ids=(1,),
+        token_ids=tuple(tokens),
+        logps=(-0.5,) * len(tokens),
+        kept_mass=None,
+        finish=finish,
+        writer=writer,
+        version=0,
+        sampling={},
+        engine="",
+        use=use,
+        reward=reward,
+    )
+
+
+def test_the_numbers_by_hand():
+    """Two prompts of two compared responses, one of which nobody could judge, and a calibration of the reference."""
+    rows = [
+        rollout("a", 0, [5, 6, 2], 1.0),
+        rollout("a", 1, [5], 1.0, finish="length"),
+        rollout("a", 2, [7] * 9, None, writer="reference", use="calibration"),
+        rollout("b", 0, [5, 2], 0.0),
+        rollout("b", 1, [5, 2], None),
+    ]
+    found = round_numbers(rows, [-2.0, -1.0, -9.0, -1.5, -1.0], [0, 0], seed=0)
+    expected = {
+        "reward": 2 / 3,
+        "unusable": 1 / 4,
+        "prompts": 2,
+        "pairs": 0,
+        "without_signal": 1.0,
+        "ties": 1.0,  # the one comparison of two judged responses
+        "length": 2.0,  # (3 + 1 + 2 + 2) / 4
+        "truncated": 1 / 4,
+        "entropy": 0.5,
+        "kl": 0.375,  # (−1.5 + 2 − 0.5 + 1 − 1 + 1.5 − 1 + 1) / 4
+        "distinct": 3 / 4,
+        "written_tokens": 17,
+        "judged_tokens": 8,
+    }
+    for name, value in expected.items():
+        assert found[f"round/{name}"] == pytest.approx(value, abs=1e-12), name
+    assert found["round/reward_low"] <= 2 / 3 <= found["round/reward_high"]
+
+
+def test_the_reward_is_that_of_the_policy():
+    """What the reference wrote is compared with it, and no part of its mean."""
+    rows = [rollout("a", 0, [5, 2], 1.0), rollout("a", 1, [6, 2], 0.0, writer="reference", use="both")]
+    found = round_numbers(rows, [0.0] * 2, [1], seed=0)
+    assert (found["round/reward"], found["round/ties"], found["round/judged_tokens"]) == (1.0, 0.0, 4)
+
+
+def test_ties_are_counted_among_comparisons():
+    """Rewards 1, 1, 0: one of three; 0, 0: one of one."""
+    rows = [rollout("a", n, [n, 2], reward) for n, reward in enumerate((1.0, 1.0, 0.0))]
+    rows += [rollout("b", n, [n, 2], 0.0) for n in range(2)]
+    assert round_numbers(rows, [0.0] * 5, [1, 0], seed=0)["round/ties"] == pytest.approx(0.5)

@@ -1,0 +1,69 @@
+"""Recipes of online runs: each resolves, has the values that its source publishes, and runs on a tiny stand-in."""
+
+import json
+
+import pytest
+from test_recipes import FOLDER
+from tiny import tiny_model, tiny_tokenizer
+
+from tokenq.cli.flags import parse
+from tokenq.cli.main import COMMANDS, main
+from tokenq.rollout.config import OnlineConfig
+
+RECIPES = sorted((FOLDER / "online").glob("*.yaml"))
+GIVEN = ["--model", "m", "--prompts", "p", "--output", "o", "--answer", "text", "--gold", "answer", "--reference", "r"]
+GIVEN += ["--data", "d"]
+
+each_recipe = pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+
+
+def resolve(path):
+    row = COMMANDS["online"]
+    words = ["--config", str(path), *GIVEN]
+    return parse(OnlineConfig, words, prog="online", sections=row.sections, spelt_elsewhere=row.spelt_elsewhere)
+
+
+@each_recipe
+def test_a_recipe_says_where_its_values_come_from(path):
+    resolve(path).check()
+    text = path.read_text()
+    assert "# Source: " in text
+    assert f"--config recipes/online/{path.name}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("iterative_dpo_llama3", {"rounds": 3, "samples": 8, "beta": 0.1, "learning_rate": 5e-7, "batch_size": 128}),
+        ("selm_zephyr", {"rounds": 3, "loss_options": {"alpha": "1e-3"}, "learning_rate": 5e-7, "batch_size": 256}),
+        ("dice_llama3", {"rounds": 2, "samples": 16, "temperature": 0.9, "replay": 0.5, "warmup_steps": 50}),
+    ],
+)
+def test_the_published_values(name, published):
+    config = resolve(FOLDER / "online" / f"{name}.yaml")
+    assert {field: getattr(config, field) for field in published} == published
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """Two models of few words, of which a random one says "What" now and then, and rows."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    for seed, name in enumerate(("model", "reference")):
+        tiny_model("llama", seed=seed, vocab_size=32).save_pretrained(folder / name)
+        tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(folder / name)
+    rows = [{"prompt": f"What is {n}?", "answer": "What", "chosen": f" {n}", "rejected": " 9."} for n in range(4)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@each_recipe
+def test_a_recipe_takes_two_steps_with_a_tiny_model(path, stand_ins, tmp_path):
+    given = ["--model", stand_ins / "model", "--reference", stand_ins / "reference", "--output", tmp_path / "run"]
+    given += ["--prompts", stand_ins / "rows.jsonl", "--answer", "regex:What", "--gold", "answer", "--device", "cpu"]
+    small = ["--max-new-tokens", "6", "--max-length", "64", "--batch-size", "2", "--rounds", "1"]
+    small += [] if path.stem.startswith("selm") else ["--samples", "4"]
+    replayed = ["--data", stand_ins / "rows.jsonl"] if "PAIRS" in path.read_text() else []
+    assert main([str(word) for word in ("online", "--config", path, *given, *small, *replayed)]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("loss" in line for line in lines) >= 2
+    assert sum(line.get("loss") is not None for line in lines) >= 1

@@ -1,0 +1,136 @@
+"""`tokenq.online`: learn from one's own responses, from Python."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from tokenq.jobs.host import untouched
+from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_source, model_source
+from tokenq.jobs.rollout.run import run
+from tokenq.jobs.run import Run
+from tokenq.listener import SILENCE, Listener
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rundir import RunDir
+
+
+def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
+    model: Name | InMemory,
+    prompts: Name | RowsInMemory,
+    output: Name,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    listener: Listener = SILENCE,
+    data: Name | RowsInMemory = (),
+    method: str = "dpo",
+    rounds: int = 3,
+    prompts_per_round: int | None = None,
+    replay: float | None = None,
+    reference_moves: Literal["auto", "never", "round"] = "auto",
+    on_empty_round: Literal["continue", "stop"] = "continue",
+    samples: int | None = None,
+    max_new_tokens: int = 256,
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    eos: Sequence[str] = (),
+    prompts_per_batch: int = 8,
+    judge: Literal["auto", "verifier", "reward_model", "run", "chat", "implicit"] = "auto",
+    judge_run: str | None = None,
+    judge_model: str | None = None,
+    base_url: str | None = None,
+    answer: str | None = None,
+    gold: str | None = None,
+    reward_model: str | None = None,
+    reward_weights: Mapping[str, str] = {},
+    pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto",
+    truncated: Literal["keep", "drop"] = "keep",
+    reference: Name | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    attention: Literal["auto", "flex", "segments", "plain", "full"] = "auto",
+    device: str = "auto",
+    lora_rank: int = 0,
+    lora_alpha: float | None = None,
+    lora_dropout: float = 0.0,
+    lora_targets: Sequence[str] = (),
+    adapter: str | None = None,
+    base: str | None = None,
+    streaming: bool = False,
+    shuffle_buffer: int | None = None,
+    dataset_num_proc: int = 1,
+    columns: Mapping[str, str] = {},
+    bad_rows: Literal["error", "drop"] = "error",
+    pairing: Literal["best_worst", "all"] = "best_worst",
+    style: Literal["as_given", "chat"] = "as_given",
+    chat_template: str | None = None,
+    max_length: int = 1024,
+    max_prompt_length: int | None = None,
+    truncation: Literal["drop", "error", "prompt_left", "response_right", "both"] = "drop",
+    eval_data: Name | RowsInMemory = (),
+    eval_size: float = 0,
+    loss: str = "auto",
+    attributes: Sequence[str] = (),
+    beta: float | None = None,
+    loss_options: Mapping[str, str] = {},
+    contrast: str | None = None,
+    reference_store: str | None = None,
+    batch_size: int = 8,
+    tokens_per_batch: int = 4096,
+    learning_rate: float | None = None,
+    epochs: float = 1.0,
+    max_steps: int | None = None,
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",
+    warmup_steps: int | None = None,
+    warmup_ratio: float = 0.0,
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw",
+    adam_beta1: float = 0.9,
+    adam_beta2: float = 0.999,
+    adam_epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    max_grad_norm: float = 1.0,
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no",
+    gradient_checkpointing: bool = False,
+    seed: int = 0,
+    eval_steps: int | None = None,
+    save_steps: int | None = None,
+    keep_checkpoints: int = 1,
+    keep_best: str | None = None,
+    early_stopping_patience: int | None = None,
+    save_only_model: bool = False,
+    resume: bool = False,
+    logging_steps: int = 10,
+    report_to: Sequence[str] = (),
+    run_name: str | None = None,
+) -> Run:
+    """Write, judge and learn in rounds, and return the run.
+
+    The settings are those of `tokenq online` (`tokenq online --help` has a line each), and so are files and formats:
+    `tokenq online --config OUTPUT/config.yaml --resume` goes on with a run that Python began. Loaded models and rows in
+    memory are written to OUTPUT/inputs; a copy of the model is trained.
+
+    Args:
+        model: a folder, a hub id, a loaded model of `transformers`, or (model, tokenizer).
+        prompts: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries.
+        output: the folder of the run.
+        tokenizer: of a loaded model.
+        listener: told what is found, and how far it is.
+        data: pairs that are there before the first round, in the same forms.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in locals().items()}
+    for name in ("tokenizer", "listener"):
+        del given[name]
+    run_dir = RunDir(Path(output).expanduser().absolute())
+    source = model_source(model, tokenizer, run_dir.inputs / "model")
+    asked = data_source(prompts, run_dir.inputs / "prompts.jsonl")
+    rows = data_source(data, run_dir.inputs / "data.jsonl")
+    given |= {"model": source.names[0], "prompts": asked.names, "data": rows.names}
+    with untouched():
+        run(OnlineConfig(**given), listener, (source.write, asked.write, rows.write))
+    return Run(run_dir.path)

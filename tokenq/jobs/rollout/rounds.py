@@ -1,0 +1,256 @@
+"""A round of an online run: written, judged and paired, each on disk before the next.
+
+`RUN/rounds/0001/` comes about in stages, and a kill in any of them loses at most a batch: the lines of what is written,
+then those of what is judged (half-made files beside the outputs, one per process), then all files of the round with
+`round.json` last. A round with that file is never touched again. Whatever is drawn depends on the seed, the round and
+the prompts alone, and batches begin where they began before, so that what is done again comes out to the same bits.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from tokenq.core.tensors import TokenScorer
+from tokenq.data.prompts import Prompt
+from tokenq.errors import UserError
+from tokenq.files import JsonLines, json_line, read_json, write_json, write_json_lines
+from tokenq.jobs.outputs import Parts
+from tokenq.jobs.rollout.judges import Judge, judged, response_logps
+from tokenq.leftovers import remove
+from tokenq.listener import Event, Listener
+from tokenq.models.identity import ModelIdentity
+from tokenq.models.reference_store import ReferenceStore
+from tokenq.records.examples import TokenGroup
+from tokenq.records.rollouts import Rollout, pair_row, read_pairs
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.learning import by_prompt, learnt, without_columns
+from tokenq.rollout.methods import OnlineMethod
+from tokenq.rollout.rounds import Plan, draw_replay, replayed
+from tokenq.rollout.summary import round_numbers
+from tokenq.rollout.writer import Writer
+from tokenq.rundir import RunDir
+from tokenq.search.settings import Sampling
+from tokenq.training.checks import together
+
+DONE = "round.json"
+"""The last file of a round: its numbers, and the key of all that it depends on."""
+
+STAGES = ("rollouts.jsonl", "judgements.jsonl")
+"""What is half-made in the first two stages of a round."""
+
+_ORDER = 0xF00D
+"""Sets the order of prompts apart from other draws of the same seed."""
+
+
+@dataclass(frozen=True)
+class RoundWork:
+    """Everything that writes a round.
+
+    Attributes:
+        config: the settings, those of the method filled in.
+        method: its row.
+        prompts: what may be written to.
+        ids: the same prompts in tokens.
+        writers: by their names among the method's draws.
+        judge: says what a response is worth.
+        policy: log π of the policy as it is.
+        reference: log π_ref of the first reference.
+        identity: of the first reference; None where the loss reads no reference.
+        offline: pairs that were there before the first round.
+        text: (prompt, response) in tokens → the response's text.
+        keep_weights: keeps the policy's weights of the start of a round.
+        run: the folder of the run.
+        key: of all that rounds depend on.
+        plan: when each round begins.
+        accelerator: tells processes apart.
+        listener: told what a round came to.
+        heed: called before every batch; gives the round up where a signal asks for it.
+    """
+
+    config: OnlineConfig
+    method: OnlineMethod
+    prompts: Sequence[Prompt]
+    ids: Sequence[tuple[int, ...]]
+    writers: Mapping[str, Writer]
+    judge: Judge
+    policy: TokenScorer
+    reference: TokenScorer
+    identity: ModelIdentity | None
+    offline: Sequence[TokenGroup]
+    text: Callable[[Sequence[int], Sequence[int]], str]
+    keep_weights: Callable[[int], None]
+    run: RunDir
+    key: str
+    plan: Plan
+    accelerator: Accelerator
+    listener: Listener
+    heed: Callable[[], None]
+
+    def pairs_of(self, number: int, at_start: bool) -> list[TokenGroup]:
+        """Return what a round learns from; it is written where nobody has.
+
+        Args:
+            number: of the round, from 1.
+            at_start: whether the policy is what it was when the round began.
+
+        Raises:
+            UserError: the round is not on disk and the policy has moved on, or it has no pair and the run is to stop.
+        """
+        place = self.run.round(number)
+        if self._numbers(place) is None and at_start:
+            self._write(number, place)
+        numbers = self._numbers(place)
+        if numbers is None:
+            raise UserError(f"{place} is incomplete, and the run has learnt from it.", "Restore it, or start anew.")
+        if self.accelerator.is_main_process:
+            for name in STAGES:  # a kill may have come between the last file and the first of these to go
+                Parts(place / name, self.key).remove()
+            self._tell(number, numbers)
+        if not numbers["round/pairs"] and self.config.on_empty_round == "stop":
+            raise UserError(
+                f"Round {number} gives no pair.", "Look at its rollouts, or go on with --on-empty-round continue."
+            )
+        return [*read_pairs(place / "pairs.jsonl"), *read_pairs(place / "replay.jsonl")]
+
+    def _numbers(self, place: Path) -> Mapping[str, float | None] | None:
+        """Return the numbers of a round, None where it is not done, or was another run's."""
+        found = read_json(place / DONE) if (place / DONE).exists() else None
+        return found["numbers"] if isinstance(found, dict) and found.get("key") == self.key else None
+
+    def _tell(self, number: int, numbers: Mapping[str, float | None]) -> None:
+        """Write the numbers of a round into `metrics.jsonl`, where they are not, and say them."""
+        metrics, step = JsonLines(self.run.metrics), self.plan.starts()[number - 1]
+        if any(line.get("round") == number for line in metrics.read()):
+            return
+        metrics.append({"step": step, "round": number, **numbers})
+        shown = {name: _shown(numbers[f"round/{name}"]) for name in ("reward", "pairs", "prompts", "length", "kl")}
+        self.listener.say(
+            f"round {number} of {self.config.rounds}: reward {shown['reward']}, {shown['pairs']} pairs from "
+            f"{shown['prompts']} prompts, {shown['length']} tokens per response, KL {shown['kl']}"
+        )
+        if not numbers["round/pairs"]:
+            self.listener.say(f"warning: round {number} gives no pair, and nothing is learnt from it")
+
+    def _write(self, number: int, place: Path) -> None:
+        """Write, judge and pair."""
+        main = self.accelerator.is_main_process
+        if main and (place / DONE).exists():  # of a run that was given up before its first step
+            remove(place)
+        self.accelerator.wait_for_everyone()
+        if main:
+            self.keep_weights(number)
+        chosen = self._chosen(number)
+        written, judgements = (Parts(place / name, self.key) for name in STAGES)
+        together(lambda: self._written(number, chosen, written), self.accelerator)
+        together(lambda: self._judged(number, written, judgements), self.accelerator)
+        self.accelerator.wait_for_everyone()
+        together(lambda: self._finish(number, place, written, judgements) if main else None, self.accelerator)
+        self.accelerator.wait_for_everyone()
+
+    def _chosen(self, number: int) -> list[int]:
+        """Return the prompts of a round: the next of a permutation, drawn anew when all have been gone through."""
+        every, found = len(self.prompts), list[int]()
+        count = min(every, self.config.prompts_per_round or every)
+        for place in range((number - 1) * count, number * count):
+            turn, at = divmod(place, every)
+            found.append(int(np.random.default_rng([self.config.seed, turn, _ORDER]).permutation(every)[at]))
+        return sorted(set(found))
+
+    def _written(self, number: int, chosen: Sequence[int], parts: Parts) -> None:
+        """Write what this process has to write, from where it stopped before."""
+        own = chosen[parts.mine]
+        size, done = self.config.prompts_per_batch, parts.begin()
+        for start in range(done // size * size, len(own), size):
+            self.heed()
+            lines = self._batch(number, own[start : start + size])
+            for line in lines[max(0, done - start) :]:
+                parts.append(json_line({"rollouts": line}))
+            self.listener(Event("writing", min(start + size, len(own)), len(own)))
+
+    def _batch(self, number: int, places: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """Return all responses to some prompts."""
+        config, version = self.config, self.plan.starts()[number - 1]
+        found = [list[dict[str, Any]]() for _ in places]
+        drawn = Sampling(config.sampling_temperature, config.top_k, config.top_p)
+        for turn, draw in enumerate(self.method.draws):
+            count = draw.count(config.samples_of_prompt)
+            if not count:
+                continue
+            sampling = Sampling(temperature=0.0) if draw.greedy else drawn
+            how = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+            seed = int(np.random.SeedSequence([config.seed, number, turn]).generate_state(1)[0])
+            writer = self.writers[draw.writer]
+            samples = writer.write([self.ids[place] for place in places], count, sampling, seed)
+            for place, rows, some in zip(places, found, samples, strict=True):
+                prompt, ids = self.prompts[place], self.ids[place]
+                for one in some:
+                    rollout = Rollout(
+                        id=prompt.id,
+                        number=len(rows),
+                        prompt=prompt.text,
+                        response=self.text(ids, one.token_ids),
+                        prompt_ids=ids,
+                        **one._asdict(),
+                        writer=draw.writer,
+                        version=version,
+                        sampling=how,
+                        engine=writer.engine,
+                        use=draw.use,
+                    )
+                    rows.append(rollout.to_dict())
+        return found
+
+    def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
+        """Judge what this process wrote, from where it stopped before."""
+        own, size, done = list(map(json.loads, written.own())), self.config.prompts_per_batch, judgements.begin()
+        for start in range(done // size * size, len(own), size):
+            self.heed()
+            rollouts = [Rollout.from_dict(row) for line in own[start : start + size] for row in line["rollouts"]]
+            rewards = iter(judged(self.judge, number, [one for one in rollouts if one.compared]))
+            lines = [[next(rewards) if one.compared else None for one in some] for some in by_prompt(rollouts)]
+            for line in lines[max(0, done - start) :]:
+                judgements.append(json_line({"rewards": line}))
+            self.listener(Event("judging", min(start + size, len(own)), len(own)))
+
+    def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:
+        """Write the responses with what they are worth, the pairs, what is replayed beside them, and the numbers."""
+        config, rollouts = self.config, list[Rollout]()
+        for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
+            for row, reward in zip(line["rollouts"], said["rewards"], strict=True):
+                one = Rollout.from_dict(row)
+                rollouts.append(replace(one, reward=reward, judge=config.judge if one.compared else None))
+        fresh = learnt(rollouts, config.pairs, number, config.seed, keep_truncated=config.truncated == "keep")
+        earlier = [group for before in range(1, number) for group in read_pairs(self.run.round(before) / "pairs.jsonl")]
+        pool = [*self.offline, *earlier]
+        count = replayed(len(fresh.groups), config.replayed_share, len(pool))
+        replay = [without_columns(group) for group in draw_replay(pool, count, config.seed, number)]
+        every = self._referenced([*fresh.groups, *replay])
+        new, old = every[: len(fresh.groups)], every[len(fresh.groups) :]
+        write_json_lines(
+            place / "pairs.jsonl", [pair_row(g, number, row) for g, row in zip(new, fresh.rows, strict=True)]
+        )
+        write_json_lines(place / "replay.jsonl", [pair_row(group, number, {}) for group in old])
+        write_json_lines(place / "rollouts.jsonl", (one.to_dict() for one in rollouts))
+        ref_logps = response_logps(rollouts, self.reference, config.tokens_per_batch, str(self.accelerator.device))
+        numbers = round_numbers(rollouts, ref_logps, fresh.counts, config.seed)
+        numbers |= {f"round/{name}": value for name, value in fresh.numbers.items()}
+        numbers |= {"round/replayed": float(len(old)), "round/learnt_tokens": float(sum(g.n_tokens for g in every))}
+        write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
+
+    def _referenced(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+        """Return the pairs with log π_ref of every token under the reference of this round."""
+        if self.identity is None:
+            return list(groups)
+        scorer = self.reference if self.method.reference_moves == "never" else self.policy
+        store = ReferenceStore(None, self.identity)
+        store.fill(groups, scorer, self.config.tokens_per_batch, self.accelerator.device)
+        return list(store.with_logps(groups))
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"

@@ -1,0 +1,250 @@
+"""An online run: joins prompts, writers, a judge and the training loop. No arithmetic here."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, set_seed
+
+from tokenq.core.losses import LossSum, find_sum
+from tokenq.data.bad_rows import first_named
+from tokenq.data.prompts import LoadedPrompts, Prompt, encode_prompts, load_prompts, usable_prompts
+from tokenq.errors import UserError
+from tokenq.files import plain
+from tokenq.jobs.rollout.first_reference import first_reference
+from tokenq.jobs.rollout.judges import verified_task
+from tokenq.jobs.rollout.work import Asked, Material, Models, round_work
+from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
+from tokenq.jobs.training.data import data_identity, load_data
+from tokenq.jobs.training.machine import accelerator_for
+from tokenq.jobs.training.output import open_run, record_run, refuse_taken
+from tokenq.jobs.training.policy_files import policy_writer
+from tokenq.jobs.training.prepared import load_policy
+from tokenq.jobs.training.run import (
+    choose_gradients,
+    finish,
+    loss_parameters,
+    model_to_train,
+    read_template,
+)
+from tokenq.judge.tasks import AnswerTask
+from tokenq.listener import SILENCE, Listener
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.identity import ModelIdentity, identify
+from tokenq.models.tokenizer import load_tokenizer
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.methods import OnlineMethod, compared, find_method
+from tokenq.rollout.pairing import PAIRINGS
+from tokenq.rollout.rounds import Plan, Rounds, planned
+from tokenq.rundir import provenance
+from tokenq.training.defaults import with_defaults
+from tokenq.training.job import Job
+from tokenq.training.loop import fit
+from tokenq.training.objective import Objective
+from tokenq.training.precision import precision_of
+from tokenq.training.recorded import FREE_ON_RESUME
+from tokenq.training.stopping import Request
+
+
+def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], None]] = ()) -> None:
+    """Train in rounds what `config` says, and write the run.
+
+    Args:
+        config: what is asked for.
+        listener: told what is found, and how far it is.
+        writes: write down what was given in memory, once the folder of the run is held.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    config.check()
+    config, method = filled_in(config)
+    loss = find_sum(config.loss, loss_parameters(config))
+    refuse_loss(config, loss, method)
+    config = _with_defaults(config, loss)
+    if not config.resume:
+        refuse_taken(config.output)
+    accelerator = accelerator_for(config)
+    _refuse_shards(accelerator)
+    listener = listener if accelerator.is_main_process else SILENCE
+    with open_run(config, accelerator) as (run_dir, changed):
+        set_seed(config.seed)
+        if accelerator.is_main_process:
+            for write in writes:
+                write()
+        accelerator.wait_for_everyone()
+        models, material, identities = _loaded(config, loss, accelerator, listener)
+        record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
+        plan = _plan(config, len(material.prompts), len(material.offline))
+        asked = Asked(config, method, loss, plan, _key(config, identities), Request())
+        work = round_work(asked, models, material, accelerator, listener)
+        source = Rounds(plan, loss.unit, config.seed, work.pairs_of)
+        every = config.save_steps or plan.starts()[1]
+        writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
+        job = Job(
+            policy=models.policy,
+            source=source,
+            objective=Objective(loss, loss.beta),
+            config=replace(config, max_steps=source.total, save_steps=every),
+            run=run_dir,
+            files=writer.files(),
+            start_tolerance=models.reference.tolerance if loss.reference else None,
+            work=models.policy.work,
+            listener=listener,
+            request=asked.request,
+        )
+        listener.say(_plan_line(config, plan, len(material.prompts)))
+        finish(writer, fit(job, accelerator), accelerator)
+        listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
+
+
+def _loaded(
+    config: OnlineConfig, loss: LossSum, accelerator: Accelerator, listener: Listener
+) -> tuple[Models, Material, dict[str, Any]]:
+    """Return models, prompts and earlier pairs of a run, and the identities of all of them for provenance."""
+    spec = model_to_train(config, loss, accelerator)
+    tokenizer = load_tokenizer(spec, read_template(config.chat_template))
+    task, loaded = _prompts(config, tokenizer, listener)
+    asked = loss if config.replayed_share else find_sum("dpo")  # what nobody learns from is pairs and nothing more
+    data = load_data(config, asked, tokenizer, listener)[0] if config.data else None
+    policy = load_policy(spec, tokenizer, (), config, listener)
+    identity = identify(policy.model, config.model)
+    reference = first_reference(policy, identity, config, accelerator, tokenizer, listener)
+    _refuse_itself(config, policy, reference.identity)
+    choose_gradients(policy, None, config, accelerator)
+    precision = precision_of(policy, config, reference.lm if config.reference else None)
+    listener.say(precision.line(config.optimizer))
+    identities = {
+        "model": identity.to_dict(),
+        "reference": reference.identity.to_dict(),
+        "data": None if data is None else data_identity(config.data, data),
+        "eval_data": None,
+        "prompts": {"sources": list(config.prompts), "sha256": _digest(loaded.prompts)},
+        "beta": loss.beta if loss.reference else None,
+        "rewards": None,
+        "precision": asdict(precision),
+        "device": f"{accelerator.device} x {accelerator.num_processes}",
+    }
+    offline = [] if data is None else data.groups
+    return Models(policy, tokenizer, reference), Material(task, loaded.prompts, offline), identities
+
+
+def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
+    """Return the settings with those of the method where none were given, and the method's row as it is then used."""
+    row = find_method(config.method)
+    own = config.loss == "auto"
+    moves = row.reference_moves if config.reference_moves == "auto" else config.reference_moves
+    used: dict[str, Any] = {
+        "loss": row.loss if own else config.loss,
+        "loss_options": {**(row.options if own else {}), **config.loss_options},
+        "beta": row.beta if own and config.beta is None and "beta" not in config.loss_options else config.beta,
+        "samples": config.samples_of_prompt,
+        "temperature": config.sampling_temperature,
+        "replay": config.replayed_share,
+        "judge": config.judged_by,
+        "pairs": row.pairing if config.pairs == "auto" else config.pairs,
+        "reference_moves": moves,
+    }
+    return replace(config, **used), row._replace(reference_moves=moves)
+
+
+_GIVEN = ("calibration", "overlaps")
+"""Inputs of losses that a round gives, or that the policy itself does."""
+
+
+def refuse_loss(config: OnlineConfig, loss: LossSum, method: OnlineMethod) -> None:
+    """Refuse a loss that does not learn from the pairs of a round.
+
+    Raises:
+        UserError: says what it needs.
+    """
+    if loss.output != "logps" or loss.unit.name != "pairs":
+        raise UserError(f"Loss {config.loss!r} does not learn from pairs.", "Take one that does: dpo, ipo, simpo, …")
+    for name in loss.inputs:
+        if name not in _GIVEN:
+            raise UserError(f"Loss {config.loss!r} reads {name}, which no round gives.", "Take another loss of pairs.")
+    if loss.selection == "calibrated" and not method.calibrates:
+        raise UserError(
+            f"Loss {config.loss!r} needs responses to calibrate on, and --method {config.method} writes none.",
+            "Take --method selm, vpo or xpo, or --loss-options calibration=rejected.",
+        )
+
+
+def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
+    found = with_absolute_paths(with_defaults(config, loss))
+    assert isinstance(found, OnlineConfig)  # both change fields and keep the rest
+    judges = {name: getattr(config, name) for name in ("reward_model", "judge_run")}
+    named: dict[str, Any] = {name: None if value is None else absolute(value) for name, value in judges.items()}
+    return replace(found, prompts=[absolute_source(one) for one in config.prompts], **named)
+
+
+def _refuse_itself(config: OnlineConfig, policy: PackedLM, reference: ModelIdentity) -> None:
+    """Refuse a judge of log-ratios whose reference is the policy itself, or what lies below a new adapter."""
+    if config.judge != "implicit":
+        return
+    if identify(policy.model, config.model, adapter="off" if config.lora_rank else "on").weights == reference.weights:
+        raise UserError(
+            "--reference is the model itself: its implicit rewards are all 0.",
+            "Name the model that --model was trained from.",
+        )
+
+
+def _refuse_shards(accelerator: Accelerator) -> None:
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(
+            "A policy in shards (FSDP, DeepSpeed) cannot write here.", "Launch with data parallelism alone (DDP)."
+        )
+
+
+def _prompts(config: OnlineConfig, tokenizer: Any, listener: Listener) -> tuple[AnswerTask | None, LoadedPrompts]:
+    """Return the task of true answers, where these judge, and the prompts that can be written to."""
+    with first_named(lambda before: encode_prompts(before, tokenizer)):
+        loaded, task = load_prompts(config.prompts, config.columns, config.style, config.bad_rows), None
+    if config.judge == "verifier":
+        task, loaded = verified_task(config, loaded)
+    found = usable_prompts(loaded, tokenizer, config.bad_rows)
+    listener.say(f"prompts: {found.line()}")
+    return task, found
+
+
+def _named(config: OnlineConfig) -> OnlineConfig:
+    """Return the settings with the prompts among the data, as the card of the policy names them."""
+    return replace(config, data=[*config.prompts, *config.data])
+
+
+def _plan(config: OnlineConfig, prompts: int, offline: int) -> Plan:
+    count = min(prompts, config.prompts_per_round or prompts)
+    most = compared(find_method(config.method), config.samples_of_prompt, stored=bool(config.data))
+    fresh = count * PAIRINGS[config.pairs].most(most)
+    return planned(config.rounds, fresh, offline, config.replayed_share, config.batch_size, config.epochs)
+
+
+def _plan_line(config: OnlineConfig, plan: Plan, prompts: int) -> str:
+    count = min(prompts, config.prompts_per_round or prompts)
+    return (
+        f"online: {config.rounds} rounds of {count} prompts × {config.samples_of_prompt} responses, judged by "
+        f"{config.judge}, at most {plan.starts()[-1]} steps of {config.batch_size} pairs with {config.loss}"
+    )
+
+
+_HELD = ("model", "reference", "prompts", "data")
+"""Settings that stand in the key by what they hold."""
+
+
+def _key(config: OnlineConfig, identities: Mapping[str, Any]) -> str:
+    """Return a key of all that rounds depend on."""
+    settings = {k: v for k, v in asdict(config).items() if k not in FREE_ON_RESUME and k not in _HELD}
+    held = [(identities[name] or {}).get(key) for name, key in _IDENTITY]
+    said = json.dumps([plain(settings), held], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+_IDENTITY = (("model", "weights"), ("reference", "weights"), ("data", "sha256"), ("prompts", "sha256"))
+
+
+def _digest(prompts: Sequence[Prompt]) -> str:
+    said = "\n".join(f"{prompt.id}:{prompt.text!r}" for prompt in prompts)
+    return hashlib.sha256(said.encode()).hexdigest()

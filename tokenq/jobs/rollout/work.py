@@ -1,0 +1,175 @@
+"""What writes the rounds of a run: its models as writers, its judge, and all that they are told."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from accelerate import Accelerator
+from torch import Tensor
+
+from tokenq.core.losses import LossSum
+from tokenq.core.packing import pack
+from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.data.encoding import text_of
+from tokenq.data.prompts import Prompt, encode_prompts
+from tokenq.errors import UserError
+from tokenq.jobs.rollout.first_reference import FirstReference, written_in
+from tokenq.jobs.rollout.judges import JUDGES, Bench
+from tokenq.jobs.rollout.rounds import RoundWork
+from tokenq.jobs.rollout.weights import keep_weights, recalled
+from tokenq.jobs.searcher import ends_of
+from tokenq.judge.tasks import AnswerTask
+from tokenq.listener import Listener
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import no_grad
+from tokenq.models.forward.stepper import ModelStepper
+from tokenq.models.limits import least_context, named_limits, refuse_tokens
+from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.methods import OnlineMethod
+from tokenq.rollout.rounds import Plan
+from tokenq.rollout.writer import LocalWriter, StoredWriter
+from tokenq.rundir import RunDir
+from tokenq.search.branches import Limits
+from tokenq.training.stopping import Abandoned, Request
+
+
+class Asked(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        config: the settings, those of the method filled in.
+        method: its row.
+        loss: what is minimised.
+        plan: when each round begins.
+        key: of all that rounds depend on.
+        request: where a signal that asks the run to stop is noted.
+    """
+
+    config: OnlineConfig
+    method: OnlineMethod
+    loss: LossSum
+    plan: Plan
+    key: str
+    request: Request
+
+
+class Models(NamedTuple):
+    """The models of a run.
+
+    Attributes:
+        policy: what is trained, and writes.
+        tokenizer: goes with it.
+        reference: the first reference.
+    """
+
+    policy: PackedLM
+    tokenizer: Any
+    reference: FirstReference
+
+
+class Material(NamedTuple):
+    """What is written to, and what was there before.
+
+    Attributes:
+        task: the true answers, None where these do not judge.
+        prompts: the prompts.
+        offline: pairs that were there before the first round.
+    """
+
+    task: AnswerTask | None
+    prompts: Sequence[Prompt]
+    offline: Sequence[TokenGroup]
+
+
+def round_work(
+    asked: Asked, models: Models, material: Material, accelerator: Accelerator, listener: Listener
+) -> RoundWork:
+    """Return what writes rounds.
+
+    Raises:
+        UserError: a prompt cannot be written to, or the judge cannot be made.
+    """
+    config, method, policy, reference = asked.config, asked.method, models.policy, models.reference
+    run, row = RunDir(Path(config.output)), JUDGES[config.judge]
+    prepared = partial(written_in, accelerator, policy)
+
+    def scorer(batch: PackedBatch) -> Tensor:
+        with prepared():
+            return no_grad(policy)(batch)
+
+    def heed() -> None:
+        if asked.request.signum and accelerator.num_processes == 1:  # none of several may leave alone
+            raise Abandoned
+
+    context = least_context((policy.model, reference.lm.model))
+    longest = config.max_length if context is None else min(context, config.max_length)
+    limits = Limits(ends_of(policy, models.tokenizer, config.eos), config.max_new_tokens, context=longest)
+    engine = f"tokenq {next(policy.parameters()).dtype}".replace("torch.", "")
+    own = LocalWriter(lambda: ModelStepper(policy), limits, engine, prepared)
+    first = LocalWriter(lambda: ModelStepper(reference.lm), limits, engine, reference.prepared)
+    recall = partial(recalled, policy, run)
+    answers = run.round(0).with_name(f"answers-{accelerator.process_index}-of-{accelerator.num_processes}.jsonl")
+    where = str(accelerator.device)
+    bench = Bench(config, material.task, models.tokenizer, where, scorer, reference.scorer, answers, recall)
+    return RoundWork(
+        config=config,
+        method=method,
+        prompts=material.prompts,
+        ids=_ids(config, material.prompts, models),
+        writers={
+            "policy": own,
+            "reference": first if method.reference_moves == "never" else own,
+            "data": StoredWriter(_stored(material.offline), partial(_token_logps, scorer, where)),
+        },
+        judge=row.make(bench),
+        policy=scorer,
+        reference=reference.scorer,
+        identity=reference.identity if asked.loss.reference else None,
+        offline=material.offline,
+        text=partial(text_of, models.tokenizer),
+        keep_weights=partial(keep_weights, policy, run) if row.recalls else lambda number: None,
+        run=run,
+        key=asked.key,
+        plan=asked.plan,
+        accelerator=accelerator,
+        listener=listener,
+        heed=heed,
+    )
+
+
+def _stored(groups: Sequence[TokenGroup]) -> dict[tuple[int, ...], list[TokenResponse]]:
+    """Return the responses of pairs by their prompts, those that are the policy's from end to end."""
+    found: dict[tuple[int, ...], list[TokenResponse]] = {}
+    for group in groups:
+        sides = [one for one in group.responses if one.role in ("chosen", "rejected") and one.mask.all()]
+        found.setdefault(tuple(group.prompt_ids.tolist()), []).extend(sides)
+    return found
+
+
+def _token_logps(
+    scorer: TokenScorer, device: str, prompt: tuple[int, ...], responses: Sequence[TokenResponse]
+) -> list[list[float]]:
+    batch = pack([TokenGroup(np.array(prompt, np.int32), tuple(responses), False, "a pair")]).to(device)
+    flat: list[float] = scorer(batch).float().tolist()
+    ends = np.cumsum([len(one.ids) for one in responses]).tolist()
+    return [flat[end - len(one.ids) : end] for one, end in zip(responses, ends, strict=True)]
+
+
+def _ids(config: OnlineConfig, prompts: Sequence[Prompt], models: Models) -> list[tuple[int, ...]]:
+    """Return the prompts in tokens.
+
+    Raises:
+        UserError: one leaves no room for a response, or has tokens that the model does not know.
+    """
+    limits, ids = named_limits(models.policy.model), encode_prompts(prompts, models.tokenizer)
+    for prompt, tokens in zip(prompts, ids, strict=True):
+        refuse_tokens(limits, tokens, prompt.where)
+        if len(tokens) >= config.max_length:
+            raise UserError(
+                f"{prompt.where}: the prompt has {len(tokens)} tokens, and --max-length is {config.max_length}.",
+                "Raise --max-length, or leave the row out.",
+            )
+    return ids

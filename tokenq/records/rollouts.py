@@ -1,0 +1,153 @@
+"""What a round of an online run leaves on disk: what was written, what it was worth, and the pairs that followed.
+
+A line of `rollouts.jsonl` is one response, token by token, with the version of the weights that wrote it. A line of
+`pairs.jsonl` is a pair with all that the loss reads beside it. Token ids are what was sampled: nothing is tokenised
+again. Plain Python and numpy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenq.errors import UserError
+from tokenq.files import JsonLines
+from tokenq.records.examples import Message, Role, Text, TokenGroup, TokenResponse
+
+Finish = Literal["stop", "length"]
+"""How a response ended: with an EOS of its own, or where no more tokens were allowed."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response that a writer wrote.
+
+    Attributes:
+        id: of its prompt.
+        number: which of the prompt's responses it is, from 0.
+        prompt: as the data have it, a string or turns.
+        response: its text, without special tokens.
+        prompt_ids: the prompt as the writer read it.
+        token_ids: what was sampled, EOS included.
+        logps: log π of each token under the weights that wrote it, before temperature and filters.
+        kept_mass: the probability that filters left at each token, in the tempered distribution; None without filters.
+        finish: how it ended.
+        writer: "policy", "reference", or "data" for one that was there before.
+        version: updates that the weights had seen.
+        sampling: temperature and filters.
+        engine: what computed it, and in which type.
+        use: whether it is compared with others, read to calibrate pairs, or both.
+        reward: what it is worth; None where nobody judged it, or the judge gave no number.
+        judge: who said so.
+    """
+
+    id: str
+    number: int
+    prompt: Text
+    response: str
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    kept_mass: tuple[float, ...] | None
+    finish: Finish
+    writer: str
+    version: int
+    sampling: Mapping[str, float]
+    engine: str
+    use: Literal["compared", "calibration", "both"]
+    reward: float | None = None
+    judge: str | None = None
+
+    @property
+    def compared(self) -> bool:
+        """Whether it may become a side of a pair."""
+        return self.use != "calibration"
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether pairs of its prompt are calibrated on it."""
+        return self.use != "compared"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line of `rollouts.jsonl`."""
+        return {**vars(self), "prompt": _plain(self.prompt), "logps_of": "model"}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> "Rollout":
+        """Return the response of a line."""
+        given = row["prompt"]
+        prompt = given if isinstance(given, str) else tuple(Message(turn["role"], turn["content"]) for turn in given)
+        values = {name: row[name] for name in cls.__dataclass_fields__}
+        tuples = {name: tuple(row[name]) for name in ("prompt_ids", "token_ids", "logps")}
+        mass = row["kept_mass"]
+        return cls(**values | tuples | {"prompt": prompt, "kept_mass": None if mass is None else tuple(mass)})
+
+    def tokens(self, role: Role) -> TokenResponse:
+        """Return the response in token space."""
+        mask = np.ones(len(self.token_ids), np.bool_)
+        return TokenResponse(np.array(self.token_ids, np.int32), mask, self.finish == "stop", role)
+
+
+def _plain(text: Text) -> Any:
+    if isinstance(text, str):
+        return text
+    return [{"role": turn.role, "content": turn.content} for turn in text]
+
+
+ROLES: tuple[Role, ...] = ("chosen", "rejected", "calibration")
+"""The parts that responses of a stored pair play, in their order."""
+
+REF_LOGPS = "ref_logps"
+
+
+def pair_row(group: TokenGroup, number: int, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the line of a pair: token ids, masks and reference log-probs of each of its responses.
+
+    Args:
+        group: the pair, with the token column `ref_logps` where the loss reads it.
+        number: of the round that it comes from; 0 for data that were there before.
+        beside: further columns, for readers (texts, rewards).
+    """
+    row = {**beside, "round": number, "where": group.where, "prompt_ids": group.prompt_ids.tolist()}
+    for response in group.responses:
+        name = response.role
+        row |= {f"{name}_ids": response.ids.tolist(), f"{name}_terminal": response.terminal}
+        if not response.mask.all():
+            row[f"{name}_mask"] = response.mask.tolist()
+        if REF_LOGPS in response.token_columns:
+            row[f"{name}_{REF_LOGPS}"] = [float(value) for value in response.token_columns[REF_LOGPS]]
+    return row
+
+
+def read_pairs(path: Path) -> list[TokenGroup]:
+    """Return the pairs of a file, as they were written to the last bit.
+
+    Raises:
+        UserError: a line is no such pair.
+    """
+    groups = []
+    for number, row in enumerate(JsonLines(path).read(), 1):
+        try:
+            responses = tuple(_response(row, role) for role in ROLES if f"{role}_ids" in row)
+            groups.append(TokenGroup(_ints(row["prompt_ids"]), responses, True, str(row["where"])))
+        except (KeyError, TypeError, ValueError) as problem:
+            raise UserError(f"{path}, line {number}: no pair of an online run ({problem!r}).", _RESTORE) from None
+    return groups
+
+
+_RESTORE = "Restore the file, or start a new run."
+
+
+def _response(row: Mapping[str, Any], role: Role) -> TokenResponse:
+    ids = _ints(row[f"{role}_ids"])
+    mask = np.array(row.get(f"{role}_mask", [True] * len(ids)), np.bool_)
+    ref_logps = row.get(f"{role}_{REF_LOGPS}")
+    columns = {} if ref_logps is None else {REF_LOGPS: np.array(ref_logps, np.float32)}
+    return TokenResponse(ids, mask, bool(row[f"{role}_terminal"]), role, columns)
+
+
+def _ints(values: Sequence[int]) -> NDArray[np.int32]:
+    return np.array(values, np.int32)

@@ -1,0 +1,180 @@
+"""The settings of an online run: those of a training, and what is written, judged and paired. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tokenq.errors import UserError
+from tokenq.options import RewardOptions
+from tokenq.ranges import Range, check_ranges
+from tokenq.rollout.methods import METHODS, find_method, refuse_uncomparable
+from tokenq.training.config import RANGES as TRAINING_RANGES
+from tokenq.training.config import SECTIONS as TRAINING
+from tokenq.training.config import SPELT_ELSEWHERE as SPELT_IN_TRAINING
+from tokenq.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig(RewardOptions, TrainConfig):
+    """Learn from one's own responses: rounds of writing, judging, pairing and training. --method says how."""
+
+    prompts: Sequence[str]
+    """Prompts to write to: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
+    data: Sequence[str] = ()
+    """Pairs that are there before the first round. They are learnt from where the method replays earlier pairs; selm
+    compares what it writes with the responses that they hold for the same prompt."""
+    loss: str = "auto"
+    """Loss of pairs, or a sum of several, instead of the method's own."""
+
+    method: str = "dpo"
+    """Online method: dpo, ipo, selm, vpo, xpo or dice."""
+    rounds: int = 3
+    """Rounds of writing, judging and learning."""
+    prompts_per_round: int | None = None
+    """Prompts of a round, in turn. Default: all."""
+    epochs: float = 1.0
+    """Passes over the pairs of each round."""
+    replay: float | None = None
+    """Share of what a round learns from that comes from --data and earlier rounds; 1 for all of them. Default: the
+    method's."""
+    reference_moves: Literal["auto", "never", "round"] = "auto"
+    """When the reference becomes the policy: never, or at the start of each round. auto: as the method has it."""
+    on_empty_round: Literal["continue", "stop"] = "continue"
+    """What to do when a round gives no pair."""
+
+    samples: int | None = None
+    """Responses to each prompt that are compared. Default: the method's."""
+    max_new_tokens: int = 256
+    """Maximum number of tokens in a response."""
+    temperature: float | None = None
+    """Temperature of samples. Default: the method's."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens only; 0 for all."""
+    top_p: float = 1.0
+    """Draw from the likeliest tokens only that together have this probability."""
+    eos: Sequence[str] = ()
+    """Further tokens that end a response, as text: one token each."""
+    prompts_per_batch: int = 8
+    """Prompts that are written to side by side."""
+
+    judge: Literal["auto", "verifier", "reward_model", "run", "chat", "implicit"] = "auto"
+    """Who says what a response is worth: a comparison with the true answer, a reward model, β log π/π_ref of a run's
+    policy and reference, a model that is asked in words, or β log π/π_before of the policy against the round before.
+    auto: the method's own, else --reward-model, --judge-run, --judge-model or the true answers, whichever is given."""
+    judge_run: str | None = None
+    """Folder of a finished run whose policy and reference judge (a DPO policy is a reward model)."""
+    judge_model: str | None = None
+    """Name of a model behind an OpenAI-compatible endpoint that compares every two responses, in both orders;
+    OPENAI_BASE_URL and OPENAI_API_KEY say which endpoint."""
+    base_url: str | None = None
+    """The endpoint of --judge-model, instead of OPENAI_BASE_URL."""
+    answer: str | None = None
+    """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
+    gold: str | None = None
+    """Column of the true answer, read as responses are."""
+    pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto"
+    """Which pairs rewards give: the best against the worst, every two, labels drawn by Bradley-Terry, or both sides
+    equally long (DICE). auto: as the method has it."""
+    truncated: Literal["keep", "drop"] = "keep"
+    """Responses that are cut at --max-new-tokens: compare them, or leave them out."""
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant.
+
+        Raises:
+            UserError: names the field, and what it takes.
+        """
+        self.check_types()
+        if not self.prompts:
+            raise UserError("There are no prompts.", "Name a file, a folder or a hub id with --prompts.")
+        check_ranges(self, RANGES)
+        method = find_method(self.method)
+        refuse_uncomparable(method, self.method, self.samples_of_prompt, stored=bool(self.data))
+        for error in (*self.contradictions(), *self._without_rounds(), *self._judging()):
+            raise error
+
+    @property
+    def samples_of_prompt(self) -> int:
+        """Responses to each prompt that are compared."""
+        return find_method(self.method).samples if self.samples is None else self.samples
+
+    @property
+    def sampling_temperature(self) -> float:
+        """Temperature of samples."""
+        return find_method(self.method).temperature if self.temperature is None else self.temperature
+
+    @property
+    def replayed_share(self) -> float:
+        """Share of what a round learns from that comes from earlier pairs."""
+        return find_method(self.method).replay if self.replay is None else self.replay
+
+    @property
+    def judged_by(self) -> str:
+        """The key of the judge."""
+        if self.judge != "auto":
+            return self.judge
+        given = {"reward_model": self.reward_model, "run": self.judge_run, "chat": self.judge_model}
+        named = next((name for name, value in given.items() if value is not None), "verifier")
+        return METHODS[self.method].judge or named
+
+    def _judging(self) -> list[UserError]:
+        """Return what the judge lacks."""
+        by, found = self.judged_by, []
+        if by == "verifier" and (self.answer is None or self.gold is None):
+            hint = "Give --answer last_number --gold answer, a --reward-model, --judge-run or --judge-model."
+            found.append(UserError("There is nothing to judge responses by.", hint))
+        needs = {
+            "reward_model": ("--reward-model", self.reward_model, "RM"),
+            "run": ("--judge-run", self.judge_run, "runs/dpo"),
+            "chat": ("--judge-model", self.judge_model, "MODEL"),
+        }
+        flag, value, example = needs.get(by, ("", "", ""))
+        if value is None:
+            found.append(UserError(f"--judge {by} without a {flag}.", f"Name it: {flag} {example}."))
+        if by == "implicit" and self.reference is None:
+            hint = "Name the model that --model was trained from: --reference SFT."
+            found.append(UserError("The implicit reward of the first round needs a --reference.", hint))
+        return found
+
+    def _without_rounds(self) -> list[UserError]:
+        """Return an error for each setting of a training that rounds have no use for."""
+        found = []
+        if self.max_steps is not None:
+            found.append(UserError("--max-steps is given: rounds say how long this run is.", "Use --rounds."))
+        if self.eval_data or self.eval_size:
+            hint = "Leave --eval-data and --eval-size out; evaluate the policy with tokenq eval."
+            found.append(UserError("Pairs of rounds are not held out.", hint))
+        if self.streaming:
+            found.append(UserError("--streaming is given: rounds draw from pairs that are all there.", "Leave it out."))
+        if self.contrast is not None:
+            found.append(UserError("--contrast is given: rounds are not scored in advance.", "Leave it out."))
+        return found
+
+
+SECTIONS: dict[str, str] = {
+    **TRAINING,
+    "prompts": "rounds",
+    "samples": "writing",
+    "judge": "judging",
+    "reward_model": "judging",
+}
+"""Headings of the help page, each by the first field that stands under it."""
+
+SPELT_ELSEWHERE: Mapping[str, str] = {
+    **SPELT_IN_TRAINING,
+    "dataset_name": "prompts",
+    "num_generations": "samples",
+    "n": "samples",
+    "iterations": "rounds",
+    "max_completion_length": "max_new_tokens",
+    "missing_eos_penalty": "truncated",
+}
+"""Other trainers' names of a field, for the hint after a flag that does not exist."""
+
+RANGES = (
+    *TRAINING_RANGES,
+    Range(("rounds", "prompts_per_round", "prompts_per_batch"), least=1, most=1_000_000),
+    Range(("samples",), least=1, most=10_000),
+    Range(("replay",), least=0, most=1),
+)
+"""The ranges of an online run's numbers."""

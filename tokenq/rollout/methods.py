@@ -1,0 +1,143 @@
+"""Online methods by name, in one table: who writes, how pairs follow, what is learnt, and when the reference moves.
+
+A method is a row and nothing else. Whoever writes a new one adds a row here; a new way to make pairs is a row of
+`tokenq.rollout.pairing`, a new loss one of `LOSSES`. Imports no torch.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+from tokenq.errors import UserError, unknown_name
+
+Who = Literal["policy", "reference", "data"]
+Use = Literal["compared", "calibration", "both"]
+Moves = Literal["never", "round"]
+
+EVERYTHING = 1.0
+"""Share of replay that stands for all pairs of earlier rounds."""
+
+
+class Draw(NamedTuple):
+    """Responses that are written for every prompt of a round.
+
+    Attributes:
+        writer: the policy as it is, the reference, or the pairs of `--data` for the same prompt.
+        count: (responses to compare) → how many of them.
+        use: whether they are compared, read to calibrate pairs, or both.
+        greedy: whether the likeliest token is taken instead of a drawn one.
+    """
+
+    writer: Who
+    count: Callable[[int], int]
+    use: Use = "compared"
+    greedy: bool = False
+
+
+class OnlineMethod(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        loss: a key of `LOSSES` for pairs.
+        draws: what is written for each prompt.
+        samples: responses to compare, where nobody says another number.
+        pairing: a key of `PAIRINGS`.
+        judge: a key of `JUDGES` that the method brings; "" for the one that is asked for.
+        reference_moves: whether the reference of a round is the policy at its start, or the first one for ever.
+        replay: share of what a round learns from that comes from earlier rounds and `--data`; `EVERYTHING` for all.
+        beta: KL temperature, None for the loss's own.
+        options: other parameters of the loss.
+        temperature: of samples.
+    """
+
+    loss: str
+    draws: tuple[Draw, ...]
+    samples: int = 4
+    pairing: str = "best_worst"
+    judge: str = ""
+    reference_moves: Moves = "never"
+    replay: float = 0.0
+    beta: float | None = None
+    options: Mapping[str, str] = {}
+    temperature: float = 1.0
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether pairs get a response to calibrate on."""
+        return any(draw.use != "compared" for draw in self.draws)
+
+
+def _every(n: int) -> int:
+    return n
+
+
+def _one(n: int) -> int:
+    return 1
+
+
+PAIR = 2
+"""Responses of a pair that was there before."""
+
+_POLICY = (Draw("policy", _every),)
+_GREEDY_FIRST = (
+    Draw("policy", _one, "both", greedy=True),
+    Draw("policy", lambda n: n - 1),
+    Draw("data", lambda n: PAIR),
+)
+_AND_CALIBRATION = (Draw("policy", _every), Draw("reference", _one, "calibration"))
+_HALF = (Draw("policy", lambda n: n - n // 2), Draw("reference", lambda n: n // 2, "both"))
+
+_GIVEN = {"calibration": "given"}
+
+METHODS: dict[str, OnlineMethod] = {
+    "dpo": OnlineMethod("dpo", _POLICY),
+    "ipo": OnlineMethod("ipo", _POLICY),
+    "selm": OnlineMethod("selm", _GREEDY_FIRST, reference_moves="round", beta=0.01, options={"alpha": "1e-3"}),
+    "vpo": OnlineMethod("vpo_online", _AND_CALIBRATION, samples=2, replay=EVERYTHING, options=_GIVEN),
+    "xpo": OnlineMethod("xpo", _HALF, samples=2),
+    "dice": OnlineMethod(
+        "dpo",
+        _POLICY,
+        samples=16,
+        pairing="length_regularised",
+        judge="implicit",
+        reference_moves="round",
+        replay=0.5,
+        temperature=0.9,
+    ),
+}
+"""Every online method by its name. `--loss` and further flags replace what a row says."""
+
+
+def find_method(name: str) -> OnlineMethod:
+    """Return the row of a method.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if name not in METHODS:
+        raise unknown_name("online method", name, METHODS)
+    return METHODS[name]
+
+
+def compared(method: OnlineMethod, samples: int, *, stored: bool) -> int:
+    """Return how many responses to a prompt are compared at most.
+
+    Args:
+        method: the row.
+        samples: of the policy and the reference.
+        stored: whether there are pairs of `--data` to compare them with.
+    """
+    draws = (draw for draw in method.draws if draw.use != "calibration" and (stored or draw.writer != "data"))
+    return sum(draw.count(samples) for draw in draws)
+
+
+def refuse_uncomparable(method: OnlineMethod, name: str, samples: int, *, stored: bool) -> None:
+    """Refuse a number of responses of which no pair can be made.
+
+    Raises:
+        UserError: says how many it takes.
+    """
+    if compared(method, samples, stored=stored) < PAIR:
+        raise UserError(
+            f"--samples {samples}: method {name} compares responses to one prompt.", "Give 2 or more: --samples 4."
+        )

@@ -1,0 +1,127 @@
+"""The examples of a run in rounds: step n learns from the pairs of its round, which is written when nobody has yet.
+
+How many pairs a round will have is known only when it is judged, and the schedule of the learning rate before the first
+step. So every round has as many steps as its prompts could fill; steps for which it has no pairs are empty, and the
+loop passes them by.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from tokenq.core.losses.units import Unit
+from tokenq.records.examples import TokenGroup
+from tokenq.rollout.methods import EVERYTHING
+from tokenq.training.source import Offline, Part
+
+
+class Plan(NamedTuple):
+    """How many pairs every round can have at most, and so how many steps.
+
+    Attributes:
+        pairs: [rounds] most pairs that each learns from.
+        batch_size: pairs of a step.
+        epochs: passes over the pairs of a round.
+    """
+
+    pairs: tuple[int, ...]
+    batch_size: int
+    epochs: float
+
+    def steps(self, pairs: int) -> int:
+        """Return the steps that so many pairs fill."""
+        return math.ceil(self.epochs * math.ceil(pairs / self.batch_size))
+
+    def starts(self) -> list[int]:
+        """Return the step at which each round begins, and the one at which the last ends."""
+        starts = [0]
+        for pairs in self.pairs:
+            starts.append(starts[-1] + max(1, self.steps(pairs)))
+        return starts
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Return the round of a step, from 1, and the step's number in it, from 0."""
+        starts = self.starts()
+        number = max(place for place, start in enumerate(starts[:-1]) if start <= step)
+        return number + 1, step - starts[number]
+
+
+def planned(rounds: int, fresh: int, offline: int, replay: float, batch_size: int, epochs: float) -> Plan:
+    """Return the plan of a run.
+
+    Args:
+        rounds: how many.
+        fresh: most new pairs of a round.
+        offline: pairs that were there before the first.
+        replay: share of what is learnt that comes from earlier pairs; `EVERYTHING` for all of them.
+        batch_size: pairs of a step.
+        epochs: passes over the pairs of a round.
+    """
+    most = []
+    for number in range(rounds):
+        earlier = offline + number * fresh
+        most.append(fresh + min(earlier, replayed(fresh, replay, earlier)))
+    return Plan(tuple(most), batch_size, epochs)
+
+
+def replayed(fresh: int, replay: float, earlier: int) -> int:
+    """Return how many earlier pairs join so many new ones: none where there are no new ones.
+
+    A share γ of all means γ/(1 − γ) earlier pairs for each new one (DICE).
+    """
+    if not fresh:
+        return 0
+    return earlier if replay == EVERYTHING else min(earlier, round(fresh * replay / (1 - replay)))
+
+
+def draw_replay(pool: Sequence[TokenGroup], count: int, seed: int, number: int) -> list[TokenGroup]:
+    """Return so many of the earlier pairs, in their order: a function of the seed and the round."""
+    dice = np.random.default_rng([seed, number, _REPLAY])
+    return [pool[place] for place in np.sort(dice.permutation(len(pool))[:count])]
+
+
+_REPLAY = 0x5EED
+"""Sets the draws of replay apart from others of the same seed and round."""
+
+
+@dataclass
+class Rounds:
+    """A `Source` of pairs that are written while it is asked for them.
+
+    Attributes:
+        plan: when each round begins and ends.
+        unit: what is counted.
+        seed: of the order of pairs.
+        pairs_of: (round, whether the run stands at its start) → what it learns from; writes it where nobody has.
+    """
+
+    plan: Plan
+    unit: Unit
+    seed: int
+    pairs_of: Callable[[int, bool], Sequence[TokenGroup]]
+    _now: tuple[int, Offline | None] = field(default=(0, None), init=False)
+
+    @property
+    def per_epoch(self) -> None:
+        """Nothing: a round is no pass over data that are there."""
+        return None
+
+    @property
+    def total(self) -> int:
+        """Return the steps of all rounds."""
+        return self.plan.starts()[-1]
+
+    def step(self, number: int) -> list[Part]:
+        """Return the pairs of the update after `number` others; none where its round has no more."""
+        round_, place = self.plan.place(number)
+        if self._now[0] != round_:
+            groups = self.pairs_of(round_, place == 0)
+            seed = int(np.random.SeedSequence([self.seed, round_]).generate_state(1)[0])
+            self._now = round_, Offline(groups, self.unit, self.plan.batch_size, seed) if groups else None
+        offline = self._now[1]
+        if offline is None or place >= self.plan.steps(offline.total):
+            return []
+        return offline.step(place)
