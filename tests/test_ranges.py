@@ -79,6 +79,8 @@ NEEDED = {
     "search": {"policy": "p", "prompts": ["d"], "output": "o.jsonl"},
     "sweep": {"policy": "p", "prompts": ["d"], "output": "o", "gold": "answer", "answer": "boxed"},
     "doctor": {"run": "r"},
+    "export": {"run": "r", "output": "o"},
+    "online": {"model": "m", "prompts": ["p"], "output": "o", "gold": "answer", "answer": "last_number"},
     "demo": {"model": "m", "data": ["d"]},
     "eval win-rate": {"preferences": "p"},
     **{f"eval {task}": {"traces": "t"} for task in ("preference", "localisation", "first-error")},

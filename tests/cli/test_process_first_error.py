@@ -1,6 +1,9 @@
 """A process reward model from training to first errors, all by the command line."""
 
+import base64
 import json
+import re
+import zlib
 
 import pytest
 from tiny import tiny_model, tiny_tokenizer
@@ -66,7 +69,10 @@ def test_a_process_reward_model_finds_first_errors(place, capsys):
     assert usual["f1"]["value"] > max(one["f1"]["value"] for one in others)
     assert record["numbers"]["baselines"]["always_none"]["accuracy"]["value"] == pytest.approx(1 / 4)
     assert record["reward_model"]["outputs"] == ["reward"]
-    assert '"label":[true,false,false]' in page.with_name("stored-traces.html").read_text()
+    packed = re.findall(
+        r'<script type="application/zlib"[^>]*>([^<]*)<', page.with_name("stored-traces.html").read_text()
+    )
+    assert any('"label":[true,false,false]' in zlib.decompress(base64.b64decode(row)).decode() for row in packed)
     _, read = numbers_of(place, "read", "--reward-model", judge, "--data", data, "--device", "cpu")
     assert read["reward_model", "cumulative", "threshold"]["f1"] == pytest.approx(usual["f1"])
     assert "reward model" in capsys.readouterr().out

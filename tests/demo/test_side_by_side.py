@@ -14,7 +14,7 @@ import torch
 from tokenq.demo import processes
 from tokenq.demo.processes import in_turn, side_by_side
 from tokenq.errors import Interrupted, UserError
-from tokenq.training.stopping import catch_signals
+from tokenq.training.stopping import Request, catch_signals
 
 
 def told(name, folder, other):
@@ -43,7 +43,7 @@ def asleep(folder):
 
 def in_a_step(folder):
     """Take note of signals as a training does, and end with the step."""
-    with catch_signals(print) as request:
+    with catch_signals(Request(), print) as request:
         (folder / "asleep").write_text(str(os.getpid()))
         while not request.signum:
             time.sleep(0.02)

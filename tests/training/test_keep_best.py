@@ -119,7 +119,7 @@ def test_a_run_that_is_stopped_says_what_its_checkpoint_lacks(tmp_path):
     from tokenq.training import loop
 
     def stop(trainer):
-        trainer.request.signum = 15
+        trainer.job.request.signum = 15
         return update(trainer, trainer.done)
 
     update = loop._Trainer.update

@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenq.ranges import Range, check_ranges
+
+RANGES = (Range(("step",), least=1, most=2**63 - 1),)
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -29,6 +33,14 @@ class ExportConfig:
     overwrite: bool = False
     """Replace a folder that this command did not write."""
 
+    def check(self) -> None:
+        """Refuse a step that cannot be.
+
+        Raises:
+            UserError: names the flag.
+        """
+        check_ranges(self, RANGES)
+
 
 SECTIONS: dict[str, str] = {"run": "what and where to", "step": "which", "merge": "in which form"}
 """Headings of the help page, each by the first field that stands under it."""
@@ -46,6 +58,7 @@ def run(config: ExportConfig) -> int:
     from tokenq.jobs.export import export
     from tokenq.terminal.progress import Progress
 
+    config.check()
     with Progress(1) as progress:
         export(**vars(config), listener=progress)
     return 0
