@@ -107,6 +107,12 @@ def _response(given: dict[str, Any]) -> Response:
     return Response("", **listed)
 
 
+def numbers(column: Any) -> NDArray[Any]:
+    """Return a column of numbers as it lies in memory (pyarrow's own way imports pandas, which takes 40 MB)."""
+    kind = np.dtype(str(column.type))
+    return np.frombuffer(column.buffers()[1], kind, len(column), column.offset * kind.itemsize)
+
+
 class TokenFile:
     """Files of groups, mapped into memory: pages are read when a group of theirs is asked for.
 
@@ -134,10 +140,13 @@ class TokenFile:
 
     def columns(self, *names: str) -> Iterator[pyarrow.RecordBatch]:
         """Yield some columns, part by part, without leaving their pages in memory."""
+        wanted = pyarrow.ipc.IpcReadOptions(included_fields=[FIELDS.get_field_index(name) for name in names])
         for path in self._paths:
             with pyarrow.OSFile(str(path)) as file:
-                for batch in pyarrow.ipc.open_stream(file):
-                    yield batch.select(names)
+                for batch in pyarrow.ipc.open_stream(file, options=wanted):
+                    yield batch
+                    del batch  # before the next one is read
+        pyarrow.default_memory_pool().release_unused()
 
 
 class _Batch:
@@ -150,21 +159,21 @@ class _Batch:
     def _lists(self) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         names = ("ids", "sizes", "mask", "terminal", "roles")
         columns = {name: self._batch.column(name) for name in names}
-        return {name: (one.offsets.to_numpy(), one.values.to_numpy()) for name, one in columns.items()}
+        return {name: (numbers(one.offsets), numbers(one.values)) for name, one in columns.items()}
 
     def group(self, row: int) -> TokenGroup:
-        def numbers(name: str) -> NDArray[Any]:
+        def cells(name: str) -> NDArray[Any]:
             offsets, values = self._lists[name]
             return values[offsets[row] : offsets[row + 1]]
 
         def value(name: str) -> Any:
             return self._batch.column(name)[row].as_py()
 
-        sizes, given = numbers("sizes"), value("given")
-        prompt, *parts = np.split(numbers("ids"), np.cumsum(sizes)[:-1])
-        masks = np.split(numbers("mask").view(np.bool_), np.cumsum(sizes[1:])[:-1])
+        sizes, given = cells("sizes"), value("given")
+        prompt, *parts = np.split(cells("ids"), np.cumsum(sizes)[:-1])
+        masks = np.split(cells("mask").view(np.bool_), np.cumsum(sizes[1:])[:-1])
         told = map(_response, json.loads(given)) if given else (_PLAIN for _ in parts)
-        ends, roles = (numbers(name).tolist() for name in ("terminal", "roles"))
+        ends, roles = (cells(name).tolist() for name in ("terminal", "roles"))
         responses = tuple(
             TokenResponse(ids, mask, bool(end), _ROLES[role], given=one)
             for ids, mask, end, role, one in zip(parts, masks, ends, roles, told, strict=True)

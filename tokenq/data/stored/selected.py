@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tokenq.data.files.source_language import SourceName
 from tokenq.data.sources import prompt_ranks, weighted_places
-from tokenq.data.stored.columns import TokenFile
+from tokenq.data.stored.columns import TokenFile, numbers
 from tokenq.data.stored.store import StoredSource
 from tokenq.data.summary import MENDED, DataSummary, account
 from tokenq.data.tokenize import TokenizedData
@@ -30,7 +30,7 @@ class _Facts(NamedTuple):
 
     Attributes:
         rows: [groups] their places in the file.
-        prompts: [groups] hashes of their prompts.
+        prompts: [groups] hashes of their prompts, where they are asked for.
         examples: [groups] what a loss counts in each.
         pairs: [groups] whether each is a pair.
         prompt_lengths: [groups] tokens.
@@ -45,40 +45,66 @@ class _Facts(NamedTuple):
     examples: NDArray[np.int32]
     pairs: NDArray[np.bool_]
     prompt_lengths: NDArray[np.int32]
-    starts: NDArray[np.int64]
+    starts: NDArray[np.int32]
     lengths: NDArray[np.int32]
     longest: int
     highest: int
 
 
-def _facts(tokens: TokenFile) -> _Facts:
-    names = ("rows", "prompts", "examples", "pairs", "prompt_lengths", "counts", "lengths")
-    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    first, longest, highest = 0, (0, 0), (-1, 0)
+def _facts(tokens: TokenFile, *, hashes: bool) -> _Facts:
+    """Return the facts of a file, without hashes of prompts where nobody asks for them."""
+    sizes = np.zeros(2, np.int64)  # groups and responses; arrays of these sizes are filled, as parts would stay behind
+    for batch in tokens.columns("sizes", "account"):
+        counts = _counts(batch)
+        sizes += (len(counts), counts.sum())
+    groups, responses = sizes.tolist()
+    found = _Facts(
+        rows=np.empty(groups, np.int32),
+        prompts=np.empty(groups if hashes else 0, np.uint64),
+        examples=np.empty(groups, np.int32),
+        pairs=np.empty(groups, np.bool_),
+        prompt_lengths=np.empty(groups, np.int32),
+        starts=np.zeros(groups + 1, np.int32),
+        lengths=np.empty(responses, np.int32),
+        longest=0,
+        highest=0,
+    )
+    first = group = response = 0
+    longest, highest = (0, 0), (-1, 0)
     for batch in tokens.columns("ids", "sizes", "is_pair", "prompt", "examples", "account"):
         column = {name: batch.column(name) for name in batch.schema.names}
-        is_group = np.diff(_offsets(column["account"])) == 0
-        sizes, begins = column["sizes"].values.to_numpy(), _offsets(column["sizes"])[:-1][is_group]
-        counts = np.diff(_offsets(column["sizes"]))[is_group] - 1
-        is_prompt = np.zeros(len(sizes), np.bool_)
+        counts, is_group = _counts(batch), _is_group(batch)
+        own = slice(group, group + len(counts))
+        found.rows[own] = first + np.flatnonzero(is_group)
+        if hashes:
+            found.prompts[own] = numbers(column["prompt"])[is_group]
+        found.examples[own] = numbers(column["examples"])[is_group]
+        found.pairs[own] = numbers(column["is_pair"])[is_group]
+        lengths, begins = numbers(column["sizes"].values), _offsets(column["sizes"])[:-1][is_group]
+        is_prompt = np.zeros(len(lengths), np.bool_)
         is_prompt[begins] = True
-        found["rows"].append((first + np.flatnonzero(is_group)).astype(np.int32))
-        found["prompts"].append(column["prompt"].to_numpy()[is_group])
-        found["examples"].append(column["examples"].to_numpy()[is_group])
-        found["pairs"].append(column["is_pair"].to_numpy()[is_group].astype(np.bool_))
-        found["prompt_lengths"].append(sizes[begins])
-        found["lengths"].append(sizes[~is_prompt])
-        found["counts"].append(counts)
+        found.prompt_lengths[own] = lengths[begins]
+        found.lengths[response : response + counts.sum()] = lengths[~is_prompt]
+        found.starts[group + 1 : group + 1 + len(counts)] = response + np.cumsum(counts)
         if len(begins):
-            most = sizes[begins] + np.maximum.reduceat(np.where(is_prompt, 0, sizes), begins)
-            longest = max(longest, (int(most.max()), -int(found["rows"][-1][most.argmax()])))
-            ids, ends = column["ids"].values.to_numpy(), _offsets(column["ids"])[1:]
+            most = lengths[begins] + np.maximum.reduceat(np.where(is_prompt, 0, lengths), begins)
+            longest = max(longest, (int(most.max()), -int(found.rows[group + most.argmax()])))
+            ids, ends = numbers(column["ids"].values), _offsets(column["ids"])[1:]
             top = int(ids.argmax())
             highest = max(highest, (int(ids[top]), -(first + int(np.searchsorted(ends, top, "right")))))
-        first += batch.num_rows
-    joined = {name: np.concatenate(found.pop(name)) for name in names}  # one after the other: it is the most memory
-    joined["starts"] = np.concatenate(([0], np.cumsum(joined.pop("counts"), dtype=np.int64)))
-    return _Facts(**joined, longest=-longest[1], highest=-highest[1])
+        first, group, response = first + batch.num_rows, group + len(counts), response + int(counts.sum())
+    return found._replace(longest=-longest[1], highest=-highest[1])
+
+
+def _is_group(batch: Any) -> NDArray[np.bool_]:
+    said = _offsets(batch.column("account"))
+    found: NDArray[np.bool_] = said[1:] == said[:-1]
+    return found
+
+
+def _counts(batch: Any) -> NDArray[np.int32]:
+    """Return the number of responses of each group."""
+    return np.diff(_offsets(batch.column("sizes")))[_is_group(batch)] - 1
 
 
 def _offsets(column: Any) -> NDArray[np.int32]:
@@ -104,12 +130,13 @@ def select(
     Raises:
         UserError: nothing is left to train on.
     """
-    facts = [_facts(source.tokens) for _, source in sources]
+    facts = [_facts(source.tokens, hashes=bool(held_out)) for _, source in sources]
     dropped: Counter[str] = Counter()
     taken: list[NDArray[np.int64]] = []
     begin = 0
     for one, (name, source) in zip(facts, sources, strict=True):
-        places = np.asarray(weighted_places(len(one.rows), name, seed), np.int64)
+        chosen = weighted_places(len(one.rows), name, seed)
+        places = np.arange(len(chosen)) if isinstance(chosen, range) else np.asarray(chosen, np.int64)
         dropped += source.dropped
         if len(places) < len(one.rows):
             dropped["left out by the weight of its source"] += len(one.rows) - len(places)
@@ -124,15 +151,15 @@ def select(
     if held_out >= 1:
         ordered = np.sort(ranks)
         least = ordered[min(int(held_out), len(ordered)) - 1]
-        chosen = ranks <= least
+        held = ranks <= least
     else:
-        chosen = ranks < held_out
-    if chosen.all():
+        held = ranks < held_out
+    if held.all():
         raise UserError(f"--eval-size {held_out:g} leaves nothing of {len(every)} examples.", "Make it smaller.")
-    data = replace(together.data(every[~chosen], rows, dropped), keys=lambda: iter(()))  # no prompt is on both sides
-    if not chosen.any():
+    data = replace(together.data(every[~held], rows, dropped), keys=lambda: iter(()))  # no prompt is on both sides
+    if not held.any():
         return data, TokenizedData([], data.summary)
-    return data, together.data(every[chosen], int(chosen.sum()), {})
+    return data, together.data(every[held], int(held.sum()), {})
 
 
 class _Together:
@@ -168,8 +195,7 @@ class _Together:
             first = 0
             for tokens in self._tokens:
                 for batch in tokens.columns(name, "account"):
-                    is_group = np.diff(_offsets(batch.column("account"))) == 0
-                    own = _fixed(batch.column(name), width)[is_group]
+                    own = _fixed(batch.column(name), width)[_is_group(batch)]
                     low, high = np.searchsorted(run, (first, first + len(own)))
                     yield own[run[low:high] - first]
                     first += len(own)
