@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenq.demo import processes
 from tokenq.demo.processes import in_turn, side_by_side
 from tokenq.errors import Interrupted, UserError
-from tokenq.training.stopping import Request, catch_signals
 
 
 def told(name, folder, other):
@@ -41,16 +39,6 @@ def asleep(folder):
     time.sleep(600)
 
 
-def in_a_step(folder):
-    """Take note of signals as a training does, and end with the step."""
-    with catch_signals(Request(), print) as request:
-        (folder / "asleep").write_text(str(os.getpid()))
-        while not request.signum:
-            time.sleep(0.02)
-        time.sleep(0.1)
-        raise Interrupted(request.signum, "Stopped after step 1 of 2.")
-
-
 def test_tasks_meet_and_speak_in_their_order(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with side_by_side() as together:
@@ -61,39 +49,6 @@ def test_tasks_meet_and_speak_in_their_order(tmp_path, capfd, monkeypatch):
     said = capfd.readouterr()
     assert said.out == "a out\nb out\n"
     assert "a err\nb err\n" in said.err
-
-
-def where(name, folder, other):
-    return told(name, folder, other)[2], os.sched_getaffinity(0)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a process its cores")
-def test_tasks_of_several_threads_have_their_own_cores_and_later_ones_all_again(tmp_path, capfd, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    cores = os.sched_getaffinity(0)
-    with side_by_side() as together:
-        tasks = {"a": partial(where, "a", tmp_path, "b"), "b": partial(where, "b", tmp_path, "a")}
-        (a, first), (b, second) = together(tasks, threads=3)
-        later = together(tasks)
-    assert (a, b) == (3, 3)
-    assert first | second == cores
-    assert not first & second or len(cores) == 1
-    assert later == [(1, cores)] * 2
-    assert os.sched_getaffinity(0) == cores
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a process its cores")
-def test_shares_of_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {7, 2, 3})
-    assert processes._shares(2, 2) == [{2, 7}, {3}]
-    assert processes._shares(2, 1) == [{2, 3, 7}] * 2
-    assert processes._shares(4, 2) == [{2, 3, 7}] * 4
-
-
-def test_what_a_task_said_last_is_shown_while_it_is_waited_for(tmp_path):
-    assert processes._last_line(tmp_path / "0") == "begins"
-    (tmp_path / "0.err").write_text("one\nstep 2/3 \n\n")
-    assert processes._last_line(tmp_path / "0") == "step 2/3"
 
 
 def test_an_error_is_raised_as_it_was_and_ends_the_others(tmp_path, capfd, monkeypatch):
@@ -121,42 +76,30 @@ def test_on_one_core_it_is_done_here(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("task", "how", "tell"),
-    [
-        ("asleep", signal.SIGKILL, os.kill),
-        ("asleep", signal.SIGTERM, os.kill),
-        ("in_a_step", signal.SIGTERM, os.kill),
-        ("in_a_step", signal.SIGINT, os.killpg),  # as a terminal sends it: to all of them
-    ],
-)
-def test_no_task_outlives_the_command(tmp_path, task, how, tell):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_task_outlives_the_command(tmp_path, how):
     code = (
         "import os, signal, sys; os.cpu_count = lambda: 2\n"
         "from functools import partial; from pathlib import Path\n"
-        f"from test_side_by_side import {task}; from tokenq.demo.processes import side_by_side\n"
+        "from test_side_by_side import asleep; from tokenq.demo.processes import side_by_side\n"
         "def stop(*_): raise KeyboardInterrupt\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGTERM, stop)\n"
         "    with side_by_side() as together:\n"
-        "        together({'task': partial(" + task + ", Path(sys.argv[1]))}, threads=2)\n"
+        "        together({'asleep': partial(asleep, Path(sys.argv[1]))})\n"
     )
     script = tmp_path / "run.py"
     script.write_text(code)
     here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     with subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": here},
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        [sys.executable, str(script), str(tmp_path)], env=os.environ | {"PYTHONPATH": here}, stderr=subprocess.DEVNULL
     ) as command:
         note = tmp_path / "asleep"
         while not (note.exists() and note.read_text()):
             assert command.poll() is None
             time.sleep(0.02)
-        tell(command.pid, how)
-        command.wait(timeout=300)
-    assert command.returncode == (-how if how == signal.SIGKILL else -signal.SIGINT)
+        command.send_signal(how)
+        command.wait()
     process = Path("/proc") / note.read_text()
     for _ in range(1500):
         if not process.exists() or "\nState:\tZ" in (process / "status").read_text():

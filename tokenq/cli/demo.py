@@ -1,7 +1,6 @@
 """`tokenq demo`: what "a language model is a Q-function" means, within minutes, on this machine."""
 
 import gc
-import os
 
 from tokenq.demo.config import DemoConfig
 
@@ -12,9 +11,6 @@ def run(config: DemoConfig) -> int:
     Raises:
         UserError: the output folder is in use, or a flag without effect was given.
     """
-    # Trainings side by side have a core each and more threads than that, which must not wait at work for each other.
-    # What OpenMP is to do is read when torch is imported; so many looks cost nothing where every thread has its core.
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     gc.set_threshold(20_000, 20, 20)  # searches make millions of objects, and hardly any garbage that only rounds find
 
     from rich.text import Text

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tokenq.demo.gold import corrupt, judge
 from tokenq.demo.learning import World, decoding, dpo, labelled_pairs, learn, sft
@@ -73,29 +72,19 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together:
         learn(world)
     with stages("write summaries, and have pairs of them labelled"):
         pairs, by_length, held_out = labelled_pairs(world)
-    with stages("learn from preferences (DPO), in three settings"):
-        learnt = {
-            "DPO, and DPO by a labeller who likes length": partial(_learn_by_two, world, pairs, by_length, held_out),
-            "DPO after SFT on the chosen summaries": partial(_learn_after_chosen, world, pairs, held_out),
-        }
-        together(learnt, threads=torch.get_num_threads())
+    with stages("learn from preferences (DPO)"):
+        dpo(world, "dpo", world.sft, pairs, held_out)
+    with stages("the same after SFT on the chosen summaries"):
+        chosen = sft(world, "chosen_sft", world.sft, pairs, "cosine")
+        dpo(world, "chosen_dpo", chosen, pairs, held_out)
+    with stages("the same by a labeller who likes length"):
+        dpo(world, "length_dpo", world.sft, by_length)
     with stages("search"):
         search, summary, samples = _search(world, together)
     with stages("read token by token"):
         read = {"credit": partial(_credit, world, samples), "likelihood": partial(_likelihood, world, held_out)}
         found, falling = together(read)
     return DemoReport([found, search, falling], [summary])
-
-
-def _learn_by_two(world: World, pairs: Path, by_length: Path, held_out: Path) -> None:
-    """Train on both labellers' pairs; the second time the reference's log-probs are there."""
-    dpo(world, "dpo", world.sft, pairs, held_out)
-    dpo(world, "length_dpo", world.sft, by_length)
-
-
-def _learn_after_chosen(world: World, pairs: Path, held_out: Path) -> None:
-    """Train on the pairs after SFT on their chosen summaries."""
-    dpo(world, "chosen_dpo", sft(world, "chosen_sft", world.sft, pairs, "cosine"), pairs, held_out)
 
 
 def _search(world: World, together: Together) -> tuple[Section, Table, dict[str, "Answers"]]:
