@@ -228,7 +228,7 @@ def test_rows_of_a_reward_model_sort_by_its_numbers(visit, alone):
     view.get_by_label("Sort").select_option("worst")
     assert names.all_inner_texts() == ["c", "b", "1"]
     view.locator("#rows button").first.click()
-    expect(view.locator(".response header")).to_have_text("creward +1.0002 tokens")
+    expect(view.locator(".response header")).to_have_text(["creward +1.0002 tokens"])
 
 
 def test_tokens_that_were_not_written_have_no_reward(visit):
