@@ -28,6 +28,7 @@ def of_margin(margin):
 
 OPTIMA = {
     "dpo": ({}, of_margin(logit)),
+    "sigmoid_norm": ({}, of_margin(logit)),
     # A label is right 1 − ε of the time: σ(β h) = (1 − ε) p + ε (1 − p).
     "cdpo": ({"label_smoothing": 0.2}, of_margin(lambda p: logit(0.8 * p + 0.2 * (1 - p)))),
     # The noise is taken off: p = (1 − ε) q + ε (1 − q) is what is seen of q.

@@ -36,6 +36,8 @@ CALIBRATION = torch.tensor([2.0], dtype=torch.float64)
 GOLDEN = {
     # name: (parameters, inputs, loss, loss with chosen and rejected swapped)
     "dpo": (HALF, (), A, 1.5 + A),
+    # β h̄ = 0.625.
+    "sigmoid_norm": (HALF, (), softplus(-0.625), softplus(0.625)),
     # 0.8 a + 0.2 (1.5 + a) = a + 0.3, and 0.8 (1.5 + a) + 0.2 a = a + 1.2.
     "cdpo": (HALF | {"label_smoothing": 0.2}, (), A + 0.3, A + 1.2),
     # [0.8 a − 0.2 (1.5 + a)] / 0.6 = a − 0.5, and [0.8 (1.5 + a) − 0.2 a] / 0.6 = a + 2.

@@ -36,6 +36,7 @@ PAIRS = [
 CASES = {
     # name of the case: (our loss, its parameters, TRL's loss_type, what else TRL is told)
     "dpo": ("dpo", {}, "sigmoid", {}),
+    "sigmoid_norm": ("sigmoid_norm", {}, "sigmoid_norm", {}),
     "robust": ("robust", {"label_smoothing": 0.2}, "robust", {"label_smoothing": 0.2}),
     "hinge": ("hinge", {}, "hinge", {}),
     "ipo": ("ipo", {}, "ipo", {}),

@@ -80,6 +80,7 @@ PATCHES = {
     learning.chosen_falls_after_sft: (learning, "fitted_to", lambda world, *_: world),
     objectives.ipo_finds_win_rates: (objectives, "fit", unmoved),
     objectives.ipo_per_token_finds_win_rates: (objectives, "fit", unmoved),
+    objectives.rewards_per_token: (objectives, "fit", unmoved),
     objectives.forward_kl_optimum: (objectives, "fit", unmoved),
     objectives.js_optimum: (objectives, "fit", unmoved),
     objectives.alpha_optimum: (objectives, "fit", unmoved),

@@ -81,12 +81,12 @@ class TrainConfig:
     (0.01), chosen by their hashes. A stream takes a share: it is evaluated on those of its first 10,000 rows."""
 
     loss: str = "dpo"
-    """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, cdpo, robust, ipo (per token, as
-    TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero, apo_down, bco_pair,
-    r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired, tdpo1, tdpo2, tis_dpo,
-    step_dpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto, bco, ce. Responses with a reward: dro.
-    Rankings: plackett_luce. Reward models: bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs),
-    regression (ratings), process (steps)."""
+    """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, sigmoid_norm, cdpo, robust, ipo
+    (per token, as TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero,
+    apo_down, bco_pair, r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired,
+    tdpo1, tdpo2, tis_dpo, step_dpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto, bco, ce.
+    Responses with a reward: dro. Rankings: plackett_luce. Reward models: bradley_terry, margin_bradley_terry,
+    scaled_bradley_terry (pairs), regression (ratings), process (steps)."""
     attributes: Sequence[str] = ()
     """Ratings that --loss regression learns, in the order of the reward model's outputs. Default: all there are."""
     beta: float | None = None

@@ -83,6 +83,12 @@ def _spread(case: Case, values: Tensor) -> float:
     return largest(*(values[some] - values[some].mean() for some in rows))
 
 
+def rewards_per_token(case: Case) -> float:
+    """β d/|y| − R of the minimiser of `sigmoid_norm`, which must be one number per prompt."""
+    ratios = token_logps(case.sequences, _fitted(case, case.returns, "sigmoid_norm")).sums() - case.reference.sums()
+    return _spread(case, case.world.beta * ratios / case.sequences.mask.sum(-1) - case.returns)
+
+
 def f_divergence_optimum(case: Case, loss: str, slope: Callable[[Tensor], Tensor]) -> float:
     """β f'(π/π_ref) − R of the minimiser of an f-DPO loss, which must be one number per prompt."""
     logps = _fitted(case, case.returns, loss)
@@ -228,6 +234,7 @@ CLAIMS = (
     broken(_LOSSES, "… and so it does with a minus", "2403.19159", r_dpo_with_a_minus, SMALL),
     _holds("IPO finds win rates instead of rewards", "2310.12036 Eq. 10", ipo_finds_win_rates, SMALL, 1e-5),
     _holds("… of log-ratios per token, where these are averaged", "TRL", ipo_per_token_finds_win_rates, SMALL, 1e-5),
+    _holds("length-normalised DPO: β d/|y| = R + const", "2411.15124", rewards_per_token, SMALL, 1e-5),
     _holds("f-DPO, forward KL: β f'(π/π_ref) = R + const", "2309.16240", forward_kl_optimum, SMALL, 1e-4),
     _holds("f-DPO, Jensen-Shannon: the same", "2309.16240", js_optimum, SMALL, 1e-4),
     _holds("f-DPO, α = ½: the same", "2309.16240", alpha_optimum, SMALL, 1e-4),

@@ -23,6 +23,12 @@ def margins(policy: PairLogps, reference: PairLogps) -> Float[Tensor, " B"]:
     return log_ratios(policy.chosen, reference.chosen) - log_ratios(policy.rejected, reference.rejected)
 
 
+def mean_margins(policy: PairLogps, reference: PairLogps) -> Float[Tensor, " B"]:
+    """Return h̄, the same of log-ratios that are averaged over the tokens of their response."""
+    chosen = log_ratios(policy.chosen, reference.chosen) / policy.chosen.lengths().clamp(min=1)
+    return chosen - log_ratios(policy.rejected, reference.rejected) / policy.rejected.lengths().clamp(min=1)
+
+
 def dpo(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1) -> Float[Tensor, " B"]:
     """Return −log σ(β h): DPO, Eq. 7 of arXiv 2305.18290 and Eq. 9 of arXiv 2404.12358.
 
@@ -32,6 +38,21 @@ def dpo(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1) -> Float[
         beta: KL temperature.
     """
     return -F.logsigmoid(beta * margins(policy, reference))
+
+
+def sigmoid_norm(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1) -> Float[Tensor, " B"]:
+    """Return −log σ(β h̄), with log-ratios averaged per token: length-normalised DPO, arXiv 2411.15124 (Tülu 3).
+
+    On exact preferences β d(y)/|y| = R(y) + const at the optimum: what a response is worth is an average over its
+    tokens, so that a long one moves further from the reference for the same reward. β is therefore larger than DPO's
+    by about the length of a response (5 in the paper).
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        beta: KL temperature of a token.
+    """
+    return -F.logsigmoid(beta * mean_margins(policy, reference))
 
 
 def cdpo(
@@ -82,9 +103,7 @@ def ipo(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1) -> Float[
         reference: [B, T] log-probs under π_ref.
         beta: the paper's τ.
     """
-    chosen = log_ratios(policy.chosen, reference.chosen) / policy.chosen.lengths().clamp(min=1)
-    rejected = log_ratios(policy.rejected, reference.rejected) / policy.rejected.lengths().clamp(min=1)
-    return (chosen - rejected - 1 / (2 * beta)).square()
+    return (mean_margins(policy, reference) - 1 / (2 * beta)).square()
 
 
 def ipo_sum(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1) -> Float[Tensor, " B"]:

@@ -124,6 +124,7 @@ _INSIDE = {"alpha": Limit(lambda value: 0 < value < 1, "between 0 and 1")}
 LOSSES: dict[str, Loss] = {
     "sft": Loss(single.sft, "responses", reference=False),
     "dpo": Loss(pairs.dpo, "pairs", reference=True),
+    "sigmoid_norm": Loss(pairs.sigmoid_norm, "pairs", reference=True),
     "cdpo": Loss(pairs.cdpo, "pairs", reference=True),
     "robust": Loss(pairs.robust, "pairs", reference=True, limits=_FLIPS),
     "ipo": Loss(pairs.ipo, "pairs", reference=True),
