@@ -29,6 +29,7 @@ from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import METHODS
 
 ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(6)]
+OTHERS = [{"prompt": f"What is {n} and 9?", "answer": "What"} for n in range(5)]
 PAIRS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}.", "calibration": " 7."} for n in range(6)]
 SHORT = ["--rounds", "2", "--samples", "4", "--max-new-tokens", "8", "--learning-rate", "1e-2", "--device", "cpu"]
 SHORT += ["--batch-size", "2", "--prompts-per-batch", "3"]
@@ -42,7 +43,7 @@ def place(tmp_path_factory):
     for seed, name in enumerate(("model", "reference")):
         tiny_model("llama", seed=seed, vocab_size=32).save_pretrained(root / name)
         tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(root / name)
-    for name, rows in (("prompts", ROWS), ("pairs", PAIRS), ("one", [{**ROWS[0], "answer": "77"}])):
+    for name, rows in (("prompts", ROWS), ("others", OTHERS), ("pairs", PAIRS), ("one", [{**ROWS[0], "answer": "77"}])):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
@@ -169,8 +170,9 @@ def test_other_commands_read_what_it_leaves(run, place, tmp_path):
 
 
 def staged(place):
-    """Return a method with every stage: a judge that recalls weights, prices of lengths, pairs that are replayed."""
+    """Return a method with every stage: a judge that recalls weights, prices of lengths, replay, evaluations."""
     named = ["--reference", place / "reference", "--data", place / "pairs.jsonl"]
+    named += ["--eval-prompts", place / "others.jsonl"]
     return ["--method", "dice", *named, "--save-steps", "1", "--samples", "3"]
 
 
@@ -279,6 +281,76 @@ def test_a_signal_while_a_round_is_written_stops_before_the_next_batch(place, ru
     assert main([*asked, "--resume"]) == 0
     assert len(calls) == 4
     assert files_of(tmp_path / "run") == files_of(run)
+
+
+@pytest.fixture(scope="module")
+def evaluated(place):
+    """The same run as `run`, evaluated on other prompts."""
+    asked = words(place, place / "evaluated", "--eval-prompts", place / "others.jsonl")
+    assert main(asked) == 0
+    return place / "evaluated"
+
+
+def evaluations(run):
+    """Return the rows and the numbers of every evaluation, that of the start first."""
+    lines = (json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines())
+    numbers = {line["after_round"]: line for line in lines if "after_round" in line}
+    rows = [JsonLines(run / "rounds" / f"{number:04d}" / "eval.jsonl").read() for number in numbers]
+    assert [*numbers] == [*range(len(numbers))]
+    return list(zip(rows, numbers.values(), strict=True))
+
+
+def test_evaluations_move_no_weight(run, evaluated):
+    same = [(one / "policy" / "model.safetensors").read_bytes() for one in (run, evaluated)]
+    assert same[0] == same[1]
+    assert rollouts(run, 2) == rollouts(evaluated, 2)
+
+
+def test_held_out_prompts_get_the_greedy_response_of_the_policy_as_it_is(evaluated, place):
+    """Before the first round of the model as it was, after the last of the policy: token by token the likeliest."""
+    for number, folder in ((0, place / "model"), (2, evaluated / "policy")):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        rows, numbers = evaluations(evaluated)[number]
+        assert [row["id"] for row in rows] == [f"eval {n}" for n in range(1, 6)]
+        assert (numbers["step"], {row["version"] for row in rows}) == (3 * number, {3 * number})
+        for row in rows:
+            ids = torch.tensor([row["prompt_ids"] + row["token_ids"]])
+            best = model(ids).logits.argmax(-1)[0, len(row["prompt_ids"]) - 1 : -1]
+            assert best.tolist() == row["token_ids"]
+
+
+def test_numbers_of_an_evaluation_by_hand(evaluated):
+    found = evaluations(evaluated)
+    rewards = [[row["reward"] for row in rows] for rows, _ in found]
+    for number, (rows, numbers) in enumerate(found):
+        assert rewards[number] == [float("What" in row["response"]) for row in rows]
+        assert rewards[number] == [row["correct"] for row in rows]
+        assert numbers["eval/reward"] == numbers["eval/accuracy"] == sum(rewards[number]) / 5
+        assert numbers["eval/prompts"] == 5
+        for name, before in (("start", 0), ("last", number - 1)):
+            won = [(1 + mine - other) / 2 for mine, other in zip(rewards[number], rewards[before], strict=True)]
+            if not number:
+                assert f"eval/won_{name}" not in numbers
+                continue
+            assert [row[f"won_{name}"] for row in rows] == won
+            assert numbers[f"eval/won_{name}"] == pytest.approx(sum(won) / 5)
+            assert numbers[f"eval/won_{name}_low"] <= sum(won) / 5 <= numbers[f"eval/won_{name}_high"]
+
+
+def test_a_share_of_the_prompts_is_held_out_and_said(place, tmp_path, capsys):
+    """Two of six: they are evaluated on and never written to in a round, and their pairs are not replayed."""
+    more = ["--eval-size", "2", "--replay", "1", "--data", tmp_path / "pairs.jsonl"]
+    pairs = [{**row, "chosen": " 7.", "rejected": " 8."} for row in ROWS]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    assert main(words(place, tmp_path / "run", *more)) == 0
+    assert "held out: 2 of them" in capsys.readouterr().err
+    held = {row["prompt"] for row in evaluations(tmp_path / "run")[0][0]}
+    written = {row["prompt"] for number in (1, 2) for row in rollouts(tmp_path / "run", number)}
+    assert (len(held), len(written), held & written) == (2, 4, set())
+    ids = {tuple(row["prompt_ids"]) for row in evaluations(tmp_path / "run")[0][0]}
+    learnt = read_pairs(tmp_path / "run" / "rounds" / "0002" / "replay.jsonl")
+    assert learnt
+    assert not ids & {tuple(group.prompt_ids.tolist()) for group in learnt}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -422,6 +494,7 @@ def test_a_model_that_is_asked_judges_every_two_responses(place, tmp_path):
     endpoint = StubEndpoint(longer)
     try:
         more = ["--judge-model", "m", "--base-url", endpoint.url, "--samples", "3", "--rounds", "1"]
+        more += ["--eval-prompts", place / "others.jsonl"]
         assert main(words(place, tmp_path / "run", *more, judged=())) == 0
     finally:
         endpoint.close()
@@ -434,6 +507,13 @@ def test_a_model_that_is_asked_judges_every_two_responses(place, tmp_path):
             order = sorted(range(3), key=lengths.__getitem__)
             assert [some[place]["reward"] for place in order] == [0.0, 0.5, 1.0]
     assert any(len({len(one["response"]) for one in some}) == 3 for some in by_prompt.values())
+    (before, _), (after, numbers) = evaluations(tmp_path / "run")  # it compares two policies, and rates none alone
+    lengths = [(len(one["response"]), len(other["response"])) for one, other in zip(after, before, strict=True)]
+    won = [(1 + (mine > other) - (mine < other)) / 2 for mine, other in lengths]
+    assert [row["won_start"] for row in after] == [row["won_last"] for row in after] == won
+    assert {row["reward"] for row in after} == {None}
+    assert numbers["eval/won_start"] == sum(won) / 5
+    assert "eval/reward" not in numbers
 
 
 def test_an_adapter_learns_in_rounds(place, tmp_path):

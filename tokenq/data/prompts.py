@@ -20,7 +20,7 @@ from tokenq.data.layouts import cells
 from tokenq.data.layouts.columns import renamed_columns
 from tokenq.data.layouts.formats import FORMATS
 from tokenq.data.layouts.parsed_row import CONVERSATION, QUESTION, ParsedRow, question
-from tokenq.data.sources import Data, tables_of
+from tokenq.data.sources import Data, hold_out, tables_of
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.records.examples import Example, Message, Text
@@ -225,6 +225,21 @@ def _encoded(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[list[tupl
     empty = BadRow("prompt without tokens", "the prompt has no tokens, and the tokenizer writes no BOS")
     bad += [UnusableRow(place, prompts[place].where, empty) for place in texts if not ids[place]]
     return ids, sorted(bad, key=lambda one: one.place)
+
+
+def hold_out_prompts(prompts: Sequence[Prompt], size: float, *, seed: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Return the prompts that are left, and those that are held out: the ones that `hold_out` takes of data.
+
+    Raises:
+        UserError: nothing would be left, or nothing is held out.
+    """
+    examples = [Example(prompt.text, (), False, prompt.where) for prompt in prompts]
+    chosen = {example.prompt for example in hold_out(examples, size, seed=seed)[1]}
+    if not chosen:
+        raise UserError(f"--eval-size {size:g} holds out none of {len(prompts)} prompts.", "Make it larger.")
+    parts = ([prompt for prompt in prompts if (prompt.text in chosen) == held] for held in (False, True))
+    kept, held_out = parts
+    return kept, held_out
 
 
 Turns = Sequence[Message | Mapping[str, str]]

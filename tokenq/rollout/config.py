@@ -23,6 +23,12 @@ class OnlineConfig(RewardOptions, TrainConfig):
     data: Sequence[str] = ()
     """Pairs that are there before the first round. They are learnt from where the method replays earlier pairs; selm
     compares what it writes with the responses that they hold for the same prompt."""
+    eval_prompts: Sequence[str] = ()
+    """Prompts to evaluate on, in the same forms as --prompts: the policy writes its greedy response to each before the
+    first round and after every one, and the judge says what it is worth."""
+    eval_size: float = 0
+    """Prompts to hold out of --prompts for that, when there are no --eval-prompts; below 1 a share, chosen by their
+    hashes. Pairs are held out of --data likewise."""
     loss: str = "auto"
     """Loss of pairs, or a sum of several, instead of the method's own."""
 
@@ -141,9 +147,14 @@ class OnlineConfig(RewardOptions, TrainConfig):
         found = []
         if self.max_steps is not None:
             found.append(UserError("--max-steps is given: rounds say how long this run is.", "Use --rounds."))
-        if self.eval_data or self.eval_size:
-            hint = "Leave --eval-data and --eval-size out; evaluate the policy with tokenq eval."
-            found.append(UserError("Pairs of rounds are not held out.", hint))
+        if self.eval_data:
+            hint = "Name prompts with --eval-prompts, or hold some out with --eval-size."
+            found.append(UserError("--eval-data is given: rounds are evaluated on prompts.", hint))
+        if self.eval_prompts and self.eval_size:
+            found.append(UserError("--eval-prompts and --eval-size are both given.", "Give one of them."))
+        if self.keep_best is not None or self.eval_steps is not None:
+            hint = "Leave --keep-best and --eval-steps out."
+            found.append(UserError("Rounds are evaluated before the first and after every one.", hint))
         if self.streaming:
             found.append(UserError("--streaming is given: rounds draw from pairs that are all there.", "Leave it out."))
         if self.contrast is not None:

@@ -1,11 +1,13 @@
 """The numbers of a round, as its line of `metrics.jsonl` has them."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from tokenq.records.rollouts import Rollout
 from tokenq.stats.bootstrap import Resampling, mean_interval
+from tokenq.stats.win_rate import win_rate
 
 RESAMPLES = 1000
 """Resamples behind the interval of the mean reward."""
@@ -54,6 +56,56 @@ def round_numbers(
         "judged_tokens": sum(len(one.token_ids) for one in compared),
     }
     return {f"round/{name}": float(value) for name, value in found.items()}
+
+
+class Judged(NamedTuple):
+    """The response to a held-out prompt.
+
+    Attributes:
+        rollout: the response, judged.
+        start: preference for it over what the policy wrote at the start: 1, 0, or ½ for a tie; None where unknown.
+        last: the same over what the policy wrote after the round before.
+        correct: 1 for the true answer, 0 for another, None where there is none.
+    """
+
+    rollout: Rollout
+    start: float | None
+    last: float | None
+    correct: float | None
+
+
+def preference(reward: float | None, other: float | None) -> float | None:
+    """Return 1 for the larger reward, 0 for the smaller, ½ for a tie; None where one is unknown."""
+    if reward is None or other is None:
+        return None
+    return (1.0 + (reward > other) - (reward < other)) / 2
+
+
+def evaluation_numbers(rows: Sequence[Judged], seed: int) -> dict[str, float]:
+    """Return what the greedy responses to held-out prompts say of a policy, under `eval/`.
+
+    Args:
+        rows: one a prompt.
+        seed: of the interval of the reward.
+    """
+    own = [row.rollout for row in rows]
+    found: dict[str, float] = {
+        "prompts": len(rows),
+        "length": sum(len(one.token_ids) for one in own) / len(own),
+        "truncated": _share(sum(one.finish == "length" for one in own), len(own)),
+    }
+    means = {"reward": [one.reward for one in own], "accuracy": [row.correct for row in rows]}
+    for name, values in means.items():
+        if known := [value for value in values if value is not None]:
+            mean = mean_interval(np.array(known, np.float64), None, Resampling(RESAMPLES, seed=seed))
+            found |= {name: mean.value, f"{name}_low": mean.low, f"{name}_high": mean.high}
+    won = {"won_start": [row.start for row in rows], "won_last": [row.last for row in rows]}
+    for name, shares in won.items():
+        if any(share is not None for share in shares):
+            rate = win_rate(shares)
+            found |= {name: rate.win_rate, f"{name}_low": rate.interval[0], f"{name}_high": rate.interval[1]}
+            found[f"{name.replace('won', 'ties')}"] = _share(rate.ties, rate.n)
+    return {f"eval/{name}": float(value) for name, value in found.items()}
 
 
 def _share(part: int, whole: int) -> float:

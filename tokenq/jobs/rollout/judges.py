@@ -67,10 +67,12 @@ class JudgeRow(NamedTuple):
     Attributes:
         make: makes the judge.
         recalls: whether it reads the weights of the round before, which are then kept.
+        relative: whether it only says how the responses to one prompt compare.
     """
 
     make: Callable[[Bench], Judge]
     recalls: bool = False
+    relative: bool = False
 
 
 def verifier(bench: Bench) -> Judge:
@@ -162,7 +164,7 @@ JUDGES: dict[str, JudgeRow] = {
     "verifier": JudgeRow(verifier),
     "reward_model": JudgeRow(reward_model),
     "run": JudgeRow(trained_pair),
-    "chat": JudgeRow(chat),
+    "chat": JudgeRow(chat, relative=True),
     "implicit": JudgeRow(implicit, recalls=True),
 }
 """Every judge by its name."""

@@ -24,6 +24,7 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     tokenizer: PreTrainedTokenizerBase | None = None,
     listener: Listener = SILENCE,
     data: Name | RowsInMemory = (),
+    eval_prompts: Name | RowsInMemory = (),
     method: str = "dpo",
     rounds: int = 3,
     prompts_per_round: int | None = None,
@@ -119,6 +120,7 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
         tokenizer: of a loaded model.
         listener: told what is found, and how far it is.
         data: pairs that are there before the first round, in the same forms.
+        eval_prompts: prompts to evaluate on, in the same forms.
 
     Raises:
         UserError: for anything that the user can mend.
@@ -130,7 +132,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     source = model_source(model, tokenizer, run_dir.inputs / "model")
     asked = data_source(prompts, run_dir.inputs / "prompts.jsonl")
     rows = data_source(data, run_dir.inputs / "data.jsonl")
-    given |= {"model": source.names[0], "prompts": asked.names, "data": rows.names}
+    held_out = data_source(eval_prompts, run_dir.inputs / "eval_prompts.jsonl")
+    given |= {"model": source.names[0], "prompts": asked.names, "data": rows.names, "eval_prompts": held_out.names}
     with untouched():
-        run(OnlineConfig(**given), listener, (source.write, asked.write, rows.write))
+        run(OnlineConfig(**given), listener, (source.write, asked.write, rows.write, held_out.write))
     return Run(run_dir.path)

@@ -18,11 +18,12 @@ from accelerate import Accelerator
 from tokenq.core.tensors import TokenScorer
 from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
-from tokenq.files import JsonLines, json_line, read_json, write_json, write_json_lines
+from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
 from tokenq.jobs.rollout.judges import Judge, judged, response_logps
+from tokenq.jobs.rollout.stages import in_batches, rollout_of
 from tokenq.leftovers import remove
-from tokenq.listener import Event, Listener
+from tokenq.listener import Listener
 from tokenq.models.identity import ModelIdentity
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.records.examples import TokenGroup
@@ -163,59 +164,46 @@ class RoundWork:
 
     def _written(self, number: int, chosen: Sequence[int], parts: Parts) -> None:
         """Write what this process has to write, from where it stopped before."""
-        own = chosen[parts.mine]
-        size, done = self.config.prompts_per_batch, parts.begin()
-        for start in range(done // size * size, len(own), size):
-            self.heed()
-            lines = self._batch(number, own[start : start + size])
-            for line in lines[max(0, done - start) :]:
-                parts.append(json_line({"rollouts": line}))
-            self.listener(Event("writing", min(start + size, len(own)), len(own)))
 
-    def _batch(self, number: int, places: Sequence[int]) -> list[list[dict[str, Any]]]:
+        def batch(places: Sequence[int]) -> list[dict[str, Any]]:
+            return [{"rollouts": [one.to_dict() for one in some]} for some in self._batch(number, places)]
+
+        own, size = chosen[parts.mine], self.config.prompts_per_batch
+        in_batches(parts, own, size, batch, self.heed, self.listener, "writing")
+
+    def _batch(self, number: int, places: Sequence[int]) -> list[list[Rollout]]:
         """Return all responses to some prompts."""
         config, version = self.config, self.plan.starts()[number - 1]
-        found = [list[dict[str, Any]]() for _ in places]
+        found = [list[Rollout]() for _ in places]
         drawn = Sampling(config.sampling_temperature, config.top_k, config.top_p)
         for turn, draw in enumerate(self.method.draws):
             count = draw.count(config.samples_of_prompt)
             if not count:
                 continue
             sampling = Sampling(temperature=0.0) if draw.greedy else drawn
-            how = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
             seed = int(np.random.SeedSequence([config.seed, number, turn]).generate_state(1)[0])
             writer = self.writers[draw.writer]
             samples = writer.write([self.ids[place] for place in places], count, sampling, seed)
+            told = {"writer": draw.writer, "version": version, "use": draw.use}
             for place, rows, some in zip(places, found, samples, strict=True):
                 prompt, ids = self.prompts[place], self.ids[place]
                 for one in some:
-                    rollout = Rollout(
-                        id=prompt.id,
-                        number=len(rows),
-                        prompt=prompt.text,
-                        response=self.text(ids, one.token_ids),
-                        prompt_ids=ids,
-                        **one._asdict(),
-                        writer=draw.writer,
-                        version=version,
-                        sampling=how,
-                        engine=writer.engine,
-                        use=draw.use,
-                    )
-                    rows.append(rollout.to_dict())
+                    more = {**told, "number": len(rows)}
+                    rows.append(rollout_of(prompt, ids, one, self.text, writer.engine, sampling, **more))
         return found
 
     def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
         """Judge what this process wrote, from where it stopped before."""
-        own, size, done = list(map(json.loads, written.own())), self.config.prompts_per_batch, judgements.begin()
-        for start in range(done // size * size, len(own), size):
-            self.heed()
-            rollouts = [Rollout.from_dict(row) for line in own[start : start + size] for row in line["rollouts"]]
+
+        def batch(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+            rollouts = [Rollout.from_dict(row) for line in lines for row in line["rollouts"]]
             rewards = iter(judged(self.judge, number, [one for one in rollouts if one.compared]))
-            lines = [[next(rewards) if one.compared else None for one in some] for some in by_prompt(rollouts)]
-            for line in lines[max(0, done - start) :]:
-                judgements.append(json_line({"rewards": line}))
-            self.listener(Event("judging", min(start + size, len(own)), len(own)))
+            return [
+                {"rewards": [next(rewards) if one.compared else None for one in some]} for some in by_prompt(rollouts)
+            ]
+
+        own, size = list(map(json.loads, written.own())), self.config.prompts_per_batch
+        in_batches(judgements, own, size, batch, self.heed, self.listener, "judging")
 
     def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:
         """Write the responses with what they are worth, the pairs, what is replayed beside them, and the numbers."""

@@ -10,13 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 
 from tokenq.core.losses import LossSum, find_sum
-from tokenq.data.bad_rows import first_named
-from tokenq.data.prompts import LoadedPrompts, Prompt, encode_prompts, load_prompts, usable_prompts
+from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.rollout.first_reference import first_reference
-from tokenq.jobs.rollout.judges import verified_task
-from tokenq.jobs.rollout.work import Asked, Material, Models, round_work
+from tokenq.jobs.rollout.prompts import load_asked, without_prompts
+from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, round_work
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
 from tokenq.jobs.training.data import data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
@@ -30,11 +29,11 @@ from tokenq.jobs.training.run import (
     model_to_train,
     read_template,
 )
-from tokenq.judge.tasks import AnswerTask
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.tokenizer import load_tokenizer
+from tokenq.records.examples import TokenGroup
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
@@ -78,10 +77,17 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         accelerator.wait_for_everyone()
         models, material, identities = _loaded(config, loss, accelerator, listener)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        plan = _plan(config, len(material.prompts), len(material.offline))
+        plan = _plan(config, len(material.asked.prompts), len(material.offline))
         asked = Asked(config, method, loss, plan, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
-        source = Rounds(plan, loss.unit, config.seed, work.pairs_of)
+        evaluation = evaluation_of(work, models, material.asked)
+
+        def pairs_of(number: int, at_start: bool) -> list[TokenGroup]:
+            if at_start:
+                evaluation.after(number - 1)
+            return work.pairs_of(number, at_start)
+
+        source = Rounds(plan, loss.unit, config.seed, pairs_of)
         every = config.save_steps or plan.starts()[1]
         writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
         job = Job(
@@ -96,8 +102,10 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
             listener=listener,
             request=asked.request,
         )
-        listener.say(_plan_line(config, plan, len(material.prompts)))
-        finish(writer, fit(job, accelerator), accelerator)
+        listener.say(_plan_line(config, plan, len(material.asked.prompts)))
+        summary = fit(job, accelerator)
+        evaluation.after(config.rounds)
+        finish(writer, summary, accelerator)
         listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
 
 
@@ -107,7 +115,7 @@ def _loaded(
     """Return models, prompts and earlier pairs of a run, and the identities of all of them for provenance."""
     spec = model_to_train(config, loss, accelerator)
     tokenizer = load_tokenizer(spec, read_template(config.chat_template))
-    task, loaded = _prompts(config, tokenizer, listener)
+    asked_for = load_asked(config, tokenizer, listener)
     asked = loss if config.replayed_share else find_sum("dpo")  # what nobody learns from is pairs and nothing more
     data = load_data(config, asked, tokenizer, listener)[0] if config.data else None
     policy = load_policy(spec, tokenizer, (), config, listener)
@@ -122,14 +130,15 @@ def _loaded(
         "reference": reference.identity.to_dict(),
         "data": None if data is None else data_identity(config.data, data),
         "eval_data": None,
-        "prompts": {"sources": list(config.prompts), "sha256": _digest(loaded.prompts)},
+        "prompts": {"sources": list(config.prompts), "sha256": _digest(asked_for.prompts)},
+        "eval_prompts": {"sources": list(config.eval_prompts), "sha256": _digest(asked_for.held_out)},
         "beta": loss.beta if loss.reference else None,
         "rewards": None,
         "precision": asdict(precision),
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
-    offline = [] if data is None else data.groups
-    return Models(policy, tokenizer, reference), Material(task, loaded.prompts, offline), identities
+    offline = [] if data is None else without_prompts(data.groups, asked_for.held_out, tokenizer)
+    return Models(policy, tokenizer, reference), Material(asked_for, offline), identities
 
 
 def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
@@ -178,7 +187,8 @@ def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
     assert isinstance(found, OnlineConfig)  # both change fields and keep the rest
     judges = {name: getattr(config, name) for name in ("reward_model", "judge_run")}
     named: dict[str, Any] = {name: None if value is None else absolute(value) for name, value in judges.items()}
-    return replace(found, prompts=[absolute_source(one) for one in config.prompts], **named)
+    named |= {name: list(map(absolute_source, getattr(config, name))) for name in ("prompts", "eval_prompts")}
+    return replace(found, **named)
 
 
 def _refuse_itself(config: OnlineConfig, policy: PackedLM, reference: ModelIdentity) -> None:
@@ -197,17 +207,6 @@ def _refuse_shards(accelerator: Accelerator) -> None:
         raise UserError(
             "A policy in shards (FSDP, DeepSpeed) cannot write here.", "Launch with data parallelism alone (DDP)."
         )
-
-
-def _prompts(config: OnlineConfig, tokenizer: Any, listener: Listener) -> tuple[AnswerTask | None, LoadedPrompts]:
-    """Return the task of true answers, where these judge, and the prompts that can be written to."""
-    with first_named(lambda before: encode_prompts(before, tokenizer)):
-        loaded, task = load_prompts(config.prompts, config.columns, config.style, config.bad_rows), None
-    if config.judge == "verifier":
-        task, loaded = verified_task(config, loaded)
-    found = usable_prompts(loaded, tokenizer, config.bad_rows)
-    listener.say(f"prompts: {found.line()}")
-    return task, found
 
 
 def _named(config: OnlineConfig) -> OnlineConfig:
@@ -230,7 +229,7 @@ def _plan_line(config: OnlineConfig, plan: Plan, prompts: int) -> str:
     )
 
 
-_HELD = ("model", "reference", "prompts", "data")
+_HELD = ("model", "reference", "prompts", "data", "eval_prompts")
 """Settings that stand in the key by what they hold."""
 
 
@@ -242,7 +241,10 @@ def _key(config: OnlineConfig, identities: Mapping[str, Any]) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-_IDENTITY = (("model", "weights"), ("reference", "weights"), ("data", "sha256"), ("prompts", "sha256"))
+_IDENTITY = (
+    *(("model", "weights"), ("reference", "weights")),
+    *(("data", "sha256"), ("prompts", "sha256"), ("eval_prompts", "sha256")),
+)
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

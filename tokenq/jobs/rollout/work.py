@@ -15,12 +15,13 @@ from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.data.encoding import text_of
 from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
+from tokenq.jobs.rollout.evaluation import Evaluation, Judging
 from tokenq.jobs.rollout.first_reference import FirstReference, written_in
 from tokenq.jobs.rollout.judges import JUDGES, Bench
+from tokenq.jobs.rollout.prompts import AskedPrompts
 from tokenq.jobs.rollout.rounds import RoundWork
 from tokenq.jobs.rollout.weights import keep_weights, recalled
 from tokenq.jobs.searcher import ends_of
-from tokenq.judge.tasks import AnswerTask
 from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
@@ -74,13 +75,11 @@ class Material(NamedTuple):
     """What is written to, and what was there before.
 
     Attributes:
-        task: the true answers, None where these do not judge.
-        prompts: the prompts.
+        asked: the prompts, with true answers.
         offline: pairs that were there before the first round.
     """
 
-    task: AnswerTask | None
-    prompts: Sequence[Prompt]
+    asked: AskedPrompts
     offline: Sequence[TokenGroup]
 
 
@@ -113,12 +112,12 @@ def round_work(
     recall = partial(recalled, policy, run)
     answers = run.round(0).with_name(f"answers-{accelerator.process_index}-of-{accelerator.num_processes}.jsonl")
     where = str(accelerator.device)
-    bench = Bench(config, material.task, models.tokenizer, where, scorer, reference.scorer, answers, recall)
+    bench = Bench(config, material.asked.task, models.tokenizer, where, scorer, reference.scorer, answers, recall)
     return RoundWork(
         config=config,
         method=method,
-        prompts=material.prompts,
-        ids=_ids(config, material.prompts, models),
+        prompts=material.asked.prompts,
+        ids=_ids(config, material.asked.prompts, models),
         writers={
             "policy": own,
             "reference": first if method.reference_moves == "never" else own,
@@ -138,6 +137,17 @@ def round_work(
         listener=listener,
         heed=heed,
     )
+
+
+def evaluation_of(work: RoundWork, models: Models, asked: AskedPrompts) -> Evaluation:
+    """Return what evaluates the policy between rounds.
+
+    Raises:
+        UserError: a held-out prompt cannot be written to.
+    """
+    row = JUDGES[work.config.judge]
+    judging = Judging(work.judge, row.relative, row.recalls, asked.answers)
+    return Evaluation(work, asked.held_out, _ids(work.config, asked.held_out, models), judging)
 
 
 def _stored(groups: Sequence[TokenGroup]) -> dict[tuple[int, ...], list[TokenResponse]]:

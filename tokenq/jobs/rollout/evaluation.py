@@ -1,0 +1,173 @@
+"""What the policy writes to prompts that it does not learn from, before the first round and after every one.
+
+`RUN/rounds/0000/` holds that of the start, `RUN/rounds/0001/` that after the first round, in stages as a round has them
+(`tokenq.jobs.rollout.rounds`): the greedy response to every prompt, what it is worth, and the numbers, `eval.json`
+last. Nothing here is drawn, so that whoever goes on after a kill comes to the same bits.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from tokenq.data.prompts import Prompt
+from tokenq.files import JsonLines, read_json, write_json, write_json_lines
+from tokenq.jobs.outputs import Parts
+from tokenq.jobs.rollout.judges import Judge, judged
+from tokenq.jobs.rollout.rounds import RoundWork
+from tokenq.jobs.rollout.stages import in_batches, rollout_of
+from tokenq.judge.tasks import AnswerTask
+from tokenq.records.rollouts import Rollout
+from tokenq.rollout.summary import Judged, evaluation_numbers, preference
+from tokenq.search.settings import Sampling
+from tokenq.training.checks import together
+
+GREEDY = Sampling(temperature=0.0)
+
+DONE = "eval.json"
+"""The last file of an evaluation: its numbers, and the key of all that it depends on."""
+
+ROWS = "eval.jsonl"
+"""The responses with what they are worth."""
+
+STAGES = ("eval-rollouts.jsonl", "eval-judgements.jsonl")
+"""What is half-made."""
+
+
+class Judging(NamedTuple):
+    """How responses to held-out prompts are judged.
+
+    Attributes:
+        judge: the judge of the run.
+        relative: whether it only says how responses to one prompt compare.
+        moves: whether it is another judge in every round, so that its numbers of two rounds do not compare.
+        task: true answers of these prompts, None where there are none.
+    """
+
+    judge: Judge
+    relative: bool
+    moves: bool
+    task: AnswerTask | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that evaluates the policy of a run in rounds.
+
+    Attributes:
+        work: what writes the rounds, with the settings.
+        prompts: held-out prompts; none where nothing is evaluated.
+        ids: the same in tokens.
+        judging: how the responses are judged.
+    """
+
+    work: RoundWork
+    prompts: Sequence[Prompt]
+    ids: Sequence[tuple[int, ...]]
+    judging: Judging
+
+    def after(self, number: int) -> None:
+        """Evaluate the policy as it is after so many rounds, where nobody has, and tell what came of it."""
+        if not self.prompts:
+            return
+        place, main = self.work.run.round(number), self.work.accelerator.is_main_process
+        written, judgements = (Parts(place / name, self.work.key) for name in STAGES)
+        if self._numbers(number) is None:
+            self.work.accelerator.wait_for_everyone()
+            together(lambda: self._written(number, written), self.work.accelerator)
+            together(lambda: self._judged(number, written, judgements), self.work.accelerator)
+            self.work.accelerator.wait_for_everyone()
+            together(lambda: self._finish(number, written, judgements) if main else None, self.work.accelerator)
+            self.work.accelerator.wait_for_everyone()
+        if main:
+            for parts in (written, judgements):
+                parts.remove()
+            self._tell(number, self._numbers(number) or {})
+
+    def _numbers(self, number: int) -> Mapping[str, float | None] | None:
+        place = self.work.run.round(number) / DONE
+        found = read_json(place) if place.exists() else None
+        return found["numbers"] if isinstance(found, dict) and found.get("key") == self.work.key else None
+
+    def _written(self, number: int, parts: Parts) -> None:
+        work, writer = self.work, self.work.writers["policy"]
+        version = work.plan.starts()[number]
+
+        def batch(places: Sequence[int]) -> list[Any]:
+            samples = writer.write([self.ids[place] for place in places], 1, GREEDY, work.config.seed)
+            found = []
+            for place, (sample,) in zip(places, samples, strict=True):
+                prompt, ids = self.prompts[place], self.ids[place]
+                one = rollout_of(prompt, ids, sample, work.text, writer.engine, GREEDY, version=version)
+                found.append(one.to_dict())
+            return found
+
+        own = range(len(self.prompts))[parts.mine]
+        in_batches(parts, own, work.config.prompts_per_batch, batch, work.heed, work.listener, "writing")
+
+    def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
+        work, earlier = self.work, self._earlier(number)
+
+        def batch(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
+            if not self.judging.relative:
+                return [{"reward": reward} for reward in judged(self.judging.judge, number + 1, rollouts)]
+            lines: list[dict[str, Any]] = [{"reward": None, "won": {}} for _ in rollouts]
+            for before, known in earlier.items():
+                pairs = [pair for one in rollouts for pair in (one, replace(known[one.id], number=1, reward=None))]
+                rewards = judged(self.judging.judge, number + 1, pairs)
+                for line, own, other in zip(lines, rewards[::2], rewards[1::2], strict=True):
+                    line["won"][str(before)] = preference(own, other)
+            return lines
+
+        own = [Rollout.from_dict(json.loads(line)) for line in written.own()]
+        in_batches(judgements, own, work.config.prompts_per_batch, batch, work.heed, work.listener, "judging")
+
+    def _earlier(self, number: int) -> dict[int, dict[str, Rollout]]:
+        """Return what the policy wrote at the start and after the round before, by the names of the prompts."""
+        known = {one: JsonLines(self.work.run.round(one) / ROWS).read() for one in (0, number - 1) if 0 <= one < number}
+        return {one: {row["id"]: Rollout.from_dict(row) for row in rows} for one, rows in known.items()}
+
+    def _finish(self, number: int, written: Parts, judgements: Parts) -> None:
+        earlier, task = self._earlier(number), self.judging.task
+        rows: list[Judged] = []
+        for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
+            one = replace(Rollout.from_dict(line), reward=said["reward"], judge=self.work.config.judge)
+            won = {int(name): share for name, share in said.get("won", {}).items()}
+            if not self.judging.relative and not self.judging.moves:
+                won = {before: preference(one.reward, known[one.id].reward) for before, known in earlier.items()}
+            right = None if task is None else task.correct(one.id, one.response)
+            rows.append(Judged(one, won.get(0), won.get(number - 1), right))
+        place = self.work.run.round(number)
+        lines = (
+            row.rollout.to_dict() | {"won_start": row.start, "won_last": row.last, "correct": row.correct}
+            for row in rows
+        )
+        write_json_lines(place / ROWS, lines)
+        numbers = evaluation_numbers(rows, self.work.config.seed)
+        write_json(place / DONE, {"round": number, "key": self.work.key, "numbers": numbers})
+
+    def _tell(self, number: int, numbers: Mapping[str, float | None]) -> None:
+        """Write the numbers into `metrics.jsonl`, where they are not, and say them."""
+        metrics = JsonLines(self.work.run.metrics)
+        if any(line.get("after_round") == number for line in metrics.read()):
+            return
+        metrics.append({"step": self.work.plan.starts()[number], "after_round": number, **numbers})
+        known = {name: words for name, words in _SAID.items() if numbers.get(f"eval/{name}") is not None}
+        parts = [f"{words} {_shown(numbers, name)}" for name, words in known.items()]
+        when = f"after round {number}" if number else "before round 1"
+        self.work.listener.say(f"{when}, {len(self.prompts)} held-out prompts: {', '.join(parts) or 'no judgement'}")
+
+
+_SAID = {
+    "reward": "reward",
+    "accuracy": "accuracy",
+    "won_start": "won against the start",
+    "won_last": "won against the round before",
+    "length": "tokens per response",
+}
+
+
+def _shown(numbers: Mapping[str, float | None], name: str) -> str:
+    value, low, high = (numbers.get(f"eval/{name}{end}") for end in ("", "_low", "_high"))
+    ends = "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
+    return f"{value:.4g}{ends}"
