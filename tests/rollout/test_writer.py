@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
-from tokenq.rollout.writer import LocalWriter
+from tokenq.rollout.writer import LocalWriter, prompts_at_once
 from tokenq.search.branches import Limits
 from tokenq.search.settings import Sampling
 from tokenq.worlds.draws import generator, random_policy
@@ -74,3 +75,15 @@ def test_frequencies_are_those_of_the_policy():
     expected = POLICY[0].exp()
     for share, chance in zip(found.tolist(), expected.tolist(), strict=True):
         assert share == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / 4000) + 1e-9)
+
+
+def test_prompts_side_by_side_follow_from_the_size_of_the_model():
+    small = LlamaConfig(vocab_size=1000, hidden_size=96, num_hidden_layers=3)
+    assert prompts_at_once(small, samples=8, tokens=32, itemsize=4) == 512 // 8
+    # A large vocabulary: 2^25 / 2^18 = 128 responses.
+    wide = LlamaConfig(vocab_size=2**18, hidden_size=640, num_hidden_layers=18)
+    assert prompts_at_once(wide, samples=4, tokens=48, itemsize=4) == 128 // 4
+    # Keys and values: 2 · 32 layers · 4096 · 2 bytes · 256 tokens = 2^27 a response, of which 2^32 bytes hold 32.
+    large = LlamaConfig(vocab_size=32_000, hidden_size=4096, num_hidden_layers=32)
+    assert prompts_at_once(large, samples=4, tokens=256, itemsize=2) == 32 // 4
+    assert prompts_at_once(large, samples=64, tokens=256, itemsize=2) == 1

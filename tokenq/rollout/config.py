@@ -60,8 +60,8 @@ class OnlineConfig(RewardOptions, TrainConfig):
     """Draw from the likeliest tokens only that together have this probability."""
     eos: Sequence[str] = ()
     """Further tokens that end a response, as text: one token each."""
-    prompts_per_batch: int = 8
-    """Prompts that are written to side by side."""
+    prompts_per_batch: int | None = None
+    """Prompts that are written to side by side. Default: as many as give 512 responses; fewer for a larger model."""
 
     judge: Literal["auto", "verifier", "reward_model", "run", "chat", "implicit"] = "auto"
     """Who says what a response is worth: a comparison with the true answer, a reward model, β log π/π_ref of a run's

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.records.examples import TokenResponse
@@ -101,6 +102,34 @@ class StoredWriter:
             rows = zip(some, logps, finishes, strict=True)
             found.append([Sample(tuple(one.ids.tolist()), tuple(row), None, finish) for one, row, finish in rows])
         return found
+
+
+def prompts_at_once(model: PretrainedConfig, samples: int, tokens: int, itemsize: int) -> int:
+    """Return how many prompts are written to side by side, where nobody says.
+
+    Many rows share one reading of the weights; what they hold (keys and values at most as wide as the hidden states,
+    next-token log-probs) stays small beside what a training step of the same model needs.
+
+    Args:
+        model: its configuration.
+        samples: responses to each prompt.
+        tokens: most tokens of each.
+        itemsize: bytes of a number.
+    """
+    text = model.get_text_config()
+    kept: int = 2 * text.num_hidden_layers * text.hidden_size * itemsize * tokens
+    rows: int = min(MOST_ROWS, MOST_LOGPS // text.vocab_size, MOST_KEPT // kept)
+    return max(1, rows // samples)
+
+
+MOST_ROWS = 512
+"""Responses side by side: more are no faster on any model that was timed."""
+
+MOST_LOGPS = 2**25
+"""Next-token log-probs of one step: 128 MB in float32."""
+
+MOST_KEPT = 2**32
+"""Bytes of keys and values of all responses together."""
 
 
 def _filters(sampling: Sampling) -> bool:

@@ -142,16 +142,39 @@ BLOCK = 32
 
 
 def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[Dice]) -> list[int]:
-    """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number."""
+    """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number.
+
+    Running sums are made of spans of the vocabulary, then of the entries of the one span that the number falls into.
+    """
     size, tokens = logps.shape[1], list[int]()
     step = max(1, DRAWN // size)
     for start in range(0, len(rows), step):
-        totals = logps[torch.tensor(rows[start : start + step], device=logps.device)].exp().cumsum(-1, dtype=DOUBLE)
+        chances = logps[torch.tensor(rows[start : start + step], device=logps.device)].exp_()
         numbers = torch.tensor([[one.one()] for one in dice[start : start + step]], device=logps.device, dtype=DOUBLE)
-        places = torch.searchsorted(totals, numbers * totals[:, -1:], right=True)
-        tokens += places[:, 0].clamp(max=size - 1).tolist()
+        spans = _spans(chances).cumsum(-1, dtype=DOUBLE)
+        reached = numbers * spans[:, -1:]
+        span = torch.searchsorted(spans, reached, right=True).clamp(max=spans.shape[1] - 1)
+        before = torch.where(span > 0, spans.gather(1, (span - 1).clamp(min=0)), 0.0)
+        places = span * SPAN + torch.arange(SPAN, device=logps.device)
+        inside = chances.gather(1, places.clamp(max=size - 1)).masked_fill_(places >= size, 0.0)
+        within = inside.cumsum(-1, dtype=DOUBLE)
+        # Sums of spans and running sums round differently: never past the last entry that has a chance.
+        last = torch.nextafter(within[:, -1:], torch.zeros_like(before))
+        left = torch.minimum(reached - before, last)
+        tokens += (span * SPAN + torch.searchsorted(within, left, right=True))[:, 0].tolist()
     return tokens
 
+
+def _spans(chances: Tensor) -> Tensor:
+    """Return [B, n] sums of probabilities [B, V] over spans of the vocabulary, the last of which may be shorter."""
+    whole = chances.shape[1] // SPAN * SPAN
+    sums = chances[:, :whole].reshape(len(chances), -1, SPAN).sum(-1)
+    rest = chances[:, whole:].sum(-1, keepdim=True)
+    return torch.cat((sums, rest), 1) if whole < chances.shape[1] else sums
+
+
+SPAN = 1024
+"""Entries of the vocabulary whose probabilities are added up before they are looked at one by one."""
 
 DOUBLE = torch.float64
 DRAWN = 2**23

@@ -103,7 +103,7 @@ class Evaluation:
             return found
 
         own = range(len(self.prompts))[parts.mine]
-        in_batches(parts, own, work.config.prompts_per_batch, batch, work.heed, work.listener, "writing")
+        in_batches(parts, own, work.side_by_side, batch, work.heed, work.listener, "writing")
 
     def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
         work, earlier = self.work, self._earlier(number)
@@ -120,7 +120,7 @@ class Evaluation:
             return lines
 
         own = [Rollout.from_dict(json.loads(line)) for line in written.own()]
-        in_batches(judgements, own, work.config.prompts_per_batch, batch, work.heed, work.listener, "judging")
+        in_batches(judgements, own, work.side_by_side, batch, work.heed, work.listener, "judging")
 
     def _earlier(self, number: int) -> dict[int, dict[str, Rollout]]:
         """Return what the policy wrote at the start and after the round before, by the names of the prompts."""

@@ -37,7 +37,7 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     top_k: int = 0,
     top_p: float = 1.0,
     eos: Sequence[str] = (),
-    prompts_per_batch: int = 8,
+    prompts_per_batch: int | None = None,
     judge: Literal["auto", "verifier", "reward_model", "run", "chat", "implicit"] = "auto",
     judge_run: str | None = None,
     judge_model: str | None = None,

@@ -63,6 +63,7 @@ class RoundWork:
         reference: log π_ref of the first reference.
         identity: of the first reference; None where the loss reads no reference.
         offline: pairs that were there before the first round.
+        side_by_side: prompts that are written to, and judged, at a time.
         text: (prompt, response) in tokens → the response's text.
         keep_weights: keeps the policy's weights of the start of a round.
         run: the folder of the run.
@@ -83,6 +84,7 @@ class RoundWork:
     reference: TokenScorer
     identity: ModelIdentity | None
     offline: Sequence[TokenGroup]
+    side_by_side: int
     text: Callable[[Sequence[int], Sequence[int]], str]
     keep_weights: Callable[[int], None]
     run: RunDir
@@ -168,7 +170,7 @@ class RoundWork:
         def batch(places: Sequence[int]) -> list[dict[str, Any]]:
             return [{"rollouts": [one.to_dict() for one in some]} for some in self._batch(number, places)]
 
-        own, size = chosen[parts.mine], self.config.prompts_per_batch
+        own, size = chosen[parts.mine], self.side_by_side
         in_batches(parts, own, size, batch, self.heed, self.listener, "writing")
 
     def _batch(self, number: int, places: Sequence[int]) -> list[list[Rollout]]:
@@ -202,7 +204,7 @@ class RoundWork:
                 {"rewards": [next(rewards) if one.compared else None for one in some]} for some in by_prompt(rollouts)
             ]
 
-        own, size = list(map(json.loads, written.own())), self.config.prompts_per_batch
+        own, size = list(map(json.loads, written.own())), self.side_by_side
         in_batches(judgements, own, size, batch, self.heed, self.listener, "judging")
 
     def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:

@@ -31,7 +31,7 @@ from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan
-from tokenq.rollout.writer import LocalWriter, StoredWriter
+from tokenq.rollout.writer import LocalWriter, StoredWriter, prompts_at_once
 from tokenq.rundir import RunDir
 from tokenq.search.branches import Limits
 from tokenq.training.stopping import Abandoned, Request
@@ -128,6 +128,7 @@ def round_work(
         reference=reference.scorer,
         identity=reference.identity if asked.loss.reference else None,
         offline=material.offline,
+        side_by_side=_side_by_side(config, policy),
         text=partial(text_of, models.tokenizer),
         keep_weights=partial(keep_weights, policy, run) if row.recalls else lambda number: None,
         run=run,
@@ -148,6 +149,14 @@ def evaluation_of(work: RoundWork, models: Models, asked: AskedPrompts) -> Evalu
     row = JUDGES[work.config.judge]
     judging = Judging(work.judge, row.relative, row.recalls, asked.answers)
     return Evaluation(work, asked.held_out, _ids(work.config, asked.held_out, models), judging)
+
+
+def _side_by_side(config: OnlineConfig, policy: PackedLM) -> int:
+    """Return how many prompts are written to and judged side by side."""
+    if config.prompts_per_batch is not None:
+        return config.prompts_per_batch
+    size = next(policy.parameters()).itemsize
+    return prompts_at_once(policy.model.config, config.samples_of_prompt, config.max_new_tokens, size)
 
 
 def _stored(groups: Sequence[TokenGroup]) -> dict[tuple[int, ...], list[TokenResponse]]:
