@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible endpoint: asked again while that may help, and given up in words when not.
+"""One request to an OpenAI-compatible endpoint: sent again while that may help, and given up in words when not.
 
 The `openai` client is imported when the first question is asked. Its own retries are switched off: waiting happens
 here, where it can be broken off, and follows what the server asks for. The key is taken from the environment or given,
@@ -13,14 +13,16 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from tokenq.errors import UserError
 from tokenq.judge.cache import Reply, encodable
+
+Answer = TypeVar("Answer")
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -48,11 +50,13 @@ class Endpoint:
     Attributes:
         model: its name there.
         base_url: up to and with /v1; None takes OPENAI_BASE_URL, else OpenAI's own.
-        api_key: None takes OPENAI_API_KEY; an endpoint on this machine or network may go without.
+        api_key: None takes the environment's; an endpoint on this machine or network may go without.
         timeout: seconds until a request without an answer is given up.
         attempts: how often a question is asked before the endpoint counts as down.
         backoff: seconds before the second attempt, doubled each time, of which a random part is taken off.
         longest_wait: seconds; where the server asks to wait longer, it counts as down.
+        role: what it is called in messages.
+        key_variable: the variable of the environment that holds the key. A key of one server is sent to no other.
     """
 
     model: str
@@ -62,6 +66,8 @@ class Endpoint:
     attempts: int = 7
     backoff: float = 1.0
     longest_wait: float = 120.0
+    role: str = "judge"
+    key_variable: str = "OPENAI_API_KEY"
 
     @property
     def url(self) -> str:
@@ -78,7 +84,7 @@ class Endpoint:
             valid = False
         if not valid:
             raise UserError(
-                f"The judge's base URL {url!r} is no web address.", "It reads like https://api.openai.com/v1."
+                f"The {self.role}'s base URL {url!r} is no web address.", "It reads like https://api.openai.com/v1."
             )
         return url
 
@@ -94,18 +100,18 @@ class Endpoint:
         Raises:
             UserError: there is none and the endpoint is not local, or it has characters that no header may have.
         """
-        key = (self.api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
+        key = (self.api_key or os.environ.get(self.key_variable) or "").strip()
         if not key:
             if _is_local(urlsplit(self.url).hostname or ""):
                 return "none"
             raise UserError(
-                f"The judge at {self.shown} needs a key.",
-                "Set OPENAI_API_KEY in the environment; only an endpoint on this machine or network may go without.",
+                f"The {self.role} at {self.shown} needs a key.",
+                f"Set {self.key_variable}; only an endpoint on this machine or network may go without.",
             )
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise UserError(
-                "The judge's key has spaces, line breaks or characters outside ASCII.",
-                "Set OPENAI_API_KEY to the key alone.",
+                f"The {self.role}'s key has spaces, line breaks or characters outside ASCII.",
+                f"Set {self.key_variable} to the key alone.",
             )
         return key
 
@@ -125,7 +131,7 @@ class Connection(AbstractContextManager["Connection"]):
             from openai import OpenAI
         except ImportError as problem:
             raise UserError(
-                "A judge that is asked in words needs the openai client.", "pip install 'tokenq[judge]'"
+                f"A {endpoint.role} behind an endpoint needs the openai client.", "pip install 'tokenq[judge]'"
             ) from problem
         self._endpoint = endpoint
         self._key = endpoint.key()
@@ -156,21 +162,36 @@ class Connection(AbstractContextManager["Connection"]):
             UserError: it answers nobody (wrong key, unknown model, wrong address); the same.
             Stopped: `stop` was called, or another question ended so.
         """
+        message = {"role": "user", "content": encodable(question)}
+        body = {"model": self._endpoint.model, "messages": [message], **parameters}
+        return self.send("/chat/completions", body, _read)
+
+    def send(self, path: str, body: Mapping[str, Any] | None, read: Callable[[str], Answer]) -> Answer:
+        """Return what `read` makes of the answer to a request, which must do no harm when it is sent twice.
+
+        Args:
+            path: below the base URL, or a whole URL.
+            body: what is posted; None to get.
+            read: takes the text of the answer; where it finds none in it (ValueError, LookupError, TypeError,
+                AttributeError), another attempt is made.
+
+        Raises:
+            Refused, Down, UserError, Stopped: as `ask`.
+        """
         try:
-            return self._asked(question, parameters)
+            return self._sent(path, body, read)
         except (Down, UserError):
             # At once, and not when somebody looks at the result: other threads take up questions meanwhile.
             self.stop()
             raise
 
-    def _asked(self, question: str, parameters: Mapping[str, Any]) -> Reply:
-        body = {"model": self._endpoint.model, "messages": [{"role": "user", "content": encodable(question)}]}
+    def _sent(self, path: str, body: Mapping[str, Any] | None, read: Callable[[str], Answer]) -> Answer:
         problem = "no attempt was made"
         for attempt in range(self._endpoint.attempts):
             if self._stop.is_set():
                 raise Stopped
             try:
-                return self._once({**body, **parameters})
+                return _found(self._once(path, body), read)
             except _Passing as passing:
                 problem, wait = str(passing), passing.wait
             if wait is not None and wait > self._endpoint.longest_wait:
@@ -182,15 +203,14 @@ class Connection(AbstractContextManager["Connection"]):
                 self._stop.wait(part if wait is None else wait + 0.1 * part)
         raise Down(f"{problem} ({self._endpoint.attempts} attempts)")
 
-    def _once(self, body: Mapping[str, Any]) -> Reply:
+    def _once(self, path: str, body: Mapping[str, Any] | None) -> str:
         import openai
 
         try:
             # The raw answer: what the client makes of a malformed one differs from version to version.
-            sent = self._client.chat.completions.with_raw_response.create(
-                model=body["model"], messages=body["messages"], extra_body=dict(body)
-            )
-            return _read(sent.http_response.text)
+            if body is None:
+                return str(self._client.get(path, cast_to=str))
+            return str(self._client.post(path, body=dict(body), cast_to=str))
         except openai.APITimeoutError:
             raise _Passing(f"no answer within {self._endpoint.timeout:g} s") from None
         except openai.APIConnectionError as problem:
@@ -207,11 +227,11 @@ class Connection(AbstractContextManager["Connection"]):
         if status in _BY_QUESTION:
             raise Refused(f"refused with status {status}: {said}") from None
         hints = {
-            401: "Set OPENAI_API_KEY to a key that is valid there.",
+            401: f"Set {self._endpoint.key_variable} to a key that is valid there.",
             404: f"Check the base URL (most end in /v1) and the model's name, {self._endpoint.model!r}.",
         }
         raise UserError(
-            f"The judge at {self._endpoint.shown} answers with status {status}: {said}.",
+            f"The {self._endpoint.role} at {self._endpoint.shown} answers with status {status}: {said}.",
             hints.get(status, "Check the base URL, the model's name and the key."),
         ) from None
 
@@ -234,18 +254,23 @@ class _Passing(Exception):
         self.wait = wait
 
 
-def _read(text: str) -> Reply:
-    """Return the answer in a response's body; a body that holds none is a fault of the server, which may pass."""
+def _found(text: str, read: Callable[[str], Answer]) -> Answer:
+    """Return what is read in an answer; one that holds nothing is a fault of the server, which may pass."""
     try:
-        body = json.loads(text)
-        choice = body["choices"][0]
-        content = choice["message"].get("content")
-        if not isinstance(content, str | None):
-            raise TypeError
-        usage = body.get("usage") or {}
-        tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        return read(text)
     except (ValueError, LookupError, TypeError, AttributeError):
         raise _Passing(f"a malformed answer: {' '.join(text.split())[:100]!r}") from None
+
+
+def _read(text: str) -> Reply:
+    """Return the message in the body of an answer."""
+    body = json.loads(text)
+    choice = body["choices"][0]
+    content = choice["message"].get("content")
+    if not isinstance(content, str | None):
+        raise TypeError
+    usage = body.get("usage") or {}
+    tokens = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     counted = [count if type(count) is int else 0 for count in tokens]
     return Reply(encodable(content or ""), choice.get("finish_reason") == "length", *counted)
 

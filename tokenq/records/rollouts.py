@@ -20,6 +20,9 @@ from tokenq.records.examples import Message, Role, Text, TokenGroup, TokenRespon
 Finish = Literal["stop", "length"]
 """How a response ended: with an EOS of its own, or where no more tokens were allowed."""
 
+Distribution = Literal["model", "sampler"]
+"""What log-probs are of: the policy, or what temperature and filters make of it."""
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -32,8 +35,9 @@ class Rollout:
         response: its text, without special tokens.
         prompt_ids: the prompt as the writer read it.
         token_ids: what was sampled, EOS included.
-        logps: log π of each token under the weights that wrote it, before temperature and filters.
-        kept_mass: the probability that filters left at each token, in the tempered distribution; None without filters.
+        logps: of each token under the weights that wrote it, in the distribution that `logps_of` names.
+        kept_mass: the probability that filters left at each token, in the tempered distribution; None without filters,
+            or where a writer does not tell.
         finish: how it ended.
         writer: "policy", "reference", or "data" for one that was there before.
         version: updates that the weights had seen.
@@ -42,6 +46,7 @@ class Rollout:
         use: whether it is compared with others, read to calibrate pairs, or both.
         reward: what it is worth; None where nobody judged it, or the judge gave no number.
         judge: who said so.
+        logps_of: "model" for log π, before temperature and filters; "sampler" for what was drawn from.
     """
 
     id: str
@@ -60,6 +65,7 @@ class Rollout:
     use: Literal["compared", "calibration", "both"]
     reward: float | None = None
     judge: str | None = None
+    logps_of: Distribution = "model"
 
     @property
     def compared(self) -> bool:
@@ -73,7 +79,7 @@ class Rollout:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line of `rollouts.jsonl`."""
-        return {**vars(self), "prompt": _plain(self.prompt), "logps_of": "model"}
+        return {**vars(self), "prompt": _plain(self.prompt)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Rollout":

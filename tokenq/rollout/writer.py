@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.records.examples import TokenResponse
-from tokenq.records.rollouts import Finish
+from tokenq.records.rollouts import Distribution, Finish
 from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.sampling import kept, sample
 from tokenq.search.settings import Sampling
@@ -23,15 +23,19 @@ class Sample(NamedTuple):
 
     Attributes:
         token_ids: what was sampled, EOS included.
-        logps: log π of each token, before temperature and filters.
-        kept_mass: what filters left at each token of the tempered distribution; None without filters.
+        logps: of each token, in the distribution that `logps_of` names.
+        kept_mass: what filters left at each token of the tempered distribution; None without filters, or unknown.
         finish: how it ended.
+        logps_of: "model" for log π, before temperature and filters; "sampler" for what was drawn from.
+        version: updates that the weights had seen; None for those of the policy as it is.
     """
 
     token_ids: tuple[int, ...]
     logps: tuple[float, ...]
     kept_mass: tuple[float, ...] | None
     finish: Finish
+    logps_of: Distribution = "model"
+    version: int | None = None
 
 
 class Writer(Protocol):

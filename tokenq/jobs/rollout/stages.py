@@ -64,13 +64,14 @@ def rollout_of(
         more: what differs from the first response of the policy, to be compared.
     """
     how = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
-    told: dict[str, Any] = {"number": 0, "writer": "policy", "use": "compared"} | more
+    told: dict[str, Any] = {"number": 0, "writer": "policy", "use": "compared"} | more | sample._asdict()
+    if sample.version is None:
+        told["version"] = more["version"]
     return Rollout(
         id=prompt.id,
         prompt=prompt.text,
         response=text(ids, sample.token_ids),
         prompt_ids=ids,
-        **sample._asdict(),
         sampling=how,
         engine=engine,
         **told,
