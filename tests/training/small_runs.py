@@ -207,6 +207,7 @@ def train_small(
     lora=False,
     reference=None,
     online=None,
+    move=lambda step: None,
     source=None,
     start_tolerance=1e-5,
     stop=None,
@@ -226,6 +227,7 @@ def train_small(
         reference: a store; one with the policy's own log-probs when None.
         source: gives the examples of a step; the data in their order when None.
         online: computes the reference's log-probs in every step, in place of a store.
+        move: moves that reference.
         start_tolerance: as in `Job`; by default what float32 in the store allows.
         stop: (stage, done) of the event at which an exception stops the run from outside.
         accelerator: a plain one on CPU when None.
@@ -260,6 +262,7 @@ def train_small(
         reference=online,
         ref_logits=logits,
         start_tolerance=start_tolerance,
+        move=move,
         values=valued and valued.values,
         work=policy.work,
         listener=Hears(stop_there),

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
 from tokenq.errors import Interrupted, UserError
+from tokenq.models.forward.policy import MovingReference, frozen_model, no_grad
 from tokenq.models.forward.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(7, seed=5)
@@ -88,9 +89,19 @@ RUNS = {
         keep_best="eval_kl",
         early_stopping_patience=2,
     ),
+    "moving": lambda out: moving(out),
     # A reward model: errors and correlations over what both processes have read.
     "rated": lambda out: coupled(out, "regression"),
 }
+
+
+def moving(out):
+    """Train against a reference that moves half-way to the policy before the third and the fifth update."""
+    policy = small_policy()
+    reference = frozen_model(policy)
+    moves = MovingReference(dict(policy.named_parameters()), dict(reference.named_parameters()), every=2, alpha=0.5)
+    options = {"policy": policy, "online": no_grad(reference), "move": moves.move}
+    return train_small(out, **options, batch_size=5, tokens_per_batch=60, max_steps=5)
 
 
 def valued(out):

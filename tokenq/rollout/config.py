@@ -157,6 +157,9 @@ class OnlineConfig(RewardOptions, TrainConfig):
             found.append(UserError("Rounds are evaluated before the first and after every one.", hint))
         if self.streaming:
             found.append(UserError("--streaming is given: rounds draw from pairs that are all there.", "Leave it out."))
+        if self.reference_sync_steps is not None:
+            hint = "Use --reference-moves round."
+            found.append(UserError("--reference-sync-steps is given: a reference of rounds moves with them.", hint))
         if self.contrast is not None:
             found.append(UserError("--contrast is given: rounds are not scored in advance.", "Leave it out."))
         return found

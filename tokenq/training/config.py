@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
 from tokenq.ranges import Range, check_ranges
-from tokenq.training.trl import FLAGS
+from tokenq.training.trl import SPELT_ELSEWHERE as SPELT_ELSEWHERE
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,10 @@ class TrainConfig:
     """Traces of the data under a contrastive pair (tokenq score --policy GOOD --reference BAD), for tis_dpo."""
     reference_store: str | None = None
     """Folder that keeps reference log-probs between runs; off: do not keep them. Default: the user's cache folder."""
+    reference_sync_steps: int | None = None
+    """Move the reference every so many steps: reference ← α · policy + (1 − α) · reference (TR-DPO). Default: never."""
+    reference_mixup_alpha: float | None = None
+    """α of --reference-sync-steps. Default: 0.6; 1 (the policy itself) with an adapter."""
 
     batch_size: int = 8
     """Examples per optimiser step, over all processes: pairs, rankings, or single responses (sft, kto, bco, ce, dro,
@@ -205,6 +209,7 @@ class TrainConfig:
         if self.eval_data and self.eval_size:
             found.append(UserError("--eval-data and --eval-size are both given.", "Give one of them."))
         found += self._about_streams()
+        found += self._about_moves()
         if self.adapter is not None and self.lora_rank:
             hint = "Drop --lora-rank: an adapter that is trained further keeps its rank."
             found.append(UserError("--adapter and --lora-rank are both given.", hint))
@@ -225,6 +230,27 @@ class TrainConfig:
         if self.dtype == "bfloat16" and self.mixed_precision == "fp16":
             hint = "Use --mixed-precision bf16, or --dtype float32."
             found.append(UserError("Weights in bfloat16 cannot be computed with in float16.", hint))
+        return found
+
+    def _about_moves(self) -> list[UserError]:
+        """Return an error for each field that does not go with a reference that moves, or with one that does not."""
+        if self.reference_sync_steps is None:
+            alone = self.reference_mixup_alpha is not None
+            hint = "Add --reference-sync-steps 512."
+            return (
+                [UserError("--reference-mixup-alpha is given, and the reference never moves.", hint)] if alone else []
+            )
+        found = []
+        if self.reference_store not in (None, "off"):
+            hint = "Leave it out: a reference that moves is computed in every step."
+            found.append(UserError("--reference-store keeps log-probs of one reference, and this one moves.", hint))
+        if (self.lora_rank or self.adapter) and self.reference_mixup_alpha not in (None, 1.0):
+            hint = (
+                "Give --reference-mixup-alpha 1, or train all weights: means of two factors are no factors of the mean."
+            )
+            found.append(
+                UserError("The reference below an adapter moves to the policy, and not part of the way.", hint)
+            )
         return found
 
     def _no_best(self) -> list[UserError]:
@@ -275,43 +301,18 @@ SECTIONS: dict[str, str] = {
 }
 """Headings of the help page, each by the first field that stands under it."""
 
-SPELT_ELSEWHERE: dict[str, str] = {
-    **FLAGS,
-    "model_name_or_path": "model",
-    "dataset_name": "data",
-    "output_dir": "output",
-    "per_device_train_batch_size": "batch_size",
-    "gradient_accumulation_steps": "batch_size",
-    "num_train_epochs": "epochs",
-    "lr": "learning_rate",
-    "lr_scheduler_type": "schedule",
-    "optim": "optimizer",
-    "loss_type": "loss",
-    "rpo_alpha": "loss",
-    "label_smoothing": "loss_options",
-    "center_rewards_coefficient": "loss_options",
-    "simpo_gamma": "loss_options",
-    "ld_alpha": "loss_options",
-    "discopop_tau": "loss_options",
-    "lora_r": "lora_rank",
-    "bf16": "mixed_precision",
-    "fp16": "mixed_precision",
-    "resume_from_checkpoint": "resume",
-}
-"""Other trainers' names of a field, for the hint after a flag that does not exist."""
-
-
 RANGES = (
     Range(
         (
             *("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
-            *("early_stopping_patience", "dataset_num_proc"),
+            *("early_stopping_patience", "dataset_num_proc", "reference_sync_steps"),
         ),
         least=1,
         most=2**31 - 1,
     ),
     Range(("learning_rate",), above=0, most=1_000),
     Range(("epochs",), above=0, most=1_000_000),
+    Range(("reference_mixup_alpha",), above=0, most=1),
     Range(("adam_epsilon",), above=0, most=1),
     Range(("lora_alpha",), above=0, most=1_000_000),
     Range(("lora_rank",), least=0, most=8192),

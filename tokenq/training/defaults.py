@@ -31,6 +31,10 @@ STEPS_BETWEEN_CHECKPOINTS = 500
 """Of a stream, which has no epochs that end."""
 
 
+MIXUP_ALPHA = 0.6
+"""Of a reference that moves: TRL's."""
+
+
 def kind_of(loss: LossSum) -> str:
     """Return the key of `LEARNING_RATES` that a loss belongs to."""
     if loss.output == "rewards":
@@ -47,6 +51,8 @@ def with_defaults(config: TrainConfig, loss: LossSum) -> TrainConfig:
     """Return the settings with those that depend on the kind of training filled in."""
     if config.streaming and config.save_steps is None:
         config = replace(config, save_steps=STEPS_BETWEEN_CHECKPOINTS)
+    if config.reference_sync_steps is not None and config.reference_mixup_alpha is None:
+        config = replace(config, reference_mixup_alpha=1.0 if adapts(config) else MIXUP_ALPHA)
     if config.learning_rate is not None:
         return config
     rates = LEARNING_RATES[kind_of(loss)]

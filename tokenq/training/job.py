@@ -51,6 +51,7 @@ class Job:
         ref_logits: gives the reference's logits, for a loss that reads the whole vocabulary.
         start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
             rounding; None when the two models are meant to differ.
+        move: (updates done) moves the reference before the next update, where that is due.
         values: the value network within `policy`: an optimiser group and a limit of the gradient of its own. None
             without one.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
@@ -68,6 +69,7 @@ class Job:
     reference: TokenScorer | None = None
     ref_logits: Callable[[PackedBatch], Logits] | None = None
     start_tolerance: float | None = None
+    move: Callable[[int], None] = lambda step: None
     values: nn.Module | None = None
     work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
     listener: Listener = SILENCE

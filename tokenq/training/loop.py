@@ -1,8 +1,7 @@
 """The training loop: batch → log-probs → loss → backward → step → metrics → evaluation → checkpoint.
 
-One loop serves every loss, every model and every source of examples: it sees a policy that gives outputs of a batch, a
-reference and a row of the loss table, and asks for the examples of a step. It never sees a network's inside, a
-tokenizer or a file of data.
+One loop serves every loss, model and source of examples: it sees a policy that gives outputs of a batch, a reference
+and a row of the loss table, and asks for the examples of a step; never a network's inside, a tokenizer or a data file.
 """
 
 import contextlib
@@ -175,6 +174,7 @@ class _Trainer:
         if not parts:
             self._log(step + 1, {"loss": math.nan})  # and no update
             return {}
+        self.job.move(step)
         step_plan = plan(parts, config.tokens_per_batch, self.accelerator)
         rate = learning_rate(config, step, self.total)
         for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step

@@ -17,6 +17,8 @@ ANSWERS: tuple[tuple[str, tuple[str, ...]], ...] = (
       "train_sampling_strategy", "group_by_length", "length_column_name")),
     ("--reference-store: log-probs of the reference are always computed once and kept",
      ("precompute_ref_log_probs",)),
+    ("--reference-sync-steps 512 moves the reference", ("sync_ref_model", "ref_model_sync_steps")),
+    ("--reference-mixup-alpha", ("ref_model_mixup_alpha",)),
     ("--loss takes a weighted sum, as in dpo+0.2*sft", ("loss_weights",)),
     ("--loss fdpo_forward_kl, fdpo_js or fdpo_alpha", ("f_divergence_type",)),
     ("--loss-options alpha=0.5 with --loss fdpo_alpha; TRL's coefficient is 1 − alpha", ("f_alpha_divergence_coef",)),
@@ -76,8 +78,6 @@ ANSWERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     # What does not exist here.
     ("nothing yet: weights of 4 or 8 bits are not trained; --lora-rank on a base in bfloat16 saves most",
      ("load_in_8bit", "load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")),
-    ("nothing yet: the reference does not move during a run",
-     ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps")),
     ("--streaming", ("dataset_streaming",)),
     ("nothing: prepare such an adapter with peft and train it further with --adapter",
      ("lora_target_parameters", "lora_modules_to_save", "use_rslora", "use_dora")),
@@ -94,3 +94,28 @@ ANSWERS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 FLAGS: dict[str, str] = {name: answer for answer, names in ANSWERS for name in names}
 """TRL's name of a flag → what does the same here."""
+
+SPELT_ELSEWHERE: dict[str, str] = {
+    **FLAGS,
+    "model_name_or_path": "model",
+    "dataset_name": "data",
+    "output_dir": "output",
+    "per_device_train_batch_size": "batch_size",
+    "gradient_accumulation_steps": "batch_size",
+    "num_train_epochs": "epochs",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "optim": "optimizer",
+    "loss_type": "loss",
+    "rpo_alpha": "loss",
+    "label_smoothing": "loss_options",
+    "center_rewards_coefficient": "loss_options",
+    "simpo_gamma": "loss_options",
+    "ld_alpha": "loss_options",
+    "discopop_tau": "loss_options",
+    "lora_r": "lora_rank",
+    "bf16": "mixed_precision",
+    "fp16": "mixed_precision",
+    "resume_from_checkpoint": "resume",
+}
+"""Other trainers' names of a field, for the hint after a flag that does not exist."""

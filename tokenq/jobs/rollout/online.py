@@ -79,6 +79,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     loss_options: Mapping[str, str] = {},
     contrast: str | None = None,
     reference_store: str | None = None,
+    reference_sync_steps: int | None = None,
+    reference_mixup_alpha: float | None = None,
     batch_size: int = 8,
     tokens_per_batch: int = 4096,
     learning_rate: float | None = None,

@@ -169,6 +169,9 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
     if config.reference is not None and not loss.reference:
         says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
         raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
+    if config.reference_sync_steps is not None and not loss.reference:
+        hint = "Leave --reference-sync-steps out, or take a loss with one (dpo)."
+        raise UserError(f"Loss {config.loss!r} has no reference that could move.", hint)
     for name in loss.inputs:
         if name not in INPUTS and name not in SIGNALS:
             raise UserError(f"Loss {config.loss!r} reads {name}, and nothing adds it.", "Add a row for it to SIGNALS.")

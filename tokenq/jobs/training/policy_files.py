@@ -70,6 +70,7 @@ class PolicyWriter:
             "learning rate": config.learning_rate,
             **({} if config.beta is None else {"beta": config.beta}),
             **config.loss_options,
+            **self._moves(),
         }
         kind: Kind = "adapter" if is_peft(self.lm.model) and self.form == "as_trained" else "policy"
         card = Card(
@@ -84,6 +85,12 @@ class PolicyWriter:
             {"tokenq": tokenq.__version__},
         )
         return card.text()
+
+    def _moves(self) -> dict[str, str]:
+        every, alpha = self.config.reference_sync_steps, self.config.reference_mixup_alpha
+        return (
+            {} if every is None else {"reference": f"moved every {every} steps by {alpha:g} of the way to the policy"}
+        )
 
 
 def policy_writer(

@@ -16,7 +16,7 @@ from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
 from tokenq.listener import Event, Listener
 from tokenq.models.forward.packed_lm import PackedLM
-from tokenq.models.forward.policy import frozen_model, logits_of, no_grad
+from tokenq.models.forward.policy import MovingReference, frozen_model, logits_of, no_grad
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.load import ModelSpec, same_dtype
 from tokenq.models.open import open_model
@@ -39,8 +39,9 @@ class Reference:
         store: its log-probs, or None when it is computed online.
         online: computes its log-probs, or None.
         tolerance: see `Job.start_tolerance`.
-        model: the model of `--reference`, where one was loaded.
+        model: the model of `--reference`, or a frozen copy of the policy, where one stays in memory.
         logits: gives its logits, for a loss that reads them; see `with_logits`.
+        moving: its weights and when they move, where they do; see `moving_reference`.
     """
 
     identity: ModelIdentity | None
@@ -49,6 +50,7 @@ class Reference:
     tolerance: float | None
     model: PackedLM | None = None
     logits: Callable[[PackedBatch], Logits] | None = None
+    moving: MovingReference | None = None
 
     def with_logps(self, groups: Sequence[TokenGroup]) -> Sequence[TokenGroup]:
         """Return the groups with what is stored of log π_ref as token column `ref_logps`."""
@@ -93,7 +95,8 @@ def find_reference(
         ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} in {config.mixed_precision}")
     tolerance = START_TOLERANCE[compute_dtype(policy, config)] if same_start else None
     if config.reference_store == "off":
-        online = source if config.reference is not None or fresh_adapter else no_grad(frozen_model(policy))
+        other = other if other is not None or fresh_adapter else frozen_model(policy)
+        online = source if other is None else no_grad(other)
         return Reference(ref_identity, None, autocast(online, accelerator), tolerance, other)
     folder = Path(config.reference_store).expanduser() if config.reference_store else default_store()
     store = ReferenceStore(folder, ref_identity)

@@ -15,6 +15,7 @@ from tokenq.jobs.training.absolute import with_absolute_paths
 from tokenq.jobs.training.data import TrainingRows, check_inputs, data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
+from tokenq.jobs.training.moving_reference import moving_reference, with_reference
 from tokenq.jobs.training.output import open_run, record_run, refuse_taken
 from tokenq.jobs.training.policy_files import PolicyWriter, policy_writer
 from tokenq.jobs.training.prepared import Prepared, prepare
@@ -169,8 +170,15 @@ def _reference(
     reference, policy = NO_REFERENCE, prepared.policy
     if isinstance(policy, PackedLM) and loss.reference:
         groups = [prepared.data, prepared.held_out]
-        online = config if prepared.stream is None else replace(config, reference_store="off")
+        in_steps = prepared.stream is not None or config.reference_sync_steps is not None
+        online = replace(config, reference_store="off") if in_steps else config
         reference = find_reference(policy, identity, online, accelerator, groups, tokenizer, listener)
+    if isinstance(policy, PackedLM) and config.reference_sync_steps is not None:
+        reference = moving_reference(reference, policy, config, loss, accelerator)
+        alpha = config.reference_mixup_alpha
+        listener.say(
+            f"reference: moves every {config.reference_sync_steps} steps, by {alpha:g} of the way to the policy"
+        )
     if isinstance(policy, PackedLM) and "ref_kls" in loss.inputs:
         reference = with_logits(reference, policy, config, accelerator, listener)
     return reference
@@ -186,7 +194,7 @@ def _job(
 ) -> Job:
     """Return the job for the loop."""
     config, loss = writer.config, prepared.objective.loss
-    buffer = config.shuffle_buffer
+    buffer, moving = config.shuffle_buffer, reference.moving
     source: Source = _source(reference.with_logps(prepared.data), config, loss)
     if prepared.stream is not None:
         buffer = SHUFFLE_BUFFER if buffer is None else buffer
@@ -197,11 +205,12 @@ def _job(
         objective=prepared.objective,
         config=writer.config,
         run=writer.run,
-        files=writer.files(),
+        files=writer.files() if moving is None else with_reference(writer.files(), moving),
         evaluation=reference.with_logps(prepared.held_out),
         reference=reference.online,
         ref_logits=reference.logits,
         start_tolerance=reference.tolerance,
+        move=(lambda step: None) if moving is None else moving.move,
         values=None if valued is None else valued.values,
         work=prepared.policy.work,
         listener=listener,

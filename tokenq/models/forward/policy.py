@@ -2,12 +2,13 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tokenq.core.logits import Logits
 from tokenq.core.readout import Readout, read_logps, read_out
@@ -46,6 +47,36 @@ class ReferencedPolicy:
                 return own, self.policy.logits(batch)
 
 
+@dataclass(frozen=True)
+class MovingReference:
+    """A reference that some of the policy is mixed into every so many updates.
+
+    Attributes:
+        policy: trained weights of the policy.
+        reference: the reference's weights of the same names.
+        every: updates between two moves.
+        alpha: the policy's share.
+    """
+
+    policy: Mapping[str, Tensor]
+    reference: Mapping[str, Tensor]
+    every: int
+    alpha: float
+
+    @torch.no_grad()
+    def move(self, step: int) -> None:
+        """Set reference ← α · policy + (1 − α) · reference if a move is due after so many updates; arXiv 2404.09656.
+
+        In float32 or better; with α = 1 the reference is the policy, to the last bit.
+        """
+        if step == 0 or step % self.every:
+            return
+        for name, own in self.policy.items():
+            other = self.reference[name]
+            wide = torch.promote_types(other.dtype, torch.float32)
+            other.copy_(other.to(wide).lerp(own.to(other.device, wide), self.alpha))
+
+
 def frozen_model(policy: PackedLM) -> PackedLM:
     """Return a frozen copy of the policy's current weights."""
     model = copy.deepcopy(policy.model).requires_grad_(False)
@@ -67,6 +98,25 @@ def no_grad(lm: PackedLM, adapter: Literal["on", "off"] = "on") -> TokenScorer:
     def score(batch: PackedBatch) -> Tensor:
         with torch.no_grad(), _switched(lm, adapter):
             logps: Tensor = lm(batch).logps
+        return logps
+
+    return score
+
+
+def no_grad_with(lm: PackedLM, weights: Mapping[str, Tensor]) -> TokenScorer:
+    """Return the model as a scorer without gradients and without dropout, some of its weights exchanged for others.
+
+    Args:
+        lm: the model, whose own weights stay as they are.
+        weights: the others, by name, as they are when the scorer is called.
+    """
+
+    def score(batch: PackedBatch) -> Tensor:
+        training = lm.training
+        lm.eval()
+        with torch.no_grad():
+            logps: Tensor = functional_call(lm, dict(weights), (batch,)).logps
+        lm.train(training)
         return logps
 
     return score
