@@ -67,7 +67,8 @@ def rollouts(run, number):
 
 def files_of(run):
     """Return what a run leaves, without times: the policy, the rounds, the numbers."""
-    found = {str(path.relative_to(run)): path.read_bytes() for path in (run / "rounds").rglob("*") if path.is_file()}
+    files = [path for path in (run / "rounds").rglob("*") if path.is_file() and path.name != "times.json"]
+    found = {str(path.relative_to(run)): path.read_bytes() for path in files}
     policy = run / "policy" / "model.safetensors"
     return found, lines_of(run), policy.read_bytes() if policy.exists() else None
 
@@ -143,16 +144,25 @@ def test_pairs_are_the_best_against_the_worst(run):
 
 def test_numbers_of_a_round_stand_among_those_of_the_steps(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line.get("round")) for line in lines] == [
-        *((0, 1), (1, None), (2, None), (3, None)),
-        *((3, 2), (4, None), (5, None), (6, None)),
+    assert [(line["step"], line.get("round"), line.get("after_round")) for line in lines] == [
+        *((0, 1, None), (1, None, None), (2, None, None), (3, None, None), (3, None, 1)),
+        *((3, 2, None), (4, None, None), (5, None, None), (6, None, None), (6, None, 2)),
     ]
     first = lines[0]
     rewards = [line["reward"] for line in rollouts(run, 1)]
     assert first["round/reward"] == pytest.approx(sum(rewards) / len(rewards))
     assert first["round/kl"] == pytest.approx(0, abs=1e-4)  # nothing has moved yet
-    assert lines[4]["round/kl"] != pytest.approx(0, abs=1e-3)
+    assert lines[5]["round/kl"] != pytest.approx(0, abs=1e-3)
     assert first["round/reward_low"] <= first["round/reward"] <= first["round/reward_high"]
+
+
+def test_the_time_of_a_round_is_parted_by_who_takes_it(run):
+    """Writer, judge, trainer and the rest make up the round; what is outside has its share."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in (line for line in lines if "after_round" in line):
+        parts = [line[f"seconds/{phase}"] for phase in ("writer", "judge", "trainer", "outside")]
+        assert all(part > 0 for part in parts)
+        assert line["seconds/outside_share"] == pytest.approx(parts[3] / sum(parts))
 
 
 def test_other_commands_read_what_it_leaves(run, place, tmp_path):
@@ -374,6 +384,16 @@ def test_optimism_of_weight_zero_is_iterative_dpo_to_the_bit(place, tmp_path):
     assert (tmp_path / "one" / "policy" / "model.safetensors").read_bytes() != weights[0]
 
 
+def test_what_the_reference_writes_loses_log_probability_to_optimism(place, tmp_path):
+    """Before anything is learnt the two are one; what optimism pushes down is log π of what the reference writes."""
+    asked = words(place, tmp_path / "run", "--method", "vpo", "--loss-options", "alpha=1")
+    assert main(asked) == 0
+    first, second = (line for line in lines_of(tmp_path / "run") if "round" in line)
+    written = [sum(line["logps"]) for line in rollouts(tmp_path / "run", 1) if line["writer"] == "reference"]
+    assert first["round/logps_of_reference"] == pytest.approx(sum(written) / 6, abs=1e-3)
+    assert second["round/logps_of_reference"] < first["round/logps_of_reference"]
+
+
 def test_the_reference_of_a_round_is_the_policy_at_its_start(place, tmp_path):
     """Moving: the first step of the second round starts at a loss of log 2 again; never: it does not."""
     for moves, starts_anew in (("round", True), ("never", False)):
@@ -415,8 +435,8 @@ def test_a_round_without_a_pair_is_said_and_goes_on_or_stops(place, tmp_path, ca
     assert main(words(place, tmp_path / "run", prompts=one)) == 0
     assert "round 1 gives no pair" in capsys.readouterr().err
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line.get("round/pairs") for line in lines] == [0.0, None, 0.0, None]
-    assert [line["loss"] for line in lines if "round" not in line] == [None, None]
+    assert [line["round/pairs"] for line in lines if "round" in line] == [0.0, 0.0]
+    assert [line["loss"] for line in lines if "loss" in line] == [None, None]
     before, after = (load_file(one / "model.safetensors") for one in (place / "model", tmp_path / "run" / "policy"))
     assert all(torch.equal(value, after[name]) for name, value in before.items())  # nothing has moved
     assert main(words(place, tmp_path / "stops", "--on-empty-round", "stop", prompts=one)) == 2

@@ -36,6 +36,7 @@ from tokenq.training.objective import Objective
 from tokenq.training.source import Offline
 
 COST = {"tokens_per_second", "seconds", "peak_memory_gb"}
+COST |= {f"seconds/{phase}" for phase in ("writer", "judge", "trainer", "outside", "outside_share")}
 """Metrics that are never the same twice."""
 
 

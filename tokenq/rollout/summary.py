@@ -19,9 +19,10 @@ def round_numbers(
     """Return what a round says of its writer, under `round/`.
 
     Reward, length, entropy, KL and what is distinct or cut are over the compared responses that the policy wrote; ties
-    and what the judge could not use over all that were compared; the cost over all that were written. Entropy is −log π
-    per token and KL is Σ log π/π_ref against the first reference: estimates from samples, exact in expectation at
-    temperature 1 without filters. The interval of the reward takes prompts as its units.
+    and what the judge could not use over all that were compared; the cost over all that were written, without those
+    that were there before. Entropy is −log π per token and KL is Σ log π/π_ref against the first reference: estimates
+    from samples, exact in expectation at temperature 1 without filters. The interval of the reward takes prompts as its
+    units. `distinct_n` is the share of different n-grams of tokens among all of the round (Li et al. 2016).
 
     Args:
         rollouts: all responses of the round, judged.
@@ -52,7 +53,8 @@ def round_numbers(
         "entropy": float(-sums.sum() / lengths.sum()),
         "kl": float((sums - np.array([ref for _, ref in own])).mean()),
         "distinct": _share(len({(one.id, one.token_ids) for one, _ in own}), len(own)),
-        "written_tokens": sum(len(one.token_ids) for one in rollouts),
+        **{f"distinct_{n}": distinct([one.token_ids for one, _ in own], n) for n in (1, 2)},
+        "written_tokens": sum(len(one.token_ids) for one in rollouts if one.writer != "data"),
         "judged_tokens": sum(len(one.token_ids) for one in compared),
     }
     return {f"round/{name}": float(value) for name, value in found.items()}
@@ -93,6 +95,7 @@ def evaluation_numbers(rows: Sequence[Judged], seed: int) -> dict[str, float]:
         "prompts": len(rows),
         "length": sum(len(one.token_ids) for one in own) / len(own),
         "truncated": _share(sum(one.finish == "length" for one in own), len(own)),
+        "written_tokens": sum(len(one.token_ids) for one in own),
     }
     means = {"reward": [one.reward for one in own], "accuracy": [row.correct for row in rows]}
     for name, values in means.items():
@@ -106,6 +109,12 @@ def evaluation_numbers(rows: Sequence[Judged], seed: int) -> dict[str, float]:
             found |= {name: rate.win_rate, f"{name}_low": rate.interval[0], f"{name}_high": rate.interval[1]}
             found[f"{name.replace('won', 'ties')}"] = _share(rate.ties, rate.n)
     return {f"eval/{name}": float(value) for name, value in found.items()}
+
+
+def distinct(responses: Sequence[Sequence[int]], n: int) -> float:
+    """Return the share of different n-grams among all n-grams of tokens of some responses."""
+    grams = [tuple(ids[start : start + n]) for ids in responses for start in range(len(ids) - n + 1)]
+    return _share(len(set(grams)), len(grams))
 
 
 def _share(part: int, whole: int) -> float:

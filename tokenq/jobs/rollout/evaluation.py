@@ -17,6 +17,7 @@ from tokenq.jobs.rollout.judges import Judge, judged
 from tokenq.jobs.rollout.rounds import RoundWork
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
 from tokenq.judge.tasks import AnswerTask
+from tokenq.leftovers import remove
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.summary import Judged, evaluation_numbers, preference
 from tokenq.search.settings import Sampling
@@ -26,6 +27,9 @@ GREEDY = Sampling(temperature=0.0)
 
 DONE = "eval.json"
 """The last file of an evaluation: its numbers, and the key of all that it depends on."""
+
+TIMES = "times.json"
+"""Seconds of the round by what took them, of the process that ended it."""
 
 ROWS = "eval.jsonl"
 """The responses with what they are worth."""
@@ -68,11 +72,20 @@ class Evaluation:
 
     def after(self, number: int) -> None:
         """Evaluate the policy as it is after so many rounds, where nobody has, and tell what came of it."""
-        if not self.prompts:
-            return
+        if self.prompts:
+            self._evaluate(number)
+        if self.work.accelerator.is_main_process and (number or self.prompts):
+            times = self.work.run.round(number) / TIMES
+            seconds = self.work.clock.read()
+            if not times.exists():
+                write_json(times, seconds)
+            self._tell(number, {**(self._numbers(number) or {}), **read_json(times)})
+
+    def _evaluate(self, number: int) -> None:
         place, main = self.work.run.round(number), self.work.accelerator.is_main_process
         written, judgements = (Parts(place / name, self.work.key) for name in STAGES)
         if self._numbers(number) is None:
+            remove(place / TIMES)  # of a run that was given up
             self.work.accelerator.wait_for_everyone()
             together(lambda: self._written(number, written), self.work.accelerator)
             together(lambda: self._judged(number, written, judgements), self.work.accelerator)
@@ -82,7 +95,6 @@ class Evaluation:
         if main:
             for parts in (written, judgements):
                 parts.remove()
-            self._tell(number, self._numbers(number) or {})
 
     def _numbers(self, number: int) -> Mapping[str, float | None] | None:
         place = self.work.run.round(number) / DONE
@@ -94,7 +106,8 @@ class Evaluation:
         version = work.plan.starts()[number]
 
         def batch(places: Sequence[int]) -> list[Any]:
-            samples = writer.write([self.ids[place] for place in places], 1, GREEDY, work.config.seed)
+            with work.clock.of("writer"):
+                samples = writer.write([self.ids[place] for place in places], 1, GREEDY, work.config.seed)
             found = []
             for place, (sample,) in zip(places, samples, strict=True):
                 prompt, ids = self.prompts[place], self.ids[place]
@@ -108,13 +121,17 @@ class Evaluation:
     def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
         work, earlier = self.work, self._earlier(number)
 
+        def ask(rollouts: Sequence[Rollout]) -> list[float | None]:
+            with work.clock.of("judge"):
+                return judged(self.judging.judge, number + 1, rollouts)
+
         def batch(rollouts: Sequence[Rollout]) -> list[dict[str, Any]]:
             if not self.judging.relative:
-                return [{"reward": reward} for reward in judged(self.judging.judge, number + 1, rollouts)]
+                return [{"reward": reward} for reward in ask(rollouts)]
             lines: list[dict[str, Any]] = [{"reward": None, "won": {}} for _ in rollouts]
             for before, known in earlier.items():
                 pairs = [pair for one in rollouts for pair in (one, replace(known[one.id], number=1, reward=None))]
-                rewards = judged(self.judging.judge, number + 1, pairs)
+                rewards = ask(pairs)
                 for line, own, other in zip(lines, rewards[::2], rewards[1::2], strict=True):
                     line["won"][str(before)] = preference(own, other)
             return lines
@@ -152,6 +169,8 @@ class Evaluation:
         if any(line.get("after_round") == number for line in metrics.read()):
             return
         metrics.append({"step": self.work.plan.starts()[number], "after_round": number, **numbers})
+        if not self.prompts:
+            return
         known = {name: words for name, words in _SAID.items() if numbers.get(f"eval/{name}") is not None}
         parts = [f"{words} {_shown(numbers, name)}" for name, words in known.items()]
         when = f"after round {number}" if number else "before round 1"

@@ -8,7 +8,7 @@ the prompts alone, and batches begin where they began before, so that what is do
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
+from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.judges import Judge, judged, response_logps
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
 from tokenq.leftovers import remove
@@ -72,6 +73,7 @@ class RoundWork:
         accelerator: tells processes apart.
         listener: told what a round came to.
         heed: called before every batch; gives the round up where a signal asks for it.
+        clock: measures where the time goes.
     """
 
     config: OnlineConfig
@@ -93,6 +95,7 @@ class RoundWork:
     accelerator: Accelerator
     listener: Listener
     heed: Callable[[], None]
+    clock: Clock = field(default_factory=Clock)
 
     def pairs_of(self, number: int, at_start: bool) -> list[TokenGroup]:
         """Return what a round learns from; it is written where nobody has.
@@ -185,7 +188,8 @@ class RoundWork:
             sampling = Sampling(temperature=0.0) if draw.greedy else drawn
             seed = int(np.random.SeedSequence([config.seed, number, turn]).generate_state(1)[0])
             writer = self.writers[draw.writer]
-            samples = writer.write([self.ids[place] for place in places], count, sampling, seed)
+            with self.clock.of("writer"):
+                samples = writer.write([self.ids[place] for place in places], count, sampling, seed)
             told = {"writer": draw.writer, "version": version, "use": draw.use}
             for place, rows, some in zip(places, found, samples, strict=True):
                 prompt, ids = self.prompts[place], self.ids[place]
@@ -199,7 +203,8 @@ class RoundWork:
 
         def batch(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             rollouts = [Rollout.from_dict(row) for line in lines for row in line["rollouts"]]
-            rewards = iter(judged(self.judge, number, [one for one in rollouts if one.compared]))
+            with self.clock.of("judge"):
+                rewards = iter(judged(self.judge, number, [one for one in rollouts if one.compared]))
             return [
                 {"rewards": [next(rewards) if one.compared else None for one in some]} for some in by_prompt(rollouts)
             ]
@@ -219,7 +224,8 @@ class RoundWork:
         pool = [*self.offline, *earlier]
         count = replayed(len(fresh.groups), config.replayed_share, len(pool))
         replay = [without_columns(group) for group in draw_replay(pool, count, config.seed, number)]
-        every = self._referenced([*fresh.groups, *replay])
+        with self.clock.of("trainer"):
+            every = self._referenced([*fresh.groups, *replay])
         new, old = every[: len(fresh.groups)], every[len(fresh.groups) :]
         write_json_lines(
             place / "pairs.jsonl", [pair_row(g, number, row) for g, row in zip(new, fresh.rows, strict=True)]
@@ -229,7 +235,13 @@ class RoundWork:
         ref_logps = response_logps(rollouts, self.reference, config.tokens_per_batch, str(self.accelerator.device))
         numbers = round_numbers(rollouts, ref_logps, fresh.counts, config.seed)
         numbers |= {f"round/{name}": value for name, value in fresh.numbers.items()}
-        numbers |= {"round/replayed": float(len(old)), "round/learnt_tokens": float(sum(g.n_tokens for g in every))}
+        if foreign := [one for one in rollouts if one.writer == "reference" and self.method.reference_moves == "never"]:
+            logps = response_logps(foreign, self.policy, config.tokens_per_batch, str(self.accelerator.device))
+            numbers["round/logps_of_reference"] = sum(logps) / len(logps)
+        numbers |= {
+            "round/replayed": float(len(old)),
+            "round/learnt_tokens": config.epochs * sum(g.n_tokens for g in every),
+        }
         write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
 
     def _referenced(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:

@@ -83,9 +83,12 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         evaluation = evaluation_of(work, models, material.asked)
 
         def pairs_of(number: int, at_start: bool) -> list[TokenGroup]:
-            if at_start:
-                evaluation.after(number - 1)
-            return work.pairs_of(number, at_start)
+            with work.clock.of("outside"):
+                if at_start:
+                    evaluation.after(number - 1)
+                found = work.pairs_of(number, at_start)
+            work.clock.turn("trainer")
+            return found
 
         source = Rounds(plan, loss.unit, config.seed, pairs_of)
         every = config.save_steps or plan.starts()[1]
@@ -104,7 +107,8 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         )
         listener.say(_plan_line(config, plan, len(material.asked.prompts)))
         summary = fit(job, accelerator)
-        evaluation.after(config.rounds)
+        with work.clock.of("outside"):
+            evaluation.after(config.rounds)
         finish(writer, summary, accelerator)
         listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
 
