@@ -74,6 +74,45 @@ def write_metrics(folder, steps, beta, evaluated=(0, 10, 20)):
     write_lines(folder / "metrics.jsonl", lines)
 
 
+ROUND = {"reward": 0.4, "pairs": 40, "prompts": 50, "without_signal": 0.2, "ties": 0.3, "unusable": 0.0, "length": 20.0}
+ROUND |= {"truncated": 0.0, "entropy": 1.5, "kl": 0.0, "distinct": 0.9, "distinct_1": 0.1, "distinct_2": 0.4}
+EVALUATION = {"prompts": 100, "reward": 0.4, "accuracy": 0.4, "length": 20.0, "truncated": 0.0}
+
+
+def write_rounds(folder, rounds, evaluations=(), **config):
+    """Write a finished run in rounds of two steps, and return its folder.
+
+    Args:
+        folder: where to.
+        rounds: numbers of each round that differ from `ROUND`; intervals are ± .05.
+        evaluations: those of the start and after each round that differ from `EVALUATION`.
+        config: settings that differ from `CONFIG`.
+    """
+    folder.mkdir(parents=True)
+    (folder / "policy").mkdir()
+    settings = CONFIG | {"prompts": ["questions.jsonl"], "judge": "verifier", "output": str(folder)} | config
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"data": [], "eval_data": [], "max_steps": None}))
+    write_provenance(folder, data=None, eval_data=None)
+
+    def line(values, name, ends):
+        with_ends = {f"{one}_{end}": values[one] + by for one in ends for end, by in (("low", -0.05), ("high", 0.05))}
+        return {f"{name}/{key}": value for key, value in (values | with_ends).items()}
+
+    lines = []
+    for number in range(len(rounds) + 1):
+        if number < len(evaluations):
+            after = line(EVALUATION | evaluations[number], "eval", ("reward", "accuracy"))
+            lines.append({"step": 2 * number, "after_round": number, **after})
+        if number < len(rounds):
+            begun = {"step": 2 * number, "round": number + 1}
+            lines.append(begun | line(ROUND | rounds[number], "round", ("reward",)))
+            learnt = {"loss": 0.693147, "grad_norm": 1.0, "rewards/chosen": 0.01 * number}
+            learnt["rewards/rejected"] = -learnt["rewards/chosen"]
+            lines += [{"step": 2 * number + 1, **learnt}, {"step": 2 * number + 2, "loss": None}]
+    write_lines(folder / "metrics.jsonl", lines)
+    return folder
+
+
 def write_provenance(folder, *, beta=0.1, **changes):
     """Write provenance; `changes` replace fields, as model={"weights": …}."""
     model = {"path": "start", "weights": "a" * 64}

@@ -221,7 +221,7 @@ def test_without_a_reference_the_data_is_looked_at(place, capsys):
 
 
 def test_what_the_policy_writes(place):
-    words = ["--run", place / "dpo", "--samples", "6", "--max-new-tokens", "24", "--device", "cpu"]
+    words = ["--run", place / "dpo", "--answer-prompts", "6", "--max-new-tokens", "24", "--device", "cpu"]
     _, findings, _ = examined(place / "dpo", *words)
     values = {one["what"]: one["value"] for one in findings["kl-of-samples"]["evidence"]}
     assert values["responses"] == 6
@@ -273,7 +273,7 @@ def test_the_page_escapes_what_it_shows(place, tmp_path):
         (["--policy", "p"], "--policy without --data"),
         (["--run", "a", "--rows", "0"], "--rows is 0."),
         (["--run", "a", "--beta", "0"], "--beta is 0.0."),
-        (["--run", "a", "--samples", "3", "--depth", "data"], "--samples needs the models"),
+        (["--run", "a", "--answer-prompts", "3", "--depth", "data"], "--answer-prompts needs the models"),
         (["--run", "nowhere/run"], "provenance.json is missing"),
         (["--policy", "nowhere/model", "--data", "d.jsonl"], "No folder|nowhere"),
     ],

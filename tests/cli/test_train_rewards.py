@@ -191,7 +191,7 @@ def test_the_doctor_and_others_know_a_run_of_a_reward_model(place, tmp_path, cap
     assert "unfinished" not in said
     assert "start-model-changed" not in said
     assert "data-changed" not in said
-    assert main(["doctor", str(tmp_path / "run"), "--samples", "2"]) == 2
+    assert main(["doctor", str(tmp_path / "run"), "--answer-prompts", "2"]) == 2
     assert "A reward model writes nothing" in capsys.readouterr().err
     assert main(["score", "--run", str(tmp_path / "run"), "--prompt", "a", "--response", "b"]) == 2
     assert "holds a reward model and no policy" in capsys.readouterr().err

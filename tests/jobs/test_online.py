@@ -179,6 +179,41 @@ def test_other_commands_read_what_it_leaves(run, place, tmp_path):
     assert main(["doctor", str(run), "--device", "cpu"]) in (0, 1)
 
 
+def looked_at(run, folder, change):
+    """Return the findings about a copy of a run whose rollouts were changed."""
+    shutil.copytree(run, folder)
+    for path in (folder / "rounds").rglob("rollouts.jsonl"):
+        rows = [change(row) or row for row in JsonLines(path).read()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tokenq.examine(folder, device="cpu")
+    assert not found.unseen
+    return {one.name: one for one in found.findings if one.name in ("stale-rollouts", "template-drift")}
+
+
+def test_rollouts_of_an_honest_run_are_what_they_say(run, tmp_path):
+    """Log-probs of its first round are those of the model that it began from, to rounding."""
+    assert looked_at(run, tmp_path / "copy", lambda row: None) == {}
+
+
+def test_rollouts_of_other_weights_are_found(run, tmp_path):
+    """Log-probs that are a tenth of a nat off; a version that lags behind; prompts in other tokens."""
+    off = looked_at(run, tmp_path / "off", lambda row: {**row, "logps": [value - 0.1 for value in row["logps"]]})
+    (gap,) = [one.value for one in off["stale-rollouts"].evidence if "Δ" in one.what]
+    assert gap == pytest.approx(0.1, abs=1e-3)
+    assert off["stale-rollouts"].severity == "warning"
+    far = looked_at(run, tmp_path / "far", lambda row: {**row, "logps": [value - 1 for value in row["logps"]]})
+    assert far["stale-rollouts"].severity == "error"
+    old = looked_at(run, tmp_path / "old", lambda row: {**row, "version": 0})
+    told = {one.what: one.value for one in old["stale-rollouts"].evidence}
+    assert (told["of them written by weights older than their round"], told["responses of the policy"]) == (24, 24)
+    assert told["updates that the oldest lag behind"] == 3
+    other = looked_at(
+        run, tmp_path / "other", lambda row: {**row, "prompt_ids": [3, *row["prompt_ids"]]} if row["id"] == "2" else row
+    )
+    told = {one.what: one.value for one in other["template-drift"].evidence}
+    assert told == {"prompts in other tokens": 1, "prompts": 6, "the first of them": "2"}
+
+
 def staged(place):
     """Return a method with every stage: a judge that recalls weights, prices of lengths, replay, evaluations."""
     named = ["--reference", place / "reference", "--data", place / "pairs.jsonl"]

@@ -24,7 +24,7 @@ class DoctorConfig(ReaderOptions, TextOptions):
 
     depth: Literal["record", "data", "models"] = "models"
     """How far to look: what was recorded, the rows too, or the weights too (loads each model once)."""
-    samples: int = 0
+    answer_prompts: int = 0
     """Prompts that policy and reference answer: shows length, end and repetition of what they write."""
     max_new_tokens: int | None = None
     """Maximum number of tokens of such an answer. Default: what 99 % of the responses in the data need."""
@@ -59,11 +59,11 @@ class DoctorConfig(ReaderOptions, TextOptions):
             raise UserError("--run brings its own data and reference.", "Leave out --data, --reference and --columns.")
         if self.policy is not None and not self.data:
             raise UserError("--policy without --data: there is nothing to look at.", "Name the data it was trained on.")
-        if self.samples and self.depth != "models":
-            raise UserError(f"--samples needs the models, and --depth is {self.depth}.", "Leave --depth out.")
+        if self.answer_prompts and self.depth != "models":
+            raise UserError(f"--answer-prompts needs the models, and --depth is {self.depth}.", "Leave --depth out.")
 
 
-RANGES = (Range(("samples",), least=0, most=100_000), Range(("rows",), least=1, most=2**31 - 1))
+RANGES = (Range(("answer_prompts",), least=0, most=100_000), Range(("rows",), least=1, most=2**31 - 1))
 """Ranges of the numbers of an examination, beside those that all configurations share."""
 
 SECTIONS = {
@@ -79,4 +79,11 @@ SECTIONS = {
     "seed": "how",
 }
 
-SPELT_ELSEWHERE = {"model": "policy", "ref": "reference", "input": "data", "limit": "rows", "page": "html"}
+SPELT_ELSEWHERE = {
+    "model": "policy",
+    "ref": "reference",
+    "input": "data",
+    "limit": "rows",
+    "page": "html",
+    "samples": "answer_prompts",
+}

@@ -51,12 +51,13 @@ def unfinished(record: RunRecord) -> Finding | None:
     if record.finished or not record.steps:
         return None
     step, total = int(record.steps[-1]["step"]), record.planned_steps()
+    command = "online" if record.rounds else "train"
     return Finding(
         "unfinished",
         "note",
         "No policy was written: the run is still going on, or was stopped.",
         (Evidence("last step", step, step), Evidence("steps planned", shown(total) if total else "unknown")),
-        f"Wait, or continue it: tokenq train --config {record.path}/config.yaml --resume.",
+        f"Wait, or continue it: tokenq {command} --config {record.path}/config.yaml --resume.",
     )
 
 

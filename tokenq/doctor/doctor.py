@@ -1,8 +1,8 @@
 """Is this run healthy? One table of checks, each a function of the run's record that finds something or nothing.
 
 The checks stand by subject in `curve_checks`, `held_out_checks`, `optimiser_checks`, `precision_checks`, `cost_checks`,
-`data_checks`, `row_checks` and `model_checks`. A new one is a function there, a row here and a section in
-docs/doctor.md.
+`data_checks`, `row_checks`, `model_checks` and `round_checks`. A new one is a function there, a row here and a
+section in docs/doctor.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +15,7 @@ from tokenq.doctor import (
     model_checks,
     optimiser_checks,
     precision_checks,
+    round_checks,
     row_checks,
 )
 from tokenq.doctor.finding import SEVERITIES, Finding
@@ -54,6 +55,12 @@ CHECKS: Mapping[str, Check] = {
     "end of samples": model_checks.no_end,
     "loops in samples": model_checks.repeats_itself,
     "KL of samples": model_checks.samples_kl,
+    "hacking": round_checks.hacked,
+    "length of rounds": round_checks.length_creep,
+    "entropy of rounds": round_checks.entropy_collapse,
+    "ties": round_checks.everything_tied,
+    "stale rollouts": round_checks.stale_rollouts,
+    "template of rollouts": round_checks.template_drift,
     "edits": row_checks.edits,
     "clipping": optimiser_checks.clipped,
     "cost": cost_checks.cost,

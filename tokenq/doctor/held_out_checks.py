@@ -101,14 +101,16 @@ def chance(record: RunRecord) -> Finding | None:
 
 def no_held_out(record: RunRecord) -> Finding | None:
     """Return a note where nothing was held out, so that over-optimisation cannot be seen."""
-    if record.evals or record.scored is not None or not record.steps:
+    if record.evals or record.evaluations or record.scored is not None or not record.steps:
         return None
     return Finding(
         "nothing-held-out",
         "note",
         "No data was held out: whether the run learnt its rows or what they have in common cannot be seen.",
         (Evidence("evaluations", 0),),
-        "Give --eval-size or --eval-data, and --eval-steps for a curve.",
+        "Give --eval-size or --eval-prompts."
+        if record.rounds
+        else "Give --eval-size or --eval-data, and --eval-steps for a curve.",
     )
 
 

@@ -94,8 +94,8 @@ def reward_is_length(record: RunRecord) -> Finding | None:
             Evidence("correlation of margin and length difference", scored.length_correlation),
             Evidence("pairs", scored.pairs),
         ),
-        "Balance the lengths of chosen and rejected responses; judge length-controlled; see --samples for what the "
-        "policy writes.",
+        "Balance the lengths of chosen and rejected responses; judge length-controlled; see --answer-prompts for what "
+        "the policy writes.",
     )
 
 

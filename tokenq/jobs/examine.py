@@ -115,7 +115,7 @@ def examine(  # noqa: D417, PLR0913 (one keyword a setting, each explained there
     base: str | None = None,
     data: Name | DataRows = (),
     depth: Literal["record", "data", "models"] = "models",
-    samples: int = 0,
+    answer_prompts: int = 0,
     max_new_tokens: int | None = None,
     rows: int = 256,
     beta: float | None = None,

@@ -127,3 +127,32 @@ class Samples:
     policy: Written
     reference: Written | None = None
     kl: float | None = None
+
+
+@dataclass(frozen=True)
+class RolloutFacts:
+    """What was found of the responses of a round, read again.
+
+    Attributes:
+        number: of the round.
+        responses: that the policy wrote.
+        stale: of them, those of weights that are older than the round.
+        lag: updates that the oldest of these lag behind.
+        prompts: that were written to.
+        other_prompts: of them, those that the tokenizer encodes otherwise now.
+        first_other: the name of the first of these.
+        read_again: responses whose log-probs were computed again.
+        gap: mean |Δ log π| of a token against the stored one, None where the weights are gone.
+        weights: what computed them.
+    """
+
+    number: int
+    responses: int
+    stale: int = 0
+    lag: int = 0
+    prompts: int = 0
+    other_prompts: int = 0
+    first_other: str = ""
+    read_again: int = 0
+    gap: float | None = None
+    weights: str = ""

@@ -18,7 +18,7 @@ from tokenq.core.losses import LossSum, find_sum
 from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.errors import UserError
 from tokenq.rundir import RunDir
-from tokenq.runs.facts import DataFacts, ModelNow, Moved, Samples, Scored
+from tokenq.runs.facts import DataFacts, ModelNow, Moved, RolloutFacts, Samples, Scored
 from tokenq.training.recorded import read_config, read_metrics, read_provenance
 
 TAIL = 0.1
@@ -80,6 +80,8 @@ class RunRecord:
         provenance: where it comes from; empty for a policy without a run.
         steps: the lines of metrics.jsonl that a step wrote.
         evals: the lines that an evaluation wrote.
+        rounds: the lines that rounds of an online run wrote.
+        evaluations: the lines of what it wrote to held-out prompts, that of the start first.
         finished: whether the policy was written.
         checkpoints: steps whose checkpoint is there.
         data: counts of the training data.
@@ -87,6 +89,7 @@ class RunRecord:
         models: the run's models as they are today.
         scored: what the models say of pairs now.
         samples: what the models write now.
+        rollouts: what was found of a round's responses.
     """
 
     path: str
@@ -94,6 +97,8 @@ class RunRecord:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     steps: Sequence[Mapping[str, Any]] = ()
     evals: Sequence[Mapping[str, Any]] = ()
+    rounds: Sequence[Mapping[str, Any]] = ()
+    evaluations: Sequence[Mapping[str, Any]] = ()
     finished: bool = False
     checkpoints: Sequence[int] = ()
     data: DataFacts | None = None
@@ -102,6 +107,7 @@ class RunRecord:
     moved: Moved | None = None
     scored: Scored | None = None
     samples: Samples | None = None
+    rollouts: RolloutFacts | None = None
 
     @property
     def loss(self) -> LossSum:
@@ -193,11 +199,18 @@ def read_run(path: Path) -> RunRecord:
         path=str(path),
         config=_config(run, provenance),
         provenance=provenance,
-        steps=tuple(line for line in lines if "loss" in line),
+        steps=tuple(line for line in lines if "loss" in line and not _is_empty(line)),
         evals=tuple(line for line in lines if "eval_loss" in line),
+        rounds=tuple(line for line in lines if "round" in line),
+        evaluations=tuple(line for line in lines if "eval/prompts" in line),
         finished=run.policy.exists() or run.reward_model.exists(),
         checkpoints=run.steps(),
     )
+
+
+def _is_empty(line: Mapping[str, Any]) -> bool:
+    """Return whether a step made no update, since its round had no more pairs."""
+    return line["loss"] is None and "grad_norm" not in line
 
 
 def _config(run: RunDir, provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.data.digest import data_digest
+from tokenq.data.prompts import load_prompts
 from tokenq.data.sources import Data
 from tokenq.data.tokenize import TokenizedData, tokenize
 from tokenq.doctor.config import DoctorConfig
 from tokenq.doctor.data_checks import data_facts
 from tokenq.errors import UserError
 from tokenq.jobs.doctor.responses import score_pairs, write_samples
-from tokenq.jobs.doctor.weights import models_today, movement_since
+from tokenq.jobs.doctor.rollouts import read_again, rollout_facts
+from tokenq.jobs.doctor.weights import models_today, movement_since, start_of
 from tokenq.jobs.run import models_of_run
 from tokenq.jobs.training.stored import first_examples, found_pieces, is_large, stored_rows
 from tokenq.listener import Listener
@@ -75,8 +77,12 @@ def _of_run(config: DoctorConfig, listener: Listener) -> Material:
     try:
         listener.say("reading the rows again")
         tokenizer = _tokenizer_of(record, folder, model_spec(config, str(folder.path)))
-        examples, data, held_out = _stored_rows(record, tokenizer, listener) or _rows(record, tokenizer)
-        record = replace(record, data=data, held_out=held_out)
+        if record.rounds:
+            examples, record = _rounds(record, folder, config, tokenizer, unseen)
+            config = replace(config, max_new_tokens=config.max_new_tokens or int(record.config["max_new_tokens"]))
+        else:
+            examples, data, held_out = _stored_rows(record, tokenizer, listener) or _rows(record, tokenizer)
+            record = replace(record, data=data, held_out=held_out)
     except UserError as problem:
         unseen.append(f"the rows ({problem.message})")
     if config.depth == "models":
@@ -84,16 +90,33 @@ def _of_run(config: DoctorConfig, listener: Listener) -> Material:
         found, missed = models_today(record, model_spec(config, str(folder.path)))
         unseen += missed
         record = replace(record, models=found, moved=_moved(record, folder, config, unseen))
-    if config.samples:
+    if config.answer_prompts:
         if record.loss.output == "rewards":
-            raise UserError("A reward model writes nothing.", "Leave out --samples.")
+            raise UserError("A reward model writes nothing.", "Leave out --answer-prompts.")
         if not examples:
-            raise UserError("There are no prompts to answer: the rows cannot be read.", "Leave out --samples.")
+            raise UserError("There are no prompts to answer: the rows cannot be read.", "Leave out --answer-prompts.")
         models = models_of_run(str(config.run), model_spec(config, str(config.run)))
         # What demonstrations were learnt from is no reference: to write otherwise is what they are for.
         models = against_base(models) if record.loss.reference else replace(models, reference=None)
         record = replace(record, samples=write_samples(config, models, examples, record.summary, listener))
     return Material(record, tuple(unseen), identities)
+
+
+def _rounds(
+    record: RunRecord, folder: RunDir, config: DoctorConfig, tokenizer: Any, unseen: list[str]
+) -> tuple[Sequence[Example], RunRecord]:
+    """Return the prompts of a run in rounds, and its record with what its last responses say."""
+    settings = record.config
+    loaded = load_prompts(settings["prompts"], settings.get("columns"), settings.get("style", "as_given"), "drop")
+    facts = rollout_facts(record, folder, loaded.prompts, tokenizer)
+    if config.depth == "models":
+        try:
+            start = start_of(record, model_spec(config, str(folder.path)))
+            facts = read_again(facts, record, folder, start, (config.attention, int(settings.get("max_length", 1024))))
+        except UserError as problem:
+            unseen.append(f"log-probs of responses ({problem.message})")
+    examples = [Example(one.text, (), False, one.where, dict(one.context)) for one in loaded.prompts]
+    return examples, replace(record, rollouts=facts)
 
 
 def _moved(record: RunRecord, folder: RunDir, config: DoctorConfig, unseen: list[str]) -> Moved | None:
@@ -126,7 +149,7 @@ def _of_policy(config: DoctorConfig, in_memory: Mapping[str, Loaded], given: Dat
         identities |= {"policy": own, "reference": other}
     elif config.depth == "models" and pairs:
         unseen = ("what policy and reference say of the pairs (no --reference)",)
-    if config.samples:
+    if config.answer_prompts:
         samples = write_samples(config, models, examples, data.summary, listener)
         record = replace(record, samples=samples)
     return Material(record, unseen, identities)

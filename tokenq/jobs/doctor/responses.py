@@ -90,11 +90,13 @@ def write_samples(
         summary: account of the data, for the length of its responses.
         listener: told what is being done.
     """
-    p99 = max((int(counts["p99"]) for part, counts in summary["tokens"].items() if part != "prompt"), default=_LIMIT)
+    p99 = max(
+        (int(counts["p99"]) for part, counts in summary.get("tokens", {}).items() if part != "prompt"), default=_LIMIT
+    )
     limit = config.max_new_tokens or min(p99, _LIMIT)
     prompts = [
         Prompt(str(number), example.prompt, example.where, example.context)
-        for number, example in enumerate(examples[: config.samples], 1)
+        for number, example in enumerate(examples[: config.answer_prompts], 1)
     ]
 
     def write(asked: RunModels) -> list[SearchResult]:

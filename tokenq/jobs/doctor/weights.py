@@ -81,14 +81,24 @@ def _models(config: Mapping[str, Any], provenance: Mapping[str, Any], spec: Mode
     if "ForSequenceClassification" in str(provenance["model"]["architecture"]):
         return []  # its hash is that of a reward model with a new head, which is in no file
     fresh, other = bool(config.get("lora_rank")), config.get("reference")
-    spec = replace(spec, dtype=_dtype_of(provenance), device="cpu", base=spec.base or config.get("base"))
-    begun = replace(spec, path=str(config["model"]), adapter=config.get("adapter"), revision=config.get("revision"))
+    begun = replace(_begun(config, provenance, spec), device="cpu")
+    spec = replace(spec, dtype=begun.dtype, device="cpu", base=begun.base)
     models = []
     if provenance.get("reference"):
         models.append(("reference", replace(spec, path=str(other)) if other else begun))
     if not fresh and (other or not provenance.get("reference")):
         models.append(("model", begun))
     return models
+
+
+def start_of(record: RunRecord, spec: ModelSpec) -> ModelSpec:
+    """Return the model that a run began from."""
+    return _begun(record.config, record.provenance, spec)
+
+
+def _begun(config: Mapping[str, Any], provenance: Mapping[str, Any], spec: ModelSpec) -> ModelSpec:
+    spec = replace(spec, dtype=_dtype_of(provenance), base=spec.base or config.get("base"))
+    return replace(spec, path=str(config["model"]), adapter=config.get("adapter"), revision=config.get("revision"))
 
 
 def _doubt(spec: ModelSpec, provenance: Mapping[str, Any]) -> str:
