@@ -79,18 +79,20 @@ ROUND |= {"truncated": 0.0, "entropy": 1.5, "kl": 0.0, "distinct": 0.9, "distinc
 EVALUATION = {"prompts": 100, "reward": 0.4, "accuracy": 0.4, "length": 20.0, "truncated": 0.0}
 
 
-def write_rounds(folder, rounds, evaluations=(), **config):
+def write_rounds(folder, numbers, evaluations=(), **config):
     """Write a finished run in rounds of two steps, and return its folder.
 
     Args:
         folder: where to.
-        rounds: numbers of each round that differ from `ROUND`; intervals are ± .05.
+        numbers: those of each round that differ from `ROUND`; intervals are ± .05.
         evaluations: those of the start and after each round that differ from `EVALUATION`.
         config: settings that differ from `CONFIG`.
     """
     folder.mkdir(parents=True)
     (folder / "policy").mkdir()
-    settings = CONFIG | {"prompts": ["questions.jsonl"], "judge": "verifier", "output": str(folder)} | config
+    settings = (
+        CONFIG | {"prompts": ["questions.jsonl"], "judge": "verifier", "rounds": 3, "output": str(folder)} | config
+    )
     (folder / "config.yaml").write_text(yaml.safe_dump(settings | {"data": [], "eval_data": [], "max_steps": None}))
     write_provenance(folder, data=None, eval_data=None)
 
@@ -99,13 +101,13 @@ def write_rounds(folder, rounds, evaluations=(), **config):
         return {f"{name}/{key}": value for key, value in (values | with_ends).items()}
 
     lines = []
-    for number in range(len(rounds) + 1):
+    for number in range(len(numbers) + 1):
         if number < len(evaluations):
             after = line(EVALUATION | evaluations[number], "eval", ("reward", "accuracy"))
             lines.append({"step": 2 * number, "after_round": number, **after})
-        if number < len(rounds):
+        if number < len(numbers):
             begun = {"step": 2 * number, "round": number + 1}
-            lines.append(begun | line(ROUND | rounds[number], "round", ("reward",)))
+            lines.append(begun | line(ROUND | numbers[number], "round", ("reward",)))
             learnt = {"loss": 0.693147, "grad_norm": 1.0, "rewards/chosen": 0.01 * number}
             learnt["rewards/rejected"] = -learnt["rewards/chosen"]
             lines += [{"step": 2 * number + 1, **learnt}, {"step": 2 * number + 2, "loss": None}]

@@ -156,6 +156,13 @@ def test_numbers_of_a_round_stand_among_those_of_the_steps(run):
     assert first["round/reward_low"] <= first["round/reward"] <= first["round/reward_high"]
 
 
+def test_a_page_shows_the_run(evaluated):
+    text = (evaluated / "report" / "index.html").read_text()
+    assert "evaluated: 2 of 2 rounds" in text
+    assert "win rate on held-out prompts" in text
+    assert "What round 2 learns from" in text
+
+
 def test_the_time_of_a_round_is_parted_by_who_takes_it(run):
     """Writer, judge, trainer and the rest make up the round; what is outside has its share."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from hand_made_results import beam_result, drawn_result, wide_result
+from hand_made_rounds import hand_made_rounds
 from hand_made_runs import FIRST, SECOND, write_run
 from hand_made_sections import FACTS, SUMMARY, near, sections
 from hand_made_traces import hand_made_pair, judged_pair, long_trace
@@ -12,7 +13,9 @@ from tokenq.figures.section import Section
 from tokenq.report.figure_page import write_figures
 from tokenq.report.html import write_page
 from tokenq.report.outcome_page import write_outcome_page
+from tokenq.report.rounds_page import write_rounds_page
 from tokenq.report.search_page import write_search_page
+from tokenq.rundir import RunDir
 from tokenq.stats.outcome import Chart, Curve, ListedExample, Outcome, Table
 
 RECORD = {
@@ -93,4 +96,8 @@ def figures(folder):
     return write_figures(folder / "report", "From r to Q*", (*sections(), wide), facts, SUMMARY, RECORD)
 
 
-PAGES = {one.__name__: one for one in (score, search, outcome, compare, doctor, figures)}
+def rounds(folder):
+    return write_rounds_page(RunDir(hand_made_rounds(folder / "rounds")))
+
+
+PAGES = {one.__name__: one for one in (score, search, outcome, compare, doctor, figures, rounds)}

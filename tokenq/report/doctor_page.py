@@ -5,7 +5,7 @@ template; curves are lines of numbers that are computed here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from tokenq.doctor.finding import SEVERITIES, Finding, shown
 from tokenq.files import write_text
 from tokenq.report.offline import origin, templates, writable
 from tokenq.runs.record import RunRecord, Series
+from tokenq.stats.bootstrap import Floats
 
 WIDTH, HEIGHT, MARGIN = 460, 150, 8
 """Size of a curve in units of its view box, and what stays free around it."""
@@ -30,15 +31,35 @@ class DrawnCurve(NamedTuple):
 
     Attributes:
         label: its name.
-        kind: "first" or "second", and "held" beside it for what evaluations measured.
+        kind: "first", "second", …, and "held" beside it for what evaluations measured.
         points: "x,y x,y …" in the view box.
         last: its last value.
+        band: the outline of its intervals, in the same form; empty without any.
+        dots: its points one by one, where they are few.
     """
 
     label: str
     kind: str
     points: str
     last: str
+    band: str = ""
+    dots: tuple[tuple[float, float], ...] = ()
+
+
+class Line(NamedTuple):
+    """The numbers of a line.
+
+    Attributes:
+        label: its name.
+        kind: as in `DrawnCurve`.
+        series: its values.
+        intervals: lower and upper ends, each with the steps of `series`; None without any.
+    """
+
+    label: str
+    kind: str
+    series: Series
+    intervals: tuple[Floats, Floats] | None = None
 
 
 @dataclass(frozen=True)
@@ -145,26 +166,54 @@ def _figure(title: str, names: Sequence[tuple[str, str]], record: RunRecord, mar
         if name == "rewards/accuracies":  # before the first update all pairs are tied, which counts as wrong
             held_out = Series(held_out.steps[held_out.steps > 0], held_out.values[held_out.steps > 0])
         lines += [(label, kind, record.training(name)), (f"{label}, held out", f"{kind} held", held_out)]
-    lines = [(label, kind, Series(s.steps, s.values * scale)) for label, kind, s in lines if len(s)]
-    if not lines or all(len(series) < 2 for _, _, series in lines):
+    shown_lines = [Line(label, kind, Series(s.steps, s.values * scale)) for label, kind, s in lines if len(s)]
+    return drawn_figure(title, shown_lines, marks)
+
+
+def drawn_figure(
+    title: str, lines: Sequence[Line], marks: Sequence[int] = (), level: float = 0.0, dots: int = 0, end: int = 0
+) -> Figure | None:
+    """Return a figure of lines, None where none of them has two points.
+
+    Args:
+        title: what it shows.
+        lines: its lines, none of them empty.
+        marks: steps with an upright line.
+        level: value of a line across, where it lies within.
+        dots: most points of a line that are drawn one by one.
+        end: the last step of the figure, where its lines may end earlier.
+    """
+    if not lines or all(len(line.series) < 2 for line in lines):
         return None
-    values = np.concatenate([series.values for _, _, series in lines])
+    values = np.concatenate([part for line in lines for part in (line.series.values, *(line.intervals or ()))])
     low, high = float(values.min()), float(values.max())
-    last = max(int(series.steps[-1]) for _, _, series in lines)
+    last = max(end, *(int(line.series.steps[-1]) for line in lines))
+
+    def curve(line: Line) -> DrawnCurve:
+        places = [(_x(s, last), _y(v, low, high)) for s, v in zip(*line.series, strict=True)]
+        band = "" if line.intervals is None else _band(line.series.steps, line.intervals, low, high, last)
+        ends = "" if line.intervals is None else " [{}, {}]".format(*(shown(float(end[-1])) for end in line.intervals))
+        said = f"{shown(float(line.series.values[-1]))}{ends}"
+        few = tuple(places) if len(places) <= dots else ()
+        return DrawnCurve(line.label, line.kind, _points(line.series, low, high, last), said, band, few)
+
     return Figure(
         title,
-        tuple(
-            DrawnCurve(label, kind, _points(series, low, high, last), shown(float(series.values[-1])))
-            for label, kind, series in lines
-        ),
+        tuple(map(curve, lines)),
         shown(_rounded(low, high - low)),
         shown(_rounded(high, high - low)),
         tuple((_y(tick, low, high), shown(tick)) for tick in _ticks(low, high)),
         last,
         tuple((_x(tick, last), shown(tick)) for tick in _ticks(0.0, float(last)) if tick == int(tick)),
-        _y(0.0, low, high) if low < 0 < high else None,
+        _y(level, low, high) if low < level < high else None,
         tuple(_x(step, last) for step in marks if 0 < step <= last),
     )
+
+
+def _band(steps: Iterable[int], intervals: tuple[Floats, Floats], low: float, high: float, last: int) -> str:
+    """Return the outline of intervals: the lower ends, and the upper ones back."""
+    lower, upper = ([(_x(s, last), _y(v, low, high)) for s, v in zip(steps, part, strict=True)] for part in intervals)
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in (*lower, *reversed(upper)))
 
 
 def _points(series: Series, low: float, high: float, last: int) -> str:

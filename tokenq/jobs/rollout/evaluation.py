@@ -18,7 +18,9 @@ from tokenq.jobs.rollout.rounds import RoundWork
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
 from tokenq.judge.tasks import AnswerTask
 from tokenq.leftovers import remove
+from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
+from tokenq.report.rounds_page import write_rounds_page
 from tokenq.rollout.summary import Judged, evaluation_numbers, preference
 from tokenq.search.settings import Sampling
 from tokenq.training.checks import together
@@ -69,6 +71,24 @@ class Evaluation:
     prompts: Sequence[Prompt]
     ids: Sequence[tuple[int, ...]]
     judging: Judging
+
+    def pairs_of(self, number: int, at_start: bool) -> list[TokenGroup]:
+        """Return what a round learns from, as `RoundWork.pairs_of`; at its start the round before is evaluated."""
+        with self.work.clock.of("outside"):
+            if at_start:
+                self.after(number - 1)
+            found = self.work.pairs_of(number, at_start)
+            if at_start and self.work.accelerator.is_main_process:
+                write_rounds_page(self.work.run)
+        self.work.clock.turn("trainer")
+        return found
+
+    def finish(self) -> None:
+        """Evaluate the policy after the last round, and say where the page is."""
+        with self.work.clock.of("outside"):
+            self.after(self.work.config.rounds)
+        if self.work.accelerator.is_main_process:
+            self.work.listener.say(f"page: {write_rounds_page(self.work.run)}")
 
     def after(self, number: int) -> None:
         """Evaluate the policy as it is after so many rounds, where nobody has, and tell what came of it."""
@@ -172,6 +192,8 @@ class Evaluation:
         if not self.prompts:
             return
         known = {name: words for name, words in _SAID.items() if numbers.get(f"eval/{name}") is not None}
+        if self.work.config.judge == "verifier":
+            del known["reward"]  # the accuracy
         parts = [f"{words} {_shown(numbers, name)}" for name, words in known.items()]
         when = f"after round {number}" if number else "before round 1"
         self.work.listener.say(f"{when}, {len(self.prompts)} held-out prompts: {', '.join(parts) or 'no judgement'}")

@@ -33,7 +33,6 @@ from tokenq.listener import SILENCE, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.tokenizer import load_tokenizer
-from tokenq.records.examples import TokenGroup
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
@@ -81,16 +80,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         asked = Asked(config, method, loss, plan, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
         evaluation = evaluation_of(work, models, material.asked)
-
-        def pairs_of(number: int, at_start: bool) -> list[TokenGroup]:
-            with work.clock.of("outside"):
-                if at_start:
-                    evaluation.after(number - 1)
-                found = work.pairs_of(number, at_start)
-            work.clock.turn("trainer")
-            return found
-
-        source = Rounds(plan, loss.unit, config.seed, pairs_of)
+        source = Rounds(plan, loss.unit, config.seed, evaluation.pairs_of)
         every = config.save_steps or plan.starts()[1]
         writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
         job = Job(
@@ -107,8 +97,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         )
         listener.say(_plan_line(config, plan, len(material.asked.prompts)))
         summary = fit(job, accelerator)
-        with work.clock.of("outside"):
-            evaluation.after(config.rounds)
+        evaluation.finish()
         finish(writer, summary, accelerator)
         listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
 
