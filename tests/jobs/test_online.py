@@ -417,12 +417,13 @@ def test_every_method_runs(method, place, tmp_path):
     assert losses
 
 
-def test_optimism_of_weight_zero_is_iterative_dpo_to_the_bit(place, tmp_path):
+@pytest.mark.parametrize("method", ["selm", "vpo", "xpo"])
+def test_optimism_of_weight_zero_is_iterative_dpo_to_the_bit(method, place, tmp_path):
     for name, more in (("zero", ["--loss-options", "alpha=0"]), ("dpo", ["--loss", "dpo"])):
-        assert main(words(place, tmp_path / name, "--method", "vpo", *more)) == 0
+        assert main(words(place, tmp_path / name, "--method", method, "--beta", "0.1", *more)) == 0
     weights = [(tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("zero", "dpo")]
     assert weights[0] == weights[1]
-    assert main(words(place, tmp_path / "one", "--method", "vpo", "--loss-options", "alpha=1")) == 0
+    assert main(words(place, tmp_path / "one", "--method", method, "--beta", "0.1", "--loss-options", "alpha=1")) == 0
     assert (tmp_path / "one" / "policy" / "model.safetensors").read_bytes() != weights[0]
 
 

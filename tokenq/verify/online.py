@@ -1,34 +1,39 @@
 """Where rounds of writing and learning end: with a fixed reference, with a moving one, with one's own rewards."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import root
+from scipy.special import log_softmax
 from torch import Tensor
 
-from tokenq.core.losses import find_loss
 from tokenq.verify.claim import SMALL, Case, Claim, broken, largest
-from tokenq.verify.learning import all_pairs
-from tokenq.worlds.soft_q import bradley_terry, response_logps, solve, token_logps
-from tokenq.worlds.tabular import TabularLM, fit, minimise, summed_pairs
+from tokenq.verify.learning import all_pairs, fitted_to
+from tokenq.worlds.draws import normal
+from tokenq.worlds.soft_q import bradley_terry, response_logps, solve
+from tokenq.worlds.tabular import TabularLM, fit
 
 ROUNDS = 2
 """Rounds of every claim."""
 
 
-def own_pairs(case: Case, logps: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return every ordered pair of responses, and its share among pairs that a policy writes and scores label.
+def own_pairs(case: Case, logps: Tensor, wins: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return every ordered pair of responses, and its share among pairs that a policy writes and somebody labels.
 
     Args:
         case: the case.
         logps: [S, V] log π of the writer, which writes both.
-        scores: [N] by which Bradley-Terry prefers.
+        wins: of each prompt [n, n] p(y ≻ y') of its responses.
     """
     chances, pairs, weights = response_logps(case.sequences, logps).exp(), [], []
-    for prompt in case.prompts():
-        rows = case.sequences.of_prompt(prompt)
+    for rows, chance in zip(case.rows, wins, strict=True):
         i, j = torch.nonzero(~torch.eye(len(rows), dtype=torch.bool), as_tuple=True)
         pairs.append(torch.stack((rows[i], rows[j]), 1))
-        weights.append((chances[rows][:, None] * chances[rows][None] * bradley_terry(scores[rows]))[i, j])
+        weights.append((chances[rows][:, None] * chances[rows][None] * chance)[i, j])
     together = torch.cat(weights)
     return torch.cat(pairs), together / together.sum()
 
@@ -53,9 +58,9 @@ def fixed_reference(case: Case) -> float:
 
     Each round learns from pairs that the policy of the round before writes.
     """
-    policy = case.world.reference_logps
+    policy, wins = case.world.reference_logps, [bradley_terry(case.returns[rows]) for rows in case.rows]
     for _ in range(ROUNDS):
-        pairs, weights = own_pairs(case, policy, case.returns)
+        pairs, weights = own_pairs(case, policy, wins)
         policy = fit(TabularLM(case.world, policy), case.sequences, pairs, weights)
     return distance(case, policy, case.optimum.logps)
 
@@ -79,52 +84,29 @@ def own_rewards_sharpen(case: Case) -> float:
     return distance(case, found, solve(replace(case.world, rewards=2 * case.world.rewards)).logps)
 
 
-_ALPHA = 1e-3
+def ipo_stays_at_the_equilibrium(case: Case) -> float:
+    """Total variation of the equilibrium of preferences with cycles and a round of `ipo_sum` on pairs that it writes.
 
-
-def optimistic(case: Case, loss: str, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what a loss with a term of calibration finds on all pairs, π_cal the reference: log π, pairs, weights."""
-    world, sequences = case.world, case.sequences
-    pairs, weights = all_pairs(case, case.returns)
-    function = find_loss(loss, {"beta": world.beta, "alpha": alpha}).function
-    reference = token_logps(sequences, world.reference_logps)
-    stored, chances = summed_pairs(reference, pairs), reference.sums().exp()
-    rows = [sequences.of_prompt(prompt) for prompt in case.prompts()]
-
-    def value(logps: Tensor) -> Tensor:
-        policy = token_logps(sequences, logps)
-        ratios = policy.sums() - reference.sums()
-        expected = torch.stack([(chances * ratios)[some].sum() for some in rows])
-        calibration = expected[sequences.prompts[pairs[:, 0]]]
-        return (function(summed_pairs(policy, pairs), stored, calibration) * weights).sum()
-
-    return minimise(TabularLM(world), value), pairs, weights
-
-
-def optimism_stops(case: Case) -> float:
-    """(wins that π concedes) − α_p (π − π_cal) of every response, at the minimiser of optimistic DPO.
-
-    With r̂ = β log π/π_ref, w(y, y') the weight of a pair in either order and α_p that of the term in all pairs of the
-    prompt: Σ_y' w(y, y') (σ(r̂(y) − r̂(y')) − p(y ≻ y')) = α_p (π(y) − π_cal(y)), by the Lagrangian of
-    Σ_y π_ref exp(r̂/β) = 1.
+    The equilibrium of P(π ≻ π') − β KL(π‖π_ref) + β KL(π'‖π_ref) is its own best answer: π = π_ref exp(p(y ≻ π)/β)/Z.
+    A root finder has it, which knows neither rounds nor pairs; the round begins and has its reference at π_ref.
     """
-    logps, pairs, weights = optimistic(case, "vpo_online", _ALPHA)
-    implicit = case.world.beta * (
-        response_logps(case.sequences, logps) - response_logps(case.sequences, case.world.reference_logps)
-    )
-    chosen, rejected = pairs.unbind(1)
-    lost = weights * torch.sigmoid(implicit[rejected] - implicit[chosen])  # what the loss pulls at each pair
-    pull = torch.zeros_like(implicit).index_add(0, rejected, lost).index_add(0, chosen, -lost)
-    gap = response_logps(case.sequences, logps).exp() - response_logps(case.sequences, case.world.reference_logps).exp()
-    shares = torch.stack([weights[case.sequences.prompts[chosen] == prompt].sum() for prompt in case.prompts()])
-    return largest(pull - _ALPHA * shares[case.sequences.prompts] * gap)
+    noise = [normal((len(rows), len(rows)), case.dice()) for rows in case.rows]
+    wins = [torch.sigmoid(2 * (one - one.T)) for one in noise]
+    chances = response_logps(case.sequences, case.world.reference_logps)
+    for rows, chance in zip(case.rows, wins, strict=True):
+        chances[rows] = _equilibrium(chances[rows].numpy(), chance.numpy() / case.world.beta)
+    equal = fitted_to(case.world, case, chances).reference_logps
+    found = fit(TabularLM(case.world), case.sequences, *own_pairs(case, equal, wins), loss="ipo_sum")
+    return distance(case, found, equal)
 
 
-def xpo_is_vpo(case: Case) -> float:
-    """Total variation of what XPO finds with α and VPO with α/β."""
-    one, _, _ = optimistic(case, "xpo", _ALPHA * case.world.beta)
-    other, _, _ = optimistic(case, "vpo_online", _ALPHA)
-    return distance(case, one, other)
+def _equilibrium(base: NDArray[np.float64], payoff: NDArray[np.float64]) -> Tensor:
+    """Return log π = log softmax(log π_ref + payoff · π)."""
+
+    def gap(logits: NDArray[np.float64]) -> Any:
+        return log_softmax(base + payoff @ np.exp(log_softmax(logits))) - logits
+
+    return torch.from_numpy(root(gap, base, tol=1e-13).x)
 
 
 _TOPIC = "rounds"
@@ -143,6 +125,12 @@ CLAIMS = (
         SMALL,
         1e-4,
     ),
-    Claim(_TOPIC, "optimism gives up wins α (π − π_cal), and no more", "2405.19320", optimism_stops, SMALL, 1e-8),
-    Claim(_TOPIC, "XPO with α is VPO with α/β", "2405.21046", xpo_is_vpo, SMALL, 1e-6),
+    Claim(
+        _TOPIC,
+        "online IPO stays at the equilibrium of preferences, with cycles too",
+        "2403.08635",
+        ipo_stays_at_the_equilibrium,
+        SMALL,
+        1e-4,
+    ),
 )
