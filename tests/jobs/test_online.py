@@ -180,10 +180,28 @@ def test_other_commands_read_what_it_leaves(run, place, tmp_path):
     empty = {line["id"] for line in rollouts(run, 1) if not line["response"]}  # EOS alone has no text
     said = [line for line in rollouts(run, 1) if line["id"] not in empty]
     assert len((tmp_path / "traces.jsonl").read_text().splitlines()) == len(said) >= 20
-    train = ["train", "--model", place / "model", "--data", round_1 / "pairs.jsonl", "--output", tmp_path / "more"]
-    train += ["--device", "cpu", "--max-steps", "1", "--bad-rows", "drop"]
-    assert main([str(word) for word in train]) == 0
+    for name in ("rollouts", "pairs"):
+        train = ["train", "--model", place / "model", "--data", round_1 / f"{name}.jsonl", "--output", tmp_path / name]
+        train += ["--device", "cpu", "--max-steps", "1", "--bad-rows", "drop"]
+        assert main([str(word) for word in train]) == 0
+    preference = ["eval", "preference", "--run", run, "--data", round_1 / "pairs.jsonl", "--bad-rows", "drop"]
+    preference += ["--device", "cpu", "--output", tmp_path / "preference.json"]
+    assert main([str(word) for word in preference]) == 0
     assert main(["doctor", str(run), "--device", "cpu"]) in (0, 1)
+
+
+def test_an_evaluation_of_answers_reads_the_samples_of_a_round_by_their_prompts(run, place):
+    """Six prompts of four samples each: mean accuracy as the round has it, lengths in tokens, pass@4 counted out."""
+    rows, rewards = rollouts(run, 1), {}
+    for row in rows:
+        rewards.setdefault(row["id"], []).append(row["reward"])
+    told = {"results": [str(run / "rounds" / "0001" / "rollouts.jsonl")], "prompts": str(place / "prompts.jsonl")}
+    told |= {"answer": "regex:What", "gold": "answer", "resamples": 50}
+    numbers = tokenq.evaluate("generation", **told).numbers["rollouts"]
+    assert numbers["quality"].value == pytest.approx(sum(row["reward"] for row in rows) / 24)
+    assert numbers["quality"].n == 6
+    several = tokenq.evaluate("best-of-n", **told).numbers["accuracy"]
+    assert several["pass@n"][4].value == pytest.approx(sum(map(max, rewards.values())) / 6)
 
 
 def looked_at(run, folder, change):

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenq.data.files.local import read_file, whole
+from tokenq.data.files.local import Row, read_file, whole
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.records.examples import Text
 from tokenq.records.results import Candidate, Cost, SearchResult, read_results
+from tokenq.records.rollouts import Rollout
 
 NAMES = ("id", "question_id", "custom_id", "uid", "task_id", "doc_id", "request_id")
 """Columns in which a prompt has a name, by which two files are put side by side."""
@@ -45,6 +46,8 @@ def read_answers(path: Path) -> list[SearchResult]:
             f"{rows[0].where}: the columns {', '.join(map(repr, rows[0].values))} are no answers that can be read.",
             f"Give what tokenq search wrote, or rows with one of: {known}.",
         )
+    if rows[0].values.keys() >= ROLLOUT:
+        return _of_rollouts(rows, path.stem)
     name = next((name for name in NAMES if all(not cells.is_missing(row.values.get(name)) for row in rows)), None)
     results = []
     for number, row in enumerate(rows, 1):
@@ -56,6 +59,30 @@ def read_answers(path: Path) -> list[SearchResult]:
         known_as = str(row.values[name]) if name else str(number)
         candidates = tuple(Candidate(text, (), 0.0, (), None, True) for text in texts)
         results.append(SearchResult(known_as, prompt, path.stem, "", candidates, Cost(0, 0, 0, 0.0, 0)))
+    return results
+
+
+ROLLOUT = {"token_ids", "logps", "finish", "version", "use"}
+"""Columns by which a response of an online round is told."""
+
+
+def _of_rollouts(rows: Sequence[Row], system: str) -> list[SearchResult]:
+    """Return the responses of a round by their prompts: those that the policy wrote, to be compared, as samples."""
+    found: dict[str, list[Rollout]] = {}
+    for row in rows:
+        try:
+            one = Rollout.from_dict(row.values)
+        except (KeyError, TypeError) as problem:
+            raise UserError(
+                f"{row.where}: no response of a round ({problem}).", "Mend the row or leave it out."
+            ) from None
+        if one.writer == "policy" and one.compared:
+            found.setdefault(one.id, []).append(one)
+    results = []
+    for name, some in found.items():
+        drawn = [Candidate(one.response, one.token_ids, 0.0, one.logps, None, one.finish == "stop") for one in some]
+        cost = Cost(sum(len(one.token_ids) for one in some), 0, 0, 0.0, 0)
+        results.append(SearchResult(name, some[0].prompt, "sample", system, tuple(drawn), cost))
     return results
 
 
