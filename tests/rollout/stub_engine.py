@@ -13,12 +13,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import torch
 
+from tokenq.core.packing import pack
 from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import logits_of
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.search.branches import Limits, Walk
 from tokenq.search.sampling import filtered, sample
 from tokenq.search.settings import Sampling
@@ -56,7 +60,12 @@ class Behaviour:
 
 def table(lm: PackedLM, prompt: list[int], tokens: list[int], cached: PackedLM | None = None) -> torch.Tensor:
     """Return [T, V] log-probs at each of some tokens; what stands before the last of the prompt as `cached` has it."""
-    stepper = Cached(lm, cached) if cached is not None else ModelStepper(lm)
+    if cached is None:
+        one = TokenResponse(np.array(tokens, np.int32), np.ones(len(tokens), np.bool_), terminal=False)
+        batch = pack([TokenGroup(np.array(prompt, np.int32), (one,), False, "")])
+        with torch.no_grad():
+            return logits_of(lm)(batch).row(slice(None)).T.double().log_softmax(-1)
+    stepper = Cached(lm, cached)
     frontier = stepper.start([prompt])
     rows = []
     for token in tokens:

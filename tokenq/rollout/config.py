@@ -8,6 +8,7 @@ from tokenq.errors import UserError
 from tokenq.options import RewardOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.rollout.methods import METHODS, find_method, refuse_uncomparable
+from tokenq.rollout.sync import WriterOptions, refuse_writer
 from tokenq.training.config import RANGES as TRAINING_RANGES
 from tokenq.training.config import SECTIONS as TRAINING
 from tokenq.training.config import SPELT_ELSEWHERE as SPELT_IN_TRAINING
@@ -15,7 +16,7 @@ from tokenq.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(RewardOptions, TrainConfig):
+class OnlineConfig(RewardOptions, WriterOptions, TrainConfig):
     """Learn from one's own responses: rounds of writing, judging, pairing and training. --method says how."""
 
     prompts: Sequence[str]
@@ -94,10 +95,16 @@ class OnlineConfig(RewardOptions, TrainConfig):
         if not self.prompts:
             raise UserError("There are no prompts.", "Name a file, a folder or a hub id with --prompts.")
         check_ranges(self, RANGES)
+        refuse_writer(self, adapts=self.adapts)
         method = find_method(self.method)
         refuse_uncomparable(method, self.method, self.samples_of_prompt, stored=bool(self.data))
         for error in (*self.contradictions(), *self._without_rounds(), *self._judging()):
             raise error
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an adapter is trained."""
+        return self.lora_rank > 0 or self.adapter is not None
 
     @property
     def samples_of_prompt(self) -> int:
@@ -168,6 +175,7 @@ class OnlineConfig(RewardOptions, TrainConfig):
 SECTIONS: dict[str, str] = {
     **TRAINING,
     "prompts": "rounds",
+    "writer": "writing",
     "samples": "writing",
     "judge": "judging",
     "reward_model": "judging",
@@ -189,6 +197,7 @@ RANGES = (
     *TRAINING_RANGES,
     Range(("rounds", "prompts_per_round", "prompts_per_batch"), least=1, most=1_000_000),
     Range(("samples",), least=1, most=10_000),
+    Range(("max_staleness",), least=0, most=1_000_000),
     Range(("replay",), least=0, most=1),
 )
 """The ranges of an online run's numbers."""

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenq.errors import UserError, unknown_name
@@ -46,14 +46,14 @@ class Server:
         """The URL above /v1, where vLLM has what is not OpenAI's."""
         return self.endpoint.url.removesuffix("/v1")
 
-    def send(self, path: str, bodies: Sequence[Mapping[str, Any] | None]) -> list[Any]:
-        """Return the answers to requests that are under way at once, as JSON gives them; None for an empty one.
+    def send(self, path: str, bodies: Sequence[Mapping[str, Any] | None], *, text: bool = False) -> list[Any]:
+        """Return the answers to requests that are under way at once, as JSON gives them, or as text.
 
         Raises:
             UserError: the server is down, or refuses a request.
         """
         with Connection(self.endpoint) as connection, ThreadPoolExecutor(max(1, len(bodies))) as pool:
-            tasks = [pool.submit(connection.send, path, body, _json) for body in bodies]
+            tasks = [pool.submit(connection.send, path, body, str if text else json.loads) for body in bodies]
             try:
                 problems = [problem for task in tasks if (problem := task.exception()) is not None]
             except BaseException:  # a person breaks it off: what is under way is waited for, nothing is sent again
@@ -91,8 +91,7 @@ def find_server(url: str, model: str | None, endpoint: Endpoint) -> Server:
     """
     base = url.rstrip("/")
     asked = Server(replace(endpoint, base_url=base if base.endswith("/v1") else f"{base}/v1"), "", None)
-    listed = asked.send("/models", [None])[0]
-    served = {str(one["id"]): one for one in listed.get("data", [])} if isinstance(listed, dict) else {}
+    served = served_models(asked)
     bases = [name for name, one in served.items() if not one.get("parent")]  # adapters name the model below them
     if model is None and len(bases) != 1:
         hint = f"Name one with --writer-model: {', '.join(bases)}." if bases else "Serve one: vllm serve MODEL."
@@ -103,6 +102,16 @@ def find_server(url: str, model: str | None, endpoint: Endpoint) -> Server:
     longest = served[name].get("max_model_len")
     found = replace(asked, endpoint=replace(asked.endpoint, model=name), longest=longest)
     return replace(found, engine=_engine(found, str(served[name].get("owned_by", "server"))))
+
+
+def served_models(server: Server) -> dict[str, Mapping[str, Any]]:
+    """Return what a server says of each of its models and adapters, by their names.
+
+    Raises:
+        UserError: it does not answer.
+    """
+    listed = server.send("/models", [None])[0]
+    return {str(one["id"]): one for one in listed.get("data", [])} if isinstance(listed, dict) else {}
 
 
 def _engine(server: Server, owner: str) -> str:
@@ -129,16 +138,18 @@ class RemoteWriter:
         limits: where responses end.
         size: tokens that the policy knows.
         model: the name under which the server has the weights now.
-        version: updates that these have seen; None where nobody published any.
-        logps_of: which distribution its log-probs are of.
+        published: updates of the weights that were published last; None where nobody published any.
+        version: updates of those that the server has.
+        logps_of: which distribution log-probs are of, where it is not the model.
     """
 
     server: Server
     limits: Limits
     size: int
     model: str
+    published: int | None = None
     version: int | None = None
-    logps_of: Distribution = "model"
+    logps_of: dict[Sampling, Distribution] = field(default_factory=dict)
 
     @property
     def engine(self) -> str:
@@ -154,7 +165,8 @@ class RemoteWriter:
         asked = 1 if sampling.temperature == 0 else count
         bodies = [self._body(prompt, asked, sampling, mixed_seed(seed, prompt, 0) % SEEDS) for prompt in prompts]
         answers = self.server.send("/completions", bodies)
-        found = [self._samples(prompt, answer, asked) for prompt, answer in zip(prompts, answers, strict=True)]
+        whose = self.logps_of.get(sampling, "model")
+        found = [self._samples(prompt, answer, asked, whose) for prompt, answer in zip(prompts, answers, strict=True)]
         return [some * (count // asked) for some in found]
 
     def logps(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -193,23 +205,25 @@ class RemoteWriter:
     def _ends(self, prompt: Sequence[int]) -> Limits:
         return self.limits.behind(prompt)
 
-    def _samples(self, prompt: Sequence[int], answer: Any, count: int) -> list[Sample]:
+    def _samples(self, prompt: Sequence[int], answer: Any, count: int, whose: Distribution) -> list[Sample]:
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or len(choices) < count:
             raise fault("few-responses", f"{len(choices or ())} for {count}").raised(self.server.endpoint.shown)
         version = _stamp(answer)
         return [
-            self._sample(prompt, choice, version)
+            self._sample(prompt, choice, version, whose)
             for choice in sorted(choices, key=lambda one: one.get("index", 0))[:count]
         ]
 
-    def _sample(self, prompt: Sequence[int], choice: Mapping[str, Any], version: int | None) -> Sample:
+    def _sample(
+        self, prompt: Sequence[int], choice: Mapping[str, Any], version: int | None, whose: Distribution
+    ) -> Sample:
         wrong = audited(prompt, choice, self._ends(prompt), self.size)
         if wrong is not None:
             raise wrong.raised(self.server.endpoint.shown)
         logps = tuple(min(0.0, float(one)) for one in choice["logprobs"]["token_logprobs"])
         own = self.version if version is None else version
-        return Sample(tuple(choice["token_ids"]), logps, None, choice["finish_reason"], self.logps_of, own)
+        return Sample(tuple(choice["token_ids"]), logps, None, choice["finish_reason"], whose, own)
 
     def _told(self, ids: Sequence[int], answer: Any) -> list[float]:
         try:
@@ -226,7 +240,3 @@ def _stamp(answer: Mapping[str, Any]) -> int | None:
     """Return the version that an answer says its weights have, None where it says none that is ours."""
     said = re.fullmatch(r"(?:.*-v)?(\d+)", str(answer.get("weight_version", "")))
     return int(said[1]) if said else None
-
-
-def _json(text: str) -> Any:
-    return json.loads(text) if text.strip() else None

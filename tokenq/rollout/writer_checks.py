@@ -148,7 +148,7 @@ def compared(
     sampling: Sampling,
     table: Table,
     bar: Bar,
-    recoded: Callable[[Sequence[int]], Sequence[int]],
+    recoded: Callable[[Sequence[int], Sequence[int]], Sequence[int]],
 ) -> Compared:
     """Compare the log-probs of a batch with the trainer's own, and say whose they are or what is wrong.
 
@@ -157,7 +157,7 @@ def compared(
         sampling: what was asked for.
         table: the trainer's log-probs.
         bar: how far they may be apart.
-        recoded: what the tokenizer makes of the text of some token ids.
+        recoded: (prompt, response) → what the tokenizer makes of the response's text.
     """
     found, own, kept, shown = list[float](), list[float](), list[Tensor](), list[int]()
     for prompt, one in written[:LOOKED_AT]:
@@ -175,7 +175,7 @@ def compared(
         sampler = Agreement.of(found[: len(shown)], drawn)
         if sampler.within(bar):
             return Compared(sampler, "sampler", _of_sampler(sampling, plain))
-    same = all(list(recoded(one.token_ids)) == list(one.token_ids) for _, one in written[:LOOKED_AT])
+    same = all(list(recoded(prompt, one.token_ids)) == list(one.token_ids) for prompt, one in written[:LOOKED_AT])
     cause = diagnosed(found[: len(shown)], kept, shown, bar.mean) or ("retokenised" if same else "other-weights", "")
     said, change = SAID[cause[0]]
     return Compared(plain, "model", Fault(cause[0], said.format(cause[1]), plain.numbers(), change))
@@ -190,74 +190,6 @@ def _of_sampler(sampling: Sampling, plain: Agreement) -> Fault:
         "Losses do not read them. vLLM gives the model's with --logprobs-mode raw_logprobs, its default.",
         "warning",
     )
-
-
-class Probe(NamedTuple):
-    """What a writer says of fixed tokens after weights were published.
-
-    Attributes:
-        fixed: its log-probs of the same tokens every time.
-        fresh: of tokens that it has never read.
-        written: what it writes behind the fixed ones, greedily: (prompt, response).
-    """
-
-    fixed: Sequence[float]
-    fresh: Sequence[float]
-    written: tuple[Sequence[int], Sample]
-
-
-class Values(NamedTuple):
-    """The trainer's log-probs of the tokens of a probe."""
-
-    fixed: Sequence[float]
-    fresh: Sequence[float]
-    written: Sequence[float]
-
-
-class Taken(NamedTuple):
-    """Which weights a writer has.
-
-    Attributes:
-        version: of them: the one that was published, or an older one; None for weights that nobody published.
-        agreement: with the published ones.
-        fault: what is wrong, None for nothing.
-    """
-
-    version: int | None
-    agreement: Agreement
-    fault: Fault | None
-
-
-def taken(probe: Probe, values: Values, version: int, older: Mapping[int, Sequence[float]], bar: Bar) -> Taken:
-    """Return which weights a writer has, by what it says of fixed tokens.
-
-    Half as far from older weights as from the new ones, and further from these than rounding is: it has the older ones.
-    Fresh tokens tell other weights from a cache of the old ones, which has never seen them.
-
-    Args:
-        probe: what the writer says.
-        values: what the published weights say.
-        version: of the published weights.
-        older: what weights that were published before say of the fixed tokens, by their versions.
-        bar: how far log-probs may be apart.
-    """
-    fixed, fresh = Agreement.of(probe.fixed, values.fixed), Agreement.of(probe.fresh, values.fresh)
-    behind = Agreement.of(probe.written[1].logps, values.written)
-    if fixed.mean > bar.noise and older:
-        apart, before = min((Agreement.of(probe.fixed, known).mean, -number) for number, known in older.items())
-        if apart < fixed.mean / 2 and fresh.mean > bar.noise:
-            evidence = (("mean |Δ log π| to the published weights", fixed.mean), ("to the older ones", apart))
-            found = f"it has the weights of version {-before}, and version {version} was published"
-            return Taken(-before, fixed, Fault("stale-weights", found, evidence, SAID["stale-weights"][1]))
-    if fixed.within(bar) and fresh.within(bar) and behind.within(bar):
-        return Taken(version, max(fixed, fresh, behind), None)
-    named = "cache-not-reset" if fresh.within(bar) else "other-weights"
-    said, change = SAID[named]
-    evidence = (
-        ("mean |Δ log π| of tokens it has read before", max(fixed.mean, behind.mean)),
-        ("of tokens it has never read", fresh.mean),
-    )
-    return Taken(None, max(fixed, behind), Fault(named, said.format(""), evidence, change))
 
 
 def audited(prompt: Sequence[int], choice: Mapping[str, Any], limits: Limits, size: int) -> Fault | None:

@@ -31,7 +31,7 @@ FREE_ON_RESUME = frozenset(
             "resume",
             "run_name",
         ),
-        *("save_only_model", "save_steps", "tokens_per_batch"),
+        *("save_only_model", "save_steps", "sync_command", "tokens_per_batch", "writer_model"),
     }
 )
 """Fields in which a resumed run may differ from how it began: they move no number of a step beyond rounding."""

@@ -107,6 +107,7 @@ class Evaluation:
         if self._numbers(number) is None:
             remove(place / TIMES)  # of a run that was given up
             self.work.accelerator.wait_for_everyone()
+            self.work.refresh(self.work.plan.starts()[number])
             together(lambda: self._written(number, written), self.work.accelerator)
             together(lambda: self._judged(number, written, judgements), self.work.accelerator)
             self.work.accelerator.wait_for_everyone()

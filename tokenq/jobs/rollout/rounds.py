@@ -22,6 +22,7 @@ from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
 from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.judges import Judge, judged, response_logps
+from tokenq.jobs.rollout.sampled import not_stale, refuse_all_stale, with_model_logps
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
 from tokenq.leftovers import remove
 from tokenq.listener import Listener
@@ -30,7 +31,7 @@ from tokenq.models.reference_store import ReferenceStore
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout, pair_row, read_pairs
 from tokenq.rollout.config import OnlineConfig
-from tokenq.rollout.learning import by_prompt, learnt, without_columns
+from tokenq.rollout.learning import learnt, without_columns
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan, draw_replay, replayed
 from tokenq.rollout.summary import round_numbers
@@ -66,6 +67,7 @@ class RoundWork:
         offline: pairs that were there before the first round.
         side_by_side: prompts that are written to, and judged, at a time.
         text: (prompt, response) in tokens → the response's text.
+        refresh: (version) → gives the policy's weights to a writer that is not in this process.
         keep_weights: keeps the policy's weights of the start of a round.
         run: the folder of the run.
         key: of all that rounds depend on.
@@ -88,6 +90,7 @@ class RoundWork:
     offline: Sequence[TokenGroup]
     side_by_side: int
     text: Callable[[Sequence[int], Sequence[int]], str]
+    refresh: Callable[[int], None]
     keep_weights: Callable[[int], None]
     run: RunDir
     key: str
@@ -151,6 +154,7 @@ class RoundWork:
         if main:
             self.keep_weights(number)
         chosen = self._chosen(number)
+        self.refresh(self.plan.starts()[number - 1])
         written, judgements = (Parts(place / name, self.key) for name in STAGES)
         together(lambda: self._written(number, chosen, written), self.accelerator)
         together(lambda: self._judged(number, written, judgements), self.accelerator)
@@ -171,7 +175,13 @@ class RoundWork:
         """Write what this process has to write, from where it stopped before."""
 
         def batch(places: Sequence[int]) -> list[dict[str, Any]]:
-            return [{"rollouts": [one.to_dict() for one in some]} for some in self._batch(number, places)]
+            every, version = self._batch(number, places), self.plan.starts()[number - 1]
+            kept = [not_stale(some, version, self.config.max_staleness) for some in every]
+            refuse_all_stale(every, kept, self.config.max_staleness)
+            return [
+                {"rollouts": [one.to_dict() for one in some], "stale": len(before) - len(some)}
+                for before, some in zip(every, kept, strict=True)
+            ]
 
         own, size = chosen[parts.mine], self.side_by_side
         in_batches(parts, own, size, batch, self.heed, self.listener, "writing")
@@ -202,20 +212,19 @@ class RoundWork:
         """Judge what this process wrote, from where it stopped before."""
 
         def batch(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-            rollouts = [Rollout.from_dict(row) for line in lines for row in line["rollouts"]]
+            rollouts = [[Rollout.from_dict(row) for row in line["rollouts"]] for line in lines]
             with self.clock.of("judge"):
-                rewards = iter(judged(self.judge, number, [one for one in rollouts if one.compared]))
-            return [
-                {"rewards": [next(rewards) if one.compared else None for one in some]} for some in by_prompt(rollouts)
-            ]
+                rewards = iter(judged(self.judge, number, [one for some in rollouts for one in some if one.compared]))
+            return [{"rewards": [next(rewards) if one.compared else None for one in some]} for some in rollouts]
 
         own, size = list(map(json.loads, written.own())), self.side_by_side
         in_batches(judgements, own, size, batch, self.heed, self.listener, "judging")
 
     def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:
         """Write the responses with what they are worth, the pairs, what is replayed beside them, and the numbers."""
-        config, rollouts = self.config, list[Rollout]()
+        config, rollouts, stale = self.config, list[Rollout](), 0
         for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
+            stale += line["stale"]
             for row, reward in zip(line["rollouts"], said["rewards"], strict=True):
                 one = Rollout.from_dict(row)
                 rollouts.append(replace(one, reward=reward, judge=config.judge if one.compared else None))
@@ -232,16 +241,17 @@ class RoundWork:
         )
         write_json_lines(place / "replay.jsonl", [pair_row(group, number, {}) for group in old])
         write_json_lines(place / "rollouts.jsonl", (one.to_dict() for one in rollouts))
-        ref_logps = response_logps(rollouts, self.reference, config.tokens_per_batch, str(self.accelerator.device))
-        numbers = round_numbers(rollouts, ref_logps, fresh.counts, config.seed)
+        where = str(self.accelerator.device)
+        ref_logps = response_logps(rollouts, self.reference, config.tokens_per_batch, where)
+        own = with_model_logps(rollouts, self.policy, where)
+        numbers = round_numbers(own, ref_logps, fresh.counts, config.seed)
         numbers |= {f"round/{name}": value for name, value in fresh.numbers.items()}
         if foreign := [one for one in rollouts if one.writer == "reference" and self.method.reference_moves == "never"]:
-            logps = response_logps(foreign, self.policy, config.tokens_per_batch, str(self.accelerator.device))
+            logps = response_logps(foreign, self.policy, config.tokens_per_batch, where)
             numbers["round/logps_of_reference"] = sum(logps) / len(logps)
-        numbers |= {
-            "round/replayed": float(len(old)),
-            "round/learnt_tokens": config.epochs * sum(g.n_tokens for g in every),
-        }
+        tokens = config.epochs * sum(group.n_tokens for group in every)
+        more = {"replayed": len(old), "stale": stale, "learnt_tokens": tokens}
+        numbers |= {f"round/{name}": float(value) for name, value in more.items()}
         write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
 
     def _referenced(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:

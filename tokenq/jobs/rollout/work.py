@@ -5,13 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from accelerate import Accelerator
 from torch import Tensor
 
 from tokenq.core.losses import LossSum
-from tokenq.core.packing import pack
-from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.core.tensors import PackedBatch
 from tokenq.data.encoding import text_of
 from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
@@ -20,6 +18,8 @@ from tokenq.jobs.rollout.first_reference import FirstReference, written_in
 from tokenq.jobs.rollout.judges import JUDGES, Bench
 from tokenq.jobs.rollout.prompts import AskedPrompts
 from tokenq.jobs.rollout.rounds import RoundWork
+from tokenq.jobs.rollout.sampled import token_logps
+from tokenq.jobs.rollout.served import served_policy
 from tokenq.jobs.rollout.weights import keep_weights, recalled
 from tokenq.jobs.searcher import ends_of
 from tokenq.listener import Listener
@@ -31,6 +31,7 @@ from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan
+from tokenq.rollout.sync import LOCAL
 from tokenq.rollout.writer import LocalWriter, StoredWriter, prompts_at_once
 from tokenq.rundir import RunDir
 from tokenq.search.branches import Limits
@@ -113,15 +114,18 @@ def round_work(
     answers = run.round(0).with_name(f"answers-{accelerator.process_index}-of-{accelerator.num_processes}.jsonl")
     where = str(accelerator.device)
     bench = Bench(config, material.asked.task, models.tokenizer, where, scorer, reference.scorer, answers, recall)
+    ids, served = _ids(config, material.asked.prompts, models), None
+    if config.writer != LOCAL:
+        served = served_policy(config, policy, models.tokenizer, limits, ids, accelerator, listener)
     return RoundWork(
         config=config,
         method=method,
         prompts=material.asked.prompts,
-        ids=_ids(config, material.asked.prompts, models),
+        ids=ids,
         writers={
-            "policy": own,
+            "policy": own if served is None else served,
             "reference": first if method.reference_moves == "never" else own,
-            "data": StoredWriter(_stored(material.offline), partial(_token_logps, scorer, where)),
+            "data": StoredWriter(_stored(material.offline), partial(token_logps, scorer, where)),
         },
         judge=row.make(bench),
         policy=scorer,
@@ -130,6 +134,7 @@ def round_work(
         offline=material.offline,
         side_by_side=_side_by_side(config, policy),
         text=partial(text_of, models.tokenizer),
+        refresh=(lambda version: None) if served is None else served.refresh,
         keep_weights=partial(keep_weights, policy, run) if row.recalls else lambda number: None,
         run=run,
         key=asked.key,
@@ -166,15 +171,6 @@ def _stored(groups: Sequence[TokenGroup]) -> dict[tuple[int, ...], list[TokenRes
         sides = [one for one in group.responses if one.role in ("chosen", "rejected") and one.mask.all()]
         found.setdefault(tuple(group.prompt_ids.tolist()), []).extend(sides)
     return found
-
-
-def _token_logps(
-    scorer: TokenScorer, device: str, prompt: tuple[int, ...], responses: Sequence[TokenResponse]
-) -> list[list[float]]:
-    batch = pack([TokenGroup(np.array(prompt, np.int32), tuple(responses), False, "a pair")]).to(device)
-    flat: list[float] = scorer(batch).float().tolist()
-    ends = np.cumsum([len(one.ids) for one in responses]).tolist()
-    return [flat[end - len(one.ids) : end] for one, end in zip(responses, ends, strict=True)]
 
 
 def _ids(config: OnlineConfig, prompts: Sequence[Prompt], models: Models) -> list[tuple[int, ...]]:
