@@ -24,6 +24,9 @@ from tokenq.search.settings import Sampling
 SEEDS = 2**31
 """Seeds are smaller: some servers take 32 bits."""
 
+AT_ONCE = 64
+"""Requests that are under way at once; each may ask for many responses."""
+
 KEEPS = "What was written is on the disk: give the same command with --resume when it is up."
 
 
@@ -52,7 +55,7 @@ class Server:
         Raises:
             UserError: the server is down, or refuses a request.
         """
-        with Connection(self.endpoint) as connection, ThreadPoolExecutor(max(1, len(bodies))) as pool:
+        with Connection(self.endpoint) as connection, ThreadPoolExecutor(min(AT_ONCE, len(bodies))) as pool:
             tasks = [pool.submit(connection.send, path, body, str if text else json.loads) for body in bodies]
             try:
                 problems = [problem for task in tasks if (problem := task.exception()) is not None]

@@ -31,10 +31,11 @@ FREE_ON_RESUME = frozenset(
             "resume",
             "run_name",
         ),
-        *("save_only_model", "save_steps", "sync_command", "tokens_per_batch", "writer_model"),
+        *("save_only_model", "save_steps", "sync_command", "tokens_per_batch", "writer", "writer_model"),
     }
 )
-"""Fields in which a resumed run may differ from how it began: they move no number of a step beyond rounding."""
+"""Fields in which a resumed run may differ from how it began: they move no number of a step beyond rounding, or say
+where a server is."""
 
 _SMALLER = ("loss", "values/loss", "kl", "mse/", "rewards/rejected", "logps/rejected")
 """Beginnings of metrics that are better when smaller; the others are when larger."""

@@ -154,7 +154,8 @@ class RoundWork:
         if main:
             self.keep_weights(number)
         chosen = self._chosen(number)
-        self.refresh(self.plan.starts()[number - 1])
+        with self.clock.of("writer"):
+            self.refresh(self.plan.starts()[number - 1])
         written, judgements = (Parts(place / name, self.key) for name in STAGES)
         together(lambda: self._written(number, chosen, written), self.accelerator)
         together(lambda: self._judged(number, written, judgements), self.accelerator)
