@@ -242,7 +242,7 @@ def test_rollouts_of_other_weights_are_found(run, tmp_path):
 def staged(place):
     """Return a method with every stage: a judge that recalls weights, prices of lengths, replay, evaluations."""
     named = ["--reference", place / "reference", "--data", place / "pairs.jsonl"]
-    named += ["--eval-prompts", place / "others.jsonl"]
+    named += ["--eval-size", "2"]
     return ["--method", "dice", *named, "--save-steps", "1", "--samples", "3"]
 
 
@@ -547,7 +547,8 @@ def test_a_run_judges_by_its_implicit_rewards(place, tmp_path):
     trained = ["--model", place / "model", "--data", place / "pairs.jsonl", "--output", tmp_path / "dpo"]
     trained += ["--beta", "0.3", "--learning-rate", "1e-2", "--max-steps", "3", "--device", "cpu"]
     assert main([str(word) for word in ("train", *trained)]) == 0
-    assert main(words(place, tmp_path / "run", "--judge-run", tmp_path / "dpo", judged=())) == 0
+    more = ["--judge-run", tmp_path / "dpo", "--data", place / "pairs.jsonl", "--eval-size", "2"]
+    assert main(words(place, tmp_path / "run", *more, judged=())) == 0
     pair = [
         AutoModelForCausalLM.from_pretrained(one, dtype=torch.float32)
         for one in (tmp_path / "dpo" / "policy", place / "model")
@@ -561,6 +562,17 @@ def test_a_run_judges_by_its_implicit_rewards(place, tmp_path):
             own, other = (table.gather(1, ids[0, 1:, None])[start - 1 :].sum().item() for table in tables)
             assert line["reward"] == pytest.approx(0.3 * (own - other), abs=1e-4)
             assert line["judge"] == "run"
+    known = JsonLines(tmp_path / "run" / "rounds" / "0000" / "known_pairs.jsonl").read()
+    texts = {row["prompt"]: (row["chosen"].strip(" ."), row["rejected"].strip(" .")) for row in PAIRS}  # no full stop
+    assert [(row["chosen"].strip(), row["rejected"].strip()) for row in known] == [
+        texts[row["prompt"]] for row in known
+    ]
+    scores = [(row["score_chosen"], row["score_rejected"]) for row in known]
+    right = [(1 + (one > other) - (one < other)) / 2 for one, other in scores]
+    assert [numbers["eval/judge_accuracy"] for _, numbers in evaluations(tmp_path / "run")] == [sum(right) / 2] * 3
+    assert {numbers["eval/judge_pairs"] for _, numbers in evaluations(tmp_path / "run")} == {2}
+    learnt = {row["prompt"] for row in known}
+    assert len(learnt) == 2
 
 
 def test_a_model_that_is_asked_judges_every_two_responses(place, tmp_path):

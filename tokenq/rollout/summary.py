@@ -111,6 +111,19 @@ def evaluation_numbers(rows: Sequence[Judged], seed: int) -> dict[str, float]:
     return {f"eval/{name}": float(value) for name, value in found.items()}
 
 
+def judge_numbers(right: Sequence[float | None]) -> dict[str, float]:
+    """Return how often a judge prefers what is known to be the better response, under `eval/`.
+
+    Args:
+        right: its preference for the better response of each pair, as `preference` has it.
+    """
+    if all(share is None for share in right):
+        return {"eval/judge_pairs": 0.0}
+    rate = win_rate(right)
+    ends = dict(zip(("eval/judge_accuracy_low", "eval/judge_accuracy_high"), rate.interval, strict=True))
+    return {"eval/judge_pairs": float(rate.n), "eval/judge_accuracy": rate.win_rate, **ends}
+
+
 def distinct(responses: Sequence[Sequence[int]], n: int) -> float:
     """Return the share of different n-grams among all n-grams of tokens of some responses."""
     grams = [tuple(ids[start : start + n]) for ids in responses for start in range(len(ids) - n + 1)]

@@ -21,7 +21,7 @@ from tokenq.leftovers import remove
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.report.rounds_page import write_rounds_page
-from tokenq.rollout.summary import Judged, evaluation_numbers, preference
+from tokenq.rollout.summary import Judged, evaluation_numbers, judge_numbers, preference
 from tokenq.search.settings import Sampling
 from tokenq.training.checks import together
 
@@ -36,8 +36,11 @@ TIMES = "times.json"
 ROWS = "eval.jsonl"
 """The responses with what they are worth."""
 
-STAGES = ("eval-rollouts.jsonl", "eval-judgements.jsonl")
+STAGES = ("eval-rollouts.jsonl", "eval-judgements.jsonl", "eval-known.jsonl")
 """What is half-made."""
+
+KNOWN = "known_pairs.jsonl"
+"""Pairs whose preference is known, with what the judge says of them."""
 
 
 class Judging(NamedTuple):
@@ -65,12 +68,14 @@ class Evaluation:
         prompts: held-out prompts; none where nothing is evaluated.
         ids: the same in tokens.
         judging: how the responses are judged.
+        known: (chosen, rejected) of pairs whose preference is known, to judge the judge by.
     """
 
     work: RoundWork
     prompts: Sequence[Prompt]
     ids: Sequence[tuple[int, ...]]
     judging: Judging
+    known: Sequence[tuple[Rollout, Rollout]]
 
     def pairs_of(self, number: int, at_start: bool) -> list[TokenGroup]:
         """Return what a round learns from, as `RoundWork.pairs_of`; at its start the round before is evaluated."""
@@ -103,18 +108,19 @@ class Evaluation:
 
     def _evaluate(self, number: int) -> None:
         place, main = self.work.run.round(number), self.work.accelerator.is_main_process
-        written, judgements = (Parts(place / name, self.work.key) for name in STAGES)
+        written, judgements, known = (Parts(place / name, self.work.key) for name in STAGES)
         if self._numbers(number) is None:
             remove(place / TIMES)  # of a run that was given up
             self.work.accelerator.wait_for_everyone()
             self.work.refresh(self.work.plan.starts()[number])
             together(lambda: self._written(number, written), self.work.accelerator)
             together(lambda: self._judged(number, written, judgements), self.work.accelerator)
+            together(lambda: self._judge_known(number, known), self.work.accelerator)
             self.work.accelerator.wait_for_everyone()
-            together(lambda: self._finish(number, written, judgements) if main else None, self.work.accelerator)
+            together(lambda: self._finish(number, written, judgements, known) if main else None, self.work.accelerator)
             self.work.accelerator.wait_for_everyone()
         if main:
-            for parts in (written, judgements):
+            for parts in (written, judgements, known):
                 parts.remove()
 
     def _numbers(self, number: int) -> Mapping[str, float | None] | None:
@@ -165,7 +171,34 @@ class Evaluation:
         known = {one: JsonLines(self.work.run.round(one) / ROWS).read() for one in (0, number - 1) if 0 <= one < number}
         return {one: {row["id"]: Rollout.from_dict(row) for row in rows} for one, rows in known.items()}
 
-    def _finish(self, number: int, written: Parts, judgements: Parts) -> None:
+    def _judge_known(self, number: int, parts: Parts) -> None:
+        """Judge pairs whose preference is known; a judge that never changes does it once."""
+        work = self.work
+
+        def batch(pairs: Sequence[tuple[Rollout, Rollout]]) -> list[dict[str, Any]]:
+            with work.clock.of("judge"):
+                rewards = judged(self.judging.judge, number + 1, [one for pair in pairs for one in pair])
+            return [{"rewards": both} for both in zip(rewards[::2], rewards[1::2], strict=True)]
+
+        asked = self.known if number == 0 or self.judging.moves else ()
+        own = list(asked)[parts.mine]
+        in_batches(parts, own, work.side_by_side, batch, work.heed, work.listener, "judging")
+
+    def _accuracy(self, number: int, parts: Parts) -> dict[str, float | None]:
+        """Write what the judge says of known pairs, and return how often it is right."""
+        said = [json.loads(line)["rewards"] for line in parts.in_order()]
+        if not said:
+            earlier = self._numbers(0) or {} if number and self.known else {}
+            return {name: value for name, value in earlier.items() if name.startswith("eval/judge_")}
+        rows = (
+            {"prompt": chosen.to_dict()["prompt"], "chosen": chosen.response, "rejected": rejected.response}
+            | {"score_chosen": one, "score_rejected": other}
+            for (chosen, rejected), (one, other) in zip(self.known, said, strict=True)
+        )
+        write_json_lines(self.work.run.round(number) / KNOWN, rows)
+        return dict(judge_numbers([preference(one, other) for one, other in said]))
+
+    def _finish(self, number: int, written: Parts, judgements: Parts, known_parts: Parts) -> None:
         earlier, task = self._earlier(number), self.judging.task
         rows: list[Judged] = []
         for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
@@ -181,7 +214,7 @@ class Evaluation:
             for row in rows
         )
         write_json_lines(place / ROWS, lines)
-        numbers = evaluation_numbers(rows, self.work.config.seed)
+        numbers = evaluation_numbers(rows, self.work.config.seed) | self._accuracy(number, known_parts)
         write_json(place / DONE, {"round": number, "key": self.work.key, "numbers": numbers})
 
     def _tell(self, number: int, numbers: Mapping[str, float | None]) -> None:
@@ -205,6 +238,7 @@ _SAID = {
     "accuracy": "accuracy",
     "won_start": "won against the start",
     "won_last": "won against the round before",
+    "judge_accuracy": "the judge is right in",
     "length": "tokens per response",
 }
 

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from tokenq.data.bad_rows import first_named
+from tokenq.data.encoding import text_of
+from tokenq.data.examples import read_examples
 from tokenq.data.prompts import (
     LoadedPrompts,
     Prompt,
@@ -13,12 +16,17 @@ from tokenq.data.prompts import (
     load_prompts,
     usable_prompts,
 )
+from tokenq.data.sources import load_examples
 from tokenq.errors import UserError
 from tokenq.jobs.rollout.judges import verified_task
+from tokenq.jobs.rollout.stages import rollout_of
 from tokenq.judge.tasks import AnswerTask
 from tokenq.listener import Listener
 from tokenq.records.examples import TokenGroup
+from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.writer import Sample
+from tokenq.search.settings import Sampling
 
 
 class AskedPrompts(NamedTuple):
@@ -72,6 +80,34 @@ def without_prompts(groups: Sequence[TokenGroup], held_out: Sequence[Prompt], to
         return groups
     ids = set(encode_prompts(held_out, tokenizer))
     return [group for group in groups if tuple(group.prompt_ids.tolist()) not in ids]
+
+
+def known_pairs(config: OnlineConfig, groups: Sequence[TokenGroup], tokenizer: Any) -> list[tuple[Rollout, Rollout]]:
+    """Return pairs of `--data` that are held out as responses to be judged: (chosen, rejected) of each.
+
+    Args:
+        config: names the data.
+        groups: the held-out pairs.
+        tokenizer: of the policy.
+    """
+    if not groups or config.judge == "verifier":  # nobody knows true answers to these prompts
+        return []
+    read = partial(read_examples, columns=config.columns, style=config.style, pairing=config.pairing, bad_rows="drop")
+    prompts = {one.where: one.prompt for one in load_examples(config.data, read, seed=config.seed).examples}
+    found = []
+    for number, group in enumerate(groups, 1):
+        ids = tuple(group.prompt_ids.tolist())
+        sides = {one.role: one for one in group.responses}
+        both = []
+        for place, side in enumerate((sides["chosen"], sides["rejected"])):
+            tokens = tuple(side.ids.tolist())
+            sample = Sample(tokens, (), None, "stop" if side.terminal else "length")
+            prompt = Prompt(f"pair {number}", prompts[group.where], group.where)
+            text = partial(text_of, tokenizer)
+            told = {"number": place, "writer": "data", "version": 0}
+            both.append(rollout_of(prompt, ids, sample, text, "data", Sampling(), **told))
+        found.append((both[0], both[1]))
+    return found
 
 
 def _usable(

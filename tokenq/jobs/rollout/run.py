@@ -14,7 +14,7 @@ from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.rollout.first_reference import first_reference
-from tokenq.jobs.rollout.prompts import load_asked, without_prompts
+from tokenq.jobs.rollout.prompts import known_pairs, load_asked, without_prompts
 from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, round_work
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
 from tokenq.jobs.training.data import data_identity, load_data
@@ -79,7 +79,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         plan = _plan(config, len(material.asked.prompts), len(material.offline))
         asked = Asked(config, method, loss, plan, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
-        evaluation = evaluation_of(work, models, material.asked)
+        evaluation = evaluation_of(work, models, material)
         source = Rounds(plan, loss.unit, config.seed, evaluation.pairs_of)
         every = config.save_steps or plan.starts()[1]
         writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
@@ -110,7 +110,8 @@ def _loaded(
     tokenizer = load_tokenizer(spec, read_template(config.chat_template))
     asked_for = load_asked(config, tokenizer, listener)
     asked = loss if config.replayed_share else find_sum("dpo")  # what nobody learns from is pairs and nothing more
-    data = load_data(config, asked, tokenizer, listener)[0] if config.data else None
+    data, held_out = load_data(config, asked, tokenizer, listener)[:2] if config.data else (None, None)
+    known = known_pairs(config, held_out.groups if held_out else (), tokenizer)
     policy = load_policy(spec, tokenizer, (), config, listener)
     identity = identify(policy.model, config.model)
     reference = first_reference(policy, identity, config, accelerator, tokenizer, listener)
@@ -131,7 +132,7 @@ def _loaded(
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
     offline = [] if data is None else without_prompts(data.groups, asked_for.held_out, tokenizer)
-    return Models(policy, tokenizer, reference), Material(asked_for, offline), identities
+    return Models(policy, tokenizer, reference), Material(asked_for, offline, known), identities
 
 
 def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:

@@ -28,6 +28,7 @@ from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.limits import least_context, named_limits, refuse_tokens
 from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan
@@ -78,10 +79,12 @@ class Material(NamedTuple):
     Attributes:
         asked: the prompts, with true answers.
         offline: pairs that were there before the first round.
+        known: pairs that are held out of them, as responses to be judged.
     """
 
     asked: AskedPrompts
     offline: Sequence[TokenGroup]
+    known: Sequence[tuple[Rollout, Rollout]]
 
 
 def round_work(
@@ -145,15 +148,15 @@ def round_work(
     )
 
 
-def evaluation_of(work: RoundWork, models: Models, asked: AskedPrompts) -> Evaluation:
+def evaluation_of(work: RoundWork, models: Models, material: Material) -> Evaluation:
     """Return what evaluates the policy between rounds.
 
     Raises:
         UserError: a held-out prompt cannot be written to.
     """
-    row = JUDGES[work.config.judge]
+    row, asked = JUDGES[work.config.judge], material.asked
     judging = Judging(work.judge, row.relative, row.recalls, asked.answers)
-    return Evaluation(work, asked.held_out, _ids(work.config, asked.held_out, models), judging)
+    return Evaluation(work, asked.held_out, _ids(work.config, asked.held_out, models), judging, material.known)
 
 
 def _side_by_side(config: OnlineConfig, policy: PackedLM) -> int:
