@@ -1,8 +1,11 @@
 """Options that several commands share: each stands here once, with its help. Imports no torch."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from tokenq.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,35 @@ class RewardOptions:
     """A sequence classifier that judges responses."""
     reward_weights: Mapping[str, str] = field(default_factory=dict)
     """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
+
+
+JUDGES = ("verifier", "reward_model", "implicit", "ask")
+"""Judges with a name of their own. Any other name is that of a chat model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(RewardOptions):
+    """Who says what a response is worth."""
+
+    judge: str | None = None
+    """Judge: verifier (true answers), reward_model, implicit (β log π/π_ref of --judge-run), ask (a person fills in a
+    file of comparisons), or the name of a chat model behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and
+    OPENAI_API_KEY say which endpoint."""
+    judge_run: str | None = None
+    """Folder of a finished run whose policy and reference judge (a DPO policy is a reward model)."""
+    base_url: str | None = None
+    """The endpoint of a chat model that judges, instead of OPENAI_BASE_URL."""
+
+    def judge_lacks(self, judge: str) -> list[UserError]:
+        """Return what a judge of this name lacks, whoever uses it."""
+        found = []
+        close = difflib.get_close_matches(judge, JUDGES, n=1, cutoff=0.8)
+        if judge not in JUDGES and close:
+            hint = f"Did you mean {close[0]!r}? Other names than {', '.join(JUDGES)} are those of chat models."
+            found.append(UserError(f"There is no judge {judge!r}.", hint))
+        if judge == "reward_model" and self.reward_model is None:
+            found.append(UserError("--judge reward_model without a --reward-model.", "Name it: --reward-model RM."))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

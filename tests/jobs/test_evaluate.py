@@ -204,3 +204,59 @@ def test_a_comparison_is_written_where_it_is_asked_for(tmp_path):
     assert json.loads((tmp_path / "c.json").read_text())["config"]["baseline"] is None
     assert (tmp_path / "c.html").read_text().startswith("<!doctype html>")
     assert len(found.to_frame()) == 2
+
+
+def rate(**settings):
+    answers = {"ours": [answer(1, "1"), answer(2, "22")], "theirs": [answer(1, "2"), answer(2, "2")]}
+    return tokenq.evaluate("win-rate", results=answers, resamples=50, **settings).numbers["ours over theirs"]["raw"]
+
+
+def test_a_win_rate_by_true_answers():
+    """The first answer is right, the second one wrong; the other system has it the other way round."""
+    for more in ({}, {"judge": "verifier"}):
+        questions = [{"prompt": f"{n}?", "answer": str(n)} for n in (1, 2)]
+        raw = rate(prompts=questions, answer="last_number", **more)
+        assert (raw.win_rate, raw.wins, raw.losses, raw.ties) == (0.5, 1, 1, 0)
+
+
+def test_a_win_rate_by_the_implicit_rewards_of_a_run(place):
+    """β Σ log π/π_ref of each text, as the run reads it, decides."""
+    reader = tokenq.load(place / "run")
+    scores = [
+        reader.score(f"{n}?", text).totals.implicit_reward for n, text in ((1, "1"), (2, "22"), (1, "2"), (2, "2"))
+    ]
+    raw = rate(judge_run=place / "run")
+    assert raw.wins == sum(own > other for own, other in zip(scores[:2], scores[2:], strict=True))
+    assert raw.losses == sum(own < other for own, other in zip(scores[:2], scores[2:], strict=True))
+
+
+def test_a_win_rate_by_a_person(tmp_path):
+    """All comparisons are in the file; once it is filled in, the same command gives the rate, and it stays as it is."""
+    from tokenq.judge.judging import Comparison
+    from tokenq.judge.person import PersonJudge
+
+    path = tmp_path / "c.jsonl"
+    PersonJudge(path, print).ask([Comparison("", "1?", "1", "2"), Comparison("", "2?", "22", "2")])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    filled = [{**row, "preferred": "tie" if row["prompt"] == "2?" else "a" if row["a"] == "1" else "b"} for row in rows]
+    write_json_lines(path, filled)
+    raw = rate(judge="ask", answers=path)
+    assert (raw.wins, raw.losses, raw.ties) == (1, 0, 1)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == filled
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"judge": "verifier"}, "needs true answers"),
+        ({"judge": "verifier", "prompts": "p.jsonl"}, "--prompts needs --answer"),
+        ({"judge": "implicit"}, "without a --judge-run"),
+        ({"judge": "reward_model"}, "without a --reward-model"),
+        ({"judge": "m", "reward_model": "rm"}, "There is no judge, or two"),
+        ({"judge": "verifer"}, "Did you mean 'verifier'"),
+        ({}, "There is no judge"),
+    ],
+)
+def test_a_win_rate_without_a_judge_or_with_two(settings, says):
+    with pytest.raises(UserError, match=says):
+        rate(**settings)

@@ -23,7 +23,9 @@ from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.frames import Frames
+from tokenq.jobs.evaluation.judges import JUDGES
 from tokenq.judge.answers import last_number
+from tokenq.judge.kinds import Pointwise
 from tokenq.records.rollouts import Rollout, read_pairs
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import METHODS
@@ -301,12 +303,11 @@ def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
 
 def test_what_is_on_disk_is_neither_written_nor_judged_again(place, tmp_path, monkeypatch):
     """A judge that fails in the first round: the responses stay, and the next start judges those that are left."""
-    import tokenq.jobs.rollout.judges as judges
     from tokenq.rollout.writer import LocalWriter
 
     asked = words(place, tmp_path / "run")
     told, written = [], []
-    make, write = judges.JUDGES["verifier"].make, LocalWriter.write
+    make, write = JUDGES["verifier"], LocalWriter.write
 
     def failing(bench):
         judge = make(bench)
@@ -315,15 +316,15 @@ def test_what_is_on_disk_is_neither_written_nor_judged_again(place, tmp_path, mo
             told.append(len(some))
             if len(told) == 2:
                 raise UserError("The judge is away.", "Wait.")
-            return judge(number, some)
+            return judge.score(number, some)
 
-        return once
+        return Pointwise(once)
 
     def noted(self, prompts, *given):
         written.append(len(prompts))
         return write(self, prompts, *given)
 
-    monkeypatch.setitem(judges.JUDGES, "verifier", judges.JudgeRow(failing))
+    monkeypatch.setitem(JUDGES, "verifier", failing)
     monkeypatch.setattr(LocalWriter, "write", noted)
     assert main(asked) == 2
     assert (written, told) == ([3, 3], [12, 12])
@@ -504,16 +505,15 @@ def test_a_round_without_a_pair_is_said_and_goes_on_or_stops(place, tmp_path, ca
     assert "Round 1 gives no pair" in capsys.readouterr().err
 
 
-def test_a_judge_that_gives_no_numbers_gives_no_pairs(place, tmp_path, monkeypatch):
-    import tokenq.jobs.rollout.judges as judges
-
-    nothing = judges.JudgeRow(lambda bench: lambda number, some: [float("nan")] * len(some))
-    monkeypatch.setitem(judges.JUDGES, "verifier", nothing)
+def test_a_judge_that_gives_no_numbers_gives_no_pairs(place, tmp_path, monkeypatch, capsys):
+    nothing = Pointwise(lambda number, some: [float("nan")] * len(some))
+    monkeypatch.setitem(JUDGES, "verifier", lambda bench: nothing)
     assert main(words(place, tmp_path / "run")) == 0
     assert {line["reward"] for line in rollouts(tmp_path / "run", 1)} == {None}
     assert lines_of(tmp_path / "run")[0]["round/unusable"] == 1.0
-    monkeypatch.setitem(judges.JUDGES, "verifier", judges.JudgeRow(lambda bench: lambda number, some: [1.0]))
+    monkeypatch.setitem(JUDGES, "verifier", lambda bench: Pointwise(lambda number, some: [1.0]))
     assert main(words(place, tmp_path / "few")) == 2
+    assert "The judge gave 1 rewards for 12 responses" in capsys.readouterr().err
 
 
 def test_prompts_come_in_turn(place, tmp_path):
@@ -561,7 +561,7 @@ def test_a_run_judges_by_its_implicit_rewards(place, tmp_path):
                 tables = [one(ids).logits.log_softmax(-1)[0, :-1] for one in pair]
             own, other = (table.gather(1, ids[0, 1:, None])[start - 1 :].sum().item() for table in tables)
             assert line["reward"] == pytest.approx(0.3 * (own - other), abs=1e-4)
-            assert line["judge"] == "run"
+            assert line["judge"] == "implicit"
     known = JsonLines(tmp_path / "run" / "rounds" / "0000" / "known_pairs.jsonl").read()
     texts = {row["prompt"]: (row["chosen"].strip(" ."), row["rejected"].strip(" .")) for row in PAIRS}  # no full stop
     assert [(row["chosen"].strip(), row["rejected"].strip()) for row in known] == [
@@ -586,7 +586,7 @@ def test_a_model_that_is_asked_judges_every_two_responses(place, tmp_path):
 
     endpoint = StubEndpoint(longer)
     try:
-        more = ["--judge-model", "m", "--base-url", endpoint.url, "--samples", "3", "--rounds", "1"]
+        more = ["--judge", "m", "--base-url", endpoint.url, "--samples", "3", "--rounds", "1"]
         more += ["--eval-prompts", place / "others.jsonl"]
         assert main(words(place, tmp_path / "run", *more, judged=())) == 0
     finally:

@@ -4,7 +4,7 @@ import pytest
 
 from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
-from tokenq.jobs.rollout.judges import JUDGES
+from tokenq.jobs.evaluation.judges import JUDGES
 from tokenq.jobs.rollout.run import filled_in, refuse_loss
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import METHODS, compared, find_method, refuse_uncomparable
@@ -65,8 +65,7 @@ def test_flags_replace_a_row():
         ({"method": "selmm"}, "selmm"),
         ({"gold": None}, "nothing to judge"),
         ({"judge": "reward_model"}, "without a --reward-model"),
-        ({"judge": "run"}, "without a --judge-run"),
-        ({"judge": "chat"}, "without a --judge-model"),
+        ({"judge": "verifyer"}, "Did you mean 'verifier'"),
         ({"method": "dice", "reference": None}, "needs a --reference"),
         ({"max_steps": 4}, "--max-steps"),
         ({"eval_data": ["pairs.jsonl"]}, "--eval-data"),

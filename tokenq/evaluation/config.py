@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenq.errors import UserError
-from tokenq.options import ReaderOptions, RewardOptions, RowOptions
+from tokenq.options import JudgeOptions, ReaderOptions, RewardOptions, RowOptions
 from tokenq.ranges import Range, check_ranges
 
 RANGES = (
@@ -115,12 +115,10 @@ class FirstErrorConfig(JudgedEvaluation):
     """Parts of the prompts; thresholds are chosen on the others."""
 
 
-@dataclass(frozen=True)
-class ResultsEvaluation(Evaluation, RewardOptions):
-    """An evaluation of stored answers."""
+@dataclass(frozen=True, kw_only=True)
+class TruthOptions:
+    """True answers: those of a column, or a task that verifies itself."""
 
-    results: Sequence[str] = ()
-    """Files of tokenq search, a system each: FILE, or NAME=FILE."""
     prompts: Sequence[str] = ()
     """The prompts that were answered, with the column of true answers."""
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -133,6 +131,20 @@ class ResultsEvaluation(Evaluation, RewardOptions):
     """How answers are found: last_number, boxed, math, text or regex:PATTERN."""
     task: str | None = None
     """A task that verifies answers itself, instead of --prompts: reasoning-gym:NAME:SIZE:SEED."""
+
+    def truth_lacks(self) -> list[UserError]:
+        """Return what true answers lack."""
+        if self.prompts and self.answer is None:
+            return [UserError("--prompts needs --answer.", "Say how answers are found: --answer last_number.")]
+        return []
+
+
+@dataclass(frozen=True)
+class ResultsEvaluation(Evaluation, TruthOptions, RewardOptions):
+    """An evaluation of stored answers."""
+
+    results: Sequence[str] = ()
+    """Files of tokenq search, a system each: FILE, or NAME=FILE."""
     reward_model: str | None = None
     """A sequence classifier that judges instead of true answers."""
 
@@ -151,8 +163,8 @@ class ResultsEvaluation(Evaluation, RewardOptions):
                 "There is nothing to judge by, or too much.",
                 "Give --prompts FILE with true answers, a --task, or a --reward-model.",
             )
-        if self.prompts and self.answer is None:
-            raise UserError("--prompts needs --answer.", "Say how answers are found: --answer last_number.")
+        for error in self.truth_lacks():
+            raise error
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,7 @@ class FrontierConfig(ResultsEvaluation):
 
 
 @dataclass(frozen=True)
-class WinRateConfig(Evaluation, RewardOptions):
+class WinRateConfig(Evaluation, TruthOptions, JudgeOptions):
     """Who wins? From stored preferences, or by a judge; raw and at equal lengths, Bradley-Terry for several systems."""
 
     preferences: str | None = None
@@ -186,17 +198,16 @@ class WinRateConfig(Evaluation, RewardOptions):
     results: Sequence[str] = ()
     """Files of tokenq search, a system each: NAME=FILE; of two, the second is the baseline."""
     judge: str | None = None
-    """Name of a model behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which."""
-    base_url: str | None = None
-    """The endpoint, instead of OPENAI_BASE_URL."""
+    """Judge: verifier (true answers of --prompts or --task), reward_model, implicit (β log π/π_ref of --judge-run), ask
+    (a person, who fills in a file of comparisons), or the name of a chat model behind an OpenAI-compatible endpoint;
+    OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the one that --reward-model, --judge-run, --prompts
+    or --task asks for."""
     template: str | None = None
-    """File with the question that the judge is asked, instead of the project's own."""
+    """File with the question that a chat model is asked, instead of the project's own."""
     answers: str = "judge-answers.jsonl"
-    """File that keeps the judge's answers, so that nothing is asked twice."""
+    """File that keeps what a chat model or a person has said, so that nothing is asked twice."""
     concurrency: int = 8
     """Questions under way at once."""
-    reward_model: str | None = None
-    """A sequence classifier that judges instead."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -207,8 +218,34 @@ class WinRateConfig(Evaluation, RewardOptions):
         super().check()
         if (self.preferences is None) == (not self.results):
             raise UserError("There is nothing to judge, or too much.", "Give --preferences FILE, or --results A=… B=….")
-        if self.results and (self.judge is None) == (self.reward_model is None):
-            raise UserError("There is no judge, or two.", "Name a --judge model or a --reward-model.")
+        if not self.results:
+            return
+        hint = "Name one: --judge MODEL, --judge ask, --reward-model, --judge-run, or --prompts with --answer."
+        if len(self._judges()) != 1:
+            raise UserError("There is no judge, or two.", hint)
+        for error in (*self.judge_lacks(self.judged_by), *self._lacks(), *self.truth_lacks()):
+            raise error
+
+    @property
+    def judged_by(self) -> str:
+        """The judge by its name."""
+        return next(iter(self._judges()))
+
+    def _judges(self) -> set[str]:
+        """Return every judge that is asked for, by name or by what only that one needs."""
+        truth = self.task if self.task is not None else self.prompts or None
+        given = {"reward_model": self.reward_model, "implicit": self.judge_run, "verifier": truth}
+        named = set() if self.judge is None else {self.judge}
+        return named | {name for name, value in given.items() if value is not None}
+
+    def _lacks(self) -> list[UserError]:
+        found = []
+        if self.judged_by == "verifier" and bool(self.prompts) == (self.task is not None):
+            found.append(UserError("--judge verifier needs true answers.", "Give --prompts FILE, or a --task."))
+        if self.judged_by == "implicit" and self.judge_run is None:
+            hint = "Name a finished run: --judge-run runs/dpo."
+            found.append(UserError("--judge implicit without a --judge-run.", hint))
+        return found
 
 
 TASKS: dict[str, type[Evaluation]] = {

@@ -118,7 +118,7 @@ _COLUMNS = (
 
 _SETTINGS = (
     *("model", "reference", "prompts", "eval_prompts", "eval_size", "data", "method", "loss", "loss_options", "beta"),
-    *("judge", "reward_model", "judge_run", "judge_model", "pairs", "replay", "reference_moves", "rounds"),
+    *("judge", "reward_model", "judge_run", "pairs", "replay", "reference_moves", "rounds"),
     *("prompts_per_round", "samples", "temperature", "top_k", "top_p", "max_new_tokens", "learning_rate"),
     *("batch_size", "epochs", "lora_rank", "seed"),
 )

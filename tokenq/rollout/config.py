@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokenq.errors import UserError
-from tokenq.options import RewardOptions
+from tokenq.options import JudgeOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.rollout.methods import METHODS, find_method, refuse_uncomparable
 from tokenq.rollout.sync import WriterOptions, refuse_writer
@@ -16,7 +16,7 @@ from tokenq.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(RewardOptions, WriterOptions, TrainConfig):
+class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
     """Learn from one's own responses: rounds of writing, judging, pairing and training. --method says how."""
 
     prompts: Sequence[str]
@@ -64,17 +64,11 @@ class OnlineConfig(RewardOptions, WriterOptions, TrainConfig):
     prompts_per_batch: int | None = None
     """Prompts that are written to side by side. Default: as many as give 512 responses; fewer for a larger model."""
 
-    judge: Literal["auto", "verifier", "reward_model", "run", "chat", "implicit"] = "auto"
-    """Who says what a response is worth: a comparison with the true answer, a reward model, β log π/π_ref of a run's
-    policy and reference, a model that is asked in words, or β log π/π_before of the policy against the round before.
-    auto: the method's own, else --reward-model, --judge-run, --judge-model or the true answers, whichever is given."""
-    judge_run: str | None = None
-    """Folder of a finished run whose policy and reference judge (a DPO policy is a reward model)."""
-    judge_model: str | None = None
-    """Name of a model behind an OpenAI-compatible endpoint that compares every two responses, in both orders;
-    OPENAI_BASE_URL and OPENAI_API_KEY say which endpoint."""
-    base_url: str | None = None
-    """The endpoint of --judge-model, instead of OPENAI_BASE_URL."""
+    judge: str | None = None
+    """Judge: verifier (the true answers of --gold), reward_model, implicit (β log π/π_ref of --judge-run, else of the
+    policy against the round before), ask (a person, who fills in a file of comparisons), or the name of a chat model
+    behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the method's own, else
+    --reward-model, --judge-run or the true answers, whichever is given."""
     answer: str | None = None
     """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
     gold: str | None = None
@@ -123,28 +117,22 @@ class OnlineConfig(RewardOptions, WriterOptions, TrainConfig):
 
     @property
     def judged_by(self) -> str:
-        """The key of the judge."""
-        if self.judge != "auto":
+        """The judge by its name."""
+        if self.judge is not None:
             return self.judge
-        given = {"reward_model": self.reward_model, "run": self.judge_run, "chat": self.judge_model}
+        given = {"reward_model": self.reward_model, "implicit": self.judge_run}
         named = next((name for name, value in given.items() if value is not None), "verifier")
         return METHODS[self.method].judge or named
 
     def _judging(self) -> list[UserError]:
         """Return what the judge lacks."""
-        by, found = self.judged_by, []
-        if by == "verifier" and (self.answer is None or self.gold is None):
-            hint = "Give --answer last_number --gold answer, a --reward-model, --judge-run or --judge-model."
+        found = self.judge_lacks(self.judged_by)
+        if self.judged_by == "verifier" and (self.answer is None or self.gold is None):
+            hint = (
+                "Give --answer last_number --gold answer, a --reward-model, --judge-run, --judge ask or a chat model."
+            )
             found.append(UserError("There is nothing to judge responses by.", hint))
-        needs = {
-            "reward_model": ("--reward-model", self.reward_model, "RM"),
-            "run": ("--judge-run", self.judge_run, "runs/dpo"),
-            "chat": ("--judge-model", self.judge_model, "MODEL"),
-        }
-        flag, value, example = needs.get(by, ("", "", ""))
-        if value is None:
-            found.append(UserError(f"--judge {by} without a {flag}.", f"Name it: {flag} {example}."))
-        if by == "implicit" and self.reference is None:
+        if self.judged_by == "implicit" and self.judge_run is None and self.reference is None:
             hint = "Name the model that --model was trained from: --reference SFT."
             found.append(UserError("The implicit reward of the first round needs a --reference.", hint))
         return found

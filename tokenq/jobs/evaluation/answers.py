@@ -1,6 +1,6 @@
 """Tasks that judge stored answers: generation, best of n, quality against KL."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tokenq.data.layouts.engine_outputs import read_answers, with_prompts
 from tokenq.data.prompts import load_prompts
 from tokenq.errors import UserError
-from tokenq.evaluation.config import BestOfNConfig, FrontierConfig, GenerationConfig, ResultsEvaluation
+from tokenq.evaluation.config import BestOfNConfig, FrontierConfig, GenerationConfig, ResultsEvaluation, TruthOptions
 from tokenq.evaluation.task_generation import Quality, frontier, generation
 from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.given import Given
@@ -94,24 +94,40 @@ def _judged(
     Raises:
         UserError: there is no such task, a true answer is missing, or what `results_of` raises.
     """
-    quality, known = _quality_of(config, given)
-    systems = results_of(config.results, given.results)
+    if config.reward_model is not None:
+        model = reward_model_of(config.reward_model, config.reward_weights)
+        scored = results_of(config.results, given.results)
+        return scored, lambda result, candidate: model.score([result.prompt], [candidate.text])[0]
+    correct, known = truth_of(config, given)
+    systems = answered(config, results_of(config.results, given.results), known, listener)
+    return systems, lambda result, candidate: correct(result.id, candidate.text)
+
+
+def answered(
+    config: TruthOptions, systems: Mapping[str, list[SearchResult]], known: Collection[str] | None, listener: Listener
+) -> dict[str, list[SearchResult]]:
+    """Return the answers to prompts whose true answer is known; with `bad_rows` "drop" the others are counted.
+
+    Raises:
+        UserError: a system answers none of them.
+    """
     if known is None or config.bad_rows == "error":
-        return systems, quality
+        return dict(systems)
     kept = {name: [one for one in found if one.id in known] for name, found in systems.items()}
     for name, found in systems.items():
         if lost := len(found) - len(kept[name]):
             listener.say(f"{name}: {lost} of {len(found)} answers dropped: no true answer to their prompts")
         if not kept[name]:
             raise UserError(f"{name} answers none of the prompts that have a true answer.", "Are these the same rows?")
-    return kept, quality
+    return kept
 
 
-def _quality_of(config: ResultsEvaluation, given: Given) -> tuple[Quality, Collection[str] | None]:
-    """Return the quality of a candidate as a function, and the ids of the prompts with a known one; None for all."""
-    if config.reward_model is not None:
-        model = reward_model_of(config.reward_model, config.reward_weights)
-        return lambda result, candidate: model.score([result.prompt], [candidate.text])[0], None
+def truth_of(config: TruthOptions, given: Given) -> tuple[Callable[[str, str], float], Collection[str] | None]:
+    """Return (id, response) → 1 for the true answer, else 0, and the ids of the prompts with a known one; None for all.
+
+    Raises:
+        UserError: there is no such task, or a true answer is missing.
+    """
     if config.task is not None:
         kind, _, rest = config.task.partition(":")
         name, *numbers = rest.split(":")
@@ -119,12 +135,12 @@ def _quality_of(config: ResultsEvaluation, given: Given) -> tuple[Quality, Colle
             raise UserError(f"--task {config.task} is not known.", "It has the form reasoning-gym:chain_sum:100:0.")
         verifier = ReasoningGymTask(name, *map(int, numbers[:2]))
         verifier.examples()
-        return lambda result, candidate: verifier.correct(result.id, candidate.text), None
+        return verifier.correct, None
     prompts, answer = given.data.get("prompts", config.prompts), str(config.answer)
     loaded = load_prompts(prompts, config.columns, bad_rows=config.bad_rows)
     task = AnswerTask(loaded.prompts, config.gold, find_extractor(answer), find_equality(answer))
     task = replace(task, prompts=with_answers(loaded, task, config.bad_rows).prompts)
-    return lambda result, candidate: task.correct(result.id, candidate.text), task.answers
+    return task.correct, task.answers
 
 
 def reward_model_of(name: str, weights: Mapping[str, str]) -> "RewardModel":

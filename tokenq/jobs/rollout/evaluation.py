@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from tokenq.data.prompts import Prompt
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
-from tokenq.jobs.rollout.judges import Judge, judged
+from tokenq.jobs.rollout.judges import judged
 from tokenq.jobs.rollout.rounds import RoundWork
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
+from tokenq.judge.kinds import Judge
 from tokenq.judge.tasks import AnswerTask
 from tokenq.leftovers import remove
 from tokenq.records.examples import TokenGroup
@@ -164,7 +165,7 @@ class Evaluation:
             return lines
 
         own = [Rollout.from_dict(json.loads(line)) for line in written.own()]
-        in_batches(judgements, own, work.side_by_side, batch, work.heed, work.listener, "judging")
+        in_batches(judgements, own, work.judged_together(len(own)), batch, work.heed, work.listener, "judging")
 
     def _earlier(self, number: int) -> dict[int, dict[str, Rollout]]:
         """Return what the policy wrote at the start and after the round before, by the names of the prompts."""
@@ -182,7 +183,7 @@ class Evaluation:
 
         asked = self.known if number == 0 or self.judging.moves else ()
         own = list(asked)[parts.mine]
-        in_batches(parts, own, work.side_by_side, batch, work.heed, work.listener, "judging")
+        in_batches(parts, own, work.judged_together(len(own)), batch, work.heed, work.listener, "judging")
 
     def _accuracy(self, number: int, parts: Parts) -> dict[str, float | None]:
         """Write what the judge says of known pairs, and return how often it is right."""

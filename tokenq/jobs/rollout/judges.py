@@ -1,173 +1,92 @@
-"""Judges of rounds, in one table: what the compared responses of a round are worth, each a number.
-
-A judge of an online run is the judge of evaluations: the same tasks, the same reward models. To add one, write a
-function that makes it and a row of `JUDGES`.
-"""
+"""What the judge of a run makes of a round: a number for each compared response, and how many judgements that took."""
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import TokenScorer
 from tokenq.data.prompts import LoadedPrompts
 from tokenq.errors import UserError
+from tokenq.jobs.evaluation.judges import Scores
 from tokenq.jobs.run import models_of_run
 from tokenq.judge.answers import find_equality, find_extractor
-from tokenq.judge.chat import ChatJudge
-from tokenq.judge.endpoint import Endpoint
-from tokenq.judge.judging import Comparison, shares
+from tokenq.judge.kinds import Judge, Pointwise, won
 from tokenq.judge.tasks import AnswerTask, with_answers
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
-from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import against_base
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.learning import by_prompt, group_of
 
-Judge = Callable[[int, Sequence[Rollout]], Sequence[float]]
-"""(round, responses) → what each is worth."""
 
-
-@dataclass(frozen=True)
-class Bench:
-    """What a judge may be made of.
+class Scorers(NamedTuple):
+    """The models of a run as scorers of tokens.
 
     Attributes:
-        config: the settings.
-        task: the true answers, None without a column of them.
-        tokenizer: the policy's.
-        device: where models compute.
-        scorer: log π of the policy as it is.
+        policy: log π of the policy as it is.
         reference: log π_ref of the first reference.
-        answers: file that keeps what a model that is asked in words has said.
         recalled: (round) → a block in which the policy has the weights that it had at the start of that round.
+        tokenizer: the policy's.
+        device: where they compute.
     """
 
-    config: OnlineConfig
-    task: AnswerTask | None
+    policy: TokenScorer
+    reference: TokenScorer
+    recalled: Callable[[int], AbstractContextManager[None]]
     tokenizer: Any
     device: str
-    scorer: TokenScorer
-    reference: TokenScorer
-    answers: Path
-    recalled: Callable[[int], AbstractContextManager[None]]
 
 
-class JudgeRow(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        make: makes the judge.
-        recalls: whether it reads the weights of the round before, which are then kept.
-        relative: whether it only says how the responses to one prompt compare.
-    """
-
-    make: Callable[[Bench], Judge]
-    recalls: bool = False
-    relative: bool = False
+def recalls(config: OnlineConfig) -> bool:
+    """Return whether the judge reads the weights of the round before, which are then kept."""
+    return config.judge == "implicit" and config.judge_run is None
 
 
-def verifier(bench: Bench) -> Judge:
-    """Return the judge that compares the answer of a response with the true one: 1 for the same, else 0."""
-    task = bench.task
-    if task is None:
-        raise UserError("There are no true answers to judge by.", "Name their column: --gold answer.")
-    return lambda number, rollouts: [task.correct(one.id, one.response) for one in rollouts]
+def implicit(config: OnlineConfig, scorers: Scorers) -> Scores:
+    """Return the function that gives β Σ log π/π_ref of what was sampled, token by token: nothing is tokenised again.
 
-
-def reward_model(bench: Bench) -> Judge:
-    """Return the judge that is a reward model."""
-    config = bench.config
-    spec = ModelSpec(str(config.reward_model), device=bench.device, trust_remote_code=config.trust_remote_code)
-    model = RewardModel(spec, config.reward_weights, config.tokens_per_batch)
-
-    def judge(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
-        ended = [one.finish == "stop" for one in rollouts]
-        return model.score([one.prompt for one in rollouts], [one.response for one in rollouts], ended)
-
-    return judge
-
-
-def trained_pair(bench: Bench) -> Judge:
-    """Return the judge that is β Σ log π/π_ref of the policy and the reference of a finished run.
+    Of the policy and the reference of --judge-run; without one, of the policy at the start of this round and the
+    policy at the start of the round before, in the first round the first reference (DICE).
 
     Raises:
         UserError: there is no such run, or its models read other tokens.
     """
-    config = bench.config
-    spec = ModelSpec(str(config.judge_run), device=bench.device, trust_remote_code=config.trust_remote_code)
+    beta = 0.1 if config.beta is None else config.beta
+
+    def own(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
+        budget = config.tokens_per_batch
+        now = response_logps(rollouts, scorers.policy, budget, scorers.device)
+        if number == 1:
+            before = response_logps(rollouts, scorers.reference, budget, scorers.device)
+        else:
+            with scorers.recalled(number - 1):
+                before = response_logps(rollouts, scorers.policy, budget, scorers.device)
+        return [beta * (one - other) for one, other in zip(now, before, strict=True)]
+
+    return own if config.judge_run is None else _of_run(config, scorers)
+
+
+def _of_run(config: OnlineConfig, scorers: Scorers) -> Scores:
+    spec = ModelSpec(str(config.judge_run), device=scorers.device, trust_remote_code=config.trust_remote_code)
     models = against_base(models_of_run(str(config.judge_run), spec))
     pair = [one for one in (models.policy, models.reference) if one is not None]
     for one in pair:
-        check_tokenizers(bench.tokenizer, open_tokenizer(one))
-    scorers = [no_grad(open_model(one, config.attention, config.max_length).lm) for one in pair]
+        check_tokenizers(scorers.tokenizer, open_tokenizer(one))
+    readers = [no_grad(open_model(one, config.attention, config.max_length).lm) for one in pair]
     beta = 0.1 if models.beta is None else models.beta
 
-    def judge(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
+    def score(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
         policy, reference = (
-            response_logps(rollouts, scorer, config.tokens_per_batch, bench.device) for scorer in scorers
+            response_logps(rollouts, scorer, config.tokens_per_batch, scorers.device) for scorer in readers
         )
         return [beta * (one - other) for one, other in zip(policy, reference, strict=True)]
 
-    return judge
-
-
-def chat(bench: Bench) -> Judge:
-    """Return the judge that asks a model in words: the share of the other responses to a prompt that one beats."""
-    endpoint = Endpoint(str(bench.config.judge_model), bench.config.base_url)
-    asked = ChatJudge(endpoint, bench.answers)
-
-    def judge(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
-        matches = [pair for some in by_prompt(rollouts) for pair in combinations(some, 2)]
-        names = [f"round {number}, prompt {one.id}, responses {one.number} and {two.number}" for one, two in matches]
-        made = [(name, one.prompt, one.response, two.response) for name, (one, two) in zip(names, matches, strict=True)]
-        won: dict[tuple[str, int], list[float]] = {(one.id, one.number): [] for one in rollouts}
-        said = shares(asked([Comparison(*each) for each in made])).tolist()
-        for (one, two), share in zip(matches, said, strict=True):
-            if math.isfinite(share):
-                won[one.id, one.number].append(share)
-                won[two.id, two.number].append(1 - share)
-        return [sum(found) / len(found) if found else math.nan for found in won.values()]
-
-    return judge
-
-
-def implicit(bench: Bench) -> Judge:
-    """Return the judge that is β Σ log π/π_before, π_before the policy at the start of the round before (DICE).
-
-    In the first round π_before is the first reference.
-    """
-    beta = 0.1 if bench.config.beta is None else bench.config.beta
-
-    def judge(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
-        budget = bench.config.tokens_per_batch
-        now = response_logps(rollouts, bench.scorer, budget, bench.device)
-        if number == 1:
-            before = response_logps(rollouts, bench.reference, budget, bench.device)
-        else:
-            with bench.recalled(number - 1):
-                before = response_logps(rollouts, bench.scorer, budget, bench.device)
-        return [beta * (one - other) for one, other in zip(now, before, strict=True)]
-
-    return judge
-
-
-JUDGES: dict[str, JudgeRow] = {
-    "verifier": JudgeRow(verifier),
-    "reward_model": JudgeRow(reward_model),
-    "run": JudgeRow(trained_pair),
-    "chat": JudgeRow(chat, relative=True),
-    "implicit": JudgeRow(implicit, recalls=True),
-}
-"""Every judge by its name."""
+    return score
 
 
 def verified_task(config: OnlineConfig, loaded: LoadedPrompts) -> tuple[AnswerTask, LoadedPrompts]:
@@ -188,7 +107,10 @@ def judged(judge: Judge, number: int, rollouts: Sequence[Rollout]) -> list[float
     Raises:
         UserError: it gives another number of rewards than it was given responses.
     """
-    rewards = [float(reward) for reward in judge(number, rollouts)]
+    if isinstance(judge, Pointwise):
+        rewards = [float(reward) for reward in judge.score(number, rollouts)]
+    else:
+        rewards = [share for some in won(judge, number, by_prompt(rollouts)) for share in some]
     if len(rewards) != len(rollouts):
         raise UserError(
             f"The judge gave {len(rewards)} rewards for {len(rollouts)} responses.",

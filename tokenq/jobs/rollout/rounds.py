@@ -21,9 +21,10 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
 from tokenq.jobs.rollout.clock import Clock
-from tokenq.jobs.rollout.judges import Judge, judged, response_logps
+from tokenq.jobs.rollout.judges import judged, response_logps
 from tokenq.jobs.rollout.sampled import not_stale, refuse_all_stale, with_model_logps
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
+from tokenq.judge.kinds import Judge, Pairwise
 from tokenq.leftovers import remove
 from tokenq.listener import Listener
 from tokenq.models.identity import ModelIdentity
@@ -45,6 +46,9 @@ DONE = "round.json"
 
 STAGES = ("rollouts.jsonl", "judgements.jsonl")
 """What is half-made in the first two stages of a round."""
+
+COMPARISONS = "comparisons.jsonl"
+"""What a person who judges a round fills in."""
 
 _ORDER = 0xF00D
 """Sets the order of prompts apart from other draws of the same seed."""
@@ -143,13 +147,15 @@ class RoundWork:
             f"{shown['prompts']} prompts, {shown['length']} tokens per response, KL {shown['kl']}"
         )
         if not numbers["round/pairs"]:
-            self.listener.say(f"warning: round {number} gives no pair, and nothing is learnt from it")
+            self.listener.say(f"warning: round {number} gives no pair{_reason(numbers)}; nothing is learnt from it")
 
     def _write(self, number: int, place: Path) -> None:
         """Write, judge and pair."""
         main = self.accelerator.is_main_process
         if main and (place / DONE).exists():  # of a run that was given up before its first step
-            remove(place)
+            for path in place.iterdir():
+                if path.name != COMPARISONS:  # what a person said of two texts holds whatever the settings are
+                    remove(path)
         self.accelerator.wait_for_everyone()
         if main:
             self.keep_weights(number)
@@ -218,8 +224,13 @@ class RoundWork:
                 rewards = iter(judged(self.judge, number, [one for some in rollouts for one in some if one.compared]))
             return [{"rewards": [next(rewards) if one.compared else None for one in some]} for some in rollouts]
 
-        own, size = list(map(json.loads, written.own())), self.side_by_side
-        in_batches(judgements, own, size, batch, self.heed, self.listener, "judging")
+        own = list(map(json.loads, written.own()))
+        in_batches(judgements, own, self.judged_together(len(own)), batch, self.heed, self.listener, "judging")
+
+    def judged_together(self, count: int) -> int:
+        """Return how many of so many prompts are judged at a time."""
+        whole = isinstance(self.judge, Pairwise) and self.judge.whole
+        return max(1, count) if whole else self.side_by_side
 
     def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:
         """Write the responses with what they are worth, the pairs, what is replayed beside them, and the numbers."""
@@ -263,6 +274,13 @@ class RoundWork:
         store = ReferenceStore(None, self.identity)
         store.fill(groups, scorer, self.config.tokens_per_batch, self.accelerator.device)
         return list(store.with_logps(groups))
+
+
+def _reason(numbers: Mapping[str, float | None]) -> str:
+    """Return why a round without a pair has none, where its judge is why."""
+    if numbers["round/unusable"] == 1:
+        return ": the judge gave no number to any response"
+    return ": the judge gave all responses to a prompt one worth" if numbers["round/ties"] == 1 else ""
 
 
 def _shown(value: float | None) -> str:

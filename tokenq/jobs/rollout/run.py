@@ -14,6 +14,7 @@ from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.rollout.first_reference import first_reference
+from tokenq.jobs.rollout.judges import recalls
 from tokenq.jobs.rollout.prompts import known_pairs, load_asked, without_prompts
 from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, round_work
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
@@ -187,7 +188,7 @@ def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
 
 def _refuse_itself(config: OnlineConfig, policy: PackedLM, reference: ModelIdentity) -> None:
     """Refuse a judge of log-ratios whose reference is the policy itself, or what lies below a new adapter."""
-    if config.judge != "implicit":
+    if not recalls(config):
         return
     if identify(policy.model, config.model, adapter="off" if config.lora_rank else "on").weights == reference.weights:
         raise UserError(

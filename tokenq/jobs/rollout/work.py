@@ -1,6 +1,6 @@
 """What writes the rounds of a run: its models as writers, its judge, and all that they are told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +13,18 @@ from tokenq.core.tensors import PackedBatch
 from tokenq.data.encoding import text_of
 from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
+from tokenq.jobs.evaluation.judges import Bench, judge_of
 from tokenq.jobs.rollout.evaluation import Evaluation, Judging
 from tokenq.jobs.rollout.first_reference import FirstReference, written_in
-from tokenq.jobs.rollout.judges import JUDGES, Bench
+from tokenq.jobs.rollout.judges import Scorers, implicit, recalls
 from tokenq.jobs.rollout.prompts import AskedPrompts
-from tokenq.jobs.rollout.rounds import RoundWork
+from tokenq.jobs.rollout.rounds import COMPARISONS, RoundWork
 from tokenq.jobs.rollout.sampled import token_logps
 from tokenq.jobs.rollout.served import served_policy
 from tokenq.jobs.rollout.weights import keep_weights, recalled
 from tokenq.jobs.searcher import ends_of
+from tokenq.judge.kinds import Pairwise
+from tokenq.judge.tasks import AnswerTask
 from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
@@ -96,7 +99,7 @@ def round_work(
         UserError: a prompt cannot be written to, or the judge cannot be made.
     """
     config, method, policy, reference = asked.config, asked.method, models.policy, models.reference
-    run, row = RunDir(Path(config.output)), JUDGES[config.judge]
+    run = RunDir(Path(config.output))
     prepared = partial(written_in, accelerator, policy)
 
     def scorer(batch: PackedBatch) -> Tensor:
@@ -113,10 +116,8 @@ def round_work(
     engine = f"tokenq {next(policy.parameters()).dtype}".replace("torch.", "")
     own = LocalWriter(lambda: ModelStepper(policy), limits, engine, prepared)
     first = LocalWriter(lambda: ModelStepper(reference.lm), limits, engine, reference.prepared)
-    recall = partial(recalled, policy, run)
-    answers = run.round(0).with_name(f"answers-{accelerator.process_index}-of-{accelerator.num_processes}.jsonl")
     where = str(accelerator.device)
-    bench = Bench(config, material.asked.task, models.tokenizer, where, scorer, reference.scorer, answers, recall)
+    scorers = Scorers(scorer, reference.scorer, partial(recalled, policy, run), models.tokenizer, where)
     ids, served = _ids(config, material.asked.prompts, models), None
     if config.writer != LOCAL:
         served = served_policy(config, policy, models.tokenizer, limits, ids, accelerator, listener)
@@ -130,7 +131,7 @@ def round_work(
             "reference": first if method.reference_moves == "never" else own,
             "data": StoredWriter(_stored(material.offline), partial(token_logps, scorer, where)),
         },
-        judge=row.make(bench),
+        judge=judge_of(_bench(config, material.asked.task, scorers, accelerator, listener, heed)),
         policy=scorer,
         reference=reference.scorer,
         identity=reference.identity if asked.loss.reference else None,
@@ -138,7 +139,7 @@ def round_work(
         side_by_side=_side_by_side(config, policy),
         text=partial(text_of, models.tokenizer),
         refresh=(lambda version: None) if served is None else served.refresh,
-        keep_weights=partial(keep_weights, policy, run) if row.recalls else lambda number: None,
+        keep_weights=partial(keep_weights, policy, run) if recalls(config) else lambda number: None,
         run=run,
         key=asked.key,
         plan=asked.plan,
@@ -154,8 +155,8 @@ def evaluation_of(work: RoundWork, models: Models, material: Material) -> Evalua
     Raises:
         UserError: a held-out prompt cannot be written to.
     """
-    row, asked = JUDGES[work.config.judge], material.asked
-    judging = Judging(work.judge, row.relative, row.recalls, asked.answers)
+    asked = material.asked
+    judging = Judging(work.judge, isinstance(work.judge, Pairwise), recalls(work.config), asked.answers)
     return Evaluation(work, asked.held_out, _ids(work.config, asked.held_out, models), judging, material.known)
 
 
@@ -165,6 +166,39 @@ def _side_by_side(config: OnlineConfig, policy: PackedLM) -> int:
         return config.prompts_per_batch
     size = next(policy.parameters()).itemsize
     return prompts_at_once(policy.model.config, config.samples_of_prompt, config.max_new_tokens, size)
+
+
+def _bench(
+    config: OnlineConfig,
+    task: AnswerTask | None,
+    scorers: Scorers,
+    accelerator: Accelerator,
+    listener: Listener,
+    heed: Callable[[], None],
+) -> Bench:
+    """Return what the judge may be made of.
+
+    Raises:
+        UserError: a person is asked, and several processes would wait for each other.
+    """
+    run, (index, count) = RunDir(Path(config.output)), (accelerator.process_index, accelerator.num_processes)
+    if config.judge == "ask" and count > 1:
+        raise UserError("--judge ask waits longer than processes wait for each other.", "Start a single process.")
+    return Bench(
+        config,
+        answers=run.round(0).with_name(f"answers-{index}-of-{count}.jsonl"),
+        comparisons=lambda number: (
+            run.round(min(number, config.rounds)) / COMPARISONS
+        ),  # there is an evaluation after the last
+        correct=None if task is None else task.correct,
+        implicit=partial(implicit, config, scorers),
+        device=scorers.device,
+        trust_remote_code=config.trust_remote_code,
+        tokens_per_batch=config.tokens_per_batch,
+        seed=config.seed,
+        listener=listener,
+        heed=heed,
+    )
 
 
 def _stored(groups: Sequence[TokenGroup]) -> dict[tuple[int, ...], list[TokenResponse]]:

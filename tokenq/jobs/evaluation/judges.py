@@ -1,0 +1,126 @@
+"""Judges by name, in one table that online rounds and evaluations share.
+
+A name that is not in the table is that of a chat model behind an endpoint. To add a judge, write a function that makes
+it, a row of `JUDGES`, and its name in `tokenq.options`. Imports no torch: who asks a chat model waits for none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenq.errors import UserError
+from tokenq.judge.chat import QUESTION, ChatJudge
+from tokenq.judge.endpoint import Endpoint
+from tokenq.judge.kinds import Judge, Pairwise, Pointwise
+from tokenq.judge.person import PersonJudge
+from tokenq.judge.prompt import Template
+from tokenq.listener import SILENCE, Listener, Progress, silent
+from tokenq.options import JudgeOptions
+
+Scores = Callable[[int, Sequence[Any]], Sequence[float]]
+"""(round, responses) → what each is worth."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a judge may be made of.
+
+    Attributes:
+        config: the settings.
+        answers: file that keeps what a chat model has said.
+        comparisons: (round) → the file that a person fills in.
+        correct: (id of a prompt, response) → 1 for the true answer, else 0; None where there is none.
+        implicit: makes the function that gives β Σ log π/π_ref of responses; None where nothing could.
+        device: where models compute.
+        trust_remote_code: whether code that comes with a model may run.
+        tokens_per_batch: most tokens of a forward.
+        seed: of the order in which a person sees two responses.
+        template: the question that a chat model is asked.
+        concurrency: questions under way at once.
+        progress: told how many of them are answered.
+        listener: told what there is to say.
+        heed: called while a person is waited for; raises where nobody is to wait any longer.
+    """
+
+    config: JudgeOptions
+    answers: Path
+    comparisons: Callable[[int], Path]
+    correct: Callable[[str, str], float] | None = None
+    implicit: Callable[[], Scores] | None = None
+    device: str = "auto"
+    trust_remote_code: bool = False
+    tokens_per_batch: int = 4096
+    seed: int = 0
+    template: Template = QUESTION
+    concurrency: int = 8
+    progress: Progress = silent
+    listener: Listener = SILENCE
+    heed: Callable[[], None] = field(default=lambda: None)
+
+
+def verifier(bench: Bench) -> Judge:
+    """Return the judge that compares the answer of a response with the true one: 1 for the same, else 0."""
+    correct = bench.correct
+    if correct is None:
+        raise UserError("There are no true answers to judge by.", "Name their column: --gold answer.")
+    return Pointwise(lambda number, responses: [correct(one.id, one.response) for one in responses])
+
+
+def reward_model(bench: Bench) -> Judge:
+    """Return the judge that is a reward model; the first to need torch."""
+    from tokenq.models.load import ModelSpec
+    from tokenq.models.reward_model import RewardModel
+
+    config = bench.config
+    spec = ModelSpec(str(config.reward_model), device=bench.device, trust_remote_code=bench.trust_remote_code)
+    model = RewardModel(spec, config.reward_weights, bench.tokens_per_batch)
+
+    def score(number: int, responses: Sequence[Any]) -> Sequence[float]:
+        ended = [one.finish == "stop" for one in responses]
+        return model.score([one.prompt for one in responses], [one.response for one in responses], ended)
+
+    return Pointwise(score)
+
+
+def implicit(bench: Bench) -> Judge:
+    """Return the judge that is β Σ log π/π_ref of a policy and a reference: a DPO policy is a reward model."""
+    if bench.implicit is None:
+        raise UserError("--judge implicit without a --judge-run.", "Name a finished run: --judge-run runs/dpo.")
+    return Pointwise(bench.implicit())
+
+
+def ask(bench: Bench) -> Judge:
+    """Return the judge that is a person: a file of comparisons that somebody fills in."""
+    return Pairwise(lambda number, comparisons: person(bench, number)(comparisons), whole=True)
+
+
+def person(bench: Bench, number: int) -> PersonJudge:
+    """Return what waits for a person in a round; the round is 0 outside of online runs."""
+    return PersonJudge(bench.comparisons(number), bench.listener.say, bench.seed, bench.heed)
+
+
+def chat(bench: Bench) -> Judge:
+    """Return the judge that is a chat model, asked in words and in both orders."""
+    asked = chat_judge(bench)
+    return Pairwise(lambda number, comparisons: asked(comparisons))
+
+
+def chat_judge(bench: Bench) -> ChatJudge:
+    """Return what asks a chat model."""
+    endpoint = Endpoint(str(bench.config.judge), bench.config.base_url)
+    return ChatJudge(endpoint, bench.answers, bench.template, concurrency=bench.concurrency, progress=bench.progress)
+
+
+JUDGES: Mapping[str, Callable[[Bench], Judge]] = {
+    "verifier": verifier,
+    "reward_model": reward_model,
+    "implicit": implicit,
+    "ask": ask,
+}
+"""Every judge with a name of its own."""
+
+
+def judge_of(bench: Bench) -> Judge:
+    """Return the judge that the settings name; any other name is that of a chat model."""
+    return JUDGES.get(str(bench.config.judge), chat)(bench)
