@@ -46,7 +46,7 @@ def test_judgements_are_numbers_given_or_different_texts_compared():
     pointwise, pairwise = Pointwise(lambda number, some: []), Pairwise(lambda number, some: [])
     assert judgements(pointwise, PROMPTS) == 5
     assert judgements(pairwise, PROMPTS) == 5  # six pairs, of which one reads the same
-    assert [most_judgements(one, 4) for one in (pointwise, pairwise)] == [4, 6]
+    assert [most_judgements(4, pairwise=one) for one in (False, True)] == [4, 6]
 
 
 def test_numbers_become_preferences_and_a_verifier_knows_its_prompt():

@@ -200,3 +200,45 @@ def test_numbers_that_say_nothing_are_said_and_counted(
     stops = words(place, tmp_path / "stops", "--reward-model", "rm", "--rounds", "1", "--on-empty-round", "stop")
     assert main(stops) == 2
     assert "Round 1 gives no pair" in capsys.readouterr().err
+
+
+def budgeted(place, tmp_path, monkeypatch, budget):
+    """Every response is worth the sum of its token ids: one judgement a response."""
+    judge = Pointwise(lambda number, some: [float(sum(one.token_ids)) for one in some])
+    monkeypatch.setitem(JUDGES, "reward_model", lambda bench: judge)
+    return words(place, tmp_path / "run", "--reward-model", "rm", "--rounds", "3", "--label-budget", budget)
+
+
+def test_a_budget_of_labels_ends_the_run(place, tmp_path, monkeypatch, capsys):
+    """Three rounds of four prompts × three responses are 36; twenty pay for a round and two prompts of the next."""
+    asked = budgeted(place, tmp_path, monkeypatch, 20)
+    assert main(asked) == 0
+    said_of = capsys.readouterr().err
+    assert "2 rounds of 4 prompts (the last of 2)" in said_of
+    assert "the label budget ends the run after round 2 of 3" in said_of
+    run = tmp_path / "run"
+    assert [len(by_prompt(run, number)) for number in (1, 2)] == [4, 2]
+    assert not (run / "rounds" / "0003").exists()
+    numbers = [line for line in lines_of(run) if "round" in line]
+    assert [(line["round/judgements"], line["round/judgements_so_far"]) for line in numbers] == [(12, 12), (6, 18)]
+    before = (run / "policy" / "model.safetensors").read_bytes()
+    assert main([*asked, "--resume"]) == 0
+    assert (run / "policy" / "model.safetensors").read_bytes() == before
+    assert main(budgeted(place, tmp_path / "less", monkeypatch, 2)) == 2
+    assert "the responses to one prompt take up to 3 judgements" in capsys.readouterr().err
+
+
+def test_labels_that_are_flipped(place, tmp_path, monkeypatch):
+    """All of them, none, or half by a seed; whatever is flipped stands in the pair with its scores as they were."""
+    flipped = {}
+    for share in ("0", "0.5", "1"):
+        asked = budgeted(place, tmp_path / share, monkeypatch, 36)
+        assert main([*asked, "--flip-labels", share, "--pairs", "all"]) == 0
+        run = tmp_path / share / "run"
+        pairs = rows_of(run / "rounds" / "0001" / "pairs.jsonl")
+        turned = [row["score_chosen"] < row["score_rejected"] for row in pairs]
+        assert lines_of(run)[0].get("round/flipped", 0) == sum(turned)
+        flipped[share] = turned
+    assert not any(flipped["0"])
+    assert all(flipped["1"])
+    assert 0 < sum(flipped["0.5"]) < len(flipped["0.5"])

@@ -5,23 +5,23 @@ import pytest
 from training.small_runs import random_pairs
 
 from tokenq.core.losses.units import UNITS
-from tokenq.rollout.rounds import Rounds, draw_replay, planned, replayed
+from tokenq.rollout.rounds import Rounds, affordable, draw_replay, planned, replayed
 
 PAIRS = random_pairs(12)
 
 
 def test_the_plan_by_hand():
     """7 pairs in batches of 3 are 3 steps a pass; two passes and a half are 8 (7.5 upwards)."""
-    plan = planned(3, fresh=7, offline=0, replay=0.0, batch_size=3, epochs=2.5)
+    plan = planned([7] * 3, offline=0, replay=0.0, batch_size=3, epochs=2.5)
     assert plan.starts() == [0, 8, 16, 24]
     assert [plan.place(step) for step in (0, 7, 8, 23)] == [(1, 0), (1, 7), (2, 0), (3, 7)]
 
 
 def test_rounds_that_replay_are_longer():
-    assert planned(3, 10, 0, 1.0, 5, 1.0).pairs == (10, 20, 30)  # all of the earlier
-    assert planned(3, 10, 4, 1.0, 5, 1.0).pairs == (14, 24, 34)
-    assert planned(3, 10, 100, 0.5, 5, 1.0).pairs == (20, 20, 20)  # as many again
-    assert planned(2, 10, 0, 0.75, 5, 1.0).pairs == (10, 20)  # 30 are wanted, 10 are there
+    assert planned([10] * 3, 0, 1.0, 5, 1.0).pairs == (10, 20, 30)  # all of the earlier
+    assert planned([10] * 3, 4, 1.0, 5, 1.0).pairs == (14, 24, 34)
+    assert planned([10] * 3, 100, 0.5, 5, 1.0).pairs == (20, 20, 20)  # as many again
+    assert planned([10] * 2, 0, 0.75, 5, 1.0).pairs == (10, 20)  # 30 are wanted, 10 are there
 
 
 def test_how_many_are_replayed():
@@ -44,7 +44,7 @@ def rounds(sizes, asked):
         asked.append((number, at_start))
         return PAIRS[: sizes[number - 1]]
 
-    return Rounds(planned(len(sizes), 10, 0, 0.0, 4, 1.0), UNITS["pairs"], 0, pairs_of)
+    return Rounds(planned([10] * len(sizes), 0, 0.0, 4, 1.0), UNITS["pairs"], 0, pairs_of)
 
 
 def test_a_round_with_few_pairs_has_empty_steps():
@@ -70,6 +70,15 @@ def test_every_pair_of_a_round_is_seen_once_and_any_order_of_asking_gives_the_sa
 
 @pytest.mark.parametrize("epochs", [0.5, 2.0])
 def test_passes_over_a_round(epochs):
-    source = Rounds(planned(1, 8, 0, 0.0, 4, epochs), UNITS["pairs"], 0, lambda number, at_start: PAIRS[:8])
+    source = Rounds(planned([8], 0, 0.0, 4, epochs), UNITS["pairs"], 0, lambda number, at_start: PAIRS[:8])
     seen = [part.place for step in range(source.total) for part in source.step(step)]
     assert np.bincount(seen).tolist() == [2] * 8 if epochs == 2 else len(set(seen)) == 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "counts"),
+    [(None, [4, 4, 4]), (36, [4, 4, 4]), (99, [4, 4, 4]), (35, [4, 4, 3]), (20, [4, 2]), (12, [4]), (3, [1]), (2, [])],
+)
+def test_a_budget_of_labels_ends_at_the_border_of_a_prompt(budget, counts):
+    """Three rounds of four prompts that take three judgements each: 36 in all."""
+    assert affordable(3, 4, 3, budget) == counts

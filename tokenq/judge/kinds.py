@@ -98,9 +98,9 @@ def judgements(judge: Judge, prompts: Sequence[Sequence[Any]]) -> int:
     return sum(one.response != two.response for some in prompts for one, two in combinations(some, 2))
 
 
-def most_judgements(judge: Judge, responses: int) -> int:
+def most_judgements(responses: int, *, pairwise: bool) -> int:
     """Return how many judgements so many responses to a prompt take at most."""
-    return responses if isinstance(judge, Pointwise) else math.comb(responses, 2)
+    return math.comb(responses, 2) if pairwise else responses
 
 
 def _comparison(number: int, one: Any, two: Any) -> Comparison:

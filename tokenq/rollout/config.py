@@ -73,6 +73,11 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
     """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
     gold: str | None = None
     """Column of the true answer, read as responses are."""
+    label_budget: int | None = None
+    """Judgements that all rounds together may take: responses that are given a number, or comparisons of two, whichever
+    the judge makes. The run ends with the prompts that they pay for. Default: as many as it takes."""
+    flip_labels: float = 0.0
+    """Probability that a pair is turned round before it is learnt from: noise that the judge does not have."""
     pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto"
     """Which pairs rewards give: the best against the worst, every two, labels drawn by Bradley-Terry, or both sides
     equally long (DICE). auto: as the method has it."""
@@ -186,6 +191,7 @@ RANGES = (
     Range(("rounds", "prompts_per_round", "prompts_per_batch"), least=1, most=1_000_000),
     Range(("samples",), least=1, most=10_000),
     Range(("max_staleness",), least=0, most=1_000_000),
-    Range(("replay",), least=0, most=1),
+    Range(("replay", "flip_labels"), least=0, most=1),
+    Range(("label_budget",), least=1, most=1_000_000_000),
 )
 """The ranges of an online run's numbers."""

@@ -27,7 +27,9 @@ class Learnt(NamedTuple):
     numbers: dict[str, float]
 
 
-def learnt(rollouts: Sequence[Rollout], pairing: str, number: int, seed: int, *, keep_truncated: bool) -> Learnt:
+def learnt(
+    rollouts: Sequence[Rollout], pairing: str, number: int, seed: int, *, keep_truncated: bool, flip_labels: float = 0.0
+) -> Learnt:
     """Return the pairs that follow from judged responses.
 
     Args:
@@ -36,24 +38,33 @@ def learnt(rollouts: Sequence[Rollout], pairing: str, number: int, seed: int, *,
         number: of the round.
         seed: of drawn labels, with the number.
         keep_truncated: whether responses that were cut are compared too.
+        flip_labels: probability that a pair is turned round.
     """
     prompts = by_prompt(rollouts)
     compared = [[one for one in some if _usable(one, keep_truncated=keep_truncated)] for some in prompts]
     dice = np.random.default_rng([seed, number, _LABELS])
     found: RoundPairs = PAIRINGS[pairing].pairs([_candidates(some) for some in compared], dice)
+    turned = np.random.default_rng([seed, number, _FLIPS]).random(sum(map(len, found.pairs))) < flip_labels
+    numbers = {**found.numbers, **({"flipped": float(turned.sum())} if flip_labels else {})}
+    turn = iter(turned)
+    labelled = [[(j, i) if next(turn) else (i, j) for i, j in pairs] for pairs in found.pairs]
     groups, rows = [], []
-    for every, some, pairs in zip(prompts, compared, found.pairs, strict=True):
+    for every, some, pairs in zip(prompts, compared, labelled, strict=True):
         calibration = [one.tokens("calibration") for one in every if one.calibrates][:1]
         for chosen, rejected in ((some[i], some[j]) for i, j in pairs):
             sides = (chosen.tokens("chosen"), rejected.tokens("rejected"), *calibration)
             ids = np.array(chosen.prompt_ids, np.int32)
             groups.append(TokenGroup(ids, sides, True, f"round {number}, prompt {chosen.id}"))
             rows.append(_row(chosen, rejected, every))
-    return Learnt(groups, rows, [len(pairs) for pairs in found.pairs], dict(found.numbers))
+    return Learnt(groups, rows, [len(pairs) for pairs in found.pairs], numbers)
 
 
 _LABELS = 0xBEEF
 """Sets the draws of labels apart from others of the same seed and round."""
+
+
+_FLIPS = 0xF11B
+"""Sets the draws of pairs that are turned round apart from others of the same seed and round."""
 
 
 def by_prompt(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:

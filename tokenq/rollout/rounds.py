@@ -49,21 +49,38 @@ class Plan(NamedTuple):
         return number + 1, step - starts[number]
 
 
-def planned(rounds: int, fresh: int, offline: int, replay: float, batch_size: int, epochs: float) -> Plan:
+def affordable(rounds: int, prompts: int, most: int, budget: int | None) -> list[int]:
+    """Return how many prompts each round has, for the rounds that a budget of judgements pays for.
+
+    Every prompt is charged the most that it can take, so that the plan is known before anything is judged.
+
+    Args:
+        rounds: as many as are asked for.
+        prompts: of a round.
+        most: judgements that a prompt can take.
+        budget: judgements of the whole run; None for as many as it takes.
+    """
+    if budget is None:
+        return [prompts] * rounds
+    paid = min(budget // most, rounds * prompts)
+    whole, rest = divmod(paid, prompts)
+    return [prompts] * whole + [rest] * (rest > 0)
+
+
+def planned(fresh: Sequence[int], offline: int, replay: float, batch_size: int, epochs: float) -> Plan:
     """Return the plan of a run.
 
     Args:
-        rounds: how many.
-        fresh: most new pairs of a round.
+        fresh: most new pairs of each round.
         offline: pairs that were there before the first.
         replay: share of what is learnt that comes from earlier pairs; `EVERYTHING` for all of them.
         batch_size: pairs of a step.
         epochs: passes over the pairs of a round.
     """
     most = []
-    for number in range(rounds):
-        earlier = offline + number * fresh
-        most.append(fresh + min(earlier, replayed(fresh, replay, earlier)))
+    for number, new in enumerate(fresh):
+        earlier = offline + sum(fresh[:number])
+        most.append(new + min(earlier, replayed(new, replay, earlier)))
     return Plan(tuple(most), batch_size, epochs)
 
 

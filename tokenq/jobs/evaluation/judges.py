@@ -121,6 +121,11 @@ JUDGES: Mapping[str, Callable[[Bench], Judge]] = {
 """Every judge with a name of its own."""
 
 
+def compares(config: JudgeOptions, judge: str) -> bool:
+    """Return whether the judge of this name compares two responses, and gives no number to one."""
+    return judge == "ask" or judge not in JUDGES
+
+
 def judge_of(bench: Bench) -> Judge:
     """Return the judge that the settings name; any other name is that of a chat model."""
     return JUDGES.get(str(bench.config.judge), chat)(bench)

@@ -50,6 +50,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     gold: str | None = None,
     reward_model: str | None = None,
     reward_weights: Mapping[str, str] = {},
+    label_budget: int | None = None,
+    flip_labels: float = 0.0,
     pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto",
     truncated: Literal["keep", "drop"] = "keep",
     reference: Name | None = None,

@@ -25,6 +25,7 @@ from tokenq.jobs.rollout.judges import judged, response_logps
 from tokenq.jobs.rollout.sampled import not_stale, refuse_all_stale, with_model_logps
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
 from tokenq.judge.kinds import Judge, Pairwise
+from tokenq.judge.kinds import judgements as judgements_of
 from tokenq.leftovers import remove
 from tokenq.listener import Listener
 from tokenq.models.identity import ModelIdentity
@@ -32,7 +33,7 @@ from tokenq.models.reference_store import ReferenceStore
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout, pair_row, read_pairs
 from tokenq.rollout.config import OnlineConfig
-from tokenq.rollout.learning import learnt, without_columns
+from tokenq.rollout.learning import by_prompt, learnt, without_columns
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan, draw_replay, replayed
 from tokenq.rollout.summary import round_numbers
@@ -76,6 +77,7 @@ class RoundWork:
         run: the folder of the run.
         key: of all that rounds depend on.
         plan: when each round begins.
+        counts: prompts of each round.
         accelerator: tells processes apart.
         listener: told what a round came to.
         heed: called before every batch; gives the round up where a signal asks for it.
@@ -99,6 +101,7 @@ class RoundWork:
     run: RunDir
     key: str
     plan: Plan
+    counts: Sequence[int]
     accelerator: Accelerator
     listener: Listener
     heed: Callable[[], None]
@@ -172,8 +175,8 @@ class RoundWork:
     def _chosen(self, number: int) -> list[int]:
         """Return the prompts of a round: the next of a permutation, drawn anew when all have been gone through."""
         every, found = len(self.prompts), list[int]()
-        count = min(every, self.config.prompts_per_round or every)
-        for place in range((number - 1) * count, number * count):
+        start = sum(self.counts[: number - 1])
+        for place in range(start, start + self.counts[number - 1]):
             turn, at = divmod(place, every)
             found.append(int(np.random.default_rng([self.config.seed, turn, _ORDER]).permutation(every)[at]))
         return sorted(set(found))
@@ -240,7 +243,14 @@ class RoundWork:
             for row, reward in zip(line["rollouts"], said["rewards"], strict=True):
                 one = Rollout.from_dict(row)
                 rollouts.append(replace(one, reward=reward, judge=config.judge if one.compared else None))
-        fresh = learnt(rollouts, config.pairs, number, config.seed, keep_truncated=config.truncated == "keep")
+        fresh = learnt(
+            rollouts,
+            config.pairs,
+            number,
+            config.seed,
+            keep_truncated=config.truncated == "keep",
+            flip_labels=config.flip_labels,
+        )
         earlier = [group for before in range(1, number) for group in read_pairs(self.run.round(before) / "pairs.jsonl")]
         pool = [*self.offline, *earlier]
         count = replayed(len(fresh.groups), config.replayed_share, len(pool))
@@ -263,8 +273,18 @@ class RoundWork:
             numbers["round/logps_of_reference"] = sum(logps) / len(logps)
         tokens = config.epochs * sum(group.n_tokens for group in every)
         more = {"replayed": len(old), "stale": stale, "learnt_tokens": tokens}
+        more |= self._judgements(number, [one for one in rollouts if one.compared])
         numbers |= {f"round/{name}": float(value) for name, value in more.items()}
         write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
+
+    def _judgements(self, number: int, rollouts: Sequence[Rollout]) -> dict[str, int]:
+        """Return how many judgements a round took, and all rounds up to it."""
+        asked = judgements_of(self.judge, by_prompt(rollouts))
+        before = 0
+        if number > 1:
+            known = self._numbers(self.run.round(number - 1)) or {}
+            before = int(known["round/judgements_so_far"] or 0)
+        return {"judgements": asked, "judgements_so_far": before + asked}
 
     def _referenced(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
         """Return the pairs with log π_ref of every token under the reference of this round."""

@@ -13,6 +13,7 @@ from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import plain
+from tokenq.jobs.evaluation.judges import compares
 from tokenq.jobs.rollout.first_reference import first_reference
 from tokenq.jobs.rollout.judges import recalls
 from tokenq.jobs.rollout.prompts import known_pairs, load_asked, without_prompts
@@ -30,6 +31,7 @@ from tokenq.jobs.training.run import (
     model_to_train,
     read_template,
 )
+from tokenq.judge.kinds import most_judgements
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
@@ -37,7 +39,7 @@ from tokenq.models.tokenizer import load_tokenizer
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
-from tokenq.rollout.rounds import Plan, Rounds, planned
+from tokenq.rollout.rounds import Plan, Rounds, affordable, planned
 from tokenq.rundir import provenance
 from tokenq.training.defaults import with_defaults
 from tokenq.training.job import Job
@@ -77,8 +79,10 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         accelerator.wait_for_everyone()
         models, material, identities = _loaded(config, loss, accelerator, listener)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        plan = _plan(config, len(material.asked.prompts), len(material.offline))
-        asked = Asked(config, method, loss, plan, _key(config, identities), Request())
+        counts = _prompts_of_rounds(config, len(material.asked.prompts))
+        plan = _plan(config, counts, len(material.offline))
+        paid = replace(config, rounds=len(counts))
+        asked = Asked(paid, method, loss, plan, counts, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
         evaluation = evaluation_of(work, models, material)
         source = Rounds(plan, loss.unit, config.seed, evaluation.pairs_of)
@@ -96,10 +100,12 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
             listener=listener,
             request=asked.request,
         )
-        listener.say(_plan_line(config, plan, len(material.asked.prompts)))
+        listener.say(_plan_line(config, plan, counts))
         summary = fit(job, accelerator)
         evaluation.finish()
         finish(writer, summary, accelerator)
+        if len(counts) < config.rounds:
+            listener.say(f"the label budget ends the run after round {len(counts)} of {config.rounds}")
         listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
 
 
@@ -209,18 +215,37 @@ def _named(config: OnlineConfig) -> OnlineConfig:
     return replace(config, data=[*config.prompts, *config.data])
 
 
-def _plan(config: OnlineConfig, prompts: int, offline: int) -> Plan:
-    count = min(prompts, config.prompts_per_round or prompts)
-    most = compared(find_method(config.method), config.samples_of_prompt, stored=bool(config.data))
-    fresh = count * PAIRINGS[config.pairs].most(most)
-    return planned(config.rounds, fresh, offline, config.replayed_share, config.batch_size, config.epochs)
+def _compared(config: OnlineConfig) -> int:
+    return compared(find_method(config.method), config.samples_of_prompt, stored=bool(config.data))
 
 
-def _plan_line(config: OnlineConfig, plan: Plan, prompts: int) -> str:
-    count = min(prompts, config.prompts_per_round or prompts)
+def _prompts_of_rounds(config: OnlineConfig, prompts: int) -> list[int]:
+    """Return how many prompts each round has, for the rounds that the label budget pays for.
+
+    Raises:
+        UserError: it pays for no prompt.
+    """
+    most = most_judgements(_compared(config), pairwise=compares(config, str(config.judge)))
+    found = affordable(config.rounds, min(prompts, config.prompts_per_round or prompts), most, config.label_budget)
+    if not found:
+        raise UserError(
+            f"--label-budget {config.label_budget}: the responses to one prompt take up to {most} judgements.",
+            "Raise it, or lower --samples.",
+        )
+    return found
+
+
+def _plan(config: OnlineConfig, counts: Sequence[int], offline: int) -> Plan:
+    fresh = [count * PAIRINGS[config.pairs].most(_compared(config)) for count in counts]
+    return planned(fresh, offline, config.replayed_share, config.batch_size, config.epochs)
+
+
+def _plan_line(config: OnlineConfig, plan: Plan, counts: Sequence[int]) -> str:
+    last = f" (the last of {counts[-1]})" if counts[-1] < counts[0] else ""
+    budget = "" if config.label_budget is None else f" within {config.label_budget} judgements"
     return (
-        f"online: {config.rounds} rounds of {count} prompts × {config.samples_of_prompt} responses, judged by "
-        f"{config.judge}, at most {plan.starts()[-1]} steps of {config.batch_size} pairs with {config.loss}"
+        f"online: {len(counts)} rounds of {counts[0]} prompts{last} × {config.samples_of_prompt} responses, judged by "
+        f"{config.judge}{budget}, at most {plan.starts()[-1]} steps of {config.batch_size} pairs with {config.loss}"
     )
 
 

@@ -50,6 +50,7 @@ class Asked(NamedTuple):
         method: its row.
         loss: what is minimised.
         plan: when each round begins.
+        counts: prompts of each round.
         key: of all that rounds depend on.
         request: where a signal that asks the run to stop is noted.
     """
@@ -58,6 +59,7 @@ class Asked(NamedTuple):
     method: OnlineMethod
     loss: LossSum
     plan: Plan
+    counts: Sequence[int]
     key: str
     request: Request
 
@@ -143,6 +145,7 @@ def round_work(
         run=run,
         key=asked.key,
         plan=asked.plan,
+        counts=asked.counts,
         accelerator=accelerator,
         listener=listener,
         heed=heed,
