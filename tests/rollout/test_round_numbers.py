@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tokenq.records.rollouts import Rollout
-from tokenq.rollout.summary import Judged, distinct, evaluation_numbers, preference, round_numbers
+from tokenq.rollout.summary import Judged, distinct, evaluation_numbers, preference, read_for_kl, round_numbers
 
 
 def rollout(name, number, tokens, reward, *, finish="stop", writer="policy", use="compared"):
@@ -107,3 +107,19 @@ def test_ties_are_counted_among_comparisons():
     rows = [rollout("a", n, [n, 2], reward) for n, reward in enumerate((1.0, 1.0, 0.0))]
     rows += [rollout("b", n, [n, 2], 0.0) for n in range(2)]
     assert round_numbers(rows, [0.0] * 5, [1, 0], seed=0)["round/ties"] == pytest.approx(0.5)
+
+
+def test_kl_is_read_from_the_first_own_response_to_a_prompt():
+    """Of three prompts: the reference's first, one to calibrate on first, the reference's alone."""
+    rows = [
+        rollout("a", 0, [5], 1.0, writer="reference"),
+        rollout("a", 1, [5], 0.0),
+        rollout("a", 2, [5], 0.0),
+        rollout("b", 0, [5], None, use="calibration"),
+        rollout("b", 1, [5], 0.0),
+        rollout("c", 0, [5], 0.0, writer="reference"),
+    ]
+    assert read_for_kl(rows) == [1, 4]
+    # The ratios of these two alone: −0.5 − (−2) and −0.5 − (−1).
+    ref_logps = [None, -2.0, None, None, -1.0, None]
+    assert round_numbers(rows, ref_logps, [1, 1, 0], seed=0)["round/kl"] == pytest.approx((1.5 + 0.5) / 2)

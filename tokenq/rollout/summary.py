@@ -14,7 +14,7 @@ RESAMPLES = 1000
 
 
 def round_numbers(
-    rollouts: Sequence[Rollout], ref_logps: Sequence[float], pairs: Sequence[int], seed: int
+    rollouts: Sequence[Rollout], ref_logps: Sequence[float | None], pairs: Sequence[int], seed: int
 ) -> dict[str, float]:
     """Return what a round says of its writer, under `round/`.
 
@@ -26,19 +26,21 @@ def round_numbers(
 
     Args:
         rollouts: all responses of the round, judged.
-        ref_logps: Σ log π_ref of each under the first reference.
+        ref_logps: Σ log π_ref of each under the first reference, None where it was not read: KL is over those
+            that were.
         pairs: how many pairs each prompt gave.
         seed: of the interval.
     """
     rows = list(zip(rollouts, ref_logps, strict=True))
-    own = [(one, ref) for one, ref in rows if one.compared and one.writer == "policy"]
+    own = [one for one, _ in rows if _own(one)]
+    ratios = [sum(one.logps) - ref for one, ref in rows if _own(one) and ref is not None]
     compared = [one for one in rollouts if one.compared]
     known = [one for one in compared if one.reward is not None]
-    worth = [(one.reward, one.id) for one, _ in own if one.reward is not None]
+    worth = [(one.reward, one.id) for one in own if one.reward is not None]
     values = np.array([reward for reward, _ in worth], np.float64)
     reward = mean_interval(values, [name for _, name in worth], Resampling(RESAMPLES, seed=seed))
-    lengths = np.array([len(one.token_ids) for one, _ in own], np.float64)
-    sums = np.array([sum(one.logps) for one, _ in own])
+    lengths = np.array([len(one.token_ids) for one in own], np.float64)
+    sums = np.array([sum(one.logps) for one in own])
     found = {
         "reward": reward.value,
         "reward_low": reward.low,
@@ -49,15 +51,35 @@ def round_numbers(
         "without_signal": _share(sum(count == 0 for count in pairs), len(pairs)),
         "ties": _ties(known),
         "length": float(lengths.mean()),
-        "truncated": _share(sum(one.finish == "length" for one, _ in own), len(own)),
+        "truncated": _share(sum(one.finish == "length" for one in own), len(own)),
         "entropy": float(-sums.sum() / lengths.sum()),
-        "kl": float((sums - np.array([ref for _, ref in own])).mean()),
-        "distinct": _share(len({(one.id, one.token_ids) for one, _ in own}), len(own)),
-        **{f"distinct_{n}": distinct([one.token_ids for one, _ in own], n) for n in (1, 2)},
+        "kl": sum(ratios) / len(ratios),
+        "distinct": _share(len({(one.id, one.token_ids) for one in own}), len(own)),
+        **{f"distinct_{n}": distinct([one.token_ids for one in own], n) for n in (1, 2)},
         "written_tokens": sum(len(one.token_ids) for one in rollouts if one.writer != "data"),
         "judged_tokens": sum(len(one.token_ids) for one in compared),
     }
     return {f"round/{name}": float(value) for name, value in found.items()}
+
+
+def read_for_kl(rollouts: Sequence[Rollout]) -> list[int]:
+    """Return the places of the responses by which KL is estimated: the first of the policy's own to each prompt.
+
+    They are independent, and a round of thousands of responses is not read again for one number.
+    """
+    first: dict[str, int] = {}
+    for place, one in enumerate(rollouts):
+        if _own(one) and len(first) < KL_PROMPTS:
+            first.setdefault(one.id, place)
+    return list(first.values())
+
+
+KL_PROMPTS = 256
+"""Prompts whose responses are read for KL."""
+
+
+def _own(one: Rollout) -> bool:
+    return one.compared and one.writer == "policy"
 
 
 class Judged(NamedTuple):

@@ -36,7 +36,7 @@ from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.learning import by_prompt, learnt, without_columns
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan, draw_replay, replayed
-from tokenq.rollout.summary import round_numbers
+from tokenq.rollout.summary import read_for_kl, round_numbers
 from tokenq.rollout.writer import Writer
 from tokenq.rundir import RunDir
 from tokenq.search.settings import Sampling
@@ -264,7 +264,12 @@ class RoundWork:
         write_json_lines(place / "replay.jsonl", [pair_row(group, number, {}) for group in old])
         write_json_lines(place / "rollouts.jsonl", (one.to_dict() for one in rollouts))
         where = str(self.accelerator.device)
-        ref_logps = response_logps(rollouts, self.reference, config.tokens_per_batch, where)
+        ref_logps: list[float | None] = [None for _ in rollouts]
+        with self.clock.of("trainer"):
+            places = read_for_kl(rollouts)
+            read = response_logps([rollouts[at] for at in places], self.reference, config.tokens_per_batch, where)
+        for at, value in zip(places, read, strict=True):
+            ref_logps[at] = value
         own = with_model_logps(rollouts, self.policy, where)
         numbers = round_numbers(own, ref_logps, fresh.counts, config.seed)
         numbers |= {f"round/{name}": value for name, value in fresh.numbers.items()}
