@@ -57,7 +57,14 @@ class RewardOptions:
 
 
 JUDGES = ("verifier", "reward_model", "implicit", "ask")
-"""Judges with a name of their own. Any other name is that of a chat model."""
+"""Judges with a name of their own. FILE.py:FUNCTION is a function of the user's, any other name a chat model's."""
+
+
+def judge_kind(judge: str) -> str:
+    """Return the row of the table of judges that a name stands for: one of `JUDGES`, "function" or "chat"."""
+    if judge in JUDGES:
+        return judge
+    return "function" if judge.rpartition(":")[0].endswith(".py") else "chat"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +73,8 @@ class JudgeOptions(RewardOptions):
 
     judge: str | None = None
     """Judge: verifier (true answers), reward_model, implicit (β log π/π_ref of --judge-run), ask (a person fills in a
-    file of comparisons), or the name of a chat model behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and
-    OPENAI_API_KEY say which endpoint."""
+    file of comparisons), FILE.py:FUNCTION (a function of prompts and responses that returns their rewards), or the name
+    of a chat model behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which endpoint."""
     judge_run: str | None = None
     """Folder of a finished run whose policy and reference judge (a DPO policy is a reward model)."""
     base_url: str | None = None
@@ -77,7 +84,7 @@ class JudgeOptions(RewardOptions):
         """Return what a judge of this name lacks, whoever uses it."""
         found = []
         close = difflib.get_close_matches(judge, JUDGES, n=1, cutoff=0.8)
-        if judge not in JUDGES and close:
+        if judge_kind(judge) == "chat" and close:
             hint = f"Did you mean {close[0]!r}? Other names than {', '.join(JUDGES)} are those of chat models."
             found.append(UserError(f"There is no judge {judge!r}.", hint))
         if judge == "reward_model" and self.reward_model is None:

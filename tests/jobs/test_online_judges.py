@@ -242,3 +242,24 @@ def test_labels_that_are_flipped(place, tmp_path, monkeypatch):
     assert not any(flipped["0"])
     assert all(flipped["1"])
     assert 0 < sum(flipped["0.5"]) < len(flipped["0.5"])
+
+
+def test_a_function_of_the_users_judges_prompts_and_responses(place, tmp_path, capsys):
+    """A reward by hand: three for each letter of the response, one for each of the prompt."""
+    (tmp_path / "rewards.py").write_text(
+        "def letters(prompts, responses):\n"
+        "    return [len(p) + 3 * len(r) for p, r in zip(prompts, responses)]\n"
+        "def broken(prompts, responses):\n"
+        "    return 1 / 0\n"
+    )
+    assert main(words(place, tmp_path / "run", "--judge", f"{tmp_path}/rewards.py:letters")) == 0
+    rows = [row for some in by_prompt(tmp_path / "run", 1) for row in some]
+    assert [row["reward"] for row in rows] == [len(row["prompt"]) + 3 * len(row["response"]) for row in rows]
+    capsys.readouterr()
+    for name, message in (
+        ("rewards.py:broken", r"rewards.py:broken failed on 6 responses: ZeroDivisionError"),
+        ("rewards.py:lettres", r"Unknown function in .*rewards.py 'lettres'.\n.*Did you mean 'letters'"),
+        ("reward.py:letters", r"there is no file .*reward.py"),
+    ):
+        assert main(words(place, tmp_path / name, "--judge", f"{tmp_path}/{name}")) == 2
+        assert re.search(message, capsys.readouterr().err)

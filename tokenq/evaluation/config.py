@@ -199,9 +199,9 @@ class WinRateConfig(Evaluation, TruthOptions, JudgeOptions):
     """Files of tokenq search, a system each: NAME=FILE; of two, the second is the baseline."""
     judge: str | None = None
     """Judge: verifier (true answers of --prompts or --task), reward_model, implicit (β log π/π_ref of --judge-run), ask
-    (a person, who fills in a file of comparisons), or the name of a chat model behind an OpenAI-compatible endpoint;
-    OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the one that --reward-model, --judge-run, --prompts
-    or --task asks for."""
+    (a person, who fills in a file of comparisons), FILE.py:FUNCTION (prompts, responses → their rewards), or the name
+    of a chat model behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which.
+    Default: the one that --reward-model, --judge-run, --prompts or --task asks for."""
     template: str | None = None
     """File with the question that a chat model is asked, instead of the project's own."""
     answers: str = "judge-answers.jsonl"

@@ -66,9 +66,10 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
 
     judge: str | None = None
     """Judge: verifier (the true answers of --gold), reward_model, implicit (β log π/π_ref of --judge-run, else of the
-    policy against the round before), ask (a person, who fills in a file of comparisons), or the name of a chat model
-    behind an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the method's own, else
-    --reward-model, --judge-run or the true answers, whichever is given."""
+    policy against the round before), ask (a person, who fills in a file of comparisons), FILE.py:FUNCTION
+    (prompts, responses → their rewards), or the name of a chat model behind an OpenAI-compatible endpoint;
+    OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the method's own, else --reward-model, --judge-run or the
+    true answers, whichever is given."""
     answer: str | None = None
     """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
     gold: str | None = None

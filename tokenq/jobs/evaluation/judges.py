@@ -1,7 +1,8 @@
 """Judges by name, in one table that online rounds and evaluations share.
 
-A name that is not in the table is that of a chat model behind an endpoint. To add a judge, write a function that makes
-it, a row of `JUDGES`, and its name in `tokenq.options`. Imports no torch: who asks a chat model waits for none.
+A name with a file of Python in it is a function of the user's, any other name that is not in the table a chat model
+behind an endpoint. To add a judge, write a function that makes it, a row of `JUDGES`, and its name
+in `tokenq.options`. Imports no torch: who asks a chat model waits for none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any
 from tokenq.errors import UserError
 from tokenq.judge.chat import QUESTION, ChatJudge
 from tokenq.judge.endpoint import Endpoint
+from tokenq.judge.function import called, load_function
 from tokenq.judge.kinds import Judge, Pairwise, Pointwise
 from tokenq.judge.person import PersonJudge
 from tokenq.judge.prompt import Template
 from tokenq.listener import SILENCE, Listener, Progress, silent
-from tokenq.options import JudgeOptions
+from tokenq.options import JudgeOptions, judge_kind
 
 Scores = Callable[[int, Sequence[Any]], Sequence[float]]
 """(round, responses) → what each is worth."""
@@ -100,6 +102,17 @@ def person(bench: Bench, number: int) -> PersonJudge:
     return PersonJudge(bench.comparisons(number), bench.listener.say, bench.seed, bench.heed)
 
 
+def function(bench: Bench) -> Judge:
+    """Return the judge that is a function of the user's own."""
+    name = str(bench.config.judge)
+    own = load_function(name)
+
+    def score(number: int, responses: Sequence[Any]) -> Sequence[float]:
+        return called(own, name, [one.prompt for one in responses], [one.response for one in responses])
+
+    return Pointwise(score)
+
+
 def chat(bench: Bench) -> Judge:
     """Return the judge that is a chat model, asked in words and in both orders."""
     asked = chat_judge(bench)
@@ -117,15 +130,17 @@ JUDGES: Mapping[str, Callable[[Bench], Judge]] = {
     "reward_model": reward_model,
     "implicit": implicit,
     "ask": ask,
+    "function": function,
+    "chat": chat,
 }
-"""Every judge with a name of its own."""
+"""Every kind of judge."""
 
 
 def compares(config: JudgeOptions, judge: str) -> bool:
     """Return whether the judge of this name compares two responses, and gives no number to one."""
-    return judge == "ask" or judge not in JUDGES
+    return judge_kind(judge) in ("ask", "chat")
 
 
 def judge_of(bench: Bench) -> Judge:
-    """Return the judge that the settings name; any other name is that of a chat model."""
-    return JUDGES.get(str(bench.config.judge), chat)(bench)
+    """Return the judge that the settings name."""
+    return JUDGES[judge_kind(str(bench.config.judge))](bench)

@@ -18,7 +18,7 @@ from tokenq.files import write_json_lines
 from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.answers import answered, results_of, truth_of
 from tokenq.jobs.evaluation.given import Given
-from tokenq.jobs.evaluation.judges import JUDGES, Bench, Scores, chat_judge, judge_of, person
+from tokenq.jobs.evaluation.judges import Bench, Scores, chat_judge, judge_of, person
 from tokenq.jobs.outputs import claimed, recorder
 from tokenq.judge.chat import QUESTION, CostEstimate
 from tokenq.judge.judging import Judge, Judgement, shares
@@ -26,6 +26,7 @@ from tokenq.judge.kinds import Response, compared
 from tokenq.judge.prompt import read_template
 from tokenq.listener import Listener
 from tokenq.locks import hold_file
+from tokenq.options import judge_kind
 from tokenq.records.results import SearchResult
 from tokenq.rundir import provenance
 from tokenq.stats.alpaca_eval import GamedBaselines
@@ -46,7 +47,7 @@ def judge_win_rate(config: WinRateConfig, given: Given, how: Resampling, listene
         systems = answered(config, systems, known, listener)
     config = replace(config, judge=config.judged_by)
     path = None if config.output is None else Path(config.output).with_suffix(".preferences.jsonl")
-    kept = config.judge == "ask" or config.judge not in JUDGES
+    kept = judge_kind(config.judged_by) in ("ask", "chat")
     asked = hold_file(Path(config.answers)) if kept else contextlib.nullcontext()
     with claimed(_MADE_BY, [] if path is None else [path], overwrite=config.overwrite), asked:
         outcome, judgements = judged(systems, _judge(config, correct, systems, listener), how)
@@ -92,7 +93,7 @@ def _judge(
         some = comparisons(systems, ours, theirs)
         if config.judge == "ask":  # all of them before the first is waited for
             person(bench, 0).ask(some)
-        elif config.judge not in JUDGES:
+        elif judge_kind(config.judged_by) == "chat":
             _say_cost(f"{ours} over {theirs}", chat_judge(bench).estimate(some), listener)
     judge = judge_of(bench)
     return partial(compared, judge)

@@ -36,6 +36,7 @@ from tokenq.listener import SILENCE, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.tokenizer import load_tokenizer
+from tokenq.options import judge_kind
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
@@ -189,6 +190,9 @@ def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
     judges = {name: getattr(config, name) for name in ("reward_model", "judge_run")}
     named: dict[str, Any] = {name: None if value is None else absolute(value) for name, value in judges.items()}
     named |= {name: list(map(absolute_source, getattr(config, name))) for name in ("prompts", "eval_prompts")}
+    if judge_kind(str(config.judge)) == "function":
+        file, _, function = str(config.judge).rpartition(":")
+        named["judge"] = f"{absolute(file)}:{function}"
     return replace(found, **named)
 
 

@@ -1,0 +1,58 @@
+"""A judge that is a function of the user's own: FILE.py:NAME, called with prompts and responses."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenq.errors import UserError, unknown_name
+from tokenq.records.examples import Text
+
+Function = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
+"""(prompts, responses) → what each response is worth; a prompt is its text, or its turns as dictionaries."""
+
+
+def load_function(name: str) -> Function:
+    """Return the function.
+
+    Args:
+        name: FILE.py:NAME. The file is run, as a script would be.
+
+    Raises:
+        UserError: there is no such file or no such function, or the file cannot be run.
+    """
+    file, _, wanted = name.rpartition(":")
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"--judge {name}: there is no file {file}.", "Name it as FILE.py:FUNCTION.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None  # it ends with .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses of the file look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as problem:
+        raise UserError(f"{path} cannot be run: {problem!r}.", "Try it alone: python " + str(path)) from problem
+    functions = {key: value for key, value in vars(module).items() if callable(value)}
+    if wanted not in functions:
+        raise unknown_name(f"function in {path}", wanted, functions)
+    found: Function = functions[wanted]
+    return found
+
+
+def called(function: Function, name: str, prompts: Sequence[Text], responses: Sequence[str]) -> Sequence[float]:
+    """Return what a function says of responses.
+
+    Raises:
+        UserError: it raises.
+    """
+    plain = [one if isinstance(one, str) else [vars(turn) for turn in one] for one in prompts]
+    try:
+        return [float(value) for value in function(plain, list(responses))]
+    except Exception as problem:
+        raise UserError(
+            f"--judge {name} failed on {len(responses)} responses: {problem!r}.",
+            "What was judged before is kept: mend the function, and go on with --resume.",
+        ) from problem
