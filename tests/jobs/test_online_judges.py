@@ -263,3 +263,20 @@ def test_a_function_of_the_users_judges_prompts_and_responses(place, tmp_path, c
     ):
         assert main(words(place, tmp_path / name, "--judge", f"{tmp_path}/{name}")) == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_optimism_without_a_minimum_is_warned_of(place, tmp_path, monkeypatch, capsys):
+    """XPO's response of the reference wins or loses the only pair of its prompt: beyond the limit where it loses."""
+    for alpha, every in (("1e-5", False), ("10", True), ("0", None)):
+        asked = budgeted(place, tmp_path / alpha, monkeypatch, 36)
+        more = ["--method", "xpo", "--samples", "2", "--loss-options", f"alpha={alpha}", "--rounds", "1"]
+        assert main([*asked, *more]) == 0
+        run, said_of = tmp_path / alpha / "run", capsys.readouterr().err
+        (numbers,) = [line for line in lines_of(run) if "round" in line]
+        pairs = rows_of(run / "rounds" / "0001" / "pairs.jsonl")
+        if every is None:
+            assert "round/beyond_optimism_limit" not in numbers
+            continue
+        lost = [every or row["chosen_ids"] != row["calibration_ids"] for row in pairs]
+        assert numbers["round/beyond_optimism_limit"] == pytest.approx(sum(lost) / len(lost))
+        assert (f"in {sum(lost)} of {len(lost)} prompts" in said_of) == (sum(lost) > 0)

@@ -24,6 +24,7 @@ from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.judges import judged, response_logps
 from tokenq.jobs.rollout.sampled import not_stale, refuse_all_stale, with_model_logps
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
+from tokenq.jobs.rollout.words import said_of
 from tokenq.judge.kinds import Judge, Pairwise
 from tokenq.judge.kinds import judgements as judgements_of
 from tokenq.leftovers import remove
@@ -35,6 +36,7 @@ from tokenq.records.rollouts import Rollout, pair_row, read_pairs
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.learning import by_prompt, learnt, without_columns
 from tokenq.rollout.methods import OnlineMethod
+from tokenq.rollout.optimism import Optimism, beyond_limit
 from tokenq.rollout.rounds import Plan, draw_replay, replayed
 from tokenq.rollout.summary import read_for_kl, round_numbers
 from tokenq.rollout.writer import Writer
@@ -78,6 +80,7 @@ class RoundWork:
         key: of all that rounds depend on.
         plan: when each round begins.
         counts: prompts of each round.
+        optimism: what the loss lowers without end where its limit is passed; None where it has none.
         accelerator: tells processes apart.
         listener: told what a round came to.
         heed: called before every batch; gives the round up where a signal asks for it.
@@ -102,6 +105,7 @@ class RoundWork:
     key: str
     plan: Plan
     counts: Sequence[int]
+    optimism: Optimism | None
     accelerator: Accelerator
     listener: Listener
     heed: Callable[[], None]
@@ -144,13 +148,8 @@ class RoundWork:
         if any(line.get("round") == number for line in metrics.read()):
             return
         metrics.append({"step": step, "round": number, **numbers})
-        shown = {name: _shown(numbers[f"round/{name}"]) for name in ("reward", "pairs", "prompts", "length", "kl")}
-        self.listener.say(
-            f"round {number} of {self.config.rounds}: reward {shown['reward']}, {shown['pairs']} pairs from "
-            f"{shown['prompts']} prompts, {shown['length']} tokens per response, KL {shown['kl']}"
-        )
-        if not numbers["round/pairs"]:
-            self.listener.say(f"warning: round {number} gives no pair{_reason(numbers)}; nothing is learnt from it")
+        for line in said_of(number, self.config.rounds, numbers):
+            self.listener.say(line)
 
     def _write(self, number: int, place: Path) -> None:
         """Write, judge and pair."""
@@ -280,6 +279,9 @@ class RoundWork:
         more = {"replayed": len(old), "stale": stale, "learnt_tokens": tokens}
         more |= self._judgements(number, [one for one in rollouts if one.compared])
         numbers |= {f"round/{name}": float(value) for name, value in more.items()}
+        if self.optimism is not None and every:
+            beyond, asked = beyond_limit(every, self.optimism)
+            numbers |= {"round/beyond_optimism_limit": beyond / asked, "round/optimistic_prompts": float(asked)}
         write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
 
     def _judgements(self, number: int, rollouts: Sequence[Rollout]) -> dict[str, int]:
@@ -299,14 +301,3 @@ class RoundWork:
         store = ReferenceStore(None, self.identity)
         store.fill(groups, scorer, self.config.tokens_per_batch, self.accelerator.device)
         return list(store.with_logps(groups))
-
-
-def _reason(numbers: Mapping[str, float | None]) -> str:
-    """Return why a round without a pair has none, where its judge is why."""
-    if numbers["round/unusable"] == 1:
-        return ": the judge gave no number to any response"
-    return ": the judge gave all responses to a prompt one worth" if numbers["round/ties"] == 1 else ""
-
-
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"

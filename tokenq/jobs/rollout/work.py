@@ -34,6 +34,7 @@ from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
+from tokenq.rollout.optimism import optimism_of
 from tokenq.rollout.rounds import Plan
 from tokenq.rollout.sync import LOCAL
 from tokenq.rollout.writer import LocalWriter, StoredWriter, prompts_at_once
@@ -146,6 +147,7 @@ def round_work(
         key=asked.key,
         plan=asked.plan,
         counts=asked.counts,
+        optimism=optimism_of(asked.loss),
         accelerator=accelerator,
         listener=listener,
         heed=heed,

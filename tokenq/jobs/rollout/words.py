@@ -1,0 +1,45 @@
+"""What is said of a round on the console: what it came to, and what is wrong with it."""
+
+from collections.abc import Mapping
+
+Numbers = Mapping[str, float | None]
+
+
+def said_of(number: int, rounds: int, numbers: Numbers) -> list[str]:
+    """Return the lines of a round: what it came to, and what is wrong with it.
+
+    Args:
+        number: of the round.
+        rounds: how many there are.
+        numbers: of the round, as `metrics.jsonl` has them.
+    """
+    shown = {name: _shown(numbers[f"round/{name}"]) for name in ("reward", "pairs", "prompts", "length", "kl")}
+    lines = [
+        f"round {number} of {rounds}: reward {shown['reward']}, {shown['pairs']} pairs from "
+        f"{shown['prompts']} prompts, {shown['length']} tokens per response, KL {shown['kl']}"
+    ]
+    if not numbers["round/pairs"]:
+        lines.append(f"warning: round {number} gives no pair{_reason(numbers)}; nothing is learnt from it")
+    if numbers.get("round/beyond_optimism_limit"):
+        lines.append(f"warning: round {number}: {_beyond(numbers)}")
+    return lines
+
+
+def _reason(numbers: Numbers) -> str:
+    """Return why a round without a pair has none, where its judge is why."""
+    if numbers["round/unusable"] == 1:
+        return ": the judge gave no number to any response"
+    return ": the judge gave all responses to a prompt one worth" if numbers["round/ties"] == 1 else ""
+
+
+def _beyond(numbers: Numbers) -> str:
+    asked = numbers["round/optimistic_prompts"] or 0.0
+    beyond = (numbers["round/beyond_optimism_limit"] or 0.0) * asked
+    return (
+        f"in {beyond:.0f} of {asked:.0f} prompts a calibration response wins too few pairs for the loss to have a "
+        "minimum, and more training lowers it for ever; take a smaller --loss-options alpha"
+    )
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
