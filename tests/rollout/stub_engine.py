@@ -40,9 +40,11 @@ class Behaviour:
         recoded: what becomes of ids on their way back.
         own: sampling that is added to what is asked for.
         processed: whether log-probs are those of what was drawn from.
-        statuses: (path → how many of the next requests fail), (what status) by path.
+        fails: by path, how many of the next requests fail, and with which status.
         dies_after: completions after which no connection is answered.
         stamp: what answers call the version of the weights.
+        tokens: what /tokenize says of any prompt; None for a server that has no such path.
+        choice: what becomes of a response at last.
     """
 
     text_only: bool = False
@@ -55,6 +57,7 @@ class Behaviour:
     fails: dict[str, tuple[int, int]] = field(default_factory=dict)
     dies_after: int | None = None
     stamp: Callable[[int], str] | None = None
+    tokens: list[int] | None = None
     choice: Callable[[dict[str, Any]], dict[str, Any]] = lambda one: one
 
 
@@ -172,6 +175,11 @@ class StubEngine:
         self.paused = False
         return 200, {"status": "resumed"}
 
+    def tokenize(self, body: Mapping[str, Any], path: str) -> tuple[int, Any]:
+        if self.behaviour.tokens is None:
+            return 404, {"error": {"message": "Not Found"}}
+        return 200, {"tokens": self.behaviour.tokens}
+
     def complete(self, body: Mapping[str, Any], path: str) -> tuple[int, Any]:
         assert not self.paused
         if self.behaviour.dies_after is not None and self.completions >= self.behaviour.dies_after:
@@ -222,6 +230,7 @@ _PATHS: Mapping[str, Callable[..., tuple[int, Any]]] = {
     "/v1/completions": StubEngine.complete,
     "/v1/load_lora_adapter": StubEngine.load_adapter,
     "/v1/unload_lora_adapter": StubEngine.unload_adapter,
+    "/tokenize": StubEngine.tokenize,
     "/version": lambda engine, body, path: (200, {"version": "1.2"}),
     "/server_info": lambda engine, body, path: (200, {"vllm_config": {"model_config": {"dtype": "torch.float32"}}}),
     "/pause": StubEngine.pause,

@@ -22,7 +22,6 @@ def run(config: DoctorConfig) -> int:
     Raises:
         UserError: there is no run, or a model or a file cannot be read.
     """
-    from tokenq.doctor.doctor import CHECKS
     from tokenq.jobs.examine import examine
     from tokenq.terminal.console import screen
     from tokenq.terminal.progress import Progress
@@ -34,7 +33,7 @@ def run(config: DoctorConfig) -> int:
         console.print(_table(found.findings))
     for what in found.unseen:
         console.print(f"not looked at: {what}")
-    console.print(f"{found.material.record.path}: {_counts(found.findings)} from {len(CHECKS)} checks.")
+    console.print(f"{found.material.record.path}: {_counts(found.findings)} from {len(found.checks)} checks.")
     return 0 if found.healthy else 1
 
 

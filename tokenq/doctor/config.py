@@ -19,6 +19,10 @@ class DoctorConfig(ReaderOptions, TextOptions):
     """Policy without a run: a folder, a hub id, or the folder of an adapter; needs --data."""
     reference: str | None = None
     """Reference of --policy. Default: for an adapter its base; without one only the data is looked at."""
+    writer: str | None = None
+    """Address of a server that is to write for tokenq online, held to --policy: http://localhost:8000."""
+    writer_model: str | None = None
+    """Name of the model at --writer. Default: the only one that is served there."""
     data: Sequence[str] = ()
     """Data of --policy, in every form that tokenq train reads; a run brings its own."""
 
@@ -57,7 +61,11 @@ class DoctorConfig(ReaderOptions, TextOptions):
             raise UserError("Give either --run or --policy.", "tokenq doctor --run RUN examines a training run.")
         if self.run is not None and (self.data or self.reference or self.columns):
             raise UserError("--run brings its own data and reference.", "Leave out --data, --reference and --columns.")
-        if self.policy is not None and not self.data:
+        if self.writer is not None and (self.policy is None or self.reference is not None):
+            raise UserError("--writer is held to a --policy, and to nothing else.", "Give --writer URL --policy MODEL.")
+        if self.writer_model is not None and self.writer is None:
+            raise UserError("--writer-model without a --writer.", "Give its address: --writer http://localhost:8000.")
+        if self.policy is not None and not self.data and self.writer is None:
             raise UserError("--policy without --data: there is nothing to look at.", "Name the data it was trained on.")
         if self.answer_prompts and self.depth != "models":
             raise UserError(f"--answer-prompts needs the models, and --depth is {self.depth}.", "Leave --depth out.")

@@ -13,6 +13,7 @@ from tokenq.doctor.doctor import CHECKS, diagnose, healthy
 from tokenq.doctor.finding import Finding
 from tokenq.files import write_json
 from tokenq.jobs.doctor.material import Material, material_of
+from tokenq.jobs.doctor.writer import writer_findings
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, settings_given
 from tokenq.jobs.inputs import RowsInMemory as DataRows
@@ -20,6 +21,7 @@ from tokenq.jobs.outputs import claimed
 from tokenq.jobs.run import Rows, Run
 from tokenq.listener import SILENCE, Listener
 from tokenq.report.doctor_page import write_doctor_page
+from tokenq.rollout.writer_diagnosis import SAID
 from tokenq.rundir import provenance
 
 if TYPE_CHECKING:
@@ -44,6 +46,11 @@ class Examination:
     def healthy(self) -> bool:
         """Whether nothing is worse than a note."""
         return healthy(self.findings)
+
+    @property
+    def checks(self) -> Sequence[str]:
+        """What was asked: the names of checks of a run, or of faults of a writer."""
+        return list(CHECKS if self.settings["writer"] is None else SAID)
 
     @property
     def unseen(self) -> Sequence[str]:
@@ -90,7 +97,7 @@ class Examination:
             "made_by": "tokenq doctor",
             "examined": self.material.record.path,
             "findings": [finding.to_dict() for finding in self.findings],
-            "checks": list(CHECKS),
+            "checks": list(self.checks),
             "unseen": list(self.unseen),
         }
         write_json(Path(path), self._record() | found)
@@ -113,6 +120,8 @@ def examine(  # noqa: D417, PLR0913 (one keyword a setting, each explained there
     policy: Name | InMemory | None = None,
     reference: Name | InMemory | None = None,
     base: str | None = None,
+    writer: str | None = None,
+    writer_model: str | None = None,
     data: Name | DataRows = (),
     depth: Literal["record", "data", "models"] = "models",
     answer_prompts: int = 0,
@@ -151,8 +160,12 @@ def examine(  # noqa: D417, PLR0913 (one keyword a setting, each explained there
     config.check()
     files = [Path(name) for name in (config.output, config.html) if name is not None]
     with untouched(), claimed("tokenq doctor", files, overwrite=config.overwrite):
-        material = material_of(config, in_memory, held, listener)
-        found = Examination(diagnose(material.record), material, asdict(config))
+        if config.writer is not None:
+            material, findings = writer_findings(config, in_memory, held, listener)
+        else:
+            material = material_of(config, in_memory, held, listener)
+            findings = diagnose(material.record)
+        found = Examination(findings, material, asdict(config))
         if config.output is not None:
             found.save(config.output)
         if config.html is not None:

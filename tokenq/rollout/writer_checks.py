@@ -60,14 +60,14 @@ class Fault(NamedTuple):
         found: what was found and what it means.
         evidence: the numbers behind it.
         change: what to change.
-        severity: "error" stops a round; "warning" is said.
+        severity: "error" stops a round; "warning" is said; "note" explains.
     """
 
     name: str
     found: str
     evidence: tuple[tuple[str, float | str], ...]
     change: str
-    severity: Literal["error", "warning"] = "error"
+    severity: Literal["error", "warning", "note"] = "error"
 
     def raised(self, writer: str) -> "WriterError":
         """Return the error that stops a round."""

@@ -49,6 +49,10 @@ SAID: Mapping[str, tuple[str, str]] = {
         "it knows other tokens than the policy: {}",
         "Serve the model that --model names, with its own tokenizer.",
     ),
+    "template-drift": (
+        "its tokenizer or template makes other tokens of a prompt: {}",
+        "Rounds send token ids, so that nothing is lost there; who asks it in words is answered otherwise.",
+    ),
     "no-finish": (
         "a response ended for no reason that can be learnt from: {}",
         "Look at the server's log: it gave up requests.",
