@@ -63,10 +63,12 @@ def test_an_honest_server_agrees(place, serve, tmp_path, capsys):
     [
         ("other", {}, "other-weights"),
         ("small", {}, "other-tokenizer"),
-        ("large", {}, "other-tokenizer"),
-        ("model", {"text_only": True}, "text-only"),
+        pytest.param(*("large", {}, "other-tokenizer"), marks=pytest.mark.slow),
+        pytest.param(*("model", {"text_only": True}, "text-only"), marks=pytest.mark.slow),
         ("model", {"own": Sampling(top_p=0.8), "processed": True}, "top-p"),
-        ("model", {"own": Sampling(temperature=0.6), "processed": True}, "temperature"),
+        pytest.param(
+            *("model", {"own": Sampling(temperature=0.6), "processed": True}, "temperature"), marks=pytest.mark.slow
+        ),
         ("model", {"tokens": [1, 2, 3]}, "template-drift"),
     ],
 )

@@ -58,6 +58,7 @@ def numbers(run):
     return [line for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()) if "round" in line]
 
 
+@pytest.mark.slow
 def test_sampled_rewards_are_equal_within_their_intervals(place, engine, tmp_path):
     """One round of 6 prompts × 32 samples each way: the 95 % intervals of the mean rewards overlap."""
     more = ["--rounds", "1", "--samples", "32"]
@@ -110,6 +111,7 @@ for where, body in (("/pause?mode=keep", {}), reload, ("/reset_prefix_cache", {}
 """What a user might write."""
 
 
+@pytest.mark.slow
 def test_a_command_of_the_users_brings_the_weights(place, engine, tmp_path, capsys):
     """It is run word by word, with the folder and the version; where it fails, the run ends in words."""
     (tmp_path / "push.py").write_text(PUSH)
@@ -133,6 +135,7 @@ def test_a_server_that_never_takes_new_weights_is_said_or_allowed(place, engine,
     assert [line["round/stale"] for line in numbers(tmp_path / "old")] == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_responses_of_older_weights_are_thrown_away_and_counted(place, engine, tmp_path, capsys):
     """Every third answer of the second round says that it is of version 1, two updates behind."""
 

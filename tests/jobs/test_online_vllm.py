@@ -1,4 +1,4 @@
-"""A real vLLM server as the writer, where one is configured: TOKENQ_VLLM_URL, and TOKENQ_VLLM_MODEL, the folder it serves."""
+"""A real vLLM server as the writer, where TOKENQ_VLLM_URL names one and TOKENQ_VLLM_MODEL the folder that it serves."""
 
 import os
 
