@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 from hand_made_runs import FIRST, SECOND, write_run
+from models.tiny_ranker import by_hand, write_ranker
 from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -228,6 +229,14 @@ def test_a_win_rate_by_the_implicit_rewards_of_a_run(place):
     raw = rate(judge_run=place / "run")
     assert raw.wins == sum(own > other for own, other in zip(scores[:2], scores[2:], strict=True))
     assert raw.losses == sum(own < other for own, other in zip(scores[:2], scores[2:], strict=True))
+
+
+def test_a_win_rate_by_a_pairwise_ranker(tmp_path):
+    write_ranker(tmp_path)
+    raw = rate(reward_model=tmp_path)
+    texts = [("1?", "1", "2"), ("2?", "22", "2")]
+    odds = [by_hand(tmp_path, *one) - by_hand(tmp_path, one[0], one[2], one[1]) for one in texts]
+    assert (raw.wins, raw.losses) == (sum(one > 0 for one in odds), sum(one < 0 for one in odds))
 
 
 def test_a_win_rate_by_a_person(tmp_path):

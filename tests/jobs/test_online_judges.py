@@ -10,6 +10,7 @@ from itertools import combinations
 
 import pytest
 from evaluation.stub_endpoint import StubEndpoint, failed, said
+from models.tiny_ranker import by_hand, write_ranker
 from tiny import tiny_model, tiny_tokenizer
 from training.small_runs import lines_of
 
@@ -170,7 +171,7 @@ def test_a_judge_that_fails_keeps_what_it_has_judged(place, tmp_path, monkeypatc
         return [float(len(one.token_ids)) for one in some]
 
     monkeypatch.setitem(JUDGES, "reward_model", lambda bench: Pointwise(failing))
-    asked = words(place, tmp_path / "run", "--reward-model", "rm", "--rounds", "1")
+    asked = words(place, tmp_path / "run", "--reward-model", place / "model", "--rounds", "1")
     assert main(asked) == 2
     assert "The judge is away" in capsys.readouterr().err
     assert main(asked) == 0
@@ -191,13 +192,15 @@ def test_numbers_that_say_nothing_are_said_and_counted(
 ):
     """NaN for all, or one value for all: no pair, on which the run goes on or stops as it is told."""
     monkeypatch.setitem(JUDGES, "reward_model", lambda bench: Pointwise(lambda number, some: [value] * len(some)))
-    asked = words(place, tmp_path / "run", "--reward-model", "rm", "--rounds", "1")
+    asked = words(place, tmp_path / "run", "--reward-model", place / "model", "--rounds", "1")
     assert main(asked) == 0
     assert f"round 1 gives no pair: the judge gave {said_of}" in capsys.readouterr().err
     numbers = lines_of(tmp_path / "run")[0]
     assert (numbers["round/unusable"], numbers["round/pairs"], numbers["round/without_signal"]) == (unusable, 0, 1)
     assert numbers.get("round/ties") == ties
-    stops = words(place, tmp_path / "stops", "--reward-model", "rm", "--rounds", "1", "--on-empty-round", "stop")
+    stops = words(
+        place, tmp_path / "stops", "--reward-model", place / "model", "--rounds", "1", "--on-empty-round", "stop"
+    )
     assert main(stops) == 2
     assert "Round 1 gives no pair" in capsys.readouterr().err
 
@@ -206,7 +209,7 @@ def budgeted(place, tmp_path, monkeypatch, budget):
     """Every response is worth the sum of its token ids: one judgement a response."""
     judge = Pointwise(lambda number, some: [float(sum(one.token_ids)) for one in some])
     monkeypatch.setitem(JUDGES, "reward_model", lambda bench: judge)
-    return words(place, tmp_path / "run", "--reward-model", "rm", "--rounds", "3", "--label-budget", budget)
+    return words(place, tmp_path / "run", "--reward-model", place / "model", "--rounds", "3", "--label-budget", budget)
 
 
 def test_a_budget_of_labels_ends_the_run(place, tmp_path, monkeypatch, capsys):
@@ -280,3 +283,23 @@ def test_optimism_without_a_minimum_is_warned_of(place, tmp_path, monkeypatch, c
         lost = [every or row["chosen_ids"] != row["calibration_ids"] for row in pairs]
         assert numbers["round/beyond_optimism_limit"] == pytest.approx(sum(lost) / len(lost))
         assert (f"in {sum(lost)} of {len(lost)} prompts" in said_of) == (sum(lost) > 0)
+
+
+def test_a_pairwise_ranker_judges_rounds(place, tmp_path, capsys):
+    """Each response is worth the share of the others that it beats by log-odds, both orders averaged; by hand."""
+    write_ranker(tmp_path)
+    asked = words(place, tmp_path / "run", "--reward-model", tmp_path, "--rounds", "1", "--label-budget", 11)
+    assert main(asked) == 0
+    prompts = by_prompt(tmp_path / "run", 1)
+    assert len(prompts) == 3  # of three comparisons each
+    for some in prompts:
+        for own in some:
+            shares_won = []
+            for other in (one for one in some if one is not own):
+                texts = own["prompt"], own["response"], other["response"]
+                odds = by_hand(tmp_path, *texts) - by_hand(tmp_path, texts[0], texts[2], texts[1])
+                shares_won.append(0.5 if texts[1] == texts[2] else float(odds > 0))
+            assert own["reward"] == pytest.approx(sum(shares_won) / 2)
+            assert own["judge"] == "reward_model"
+    assert main([*words(place, tmp_path / "other", "--reward-model", tmp_path), "--reward-weights", "helpful=1"]) == 2
+    assert "it has no outputs" in capsys.readouterr().err

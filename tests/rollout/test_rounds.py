@@ -77,7 +77,7 @@ def test_passes_over_a_round(epochs):
 
 @pytest.mark.parametrize(
     ("budget", "counts"),
-    [(None, [4, 4, 4]), (36, [4, 4, 4]), (99, [4, 4, 4]), (35, [4, 4, 3]), (20, [4, 2]), (12, [4]), (3, [1]), (2, [])],
+    [(36, [4, 4, 4]), (99, [4, 4, 4]), (35, [4, 4, 3]), (20, [4, 2]), (12, [4]), (3, [1]), (2, [])],
 )
 def test_a_budget_of_labels_ends_at_the_border_of_a_prompt(budget, counts):
     """Three rounds of four prompts that take three judgements each: 36 in all."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from tokenq.judge.judging import Comparison, Judgement, ScoreJudge, shares
+from tokenq.judge.judging import Comparison, Judgement, ScoreJudge, Verdict, shares
 from tokenq.records.examples import Text
 
 
@@ -68,6 +68,29 @@ def compared(judge: Judge, comparisons: Sequence[Comparison]) -> list[Judgement]
         return judge.score(0, [Response(*each) for each in zip(ids, prompts, responses, strict=True)])
 
     return ScoreJudge(score)(comparisons)
+
+
+def ranked(
+    log_odds: Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[float]],
+    comparisons: Sequence[Comparison],
+) -> list[Judgement]:
+    """Return the judgements of a model that gives (prompts, firsts, seconds) the log-odds that the first is better.
+
+    A conversation of one turn is its text. Log-odds of 0 are a tie, and so are two responses that read the same.
+    """
+    texts = [
+        one.prompt_text if isinstance(one.prompt, str) or len(one.prompt) > 1 else one.prompt[0].content
+        for one in comparisons
+    ]
+    found = log_odds(texts, [one.first for one in comparisons], [one.second for one in comparisons])
+    return [_ranked(one, float(odds)) for one, odds in zip(comparisons, found, strict=True)]
+
+
+def _ranked(one: Comparison, odds: float) -> Judgement:
+    if not math.isfinite(odds):
+        return Judgement(one.id, None, "log-odds that are not finite")
+    better: Verdict = "first" if odds > 0 else "second"
+    return Judgement(one.id, "tie" if odds == 0 or one.first == one.second else better)
 
 
 def won(judge: Pairwise, number: int, prompts: Sequence[Sequence[Any]]) -> list[list[float]]:

@@ -49,7 +49,7 @@ class Plan(NamedTuple):
         return number + 1, step - starts[number]
 
 
-def affordable(rounds: int, prompts: int, most: int, budget: int | None) -> list[int]:
+def affordable(rounds: int, prompts: int, most: int, budget: int) -> list[int]:
     """Return how many prompts each round has, for the rounds that a budget of judgements pays for.
 
     Every prompt is charged the most that it can take, so that the plan is known before anything is judged.
@@ -58,10 +58,8 @@ def affordable(rounds: int, prompts: int, most: int, budget: int | None) -> list
         rounds: as many as are asked for.
         prompts: of a round.
         most: judgements that a prompt can take.
-        budget: judgements of the whole run; None for as many as it takes.
+        budget: judgements of the whole run.
     """
-    if budget is None:
-        return [prompts] * rounds
     paid = min(budget // most, rounds * prompts)
     whole, rest = divmod(paid, prompts)
     return [prompts] * whole + [rest] * (rest > 0)

@@ -14,7 +14,7 @@ from tokenq.errors import UserError
 from tokenq.judge.chat import QUESTION, ChatJudge
 from tokenq.judge.endpoint import Endpoint
 from tokenq.judge.function import called, load_function
-from tokenq.judge.kinds import Judge, Pairwise, Pointwise
+from tokenq.judge.kinds import Judge, Pairwise, Pointwise, ranked
 from tokenq.judge.person import PersonJudge
 from tokenq.judge.prompt import Template
 from tokenq.listener import SILENCE, Listener, Progress, silent
@@ -71,11 +71,17 @@ def verifier(bench: Bench) -> Judge:
 
 def reward_model(bench: Bench) -> Judge:
     """Return the judge that is a reward model; the first to need torch."""
+    from tokenq.models.forward.pair_ranker import is_ranker, open_ranker
     from tokenq.models.load import ModelSpec
     from tokenq.models.reward_model import RewardModel
 
     config = bench.config
     spec = ModelSpec(str(config.reward_model), device=bench.device, trust_remote_code=bench.trust_remote_code)
+    if is_ranker(spec):
+        if config.reward_weights:
+            raise UserError(f"{spec.path} compares two responses: it has no outputs.", "Leave --reward-weights out.")
+        ranker = open_ranker(spec, bench.tokens_per_batch)
+        return Pairwise(lambda number, comparisons: ranked(ranker.log_odds, comparisons))
     model = RewardModel(spec, config.reward_weights, bench.tokens_per_batch)
 
     def score(number: int, responses: Sequence[Any]) -> Sequence[float]:
@@ -138,7 +144,13 @@ JUDGES: Mapping[str, Callable[[Bench], Judge]] = {
 
 def compares(config: JudgeOptions, judge: str) -> bool:
     """Return whether the judge of this name compares two responses, and gives no number to one."""
-    return judge_kind(judge) in ("ask", "chat")
+    kind = judge_kind(judge)
+    if kind == "reward_model":
+        from tokenq.models.forward.pair_ranker import is_ranker
+        from tokenq.models.load import ModelSpec
+
+        return is_ranker(ModelSpec(str(config.reward_model)))
+    return kind in ("ask", "chat")
 
 
 def judge_of(bench: Bench) -> Judge:

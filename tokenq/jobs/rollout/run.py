@@ -229,8 +229,11 @@ def _prompts_of_rounds(config: OnlineConfig, prompts: int) -> list[int]:
     Raises:
         UserError: it pays for no prompt.
     """
+    count = min(prompts, config.prompts_per_round or prompts)
+    if config.label_budget is None:
+        return [count] * config.rounds
     most = most_judgements(_compared(config), pairwise=compares(config, str(config.judge)))
-    found = affordable(config.rounds, min(prompts, config.prompts_per_round or prompts), most, config.label_budget)
+    found = affordable(config.rounds, count, most, config.label_budget)
     if not found:
         raise UserError(
             f"--label-budget {config.label_budget}: the responses to one prompt take up to {most} judgements.",
