@@ -2,8 +2,10 @@
 
 import json
 import sys
+import time
 
 import pytest
+from forked import ended, started, two_ranks
 from rollout.stub_engine import Behaviour, StubEngine
 from tiny import tiny_model, tiny_tokenizer
 
@@ -180,3 +182,29 @@ def test_log_probs_of_what_was_drawn_from_are_recorded_as_such(place, engine, tm
 def test_settings_of_a_writer_that_do_not_go_together(place, tmp_path, capsys, more, said):
     assert main(words(place, tmp_path / "run", *more)) == 2
     assert said in capsys.readouterr().err
+
+
+def served_apart(model, folder):
+    """Serve from a process of its own until a file says stop, and then write down what was asked."""
+    engine = StubEngine(model)
+    (folder / "url").write_text(engine.url)
+    while not (folder / "stop").exists():
+        time.sleep(0.02)
+    (folder / "asked").write_text("\n".join(path for path, _ in engine.requests))
+    return 0
+
+
+@pytest.mark.slow
+def test_the_first_process_publishes_and_both_write(place, tmp_path):
+    """The server is no thread of this process: what is forked from one that has threads may hang when it ends."""
+    serving = started(lambda: served_apart(str(place / "model"), tmp_path), tmp_path / "served")
+    while not (tmp_path / "url").exists():
+        time.sleep(0.02)
+    asked = words(place, tmp_path / "run", "--writer", (tmp_path / "url").read_text())
+    ranks = two_ranks(lambda: main(asked), tmp_path)
+    (tmp_path / "stop").touch()
+    assert ended(serving, tmp_path / "served").code == 0
+    assert [one.code for one in ranks] == [0, 0], ranks
+    assert (tmp_path / "asked").read_text().split().count("/collective_rpc") == 2
+    assert [len(rollouts(tmp_path / "run", number)) for number in (1, 2)] == [24, 24]
+    assert {one["version"] for one in rollouts(tmp_path / "run", 2)} == {3}
