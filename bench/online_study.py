@@ -11,6 +11,7 @@ true reward. What is done already is not done again.
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from tokenq.demo.settings import DemoSettings
 from tokenq.demo.steps import answers, first_samples
 from tokenq.demo.tldr import Post
 from tokenq.files import JsonLines
+from tokenq.jobs.rollout.clock import PHASES
 from tokenq.jobs.rollout.online import online
+from tokenq.records.results import read_results
 from tokenq.rundir import RunDir
 from tokenq.stats.bootstrap import difference_interval, mean_interval
 from tokenq.terminal.progress import Progress
@@ -33,29 +36,32 @@ IN_ROUNDS: dict[str, dict[str, Any]] = {
     "offline DPO": {"method": "dpo", "rounds": 1},
     "iterative DPO": {"method": "dpo"},
     "iterative DPO, moving reference": {"method": "dpo", "reference_moves": "round"},
+    "SELM, α 0": {"method": "selm", "loss_options": {"alpha": "0"}},
     "SELM, α 1e-4": {"method": "selm", "loss_options": {"alpha": "1e-4"}},
     "SELM, α 1e-2": {"method": "selm", "loss_options": {"alpha": "1e-2"}},
+    "VPO, α 0": {"method": "vpo", "loss_options": {"alpha": "0"}},
     "VPO, α 1e-4": {"method": "vpo", "loss_options": {"alpha": "1e-4"}},
     "VPO, α 1e-2": {"method": "vpo", "loss_options": {"alpha": "1e-2"}},
     "XPO, α 1e-5": {"method": "xpo", "loss_options": {"alpha": "1e-5"}},
     "XPO, α 1e-3": {"method": "xpo", "loss_options": {"alpha": "1e-3"}},
 }
-"""What is compared at equal judgements. SELM's and VPO's α is times β = 0.1, XPO's stands alone: the first of each is
-about the published size, the second a hundred times that."""
+"""What is compared at equal judgements. SELM's and VPO's α is times β = 0.1, XPO's stands alone: the smaller of each is
+about the published size, the larger a hundred times that. At 0 what is left of a method is what it compares."""
 
 OFFLINE, DICE, NULL = "offline DPO", "DICE, 2 rounds after offline DPO", "offline DPO, sharpened"
 BASE = "iterative DPO"
 
-_POSTS: dict[str, Post] = {}
-"""Posts by their prompts, for the judge."""
+
+@cache
+def _posts() -> dict[str, Post]:
+    """Return the posts that are written about, by their prompts."""
+    return {post.prompt: post for post in DemoSettings(0).for_pairs()}
 
 
 def gold(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """Return the true reward of summaries in units of the labeller's temperature: a judge of `tokenq.online`."""
-    return [
-        GOLD(_POSTS[one], other) / DemoSettings().label_temperature
-        for one, other in zip(prompts, responses, strict=True)
-    ]
+    unit, posts = DemoSettings(0).label_temperature, _posts()
+    return [GOLD(posts[prompt], text) / unit for prompt, text in zip(prompts, responses, strict=True)]
 
 
 def main() -> None:
@@ -75,6 +81,7 @@ def main() -> None:
             one = judged(world, f"{seed}-{name}", settings, posts, seed) | cost
             found.setdefault(name, []).append(one)
             print(f"<!-- seed {seed}, {name}: sampled {statistics.mean(one['sampled']):.3f} -->", flush=True)
+    draw({**start, **found}, world.folder / "online_study.png")
     print(
         "| way | judgements | sampled: true reward | − iterative DPO | by seed | greedy: true reward | − iterative DPO "
         "| KL | length | distinct of 4 | tokens written | tokens learnt | s |"
@@ -111,7 +118,6 @@ def trained(world: World, name: str, seed: int, **settings: Any) -> RunDir:
     """Return a run in rounds: the recipe of the demonstration's DPO, with the posts of a round in turn."""
     own, run = world.settings, RunDir(world.folder / name.replace(" ", "-").replace(",", ""))
     posts = own.for_pairs()
-    _POSTS.update({post.prompt: post for post in posts})
     prompts = world.data("posts", ({"id": str(i), "prompt": post.prompt} for i, post in enumerate(posts)))
     rounds = settings.pop("rounds", ROUNDS)
     asked: dict[str, Any] = {
@@ -147,7 +153,7 @@ def cost(run: RunDir) -> dict[str, float]:
         "judgements": labelled,
         "written": sum(one["round/written_tokens"] for one in rounds),
         "learnt": sum(one["round/learnt_tokens"] for one in rounds),
-        "seconds": sum(value for one in rounds for name, value in one.items() if name.startswith("seconds/")),
+        "seconds": sum(one.get(f"seconds/{name}", 0.0) for one in lines for name in PHASES),
     }
 
 
@@ -157,9 +163,10 @@ def judged(world: World, name: str, settings: Mapping[str, Any], posts: Sequence
     found: dict[str, Any] = {}
     for kind, method in (("greedy", {"method": "greedy"}), ("sampled", {"method": "sample", "n": SAMPLES})):
         output = world.folder / "judged" / f"{name}-{kind}.jsonl".replace(" ", "-").replace(",", "")
-        results = answers(
-            output, reference=str(world.sft), prompts=[str(prompts)], **settings, **method, **decoding(seed)
-        )
+        asked = {**settings, **method, **decoding(seed)}
+        if not output.exists():
+            answers(output, reference=str(world.sft), prompts=[str(prompts)], **asked)
+        results = list(read_results(output))
         samples = first_samples(results, SAMPLES)
         found[kind] = [GOLD(posts[int(result.id)], one.text) for result, one in samples]
         found[f"{kind} posts"] = [result.id for result, _ in samples]
@@ -169,6 +176,24 @@ def judged(world: World, name: str, settings: Mapping[str, Any], posts: Sequence
         "length": statistics.mean(len(one.token_ids) for _, one in samples),
         "distinct": SAMPLES * len(set(texts)) / len(texts),
     }
+
+
+def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Write a figure: sampled true reward against KL, a point a seed; DICE, far outside, stands in the table alone."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    shown_ways = [name for name in found if name != DICE]
+    for place, name in enumerate(shown_ways):
+        points = [(run["kl"], statistics.mean(run["sampled"])) for run in found[name]]
+        marker = "osD^vPX*"[place % 8]
+        axes.scatter(*zip(*points, strict=True), label=name, marker=marker, color=f"C{place % 10}", s=34)
+    axes.set_xlabel("KL(π‖SFT) of samples, nats a summary")
+    axes.set_ylabel("true reward of samples")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small", frameon=False)
+    figure.savefig(path, dpi=120)
 
 
 def line(name: str, runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from tokenq.collector import collector_paused
 from tokenq.core.tensors import Frontier, Stepper
 from tokenq.records.examples import TokenResponse
 from tokenq.records.rollouts import Distribution, Finish
@@ -69,7 +70,7 @@ class LocalWriter:
 
     def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: int) -> list[list[Sample]]:
         """Return `count` responses to every prompt."""
-        with torch.no_grad(), self.prepared():
+        with torch.no_grad(), collector_paused(), self.prepared():
             stepper: Stepper = self.stepper()
             masses = KeptMasses(stepper, sampling) if _filters(sampling) else None
             walk = Walk(masses or stepper, prompts, self.limits)

@@ -142,27 +142,43 @@ BLOCK = 32
 
 
 def draw(logps: Tensor, rows: Sequence[int], dice: Sequence[Dice]) -> list[int]:
-    """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number.
-
-    Running sums are made of spans of the vocabulary, then of the entries of the one span that the number falls into.
-    """
+    """Return a token for each of some rows, drawn by the inverse of the distribution function at one uniform number."""
     size, tokens = logps.shape[1], list[int]()
     step = max(1, DRAWN // size)
+    inverse = _inverse if size <= WIDE else _inverse_by_spans
     for start in range(0, len(rows), step):
         chances = logps[torch.tensor(rows[start : start + step], device=logps.device)].exp_()
         numbers = torch.tensor([[one.one()] for one in dice[start : start + step]], device=logps.device, dtype=DOUBLE)
-        spans = _spans(chances).cumsum(-1, dtype=DOUBLE)
-        reached = numbers * spans[:, -1:]
-        span = torch.searchsorted(spans, reached, right=True).clamp(max=spans.shape[1] - 1)
-        before = torch.where(span > 0, spans.gather(1, (span - 1).clamp(min=0)), 0.0)
-        places = span * SPAN + torch.arange(SPAN, device=logps.device)
-        inside = chances.gather(1, places.clamp(max=size - 1)).masked_fill_(places >= size, 0.0)
-        within = inside.cumsum(-1, dtype=DOUBLE)
-        # Sums of spans and running sums round differently: never past the last entry that has a chance.
-        last = torch.nextafter(within[:, -1:], torch.zeros_like(before))
-        left = torch.minimum(reached - before, last)
-        tokens += (span * SPAN + torch.searchsorted(within, left, right=True))[:, 0].tolist()
+        tokens += inverse(chances, numbers)[:, 0].tolist()
     return tokens
+
+
+def _inverse(chances: Tensor, numbers: Tensor) -> Tensor:
+    """Return [B, 1] the token at which running sums of probabilities [B, V] pass a share [B, 1] of the whole."""
+    totals = chances.cumsum(-1, dtype=DOUBLE)
+    return _passed(totals, numbers * totals[:, -1:])
+
+
+def _inverse_by_spans(chances: Tensor, numbers: Tensor) -> Tensor:
+    """Return the same from sums of spans of the vocabulary, then of the entries of the span that is reached."""
+    size = chances.shape[1]
+    spans = _spans(chances).cumsum(-1, dtype=DOUBLE)
+    reached = numbers * spans[:, -1:]
+    span = torch.searchsorted(spans, reached, right=True).clamp(max=spans.shape[1] - 1)
+    before = torch.where(span > 0, spans.gather(1, (span - 1).clamp(min=0)), 0.0)
+    places = span * SPAN + torch.arange(SPAN, device=chances.device)
+    inside = chances.gather(1, places.clamp(max=size - 1)).masked_fill_(places >= size, 0.0)
+    within = inside.cumsum(-1, dtype=DOUBLE)
+    return span * SPAN + _passed(within, reached - before)
+
+
+def _passed(totals: Tensor, reached: Tensor) -> Tensor:
+    """Return [B, 1] the first place at which running sums [B, V] are above a number, and one that has a chance.
+
+    Products and sums of spans round: a number may come to the last sum, or above it.
+    """
+    last = torch.nextafter(totals[:, -1:], torch.zeros_like(reached))
+    return torch.searchsorted(totals, torch.minimum(reached, last), right=True)
 
 
 def _spans(chances: Tensor) -> Tensor:
@@ -172,6 +188,9 @@ def _spans(chances: Tensor) -> Tensor:
     rest = chances[:, whole:].sum(-1, keepdim=True)
     return torch.cat((sums, rest), 1) if whole < chances.shape[1] else sums
 
+
+WIDE = 16_384
+"""Entries of a vocabulary from which on spans are faster than running sums of all."""
 
 SPAN = 1024
 """Entries of the vocabulary whose probabilities are added up before they are looked at one by one."""
