@@ -447,3 +447,14 @@ def test_a_first_wrong_step_may_be_written_as_pandas_and_csv_write_it(written):
     assert FORMATS["first error"].read(row).responses[0].step_labels == (True, False, False)
     for none in (-1, -1.0, "-1", None, float("nan"), "NaN", ""):
         assert FORMATS["first error"].read(row | {"label": none}).responses[0].step_labels == (True, True, True)
+
+
+@pytest.mark.parametrize("name", ["finish", "finish_reason"])
+def test_a_response_that_its_engine_cut_goes_on(name):
+    """An EOS behind it would be an action that nobody took; what stopped by itself, and a pair, are as they were."""
+    rows = [{"prompt": "q:", "completion": f" {said}", "reward": 0.5, name: said} for said in ("length", "stop")]
+    read = read_examples([Row(row, f"row {n}") for n, row in enumerate(rows)], selection="all")
+    cut = {one.content: one.goes_on for example in read.examples for one in example.responses}
+    assert cut == {" length": True, " stop": False}
+    (pair,) = read_examples([Row({"prompt": "q:", "chosen": " c", "rejected": " r", name: "length"}, "row")]).examples
+    assert not any(one.goes_on for one in pair.responses)

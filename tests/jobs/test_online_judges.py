@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from itertools import combinations
@@ -18,6 +19,7 @@ import tokenq.judge.person as person
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import JUDGES
+from tokenq.judge.function import called, load_function
 from tokenq.judge.kinds import Pointwise
 
 ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(4)]
@@ -266,6 +268,22 @@ def test_a_function_of_the_users_judges_prompts_and_responses(place, tmp_path, c
     ):
         assert main(words(place, tmp_path / name, "--judge", f"{tmp_path}/{name}")) == 2
         assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_function_stands_in_a_file_of_any_name(tmp_path):
+    """Two files of one name are two functions, and a file of a library's name hides no library."""
+    import json as known
+
+    for folder, worth in (("one", 1), ("two", 2)):
+        path = tmp_path / folder / "json.py"
+        path.parent.mkdir()
+        path.write_text(
+            "from dataclasses import dataclass\n@dataclass\nclass Worth:\n    value: 'float'\n"
+            f"def reward(prompts, responses):\n    return [Worth({worth}).value for _ in responses]\n"
+        )
+    found = [called(load_function(f"{tmp_path}/{one}/json.py:reward"), one, ["q"], ["r"]) for one in ("one", "two")]
+    assert found == [[1.0], [2.0]]
+    assert sys.modules["json"] is known
 
 
 def test_optimism_without_a_minimum_is_warned_of(place, tmp_path, monkeypatch, capsys):

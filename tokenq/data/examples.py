@@ -15,7 +15,7 @@ from tokenq.data.layouts.columns import each_renamed, find_format, renamed_colum
 from tokenq.data.layouts.context import refuse_unread, template_arguments, with_context
 from tokenq.data.layouts.formats import FORMATS, Format
 from tokenq.data.layouts.message_trees import question_rows
-from tokenq.data.layouts.parsed_row import ParsedRow
+from tokenq.data.layouts.parsed_row import ParsedRow, cut_where_said
 from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Pairing, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
@@ -200,7 +200,7 @@ def _parsed(
             lacking = form.missing(list(row.values))
             if lacking:
                 raise BadRow("a missing column", f"column {lacking[0]!r} is missing")
-            parsed = form.read(row.values)
+            parsed = cut_where_said(form.read(row.values), row.values)
             example = as_example(row, parsed, style, form.used(list(row.values)))
         except BadRow as error:
             bad.append(UnusableRow(place, row.where, error))

@@ -1,5 +1,6 @@
 """A judge that is a function of the user's own: FILE.py:NAME, called with prompts and responses."""
 
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -26,11 +27,14 @@ def load_function(name: str) -> Function:
     path = Path(file).expanduser()
     if not path.is_file():
         raise UserError(f"--judge {name}: there is no file {file}.", "Name it as FILE.py:FUNCTION.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    own = (
+        f"tokenq_judge_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"  # hides no module of that name
+    )
+    spec = importlib.util.spec_from_file_location(own, path)
     assert spec is not None  # it ends with .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses of the file look their module up
+    sys.modules[own] = module  # dataclasses of the file look their module up
     try:
         spec.loader.exec_module(module)
     except Exception as problem:

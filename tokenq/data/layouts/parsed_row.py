@@ -1,5 +1,6 @@
 """The result of reading a row, and its building blocks: a question, a reply, a pair."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from tokenq.data.layouts import cells
@@ -42,6 +43,17 @@ _SCORED = [
     (f"score_{side}", *(f"{side}{join}{name}" for name in _SCORES for join in "_-"))
     for side in (CHOSEN[0], REJECTED[0])
 ]
+
+
+FINISH = ("finish", "finish_reason")
+"""Columns in which an engine says how a response ended: "length" where it was cut."""
+
+
+def cut_where_said(parsed: ParsedRow, values: Values) -> ParsedRow:
+    """Return a row whose response goes on where its engine says that it was cut: no EOS follows it then."""
+    if len(parsed.responses) > 1 or not any(values.get(name) == "length" for name in FINISH):
+        return parsed
+    return parsed._replace(responses=tuple(replace(one, goes_on=True) for one in parsed.responses))
 
 
 def question(values: Values, *names: str) -> tuple[Message, ...]:
