@@ -4,7 +4,10 @@ A fresh interpreter spends seconds on imports; this one begins at once, in the s
 """
 
 import contextlib
+import functools
+import importlib
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -15,6 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from accelerate.state import AcceleratorState, GradientState
+
+import tokenq
 
 DEFECT = 70
 """The exit code of a process that raised what nobody caught; the traceback is in what it said."""
@@ -27,6 +32,14 @@ class Done(NamedTuple):
     text: str
 
 
+@functools.cache
+def _import_everything() -> None:
+    """Import what commands import late: every child would do so for itself."""
+    for module in pkgutil.walk_packages(tokenq.__path__, "tokenq."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
 def started(work: Callable[[], int], printed: Path) -> int:
     """Run a function in a child, whose exit code it returns, and return the child's number at once.
 
@@ -34,6 +47,7 @@ def started(work: Callable[[], int], printed: Path) -> int:
         work: run with nothing to read, and with output and errors going to one file.
         printed: the file.
     """
+    _import_everything()
     with warnings.catch_warnings():
         # From Python 3.12 on: no thread of ours holds a lock at this moment.
         warnings.simplefilter("ignore", DeprecationWarning)

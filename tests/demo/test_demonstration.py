@@ -25,9 +25,9 @@ FEW = replace(
     difficulty=Difficulty(facts=(2, 3), asides=(2, 2), fillers=(0, 0)),
     sft_stages=(SftStage(40, SHORT, CLEAN, "cosine"),),
     pair_posts=16,
-    held_out_posts=10,
-    test_posts=5,
-    corrupted_posts=8,
+    held_out_posts=6,
+    test_posts=3,
+    corrupted_posts=5,
     dpo_batch_size=8,
 )
 
@@ -94,7 +94,7 @@ def test_labelled_errors_are_the_wrong_facts_of_the_samples(place):
     corrupted = [json.loads(line) for line in (place / "data" / "corrupted.jsonl").read_text().splitlines()]
     traces = list(read_traces(place / "read" / "corrupted.traces.jsonl"))
     assert [trace.response for trace in traces] == [row["completion"] for row in corrupted]
-    assert len(traces) == 8
+    assert len(traces) == 5
 
 
 def test_another_run_does_not_touch_the_first(place, tmp_path, capsys):

@@ -5,15 +5,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import MISSING, fields
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from forked import done
 from hub_stand_in import hub
+from huggingface_hub import constants
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
@@ -238,28 +237,28 @@ def test_only_a_folder_of_its_own_is_replaced(place, tmp_path):
 
 
 def test_the_hub_gets_every_file_but_the_record(place, tmp_path):
-    """A process of its own: where the hub is, is read when its client is imported."""
+    """Processes of their own, which take another hub for the one that the environment named at their start."""
     words = ["export", str(place / "lora"), "--output", str(tmp_path / "out"), "--merge", "--push-to-hub", "me/mine"]
     with hub() as server:
-        environment = os.environ | {"HF_ENDPOINT": server.url, "HF_TOKEN": server.token, "HF_HUB_OFFLINE": "0"}
-        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(Path(tokenq.__file__).parents[1])}
 
-        def pushed(**more):
-            command = [sys.executable, "-m", "tokenq", *words]
-            return subprocess.run(
-                command, env=environment | more, capture_output=True, text=True, timeout=300, check=False
-            )
+        def pushed(token):
+            def work():
+                constants.HF_HUB_OFFLINE, constants.ENDPOINT = False, server.url
+                os.environ |= {"HF_TOKEN": token, "HF_HUB_DISABLE_TELEMETRY": "1"}
+                return main(words)
 
-        done = pushed()
-        assert done.returncode == 0, done.stderr[-3000:]
+            return done(work, tmp_path / "printed")
+
+        accepted = pushed(server.token)
+        assert accepted.code == 0, accepted.text
         own = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         assert server.files == {"me/mine": {name: own[name] for name in own if name != "tokenq_export.json"}}
         assert b"name = 'me/mine'" in own["README.md"]
-        refused = pushed(HF_TOKEN="hf_wrong")
-    assert refused.returncode == 2
-    assert "me/mine could not be uploaded" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert "hf_wrong" not in refused.stderr
+        refused = pushed("hf_wrong")
+    assert refused.code == 2
+    assert "me/mine could not be uploaded" in refused.text
+    assert "Traceback" not in refused.text
+    assert "hf_wrong" not in refused.text
 
 
 def test_from_python_a_checkpoint_is_merged(place):

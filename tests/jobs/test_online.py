@@ -252,21 +252,20 @@ def staged(place):
 def whole(place):
     """What an uninterrupted run leaves, and how many writes it takes."""
     output = place / "whole"
-    counted = done(lambda: dying(0, words(place, output, *staged(place), judged=())), place / "printed")
+    counted = done(lambda: watched(lambda _: None, words(place, output, *staged(place), judged=())), place / "printed")
     assert counted.code == 0, counted.text
     return files_of(output), int(counted.text.rsplit("writes: ", 1)[1])
 
 
-def dying(moment, asked):
-    """Run a command that is killed at its n-th write (a line, or a file that takes its place); 0 lets it live."""
+def watched(look, asked):
+    """Run a command, and call a function with n before its n-th write (a line, or a file that takes its place)."""
     count = 0
 
     def counting(write):
         def counted(*given, **more):
             nonlocal count
             count += 1
-            if count == moment:
-                os._exit(9)
+            look(count)
             return write(*given, **more)
 
         return counted
@@ -285,20 +284,29 @@ def moments(writes):
 
 
 def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
-    """Files, numbers and weights are those of the uninterrupted run to the last bit, and no line is written twice."""
+    """Files, numbers and weights are those of the uninterrupted run to the last bit, and no line is written twice.
+
+    One run is killed; of another, what a kill would leave is set aside at each of many moments.
+    """
     (expected, lines, policy), writes = whole
     assert writes > 60
-    for moment in moments(writes):
-        output = tmp_path / str(moment)
-        asked = words(place, output, *staged(place), judged=())
-        assert done(lambda asked=asked, moment=moment: dying(moment, asked), tmp_path / "printed").code == 9
-        again = done(lambda asked=asked: main([*asked, "--resume"]), tmp_path / "printed")
-        assert again.code == 0, (moment, again.text)
-        found, found_lines, found_policy = files_of(output)
+    killed, *others = moments(writes)[::-1]
+
+    def asked(name):
+        return words(place, tmp_path / str(name), *staged(place), judged=())
+
+    def aside(number):
+        if number in others and (tmp_path / "run").exists():
+            shutil.copytree(tmp_path / "run", tmp_path / str(number))
+
+    assert done(lambda: watched(aside, asked("run")), tmp_path / "printed").code == 0
+    assert done(lambda: watched(lambda n: n == killed and os._exit(9), asked(killed)), tmp_path / "printed").code == 9
+    for moment in (killed, *others):
+        assert main([*asked(moment), "--resume"]) == 0, moment
+        found, found_lines, found_policy = files_of(tmp_path / str(moment))
         assert found == expected, moment
         assert found_policy == policy, moment
         assert found_lines == lines, moment
-        shutil.rmtree(output)
 
 
 def test_what_is_on_disk_is_neither_written_nor_judged_again(place, tmp_path, monkeypatch):
