@@ -77,7 +77,7 @@ def test_sampled_rewards_are_equal_within_their_intervals(place, engine, tmp_pat
 def test_a_server_that_dies_in_mid_round_costs_nothing_that_was_written(place, engine, tmp_path, capsys):
     """Two batches of three prompts a round: it dies after the first of the second round, and comes back."""
     asked = words(place, tmp_path / "run", "--writer", engine.url)
-    engine.behaviour.dies_after = 2 * 4 + 6 + 3  # probes of two publications, a round, a batch
+    engine.behaviour.dies_after = 2 * 2 + 6 + 3  # probes of two publications, a round, a batch
     assert main(asked) == 2
     said = capsys.readouterr().err
     assert "does not answer: no connection" in said
@@ -87,7 +87,7 @@ def test_a_server_that_dies_in_mid_round_costs_nothing_that_was_written(place, e
     engine.behaviour.dies_after, engine.dead = None, False
     before = engine.completions
     assert main([*asked, "--resume"]) == 0
-    assert engine.completions - before == 4 + 3  # a publication, and the batch that is left
+    assert engine.completions - before == 2 + 3  # a publication, and the batch that is left
     assert rollouts(tmp_path / "run", 1) == first
     assert len(rollouts(tmp_path / "run", 2)) == 24
 

@@ -192,17 +192,10 @@ class StubEngine:
         prompt = body["prompt"]
         if max(prompt) >= lm.model.config.vocab_size:
             return 400, {"error": {"message": f"Token id {max(prompt)} is out of vocabulary"}}
-        if "prompt_logprobs" in body:
-            return 200, {"choices": [self._forced(lm, prompt, body["model"])]}
+        assert "prompt_logprobs" not in body  # with adapters vLLM's engine ends by it
         cached = self._prefixes.setdefault((body["model"], tuple(prompt)), lm) if len(prompt) > 1 else lm
         stamp = {} if self.behaviour.stamp is None else {"weight_version": self.behaviour.stamp(self.version)}
         return 200, {"model": body["model"], "choices": self._drawn(lm, cached, body), **stamp}
-
-    def _forced(self, lm: PackedLM, prompt: list[int], model: str) -> dict[str, Any]:
-        cached = self._prefixes.setdefault((model, tuple(prompt)), lm)
-        rows = table(lm, prompt[:1], prompt[1:]) if cached is lm else table(cached, prompt[:1], prompt[1:])
-        told = [{str(token): {"logprob": float(row[token])}} for row, token in zip(rows, prompt[1:], strict=True)]
-        return {"index": 0, "prompt_logprobs": [None, *told], "text": "", "finish_reason": "length"}
 
     def _drawn(self, lm: PackedLM, cached: PackedLM, body: Mapping[str, Any]) -> list[dict[str, Any]]:
         asked = Sampling(body["temperature"], max(0, body["top_k"]), body["top_p"])

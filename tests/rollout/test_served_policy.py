@@ -164,6 +164,13 @@ def counts(whole, adapter, times, names=tuple(OF_WEIGHTS)):
     return found
 
 
+def test_what_an_adapter_writes_is_off_for_the_reason_that_there_is(adapter):
+    """An engine is asked for no log-probs of a prompt under an adapter, so all it says is what it writes."""
+    how = {name: OF_WEIGHTS[name] for name in ("top-p", "temperature", "text only")}
+    found = {name: misbehaving(adapter, said, 0) for name, (said, _) in how.items()}
+    assert found == {name: fault for name, (_, fault) in how.items()}
+
+
 EXPECTED = {name: fault for name, (_, fault) in OF_WEIGHTS.items()}
 EXPECTED |= {"wrong adapter": "other-weights", "never takes an adapter": "other-weights"}
 

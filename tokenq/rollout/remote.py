@@ -1,8 +1,8 @@
 """A writer behind an OpenAI-compatible server: token ids go in, token ids and log-probs come out.
 
-Requests are vLLM's: `/v1/completions` with a prompt of token ids, `return_token_ids`, `logprobs` and, to check weights,
-`prompt_logprobs`. A request says every setting of the sampling, so that none of the server's own applies. Each has a
-seed of its own and changes nothing on the server, so that it can be sent again.
+Requests are vLLM's: `/v1/completions` with a prompt of token ids, `return_token_ids` and `logprobs`. A request says
+every setting of the sampling, so that none of the server's own applies. Each has a seed of its own and changes nothing
+on the server, so that it can be sent again.
 """
 
 import json
@@ -172,19 +172,6 @@ class RemoteWriter:
         found = [self._samples(prompt, answer, asked, whose) for prompt, answer in zip(prompts, answers, strict=True)]
         return [some * (count // asked) for some in found]
 
-    def logps(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Return log π of each token but the first of sequences that the server did not write.
-
-        Raises:
-            UserError: the server is down, or gives none.
-        """
-        plain = {"max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        bodies = [{"model": self.model, "prompt": list(ids), **plain} for ids in sequences]
-        return [
-            self._told(ids, answer)
-            for ids, answer in zip(sequences, self.server.send("/completions", bodies), strict=True)
-        ]
-
     def _body(self, prompt: Sequence[int], count: int, sampling: Sampling, seed: int) -> dict[str, Any]:
         """Return a request; a setting that is not said would be the server's, or the model's."""
         return {
@@ -227,16 +214,6 @@ class RemoteWriter:
         logps = tuple(min(0.0, float(one)) for one in choice["logprobs"]["token_logprobs"])
         own = self.version if version is None else version
         return Sample(tuple(choice["token_ids"]), logps, None, choice["finish_reason"], whose, own)
-
-    def _told(self, ids: Sequence[int], answer: Any) -> list[float]:
-        try:
-            told = answer["choices"][0]["prompt_logprobs"]
-            return [float(row[str(token)]["logprob"]) for row, token in zip(told[1:], ids[1:], strict=True)]
-        except (LookupError, TypeError, ValueError):
-            raise UserError(
-                f"The writer at {self.server.endpoint.shown} gives no log-probs of a prompt to check weights by.",
-                "Serve with vLLM, which has prompt_logprobs, without a proxy that drops the field.",
-            ) from None
 
 
 def _stamp(answer: Mapping[str, Any]) -> int | None:

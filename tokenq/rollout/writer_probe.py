@@ -1,10 +1,13 @@
-"""Which weights a writer behind a server has, by what it says of fixed tokens after a publication.
+"""Which weights a writer behind a server has, by what it writes after a publication.
 
-It is asked for log-probs of tokens that are the same every time and of tokens that it has never read, and writes behind
-both. An engine that still reads its cache of old weights is right about the second and not about the first.
+It writes behind tokens that are the same every time and behind tokens that it has never read. An engine that still
+reads its cache of old weights is right about the second and not about the first. Older weights are told by what they
+would have written. It is never asked for log-probs of a prompt: under adapters vLLM's are wrong, or end the engine (its
+issues 29955 and 51594).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +22,7 @@ from tokenq.search.settings import Sampling
 TOKENS = 49
 """Tokens of a question: engines keep prompts in blocks of 16."""
 
-WRITTEN = 8
+WRITTEN = 16
 """Tokens that are written behind them."""
 
 
@@ -54,30 +57,33 @@ _QUESTION = 0xA5C
 """Sets the draws of questions apart from others."""
 
 
+class Greedy(NamedTuple):
+    """The likeliest response to a question, token by token.
+
+    Attributes:
+        tokens: its ids.
+        logps: of each.
+    """
+
+    tokens: Sequence[int]
+    logps: Sequence[float]
+
+
 class Probe(NamedTuple):
-    """What a writer says of fixed tokens after weights were published.
+    """What a writer writes after weights were published.
 
     Attributes:
         questions: the fixed tokens, and the fresh ones.
-        fixed: its log-probs of the same tokens every time.
-        fresh: of tokens that it has never read.
-        written: what it writes behind the fixed and behind the fresh ones, greedily.
+        written: its greedy response to each.
     """
 
     questions: tuple[Sequence[int], Sequence[int]]
-    fixed: Sequence[float]
-    fresh: Sequence[float]
     written: tuple[Sample, Sample]
 
-    def values(self, logps: Callable[[Sequence[int], Sequence[int]], Sequence[float]]) -> "Values":
-        """Return what the trainer says of the same tokens.
-
-        Args:
-            logps: (prompt, response) → log π of each token of the response.
-        """
-        fixed, fresh = self.questions
-        behind, new = (logps(ids, one.token_ids) for ids, one in zip(self.questions, self.written, strict=True))
-        return Values(logps(fixed[:1], fixed[1:]), logps(fresh[:1], fresh[1:]), (behind, new))
+    @property
+    def pairs(self) -> list[tuple[Sequence[int], Sample]]:
+        """Each question with its response."""
+        return list(zip(self.questions, self.written, strict=True))
 
 
 def probed(writer: RemoteWriter, pool: Pool, version: int) -> Probe:
@@ -91,19 +97,10 @@ def probed(writer: RemoteWriter, pool: Pool, version: int) -> Probe:
     Raises:
         UserError: it does not answer.
     """
-    fixed, fresh = pool.question(0), pool.question(version + 1)
-    told, new = writer.logps([fixed, fresh])
+    questions = pool.question(0), pool.question(version + 1)
     short = replace(writer, limits=replace(writer.limits, max_new_tokens=WRITTEN))
-    (behind,), (after,) = short.write([fixed, fresh], 1, Sampling(temperature=0.0), 0)
-    return Probe((fixed, fresh), told, new, (behind, after))
-
-
-class Values(NamedTuple):
-    """The trainer's log-probs of the tokens of a probe."""
-
-    fixed: Sequence[float]
-    fresh: Sequence[float]
-    written: tuple[Sequence[float], Sequence[float]]
+    (fixed,), (fresh,) = short.write(questions, 1, Sampling(temperature=0.0), 0)
+    return Probe(questions, (fixed, fresh))
 
 
 class Taken(NamedTuple):
@@ -120,35 +117,48 @@ class Taken(NamedTuple):
     fault: Fault | None
 
 
-def taken(probe: Probe, values: Values, version: int, older: Mapping[int, Sequence[float]], bar: Bar) -> Taken:
-    """Return which weights a writer has, by what it says of fixed tokens.
+def taken(
+    probe: Probe, values: tuple[Sequence[float], Sequence[float]], version: int, older: Mapping[int, Greedy], bar: Bar
+) -> Taken:
+    """Return which weights a writer has.
 
-    Half as far from older weights as from the new ones, and further from these than rounding is: it has the older ones.
-    Fresh tokens tell other weights from a cache of the old ones, which has never seen them.
+    It writes what older weights would have written, and its log-probs are half as far from theirs as from those of the
+    published ones, and further from these than rounding is: it has the older ones. Fresh tokens tell other weights from
+    a cache of the old ones, which has never seen them.
 
     Args:
-        probe: what the writer says.
-        values: what the published weights say.
+        probe: what the writer writes.
+        values: the published weights' log-probs of both responses.
         version: of the published weights.
-        older: what weights that were published before say of the fixed tokens, by their versions.
+        older: the response to the fixed tokens under weights that were published before, by their versions.
         bar: how far log-probs may be apart.
     """
-    fixed, fresh = Agreement.of(probe.fixed, values.fixed), Agreement.of(probe.fresh, values.fresh)
-    behind, new = (Agreement.of(one.logps, own) for one, own in zip(probe.written, values.written, strict=True))
-    if not new.within(bar):  # what it writes is off without a cache too: a comparison of its samples says why
-        behind = fresh
-    if fixed.mean > bar.noise and older:
-        apart, before = min((Agreement.of(probe.fixed, known).mean, -number) for number, known in older.items())
-        if apart < fixed.mean / 2 and fresh.mean > bar.noise:
-            evidence = (("mean |Δ log π| to the published weights", fixed.mean), ("to the older ones", apart))
-            found = f"it has the weights of version {-before}, and version {version} was published"
-            return Taken(-before, fixed, Fault("stale-weights", found, evidence, SAID["stale-weights"][1]))
-    if fixed.within(bar) and fresh.within(bar) and behind.within(bar):
-        return Taken(version, max(fixed, fresh, behind), None)
+    fixed, fresh = (Agreement.of(one.logps, own) for one, own in zip(probe.written, values, strict=True))
+    if fixed.mean > bar.noise and fresh.mean > bar.noise:
+        apart = {number: _apart(probe.written[0], known) for number, known in older.items()}
+        nearest = min(apart, key=lambda number: (apart[number], -number), default=version)
+        if apart.get(nearest, math.inf) < fixed.mean / 2:
+            evidence = (("mean |Δ log π| to the published weights", fixed.mean), ("to the older ones", apart[nearest]))
+            found = f"it has the weights of version {nearest}, and version {version} was published"
+            return Taken(nearest, fixed, Fault("stale-weights", found, evidence, SAID["stale-weights"][1]))
+    if fixed.within(bar) and fresh.within(bar):
+        return Taken(version, max(fixed, fresh), None)
     named = "cache-not-reset" if fresh.within(bar) else "other-weights"
     said, change = SAID[named]
     evidence = (
-        ("mean |Δ log π| of tokens it has read before", max(fixed.mean, behind.mean)),
-        ("of tokens it has never read", fresh.mean),
+        ("mean |Δ log π| behind tokens it has read before", fixed.mean),
+        ("behind tokens it has never read", fresh.mean),
     )
-    return Taken(None, max(fixed, behind), Fault(named, said.format(""), evidence, change))
+    return Taken(None, fixed, Fault(named, said.format(""), evidence, change))
+
+
+def _apart(written: Sample, known: Greedy) -> float:
+    """Return the mean |Δ log π| of the tokens that both begin with; infinite where they part in the first half."""
+    common, longer = leading(written.token_ids, known.tokens), max(len(written.token_ids), len(known.tokens))
+    return Agreement.of(written.logps[:common], known.logps[:common]).mean if 2 * common >= longer else math.inf
+
+
+def leading(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many tokens two sequences both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))

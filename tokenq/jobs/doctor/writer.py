@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tokenq.data.prompts import Prompt, encode_prompts, load_prompts
@@ -20,7 +21,7 @@ from tokenq.models.run_models import named_models
 from tokenq.models.tokenizer import open_tokenizer
 from tokenq.rollout.remote import RemoteWriter, find_server
 from tokenq.rollout.writer_checks import Agreement, Fault, WriterError, compared, fault
-from tokenq.rollout.writer_probe import Pool, probed, taken
+from tokenq.rollout.writer_probe import Pool, probed
 from tokenq.runs.record import RunRecord
 from tokenq.search.branches import Limits
 from tokenq.search.settings import Sampling
@@ -89,8 +90,7 @@ def _faults(
         return _vocabulary(writer, ids[0][0])
 
     def weights() -> Fault | None:
-        probe = probed(writer, Pool.of(ids, longest), 0)
-        return taken(probe, probe.values(trainer.logps), 0, {}, trainer.bar).fault
+        return trainer.taken(probed(writer, Pool.of(ids, longest), 0), 0, {}).fault
 
     def samples(sampling: Sampling) -> Fault | None:
         written = writer.write(ids, 2, sampling, 0)
@@ -113,9 +113,10 @@ def _faults(
 
 def _vocabulary(writer: RemoteWriter, known: int) -> Fault | None:
     """Return a fault where the server knows fewer or more tokens than the policy."""
+    one = replace(writer, limits=replace(writer.limits, max_new_tokens=1))
     for token, takes in ((writer.size - 1, True), (writer.size, False)):
         try:
-            writer.logps([[known, token]])
+            one.write([[known, token]], 1, Sampling(temperature=0.0), 0)
         except WriterError:
             raise
         except UserError as problem:
