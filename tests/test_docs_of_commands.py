@@ -67,7 +67,7 @@ def home(tmp_path_factory):
     """A folder with everything that the pages name."""
     home = tmp_path_factory.mktemp("docs")
     for seed, name in enumerate(MODELS):
-        tiny_model("llama", seed=min(seed, 1)).save_pretrained(home / name)
+        tiny_model("llama", layers=1, seed=min(seed, 1)).save_pretrained(home / name)
         tiny_tokenizer("bytes").save_pretrained(home / name)
     torch.manual_seed(0)
     names = ["helpfulness", "correctness", "coherence"]
@@ -145,7 +145,7 @@ def test_python(page, place, monkeypatch):
     shutil.copy(place / "pairs.jsonl", place / "org" / "name" / "train.jsonl")
     shutil.rmtree(place / "runs" / "first")
     monkeypatch.setattr("tokenq.train", lambda *given, train=tokenq.train, **more: train(*given, **more, max_steps=2))
-    model, tokenizer = tiny_model("llama"), tiny_tokenizer("bytes")
+    model, tokenizer = tiny_model("llama", layers=1), tiny_tokenizer("bytes")
     names = {"tokenq": tokenq, "model": model, "tokenizer": tokenizer, "rows": list(rows("pairs"))}
     if page.name not in ("README.md", "train.md"):
         shutil.copytree(place / "runs" / "dpo", place / "runs" / "first")

@@ -37,7 +37,7 @@ def test_the_loss_of_the_example_trains_from_outside_the_package(tmp_path):
     code = EXTENDING.split("```python\n")[1].split("```")[0]
     assert len([line for line in code.splitlines() if line.strip()]) < 15
     (tmp_path / "exponential.py").write_text(code, encoding="utf-8")
-    tiny_model("gpt_neox").save_pretrained(tmp_path / "model")
+    tiny_model("gpt_neox", layers=1).save_pretrained(tmp_path / "model")
     tiny_tokenizer("bytes").save_pretrained(tmp_path / "model")
     rows = [{"prompt": f"{i}?", "chosen": " yes", "rejected": " no"} for i in range(4)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -15,7 +15,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 def names(tmp_path, monkeypatch):
     """Return the names that the blocks may use, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
-    tiny_model("llama").save_pretrained("model")
+    tiny_model("llama", layers=1).save_pretrained("model")
     tiny_tokenizer("bytes").save_pretrained("model")
     return {"NAME": "model"}
 

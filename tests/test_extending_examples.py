@@ -80,7 +80,7 @@ def test_a_loss_input(monkeypatch, tmp_path):
         assert losses.tolist() == pytest.approx([math.log1p(math.exp(-0.2)), math.log1p(math.exp(0.1805))], abs=1e-6)
         pairs = [{"prompt": f"{i}?", "chosen": " yes, it is", "rejected": " no"} for i in range(8)]
         options = {"eval_data": pairs[:2], "batch_size": 4, "tokens_per_batch": 30, "learning_rate": 1e-2}
-        model = tiny_model("gpt_neox"), tiny_tokenizer("bytes")
+        model = tiny_model("gpt_neox", layers=1), tiny_tokenizer("bytes")
         run = tokenq.train(model, pairs, tmp_path / "run", loss="faded", device="cpu", epochs=2, **options)
         first, *_, last = (line["eval_loss"] for line in run.metrics if "eval_loss" in line)
         assert first == pytest.approx(math.log(2), abs=1e-5)

@@ -29,7 +29,7 @@ def place(tmp_path_factory):
     """Two models, rows, stored answers and two finished runs."""
     root = tmp_path_factory.mktemp("fuzz")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tokenizer = tiny_tokenizer("bpe")
         tokenizer.chat_template = CHATML
         tokenizer.save_pretrained(root / name)

@@ -78,7 +78,7 @@ def stand_ins(tmp_path_factory):
     """A tiny model, data of every kind, and traces of a contrastive pair."""
     folder = tmp_path_factory.mktemp("stand-ins")
     for name, seed in (("model", 0), ("other", 1)):
-        tiny_model("gpt_neox", seed=seed).save_pretrained(folder / name)
+        tiny_model("gpt_neox", layers=1, seed=seed).save_pretrained(folder / name)
         tiny_tokenizer("bytes").save_pretrained(folder / name)
     prompts = [f"Say {i}." for i in range(6)]
     rows = {

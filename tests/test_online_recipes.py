@@ -49,7 +49,7 @@ def stand_ins(tmp_path_factory):
     """Two models of few words, of which a random one says "What" now and then, and rows."""
     folder = tmp_path_factory.mktemp("stand-ins")
     for seed, name in enumerate(("model", "reference")):
-        tiny_model("llama", seed=seed, vocab_size=32).save_pretrained(folder / name)
+        tiny_model("llama", layers=1, seed=seed, vocab_size=32).save_pretrained(folder / name)
         tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(folder / name)
     rows = [{"prompt": f"What is {n}?", "answer": "What", "chosen": f" {n}", "rejected": " 9."} for n in range(4)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

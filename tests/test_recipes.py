@@ -122,7 +122,7 @@ def test_the_zephyr_template():
 def stand_ins(tmp_path_factory):
     """A tiny model on disk and a few pairs in chat form, which every recipe can read."""
     folder = tmp_path_factory.mktemp("stand-ins")
-    tiny_model("gpt_neox").save_pretrained(folder / "model")
+    tiny_model("gpt_neox", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes", chat_template=TEMPLATE).save_pretrained(folder / "model")
     rows = [
         {name: [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": text}]

@@ -24,7 +24,7 @@ def explained(heading: str) -> set[str]:
 @pytest.fixture(scope="module", params=["dpo", "sft"])
 def run(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    tiny_model("gpt_neox").save_pretrained(folder / "model")
+    tiny_model("gpt_neox", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(6)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "artefacts.md").read_text()
 def runs(tmp_path_factory):
     """A run of dpo, one of ipo under another β, one of simpo and one of kto, on the same pairs; and one of sft."""
     root = tmp_path_factory.mktemp("compare")
-    tiny_model("gpt_neox").save_pretrained(root / "model")
+    tiny_model("gpt_neox", layers=1).save_pretrained(root / "model")
     tiny_tokenizer("bytes").save_pretrained(root / "model")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}, or not."} for i in range(12)]
     for name, part in (("train", rows[:8]), ("test", rows[8:])):

@@ -54,7 +54,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("doctor")
     tokenizer = tiny_tokenizer("words", texts=[TEXT, " " + TEXT], bos="known")
     for name, seed in (("start", 0), ("other", 1)):
-        tiny_model("gpt_neox", seed=seed, vocab_size=len(tokenizer)).save_pretrained(root / name)
+        tiny_model("gpt_neox", layers=1, seed=seed, vocab_size=len(tokenizer)).save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
     rows = rows_of(800, seed=0)
     demonstrations = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows[:320]]

@@ -38,7 +38,7 @@ STEPS = [
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("eval")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tiny_tokenizer("bpe").save_pretrained(root / name)
     write_json_lines(root / "pairs.jsonl", PAIRS)
     write_json_lines(root / "steps.jsonl", STEPS)

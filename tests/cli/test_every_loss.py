@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     """A tiny model, rows of every kind, traces of the pairs, and a run of DPO on each kind of rows that holds pairs."""
     root = tmp_path_factory.mktemp("every-loss")
     for name, seed in (("model", 0), ("other", 1)):
-        tiny_model("gpt_neox", seed=seed).save_pretrained(root / name)
+        tiny_model("gpt_neox", layers=1, seed=seed).save_pretrained(root / name)
         tiny_tokenizer("bytes").save_pretrained(root / name)
     for want in {find_sum(loss).selection for loss in LOSSES}:
         name = "pairs" if want in ("calibrated", "margins") else want

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("times")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tiny_tokenizer("bpe").save_pretrained(root / name)
     rows = [{"prompt": f"{i}?", "chosen": f" {i}." * 9, "rejected": f" {i + 1}."} for i in range(30)]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

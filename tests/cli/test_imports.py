@@ -13,7 +13,7 @@ HEAVY = ("datasets", "pandas", "pyarrow", "sklearn", "matplotlib", "peft", "trl"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("models") / "llama"
-    tiny_model("llama").save_pretrained(place)
+    tiny_model("llama", layers=1).save_pretrained(place)
     tiny_tokenizer().save_pretrained(place)
     return place
 

@@ -15,7 +15,7 @@ from tokenq.training.config import TrainConfig
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Return a folder with a model and pairs, the working directory being inside it."""
-    tiny_model("gpt_neox").save_pretrained(tmp_path / "models" / "tiny")
+    tiny_model("gpt_neox", layers=1).save_pretrained(tmp_path / "models" / "tiny")
     tiny_tokenizer("bytes").save_pretrained(tmp_path / "models" / "tiny")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(12)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -22,7 +22,7 @@ def place(tmp_path_factory):
         tiny_tokenizer().save_pretrained(root / family)
     grown = tiny_tokenizer()
     grown.add_tokens([f"<new {n}>" for n in range(300)])
-    tiny_model("llama").save_pretrained(root / "grown")
+    tiny_model("llama", layers=1).save_pretrained(root / "grown")
     grown.save_pretrained(root / "grown")
     write(root / "long.jsonl", [{"prompt": "the cat", "chosen": WORDS * 140, "rejected": " the dog."}])
     write(root / "new.jsonl", [{"prompt": "the cat", "chosen": " <new 299>", "rejected": " the dog."}])

@@ -28,7 +28,7 @@ def place(tmp_path_factory):
     """A policy, a reference, rows and prompts with answers."""
     root = tmp_path_factory.mktemp("outputs")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tiny_tokenizer("bpe").save_pretrained(root / name)
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     prompts = [{"prompt": row["prompt"], "answer": "7"} for row in ROWS]

@@ -32,7 +32,7 @@ def write(path, numbers):
 def place(tmp_path_factory):
     """A reward model that has learned which steps are right, and solutions that it has not seen."""
     folder = tmp_path_factory.mktemp("process")
-    tiny_model("llama").save_pretrained(folder / "model")
+    tiny_model("llama", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     write(folder / "train.jsonl", range(32))
     write(folder / "test.jsonl", range(32, 44))

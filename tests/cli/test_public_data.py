@@ -62,7 +62,7 @@ ROWS = {maker.__name__: [maker(n) for n in range(6)] for maker in (pku, arena, s
 def place(tmp_path_factory):
     """A tiny model that knows turns, and a file of each layout."""
     folder = tmp_path_factory.mktemp("public")
-    tiny_model("llama", vocab_size=320).save_pretrained(folder / "model")
+    tiny_model("llama", layers=1, vocab_size=320).save_pretrained(folder / "model")
     tokenizer = tiny_tokenizer("bytes")
     tokenizer.chat_template = CHATML
     tokenizer.save_pretrained(folder / "model")

@@ -32,10 +32,12 @@ def place(tmp_path_factory):
         ("reference", "gpt_neox", "bpe"),
         ("other", "qwen3", "bytes"),
     ):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tiny_tokenizer(kind).save_pretrained(root / name)
     torch.manual_seed(0)
-    adapted = add_lora(tiny_model("llama", vocab_size=320), rank=2, alpha=4.0, dropout=0.0, targets="all-linear")
+    adapted = add_lora(
+        tiny_model("llama", layers=1, vocab_size=320), rank=2, alpha=4.0, dropout=0.0, targets="all-linear"
+    )
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
@@ -66,7 +68,7 @@ def test_every_number_is_what_each_model_says_by_itself(place, tmp_path, capsys)
     assert main(words(place, tmp_path, "--beta", "0.5", "--top-k", "3")) == 0
     traces = list(read_traces(tmp_path / "traces.jsonl"))
     tokenizer = tiny_tokenizer("bpe")
-    models = [tiny_model(family, vocab_size=320) for family in ("llama", "gpt_neox")]
+    models = [tiny_model(family, layers=1, vocab_size=320) for family in ("llama", "gpt_neox")]
     expected = [(row["prompt"], side, row[side]) for row in PAIRS for side in ("chosen", "rejected")]
     assert [(t.prompt, t.side, t.response) for t in traces] == expected
     for trace, (prompt, _, response) in zip(traces, expected, strict=True):
@@ -148,7 +150,7 @@ def test_an_adapter_is_read_against_its_base(place, tmp_path):
     assert main(words(place, tmp_path, policy="adapter", reference=None)) == 0
     trace = next(read_traces(tmp_path / "traces.jsonl"))
     tokenizer, row = tiny_tokenizer("bpe"), PAIRS[0]
-    base = tiny_model("llama", vocab_size=320)
+    base = tiny_model("llama", layers=1, vocab_size=320)
     expected = own_logps(base, tokenizer, row["prompt"], row["chosen"])
     assert [token.ref_logp for token in trace.tokens] == pytest.approx(expected, abs=1e-4)
     adapted = with_adapter(base, str(place / "adapter"), trainable=False)
@@ -160,7 +162,7 @@ def test_an_adapter_is_read_against_its_base(place, tmp_path):
 def test_models_with_different_tokenizers_meet_at_common_boundaries(place, tmp_path):
     assert main(words(place, tmp_path, reference="other")) == 0
     traces = list(read_traces(tmp_path / "traces.jsonl"))
-    models = [tiny_model("llama", vocab_size=320), tiny_model("qwen3", vocab_size=320)]
+    models = [tiny_model("llama", layers=1, vocab_size=320), tiny_model("qwen3", layers=1, vocab_size=320)]
     for trace in traces:
         own, other = (
             sum(own_logps(model, tiny_tokenizer(kind), trace.prompt, trace.response))
@@ -196,7 +198,7 @@ def test_a_finished_run_knows_its_models(place, tmp_path, capsys):
 
 def test_conversations_are_scored_turn_by_turn(place, tmp_path):
     root = tmp_path / "chat"
-    tiny_model("llama", vocab_size=320).save_pretrained(root)
+    tiny_model("llama", layers=1, vocab_size=320).save_pretrained(root)
     tiny_tokenizer("bytes", chat_template=CHATML, eos="<|im_end|>").save_pretrained(root)
     turns = [("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "So long.")]
     messages = [{"role": role, "content": content} for role, content in turns]
@@ -221,7 +223,7 @@ def test_conversations_are_scored_turn_by_turn(place, tmp_path):
 def test_a_header_that_opens_thoughts_is_scored_as_it_is_trained(place, tmp_path):
     thinking = CHATML.replace("assistant\n' }}{% endif %}", "assistant\n<think>' }}{% endif %}")
     assert thinking != CHATML
-    tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "chat")
+    tiny_model("llama", layers=1, vocab_size=320).save_pretrained(tmp_path / "chat")
     tiny_tokenizer("bytes", chat_template=thinking, eos="<|im_end|>").save_pretrained(tmp_path / "chat")
     turns = [{"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Hello."}]
     (tmp_path / "chat.jsonl").write_text(json.dumps({"prompt": turns[0], "completion": turns[1]}) + "\n")
@@ -235,7 +237,7 @@ def test_a_header_that_opens_thoughts_is_scored_as_it_is_trained(place, tmp_path
 
 def test_rows_that_the_template_refuses_are_named_or_left_out(tmp_path, capsys):
     strict = "{% if messages[0].content == 'bad' %}{{ raise_exception('no') }}{% endif %}" + CHATML
-    tiny_model("llama", vocab_size=320).save_pretrained(tmp_path / "chat")
+    tiny_model("llama", layers=1, vocab_size=320).save_pretrained(tmp_path / "chat")
     tiny_tokenizer("bytes", chat_template=strict, eos="<|im_end|>").save_pretrained(tmp_path / "chat")
     rows = [{"prompt": [{"role": "user", "content": text}], "response": "Hello."} for text in ("Hi", "bad", "Ho")]
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -254,7 +256,7 @@ def test_rows_that_the_template_refuses_are_named_or_left_out(tmp_path, capsys):
 def test_in_python(place):
     session = tokenq.load(str(place / "policy"), str(place / "reference"), beta=0.5, device="cpu")
     shown = session.score("The sky is", " blue.")
-    own = own_logps(tiny_model("llama", vocab_size=320), tiny_tokenizer("bpe"), "The sky is", " blue.")
+    own = own_logps(tiny_model("llama", layers=1, vocab_size=320), tiny_tokenizer("bpe"), "The sky is", " blue.")
     assert shown.totals.logp == pytest.approx(sum(own), abs=1e-4)
     assert "<div" in shown._repr_html_()
     assert len(shown.to_frame()) == shown.totals.tokens

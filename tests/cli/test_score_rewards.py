@@ -43,7 +43,7 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("rewards")
     bases = {"policy": ("llama", "bytes"), "reference": ("gpt_neox", "bytes"), "small": ("llama", "words")}
     for name, (family, kind) in bases.items():
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tiny_tokenizer(kind).save_pretrained(root / name)
     classifiers = {"one": ("reference", ["reward"]), "three": ("policy", NAMES), "other": ("small", ["reward"])}
     for name, (base, outputs) in classifiers.items():
@@ -242,7 +242,7 @@ def test_a_judge_reads_a_response_where_training_read_it(place):
 def save_chat_model(folder):
     """Save a reward model of turns."""
     tokenizer = tiny_tokenizer("bytes", chat_template=CHATML, eos="<|im_end|>")
-    tiny_model("llama", vocab_size=320).save_pretrained(folder / "base")
+    tiny_model("llama", layers=1, vocab_size=320).save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
     model = load_classifier(ModelSpec(str(folder / "base")), tokenizer, ["reward"], 0)
     model.save_pretrained(folder / "rm")

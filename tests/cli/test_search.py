@@ -39,7 +39,7 @@ def place(tmp_path_factory):
         ("other", "qwen3", "bytes"),
         ("chat", "llama", "bpe"),
     ):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tokenizer = tiny_tokenizer(kind)
         if name == "chat":
             tokenizer.chat_template = CHATML
@@ -80,7 +80,7 @@ def test_a_line_a_prompt_with_what_each_model_says(place, tmp_path, capsys):
     found = results(tmp_path)
     assert [one.id for one in found] == ["1", "sum", "3", "4"]
     assert [one.prompt for one in found] == ["The sky is", "Two and two make", "Once more?\n", "Go on:"]
-    models = [tiny_model(family, vocab_size=320) for family in ("llama", "gpt_neox")]
+    models = [tiny_model(family, layers=1, vocab_size=320) for family in ("llama", "gpt_neox")]
     for one in found:
         prompt = encoded(one.prompt)
         assert len(one.candidates) == 3
@@ -106,7 +106,7 @@ def test_a_line_a_prompt_with_what_each_model_says(place, tmp_path, capsys):
 
 def test_beams_are_those_of_transformers(place, tmp_path):
     assert main(words(place, tmp_path, "--width", "4", "--length-penalty", "0")) == 0
-    model = tiny_model("llama", vocab_size=320)
+    model = tiny_model("llama", layers=1, vocab_size=320)
     for one in results(tmp_path):
         prompt = encoded(one.prompt)
         config = GenerationConfig(
@@ -158,7 +158,7 @@ def test_samples_differ_by_seed_alone(place, tmp_path):
 
 def test_one_call_in_python(place):
     found = tokenq.decode(str(place / "policy"), ["The sky is"], method="greedy", max_new_tokens=5, device="cpu")
-    model, prompt = tiny_model("llama", vocab_size=320), encoded("The sky is")
+    model, prompt = tiny_model("llama", layers=1, vocab_size=320), encoded("The sky is")
     row = model.generate(torch.tensor([prompt]), max_new_tokens=5, do_sample=False, eos_token_id=EOS, pad_token_id=0)
     assert list(found[0].candidates[0].token_ids) == row[0, len(prompt) :].tolist()
     assert found[0].candidates[0].ref_logps is None
@@ -205,7 +205,7 @@ def test_proxies_add_log_ratios(place, tmp_path):
     """Greedy over log π + 0.5 (log π_tuned − log π_untuned), normalised; its reference is the large model itself."""
     more = ["--method", "greedy", "--proxy", str(place / "small"), str(place / "reference"), "--alpha", "0.5"]
     assert main(words(place, tmp_path, *more, "--max-new-tokens", "4")) == 0
-    large, tuned, untuned = (tiny_model(family, vocab_size=320) for family in ("llama", "gemma3", "gpt_neox"))
+    large, tuned, untuned = (tiny_model(family, layers=1, vocab_size=320) for family in ("llama", "gemma3", "gpt_neox"))
     for one in results(tmp_path):
         ids, candidate = encoded(one.prompt), one.candidates[0]
         for place_in, token in enumerate(candidate.token_ids):

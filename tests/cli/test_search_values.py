@@ -20,7 +20,7 @@ def place(tmp_path_factory):
     """A policy, and one with a chat template."""
     root = tmp_path_factory.mktemp("values")
     for name in ("policy", "chat"):
-        tiny_model("llama", vocab_size=320).save_pretrained(root / name)
+        tiny_model("llama", layers=1, vocab_size=320).save_pretrained(root / name)
         tokenizer = tiny_tokenizer("bpe")
         tokenizer.chat_template = CHATML if name == "chat" else None
         tokenizer.save_pretrained(root / name)

@@ -13,7 +13,7 @@ from tokenq.records.results import read_results
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("sweep")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
-        tiny_model(family, vocab_size=320).save_pretrained(root / name)
+        tiny_model(family, layers=1, vocab_size=320).save_pretrained(root / name)
         tiny_tokenizer("bpe").save_pretrained(root / name)
     rows = [{"prompt": f"{number} and", "solution": f"#### {number}"} for number in range(5)]
     (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

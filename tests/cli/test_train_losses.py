@@ -22,7 +22,7 @@ def stand_in(tmp_path_factory):
     """A tiny model on disk, another one, and data of every kind."""
     folder = tmp_path_factory.mktemp("stand-in")
     for name, seed in (("model", 0), ("other", 1)):
-        tiny_model("gpt_neox", seed=seed).save_pretrained(folder / name)
+        tiny_model("gpt_neox", layers=1, seed=seed).save_pretrained(folder / name)
         tiny_tokenizer("bytes").save_pretrained(folder / name)
     pairs = [
         {"prompt": f"{q}?", "chosen": f" a {q}\nand more", "rejected": f" a {q}\nno", "calibration": f" {q}"}

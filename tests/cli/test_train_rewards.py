@@ -22,7 +22,7 @@ ATTRIBUTES = {"helpfulness": 4, "correctness": 2, "coherence": None}
 def place(tmp_path_factory):
     """A tiny model, and data of which a model can tell what is better."""
     folder = tmp_path_factory.mktemp("rewards")
-    tiny_model("llama").save_pretrained(folder / "model")
+    tiny_model("llama", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     tiny_model("mamba").save_pretrained(folder / "mamba")
     tiny_tokenizer("bytes").save_pretrained(folder / "mamba")

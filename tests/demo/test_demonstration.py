@@ -145,7 +145,7 @@ def without_cost(value):
 def own(tmp_path_factory):
     """Return the folder of a demonstration with a tiny model and preferences of one's own."""
     root = tmp_path_factory.mktemp("own")
-    tiny_model("llama", vocab_size=320).save_pretrained(root / "model")
+    tiny_model("llama", layers=1, vocab_size=320).save_pretrained(root / "model")
     tiny_tokenizer("bpe").save_pretrained(root / "model")
     rows = [
         {"ask": f"Q{n}: ", "good": f"the {n} is", "bad": f"no {n + 1}", "where": [[3, 3 + len(str(n + 1))]]}

@@ -31,7 +31,7 @@ SHORT |= {"learning_rate": 1e-2, "schedule": "constant", "beta": 0.3}
 def place(tmp_path_factory):
     """A model, and an adapter on it that has learnt something."""
     root = tmp_path_factory.mktemp("checkpoints")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer().save_pretrained(root / "model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

@@ -38,7 +38,7 @@ def place(tmp_path_factory):
     """Two models, rows in a file, and a run."""
     root = tmp_path_factory.mktemp("python")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox")):
-        tiny_model(family).save_pretrained(root / name)
+        tiny_model(family, layers=1).save_pretrained(root / name)
         tiny_tokenizer().save_pretrained(root / name)
     write_json_lines(root / "rows.jsonl", PAIRS)
     shared = {"max_steps": 2, "batch_size": 3, "eval_size": 2, "keep_checkpoints": 0, "device": "cpu"}

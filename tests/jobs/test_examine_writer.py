@@ -17,7 +17,7 @@ from tokenq.search.settings import Sampling
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("examined")
     for name, seed, size in (("model", 0, 288), ("other", 1, 288), ("small", 0, 280), ("large", 0, 300)):
-        tiny_model("llama", seed=seed, vocab_size=size).save_pretrained(root / name)
+        tiny_model("llama", layers=1, seed=seed, vocab_size=size).save_pretrained(root / name)
         tiny_tokenizer("bpe").save_pretrained(root / name)
     return root
 
@@ -73,12 +73,14 @@ def test_an_honest_server_agrees(place, serve, tmp_path, capsys):
     ],
 )
 def test_others_are_found_by_their_names(place, serve, name, how, expected):
-    found = tokenq.examine(writer=serve(name, **how).url, policy=str(place / "model"), device="cpu")
+    found = tokenq.examine(writer=serve(name, **how).url, policy=str(place / "model"), device="cpu", max_new_tokens=16)
     assert names(found)[expected] == ("warning" if expected == "template-drift" else "error")
 
 
 def test_log_probs_of_the_sampler_are_a_warning(place, serve):
-    found = tokenq.examine(writer=serve(processed=True).url, policy=str(place / "model"), device="cpu")
+    found = tokenq.examine(
+        writer=serve(processed=True).url, policy=str(place / "model"), device="cpu", max_new_tokens=16
+    )
     assert names(found) == {"logps-of-sampler": "warning"}
 
 

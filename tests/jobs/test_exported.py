@@ -36,7 +36,7 @@ IDS = torch.arange(4, 28)[None]
 def place(tmp_path_factory):
     """Runs: of all weights, of an adapter, of a reward model, and one without held-out numbers or checkpoints."""
     root = tmp_path_factory.mktemp("export")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer("bytes").save_pretrained(root / "model")
     (root / "model" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
@@ -144,7 +144,7 @@ def test_the_type_of_the_weights_is_what_was_asked_for(place, tmp_path, name):
 
 
 def test_a_merge_is_of_the_type_of_its_base(place, tmp_path):
-    tiny_model("llama", dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
+    tiny_model("llama", layers=1, dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
     tiny_tokenizer("bytes").save_pretrained(tmp_path / "model")
     tokenq.train(tmp_path / "model", place / "pairs.jsonl", tmp_path / "run", lora_rank=2, **SHORT)
     merged = AutoModelForCausalLM.from_pretrained(

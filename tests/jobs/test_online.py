@@ -35,15 +35,15 @@ OTHERS = [{"prompt": f"What is {n} and 9?", "answer": "What"} for n in range(5)]
 PAIRS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}.", "calibration": " 7."} for n in range(6)]
 SHORT = ["--rounds", "2", "--samples", "4", "--max-new-tokens", "8", "--learning-rate", "1e-2", "--device", "cpu"]
 SHORT += ["--batch-size", "2", "--prompts-per-batch", "3"]
-JUDGED = ["--answer", "regex:What", "--gold", "answer"]  # a random model says it in four responses of ten
+JUDGED = ["--answer", "regex:What", "--gold", "answer"]  # a random model says it in three responses of ten
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """Two models with a vocabulary of few words, so that some answers are right, and rows in files."""
     root = tmp_path_factory.mktemp("online")
-    for seed, name in enumerate(("model", "reference")):
-        tiny_model("llama", seed=seed, vocab_size=32).save_pretrained(root / name)
+    for seed, name in ((3, "model"), (1, "reference")):
+        tiny_model("llama", layers=1, seed=seed, vocab_size=32).save_pretrained(root / name)
         tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(root / name)
     for name, rows in (("prompts", ROWS), ("others", OTHERS), ("pairs", PAIRS), ("one", [{**ROWS[0], "answer": "77"}])):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -535,7 +535,7 @@ def test_prompts_come_in_turn(place, tmp_path):
 def test_conversations_are_written_to_and_an_adapter_is_judged_by_its_own_rewards(place, tmp_path, capsys):
     texts = ("What is and ? 0 1 2 3 4 5 6 7 8 9 . user assistant\n",)
     for seed, name in enumerate(("chat", "before")):
-        tiny_model("llama", seed=seed, vocab_size=32).save_pretrained(tmp_path / name)
+        tiny_model("llama", layers=1, seed=seed, vocab_size=32).save_pretrained(tmp_path / name)
         tiny_tokenizer("words", texts=texts, chat_template=CHATML).save_pretrained(tmp_path / name)
     turns = [{"messages": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
     (tmp_path / "turns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turns))

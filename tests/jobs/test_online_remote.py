@@ -21,7 +21,7 @@ SHORT += ["--batch-size", "2", "--prompts-per-batch", "3", "--answer", "regex:Wh
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("remote")
-    tiny_model("llama", seed=0, vocab_size=32).save_pretrained(root / "model")
+    tiny_model("llama", layers=1, seed=0, vocab_size=32).save_pretrained(root / "model")
     tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(root / "model")
     (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root

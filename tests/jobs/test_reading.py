@@ -39,7 +39,7 @@ def place(tmp_path_factory):
     """A policy and a reference in folders, rows in files, and a run."""
     root = tmp_path_factory.mktemp("reading")
     for name, family in (("policy", "llama"), ("reference", "gpt_neox"), ("chat", "llama")):
-        tiny_model(family).save_pretrained(root / name)
+        tiny_model(family, layers=1).save_pretrained(root / name)
         tiny_tokenizer(chat_template=CHATML if name == "chat" else None).save_pretrained(root / name)
     for name, rows in (("rows", ROWS), ("prompts", PROMPTS)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -144,7 +144,7 @@ def test_what_is_loaded_searches_without_loading_again(place, monkeypatch):
 
 def test_an_adapter_in_memory_is_read_against_its_base(place):
     torch.manual_seed(0)
-    adapted = add_lora(tiny_model("llama"), rank=2, alpha=4.0, dropout=0.0, targets="all-linear")
+    adapted = add_lora(tiny_model("llama", layers=1), rank=2, alpha=4.0, dropout=0.0, targets="all-linear")
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
@@ -248,12 +248,12 @@ def test_the_program_around_stays_as_it_was(place, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda place: load(tiny_model("llama")), "A loaded model is given without its tokenizer"),
+        (lambda place: load(tiny_model("llama", layers=1)), "A loaded model is given without its tokenizer"),
         (lambda place: load(place / "policy", **CPU), "needs a --reference"),
         (lambda place: load(), "There is nothing to load"),
         (lambda place: load(7), "A int is no model"),
         (lambda place: load(place / "policy", tokenizer=tiny_tokenizer()), "A tokenizer is given for a model that is"),
-        (lambda place: load((tiny_model("llama"), tiny_tokenizer())), "needs a --reference"),
+        (lambda place: load((tiny_model("llama", layers=1), tiny_tokenizer())), "needs a --reference"),
         (lambda place: score(place / "policy", [{"a": "b"}], reference=place / "policy", **CPU), "no known format"),
         (lambda place: score(place / "policy", {"a": "b"}, reference=place / "policy"), "The data is one dictionary"),
         (lambda place: score(place / "policy", [1], reference=place / "policy"), "A int is no row of data"),

@@ -30,7 +30,7 @@ SHORT = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "device": "cpu"
 def place(tmp_path_factory):
     """A model in a folder and rows in a file."""
     root = tmp_path_factory.mktemp("python")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer().save_pretrained(root / "model")
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root
@@ -143,9 +143,9 @@ MODEL = "the model"
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"model": tiny_model("llama")}, "A loaded model is given without its tokenizer"),
-        ({"model": (tiny_model("llama"), None)}, "A loaded model is given without its tokenizer"),
-        ({"model": (tiny_model("llama"), tiny_tokenizer(), 3)}, "A tuple is no model"),
+        ({"model": tiny_model("llama", layers=1)}, "A loaded model is given without its tokenizer"),
+        ({"model": (tiny_model("llama", layers=1), None)}, "A loaded model is given without its tokenizer"),
+        ({"model": (tiny_model("llama", layers=1), tiny_tokenizer(), 3)}, "A tuple is no model"),
         ({"model": 7}, "A int is no model"),
         ({"tokenizer": tiny_tokenizer()}, "A tokenizer is given for a model that is named"),
         ({"data": {"train": ROWS}}, "The data is one dictionary"),

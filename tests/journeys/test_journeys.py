@@ -68,9 +68,7 @@ def home(tmp_path_factory):
         (home / f"{kind}.jsonl").write_text("".join(lines[:6]))
         (home / f"{kind}-held-out.jsonl").write_text("".join(lines[6:]))
     for text, template in (("text", None), ("chat", CHATML)):
-        model = tiny_model("gpt_neox")
-        model.gpt_neox.layers = model.gpt_neox.layers[:1]
-        model.config.num_hidden_layers = 1
+        model = tiny_model("gpt_neox", layers=1)
         model.save_pretrained(home / text / "model")
         eos = "<eos>" if template is None else "<|im_end|>"
         tiny_tokenizer("bytes", eos=eos, chat_template=template).save_pretrained(home / text / "model")

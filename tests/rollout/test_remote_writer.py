@@ -24,7 +24,7 @@ PATIENCE = Endpoint("", role="writer", key_variable="VLLM_API_KEY", attempts=3, 
 
 @pytest.fixture(scope="module")
 def lm():
-    return proven(tiny_model("llama", vocab_size=32), max_length=64)
+    return proven(tiny_model("llama", layers=1, vocab_size=32), max_length=64)
 
 
 @pytest.fixture

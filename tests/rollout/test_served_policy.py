@@ -85,7 +85,7 @@ def state():
 def pair_of(tmp_path, monkeypatch, *, rank=0, **more):
     patient = Endpoint("", role="writer", key_variable="VLLM_API_KEY", attempts=2, backoff=0.001)
     monkeypatch.setattr(served, "PATIENCE", patient)
-    model = tiny_model("llama")
+    model = tiny_model("llama", layers=1)
     model.save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
     engine = StubEngine(str(tmp_path / "model"))

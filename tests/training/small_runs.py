@@ -149,11 +149,11 @@ def rewarded(groups, unit, rng):
 
 def small_reward_model(outputs=1, *, way="segments", dtype=torch.float64):
     """Return a classifier on a tiny GPT-NeoX, with weights of its own in the head; the same each time."""
-    config = tiny_model("gpt_neox").config
+    config = tiny_model("gpt_neox", layers=1).config
     config.num_labels = outputs
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config)
-    model.gpt_neox.load_state_dict(tiny_model("gpt_neox").gpt_neox.state_dict())
+    model.gpt_neox.load_state_dict(tiny_model("gpt_neox", layers=1).gpt_neox.state_dict())
     model.score.weight.data.normal_(std=0.1)
     make_deterministic(model)
     return RewardLM(PackedLM(model.to(dtype), way))
@@ -173,9 +173,9 @@ def small_config(output, **changes):
     return TrainConfig(model="tiny", data=["pairs.jsonl"], output=str(output), device="cpu", **settings)
 
 
-def small_policy(lora=False, *, dropout=0.0, family="gpt_neox", way="segments", dtype=torch.float64):
+def small_policy(lora=False, *, dropout=0.0, family="gpt_neox", way="segments", layers=1, dtype=torch.float64):
     """Return a tiny model, with a fresh adapter when asked for; the same each time."""
-    model = tiny_model(family, dtype=dtype)
+    model = tiny_model(family, layers=layers, dtype=dtype)
     make_deterministic(model)
     if lora:
         torch.manual_seed(0)

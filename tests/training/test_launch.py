@@ -112,7 +112,7 @@ def test_deepspeed_gives_what_one_process_gives(tmp_path):
 def data(tmp_path_factory):
     """Return a folder with a tiny model and forty pairs of sentences in its words."""
     folder = tmp_path_factory.mktemp("data")
-    tiny_model("gpt_neox", dtype=torch.float64).save_pretrained(folder / "model")
+    tiny_model("gpt_neox", layers=1, dtype=torch.float64).save_pretrained(folder / "model")
     tiny_tokenizer().save_pretrained(folder / "model")
     words = " ".join(SAMPLE).split()
 

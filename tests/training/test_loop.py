@@ -482,7 +482,7 @@ class TestPrecision:
     def test_weights_in_half_precision_are_trained(self, tmp_path, lora):
         results = []
         for dtype in (torch.float32, torch.bfloat16):
-            policy = small_policy(lora, dtype=dtype)
+            policy = small_policy(lora, layers=2, dtype=dtype)
             policy.accumulate_in_place()
             options = {
                 "max_steps": 3,

@@ -25,7 +25,7 @@ COST = {"tokens_per_second", "seconds", "peak_memory_gb", "tokens"}
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("preempted")
-    tiny_model("llama").save_pretrained(folder / "model")
+    tiny_model("llama", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(60)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

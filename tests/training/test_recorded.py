@@ -42,7 +42,7 @@ UNREAD = ("empty", "binary", "object", "nested")
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("recorded")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer("bytes").save_pretrained(root / "model")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(6)]
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -112,7 +112,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
-    tiny_model("gpt_neox").save_pretrained(folder / "model")
+    tiny_model("gpt_neox", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(200)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -36,7 +36,7 @@ def test_value_and_gradient_are_those_of_trl(case, tmp_path, monkeypatch):
     trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
     loss, parameters, options, with_margin = CASES[case]
     tokenizer = tiny_tokenizer()
-    tiny_model("gpt_neox", dtype=torch.float64).save_pretrained(tmp_path / "model")
+    tiny_model("gpt_neox", layers=1, dtype=torch.float64).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     classifier = load_classifier(ModelSpec(str(tmp_path / "model")), tokenizer, ["reward"], 0)
     arguments = trl.RewardConfig(

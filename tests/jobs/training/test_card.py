@@ -97,7 +97,7 @@ def test_nothing_in_it_acts(kind):
 
 def test_its_code_loads_a_policy_and_writes_with_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    tiny_model("llama").save_pretrained("model")
+    tiny_model("llama", layers=1).save_pretrained("model")
     tiny_tokenizer("bytes").save_pretrained("model")
     _, code, _ = parts(Card("policy", "m", "model", "b", "dpo", [], {}, {}, {}).text())
     exec(compile(code, "card", "exec"), {})

@@ -15,7 +15,7 @@ from tokenq.jobs.training import machine
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
-    tiny_model("gpt_neox").save_pretrained(folder / "model")
+    tiny_model("gpt_neox", layers=1).save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     rows = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(8)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -75,7 +75,7 @@ ROWS = [
 def place(tmp_path_factory):
     """A model in a folder and pairs in a file."""
     root = tmp_path_factory.mktemp("moving")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer().save_pretrained(root / "model")
     (root / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root

@@ -18,7 +18,7 @@ ROWS = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i 
 
 @pytest.fixture
 def place(tmp_path):
-    tiny_model("llama").save_pretrained(tmp_path / "model")
+    tiny_model("llama", layers=1).save_pretrained(tmp_path / "model")
     tiny_tokenizer("bytes").save_pretrained(tmp_path / "model")
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return tmp_path

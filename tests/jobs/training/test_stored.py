@@ -34,7 +34,7 @@ ROWS = [
 def place(tmp_path_factory):
     """A model in a folder and rows in a file."""
     root = tmp_path_factory.mktemp("stored")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer().save_pretrained(root / "model")
     write(root / "rows.jsonl", ROWS)
     write(root / "more.jsonl", ROWS[5:25])

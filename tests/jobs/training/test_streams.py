@@ -30,7 +30,7 @@ SETTINGS = {"batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "max_steps"
 def place(tmp_path_factory):
     """A model in a folder and rows in a file."""
     root = tmp_path_factory.mktemp("streams")
-    tiny_model("llama").save_pretrained(root / "model")
+    tiny_model("llama", layers=1).save_pretrained(root / "model")
     tiny_tokenizer().save_pretrained(root / "model")
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root
