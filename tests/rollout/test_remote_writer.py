@@ -88,12 +88,6 @@ def test_a_request_says_every_setting(engine):
     assert 0 <= body["seed"] < 2**31
 
 
-def test_log_probs_of_what_it_did_not_write(engine, lm):
-    (found,) = remote(engine).logps([[4, 9, 9, 3]])
-    rows = table(lm, [4], [9, 9, 3])
-    assert found == pytest.approx([float(rows[0][9]), float(rows[1][9]), float(rows[2][3])], abs=1e-5)
-
-
 def test_what_computes_is_named(engine):
     server = find_server(f"{engine.url}/v1/", None, PATIENCE)
     assert (server.engine, server.longest, server.root) == ("stub 1.2 float32 tiny", 128, engine.url)
