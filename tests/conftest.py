@@ -63,22 +63,33 @@ def _caches_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
 
 
+def _proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for the outcome of proofs, which depend on no weights and no file: one for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "proofs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _keep_proofs(caches: Path, proofs: Path) -> None:
+    (caches / "tokenq").mkdir(parents=True)
+    (caches / "tokenq" / "proofs").symlink_to(proofs)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give what modules share caches that are the session's, and return the folder for those of its tests."""
     folder = tmp_path_factory.mktemp("caches")
     with pytest.MonkeyPatch.context() as monkeypatch:
         _caches_are(folder / "shared", monkeypatch)
+        _keep_proofs(folder / "shared", _proofs(tmp_path_factory))
         yield folder
 
 
 @pytest.fixture(scope="session")
 def _shared_proofs(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
-    """Return a folder for the outcome of proofs, which depend on no weights and no file: one for all workers."""
-    root = tmp_path_factory.getbasetemp()
-    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "proofs"
-    folder.mkdir(exist_ok=True)
-    return folder
+    """Return the folder of proofs; None in modules whose tests are to find them anew."""
+    return _proofs(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)
@@ -87,8 +98,7 @@ def _own_caches(_caches: Path, _shared_proofs: Path | None, monkeypatch: pytest.
     caches = _caches / str(next(_numbers))  # made by whoever stores something, if proofs have no place of their own
     _caches_are(caches, monkeypatch)
     if _shared_proofs:
-        (caches / "tokenq").mkdir(parents=True)
-        (caches / "tokenq" / "proofs").symlink_to(_shared_proofs)
+        _keep_proofs(caches, _shared_proofs)
 
 
 @pytest.fixture(autouse=True)
