@@ -37,7 +37,7 @@ def test_a_row_says_what_its_function_takes(name):
 
 
 def test_every_kind_of_row_can_be_asked_of_the_data():
-    assert UNITS.keys() <= SELECTIONS.keys()
+    assert {unit.asks for unit in UNITS.values()} <= SELECTIONS.keys()
     assert {name for name, unit in UNITS.items() if unit.name != name} == set()
     counts = {field.name for field in fields(DataSummary)}
     assert {unit.account for unit in UNITS.values()} <= counts

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from small_runs import groups_for, lines_of, small_config, small_policy, stored_reference, train_small, weights_of
 
-from tokenq.core.losses.value_metrics import with_explained_variance
+from tokenq.core.losses.metrics.values import with_explained_variance
 from tokenq.core.packing import pack
 from tokenq.models.forward.packed_lm import bare
 from tokenq.models.forward.value_network import ValuedPolicy, ValueNetwork

@@ -218,6 +218,7 @@ SELECTIONS: dict[str, Selection] = {
         _rewarded, ("score", "label"), ("ones with a reward", "a column reward or label, or ratings")
     ),
     "responses": Selection(_responses),
+    "rollouts": Selection(_all),
     "steps": Selection(_steps, ("steps", "step_labels"), ("ones in steps", "columns completions and labels")),
 }
 """Every selection by name: a key of `UNITS`, or pairs with something beside them."""

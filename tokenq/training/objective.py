@@ -15,8 +15,8 @@ from torch import Tensor
 from tokenq.core.logits import Logits
 from tokenq.core.losses import LossSum, LossTerm
 from tokenq.core.losses.inputs import INPUTS, Scene
+from tokenq.core.losses.metrics.values import value_sums, with_explained_variance
 from tokenq.core.losses.units import UNITS, Sums
-from tokenq.core.losses.value_metrics import value_sums, with_explained_variance
 from tokenq.core.tensors import Actions, Batch, Outputs
 
 

@@ -49,8 +49,8 @@ class LossSum:
     @property
     def selection(self) -> str:
         """The selection of the data that the sum needs: its kind of row, or pairs with something beside them."""
-        asked = (term.loss.selection for term in self.terms if term.loss.selection != term.loss.unit)
-        return next(asked, self.unit.name)
+        asked = (term.loss.selection for term in self.terms if term.loss.selection != UNITS[term.loss.unit].asks)
+        return next(asked, self.unit.asks)
 
     @property
     def output(self) -> Output:
@@ -138,9 +138,10 @@ def _check_addable(text: str, terms: tuple[LossTerm, ...]) -> None:
         raise UserError(
             f"Loss {text!r} adds a loss of a reward model to one of a policy.", "Train the two one after the other."
         )
-    units = {term.loss.unit for term in terms} - {"responses"}
-    if len(units) > 1:
-        kinds = " and of ".join(sorted(UNITS[unit].words for unit in units))
+    kinds_of = {UNITS[term.loss.unit].asks: UNITS[term.loss.unit].words for term in terms}
+    kinds_of.pop("responses", None)
+    if len(kinds_of) > 1:
+        kinds = " and of ".join(sorted(kinds_of.values()))
         raise UserError(f"Loss {text!r} adds losses of {kinds}.", "Add losses that train on the same data.")
     inputs = [INPUTS[name] for term in terms for name in term.loss.inputs if name in INPUTS]
     reading = {one.reads: one.says for one in inputs if one.reads}

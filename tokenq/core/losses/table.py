@@ -18,6 +18,7 @@ from tokenq.core.losses import (
     dro,
     lengths,
     pairs,
+    policy_gradient,
     ranking,
     reference_free,
     rewards,
@@ -53,6 +54,8 @@ LIMITS: dict[str, Limit] = {
     "scale": _POSITIVE,
     "label_smoothing": Limit(lambda value: 0 <= value <= 0.5, "a flip probability in [0, 0.5]"),
     **dict.fromkeys(("alpha", "gamma", "penalty", "odds_weight", "sft_weight", "mu"), _WEIGHT),
+    **dict.fromkeys(("length", "cap", "clip", "clip_high"), _POSITIVE),
+    "clip_low": Limit(lambda value: 0 < value <= 1, "above 0 and at most 1"),
     **dict.fromkeys(("desirable_weight", "undesirable_weight", "centre_weight"), _WEIGHT),
 }
 """Limits of parameters by name, in every loss that sets none of its own; others may be any number."""
@@ -109,7 +112,7 @@ class Loss(NamedTuple):
     def selection(self) -> str:
         """The selection of the data that this loss needs: its kind of row, or pairs with something beside them."""
         asked = (INPUTS[name].selections.get(self.source(name)) for name in self.inputs if name in INPUTS)
-        return next((one for one in asked if one), self.unit)
+        return next((one for one in asked if one), UNITS[self.unit].asks)
 
 
 def sources_of(name: str) -> Mapping[str, Any]:
@@ -120,6 +123,8 @@ def sources_of(name: str) -> Mapping[str, Any]:
 _FLIPS = {"label_smoothing": Limit(lambda value: 0 <= value < 0.5, "a flip probability in [0, 0.5)")}
 _TARGET = {"label_smoothing": Limit(lambda value: 0 < value <= 0.5, "above 0 and at most 0.5")}
 _INSIDE = {"alpha": Limit(lambda value: 0 < value < 1, "between 0 and 1")}
+_WRITTEN = ("old_logps", "advantages")
+_EVERY_PREFIX = {"values": "tokens"}
 
 LOSSES: dict[str, Loss] = {
     "sft": Loss(single.sft, "responses", reference=False),
@@ -162,6 +167,27 @@ LOSSES: dict[str, Loss] = {
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
     "dro": Loss(dro.dro, "rewarded", reference=True, inputs=("rewards", "values")),
+    "reinforce": Loss(policy_gradient.reinforce, "rollouts", reference=False, inputs=("advantages",)),
+    "rloo": Loss(policy_gradient.rloo, "rollouts", reference=False, inputs=_WRITTEN),
+    "grpo": Loss(policy_gradient.grpo, "rollouts", reference=False, inputs=_WRITTEN),
+    "dr_grpo": Loss(policy_gradient.dr_grpo, "rollouts", reference=False, inputs=_WRITTEN),
+    "gspo": Loss(policy_gradient.gspo, "rollouts", reference=False, inputs=_WRITTEN),
+    "ppo": Loss(policy_gradient.ppo, "actions", reference=False, inputs=_WRITTEN),
+    "dapo": Loss(policy_gradient.dapo, "actions", reference=False, inputs=_WRITTEN),
+    "cispo": Loss(policy_gradient.cispo, "actions", reference=False, inputs=_WRITTEN),
+    "value": Loss(
+        policy_gradient.value, "actions", reference=False, inputs=("values", "returns"), sources=_EVERY_PREFIX
+    ),
+    "clipped_value": Loss(
+        policy_gradient.clipped_value,
+        "actions",
+        reference=False,
+        inputs=("values", "returns", "old_values"),
+        sources=_EVERY_PREFIX,
+    ),
+    "kl_k1": Loss(policy_gradient.kl_k1, "actions", reference=True),
+    "kl_k2": Loss(policy_gradient.kl_k2, "actions", reference=True),
+    "kl_k3": Loss(policy_gradient.kl_k3, "actions", reference=True),
     "plackett_luce": Loss(ranking.plackett_luce, "ranked", reference=True, inputs=("rankings",)),
     "bradley_terry": Loss(rewards.bradley_terry, "pairs", reference=False, output="rewards"),
     "margin_bradley_terry": Loss(
@@ -189,6 +215,7 @@ ALIASES = {
     "sppo_hard": "sppo",
     "slic": "hinge",
     "prm": "process",
+    "bnpo": "ppo",
 }
 """Spellings of TRL and others where they differ."""
 

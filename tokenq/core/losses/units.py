@@ -47,9 +47,11 @@ class Unit:
     """A kind of row, for which a loss has one value.
 
     Attributes:
-        name: its key in `UNITS`, and of what is asked of the data (`SELECTIONS` of `tokenq/data/selection.py`).
+        name: its key in `UNITS`.
         words: its name in messages.
         readings: by the output of the model.
+        selection: what is asked of the data, a key of `SELECTIONS` of `tokenq/data/selection.py`; its name where empty.
+            Losses of units that ask for the same can be added.
         noun: what --batch-size counts. A process reward model counts solutions, whatever their steps.
         account: the same among the counts of a `DataSummary`.
         seen: the responses that are learnt from, without those that are only read beside them.
@@ -62,6 +64,7 @@ class Unit:
     name: str
     words: str
     readings: Mapping[Output, Reading]
+    selection: str = ""
     noun: str = "responses"
     account: str = "responses"
     seen: Callable[[Actions], Tensor] = Actions.every
@@ -69,6 +72,11 @@ class Unit:
     is_example: Callable[[TokenResponse], bool] = lambda response: True
     read_at: Callable[[TokenResponse], NDArray[np.bool_]] = last_token
     column: Callable[[Actions, Tensor, Tensor], Any] = lambda actions, numbers, rows: numbers[rows]
+
+    @property
+    def asks(self) -> str:
+        """The selection of the data."""
+        return self.selection or self.name
 
     def size(self, group: TokenGroup) -> int:
         """Return the number of examples in a group: single responses count one by one, pairs and rankings are whole."""
@@ -165,6 +173,14 @@ def _above_mean(actions: Actions) -> Tensor:
     return actions.every() if rewards is None else torch.nonzero(rewards > 0)[:, 0]
 
 
+def _above_baseline(actions: Actions) -> Tensor:
+    """Return the responses whose advantages are above 0 in sum."""
+    advantages = actions.token_columns.get("advantages")
+    if advantages is None:
+        return actions.every()
+    return torch.nonzero(actions.pad(advantages).sums() > 0)[:, 0]
+
+
 def _rated(scene: Scene) -> dict[str, list[list[float]]]:
     """Return (output, rating) of every response that was rated on an attribute."""
     rewards, ratings = _rewards(scene).detach(), scene.column("ratings")
@@ -242,6 +258,19 @@ _KINDS = (
         noun="rankings",
         account="groups",
         imitated=_chosen,
+    ),
+    Unit(
+        "rollouts",
+        "responses with advantages",
+        {"logps": Reading(lambda actions: actions.shape[0], _response_arguments, _response_metrics)},
+        imitated=_above_baseline,
+    ),
+    Unit(
+        "actions",
+        "responses with advantages",
+        {"logps": Reading(_places, _response_arguments, _response_metrics)},
+        selection="rollouts",
+        imitated=_above_baseline,
     ),
     Unit("rated", "responses with ratings", {"rewards": _RATED}),
     Unit("steps", "steps with a label", {"rewards": _STEPS}, read_at=step_ends),

@@ -1,0 +1,1 @@
+"""Metrics of losses: what a training shows beside them."""
