@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
 from tokenq.models.forward.packed_lm import bare
 from tokenq.records.examples import TokenGroup
@@ -99,6 +100,20 @@ def refuse_tokens(limits: tuple[ModelLimits, str], tokens: Sequence[int], where:
         raise UserError(
             f"{where} has token {token}, and the embedding of {limits[1]} has {limits[0].tokens} rows.",
             "The tokenizer has grown: resize the model (resize_token_embeddings), or take its own tokenizer.",
+        )
+
+
+def refuse_positions(limits: tuple[ModelLimits, str], batch: PackedBatch) -> None:
+    """Refuse a batch of which a row is longer than a model's table of positions.
+
+    Raises:
+        BeyondContext: says both.
+    """
+    longest = int(batch.position_ids.max()) + 1
+    if limits[0].learned and limits[0].context is not None and longest > limits[0].context:
+        raise BeyondContext(
+            f"A prompt with its response has {longest} tokens, and {limits[1]} has {limits[0].context} positions.",
+            f"Give --max-length {limits[0].context}, or another model.",
         )
 
 

@@ -1,12 +1,14 @@
 """What the judge of a run makes of a round: a number for each compared response, and how many judgements that took."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor
 
 from tokenq.core.packing import pack, plan_pass
-from tokenq.core.tensors import TokenScorer
+from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.data.prompts import LoadedPrompts
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import Scores
@@ -15,13 +17,17 @@ from tokenq.judge.answers import find_equality, find_extractor
 from tokenq.judge.kinds import Judge, Pointwise, won
 from tokenq.judge.tasks import AnswerTask, with_answers
 from tokenq.models.forward.policy import no_grad
+from tokenq.models.limits import refuse_positions
 from tokenq.models.load import ModelSpec
-from tokenq.models.open import open_model
+from tokenq.models.open import OpenedModel, open_model
 from tokenq.models.run_models import against_base
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
+from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.learning import by_prompt, group_of
+
+T = TypeVar("T")
 
 
 class Scorers(NamedTuple):
@@ -40,6 +46,20 @@ class Scorers(NamedTuple):
     recalled: Callable[[int], AbstractContextManager[None]]
     tokenizer: Any
     device: str
+
+
+class ImplicitReward(NamedTuple):
+    """β (log π − log π_ref) of tokens.
+
+    Attributes:
+        policy: gives log π.
+        reference: gives log π_ref.
+        beta: KL temperature.
+    """
+
+    policy: TokenScorer
+    reference: TokenScorer
+    beta: float
 
 
 def recalls(config: OnlineConfig) -> bool:
@@ -72,19 +92,48 @@ def implicit(config: OnlineConfig, scorers: Scorers) -> Scores:
 
 
 def _of_run(config: OnlineConfig, scorers: Scorers) -> Scores:
-    spec = ModelSpec(str(config.judge_run), device=scorers.device, trust_remote_code=config.trust_remote_code)
-    models = against_base(models_of_run(str(config.judge_run), spec))
-    pair = [one for one in (models.policy, models.reference) if one is not None]
-    for one in pair:
-        check_tokenizers(scorers.tokenizer, open_tokenizer(one))
-    readers = [no_grad(open_model(one, config.attention, config.max_length).lm) for one in pair]
-    beta = 0.1 if models.beta is None else models.beta
+    pair = reward_of_run(str(config.judge_run), config, scorers)
 
     def score(number: int, rollouts: Sequence[Rollout]) -> Sequence[float]:
         policy, reference = (
-            response_logps(rollouts, scorer, config.tokens_per_batch, scorers.device) for scorer in readers
+            response_logps(rollouts, scorer, config.tokens_per_batch, scorers.device)
+            for scorer in (pair.policy, pair.reference)
         )
-        return [beta * (one - other) for one, other in zip(policy, reference, strict=True)]
+        return [pair.beta * (one - other) for one, other in zip(policy, reference, strict=True)]
+
+    return score
+
+
+def reward_of_run(run: str, config: OnlineConfig, scorers: Scorers) -> ImplicitReward:
+    """Return the implicit reward of a finished run: its policy, its reference and its β.
+
+    Args:
+        run: its folder, or that of one of its checkpoints.
+        config: how models are read.
+        scorers: where, and in whose tokens.
+
+    Raises:
+        UserError: there is no such run, or its models read other tokens than the policy writes.
+    """
+    spec = ModelSpec(run, device=scorers.device, trust_remote_code=config.trust_remote_code)
+    models = against_base(models_of_run(run, spec))
+    pair = [one for one in (models.policy, models.reference) if one is not None]
+    for one in pair:
+        try:
+            check_tokenizers(scorers.tokenizer, open_tokenizer(one))
+        except UserError as error:
+            raise UserError(f"{run} reads other tokens than the policy: {error.message}", error.hint) from None
+    policy, reference = (_within(open_model(one, config.attention, config.max_length)) for one in pair)
+    return ImplicitReward(policy, reference, 0.1 if models.beta is None else models.beta)
+
+
+def _within(opened: OpenedModel) -> TokenScorer:
+    """Return an open model as a scorer that refuses rows which it has no positions for."""
+    scorer, limits = no_grad(opened.lm), opened.limits
+
+    def score(batch: PackedBatch) -> Tensor:
+        refuse_positions(limits, batch)
+        return scorer(batch)
 
     return score
 
@@ -128,10 +177,30 @@ def response_logps(rollouts: Sequence[Rollout], scorer: TokenScorer, budget: int
         budget: most tokens of a forward.
         device: where it computes.
     """
-    groups = [group_of(some) for some in by_prompt(rollouts)]
-    found: dict[int, list[float]] = {}
+    return each_rollout(
+        rollouts, lambda batch: batch.actions.pad(scorer(batch).float()).sums().tolist(), budget, device
+    )
+
+
+def each_rollout(
+    rollouts: Sequence[Rollout],
+    read: Callable[[PackedBatch], Iterable[T]],
+    budget: int,
+    device: str,
+    laid_out: Callable[[TokenGroup], TokenGroup] = lambda group: group,
+) -> list[T]:
+    """Return what is read of each response, in their order.
+
+    Args:
+        rollouts: the responses, those of a prompt together.
+        read: (batch) → an item for each response in it.
+        budget: most tokens of a forward.
+        device: where that computes.
+        laid_out: (a prompt with its responses) → the same as they are read.
+    """
+    groups = [laid_out(group_of(some)) for some in by_prompt(rollouts)]
+    found: dict[int, list[T]] = {}
     for places in plan_pass([group.n_tokens for group in groups], budget):
-        batch = pack([groups[place] for place in places]).to(device)
-        sums = iter(batch.actions.pad(scorer(batch).float()).sums().tolist())
-        found |= {place: [next(sums) for _ in groups[place].responses] for place in places}
+        items = iter(read(pack([groups[place] for place in places]).to(device)))
+        found |= {place: [next(items) for _ in groups[place].responses] for place in places}
     return [value for place in range(len(groups)) for value in found[place]]
