@@ -147,8 +147,8 @@ def test_the_row():
         {"values": "prompt"},
     )
     assert find_sum("dro", {"values": "tokens"}).inputs == {"rewards": "data", "values": "tokens"}
-    assert find_sum("dro").valued
-    assert not find_sum("kto").valued
+    assert find_sum("dro").networks == ("values",)
+    assert find_sum("kto").networks == ()
     with pytest.raises(UserError, match="Unknown source of values 'token'"):
         find_loss("dro", {"values": "token"})
     with pytest.raises(UserError, match="beta = 0"):

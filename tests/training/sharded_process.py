@@ -15,8 +15,8 @@ from small_runs import groups_for, random_pairs, small_policy, train_small
 from tiny import tiny_tokenizer
 
 from tokenq.models.export import export_policy
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.policy import no_grad
-from tokenq.models.forward.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(5, seed=7)
 
@@ -28,7 +28,7 @@ POLICIES = {
     "online-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
     "distributions": lambda dtype: small_policy(dtype=dtype),
     "distributions-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
-    "values": lambda dtype: ValuedPolicy(small_policy(dtype=dtype)),
+    "values": lambda dtype: PolicyNetworks(small_policy(dtype=dtype), ["values"]),
 }
 
 LOSSES = {"distributions": "tdpo2", "distributions-adapter": "tdpo2", "values": "dro"}

@@ -20,10 +20,10 @@ from tokenq.data.signals import with_margins
 from tokenq.data.steps import deciding_steps
 from tokenq.jobs.training.policy_files import PolicyWriter
 from tokenq.listener import Silence
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
 from tokenq.models.forward.policy import frozen_model, logits_of, no_grad, without_adapter
 from tokenq.models.forward.reward_lm import RewardLM
-from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import identify
 from tokenq.models.load import add_lora, make_deterministic
 from tokenq.models.reference_store import ReferenceStore
@@ -216,14 +216,14 @@ def train_small(
     parameters=None,
     **changes,
 ) -> tuple[PackedLM, Summary]:
-    """Train on ten pairs and return the policy (without its value network) and the summary.
+    """Train on ten pairs and return the policy (without the networks beside it) and the summary.
 
     Args:
         output: run directory.
         loss: name of the loss.
         groups: the data; ten random pairs when None.
         held_out: pairs to evaluate on.
-        policy: what to train, a `ValuedPolicy` to see its value network afterwards; `small_policy` when None.
+        policy: what to train, `PolicyNetworks` to see those beside it afterwards; `small_policy` when None.
         lora: whether to train an adapter.
         reference: a store; one with the policy's own log-probs when None.
         source: gives the examples of a step; the data in their order when None.
@@ -237,10 +237,10 @@ def train_small(
     """
     groups = random_pairs(10) if groups is None else groups
     row = find_sum(loss, parameters)
-    valued = policy if isinstance(policy, ValuedPolicy) else None
-    policy = valued.policy if valued else policy or (small_policy(lora) if lora else policy_for(loss))
-    valued = valued or (ValuedPolicy(policy) if row.valued else None)
-    objective = Objective(row, row.beta if row.valued else 0.1, ("first", "second"))
+    networks = policy if isinstance(policy, PolicyNetworks) else None
+    policy = networks.policy if networks else policy or (small_policy(lora) if lora else policy_for(loss))
+    networks = networks or (PolicyNetworks(policy, row.networks) if row.networks else None)
+    objective = Objective(row, row.beta if row.networks else 0.1, ("first", "second"))
     if row.output == "logps" and online is None:
         store = reference or stored_reference(policy, groups, held_out)
         groups, held_out = store.with_logps(groups), store.with_logps(held_out)
@@ -253,7 +253,7 @@ def train_small(
     if "ref_kls" in row.inputs:
         logits = logits_of(policy, "off") if is_peft(policy.model) else logits_of(frozen_model(policy))
     job = Job(
-        policy=valued or policy,
+        policy=networks or policy,
         source=source or Offline(groups, row.unit, config.batch_size, config.seed),
         objective=objective,
         config=config,
@@ -264,7 +264,7 @@ def train_small(
         ref_logits=logits,
         start_tolerance=start_tolerance,
         move=move,
-        values=valued and valued.values,
+        networks=networks.beside() if networks else {},
         work=policy.work,
         listener=Hears(stop_there),
     )

@@ -30,7 +30,7 @@ class Prepared:
         optimizer = torch.optim.SGD([p for p in self.policy.parameters() if p.requires_grad], lr=0.1)
         self.accelerator.prepare(self.policy, optimizer)
         files = files_of(self.policy, small_config(folder), form)
-        self.trained = checkpoint.Trained(self.policy, files, None, [])
+        self.trained = checkpoint.Trained(self.policy, files, {}, [])
 
     def save(self, step, keep=1):
         place = checkpoint.save(self.accelerator, self.trained, self.run, step)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from tokenq.errors import UserError
-from tokenq.models.forward.value_network import ValuedPolicy
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.training.optim import make_optimizer, masters_of, refuse_sharded_masters
 from tokenq.training.precision import precision_of
 
@@ -110,9 +110,9 @@ def test_weights_in_shards_cannot_have_one(kind):
 
 def test_a_value_network_in_half_precision_has_copies_too(tmp_path):
     """All but its head, whose number is computed in float32."""
-    both = ValuedPolicy(small_policy(dtype=torch.bfloat16))
+    both = PolicyNetworks(small_policy(dtype=torch.bfloat16), ["values"])
     assert both.values.head.weight.dtype == torch.float32
-    optimizer, _ = make_optimizer(both, small_config(tmp_path), both.values)
+    optimizer, _ = make_optimizer(both, small_config(tmp_path), both.beside())
     updated = [p for group in optimizer.param_groups for p in group["params"]]
     assert {p.dtype for p in updated} == {torch.float32}
     assert len(updated) == len(list(both.parameters()))

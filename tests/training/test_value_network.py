@@ -10,8 +10,9 @@ from small_runs import groups_for, lines_of, small_config, small_policy, stored_
 
 from tokenq.core.losses.metrics.values import with_explained_variance
 from tokenq.core.packing import pack
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.packed_lm import bare
-from tokenq.models.forward.value_network import ValuedPolicy, ValueNetwork
+from tokenq.models.forward.value_network import ValueNetwork
 from tokenq.training.objective import averages
 from tokenq.training.optim import make_optimizer
 
@@ -20,7 +21,7 @@ GROUPS, HELD_OUT = groups_for("dro"), groups_for("dro", 5, seed=7)
 
 def valued(lora=False, way="segments"):
     """Return a tiny policy with its value network."""
-    return ValuedPolicy(small_policy(lora, way=way))
+    return PolicyNetworks(small_policy(lora, way=way), ["values"])
 
 
 def moved(both):
@@ -67,7 +68,7 @@ def test_no_trained_weight_is_shared_and_every_frozen_one_is():
 
 def test_the_value_network_has_groups_of_its_own_in_the_optimiser():
     both = valued()
-    groups = make_optimizer(both, small_config("unused", weight_decay=0.1), both.values)[0].param_groups
+    groups = make_optimizer(both, small_config("unused", weight_decay=0.1), both.beside())[0].param_groups
     apart = {id(p) for p in both.values.parameters()}
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.0]
     assert [{id(p) in apart for p in group["params"]} for group in groups] == [{False}, {False}, {True}, {True}]

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
 from tokenq.errors import Interrupted, UserError
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.policy import MovingReference, frozen_model, no_grad
-from tokenq.models.forward.value_network import ValuedPolicy
 
 HELD_OUT = random_pairs(7, seed=5)
 
@@ -107,7 +107,7 @@ def moving(out):
 def valued(out):
     """Train a value network beside the policy, and return both."""
     data = {"groups": groups_for("dro"), "held_out": groups_for("dro", 7, seed=5)}
-    both = ValuedPolicy(small_policy())
+    both = PolicyNetworks(small_policy(), ["values"])
     return both, train_small(out, loss="dro", policy=both, batch_size=5, tokens_per_batch=30, max_steps=3, **data)[1]
 
 

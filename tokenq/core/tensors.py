@@ -223,6 +223,7 @@ class Outputs(NamedTuple):
         ref_logps: [N] log π_ref.
         readouts: [N] what was read off the policy's vocabulary at every action.
         values: [N] V before every action, of a value network.
+        prm_logps: [N] log φ of every action, of an implicit process reward model.
         rewards: [N, A] the outputs of a reward model.
     """
 
@@ -230,6 +231,7 @@ class Outputs(NamedTuple):
     ref_logps: Float[Tensor, " N"] | None = None
     readouts: Float[Tensor, " N"] | None = None
     values: Float[Tensor, " N"] | None = None
+    prm_logps: Float[Tensor, " N"] | None = None
     rewards: Float[Tensor, "N A"] | None = None
 
     def given(self) -> dict[str, Tensor]:

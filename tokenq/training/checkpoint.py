@@ -36,7 +36,7 @@ STATE = "state"
 """The folder within a checkpoint that only a resumed run needs."""
 
 _BESIDE = "weights.safetensors"
-"""The file in it of trained weights that are none of the policy's: a value network, an adapter that was merged."""
+"""The file in it of trained weights that are none of the policy's: networks beside it, an adapter that was merged."""
 
 
 Content = Literal["all", "policy"]
@@ -47,23 +47,22 @@ class Trained(NamedTuple):
     """What is trained, as checkpoints hold it.
 
     Attributes:
-        policy: as accelerate has prepared it, with its value network.
+        policy: as accelerate has prepared it, with the networks beside it.
         files: the folders of the policy.
-        values: the value network.
+        networks: those networks, by name.
         masters: float32 copies of weights in half precision, which are written in their place.
     """
 
     policy: nn.Module
     files: PolicyFiles
-    values: nn.Module | None
+    networks: Mapping[str, nn.Module]
     masters: Masters
 
     def beside(self) -> dict[str, Tensor]:
         """Return the trained weights that the policy's folder does not give back, by name."""
         exact = exact_in(self.masters)
-        own = () if self.values is None else self.values.named_parameters()
-        values = {f"values.{name}": exact(one).detach() for name, one in own if one.requires_grad}
-        return {**self.files.beside(exact), **values}
+        every = ((f"{name}.{own}", one) for name, net in self.networks.items() for own, one in net.named_parameters())
+        return {**self.files.beside(exact), **{name: exact(one).detach() for name, one in every if one.requires_grad}}
 
 
 def hand_over_weights(accelerator: Accelerator) -> None:
@@ -125,8 +124,8 @@ def _fill(accelerator: Accelerator, trained: Trained, folder: Path, step: int, c
 def gathered_policy(accelerator: Accelerator, policy: nn.Module) -> dict[str, Tensor]:
     """Return the weights of the policy, gathered from all processes, under its own names."""
     gathered: Mapping[str, Tensor] = accelerator.get_state_dict(policy)
-    own = (name for name in gathered if not name.startswith("values."))
-    return {name.removeprefix("policy."): gathered[name] for name in own}
+    own = [name for name in gathered if name.startswith("policy.")]  # networks are trained beside it
+    return {name.removeprefix("policy."): gathered[name] for name in own or gathered}
 
 
 def load_latest(accelerator: Accelerator, trained: Trained, run: RunDir, metrics: JsonLines | None = None) -> int:

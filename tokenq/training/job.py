@@ -52,8 +52,8 @@ class Job:
         start_tolerance: largest mean |log π − log π_ref| of a response's tokens before the first update that is
             rounding; None when the two models are meant to differ.
         move: (updates done) moves the reference before the next update, where that is due.
-        values: the value network within `policy`: an optimiser group and a limit of the gradient of its own. None
-            without one.
+        networks: what is trained beside the policy within `policy`, by name: each has groups in the optimiser and a
+            limit of the gradient of its own.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
         listener: told about progress, and what a signal will do.
         request: where a signal that asks the run to stop is noted.
@@ -70,7 +70,7 @@ class Job:
     ref_logits: Callable[[PackedBatch], Logits] | None = None
     start_tolerance: float | None = None
     move: Callable[[int], None] = lambda step: None
-    values: nn.Module | None = None
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
     work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
     listener: Listener = SILENCE
     request: Request = field(default_factory=Request)

@@ -32,7 +32,7 @@ from tokenq.training.optim import (
     make_optimizer,
     refuse_sharded_masters,
     release_masters,
-    split_values,
+    split_weights,
     tell_deepspeed,
 )
 from tokenq.training.recorded import evaluations_of, refuse_fewer_steps, still_holds
@@ -53,12 +53,12 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     """
     config, metrics_file = job.config, JsonLines(job.run.metrics)
     refuse_sharded_masters(accelerator, job.policy)
-    optimizer, masters = make_optimizer(job.policy, config, job.values)
+    optimizer, masters = make_optimizer(job.policy, config, job.networks)
     checkpoint.hand_over_weights(accelerator)
     tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
-    trained = None if job.files is None else checkpoint.Trained(policy, job.files, job.values, masters)
+    trained = None if job.files is None else checkpoint.Trained(policy, job.files, job.networks, masters)
     total = total_steps(config, job.source.per_epoch)
     step = checkpoint.load_latest(accelerator, trained, job.run, metrics_file) if config.resume and trained else 0
     refuse_fewer_steps(step, total)
@@ -95,7 +95,7 @@ class _Trainer:
         self.meter = Meter()
         self.per_epoch = self.job.source.per_epoch
         self.watch = stopping.Watch(self.job.config.keep_best, self.job.config.early_stopping_patience, {})
-        self.clipped = list(self.policy.parameters()), *split_values(self.policy, self.job.values)
+        self.clipped = list(self.policy.parameters()), *split_weights(self.policy, self.job.networks)
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
@@ -286,13 +286,14 @@ class _Trainer:
         return weights
 
     def _clip(self) -> dict[str, float]:
-        """Clip the gradient, that of a value network by itself, and return the norms before that."""
+        """Clip the gradient, that of each network beside the policy by itself, and return the norms before that."""
         limit = self.job.config.max_grad_norm or math.inf
-        every, own, apart = self.clipped
+        every, own, *apart = self.clipped
         norm = self.accelerator.clip_grad_norm_(own if apart else every, limit)
         norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
-        if apart:  # after accelerate has undone the scale of all gradients, where there is one
-            norms["values/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(apart, limit))
+        for name, weights in zip(self.job.networks, apart, strict=True):
+            # After accelerate has undone the scale of all gradients, where there is one.
+            norms[f"{name}/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(weights, limit))
         return norms
 
     def _stop_if_not_finite(self, failed: list[str], step: int, *, clipped: bool = False) -> None:

@@ -75,7 +75,7 @@ class Objective:
         sums = {name: (values.detach().sum(), count) for name, values, count in counts}
         sums |= reading.metrics(scene)
         if scene.reference is not None:
-            if self.loss.valued:
+            if "values" in self.loss.networks:
                 sums |= value_sums(scene, self.loss.inputs["values"])
             seen = self.loss.unit.seen(actions)
             sums["kl"] = ((scene.reference.sums() - scene.policy.sums()).detach()[seen].sum(), len(seen))

@@ -97,22 +97,22 @@ Groups = list[dict[str, Any]]
 
 
 def make_optimizer(
-    model: nn.Module, config: TrainConfig, values: nn.Module | None = None
+    model: nn.Module, config: TrainConfig, networks: Mapping[str, nn.Module] = {}
 ) -> tuple[torch.optim.Optimizer, Masters]:
     """Return the optimiser over the trainable weights, and the float32 copies that it updates; see `masters_of`.
 
-    Biases and norms are not decayed. A value network has groups of its own behind the policy's.
+    Biases and norms are not decayed. Networks beside the policy have groups of their own behind its.
 
     AdamW runs fused where torch offers it: one pass over weights, gradients and moments instead of a dozen.
 
     Args:
         model: what is trained.
         config: names the optimiser and its constants.
-        values: the value network in it, if there is one.
+        networks: those in it that are not the policy, by name.
     """
     masters = masters_of(model.parameters())
     updated = {id(weight): master for weight, master in masters}
-    parts = [[updated.get(id(p), p) for p in part] for part in split_values(model, values)]
+    parts = [[updated.get(id(p), p) for p in part] for part in split_weights(model, networks)]
     groups: Groups = [
         group
         for part in parts
@@ -151,11 +151,11 @@ def peak_rate(config: TrainConfig) -> float:
     return config.learning_rate
 
 
-def split_values(model: nn.Module, values: nn.Module | None) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the trainable weights of what is trained: those of the policy, and those of the value network."""
-    apart = [] if values is None else [p for p in values.parameters() if p.requires_grad]
-    theirs = {id(p) for p in apart}
-    return [p for p in model.parameters() if p.requires_grad and id(p) not in theirs], apart
+def split_weights(model: nn.Module, networks: Mapping[str, nn.Module]) -> list[list[nn.Parameter]]:
+    """Return the trainable weights of what is trained: those of the policy, and those of each network beside it."""
+    apart = [[p for p in network.parameters() if p.requires_grad] for network in networks.values()]
+    theirs = {id(p) for part in apart for p in part}
+    return [[p for p in model.parameters() if p.requires_grad and id(p) not in theirs], *apart]
 
 
 def tell_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:

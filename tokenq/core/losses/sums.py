@@ -68,9 +68,9 @@ class LossSum:
         return any(term.loss.coupled for term in self.terms)
 
     @property
-    def valued(self) -> bool:
-        """Whether any of the losses trains a value network beside the policy."""
-        return any(INPUTS[name].network for name in self.inputs if name in INPUTS)
+    def networks(self) -> tuple[str, ...]:
+        """The networks that the losses train beside the policy."""
+        return tuple(name for name in self.inputs if name in INPUTS and INPUTS[name].network)
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -22,9 +22,9 @@ from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
 from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
 from tokenq.listener import SILENCE, Listener
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.forward.reward_lm import RewardLM
-from tokenq.models.forward.value_network import ValuedPolicy
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, for_training
@@ -76,13 +76,13 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         prepared = _keep_limits(prepared, listener)
         identity = identify(prepared.policy.model, config.model)
         reference = _reference(prepared, identity, config, loss, tokenizer, accelerator, listener)
-        valued = ValuedPolicy(prepared.policy) if isinstance(prepared.policy, PackedLM) and loss.valued else None
-        choose_gradients(prepared.policy, valued, config, accelerator)
-        precision = precision_of(valued or prepared.policy, config, reference.model)
+        networks = networks_of(prepared.policy, loss)
+        choose_gradients(prepared.policy, networks, config, accelerator)
+        precision = precision_of(networks or prepared.policy, config, reference.model)
         identities = _identities(config, (identity, reference.identity), rows, loss, precision, accelerator)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
         writer = policy_writer(prepared.policy, tokenizer, config, loss, run_dir)
-        job = _job(prepared, valued, reference, writer, _places(run_dir, identities, accelerator), listener)
+        job = _job(prepared, networks, reference, writer, _places(run_dir, identities, accelerator), listener)
         if chosen.learning_rate is None:
             listener.say(f"learning rate: {config.learning_rate:g}, the default for {_kind(config, loss)}")
         listener.say(precision.line(config.optimizer))
@@ -186,7 +186,7 @@ def _reference(
 
 def _job(
     prepared: Prepared,
-    valued: ValuedPolicy | None,
+    networks: PolicyNetworks | None,
     reference: Reference,
     writer: PolicyWriter,
     places: Places,
@@ -200,7 +200,7 @@ def _job(
         buffer = SHUFFLE_BUFFER if buffer is None else buffer
         source = Streamed(prepared.stream, loss.unit, config.batch_size, buffer=buffer, seed=config.seed, places=places)
     return Job(
-        policy=valued or prepared.policy,
+        policy=networks or prepared.policy,
         source=source,
         objective=prepared.objective,
         config=writer.config,
@@ -211,7 +211,7 @@ def _job(
         ref_logits=reference.logits,
         start_tolerance=reference.tolerance,
         move=(lambda step: None) if moving is None else moving.move,
-        values=None if valued is None else valued.values,
+        networks={} if networks is None else networks.beside(),
         work=prepared.policy.work,
         listener=listener,
     )
@@ -221,22 +221,28 @@ def _places(run_dir: RunDir, identities: Mapping[str, Any], accelerator: Acceler
     return Places(JsonLines(run_dir.stream), identities["data"]["sha256"], accelerator.is_main_process)
 
 
+def networks_of(policy: PackedLM | RewardLM, loss: LossSum) -> PolicyNetworks | None:
+    """Return the policy with the networks that a loss trains beside it, None where it trains none."""
+    return PolicyNetworks(policy, loss.networks) if isinstance(policy, PackedLM) and loss.networks else None
+
+
 def choose_gradients(
-    policy: PackedLM | RewardLM, valued: ValuedPolicy | None, config: TrainConfig, accelerator: Accelerator
+    policy: PackedLM | RewardLM, networks: PolicyNetworks | None, config: TrainConfig, accelerator: Accelerator
 ) -> None:
     """Choose how gradients are computed."""
+    beside: Sequence[Any] = [] if networks is None else [*networks.beside().values()]
     if config.gradient_checkpointing:
         if policy.way not in ("plain", "full") and policy.limit is not None and policy.limit < config.max_length:
             raise UserError(
                 f"--gradient-checkpointing: this model reads rows beyond {policy.limit} tokens by another attention.",
                 f"Add --attention plain, or --max-length {policy.limit}.",
             )
-        bare(policy.model).gradient_checkpointing_enable({"use_reentrant": False})
-        if valued is not None:
-            valued.values.body.gradient_checkpointing_enable({"use_reentrant": False})
+        for model in (bare(policy.model), *(one.lm for one in beside)):
+            model.gradient_checkpointing_enable({"use_reentrant": False})
     alone = accelerator.distributed_type == DistributedType.NO and config.mixed_precision == "no"
-    if alone and isinstance(policy, PackedLM):
-        policy.accumulate_in_place()
+    for one in (policy, *beside) if alone else ():
+        if isinstance(one, PackedLM):
+            one.accumulate_in_place()
 
 
 def _identities(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tokenq.core.tensors import Outputs, PackedBatch
+from tokenq.core.tensors import PackedBatch
 from tokenq.models.forward.packed_lm import WAYS, PackedLM, bare
 from tokenq.models.forward.single_rows import beyond, one_by_one
 
@@ -37,6 +37,12 @@ class ValueNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.way, self.limit, self.own_attention = policy.way, policy.limit, policy.own_attention
 
+    @property
+    def lm(self) -> nn.Module:
+        """The transformers model inside, without a head."""
+        model: nn.Module = self.body
+        return model
+
     def forward(self, batch: PackedBatch) -> Float[Tensor, " N"]:
         """Return the value of the state that each target was written in, float32 or better."""
         if beyond(batch, self.limit):
@@ -45,22 +51,3 @@ class ValueNetwork(nn.Module):
             states = WAYS[self.way].states(self.body, batch)[batch.predictors]
         values: Tensor = self.head(states.to(self.head.weight.dtype))[:, 0]
         return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-class ValuedPolicy(nn.Module):
-    """A policy with its value network, for losses that need values.
-
-    Args:
-        policy: the policy.
-    """
-
-    def __init__(self, policy: PackedLM) -> None:
-        super().__init__()
-        self.policy = policy
-        self.values = ValueNetwork(policy)
-        self._no_split_modules = policy._no_split_modules
-
-    def forward(self, batch: PackedBatch) -> Outputs:
-        """Return log π of every target of the batch, and V before it."""
-        logps: Tensor = self.policy(batch).logps
-        return Outputs(logps, values=self.values(batch).to(logps.dtype))
