@@ -21,6 +21,8 @@ def rows_for(want):
     for number, q in enumerate(QUESTIONS):
         forms = {
             "labelled": {"completion": f" {number} {q}", "label": number % 2 == 0},
+            "rollouts": {"completion": f" {number} {q}", "advantages": number - 3.5, "old_logps": -5.5}
+            | {"returns": number, "old_values": 0},
             "rewarded": {"completion": f" {number} {q}", "reward": number % 3},
             "ranked": {"answers": [{"answer": f" {q} {r}", "rank": r} for r in range(1, 3 + number % 2)]},
             "rated": {"completion": f" {number} {q}", "ratings": {"good": number % 4, "short": 1}},
@@ -58,7 +60,8 @@ def train(folder, output, loss, want, held_out=2):
     return folder / output
 
 
-THIRD = {name for number, name in enumerate(LOSSES) if number % 3 == 0 or LOSSES[name].inputs}
+PLAIN = {name for name, row in LOSSES.items() if not row.inputs or find_sum(name).selection == "rollouts"}
+THIRD = {name for number, name in enumerate(LOSSES) if number % 3 == 0 or name not in PLAIN} - {"rloo", "cispo"}
 """Losses that are tried by default: those that read something beside log-probs, and a third of the others."""
 
 

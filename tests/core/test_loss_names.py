@@ -11,6 +11,7 @@ from tokenq.core.losses import ALIASES, LOSSES, alone, find_loss, find_sum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.core.losses.units import UNITS
 from tokenq.core.tensors import PairLogps
+from tokenq.data.layouts.ratings import TOKEN_NUMBERS
 from tokenq.data.selection import SELECTIONS
 from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
@@ -29,7 +30,8 @@ def test_a_row_says_what_its_function_takes(name):
         models = ["chosen", "rejected"] if row.unit == "pairs" else ["rewards"]
     assert positional == [*models, *row.inputs]
     assert all(isinstance(value, float) for value in row.parameters().values())
-    assert {"beta", "odds_weight"} & row.parameters().keys() or name == "sft" or row.output == "rewards"
+    free = name == "sft" or row.output == "rewards" or UNITS[row.unit].asks == "rollouts"
+    assert {"beta", "odds_weight"} & row.parameters().keys() or free
     assert row.function.__doc__.startswith("Return ")
     assert row.sources.keys() <= row.choices().keys()
     assert row.output in UNITS[row.unit].readings
@@ -71,7 +73,8 @@ def test_spellings_of_other_trainers():
     assert ALIASES["sigmoid"] == "dpo"
     assert find_loss("prm") == LOSSES["process"]
     for alias, name in ALIASES.items():
-        if LOSSES[name].output == "rewards":
+        if LOSSES[name].unit != "pairs" or LOSSES[name].output == "rewards":
+            assert find_loss(alias) == LOSSES[name]
             continue
         torch.testing.assert_close(
             find_loss(alias).function(POLICY, REFERENCE), LOSSES[name].function(POLICY, REFERENCE)
@@ -128,7 +131,9 @@ def test_the_source_of_an_input_is_an_option():
 
 
 def test_every_input_is_of_some_loss():
-    assert {name for row in LOSSES.values() for name in row.inputs} == set(INPUTS)
+    columns = {name for row in LOSSES.values() if row.unit in ("rollouts", "actions") for name in row.inputs}
+    assert columns - {"values"} == set(TOKEN_NUMBERS)
+    assert {name for row in LOSSES.values() for name in row.inputs} == set(INPUTS) | columns
 
 
 def test_a_sum_of_losses():

@@ -13,6 +13,7 @@ from tokenq.data.tokenize import tokenize
 from tokenq.records.examples import Response, TokenGroup, TokenResponse
 
 GIVEN = Response("said", True, 1.0, ("a\n", "b"), (True, False), ratings={"kind": 2.0}, scale=(0, 4))
+GIVEN = replace(GIVEN, token_ids=(5, 6, 2), token_numbers={"advantages": (0.5,)})
 RESPONSE = TokenResponse(
     np.array([5, 6, 2], np.int32),
     np.array([True, False, True]),
@@ -43,6 +44,7 @@ GIVEN_OTHERS = {
     "step_labels": (False, False),
     "ratings": {"kind": 3.0},
     "scale": (0, 5),
+    "token_numbers": {"advantages": (0.5, 1.0, 1.0)},
 }
 
 
@@ -77,8 +79,9 @@ def test_every_number_of_the_data_counts(name):
 
 def test_no_field_is_forgotten():
     assert {field.name for field in fields(TokenResponse)} == {*OTHERS, *COLUMNS, "given", "role"}
-    # What a response says is in its ids, its end in those of the tokens; roles follow from order, pair and label.
-    assert {field.name for field in fields(Response)} == {*GIVEN_OTHERS, "content", "goes_on", "role"}
+    # What a response says is in its ids, its end in those of the tokens; roles follow from order, pair and label. Ids
+    # that were sampled decide whether a response is kept, and nothing else.
+    assert {field.name for field in fields(Response)} == {*GIVEN_OTHERS, "content", "goes_on", "role", "token_ids"}
     assert {field.name for field in fields(TokenGroup)} == {"prompt_ids", "responses", "is_pair", "where", "margin"}
 
 

@@ -417,6 +417,7 @@ def test_every_format_is_tried_here():
             "scored",
             "labelled",
             "rewarded",
+            "advantages",  # tests/data/test_signals.py
             "stepwise",
             "first error",
             "helpsteer",

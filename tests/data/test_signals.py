@@ -19,7 +19,14 @@ from tokenq.core.tensors import Outputs
 from tokenq.data.checks import LABELS, MARGINS, refuse_equal
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
-from tokenq.data.signals import reward_scale, with_contrast, with_mismatched, with_rewards, with_steps
+from tokenq.data.signals import (
+    reward_scale,
+    with_contrast,
+    with_mismatched,
+    with_rewards,
+    with_steps,
+    with_token_numbers,
+)
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
@@ -339,3 +346,44 @@ def test_a_held_out_part_of_one_prompt_takes_mismatched_responses_from_the_train
     assert [BYTES.decode(one.ids) for one in found[0].responses] == [" z<eos>", " z<eos>", " a<eos>"]
     own = with_mismatched(labelled("y", "z"), None, trained)  # its own rows, where they are enough
     assert [BYTES.decode(group.responses[-1].ids) for group in own] == [" z<eos>", " y<eos>"]
+
+
+WRITTEN = {"prompt": "a", "completion": " one", "advantages": [0.5, -1, 2, 0.25, 3], "old_logps": -1.5}
+
+
+def columns_of(*values, max_length=80, name="advantages"):
+    """Return a token column of every response."""
+    examples = read_examples(rows(*values), selection="rollouts").examples
+    data = tokenize(examples, tiny_tokenizer("bytes"), max_length=max_length, truncation="response_right")
+    groups = with_token_numbers(data.groups, name)
+    return [[response.token_columns[name].tolist() for response in group.responses] for group in groups]
+
+
+def test_numbers_of_tokens_stand_beside_them():
+    """ " one" is four bytes and EOS; one number is that of every token; rows of one prompt share it."""
+    other = {"prompt": "a", "response": " o", "advantages": 7, "finish_reason": "length"}
+    assert columns_of(WRITTEN, other) == [[[0.5, -1.0, 2.0, 0.25, 3.0], [7.0, 7.0]]]
+    assert columns_of(WRITTEN, name="old_logps") == [[[-1.5] * 5]]
+    assert columns_of(WRITTEN, max_length=5) == [[[0.5, -1.0, 2.0]]]  # the response was cut
+
+
+def test_numbers_that_are_not_one_for_each_token_are_refused():
+    with pytest.raises(UserError, match="row 1: a response has 5 tokens and 4 advantages"):
+        columns_of(WRITTEN | {"advantages": [1, 2, 3, 4]})
+    with pytest.raises(UserError, match="row 1: a response has 5 tokens and 6 advantages"):
+        columns_of(WRITTEN | {"advantages": [1] * 6})
+    with pytest.raises(UserError, match="row 1: a response has no returns"):
+        columns_of(WRITTEN, name="returns")
+    with pytest.raises(UserError, match="row 1: advantages 'much' is no finite number"):
+        columns_of(WRITTEN | {"advantages": [1, 2, 3, 4, "much"]})
+    with pytest.raises(UserError, match="not ones with advantages"):
+        columns_of({"prompt": "a", "completion": " x"})
+    with pytest.raises(UserError, match="row 1: no response of the row has advantages"):
+        columns_of(RATED)
+
+
+def test_a_response_of_other_tokens_than_were_sampled_is_left_out():
+    ids = tokenised(WRITTEN, selection="rollouts").groups[0].responses[0].ids.tolist()
+    other = {**WRITTEN, "token_ids": [*ids[:-1], 77]}
+    assert len(columns_of(WRITTEN | {"token_ids": ids}, other)[0]) == 1
+    assert columns_of(other) == []

@@ -101,6 +101,12 @@ def groups_for(loss, count=10, seed=0):
             tuple(replace(r.with_response_column("rewards", next(rewards)), role="plain") for r in rs) for rs in some
         ]
         return [replace(g, responses=rs, is_pair=False) for g, rs in zip(groups, rated, strict=True)]
+    if want == "rollouts":
+        some = [g.responses[: 1 + i % 2] for i, g in enumerate(groups)]
+        return [
+            replace(g, responses=tuple(map(written(rng), rs)), is_pair=False)
+            for g, rs in zip(groups, some, strict=True)
+        ]
     if want == "labelled":
         found = []
         for i, (g, r) in enumerate(zip(groups, extra, strict=True)):
@@ -112,6 +118,18 @@ def groups_for(loss, count=10, seed=0):
     if want == "responses":
         return [replace(g, responses=(replace(g.responses[0], role="plain"),), is_pair=False) for g in groups]
     return groups
+
+
+def written(rng):
+    """Return a function that gives a response what policy gradients read beside its tokens."""
+
+    def beside(response):
+        n = len(response.ids)
+        columns = {name: rng.normal(size=n).astype(np.float32) for name in ("advantages", "returns", "old_values")}
+        old = np.log(rng.uniform(size=n) / 200).astype(np.float32)
+        return replace(response, role="plain", token_columns={**columns, "old_logps": old})
+
+    return beside
 
 
 def bare(response):

@@ -62,6 +62,7 @@ def _of_response(response: TokenResponse) -> Iterator[tuple[str, Any]]:
         yield "rated", repr(sorted((name, float(rating)) for name, rating in given.ratings.items())) or None
         yield "scale", None if given.scale is None else repr(tuple(map(float, given.scale)))
         yield "labels of steps", repr([*map(bool, given.step_labels)]) if given.step_labels else None
+        yield "token numbers", repr(sorted(given.token_numbers.items())) if given.token_numbers else None
         yield "texts of steps", repr(list(given.steps)) if given.steps else None
 
 

@@ -184,6 +184,14 @@ def _rewarded(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iter
     yield replace(example, responses=kept, is_pair=False)
 
 
+def _rollouts(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses with numbers of their tokens."""
+    taken = tuple(response for response in example.responses if response.token_numbers)
+    if not taken:
+        raise LacksSelected("no advantages", "no response of the row has advantages")
+    yield replace(example, responses=taken, is_pair=False)
+
+
 def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     yield replace(example, responses=_with_roles(example.responses[:2])) if example.is_pair else example
 
@@ -218,12 +226,15 @@ SELECTIONS: dict[str, Selection] = {
         _rewarded, ("score", "label"), ("ones with a reward", "a column reward or label, or ratings")
     ),
     "responses": Selection(_responses),
-    "rollouts": Selection(_all),
+    "rollouts": Selection(
+        _rollouts, ("token_ids", "token_numbers"), ("ones with advantages", "a column advantages (docs/data.md)")
+    ),
     "steps": Selection(_steps, ("steps", "step_labels"), ("ones in steps", "columns completions and labels")),
 }
 """Every selection by name: a key of `UNITS`, or pairs with something beside them."""
 
 _NOTHING: dict[str, Any] = {"label": None, "score": None, "steps": (), "step_labels": (), "ratings": {}, "scale": None}
+_NOTHING |= {"token_ids": (), "token_numbers": {}}
 
 
 def only_learnt(example: Example, learnt: Sequence[str] | None) -> Example:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tokenq.data.checks import LABELS, MARGINS, REWARDS, STEP_LABELS, Difference, refuse_equal, rewards
 from tokenq.data.encoding import ResponseText
+from tokenq.data.layouts.ratings import TOKEN_NUMBERS
 from tokenq.data.steps import with_step_labels, with_steps
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
@@ -177,6 +178,45 @@ def with_margins(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
     return [beside(group) for group in groups]
 
 
+def with_token_numbers(groups: Sequence[TokenGroup], name: str) -> list[TokenGroup]:
+    """Return the groups with a token column of the data, such as advantages.
+
+    A response that was cut to fit has the first of its numbers. One whose text has other tokens than those that were
+    sampled is left out: it has no numbers.
+
+    Args:
+        groups: tokenised from examples that were read for the numbers of their tokens.
+        name: of the column.
+
+    Raises:
+        UserError: a response has none, or not one for each token.
+    """
+    found = []
+    for group in groups:
+        kept = tuple(one for one in group.responses if _as_sampled(one))
+        if kept:
+            found.append(replace(group, responses=tuple(_numbered(group.where, one, name) for one in kept)))
+    return found
+
+
+def _as_sampled(response: TokenResponse) -> bool:
+    ids = () if response.given is None else response.given.token_ids
+    return not ids or tuple(response.ids.tolist()) == ids[: len(response.ids)]
+
+
+def _numbered(where: str, response: TokenResponse, name: str) -> TokenResponse:
+    numbers = () if response.given is None else response.given.token_numbers.get(name, ())
+    size = len(response.ids)
+    if not numbers:
+        raise UserError(f"{where}: a response has no {name}.", f"Add a column {name}: a number for each token.")
+    if 1 < len(numbers) < size or (len(numbers) > size and response.terminal):
+        raise UserError(
+            f"{where}: a response has {size} tokens and {len(numbers)} {name}.",
+            "Give one for each token, EOS included, or one for all; tokens are those of the policy's tokenizer.",
+        )
+    return response.with_token_column(name, np.resize(np.array(numbers[:size], np.float32), size))
+
+
 def _ids(trace: TokenTrace) -> tuple[int, ...]:
     return tuple(trace.tokens.columns["id"].tolist())
 
@@ -219,7 +259,18 @@ def _contrast(data: TokenizedData, options: SignalOptions) -> Sequence[TokenGrou
     return data.groups if options.contrast is None else with_contrast(data, options.contrast)
 
 
+def _token_numbers(name: str) -> Signal:
+    return Signal(
+        lambda data, options: with_token_numbers(data.groups, name),
+        left_out=lambda options: (
+            "whose text has other tokens than those that were sampled",
+            "Train with the tokenizer of the policy that wrote them.",
+        ),
+    )
+
+
 SIGNALS: dict[str, Signal] = {
+    **{name: _token_numbers(name) for name in TOKEN_NUMBERS},
     "labels": Signal(lambda data, options: data.groups, differences=(LABELS,)),
     "mismatched": Signal(
         lambda data, options: with_mismatched(data.groups, options.max_length, options.trained), needs_all=True

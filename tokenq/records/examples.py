@@ -52,6 +52,8 @@ class Response:
         goes_on: whether more would follow (a step amid a solution), so that no EOS and no end of a turn belongs to it.
         ratings: ratings by attribute ("helpfulness", …); an attribute that was not rated is not there.
         scale: the least and the greatest that such a rating can be, None where the data set has no fixed scale.
+        token_ids: the tokens that were sampled, where the data have them.
+        token_numbers: numbers of its tokens by name (advantages, old_logps, …): one for each, or one for all.
     """
 
     content: Text
@@ -63,6 +65,8 @@ class Response:
     ratings: Mapping[str, float] = field(default_factory=dict)
     scale: tuple[float, float] | None = None
     role: Role = "plain"
+    token_ids: tuple[int, ...] = ()
+    token_numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

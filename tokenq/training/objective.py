@@ -15,8 +15,9 @@ from torch import Tensor
 from tokenq.core.logits import Logits
 from tokenq.core.losses import LossSum, LossTerm
 from tokenq.core.losses.inputs import INPUTS, Scene
-from tokenq.core.losses.metrics.values import value_sums, with_explained_variance
-from tokenq.core.losses.units import UNITS, Sums
+from tokenq.core.losses.metrics import Sums
+from tokenq.core.losses.metrics.values import with_explained_variance
+from tokenq.core.losses.units import UNITS
 from tokenq.core.tensors import Actions, Batch, Outputs
 
 
@@ -74,9 +75,9 @@ class Objective:
         counts = zip(self.loss.metrics, losses, self.weights(actions), strict=True)
         sums = {name: (values.detach().sum(), count) for name, values, count in counts}
         sums |= reading.metrics(scene)
-        if scene.reference is not None:
-            if "values" in self.loss.networks:
-                sums |= value_sums(scene, self.loss.inputs["values"])
+        for term in self.loss.terms:
+            sums |= term.loss.shown(scene)
+        if scene.reference is not None and "kl" not in sums:
             seen = self.loss.unit.seen(actions)
             sums["kl"] = ((scene.reference.sums() - scene.policy.sums()).detach()[seen].sum(), len(seen))
         return BatchResult(losses, sums, outputs.detach(), reading.rated(scene))

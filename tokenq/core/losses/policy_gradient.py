@@ -41,6 +41,11 @@ def mean_ratios(policy: TokenLogps, old_logps: Numbers) -> Numbers:
     return mean.detach() + own - own.detach()
 
 
+def response_advantages(policy: TokenLogps, advantages: Numbers) -> Float[Tensor, "N 1"]:
+    """Return the mean advantage of each response's tokens."""
+    return _mean(advantages, policy)[:, None]
+
+
 def _clipped(ratios: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
     """Return −min(ρ A, clip(ρ, 1 − low, 1 + high) A)."""
     ratio = ratios.exp()
@@ -96,7 +101,7 @@ def rloo(
         clip_low: ε below 1.
         clip_high: ε above 1.
     """
-    whole = _mean(advantages, policy)[:, None]
+    whole = response_advantages(policy, advantages)
     return _clipped(sequence_ratios(policy, old_logps), whole, clip_low, clip_high).squeeze(-1)
 
 
@@ -190,7 +195,7 @@ def value(policy: TokenLogps, values: PrefixValues, returns: Numbers) -> Values:
         values: [N, T] V before each token.
         returns: [N, T] G.
     """
-    return _sum((values.values - returns).square() / 2, policy)
+    return ((values.values - returns).square() * values.mask).sum(-1) / 2
 
 
 def clipped_value(
@@ -206,7 +211,8 @@ def clipped_value(
         clip: ε.
     """
     near = old_values + (values.values - old_values).clamp(-clip, clip)
-    return _sum(torch.maximum((values.values - returns).square(), (near - returns).square()) / 2, policy)
+    worse = torch.maximum((values.values - returns).square(), (near - returns).square())
+    return (worse * values.mask).sum(-1) / 2
 
 
 def kl_k1(policy: TokenLogps, reference: TokenLogps) -> Values:

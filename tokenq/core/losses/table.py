@@ -27,6 +27,7 @@ from tokenq.core.losses import (
     value,
 )
 from tokenq.core.losses.inputs import INPUTS, Scene
+from tokenq.core.losses.metrics import Sums, policies, values
 from tokenq.core.losses.units import UNITS, Output
 from tokenq.errors import UserError, nearest, unknown_name
 
@@ -75,6 +76,7 @@ class Loss(NamedTuple):
         coupled: whether a value depends on the other examples of the step, which are then shown to it all at once.
         limits: of its parameters, where these differ from `LIMITS`.
         output: what the model under training gives.
+        metrics: (scene, parameters and sources) → numbers of this loss beside those of its kind of row.
     """
 
     function: Callable[..., Tensor]
@@ -85,6 +87,7 @@ class Loss(NamedTuple):
     coupled: bool = False
     limits: Mapping[str, Limit] = {}
     output: Output = "logps"
+    metrics: Callable[[Scene, Mapping[str, Any]], Sums] = lambda scene, parameters: {}
 
     def parameters(self) -> dict[str, float]:
         """Return the keyword parameters with their values."""
@@ -94,6 +97,10 @@ class Loss(NamedTuple):
     def choices(self) -> dict[str, str]:
         """Return the inputs that have several sources, with the one that is taken."""
         return {name: self.source(name) for name in self.inputs if len(sources_of(name)) > 1}
+
+    def shown(self, scene: Scene) -> Sums:
+        """Return the metrics of this loss."""
+        return self.metrics(scene, {**self.parameters(), **self.choices()})
 
     def source(self, name: str) -> str:
         """Return the source of an input."""
@@ -123,8 +130,22 @@ def sources_of(name: str) -> Mapping[str, Any]:
 _FLIPS = {"label_smoothing": Limit(lambda value: 0 <= value < 0.5, "a flip probability in [0, 0.5)")}
 _TARGET = {"label_smoothing": Limit(lambda value: 0 < value <= 0.5, "above 0 and at most 0.5")}
 _INSIDE = {"alpha": Limit(lambda value: 0 < value < 1, "between 0 and 1")}
-_WRITTEN = ("old_logps", "advantages")
-_EVERY_PREFIX = {"values": "tokens"}
+
+
+def _rollouts(function: Callable[..., Tensor], unit: str, metrics: Callable[..., Sums]) -> Loss:
+    return Loss(function, unit, reference=False, inputs=("old_logps", "advantages"), metrics=metrics)
+
+
+def _critic(function: Callable[..., Tensor], *columns: str) -> Loss:
+    return Loss(
+        function,
+        "actions",
+        reference=False,
+        inputs=("values", *columns),
+        sources={"values": "tokens"},
+        metrics=values.values_of_returns,
+    )
+
 
 LOSSES: dict[str, Loss] = {
     "sft": Loss(single.sft, "responses", reference=False),
@@ -166,25 +187,17 @@ LOSSES: dict[str, Loss] = {
     "kto": Loss(single.kto, "labelled", reference=True, inputs=("labels", "mismatched"), coupled=True),
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
-    "dro": Loss(dro.dro, "rewarded", reference=True, inputs=("rewards", "values")),
+    "dro": Loss(dro.dro, "rewarded", reference=True, inputs=("rewards", "values"), metrics=values.values_of_rewards),
     "reinforce": Loss(policy_gradient.reinforce, "rollouts", reference=False, inputs=("advantages",)),
-    "rloo": Loss(policy_gradient.rloo, "rollouts", reference=False, inputs=_WRITTEN),
-    "grpo": Loss(policy_gradient.grpo, "rollouts", reference=False, inputs=_WRITTEN),
-    "dr_grpo": Loss(policy_gradient.dr_grpo, "rollouts", reference=False, inputs=_WRITTEN),
-    "gspo": Loss(policy_gradient.gspo, "rollouts", reference=False, inputs=_WRITTEN),
-    "ppo": Loss(policy_gradient.ppo, "actions", reference=False, inputs=_WRITTEN),
-    "dapo": Loss(policy_gradient.dapo, "actions", reference=False, inputs=_WRITTEN),
-    "cispo": Loss(policy_gradient.cispo, "actions", reference=False, inputs=_WRITTEN),
-    "value": Loss(
-        policy_gradient.value, "actions", reference=False, inputs=("values", "returns"), sources=_EVERY_PREFIX
-    ),
-    "clipped_value": Loss(
-        policy_gradient.clipped_value,
-        "actions",
-        reference=False,
-        inputs=("values", "returns", "old_values"),
-        sources=_EVERY_PREFIX,
-    ),
+    "rloo": _rollouts(policy_gradient.rloo, "rollouts", policies.clipped_responses),
+    "grpo": _rollouts(policy_gradient.grpo, "rollouts", policies.clipped_tokens),
+    "dr_grpo": _rollouts(policy_gradient.dr_grpo, "rollouts", policies.clipped_tokens),
+    "gspo": _rollouts(policy_gradient.gspo, "rollouts", policies.clipped_means),
+    "ppo": _rollouts(policy_gradient.ppo, "actions", policies.clipped_tokens),
+    "dapo": _rollouts(policy_gradient.dapo, "actions", policies.clipped_tokens),
+    "cispo": _rollouts(policy_gradient.cispo, "actions", policies.capped_tokens),
+    "value": _critic(policy_gradient.value, "returns"),
+    "clipped_value": _critic(policy_gradient.clipped_value, "returns", "old_values"),
     "kl_k1": Loss(policy_gradient.kl_k1, "actions", reference=True),
     "kl_k2": Loss(policy_gradient.kl_k2, "actions", reference=True),
     "kl_k3": Loss(policy_gradient.kl_k3, "actions", reference=True),

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenq.core.losses.inputs import Scene
+from tokenq.core.losses.metrics import Sums, sums_of
+from tokenq.core.losses.metrics.policies import rollout_metrics
 from tokenq.core.packing import last_token, step_ends
 from tokenq.core.tensors import Actions, PairValues, TokenLogps
 from tokenq.records.examples import TokenGroup, TokenResponse
-
-Sums = dict[str, tuple[Tensor, int]]
-"""Metric name → (sum over examples, number of examples), detached."""
 
 Output = Literal["logps", "rewards"]
 """The output of a model under training: log-probs of tokens, or the numbers of a head on its hidden states."""
@@ -106,18 +105,18 @@ def _rewards(scene: Scene) -> Tensor:
     return scene.outputs.rewards
 
 
-def _sums_of(values: Mapping[str, Tensor]) -> Sums:
-    return {name: (value.sum(), len(value)) for name, value in values.items()}
-
-
 def _response_metrics(scene: Scene) -> Sums:
     found = {"logps/responses": scene.policy.sums().detach(), "response_length": scene.policy.lengths()}
-    return _sums_of(found)
+    return sums_of(found)
 
 
 def _rewarded_metrics(scene: Scene) -> Sums:
     rewards = {} if scene.rewards is None else {"rewards/responses": scene.rewards}
-    return _response_metrics(scene) | _sums_of(rewards)
+    return _response_metrics(scene) | sums_of(rewards)
+
+
+def _written_metrics(scene: Scene) -> Sums:
+    return _response_metrics(scene) | rollout_metrics(scene)
 
 
 def _pair_metrics(scene: Scene) -> Sums:
@@ -141,7 +140,7 @@ def _two_metrics(scene: Scene, pairs: Tensor) -> Sums:
         "response_length/chosen": lengths[:, 0],
         "response_length/rejected": lengths[:, 1],
     }
-    return _sums_of(found | _two_rewards(scene, pairs))
+    return sums_of(found | _two_rewards(scene, pairs))
 
 
 def _two_rewards(scene: Scene, pairs: Tensor) -> dict[str, Tensor]:
@@ -164,7 +163,7 @@ def _labelled_metrics(scene: Scene) -> Sums:
         found |= {f"logps/{name}": totals[rows], f"response_length/{name}": lengths[rows]}
     if scene.rewards is not None:
         found |= {f"rewards/{name}": scene.rewards[rows] for name, rows in sides.items()}
-    return _sums_of(found)
+    return sums_of(found)
 
 
 def _above_mean(actions: Actions) -> Tensor:
@@ -198,7 +197,7 @@ def _rating_metrics(scene: Scene) -> Sums:
 def _step_metrics(scene: Scene) -> Sums:
     values, right = _rewards(scene).detach()[:, 0], scene.column("step_labels") == 1
     found = {"chosen": values[right], "rejected": values[~right], "accuracies": (values > 0) == right}
-    return _sums_of({f"rewards/{name}": value for name, value in found.items()})
+    return sums_of({f"rewards/{name}": value for name, value in found.items()})
 
 
 def _sided(actions: Actions) -> Tensor:
@@ -221,7 +220,7 @@ def _ratings(actions: Actions) -> int:
     return int((~torch.isnan(actions.response_columns["ratings"])).sum())
 
 
-_PAIR_REWARDS = Reading(_pairs, _reward_arguments, lambda scene: _sums_of(_two_rewards(scene, scene.actions.pairs)))
+_PAIR_REWARDS = Reading(_pairs, _reward_arguments, lambda scene: sums_of(_two_rewards(scene, scene.actions.pairs)))
 _RATED = Reading(_ratings, lambda scene, models, rows: [_rewards(scene)], _rating_metrics, _rated)
 _STEPS = Reading(_places, lambda scene, models, rows: [_rewards(scene)[:, 0]], _step_metrics)
 
@@ -262,13 +261,13 @@ _KINDS = (
     Unit(
         "rollouts",
         "responses with advantages",
-        {"logps": Reading(lambda actions: actions.shape[0], _response_arguments, _response_metrics)},
+        {"logps": Reading(lambda actions: actions.shape[0], _response_arguments, _written_metrics)},
         imitated=_above_baseline,
     ),
     Unit(
         "actions",
         "responses with advantages",
-        {"logps": Reading(_places, _response_arguments, _response_metrics)},
+        {"logps": Reading(_places, _response_arguments, _written_metrics)},
         selection="rollouts",
         imitated=_above_baseline,
     ),

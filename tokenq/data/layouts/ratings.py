@@ -1,6 +1,7 @@
 """Layouts of rated responses: ratings, rewards, ranks and labels, from which pairs and rankings can be made."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tokenq.data.layouts import cells
@@ -29,6 +30,24 @@ def read_rewarded(values: Values) -> ParsedRow:
     prompt, responses, *_ = read_completion(values)
     label = None if cells.is_missing(values.get("label")) else cells.label(values["label"])
     return ParsedRow(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
+
+
+TOKEN_NUMBERS = ("advantages", "old_logps", "returns", "old_values")
+"""Columns with a number for each token of a response, or one for all."""
+
+
+def read_advantages(values: Values) -> ParsedRow:
+    """Read a response that a policy wrote, with advantages and other numbers of its tokens."""
+    prompt, responses, *_ = read_completion(values)
+    found = {name: _numbers(values, name) for name in TOKEN_NUMBERS if not cells.is_missing(values.get(name))}
+    ids = () if cells.is_missing(values.get("token_ids")) else _numbers(values, "token_ids")
+    response = replace(responses[0], token_ids=tuple(map(int, ids)), token_numbers=found)
+    return ParsedRow(prompt, (response,))
+
+
+def _numbers(values: Values, name: str) -> tuple[float, ...]:
+    held = values[name] if isinstance(values[name], int | float) else cells.items(values, name)
+    return tuple(cells.reward(one, name) for one in (held if isinstance(held, list) else [held]))
 
 
 HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")

@@ -1,26 +1,45 @@
 """Metrics of the value network that is trained beside the policy: its loss, its mean, the variance it explains."""
 
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
 from tokenq.core.losses.dro import residuals
 from tokenq.core.losses.inputs import INPUTS, Scene
-from tokenq.core.losses.units import Sums
+from tokenq.core.losses.metrics import Sums
+from tokenq.core.tensors import PrefixValues
 
 _MOMENTS = ("residual", "target", "squared_target")
 
 
-def value_sums(scene: Scene, source: str) -> Sums:
-    """Return sums over the prefixes whose value counts: V, ½ (target − V)², and what the explained variance takes.
-
-    The target of V is r − β Σ_{k≥t} log π/π_ref.
-
-    Args:
-        scene: a batch with what the models say of it.
-        source: which values, a source of the input `values`.
-    """
-    values, rewards = (INPUTS[name].sources[key](scene) for name, key in (("values", source), ("rewards", "data")))
+def values_of_rewards(scene: Scene, parameters: Mapping[str, Any]) -> Sums:
+    """Return the sums for V with the target r − β Σ_{k≥t} log π/π_ref, DRO's."""
+    values, rewards = _values(scene, parameters), INPUTS["rewards"].sources["data"](scene)
     if scene.reference is None:
         return {}
-    errors = residuals(scene.policy, scene.reference, rewards, values, scene.beta).detach()[values.mask]
-    held = values.values.detach()[values.mask]
+    return _sums(residuals(scene.policy, scene.reference, rewards, values, scene.beta), values)
+
+
+def values_of_returns(scene: Scene, parameters: Mapping[str, Any]) -> Sums:
+    """Return the sums for V with the returns of the data as its target."""
+    values = _values(scene, parameters)
+    return _sums(scene.padded("returns") - values.values, values)
+
+
+def _values(scene: Scene, parameters: Mapping[str, Any]) -> PrefixValues:
+    found: PrefixValues = INPUTS["values"].sources[parameters["values"]](scene)
+    return found
+
+
+def _sums(errors: Tensor, values: PrefixValues) -> Sums:
+    """Return sums over the prefixes whose value counts: V, ½ (target − V)², and what the explained variance takes.
+
+    Args:
+        errors: [N, T] target − V.
+        values: V.
+    """
+    errors, held = errors.detach()[values.mask], values.values.detach()[values.mask]
     targets, count = errors + held, len(held)
     sums = {"loss": errors.square().sum() / 2, "mean": held.sum()}
     sums |= {name: moment.sum() for name, moment in zip(_MOMENTS, (errors, targets, targets.square()), strict=True)}
