@@ -61,7 +61,7 @@ def train(folder, output, loss, want, held_out=2):
 
 
 PLAIN = {name for name, row in LOSSES.items() if not row.inputs or find_sum(name).selection == "rollouts"}
-THIRD = {name for number, name in enumerate(LOSSES) if number % 3 == 0 or name not in PLAIN} - {"rloo", "cispo"}
+THIRD = {name for number, name in enumerate(LOSSES) if number % 3 == 0 or name not in PLAIN}
 """Losses that are tried by default: those that read something beside log-probs, and a third of the others."""
 
 

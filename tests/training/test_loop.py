@@ -450,6 +450,7 @@ TERMS = {
 }
 """Losses that move no weight of the policy by themselves, or none at its start, in sums."""
 
+CASES = [*(_case(name) for name in LOSSES if name not in TERMS), *map(_sum, TERMS.values())]
 SUMS = ["dpo+0.2*sft", "kto+0.5*sft", "plackett_luce+0.1*sft", "aot+0.5*tdpo2", "dro+0.2*sft"]
 
 
