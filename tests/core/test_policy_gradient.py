@@ -265,10 +265,15 @@ def test_metrics_of_the_values():
 
 def test_rows_and_sums():
     found = find_sum("ppo+0.5*value+0.04*kl_k3", {"clip_high": 0.3, "values": "prompt"})
-    assert (found.unit.name, found.selection, found.reference, found.valued) == ("actions", "rollouts", True, True)
+    assert (found.unit.name, found.selection, found.reference, found.networks) == (
+        "actions",
+        "rollouts",
+        True,
+        ("values",),
+    )
     assert found.parameters() == {"ppo.clip_low": 0.2, "ppo.clip_high": 0.3, "value.values": "prompt"}
     assert find_sum("grpo+0.04*kl_k3").unit.name == "rollouts"
-    assert not find_sum("grpo").valued
+    assert find_sum("grpo").networks == ()
     assert find_sum("value").inputs == {"values": "tokens", "returns": "data"}
     assert find_loss("bnpo") == LOSSES["ppo"]
     assert alone(LOSSES["grpo"]).unit.words == "responses with advantages"
