@@ -102,7 +102,7 @@ def test_implicit_rewards_are_what_a_score_of_the_run_reads(place, tmp_path):
         for i, trace in enumerate(traces)
     ]
     assert {one.token_ids[-1] for one in rollouts} == {2}
-    found = token_rewards("implicit", source_of(place, judge_run=str(place / "dpo")))(rollouts)
+    found = token_rewards("implicit", source_of(place, credit_run=str(place / "dpo")))(rollouts)
     for trace, rewards in zip(traces, found, strict=True):
         assert rewards == pytest.approx([token.implicit_reward for token in trace.tokens], abs=1e-6)
         assert sum(rewards) == pytest.approx(trace.totals.implicit_reward, abs=1e-6)
@@ -110,7 +110,7 @@ def test_implicit_rewards_are_what_a_score_of_the_run_reads(place, tmp_path):
 
 def test_implicit_rewards_add_up_to_the_reward_of_the_response(place):
     """Also where a response was cut, and where it is an EOS alone; whatever shares a batch."""
-    read = token_rewards("implicit", source_of(place, judge_run=str(place / "dpo")))
+    read = token_rewards("implicit", source_of(place, credit_run=str(place / "dpo")))
     found, sizes = read(SAMPLES), [len(one.token_ids) for one in SAMPLES]
     assert list(map(len, found)) == sizes
     for one, rewards in zip(SAMPLES, found, strict=True):
@@ -124,7 +124,7 @@ def test_implicit_rewards_add_up_to_the_reward_of_the_response(place):
 
 def test_clipped_rewards_add_up_to_less(place):
     """Each log-ratio within half a nat, as RTO holds it within one; the others are left as they are."""
-    clipped = token_rewards("implicit", source_of(place, judge_run=str(place / "dpo")), clip=0.5 * BETA)(SAMPLES)
+    clipped = token_rewards("implicit", source_of(place, credit_run=str(place / "dpo")), clip=0.5 * BETA)(SAMPLES)
     cut = 0
     for one, rewards in zip(SAMPLES, clipped, strict=True):
         want = np.array(ratios(place, one))
@@ -169,8 +169,8 @@ def other_run(place):
 
 
 REFUSED = {
-    "no run": ("implicit", lambda place: {}, "no run is named.*--judge-run"),
-    "other tokens": ("implicit", lambda place: {"judge_run": other_run(place)}, "dpo-of-bytes reads other tokens"),
+    "no run": ("implicit", lambda place: {}, "no run is named.*--credit-run"),
+    "other tokens": ("implicit", lambda place: {"credit_run": other_run(place)}, "dpo-of-bytes reads other tokens"),
     "no reward model": ("reward_model", lambda place: {}, "need one.*--reward-model"),
     "other tokens of rewards": (
         "reward_model",

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import JUDGES
-from tokenq.jobs.rollout.run import filled_in, refuse_loss
+from tokenq.jobs.rollout.settings import filled_in, loss_of, refuse_loss
 from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.credits import CREDITS
 from tokenq.rollout.methods import METHODS, compared, find_method, refuse_uncomparable
 from tokenq.rollout.pairing import PAIRINGS
 
@@ -17,14 +17,20 @@ def config(**changes):
     return OnlineConfig(**GIVEN | changes)
 
 
+PAIRED = [name for name, row in METHODS.items() if row.learns == "pairs"]
+NEEDED = {"rto": {"credit_run": "dpo"}}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_resolves(name):
-    asked = config(method=name)
+    asked = config(method=name, **NEEDED.get(name, {}))
     asked.check()
     found, row = filled_in(asked)
-    loss = find_sum(found.loss, {**({} if found.beta is None else {"beta": found.beta}), **found.loss_options})
+    found.check()
+    loss = loss_of(found, row)
     refuse_loss(found, loss, row)
-    assert found.pairs in PAIRINGS
+    assert (found.pairs in PAIRINGS) == (name in PAIRED)
+    assert (found.credit in CREDITS) == (name not in PAIRED)
     assert found.judge in JUDGES
     assert filled_in(found) == (found, row)  # what is recorded means the same when it is read again
     assert (loss.selection == "calibrated") == row.calibrates
@@ -95,11 +101,11 @@ def test_what_cannot_be_meant_is_refused(changes, said):
 def test_a_loss_that_rounds_do_not_serve_is_refused(changes, said):
     found, row = filled_in(config(**changes))
     with pytest.raises(UserError, match=said):
-        refuse_loss(found, find_sum(found.loss, found.loss_options), row)
+        refuse_loss(found, loss_of(found, row), row)
 
 
 def test_one_response_cannot_be_compared():
-    for name in METHODS:
+    for name in PAIRED:
         with pytest.raises(UserError, match="2 or more"):
             refuse_uncomparable(find_method(name), name, 1, stored=False)
     refuse_uncomparable(find_method("selm"), "selm", 1, stored=True)  # beside the two of a pair

@@ -18,10 +18,10 @@ def test_the_plan_by_hand():
 
 
 def test_rounds_that_replay_are_longer():
-    assert planned([10] * 3, 0, 1.0, 5, 1.0).pairs == (10, 20, 30)  # all of the earlier
-    assert planned([10] * 3, 4, 1.0, 5, 1.0).pairs == (14, 24, 34)
-    assert planned([10] * 3, 100, 0.5, 5, 1.0).pairs == (20, 20, 20)  # as many again
-    assert planned([10] * 2, 0, 0.75, 5, 1.0).pairs == (10, 20)  # 30 are wanted, 10 are there
+    assert planned([10] * 3, 0, 1.0, 5, 1.0).examples == (10, 20, 30)  # all of the earlier
+    assert planned([10] * 3, 4, 1.0, 5, 1.0).examples == (14, 24, 34)
+    assert planned([10] * 3, 100, 0.5, 5, 1.0).examples == (20, 20, 20)  # as many again
+    assert planned([10] * 2, 0, 0.75, 5, 1.0).examples == (10, 20)  # 30 are wanted, 10 are there
 
 
 def test_how_many_are_replayed():
@@ -40,11 +40,11 @@ def test_replay_is_drawn_by_seed_and_round():
 def rounds(sizes, asked):
     """Return a source over rounds of given sizes, which notes what it was asked."""
 
-    def pairs_of(number, at_start):
+    def groups_of(number, at_start):
         asked.append((number, at_start))
         return PAIRS[: sizes[number - 1]]
 
-    return Rounds(planned([10] * len(sizes), 0, 0.0, 4, 1.0), UNITS["pairs"], 0, pairs_of)
+    return Rounds(planned([10] * len(sizes), 0, 0.0, 4, 1.0), UNITS["pairs"], 0, groups_of)
 
 
 def test_a_round_with_few_pairs_has_empty_steps():

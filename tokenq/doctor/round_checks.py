@@ -25,7 +25,7 @@ SAME = 0.5
 """Share of different responses to a prompt below which most comparisons are of one text with itself."""
 
 TIED = 0.9
-"""Share of prompts without a pair from which most of what is written teaches nothing."""
+"""Share of prompts without a pair, or with equal rewards, from which most of what is written teaches nothing."""
 
 MISMATCH = 0.05
 """Mean absolute difference of a token's log-prob, in nats, between what a writer gave and what the same weights give
@@ -119,18 +119,20 @@ def everything_tied(record: RunRecord) -> Finding | None:
     if not last or (last.get("round/without_signal") or 0.0) < TIED:
         return None
     unusable = last.get("round/unusable") or 0.0
-    nothing = not any(line["round/pairs"] for line in record.rounds)
+    noun = "pairs" if "round/pairs" in last else "responses"
+    learnt = sum(line[f"round/{noun}"] for line in record.rounds)
+    what = "gave no pair" if noun == "pairs" else "said nothing of what is better"
     why = "The judge gave no number for most responses" if unusable > SAME else "The judge cannot tell them apart"
     return Finding(
         "everything-tied",
-        "error" if nothing else "warning",
-        f"{percent(last['round/without_signal'], 1)} of the prompts of the last round gave no pair. {why}.",
+        "warning" if learnt else "error",
+        f"{percent(last['round/without_signal'], 1)} of the prompts of the last round {what}. {why}.",
         (
             Evidence("round/without_signal", last["round/without_signal"], int(last["step"])),
             Evidence("round/ties", _known(last, "round/ties"), int(last["step"])),
             Evidence("round/unusable", unusable, int(last["step"])),
             Evidence("round/reward", _known(last, "round/reward"), int(last["step"])),
-            Evidence("pairs of all rounds", sum(line["round/pairs"] for line in record.rounds)),
+            Evidence(f"{noun} of all rounds", learnt),
         ),
         "Take prompts that the policy gets right now and then, more --samples, or a judge with finer numbers; see "
         "whether --answer finds answers at all, and whether --max-new-tokens cuts them off.",

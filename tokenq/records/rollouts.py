@@ -1,8 +1,8 @@
-"""What a round of an online run leaves on disk: what was written, what it was worth, and the pairs that followed.
+"""What a round of an online run leaves on disk: what was written, what it was worth, and what is learnt from it.
 
 A line of `rollouts.jsonl` is one response, token by token, with the version of the weights that wrote it. A line of
-`pairs.jsonl` is a pair with all that the loss reads beside it. Token ids are what was sampled: nothing is tokenised
-again. Plain Python and numpy.
+`pairs.jsonl` is a pair, one of `advantages.jsonl` a response, with all that the loss reads beside it. Token ids are
+what was sampled: nothing is tokenised again. Plain Python and numpy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -145,6 +145,54 @@ def read_pairs(path: Path) -> list[TokenGroup]:
 
 
 _RESTORE = "Restore the file, or start a new run."
+
+
+def advantage_row(one: Rollout, number: int, where: str, columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return the line of a response that has an advantage for each token.
+
+    Args:
+        one: the response.
+        number: of the round that it comes from.
+        where: the name of its prompt in messages.
+        columns: by name, a number for each token.
+    """
+    told = {"id": one.id, "number": one.number, "round": number, "where": where}
+    told |= {"prompt": _plain(one.prompt), "response": one.response, "reward": one.reward}
+    told |= {"prompt_ids": list(one.prompt_ids), "token_ids": list(one.token_ids), "terminal": one.finish == "stop"}
+    return told | {name: [float(value) for value in column] for name, column in columns.items()}
+
+
+_TOLD = frozenset(
+    ("id", "number", "round", "where", "prompt", "response", "reward", "prompt_ids", "token_ids", "terminal")
+)
+"""What stands in such a line beside the columns."""
+
+
+def read_advantages(path: Path) -> list[TokenGroup]:
+    """Return the responses of a file, those of a prompt together, with their columns as written to the last bit.
+
+    Raises:
+        UserError: a line is no such response.
+    """
+    found: dict[str, list[TokenResponse]] = {}
+    prompts: dict[str, NDArray[np.int32]] = {}
+    for number, row in enumerate(JsonLines(path).read(), 1):
+        try:
+            where = str(row["where"])
+            prompts[where] = _ints(row["prompt_ids"])
+            found.setdefault(where, []).append(_credited(row))
+        except (KeyError, TypeError, ValueError) as problem:
+            message = f"{path}, line {number}: no response with advantages ({problem!r})."
+            raise UserError(message, _RESTORE) from None
+    return [TokenGroup(prompts[where], tuple(some), False, where) for where, some in found.items()]
+
+
+def _credited(row: Mapping[str, Any]) -> TokenResponse:
+    ids = _ints(row["token_ids"])
+    columns = {name: np.array(value, np.float32) for name, value in row.items() if name not in _TOLD}
+    if "advantages" not in columns or any(column.shape != ids.shape for column in columns.values()):
+        raise ValueError("not a number for each token")
+    return TokenResponse(ids, np.ones(len(ids), np.bool_), bool(row["terminal"]), "plain", columns)
 
 
 def _response(row: Mapping[str, Any], role: Role) -> TokenResponse:

@@ -58,6 +58,30 @@ _FIGURES = (
         level=0.5,
     ),
     _Drawn("KL to the first reference, nats per response", (("round/kl", "KL", "first"),)),
+    _Drawn(
+        "KL to the reference of the round, nats per token",
+        tuple((f"round/kl_{k}", k, kind) for k, kind in (("k1", "first"), ("k2", "second"), ("k3", "third"))),
+    ),
+    _Drawn("advantages", (("round/advantage_mean", "mean", "first"), ("round/advantage_std", "deviation", "second"))),
+    _Drawn("variance that the values explain", (("round/explained_variance", "1 − Var(G − V)/Var(G)", "first"),)),
+    _Drawn(
+        "clipped tokens, share",
+        (("clip_ratio/low_mean", "below", "first"), ("clip_ratio/high_mean", "above", "second")),
+        shift=0,
+    ),
+    _Drawn("KL to the policy that wrote, nats per token", (("kl_old/k3", "k3", "first"),), shift=0),
+    _Drawn(
+        "rewards of tokens",
+        (
+            ("round/token_reward", "mean", "first"),
+            ("round/token_reward_std", "deviation", "second"),
+            ("round/token_reward_correlation", "correlation with the judge", "third"),
+        ),
+    ),
+    _Drawn(
+        "weights against another writer",
+        (("round/importance_weight", "mean", "first"), ("round/importance_left_out", "share of 0", "second")),
+    ),
     _Drawn("log π of what the reference writes, nats", (("round/logps_of_reference", "E_ref log π", "first"),)),
     _Drawn(
         "tokens per response", (("round/length", "samples", "first"), ("eval/length", "held out, greedy", "second"))
@@ -78,7 +102,7 @@ _FIGURES = (
     _Drawn(
         "nothing to learn from",
         (
-            ("round/without_signal", "prompts without a pair", "first"),
+            ("round/without_signal", "prompts that teach nothing", "first"),
             ("round/ties", "ties among comparisons", "second"),
             ("round/unusable", "responses without a reward", "third"),
         ),
@@ -110,6 +134,7 @@ _COLUMNS = (
     ("accuracy", "eval/accuracy"),
     ("won against the start", "eval/won_start"),
     ("pairs", "round/pairs"),
+    ("learnt from", "round/responses"),
     ("tokens per response", "round/length"),
     ("KL", "round/kl"),
     ("entropy", "round/entropy"),
@@ -119,6 +144,17 @@ _COLUMNS = (
 _SETTINGS = (
     *("model", "reference", "prompts", "eval_prompts", "eval_size", "data", "method", "loss", "loss_options", "beta"),
     *("judge", "reward_model", "judge_run", "pairs", "replay", "reference_moves", "rounds"),
+    *(
+        "credit",
+        "token_rewards",
+        "token_reward_form",
+        "token_reward_weight",
+        "token_reward_clip",
+        "credit_run",
+        "gamma",
+    ),
+    *("lam", "scale_rewards", "reward_clip", "whiten_advantages", "kl", "kl_estimator", "importance_correction"),
+    *("truncated", "reference_sync_steps", "reference_mixup_alpha"),
     *("prompts_per_round", "samples", "temperature", "top_k", "top_p", "max_new_tokens", "learning_rate"),
     *("batch_size", "epochs", "lora_rank", "seed"),
 )
@@ -135,7 +171,7 @@ def write_rounds_page(run: RunDir) -> Path:
     Raises:
         UserError: a file of the run is broken, or the place cannot be written.
     """
-    config, lines = read_config(run), read_metrics(run)
+    config, lines = read_config(run), _with_steps(read_metrics(run))
     if config["judge"] == "verifier":  # the accuracy is the reward then
         lines = [{key: value for key, value in line.items() if not key.startswith("eval/accuracy")} for line in lines]
     number = max((int(line["round"]) for line in lines if "round" in line), default=0)
@@ -158,6 +194,26 @@ def write_rounds_page(run: RunDir) -> Path:
     )
     write_text(page_of(run), writable(text))
     return page_of(run)
+
+
+_OF_STEPS = ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl_old/k3")
+"""Numbers of steps that are shown as their mean over a round."""
+
+
+def _with_steps(lines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the lines of rounds and evaluations, those of rounds with the means over their steps."""
+    steps: dict[int, list[Mapping[str, Any]]] = {}
+    number = 0
+    for line in lines:
+        number = int(line.get("round", number))
+        steps.setdefault(number, []).append(line)
+
+    def means(some: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        known = {name: [one[name] for one in some if one.get(name) is not None] for name in _OF_STEPS}
+        return {name: sum(values) / len(values) for name, values in known.items() if values}
+
+    rounds = [line for line in lines if "round" in line or "after_round" in line]
+    return [{**line, **means(steps[int(line["round"])])} if "round" in line else line for line in rounds]
 
 
 def _figure(asked: _Drawn, lines: Sequence[Mapping[str, Any]], number: int) -> Figure | None:
@@ -199,7 +255,7 @@ def _cell(line: Mapping[str, Any], key: str) -> Cell:
         return None
     if low is not None and high is not None:
         return Estimate(value, low, high, 0)
-    return int(value) if key == "round/pairs" else float(value)
+    return int(value) if key in ("round/pairs", "round/responses") else float(value)
 
 
 def _examples(run: RunDir, number: int) -> Iterator[dict[str, Any]]:
@@ -213,6 +269,9 @@ def _examples(run: RunDir, number: int) -> Iterator[dict[str, Any]]:
     for row in JsonLines(place / "rollouts.jsonl").read():
         one = Rollout.from_dict(row)
         by_prompt.setdefault(one.id, []).append(one)
+    for line in JsonLines(place / "advantages.jsonl").read():
+        mean = sum(line["advantages"]) / len(line["advantages"])
+        sides[str(line["id"]), int(line["number"])] = f"advantage {said(mean)}"
     learnt = {name for name, _ in sides}
     for name in sorted(by_prompt, key=lambda name: name not in learnt)[:PROMPTS]:
         rows = [_response(one, sides.get((name, one.number), "")) for one in by_prompt[name]]
@@ -260,4 +319,4 @@ def _said(value: Any) -> str:
         return ", ".join(f"{name}={one}" for name, one in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value))
-    return "" if value is None or value == "" else str(value)
+    return "" if value in (None, "", "auto") else str(value)

@@ -1,4 +1,4 @@
-"""The settings of an online run: those of a training, and what is written, judged and paired. Imports no torch."""
+"""The settings of an online run: those of a training, and what is written, judged and learnt from. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Literal
 from tokenq.errors import UserError
 from tokenq.options import JudgeOptions
 from tokenq.ranges import Range, check_ranges
+from tokenq.rollout.credits import CREDITS, CreditOptions, credit_lacks, given_credit_options, resolved_credit
 from tokenq.rollout.methods import METHODS, find_method, refuse_uncomparable
 from tokenq.rollout.sync import WriterOptions, refuse_writer
 from tokenq.training.config import RANGES as TRAINING_RANGES
@@ -16,8 +17,8 @@ from tokenq.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
-    """Learn from one's own responses: rounds of writing, judging, pairing and training. --method says how."""
+class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
+    """Learn from one's own responses: rounds of writing, judging and training, on pairs or by policy gradients."""
 
     prompts: Sequence[str]
     """Prompts to write to: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
@@ -31,23 +32,31 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
     """Prompts to hold out of --prompts for that, when there are no --eval-prompts; below 1 a share, chosen by their
     hashes. Pairs are held out of --data likewise."""
     loss: str = "auto"
-    """Loss of pairs, or a sum of several, instead of the method's own."""
+    """Loss, or a sum of several, instead of the method's own."""
+    beta: float | None = None
+    """Temperature of the KL penalty: that of a loss of pairs, or the weight of --kl. Default: the method's, else the
+    loss's own."""
+
+    batch_size: int | None = None  # type: ignore[assignment]  # filled in before a training reads it
+    """Examples per optimiser step, over all processes: pairs, or responses with advantages. Default: 8 pairs, or 32
+    responses."""
 
     method: str = "dpo"
-    """Online method: dpo, ipo, selm, vpo, xpo or dice."""
+    """Online method. From pairs: dpo, ipo, selm, vpo, xpo, dice. From advantages: reinforce, rloo, grpo, dr_grpo,
+    dapo, gspo, ppo, rto."""
     rounds: int = 3
     """Rounds of writing, judging and learning."""
     prompts_per_round: int | None = None
     """Prompts of a round, in turn. Default: all."""
     epochs: float = 1.0
-    """Passes over the pairs of each round."""
+    """Passes over the pairs, or responses, of each round."""
     replay: float | None = None
     """Share of what a round learns from that comes from --data and earlier rounds; 1 for all of them. Default: the
     method's."""
     reference_moves: Literal["auto", "never", "round"] = "auto"
     """When the reference becomes the policy: never, or at the start of each round. auto: as the method has it."""
     on_empty_round: Literal["continue", "stop"] = "continue"
-    """What to do when a round gives no pair."""
+    """What to do when a round gives no pair, or no advantage."""
 
     samples: int | None = None
     """Responses to each prompt that are compared. Default: the method's."""
@@ -82,8 +91,9 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
     pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto"
     """Which pairs rewards give: the best against the worst, every two, labels drawn by Bradley-Terry, or both sides
     equally long (DICE). auto: as the method has it."""
-    truncated: Literal["keep", "drop"] = "keep"
-    """Responses that are cut at --max-new-tokens: compare them, or leave them out."""
+    truncated: Literal["keep", "drop", "mask", "zero", "bootstrap"] = "keep"
+    """Responses that are cut at --max-new-tokens: take them as they are, or leave them out. With advantages also: learn
+    nothing from them (mask), give them the reward 0, or add the value of their last state (bootstrap, for gae)."""
 
     def check(self) -> None:
         """Refuse values that cannot be meant.
@@ -96,9 +106,8 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
             raise UserError("There are no prompts.", "Name a file, a folder or a hub id with --prompts.")
         check_ranges(self, RANGES)
         refuse_writer(self, adapts=self.adapts)
-        method = find_method(self.method)
-        refuse_uncomparable(method, self.method, self.samples_of_prompt, stored=bool(self.data))
-        for error in (*self.contradictions(), *self._without_rounds(), *self._judging()):
+        find_method(self.method)
+        for error in (*self.contradictions(), *self._without_rounds(), *self._learning(), *self._judging()):
             raise error
 
     @property
@@ -110,6 +119,11 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
     def samples_of_prompt(self) -> int:
         """Responses to each prompt that are compared."""
         return find_method(self.method).samples if self.samples is None else self.samples
+
+    @property
+    def examples_of_step(self) -> int:
+        """Examples of an optimiser step."""
+        return find_method(self.method).batch_size if self.batch_size is None else self.batch_size
 
     @property
     def sampling_temperature(self) -> float:
@@ -129,6 +143,62 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
         given = {"reward_model": self.reward_model, "implicit": self.judge_run}
         named = next((name for name, value in given.items() if value is not None), "verifier")
         return METHODS[self.method].judge or named
+
+    def _learning(self) -> list[UserError]:
+        """Return what does not go with pairs, or with advantages, whichever the method learns from."""
+        method = find_method(self.method)
+        if method.learns == "pairs":
+            refuse_uncomparable(method, self.method, self.samples_of_prompt, stored=bool(self.data))
+            foreign = [f"--{name.replace('_', '-')}" for name in given_credit_options(self)]
+            foreign += [f"--truncated {self.truncated}"] * (self.truncated not in _CUT)
+            hint = "Leave it out, or take --method grpo, ppo, …"
+        else:
+            given = {"--pairs": self.pairs != "auto", "--replay": bool(self.replay), "--flip-labels": self.flip_labels}
+            given["--data"] = bool(self.data) and not self.eval_size  # else the judge is judged by them
+            foreign = [flag for flag, is_given in given.items() if is_given]
+            hint = "Leave it out, or take --method dpo, ipo, …"
+        found = [
+            UserError(f"{flag} is given, and {self.method} learns from {method.learns}.", hint) for flag in foreign
+        ]
+        return found if method.learns == "pairs" else [*found, *self._credit(), *self._reference_of_gradients()]
+
+    def _credit(self) -> list[UserError]:
+        """Return what the credit lacks, or what goes against it."""
+        method = find_method(self.method)
+        found = credit_lacks(
+            self, method.settings, self.samples_of_prompt, has_reward_model=self.reward_model is not None
+        )
+        if (self.top_p < 1 or self.top_k > 0) and not self.allow_cut_support:
+            flag = f"--top-p {self.top_p:g}" if self.top_p < 1 else f"--top-k {self.top_k}"
+            found.append(
+                UserError(
+                    f"{flag} never writes some of the tokens whose probabilities are learnt: a twelfth of what can be "
+                    "gained is lost, and no weight mends that.",
+                    "Leave it out, or insist with --allow-cut-support.",
+                )
+            )
+        credit = resolved_credit(self, method.settings)
+        if self.truncated == "bootstrap" and not CREDITS[credit["credit"]].valued:
+            hint = "Take --credit gae, or --truncated mask or zero."
+            found.append(UserError("--truncated bootstrap adds a value, and no value network is trained.", hint))
+        if credit["kl"] != "none" and self.beta is None and method.beta is None:
+            found.append(UserError(f"--kl {self.kl} has no weight.", "Give one: --beta 0.04."))
+        if credit["kl"] == "none" and self.beta is not None:
+            found.append(UserError("--beta weighs the KL penalty, and there is none.", "Add --kl reward or --kl loss."))
+        return found
+
+    def _reference_of_gradients(self) -> list[UserError]:
+        """Return what goes against the way in which the reference moves."""
+        if self.reference_sync_steps is None:
+            return []
+        found = []
+        if self.reference_moves == "round":
+            hint = "Leave one of the two out."
+            found.append(UserError("--reference-sync-steps and --reference-moves round are both given.", hint))
+        if resolved_credit(self, find_method(self.method).settings)["kl"] == "none":
+            hint = "Add --kl reward, or leave it out."
+            found.append(UserError("--reference-sync-steps moves a reference that nothing reads.", hint))
+        return found
 
     def _judging(self) -> list[UserError]:
         """Return what the judge lacks."""
@@ -158,13 +228,16 @@ class OnlineConfig(JudgeOptions, WriterOptions, TrainConfig):
             found.append(UserError("Rounds are evaluated before the first and after every one.", hint))
         if self.streaming:
             found.append(UserError("--streaming is given: rounds draw from pairs that are all there.", "Leave it out."))
-        if self.reference_sync_steps is not None:
+        if self.reference_sync_steps is not None and find_method(self.method).learns == "pairs":
             hint = "Use --reference-moves round."
             found.append(UserError("--reference-sync-steps is given: a reference of rounds moves with them.", hint))
         if self.contrast is not None:
             found.append(UserError("--contrast is given: rounds are not scored in advance.", "Leave it out."))
         return found
 
+
+_CUT = ("keep", "drop")
+"""What may become of responses that were cut, where pairs follow."""
 
 SECTIONS: dict[str, str] = {
     **TRAINING,
@@ -173,6 +246,7 @@ SECTIONS: dict[str, str] = {
     "samples": "writing",
     "judge": "judging",
     "reward_model": "judging",
+    "credit": "credit",
 }
 """Headings of the help page, each by the first field that stands under it."""
 
@@ -184,6 +258,18 @@ SPELT_ELSEWHERE: Mapping[str, str] = {
     "iterations": "rounds",
     "max_completion_length": "max_new_tokens",
     "missing_eos_penalty": "truncated",
+    "mask_truncated_completions": "truncated",
+    "kl_coef": "beta",
+    "cliprange": "a parameter of the loss: --loss-options clip_low=0.2 clip_high=0.2",
+    "epsilon": "a parameter of the loss: --loss-options clip_low=0.2",
+    "epsilon_high": "a parameter of the loss: --loss-options clip_high=0.28",
+    "vf_coef": "the weight of a term of the loss: --loss ppo+0.5*value",
+    "num_ppo_epochs": "epochs",
+    "num_iterations": "epochs",
+    "num_mini_batches": "batch_size, the responses of one update",
+    "whiten_rewards": "whiten_advantages",
+    "ref_model_mixup_alpha": "reference_mixup_alpha",
+    "ref_model_sync_steps": "reference_sync_steps",
 }
 """Other trainers' names of a field, for the hint after a flag that does not exist."""
 
@@ -194,5 +280,8 @@ RANGES = (
     Range(("max_staleness",), least=0, most=1_000_000),
     Range(("replay", "flip_labels"), least=0, most=1),
     Range(("label_budget",), least=1, most=1_000_000_000),
+    Range(("gamma", "lam"), least=0, most=1),
+    Range(("reward_clip", "token_reward_clip", "importance_cap"), above=0, most=1_000_000),
+    Range(("token_reward_weight",), least=0, most=1_000_000),
 )
 """The ranges of an online run's numbers."""

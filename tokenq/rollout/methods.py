@@ -1,17 +1,18 @@
-"""Online methods by name, in one table: who writes, how pairs follow, what is learnt, and when the reference moves.
+"""Online methods by name, in one table: who writes, what follows from rewards, what is learnt, when references move.
 
 A method is a row and nothing else. Whoever writes a new one adds a row here; a new way to make pairs is a row of
-`tokenq.rollout.pairing`, a new loss one of `LOSSES`. Imports no torch.
+`tokenq.rollout.pairing`, a new credit one of `tokenq.rollout.credits`, a new loss one of `LOSSES`. Imports no torch.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tokenq.errors import UserError, unknown_name
 
 Who = Literal["policy", "reference", "data"]
 Use = Literal["compared", "calibration", "both"]
 Moves = Literal["never", "round"]
+Learns = Literal["pairs", "advantages"]
 
 EVERYTHING = 1.0
 """Share of replay that stands for all pairs of earlier rounds."""
@@ -37,7 +38,7 @@ class OnlineMethod(NamedTuple):
     """A row of the table.
 
     Attributes:
-        loss: a key of `LOSSES` for pairs.
+        loss: a key of `LOSSES`, or a sum of them.
         draws: what is written for each prompt.
         samples: responses to compare, where nobody says another number.
         pairing: a key of `PAIRINGS`.
@@ -47,6 +48,9 @@ class OnlineMethod(NamedTuple):
         beta: KL temperature, None for the loss's own.
         options: other parameters of the loss.
         temperature: of samples.
+        batch_size: examples of an update.
+        learns: what a round ends in.
+        settings: of the credit, by the names of `CreditOptions`, for methods that learn from advantages.
     """
 
     loss: str
@@ -59,6 +63,9 @@ class OnlineMethod(NamedTuple):
     beta: float | None = None
     options: Mapping[str, str] = {}
     temperature: float = 1.0
+    batch_size: int = 8
+    learns: Learns = "pairs"
+    settings: Mapping[str, Any] = {}
 
     @property
     def calibrates(self) -> bool:
@@ -88,6 +95,18 @@ _HALF = (Draw("policy", lambda n: n - n // 2), Draw("reference", lambda n: n // 
 
 _GIVEN = {"calibration": "given"}
 
+
+def _gradient(loss: str, samples: int, beta: float | None = None, **settings: Any) -> OnlineMethod:
+    """Return the row of a policy gradient: the policy writes, and learns from advantages."""
+    row = OnlineMethod(loss, _POLICY, samples, beta=beta, batch_size=RESPONSES)
+    return row._replace(learns="advantages", settings=settings)
+
+
+RESPONSES = 32
+"""Of an update by policy gradients: where few are right, those of 8 responses are mostly noise."""
+
+_DENSE = {"token_rewards": "implicit", "token_reward_form": "scaled", "token_reward_weight": 0.5}
+
 METHODS: dict[str, OnlineMethod] = {
     "dpo": OnlineMethod("dpo", _POLICY),
     "ipo": OnlineMethod("ipo", _POLICY),
@@ -104,6 +123,14 @@ METHODS: dict[str, OnlineMethod] = {
         replay=0.5,
         temperature=0.9,
     ),
+    "reinforce": _gradient("reinforce", 4, credit="returns"),
+    "rloo": _gradient("rloo", 4, 0.01, credit="leave_one_out", kl="reward"),
+    "grpo": _gradient("grpo", 8, 0.04, credit="group", scale_rewards="group", kl="loss", kl_estimator="k3"),
+    "dr_grpo": _gradient("dr_grpo", 8, credit="group"),
+    "dapo": _gradient("dapo", 16, credit="group", scale_rewards="group"),
+    "gspo": _gradient("gspo", 8, credit="group", scale_rewards="group"),
+    "ppo": _gradient("ppo", 1, 0.01, credit="gae", whiten_advantages=True, kl="reward"),
+    "rto": _gradient("ppo", 1, 0.01, credit="gae", whiten_advantages=True, kl="reward", **_DENSE),
 }
 """Every online method by its name. `--loss` and further flags replace what a row says."""
 
@@ -132,7 +159,7 @@ def compared(method: OnlineMethod, samples: int, *, stored: bool) -> int:
 
 
 def refuse_uncomparable(method: OnlineMethod, name: str, samples: int, *, stored: bool) -> None:
-    """Refuse a number of responses of which no pair can be made.
+    """Refuse a number of responses of which no two can be compared.
 
     Raises:
         UserError: says how many it takes.

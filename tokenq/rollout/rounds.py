@@ -1,8 +1,8 @@
-"""The examples of a run in rounds: step n learns from the pairs of its round, which is written when nobody has yet.
+"""The examples of a run in rounds: step n learns from those of its round, which is written when nobody has yet.
 
-How many pairs a round will have is known only when it is judged, and the schedule of the learning rate before the first
-step. So every round has as many steps as its prompts could fill; steps for which it has no pairs are empty, and the
-loop passes them by.
+Examples are pairs, or single responses with an advantage for each token. How many a round will have is known only when
+it is judged, and the schedule of the learning rate before the first step. So every round has as many steps as its
+prompts could fill; steps for which it has no examples are empty, and the loop passes them by.
 """
 
 import math
@@ -19,27 +19,27 @@ from tokenq.training.source import Offline, Part
 
 
 class Plan(NamedTuple):
-    """How many pairs every round can have at most, and so how many steps.
+    """How many examples every round can have at most, and so how many steps.
 
     Attributes:
-        pairs: [rounds] most pairs that each learns from.
-        batch_size: pairs of a step.
-        epochs: passes over the pairs of a round.
+        examples: [rounds] most examples that each learns from.
+        batch_size: examples of a step.
+        epochs: passes over the examples of a round.
     """
 
-    pairs: tuple[int, ...]
+    examples: tuple[int, ...]
     batch_size: int
     epochs: float
 
-    def steps(self, pairs: int) -> int:
-        """Return the steps that so many pairs fill."""
-        return math.ceil(self.epochs * math.ceil(pairs / self.batch_size))
+    def steps(self, examples: int) -> int:
+        """Return the steps that so many examples fill."""
+        return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
 
     def starts(self) -> list[int]:
         """Return the step at which each round begins, and the one at which the last ends."""
         starts = [0]
-        for pairs in self.pairs:
-            starts.append(starts[-1] + max(1, self.steps(pairs)))
+        for examples in self.examples:
+            starts.append(starts[-1] + max(1, self.steps(examples)))
         return starts
 
     def place(self, step: int) -> tuple[int, int]:
@@ -69,11 +69,11 @@ def planned(fresh: Sequence[int], offline: int, replay: float, batch_size: int, 
     """Return the plan of a run.
 
     Args:
-        fresh: most new pairs of each round.
-        offline: pairs that were there before the first.
-        replay: share of what is learnt that comes from earlier pairs; `EVERYTHING` for all of them.
-        batch_size: pairs of a step.
-        epochs: passes over the pairs of a round.
+        fresh: most new examples of each round.
+        offline: those that were there before the first.
+        replay: share of what is learnt that comes from earlier ones; `EVERYTHING` for all of them.
+        batch_size: examples of a step.
+        epochs: passes over the examples of a round.
     """
     most = []
     for number, new in enumerate(fresh):
@@ -104,19 +104,19 @@ _REPLAY = 0x5EED
 
 @dataclass
 class Rounds:
-    """A `Source` of pairs that are written while it is asked for them.
+    """A `Source` of examples that are written while it is asked for them.
 
     Attributes:
         plan: when each round begins and ends.
         unit: what is counted.
-        seed: of the order of pairs.
-        pairs_of: (round, whether the run stands at its start) → what it learns from; writes it where nobody has.
+        seed: of the order of examples.
+        groups_of: (round, whether the run stands at its start) → what it learns from; writes it where nobody has.
     """
 
     plan: Plan
     unit: Unit
     seed: int
-    pairs_of: Callable[[int, bool], Sequence[TokenGroup]]
+    groups_of: Callable[[int, bool], Sequence[TokenGroup]]
     _now: tuple[int, Offline | None] = field(default=(0, None), init=False)
 
     @property
@@ -130,10 +130,10 @@ class Rounds:
         return self.plan.starts()[-1]
 
     def step(self, number: int) -> list[Part]:
-        """Return the pairs of the update after `number` others; none where its round has no more."""
+        """Return the examples of the update after `number` others; none where its round has no more."""
         round_, place = self.plan.place(number)
         if self._now[0] != round_:
-            groups = self.pairs_of(round_, place == 0)
+            groups = self.groups_of(round_, place == 0)
             seed = int(np.random.SeedSequence([self.seed, round_]).generate_state(1)[0])
             self._now = round_, Offline(groups, self.unit, self.plan.batch_size, seed) if groups else None
         offline = self._now[1]

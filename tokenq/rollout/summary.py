@@ -14,7 +14,11 @@ RESAMPLES = 1000
 
 
 def round_numbers(
-    rollouts: Sequence[Rollout], ref_logps: Sequence[float | None], pairs: Sequence[int], seed: int
+    rollouts: Sequence[Rollout],
+    ref_logps: Sequence[float | None],
+    counts: Sequence[int],
+    seed: int,
+    noun: str = "pairs",
 ) -> dict[str, float]:
     """Return what a round says of its writer, under `round/`.
 
@@ -28,8 +32,9 @@ def round_numbers(
         rollouts: all responses of the round, judged.
         ref_logps: Σ log π_ref of each under the first reference, None where it was not read: KL is over those
             that were.
-        pairs: how many pairs each prompt gave.
+        counts: how many examples each prompt gave.
         seed: of the interval.
+        noun: what an example is called.
     """
     rows = list(zip(rollouts, ref_logps, strict=True))
     own = [one for one, _ in rows if _own(one)]
@@ -46,9 +51,9 @@ def round_numbers(
         "reward_low": reward.low,
         "reward_high": reward.high,
         "unusable": _share(len(compared) - len(known), len(compared)),
-        "prompts": len(pairs),
-        "pairs": sum(pairs),
-        "without_signal": _share(sum(count == 0 for count in pairs), len(pairs)),
+        "prompts": len(counts),
+        noun: sum(counts),
+        "without_signal": _share(sum(count == 0 for count in counts), len(counts)),
         "ties": _ties(known),
         "length": float(lengths.mean()),
         "truncated": _share(sum(one.finish == "length" for one in own), len(own)),

@@ -114,12 +114,16 @@ class RunRecord:
         """The loss with its parameters bound; DPO for a policy without a run."""
         # Runs before there were options have one of their own.
         alone = {name: self.config[name] for name in ("beta", "label_smoothing") if self.config.get(name) is not None}
-        return find_sum(self.config.get("loss", "dpo"), {**alone, **(self.config.get("loss_options") or {})})
+        text = self.config.get("loss", "dpo")
+        if find_sum(text).unit.asks == "rollouts":  # a policy gradient has the weight of its KL penalty in its text
+            alone.pop("beta", None)
+        return find_sum(text, {**alone, **(self.config.get("loss_options") or {})})
 
     @property
     def beta(self) -> float:
         """KL temperature, the loss's own where none was given."""
-        return self.loss.beta
+        given = self.config.get("beta")
+        return self.loss.beta if given is None else float(given)
 
     @property
     def summary(self) -> Mapping[str, Any]:

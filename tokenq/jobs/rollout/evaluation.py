@@ -78,12 +78,12 @@ class Evaluation:
     judging: Judging
     known: Sequence[tuple[Rollout, Rollout]]
 
-    def pairs_of(self, number: int, at_start: bool) -> list[TokenGroup]:
-        """Return what a round learns from, as `RoundWork.pairs_of`; at its start the round before is evaluated."""
+    def groups_of(self, number: int, at_start: bool) -> list[TokenGroup]:
+        """Return what a round learns from, as `RoundWork.groups_of`; at its start the round before is evaluated."""
         with self.work.clock.of("outside"):
             if at_start:
                 self.after(number - 1)
-            found = self.work.pairs_of(number, at_start)
+            found = self.work.groups_of(number, at_start)
             if at_start and self.work.accelerator.is_main_process:
                 write_rounds_page(self.work.run)
         self.work.clock.turn("trainer")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
 from tokenq.core.tensors import TokenScorer
 from tokenq.jobs.training.reference import START_TOLERANCE, autocast, compute_dtype, find_reference
@@ -70,7 +71,7 @@ def first_reference(
 
 
 @contextlib.contextmanager
-def written_in(accelerator: Accelerator, policy: PackedLM | None = None) -> Iterator[None]:
+def written_in(accelerator: Accelerator, policy: nn.Module | None = None) -> Iterator[None]:
     """Compute in the precision of the training inside the block, the policy in evaluation mode."""
     training = policy is not None and policy.training
     if policy is not None:

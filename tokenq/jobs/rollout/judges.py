@@ -168,6 +168,21 @@ def judged(judge: Judge, number: int, rollouts: Sequence[Rollout]) -> list[float
     return [reward if math.isfinite(reward) else None for reward in rewards]
 
 
+def refuse_not_finite(rollouts: Sequence[Rollout], rewards: Sequence[float | None]) -> None:
+    """Refuse rewards of which one is missing: without its response, the others' gradient would be another's.
+
+    Raises:
+        UserError: names the first such response.
+    """
+    for one, reward in zip(rollouts, rewards, strict=True):
+        if reward is None:
+            raise UserError(
+                f"The judge gives no finite number to response {one.number} of prompt {one.id}, and a policy gradient "
+                "needs one for each.",
+                "Mend the judge and start the same command again: what was written is kept.",
+            )
+
+
 def response_logps(rollouts: Sequence[Rollout], scorer: TokenScorer, budget: int, device: str) -> list[float]:
     """Return Σ log π of each response.
 

@@ -1,4 +1,4 @@
-"""A round of an online run: written, judged and paired, each on disk before the next.
+"""A round of an online run: written, judged, and what follows for learning, each on disk before the next.
 
 `RUN/rounds/0001/` comes about in stages, and a kill in any of them loses at most a batch: the lines of what is written,
 then those of what is judged (half-made files beside the outputs, one per process), then all files of the round with
@@ -21,23 +21,21 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
 from tokenq.jobs.rollout.clock import Clock
-from tokenq.jobs.rollout.judges import judged, response_logps
+from tokenq.jobs.rollout.judges import judged, refuse_not_finite, response_logps
+from tokenq.jobs.rollout.lessons.lesson import Learning
 from tokenq.jobs.rollout.sampled import not_stale, refuse_all_stale, with_model_logps
 from tokenq.jobs.rollout.stages import in_batches, rollout_of
-from tokenq.jobs.rollout.words import said_of
-from tokenq.judge.kinds import Judge, Pairwise
+from tokenq.jobs.rollout.words import NOTHING, said_of
+from tokenq.judge.kinds import Judge, Pairwise, Pointwise
 from tokenq.judge.kinds import judgements as judgements_of
 from tokenq.leftovers import remove
 from tokenq.listener import Listener
-from tokenq.models.identity import ModelIdentity
-from tokenq.models.reference_store import ReferenceStore
 from tokenq.records.examples import TokenGroup
-from tokenq.records.rollouts import Rollout, pair_row, read_pairs
+from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
-from tokenq.rollout.learning import by_prompt, learnt, without_columns
+from tokenq.rollout.learning import by_prompt
 from tokenq.rollout.methods import OnlineMethod
-from tokenq.rollout.optimism import Optimism, beyond_limit
-from tokenq.rollout.rounds import Plan, draw_replay, replayed
+from tokenq.rollout.rounds import Plan
 from tokenq.rollout.summary import read_for_kl, round_numbers
 from tokenq.rollout.writer import Writer
 from tokenq.rundir import RunDir
@@ -70,8 +68,7 @@ class RoundWork:
         judge: says what a response is worth.
         policy: log π of the policy as it is.
         reference: log π_ref of the first reference.
-        identity: of the first reference; None where the loss reads no reference.
-        offline: pairs that were there before the first round.
+        learning: what follows from judged responses.
         side_by_side: prompts that are written to, and judged, at a time.
         text: (prompt, response) in tokens → the response's text.
         refresh: (version) → gives the policy's weights to a writer that is not in this process.
@@ -80,7 +77,6 @@ class RoundWork:
         key: of all that rounds depend on.
         plan: when each round begins.
         counts: prompts of each round.
-        optimism: what the loss lowers without end where its limit is passed; None where it has none.
         accelerator: tells processes apart.
         listener: told what a round came to.
         heed: called before every batch; gives the round up where a signal asks for it.
@@ -95,8 +91,7 @@ class RoundWork:
     judge: Judge
     policy: TokenScorer
     reference: TokenScorer
-    identity: ModelIdentity | None
-    offline: Sequence[TokenGroup]
+    learning: Learning
     side_by_side: int
     text: Callable[[Sequence[int], Sequence[int]], str]
     refresh: Callable[[int], None]
@@ -105,13 +100,12 @@ class RoundWork:
     key: str
     plan: Plan
     counts: Sequence[int]
-    optimism: Optimism | None
     accelerator: Accelerator
     listener: Listener
     heed: Callable[[], None]
     clock: Clock = field(default_factory=Clock)
 
-    def pairs_of(self, number: int, at_start: bool) -> list[TokenGroup]:
+    def groups_of(self, number: int, at_start: bool) -> list[TokenGroup]:
         """Return what a round learns from; it is written where nobody has.
 
         Args:
@@ -119,7 +113,8 @@ class RoundWork:
             at_start: whether the policy is what it was when the round began.
 
         Raises:
-            UserError: the round is not on disk and the policy has moved on, or it has no pair and the run is to stop.
+            UserError: the round is not on disk and the policy has moved on, or nothing can be learnt from it and the
+                run is to stop.
         """
         place = self.run.round(number)
         if self._numbers(place) is None and at_start:
@@ -131,11 +126,12 @@ class RoundWork:
             for name in STAGES:  # a kill may have come between the last file and the first of these to go
                 Parts(place / name, self.key).remove()
             self._tell(number, numbers)
-        if not numbers["round/pairs"] and self.config.on_empty_round == "stop":
+        if not numbers[f"round/{self.learning.noun}"] and self.config.on_empty_round == "stop":
             raise UserError(
-                f"Round {number} gives no pair.", "Look at its rollouts, or go on with --on-empty-round continue."
+                f"Round {number} {NOTHING[self.learning.noun]}.",
+                "Look at its rollouts, or go on with --on-empty-round continue.",
             )
-        return [*read_pairs(place / "pairs.jsonl"), *read_pairs(place / "replay.jsonl")]
+        return self.learning.read(place)
 
     def _numbers(self, place: Path) -> Mapping[str, float | None] | None:
         """Return the numbers of a round, None where it is not done, or was another run's."""
@@ -148,11 +144,11 @@ class RoundWork:
         if any(line.get("round") == number for line in metrics.read()):
             return
         metrics.append({"step": step, "round": number, **numbers})
-        for line in said_of(number, self.config.rounds, numbers):
+        for line in said_of(number, self.config.rounds, numbers, self.learning.noun):
             self.listener.say(line)
 
     def _write(self, number: int, place: Path) -> None:
-        """Write, judge and pair."""
+        """Write, judge, and find what follows."""
         main = self.accelerator.is_main_process
         if main and (place / DONE).exists():  # of a run that was given up before its first step
             for path in place.iterdir():
@@ -222,8 +218,12 @@ class RoundWork:
 
         def batch(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             rollouts = [[Rollout.from_dict(row) for row in line["rollouts"]] for line in lines]
+            asked = [one for some in rollouts for one in some if one.compared]
             with self.clock.of("judge"):
-                rewards = iter(judged(self.judge, number, [one for some in rollouts for one in some if one.compared]))
+                found = judged(self.judge, number, asked)
+            if self.learning.takes_all and isinstance(self.judge, Pointwise):
+                refuse_not_finite(asked, found)
+            rewards = iter(found)
             return [{"rewards": [next(rewards) if one.compared else None for one in some]} for some in rollouts]
 
         own = list(map(json.loads, written.own()))
@@ -235,54 +235,39 @@ class RoundWork:
         return max(1, count) if whole else self.side_by_side
 
     def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:
-        """Write the responses with what they are worth, the pairs, what is replayed beside them, and the numbers."""
+        """Write the responses with what they are worth, what is learnt from them, and the numbers."""
         config, rollouts, stale = self.config, list[Rollout](), 0
         for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
             stale += line["stale"]
             for row, reward in zip(line["rollouts"], said["rewards"], strict=True):
                 one = Rollout.from_dict(row)
                 rollouts.append(replace(one, reward=reward, judge=config.judge if one.compared else None))
-        fresh = learnt(
-            rollouts,
-            config.pairs,
-            number,
-            config.seed,
-            keep_truncated=config.truncated == "keep",
-            flip_labels=config.flip_labels,
-        )
-        earlier = [group for before in range(1, number) for group in read_pairs(self.run.round(before) / "pairs.jsonl")]
-        pool = [*self.offline, *earlier]
-        count = replayed(len(fresh.groups), config.replayed_share, len(pool))
-        replay = [without_columns(group) for group in draw_replay(pool, count, config.seed, number)]
-        with self.clock.of("trainer"):
-            every = self._referenced([*fresh.groups, *replay])
-        new, old = every[: len(fresh.groups)], every[len(fresh.groups) :]
-        write_json_lines(
-            place / "pairs.jsonl", [pair_row(g, number, row) for g, row in zip(new, fresh.rows, strict=True)]
-        )
-        write_json_lines(place / "replay.jsonl", [pair_row(group, number, {}) for group in old])
+        lesson = self.learning.lesson(number, rollouts)
+        for name, lines in lesson.files.items():
+            write_json_lines(place / name, lines)
         write_json_lines(place / "rollouts.jsonl", (one.to_dict() for one in rollouts))
-        where = str(self.accelerator.device)
+        numbers = self._of_writer(rollouts, lesson.counts)
+        tokens = config.epochs * sum(group.n_tokens for group in lesson.groups)
+        more = {**lesson.numbers, "stale": stale, "learnt_tokens": tokens}
+        more |= self._judgements(number, [one for one in rollouts if one.compared])
+        numbers |= {f"round/{name}": float(value) for name, value in more.items()}
+        write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
+
+    def _of_writer(self, rollouts: Sequence[Rollout], counts: Sequence[int]) -> dict[str, float]:
+        """Return what a round says of the policy that wrote it."""
+        where, budget = str(self.accelerator.device), self.config.tokens_per_batch
         ref_logps: list[float | None] = [None for _ in rollouts]
         with self.clock.of("trainer"):
             places = read_for_kl(rollouts)
-            read = response_logps([rollouts[at] for at in places], self.reference, config.tokens_per_batch, where)
+            read = response_logps([rollouts[at] for at in places], self.reference, budget, where)
         for at, value in zip(places, read, strict=True):
             ref_logps[at] = value
         own = with_model_logps(rollouts, self.policy, where)
-        numbers = round_numbers(own, ref_logps, fresh.counts, config.seed)
-        numbers |= {f"round/{name}": value for name, value in fresh.numbers.items()}
+        numbers = round_numbers(own, ref_logps, counts, self.config.seed, self.learning.noun)
         if foreign := [one for one in rollouts if one.writer == "reference" and self.method.reference_moves == "never"]:
-            logps = response_logps(foreign, self.policy, config.tokens_per_batch, where)
+            logps = response_logps(foreign, self.policy, budget, where)
             numbers["round/logps_of_reference"] = sum(logps) / len(logps)
-        tokens = config.epochs * sum(group.n_tokens for group in every)
-        more = {"replayed": len(old), "stale": stale, "learnt_tokens": tokens}
-        more |= self._judgements(number, [one for one in rollouts if one.compared])
-        numbers |= {f"round/{name}": float(value) for name, value in more.items()}
-        if self.optimism is not None and every:
-            beyond, asked = beyond_limit(every, self.optimism)
-            numbers |= {"round/beyond_optimism_limit": beyond / asked, "round/optimistic_prompts": float(asked)}
-        write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})
+        return numbers
 
     def _judgements(self, number: int, rollouts: Sequence[Rollout]) -> dict[str, int]:
         """Return how many judgements a round took, and all rounds up to it."""
@@ -292,12 +277,3 @@ class RoundWork:
             known = self._numbers(self.run.round(number - 1)) or {}
             before = int(known["round/judgements_so_far"] or 0)
         return {"judgements": asked, "judgements_so_far": before + asked}
-
-    def _referenced(self, groups: Sequence[TokenGroup]) -> list[TokenGroup]:
-        """Return the pairs with log π_ref of every token under the reference of this round."""
-        if self.identity is None:
-            return list(groups)
-        scorer = self.reference if self.method.reference_moves == "never" else self.policy
-        store = ReferenceStore(None, self.identity)
-        store.fill(groups, scorer, self.config.tokens_per_batch, self.accelerator.device)
-        return list(store.with_logps(groups))

@@ -14,26 +14,30 @@ from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.evaluation.judges import compares
-from tokenq.jobs.rollout.first_reference import first_reference
+from tokenq.jobs.rollout.first_reference import FirstReference, first_reference
 from tokenq.jobs.rollout.judges import recalls
 from tokenq.jobs.rollout.prompts import known_pairs, load_asked, without_prompts
+from tokenq.jobs.rollout.settings import filled_in, loss_of, refuse_loss
 from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, round_work
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
 from tokenq.jobs.training.data import data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
+from tokenq.jobs.training.moving_reference import moving_reference, with_reference
 from tokenq.jobs.training.output import open_run, record_run, refuse_taken
 from tokenq.jobs.training.policy_files import policy_writer
 from tokenq.jobs.training.prepared import load_policy
+from tokenq.jobs.training.reference import Reference, autocast
 from tokenq.jobs.training.run import (
     choose_gradients,
     finish,
-    loss_parameters,
     model_to_train,
+    networks_of,
     read_template,
 )
 from tokenq.judge.kinds import most_judgements
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.models.forward.policy import frozen_model, no_grad
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.tokenizer import load_tokenizer
 from tokenq.options import judge_kind
@@ -64,7 +68,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
     """
     config.check()
     config, method = filled_in(config)
-    loss = find_sum(config.loss, loss_parameters(config))
+    loss = loss_of(config, method)
     refuse_loss(config, loss, method)
     config = _with_defaults(config, loss)
     if not config.resume:
@@ -81,27 +85,30 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         models, material, identities = _loaded(config, loss, accelerator, listener)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
         counts = _prompts_of_rounds(config, len(material.asked.prompts))
-        plan = _plan(config, counts, len(material.offline))
+        plan = _plan(config, method, counts, len(material.offline))
         paid = replace(config, rounds=len(counts))
         asked = Asked(paid, method, loss, plan, counts, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
         evaluation = evaluation_of(work, models, material)
-        source = Rounds(plan, loss.unit, config.seed, evaluation.pairs_of)
+        source = Rounds(plan, loss.unit, config.seed, evaluation.groups_of)
         every = config.save_steps or plan.starts()[1]
         writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
+        moving = None if models.moving is None else models.moving.moving
         job = Job(
-            policy=models.policy,
+            policy=models.networks or models.policy,
             source=source,
             objective=Objective(loss, loss.beta),
             config=replace(config, max_steps=source.total, save_steps=every),
             run=run_dir,
-            files=writer.files(),
+            files=writer.files() if moving is None else with_reference(writer.files(), moving),
             start_tolerance=models.reference.tolerance if loss.reference else None,
+            move=(lambda step: None) if moving is None else moving.move,
+            networks={} if models.networks is None else models.networks.beside(),
             work=models.policy.work,
             listener=listener,
             request=asked.request,
         )
-        listener.say(_plan_line(config, plan, counts))
+        listener.say(_plan_line(config, loss, plan, counts))
         summary = fit(job, accelerator)
         evaluation.finish()
         finish(writer, summary, accelerator)
@@ -124,8 +131,10 @@ def _loaded(
     identity = identify(policy.model, config.model)
     reference = first_reference(policy, identity, config, accelerator, tokenizer, listener)
     _refuse_itself(config, policy, reference.identity)
-    choose_gradients(policy, None, config, accelerator)
-    precision = precision_of(policy, config, reference.lm if config.reference else None)
+    moving = None if config.reference_sync_steps is None else _moving(policy, reference, config, loss, accelerator)
+    networks = networks_of(policy, loss)
+    choose_gradients(policy, networks, config, accelerator)
+    precision = precision_of(networks or policy, config, reference.lm if config.reference else None)
     listener.say(precision.line(config.optimizer))
     identities = {
         "model": identity.to_dict(),
@@ -134,60 +143,31 @@ def _loaded(
         "eval_data": None,
         "prompts": {"sources": list(config.prompts), "sha256": _digest(asked_for.prompts)},
         "eval_prompts": {"sources": list(config.eval_prompts), "sha256": _digest(asked_for.held_out)},
-        "beta": loss.beta if loss.reference else None,
+        "beta": config.beta if loss.unit.asks == "rollouts" else loss.beta if loss.reference else None,
         "rewards": None,
         "precision": asdict(precision),
         "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
     offline = [] if data is None else without_prompts(data.groups, asked_for.held_out, tokenizer)
-    return Models(policy, tokenizer, reference), Material(asked_for, offline, known), identities
+    models = Models(policy, tokenizer, reference, networks, moving)
+    return models, Material(asked_for, offline, known), identities
 
 
-def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
-    """Return the settings with those of the method where none were given, and the method's row as it is then used."""
-    row = find_method(config.method)
-    own = config.loss == "auto"
-    moves = row.reference_moves if config.reference_moves == "auto" else config.reference_moves
-    used: dict[str, Any] = {
-        "loss": row.loss if own else config.loss,
-        "loss_options": {**(row.options if own else {}), **config.loss_options},
-        "beta": row.beta if own and config.beta is None and "beta" not in config.loss_options else config.beta,
-        "samples": config.samples_of_prompt,
-        "temperature": config.sampling_temperature,
-        "replay": config.replayed_share,
-        "judge": config.judged_by,
-        "pairs": row.pairing if config.pairs == "auto" else config.pairs,
-        "reference_moves": moves,
-    }
-    return replace(config, **used), row._replace(reference_moves=moves)
-
-
-_GIVEN = ("calibration", "overlaps")
-"""Inputs of losses that a round gives, or that the policy itself does."""
-
-
-def refuse_loss(config: OnlineConfig, loss: LossSum, method: OnlineMethod) -> None:
-    """Refuse a loss that does not learn from the pairs of a round.
-
-    Raises:
-        UserError: says what it needs.
-    """
-    if loss.output != "logps" or loss.unit.name != "pairs":
-        raise UserError(f"Loss {config.loss!r} does not learn from pairs.", "Take one that does: dpo, ipo, simpo, …")
-    for name in loss.inputs:
-        if name not in _GIVEN:
-            raise UserError(f"Loss {config.loss!r} reads {name}, which no round gives.", "Take another loss of pairs.")
-    if loss.selection == "calibrated" and not method.calibrates:
-        raise UserError(
-            f"Loss {config.loss!r} needs responses to calibrate on, and --method {config.method} writes none.",
-            "Take --method selm, vpo or xpo, or --loss-options calibration=rejected.",
-        )
+def _moving(
+    policy: PackedLM, first: FirstReference, config: OnlineConfig, loss: LossSum, accelerator: Accelerator
+) -> Reference:
+    """Return a reference that begins as the first one and moves; KL of the numbers is measured from the first."""
+    own = config.lora_rank > 0 and config.reference is None  # it is an adapter itself
+    model = None if own else frozen_model(first.lm)
+    online = first.scorer if model is None else autocast(no_grad(model), accelerator)
+    begun = Reference(first.identity, None, online, first.tolerance, model)
+    return moving_reference(begun, policy, config, loss, accelerator)
 
 
 def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
     found = with_absolute_paths(with_defaults(config, loss))
     assert isinstance(found, OnlineConfig)  # both change fields and keep the rest
-    judges = {name: getattr(config, name) for name in ("reward_model", "judge_run")}
+    judges = {name: getattr(config, name) for name in ("reward_model", "judge_run", "credit_run")}
     named: dict[str, Any] = {name: None if value is None else absolute(value) for name, value in judges.items()}
     named |= {name: list(map(absolute_source, getattr(config, name))) for name in ("prompts", "eval_prompts")}
     if judge_kind(str(config.judge)) == "function":
@@ -242,17 +222,19 @@ def _prompts_of_rounds(config: OnlineConfig, prompts: int) -> list[int]:
     return found
 
 
-def _plan(config: OnlineConfig, counts: Sequence[int], offline: int) -> Plan:
-    fresh = [count * PAIRINGS[config.pairs].most(_compared(config)) for count in counts]
-    return planned(fresh, offline, config.replayed_share, config.batch_size, config.epochs)
+def _plan(config: OnlineConfig, method: OnlineMethod, counts: Sequence[int], offline: int) -> Plan:
+    most = PAIRINGS[config.pairs].most(_compared(config)) if method.learns == "pairs" else config.samples_of_prompt
+    fresh = [count * most for count in counts]
+    return planned(fresh, offline, config.replayed_share, config.examples_of_step, config.epochs)
 
 
-def _plan_line(config: OnlineConfig, plan: Plan, counts: Sequence[int]) -> str:
+def _plan_line(config: OnlineConfig, loss: LossSum, plan: Plan, counts: Sequence[int]) -> str:
     last = f" (the last of {counts[-1]})" if counts[-1] < counts[0] else ""
     budget = "" if config.label_budget is None else f" within {config.label_budget} judgements"
     return (
         f"online: {len(counts)} rounds of {counts[0]} prompts{last} × {config.samples_of_prompt} responses, judged by "
-        f"{config.judge}{budget}, at most {plan.starts()[-1]} steps of {config.batch_size} pairs with {config.loss}"
+        f"{config.judge}{budget}, at most {plan.starts()[-1]} steps of {config.examples_of_step} {loss.unit.noun} with "
+        f"{config.loss}"
     )
 
 

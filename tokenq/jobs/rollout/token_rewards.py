@@ -44,7 +44,7 @@ class Source(NamedTuple):
 
 
 def implicit(source: Source) -> TokenRewards:
-    """Return β (log π − log π_ref) of the policy and the reference of --judge-run, a finished run of DPO.
+    """Return β (log π − log π_ref) of the policy and the reference of --credit-run, a finished run of DPO.
 
     The sum over a response is its r̂(x, y) = β log π(y|x)/π_ref(y|x): that is the reward that the pair is optimal for,
     less a constant of the prompt (Eq. 10 of arXiv 2404.12358).
@@ -52,11 +52,11 @@ def implicit(source: Source) -> TokenRewards:
     Raises:
         UserError: no run is named, or its models read other tokens.
     """
-    run = source.config.judge_run
+    run = source.config.credit_run
     if run is None:
         raise UserError(
             "Implicit token rewards are read off a policy and its reference, and no run is named.",
-            "Name a finished run of DPO: --judge-run runs/dpo.",
+            "Name a finished run of DPO: --credit-run runs/dpo.",
         )
     return _of_pair(reward_of_run(run, source.config, source.scorers), source)
 

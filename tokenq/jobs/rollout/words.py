@@ -5,28 +5,33 @@ from collections.abc import Mapping
 Numbers = Mapping[str, float | None]
 
 
-def said_of(number: int, rounds: int, numbers: Numbers) -> list[str]:
+NOTHING = {"pairs": "gives no pair", "responses": "gives no advantage"}
+"""What a round comes to that teaches nothing, by what is counted."""
+
+
+def said_of(number: int, rounds: int, numbers: Numbers, noun: str) -> list[str]:
     """Return the lines of a round: what it came to, and what is wrong with it.
 
     Args:
         number: of the round.
         rounds: how many there are.
         numbers: of the round, as `metrics.jsonl` has them.
+        noun: what is counted.
     """
-    shown = {name: _shown(numbers[f"round/{name}"]) for name in ("reward", "pairs", "prompts", "length", "kl")}
+    shown = {name: _shown(numbers[f"round/{name}"]) for name in ("reward", noun, "prompts", "length", "kl")}
     lines = [
-        f"round {number} of {rounds}: reward {shown['reward']}, {shown['pairs']} pairs from "
+        f"round {number} of {rounds}: reward {shown['reward']}, {shown[noun]} {noun} from "
         f"{shown['prompts']} prompts, {shown['length']} tokens per response, KL {shown['kl']}"
     ]
-    if not numbers["round/pairs"]:
-        lines.append(f"warning: round {number} gives no pair{_reason(numbers)}; nothing is learnt from it")
+    if not numbers[f"round/{noun}"]:
+        lines.append(f"warning: round {number} {NOTHING[noun]}{_reason(numbers)}; nothing is learnt from it")
     if numbers.get("round/beyond_optimism_limit"):
         lines.append(f"warning: round {number}: {_beyond(numbers)}")
     return lines
 
 
 def _reason(numbers: Numbers) -> str:
-    """Return why a round without a pair has none, where its judge is why."""
+    """Return why nothing is learnt from a round, where its judge is why."""
     if numbers["round/unusable"] == 1:
         return ": the judge gave no number to any response"
     return ": the judge gave all responses to a prompt one worth" if numbers["round/ties"] == 1 else ""

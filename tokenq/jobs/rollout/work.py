@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -14,18 +15,25 @@ from tokenq.data.encoding import text_of
 from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import Bench, judge_of
+from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.evaluation import Evaluation, Judging
 from tokenq.jobs.rollout.first_reference import FirstReference, written_in
 from tokenq.jobs.rollout.judges import Scorers, implicit, recalls
+from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
+from tokenq.jobs.rollout.lessons.lesson import Learning, Scoring
+from tokenq.jobs.rollout.lessons.pairs import learning_from_pairs
 from tokenq.jobs.rollout.prompts import AskedPrompts
 from tokenq.jobs.rollout.rounds import COMPARISONS, RoundWork
 from tokenq.jobs.rollout.sampled import token_logps
 from tokenq.jobs.rollout.served import served_policy
+from tokenq.jobs.rollout.token_rewards import Source, token_rewards
 from tokenq.jobs.rollout.weights import keep_weights, recalled
 from tokenq.jobs.searcher import ends_of
+from tokenq.jobs.training.reference import Reference, compute_dtype
 from tokenq.judge.kinds import Pairwise
 from tokenq.judge.tasks import AnswerTask
 from tokenq.listener import Listener
+from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
@@ -72,11 +80,15 @@ class Models(NamedTuple):
         policy: what is trained, and writes.
         tokenizer: goes with it.
         reference: the first reference.
+        networks: the policy with what is trained beside it; None where nothing is.
+        moving: a reference that moves between updates; None where none does.
     """
 
     policy: PackedLM
     tokenizer: Any
     reference: FirstReference
+    networks: PolicyNetworks | None = None
+    moving: Reference | None = None
 
 
 class Material(NamedTuple):
@@ -102,7 +114,7 @@ def round_work(
         UserError: a prompt cannot be written to, or the judge cannot be made.
     """
     config, method, policy, reference = asked.config, asked.method, models.policy, models.reference
-    run = RunDir(Path(config.output))
+    run, clock = RunDir(Path(config.output)), Clock()
     prepared = partial(written_in, accelerator, policy)
 
     def scorer(batch: PackedBatch) -> Tensor:
@@ -137,8 +149,7 @@ def round_work(
         judge=judge_of(_bench(config, material.asked.task, scorers, accelerator, listener, heed)),
         policy=scorer,
         reference=reference.scorer,
-        identity=reference.identity if asked.loss.reference else None,
-        offline=material.offline,
+        learning=LEARNING[method.learns](asked, models, material, scorers, accelerator, clock),
         side_by_side=_side_by_side(config, policy),
         text=partial(text_of, models.tokenizer),
         refresh=(lambda version: None) if served is None else served.refresh,
@@ -147,11 +158,52 @@ def round_work(
         key=asked.key,
         plan=asked.plan,
         counts=asked.counts,
-        optimism=optimism_of(asked.loss),
         accelerator=accelerator,
         listener=listener,
         heed=heed,
+        clock=clock,
     )
+
+
+def _scoring(asked: Asked, models: Models, scorers: Scorers, clock: Clock) -> Scoring:
+    """Return the models as a round's end reads them, its own reference among them."""
+    reference = scorers.reference if models.moving is None else models.moving.online
+    if asked.method.reference_moves == "round":
+        reference = scorers.policy
+    assert reference is not None  # one that moves is computed
+    identity = models.reference.identity if asked.loss.reference else None
+    return Scoring(scorers.policy, reference, identity, scorers.device, clock)
+
+
+def _from_pairs(
+    asked: Asked, models: Models, material: Material, scorers: Scorers, accelerator: Accelerator, clock: Clock
+) -> Learning:
+    scoring, run = _scoring(asked, models, scorers, clock), RunDir(Path(asked.config.output))
+    return learning_from_pairs(asked.config, scoring, run, material.offline, optimism_of(asked.loss))
+
+
+def _from_advantages(
+    asked: Asked, models: Models, material: Material, scorers: Scorers, accelerator: Accelerator, clock: Clock
+) -> Learning:
+    config, networks = asked.config, models.networks
+    dense = None
+    if config.token_rewards != "none":
+        dense = token_rewards(config.token_rewards, Source(config, scorers), config.token_reward_clip)
+
+    def values(batch: PackedBatch) -> Tensor:
+        assert networks is not None  # asked for where there is one
+        with written_in(accelerator, networks):
+            found: Tensor = networks.beside()["values"](batch)
+        return found
+
+    exact = config.writer == LOCAL and compute_dtype(models.policy, config) in (torch.float32, torch.float64)
+    scoring = _scoring(asked, models, scorers, clock)
+    reader = values if "values" in asked.loss.networks else None
+    return learning_from_advantages(config, scoring, asked.loss, reader, dense, exact=exact)
+
+
+LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantages": _from_advantages}
+"""What rounds end in, by what a method learns from."""
 
 
 def evaluation_of(work: RoundWork, models: Models, material: Material) -> Evaluation:

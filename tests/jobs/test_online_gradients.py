@@ -1,0 +1,238 @@
+"""`tokenq online` by policy gradients: what a round ends in, what a kill costs, what is refused, and that it learns."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from forked import done, two_ranks
+from jobs.test_online import dying, files_of, lines_of, moments, rollouts
+from safetensors.torch import load_file
+from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM
+
+import tokenq
+from tokenq.cli.main import main
+from tokenq.files import JsonLines
+from tokenq.records.rollouts import read_advantages
+from tokenq.rollout.methods import METHODS
+
+ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(6)]
+OTHERS = [{"prompt": f"What is {n} and 9?", "answer": "What"} for n in range(5)]
+SHORT = ["--rounds", "2", "--samples", "4", "--max-new-tokens", "8", "--learning-rate", "3e-3", "--device", "cpu"]
+SHORT += ["--batch-size", "6", "--prompts-per-batch", "3"]
+JUDGED = ["--answer", "regex:What", "--gold", "answer"]  # a random model says it in four responses of ten
+GRADIENTS = [name for name, row in METHODS.items() if row.learns == "advantages"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("gradients")
+    for seed, name in enumerate(("model", "other")):
+        tiny_model("llama", seed=seed, vocab_size=32).save_pretrained(root / name)
+        tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(root / name)
+    (root / "length.py").write_text(
+        "def score(prompts, responses):\n    return [float(len(one)) for one in responses]\n"
+    )
+    for name, rows in (("prompts", ROWS), ("others", OTHERS), ("never", [{**row, "answer": "77"} for row in ROWS])):
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def words(place, output, *more, judged=JUDGED, prompts=None):
+    named = ["--model", place / "model", "--prompts", prompts or place / "prompts.jsonl", "--output", output]
+    return [str(word) for word in ("online", *named, *SHORT, *judged, *more)]
+
+
+def rounds_of(run):
+    return [line for line in lines_of(run) if "round" in line]
+
+
+def steps_of(run):
+    return [line for line in lines_of(run) if line.get("loss") is not None]
+
+
+PPO = ["--method", "ppo", "--reference-sync-steps", "1", "--reference-mixup-alpha", "0.5", "--truncated", "bootstrap"]
+PPO += ["--loss", "ppo+0.5*clipped_value", "--eval-size", "1", "--save-steps", "1", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    """A run of PPO with all that it can keep beside the policy, and how many writes it takes."""
+    counted = done(lambda: dying(0, words(place, place / "whole", *PPO)), place / "printed")
+    assert counted.code == 0, counted.text
+    return place / "whole", int(counted.text.rsplit("writes: ", 1)[1])
+
+
+def test_advantages_are_those_of_the_values_on_disk(whole):
+    """γ = λ = 1: returns are sums of R − β d to go, advantages returns − V, whitened; cut responses go on in V."""
+    run, _ = whole
+    for number in (1, 2):
+        named = {(row["id"], row["number"]): row for row in rollouts(run, number)}
+        path = run / "rounds" / f"{number:04d}" / "advantages.jsonl"
+        lines = JsonLines(path).read()
+        assert sum(len(group.responses) for group in read_advantages(path)) == len(lines) == 20
+        for one in lines:
+            row = named[one["id"], one["number"]]
+            assert one["token_ids"] == row["token_ids"]
+            assert one["old_logps"] == pytest.approx(row["logps"], abs=1e-6)
+        columns = {
+            name: np.concatenate([one[name] for one in lines]) for name in ("returns", "old_values", "advantages")
+        }
+        raw, given = columns["returns"] - columns["old_values"], columns["advantages"].tolist()
+        if number == 1:  # no reference has moved: d = 0, and V = 0 everywhere
+            rewards = np.repeat([one["reward"] for one in lines], [len(one["token_ids"]) for one in lines])
+            assert columns["returns"].tolist() == pytest.approx(rewards.tolist(), abs=1e-5)
+        expected = (np.array(raw) - np.mean(raw)) / np.sqrt(np.var(raw) + 1e-8)
+        assert given == pytest.approx(expected.tolist(), abs=1e-4)
+    first, second = rounds_of(run)
+    assert (first["round/kl_k1"], first["round/value"]) == (pytest.approx(0, abs=1e-5), 0)
+    assert second["round/kl_k3"] > 1e-3
+    assert second["round/value"] != 0
+    assert np.isfinite(second["round/explained_variance"])
+
+
+def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
+    """Policy, value network, moving reference: weights, files and numbers come out the same to the last bit."""
+    run, writes = whole
+    expected, lines, policy = files_of(run)
+    for moment in moments(writes)[2::6]:
+        output = tmp_path / str(moment)
+        asked = words(place, output, *PPO)
+        assert done(lambda asked=asked, moment=moment: dying(moment, asked), tmp_path / "printed").code == 9
+        again = done(lambda asked=asked: main([*asked, "--resume"]), tmp_path / "printed")
+        assert again.code == 0, (moment, again.text)
+        found, found_lines, found_policy = files_of(output)
+        assert found == expected, moment
+        assert found_policy == policy, moment
+        assert found_lines == lines, moment
+        shutil.rmtree(output)
+
+
+@pytest.mark.parametrize("method", [name for name in GRADIENTS if not METHODS[name].settings.get("token_rewards")])
+def test_every_method_runs(method, place, tmp_path):
+    assert main(words(place, tmp_path / "run", "--method", method)) == 0
+    groups = read_advantages(tmp_path / "run" / "rounds" / "0001" / "advantages.jsonl")
+    assert sum(len(group.responses) for group in groups) == 24
+    assert len(steps_of(tmp_path / "run")) == 8  # twice 24 responses in batches of 6
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "policy")
+
+
+def test_the_values_of_a_dpo_run_are_a_baseline_and_its_rewards_may_be_added(place, tmp_path):
+    pairs = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}."} for n in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    trained = ["train", "--model", place / "model", "--data", tmp_path / "pairs.jsonl", "--output", tmp_path / "dpo"]
+    trained += ["--learning-rate", "1e-2", "--max-steps", "2", "--device", "cpu"]
+    assert main([str(word) for word in trained]) == 0
+    for name, more in (("rto", []), ("grpo", ["--credit", "implicit"])):
+        assert main(words(place, tmp_path / name, "--method", name, "--credit-run", tmp_path / "dpo", *more)) == 0
+        first, _ = rounds_of(tmp_path / name)
+        assert first["round/token_reward_std"] > 0
+    group = read_advantages(tmp_path / "grpo" / "rounds" / "0001" / "advantages.jsonl")[0]
+    column = next(one.token_columns["advantages"] for one in group.responses if len(one.ids) > 1)
+    assert len(set(column.tolist())) > 1  # one for each token
+
+
+def test_what_is_cut_is_masked_or_gets_nothing(place, tmp_path):
+    """No response of three tokens ends but those with an EOS: the others are not learnt from, or are worth 0."""
+    for how, said in (("mask", "masked"), ("zero", "zeroed"), ("drop", "dropped")):
+        run = tmp_path / how
+        asked = ["--method", "rloo", "--truncated", how, "--max-new-tokens", "3", "--samples", "8"]
+        assert main(words(place, run, *asked, judged=["--judge", f"{place / 'length.py'}:score"])) == 0
+        rows = rollouts(run, 1)
+        cut = [row for row in rows if row["finish"] == "length"]
+        assert 0 < len(cut) < len(rows)
+        assert rounds_of(run)[0][f"round/truncated_{said}"] == len(cut)
+        groups = read_advantages(run / "rounds" / "0001" / "advantages.jsonl")
+        learnt = [one for group in groups for one in group.responses]
+        assert 0 < len(learnt) <= (len(rows) if how == "zero" else len(rows) - len(cut))
+        assert all(one.terminal for one in learnt) == (how != "zero")
+
+
+def test_a_round_of_ties_teaches_nothing(place, tmp_path, capsys):
+    never = {"prompts": place / "never.jsonl"}
+    for method in ("grpo", "ppo"):
+        run = tmp_path / method
+        assert main(words(place, run, "--method", method, **never)) == 0
+        assert "warning: round 1 gives no advantage: the judge gave all responses" in capsys.readouterr().err
+        assert [line["round/without_signal"] for line in rounds_of(run)] == [1.0, 1.0]
+        same = [load_file(one / "model.safetensors") for one in (place / "model", run / "policy")]
+        assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+        assert not steps_of(run)
+        tied = [one for one in tokenq.examine(run, device="cpu").findings if one.name == "everything-tied"]
+        assert [one.severity for one in tied] == ["error"]
+    assert main(words(place, tmp_path / "stop", "--method", "grpo", "--on-empty-round", "stop", **never)) == 2
+    assert "Round 1 gives no advantage." in capsys.readouterr().err
+
+
+def test_rewards_that_are_not_finite_stop_the_run_and_are_mended(place, tmp_path, capsys):
+    judge = tmp_path / "judge.py"
+    judge.write_text("def score(prompts, responses):\n    return [float('nan') for _ in responses]\n")
+    asked = words(place, tmp_path / "run", "--method", "grpo", "--judge", f"{judge}:score", judged=())
+    assert main(asked) == 2
+    said = capsys.readouterr().err
+    assert "no finite number to response 0 of prompt" in said
+    assert "Traceback" not in said
+    judge.write_text("def score(prompts, responses):\n    return [float(len(one)) for one in responses]\n")
+    assert main(asked) == 0
+
+
+def test_a_page_and_a_doctor_read_the_run(place, whole):
+    run, _ = whole
+    page = (run / "report" / "index.html").read_text()
+    for title in ("KL to the reference of the round", "variance that the values explain", "clipped tokens"):
+        assert title in page
+    assert "advantage" in page
+    found = tokenq.examine(run, device="cpu")
+    assert not found.unseen
+    assert "stale-rollouts" not in {one.name for one in found.findings}
+
+
+def test_an_adapter_learns_with_values_beside_it(place, tmp_path):
+    more = ["--lora-rank", "2", "--method", "ppo", "--reference-sync-steps", "2"]
+    assert main(words(place, tmp_path / "run", *more)) == 0
+    assert (tmp_path / "run" / "policy" / "adapter_config.json").exists()
+    assert rounds_of(tmp_path / "run")[1]["round/kl_k3"] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_do_the_update_of_one(place, tmp_path):
+    asked = ["--method", "ppo", "--rounds", "1"]
+    assert main(words(place, tmp_path / "one", *asked)) == 0
+    ended = two_ranks(lambda: main(words(place, tmp_path / "two", *asked)), tmp_path)
+    assert [one.code for one in ended] == [0, 0], ended
+    one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("one", "two"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6
+
+
+def learnt(tmp_path, method, seed, rows=64, rounds=12):
+    """Return the mean rewards of the rounds of a run whose samples begin by being right one time in a hundred."""
+    numbers = " ".join(str(number) for number in range(100))
+    tokenizer = tiny_tokenizer("words", texts=(f"What is and ? {numbers}",))
+    tiny_model("llama", seed=0, vocab_size=len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    prompts = [{"prompt": f"What is {n} and {n}?", "answer": "7"} for n in range(rows)]
+    (tmp_path / "rare.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    run = tmp_path / f"{method}-{seed}"
+    asked = ["online", "--model", tmp_path / "model", "--prompts", tmp_path / "rare.jsonl", "--answer", "last_number"]
+    asked += ["--gold", "answer", "--method", method, "--rounds", rounds, "--samples", "8", "--max-new-tokens", "4"]
+    asked += ["--learning-rate", "3e-3", "--output", run, "--seed", seed, "--device", "cpu"]
+    assert main([str(word) for word in asked]) == 0
+    found = [[row["reward"] for row in rollouts(run, number)] for number in range(1, rounds + 1)]
+    return [sum(some) / len(some) for some in found]
+
+
+def test_it_learns(place, tmp_path):
+    assert main(words(place, tmp_path / "run", "--method", "grpo", "--rounds", "3", "--learning-rate", "1e-2")) == 0
+    rewards = [line["round/reward"] for line in rounds_of(tmp_path / "run")]
+    assert rewards[2] > rewards[0] + 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grpo", "rloo", "reinforce", "ppo"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_is_right_one_time_in_a_hundred_is_learnt(method, seed, tmp_path):
+    means = learnt(tmp_path, method, seed)
+    assert means[0] < 0.05
+    assert sum(means[9:]) / 3 > sum(means[:2]) / 2

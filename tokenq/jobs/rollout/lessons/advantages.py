@@ -1,0 +1,164 @@
+"""Rounds that end in advantages: one for every token of every response, with all that a policy gradient reads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenq.core.losses import LossSum
+from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.jobs.rollout.judges import each_rollout
+from tokenq.jobs.rollout.lessons.lesson import Learning, Lesson, Scoring, usable
+from tokenq.jobs.rollout.token_rewards import TokenRewards
+from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.rollouts import Rollout, advantage_row, read_advantages
+from tokenq.rollout.advantages import Credited, JudgedTokens, credited, without_signal
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.credits import is_grouped
+
+ADVANTAGES = "advantages.jsonl"
+
+Columns = dict[str, NDArray[np.float32]]
+"""What a loss reads beside the tokens of a response, by name."""
+
+_CUT = {"drop": "dropped", "mask": "masked", "zero": "zeroed", "bootstrap": "bootstrapped"}
+"""What became of responses that were cut, in the numbers of a round."""
+
+
+def learning_from_advantages(
+    config: OnlineConfig,
+    scoring: Scoring,
+    loss: LossSum,
+    values: TokenScorer | None,
+    token_rewards: TokenRewards | None,
+    *,
+    exact: bool,
+) -> Learning:
+    """Return how rounds end in advantages.
+
+    Args:
+        config: the settings, none of them open.
+        scoring: the models.
+        loss: what is minimised.
+        values: V before each target of a batch, by the value network as it is; None without one.
+        token_rewards: dense rewards of responses; None without.
+        exact: whether the log-probs that come with responses are the trainer's own, to rounding.
+    """
+    reads_reference = loss.reference or config.kl == "reward"
+
+    def judged(rollouts: Sequence[Rollout]) -> JudgedTokens:
+        def read(scorer: TokenScorer, laid_out: Callable[[TokenGroup], TokenGroup] = lambda group: group) -> Tensor:
+            return _padded(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, laid_out))
+
+        where, names = scoring.device, {name: number for number, name in enumerate(_names(rollouts))}
+        given = _padded([one.logps for one in rollouts])
+        lengths = torch.tensor([len(one.token_ids) for one in rollouts])
+        cut = torch.tensor([one.finish == "length" for one in rollouts])
+        rewards = torch.tensor([one.reward for one in rollouts], dtype=torch.float64)
+        states = None if values is None else read(values, _with_last_state)
+        bootstrap = None
+        if states is not None and config.truncated == "bootstrap":
+            bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
+        return JudgedTokens(
+            torch.where(cut, 0.0, rewards) if config.truncated == "zero" else rewards,
+            torch.tensor([names[one.id] for one in rollouts]),
+            torch.arange(given.shape[1]) < lengths[:, None],
+            given if exact else read(scoring.policy),
+            read(scoring.reference) if reads_reference else None,
+            given if config.importance_correction != "none" else None,
+            None if token_rewards is None else _padded(token_rewards(rollouts)),
+            None if states is None else states[:, :-1],
+            bootstrap,
+        )
+
+    def lesson(number: int, rollouts: Sequence[Rollout]) -> Lesson:
+        own, names = usable(rollouts, config), _names(rollouts)
+        if not own:
+            return Lesson([], {ADVANTAGES: []}, [0 for _ in names], {})
+        with scoring.clock.of("trainer"):
+            tokens = judged(own)
+            found = credited(tokens, config, config.beta or 0.0)
+        idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=is_grouped(config)), strict=True))
+        masked = [config.truncated == "mask" and one.finish == "length" for one in own]
+        learnt = [at for at, is_masked in enumerate(masked) if not is_masked]
+        counts = {name: 0 for name in names}
+        for one in (own[at] for at in learnt):
+            counts[one.id] += not idle[one.id]
+        if not any(counts.values()):
+            learnt = []
+        rows = list(zip((own[at] for at in learnt), _columns(tokens, found, loss, learnt), strict=True))
+        lines = [advantage_row(one, number, _where(number, one), columns) for one, columns in rows]
+        numbers = dict(found.numbers)
+        if config.truncated in _CUT:
+            numbers[f"truncated_{_CUT[config.truncated]}"] = sum(
+                one.compared and one.finish == "length" for one in rollouts
+            )
+        return Lesson(_groups(number, rows), {ADVANTAGES: lines}, list(counts.values()), numbers)
+
+    def read(place: Path) -> list[TokenGroup]:
+        return read_advantages(place / ADVANTAGES)
+
+    return Learning("responses", lesson, read, takes_all=True)
+
+
+def _columns(tokens: JudgedTokens, found: Credited, loss: LossSum, rows: Sequence[int]) -> list[Columns]:
+    """Return the columns of some responses: what the loss reads, and what its metrics do."""
+    every = {"old_logps": tokens.logps, "advantages": found.advantages}
+    if found.returns is not None and tokens.values is not None:
+        every |= {"returns": found.returns, "old_values": tokens.values}
+    if loss.reference and tokens.ref_logps is not None:
+        every["ref_logps"] = tokens.ref_logps
+    lengths = tokens.mask.sum(-1).tolist()
+    return [{name: one[at, : lengths[at]].numpy().astype(np.float32) for name, one in every.items()} for at in rows]
+
+
+def _groups(number: int, rows: Sequence[tuple[Rollout, Columns]]) -> list[TokenGroup]:
+    """Return the responses to each prompt as a group."""
+    prompts: dict[str, NDArray[np.int32]] = {}
+    found: dict[str, list[TokenResponse]] = {}
+    for one, columns in rows:
+        where = _where(number, one)
+        prompts[where] = np.array(one.prompt_ids, np.int32)
+        found.setdefault(where, []).append(replace(one.tokens("plain"), token_columns=columns))
+    return [TokenGroup(prompts[where], tuple(some), False, where) for where, some in found.items()]
+
+
+def _where(number: int, one: Rollout) -> str:
+    return f"round {number}, prompt {one.id}"
+
+
+def _names(rollouts: Sequence[Rollout]) -> list[str]:
+    return list(dict.fromkeys(one.id for one in rollouts))
+
+
+def _by_response(scorer: TokenScorer) -> Callable[[PackedBatch], Iterator[list[float]]]:
+    """Return what reads a number for each token of a batch, by response."""
+
+    def read(batch: PackedBatch) -> Iterator[list[float]]:
+        sizes = torch.bincount(batch.actions.responses.cpu(), minlength=batch.actions.shape[0]).tolist()
+        with torch.no_grad():
+            flat = scorer(batch).double().cpu()
+        yield from (own.tolist() for own in torch.split(flat, sizes))
+
+    return read
+
+
+def _with_last_state(group: TokenGroup) -> TokenGroup:
+    """Return a group with one more target behind each response, which is read in the state after its last token."""
+
+    def longer(one: TokenResponse) -> TokenResponse:
+        return replace(one, ids=np.append(one.ids, one.ids[-1:]), mask=np.append(one.mask, True))
+
+    return group.map(longer)
+
+
+def _padded(rows: Sequence[Sequence[float]]) -> Tensor:
+    """Return rows of numbers as [N, T], 0 behind the end of each."""
+    found = np.zeros((len(rows), max(map(len, rows))))
+    for row, numbers in zip(found, rows, strict=True):
+        row[: len(numbers)] = numbers
+    return torch.from_numpy(found)
