@@ -1,18 +1,21 @@
 """Every claim comes out as it must, and every check is seen to fail where the quantity it looks at is broken."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from tokenq.core import qfunction
+from tokenq.core.credit import gae, group_relative, leave_one_out
 from tokenq.core.losses import find_loss
 from tokenq.search.settings import Beams
 from tokenq.verify import (
     decoding,
     environment,
     equivalence,
+    gradients,
     learning,
     objectives,
     online,
@@ -94,6 +97,16 @@ PATCHES = {
     optimism.optimism_in_rounds: (optimism, "minimise", unmoved),
     optimism.optimism_stops: (optimism, "minimise", unmoved),
     optimism.xpo_is_vpo: (optimism, "find_loss", lambda name, parameters: find_loss("vpo_online", parameters)),
+    gradients.whole_is_unbiased: (gradients, "leave_one_out", partial(group_relative, scaled=False)),
+    gradients.to_go_is_unbiased: (gradients, "leave_one_out", partial(group_relative, scaled=False)),
+    gradients.pair_is_unbiased: (gradients, "implicit_baseline", lambda ahead, dense, *_: ahead - dense.cumsum(-1)),
+    gradients.critic_is_unbiased: (gradients, "gae", partial(gae, gamma=0.5)),
+    gradients.group_mean_shrinks: (
+        gradients,
+        "group_relative",
+        lambda rewards, groups, _: leave_one_out(rewards, groups),
+    ),
+    gradients.potential_keeps_the_optimum: (gradients, "potential", lambda outcome, dense, _, weight: outcome + dense),
     readouts.identities: (readouts, "log_ratios", lambda one, other: log_ratios(one, other) + 0.1),
     decoding.proxy_is_greedy_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
     decoding.proxy_is_shaped_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
@@ -145,6 +158,15 @@ MENDED = {
     online.moving_reference_at_the_optimum: (draws.small, (online, "ROUNDS", 1)),
     values.dro_without_value: (coherent, None),
     values.dro_with_a_baseline: (no_reward, None),
+    gradients.group_scale_is_unbiased: (
+        draws.terminal_only,
+        (gradients, "group_relative", lambda rewards, groups, _: leave_one_out(rewards, groups)),
+    ),
+    gradients.scaled_is_shaping: (draws.terminal_only, (gradients, "scaled", lambda outcome, dense, _: outcome)),
+    gradients.one_step_is_unbiased: (one_step, None),
+    gradients.prime_is_unbiased: (one_step, None),
+    gradients.pair_is_quieter_uncentred: (lambda seed: replace(draws.thin_tail(seed), beta=2.0), None),
+    gradients.scaled_keeps_the_optimum: (draws.terminal_only, (gradients, "WEIGHT", 0.0)),
     readouts.credit_is_reward: (coherent, None),
     readouts.order_of_reward: (coherent, None),
     readouts.worst_token: (coherent, None),

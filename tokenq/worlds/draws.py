@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tokenq.worlds.mdp import EOS, NO_STATE, TokenMDP, build, log_softmax, prune
-from tokenq.worlds.soft_q import softmax_policy
+from tokenq.worlds.soft_q import response_logps, softmax_policy
 
 _SIZES = ((3, 4), (4, 3), (5, 2), (3, 3), (2, 5))
 """(tokens, steps) of the random worlds, in turn."""
@@ -48,6 +48,23 @@ def terminal_only(seed: int) -> TokenMDP:
     world = dense(seed)
     last = world.terminal[world.next_states] & (world.next_states != NO_STATE)
     return replace(world, rewards=torch.where(last, world.rewards, 0.0))
+
+
+def thin_tail(seed: int) -> TokenMDP:
+    """Return a world of 341 responses with rewards in [0, 4] at the end that are best where the reference is thin.
+
+    The reward is one part noise and minus half a part log π_ref, both by their standard deviations; β = 0.3.
+    """
+    tree, dice = build(vocab_size=5, horizon=4, beta=0.3), generator(seed)
+    world = replace(tree, reference_logps=log_softmax(normal(tuple(tree.next_states.shape), dice), tree))
+    sequences = world.sequences()
+    logps = response_logps(sequences, world.reference_logps)
+    scores = normal((len(sequences),), dice) - 0.5 * (logps - logps.mean()) / logps.std()
+    responses, last = torch.arange(len(sequences)), sequences.valid.sum(-1) - 1
+    rewards = torch.zeros_like(world.rewards)
+    places = sequences.states[responses, last], sequences.tokens[responses, last]
+    rewards[places] = 4 * (scores - scores.min()) / (scores.max() - scores.min())
+    return replace(world, rewards=rewards)
 
 
 def clockwork(seed: int) -> TokenMDP:
@@ -115,6 +132,7 @@ KINDS: dict[str, Callable[[int], TokenMDP]] = {
     "dense reward": dense,
     "dense reward, small": small,
     "terminal reward": terminal_only,
+    "reward in a thin tail": thin_tail,
     "reward by step": clockwork,
     "deterministic environment": deterministic_environment,
     "stochastic environment": stochastic_environment,

@@ -66,13 +66,21 @@ def gae(
 
 
 def implicit_baseline(
-    returns: Numbers, dense: Numbers, rewards: Float[Tensor, " N"], groups: Groups, mask: Mask
+    returns: Numbers,
+    dense: Numbers,
+    rewards: Float[Tensor, " N"],
+    groups: Groups,
+    mask: Mask,
+    offset: float | None = None,
 ) -> Numbers:
-    """Return G_t − V*(s_t), V*(s_t) = V*(x) + Σ_{i<t} dense_i: advantages against the values of a pair, no critic.
+    """Return G_t − V*(s_t) − offset, V*(s_t) = V*(x) + Σ_{i<t} dense_i: advantages against a pair's values, no critic.
 
     For β log π_d/π_ref of a pair that is optimal for the reward at the end, R − Σ dense = V*(x) in every response
     (arXiv 2404.12358, Eq. 9). For any pair the mean of that over the *other* responses knows nothing of this one, and a
     prefix nothing of what follows: the gradient is unbiased whatever the pair is, and a good one takes its noise away.
+
+    V* is of the optimum and G of the policy at hand, which is worth less; taken as it stands, V* adds noise while the
+    two are far apart. So the mean of G − V* at the first token is taken off too, over the rest of the batch.
 
     Args:
         returns: G_t, to go.
@@ -80,10 +88,14 @@ def implicit_baseline(
         rewards: R of responses.
         groups: the prompt of each.
         mask: own tokens.
+        offset: E[G − V*(x)] where it is known; None: the mean over all other responses of the batch.
     """
     own = dense * mask
-    starts = mean_of_others(rewards - own.sum(-1), groups)
-    return (returns - starts[:, None] - (own.cumsum(-1) - own)) * mask
+    starts = rewards - own.sum(-1)
+    whole = (returns * (mask & (mask.cumsum(-1) == 1))).sum(-1)
+    short = mean_of_others(whole - starts, torch.zeros_like(groups)) if offset is None else whole.new_full((), offset)
+    baseline = (mean_of_others(starts, groups) + short)[:, None] + own.cumsum(-1) - own
+    return (returns - baseline) * mask
 
 
 def prime_advantages(
