@@ -363,6 +363,7 @@ def test_numbers_of_tokens_stand_beside_them():
     """ " one" is four bytes and EOS; one number is that of every token; rows of one prompt share it."""
     other = {"prompt": "a", "response": " o", "advantages": 7, "finish_reason": "length"}
     assert columns_of(WRITTEN, other) == [[[0.5, -1.0, 2.0, 0.25, 3.0], [7.0, 7.0]]]
+    assert columns_of({"prompt": "a", "response": " o", "advantages": [1, 2], "terminal": False}) == [[[1.0, 2.0]]]
     assert columns_of(WRITTEN, name="old_logps") == [[[-1.5] * 5]]
     assert columns_of(WRITTEN, max_length=5) == [[[0.5, -1.0, 2.0]]]  # the response was cut
 

@@ -41,7 +41,9 @@ def read_advantages(values: Values) -> ParsedRow:
     prompt, responses, *_ = read_completion(values)
     found = {name: _numbers(values, name) for name in TOKEN_NUMBERS if not cells.is_missing(values.get(name))}
     ids = () if cells.is_missing(values.get("token_ids")) else _numbers(values, "token_ids")
-    response = replace(responses[0], token_ids=tuple(map(int, ids)), token_numbers=found)
+    response = replace(
+        responses[0], token_ids=tuple(map(int, ids)), token_numbers=found, goes_on=values.get("terminal") is False
+    )
     return ParsedRow(prompt, (response,))
 
 
