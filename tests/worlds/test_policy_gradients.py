@@ -24,7 +24,7 @@ from tokenq.core.credit import (
 from tokenq.core.losses import LOSSES
 from tokenq.core.tensors import PrefixValues
 from tokenq.verify.claim import Case
-from tokenq.verify.gradients import Scene
+from tokenq.verify.gradients import stage
 from tokenq.worlds.draws import generator, normal, random_policy
 from tokenq.worlds.gradients import exact_gradient, moments
 from tokenq.worlds.mdp import build, log_softmax
@@ -321,9 +321,9 @@ def test_noise_in_closed_form_is_that_of_all_groups():
     assert got.noise == pytest.approx(variance**0.5, rel=1e-10)
 
 
-def test_a_scene_has_the_reward_less_the_price_of_kl():
+def test_a_stage_has_the_reward_less_the_price_of_kl():
     case, _ = small(8)
-    scene = Scene(case, 0.5)
-    value = (response_logps(case.sequences, scene.logps).exp() * scene.tokens.sum(-1)).sum()
-    assert value.item() == pytest.approx(evaluate(case.world, scene.logps)[0].item(), abs=1e-12)
-    assert torch.equal(outcome_rewards(case.returns, scene.mask).sum(-1), case.returns)
+    at = stage(case, 0.5)
+    value = (response_logps(case.sequences, at.logps).exp() * at.tokens.sum(-1)).sum()
+    assert value.item() == pytest.approx(evaluate(case.world, at.logps)[0].item(), abs=1e-12)
+    assert torch.equal(outcome_rewards(case.returns, at.mask).sum(-1), case.returns)

@@ -6,6 +6,7 @@ responses (`tokenq/worlds/gradients.py`). The worlds' first prompt is looked at.
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,67 +34,79 @@ GROUP = 4
 """Responses to a prompt."""
 
 
-class Scene:
-    """A case with a policy on its way: what estimators are made of, by response.
+class Stage(NamedTuple):
+    """A policy on its way to the optimum of a case.
 
-    Args:
+    Attributes:
         case: the case; its first prompt counts.
-        share: of the reward that the policy is optimal for: 0 is the reference, 1 the optimum.
+        logps: [S, V] log π.
+        tokens: [N, T] the outcome's reward less the price of KL, of every token.
+        true: [S, V] the gradient of J.
     """
 
-    def __init__(self, case: Case, share: float) -> None:
-        world = replace(case.world, rewards=share * case.world.rewards)
-        self.case, self.logps = case, solve(world).logps
-        self.sequences, self.mask = case.sequences, case.sequences.mask
-        own = token_logps(case.sequences, self.logps)
-        self.tokens = outcome_rewards(case.returns, self.mask) - implicit_rewards(own, case.reference, world.beta)
-        self.true = exact_gradient(case.world, self.logps)
+    case: Case
+    logps: Tensor
+    tokens: Tensor
+    true: Tensor
 
-    def to_go(self, tokens: Tensor) -> Credit:
-        """Return the credit of token rewards: what is ahead, less the mean of the others' whole returns."""
-
-        def credit(rows: Tensor, groups: Tensor) -> Tensor:
-            own, whole = tokens[rows], tokens[rows].sum(-1)
-            others = whole - leave_one_out(whole, groups)
-            return (returns_to_go(own, self.mask[rows]) - others[:, None]) * self.mask[rows]
-
-        return credit
+    @property
+    def mask(self) -> Tensor:
+        """[N, T] True for own tokens."""
+        return self.case.sequences.mask
 
     def of(self, credit: Credit, group: int = GROUP) -> Moments:
         """Return mean and noise of an estimator."""
-        return moments(self.sequences, self.logps, credit, group)
+        return moments(self.case.sequences, self.logps, credit, group)
 
 
-def _whole(scene: Scene) -> Credit:
-    """Return the credit of whole responses: what each is worth, KL taken off, less the mean of the others."""
-    whole = scene.tokens.sum(-1)
-    return lambda rows, groups: leave_one_out(whole[rows], groups)[:, None] * scene.mask[rows]
+def stage(case: Case, share: float) -> Stage:
+    """Return the policy that is optimal for a share of the reward: 0 is the reference, 1 the optimum."""
+    logps = solve(replace(case.world, rewards=share * case.world.rewards)).logps
+    prices = implicit_rewards(token_logps(case.sequences, logps), case.reference, case.world.beta)
+    tokens = outcome_rewards(case.returns, case.sequences.mask) - prices
+    return Stage(case, logps, tokens, exact_gradient(case.world, logps))
 
 
-def _against_pair(scene: Scene, dense: Tensor, offset: float) -> Credit:
-    rewards = scene.case.returns
+def to_go(at: Stage, tokens: Tensor) -> Credit:
+    """Return the credit of token rewards: what is ahead, less the mean of the others' whole returns."""
 
     def credit(rows: Tensor, groups: Tensor) -> Tensor:
-        ahead = returns_to_go(scene.tokens[rows], scene.mask[rows])
-        return implicit_baseline(ahead, dense[rows], rewards[rows], groups, scene.mask[rows], offset)
+        own, whole = tokens[rows], tokens[rows].sum(-1)
+        others = whole - leave_one_out(whole, groups)
+        return (returns_to_go(own, at.mask[rows]) - others[:, None]) * at.mask[rows]
 
     return credit
 
 
-def _offset(scene: Scene) -> float:
+def _whole(at: Stage) -> Credit:
+    """Return the credit of whole responses: what each is worth, KL taken off, less the mean of the others."""
+    whole = at.tokens.sum(-1)
+    return lambda rows, groups: leave_one_out(whole[rows], groups)[:, None] * at.mask[rows]
+
+
+def _against_pair(at: Stage, dense: Tensor, offset: float) -> Credit:
+    rewards = at.case.returns
+
+    def credit(rows: Tensor, groups: Tensor) -> Tensor:
+        ahead = returns_to_go(at.tokens[rows], at.mask[rows])
+        return implicit_baseline(ahead, dense[rows], rewards[rows], groups, at.mask[rows], offset)
+
+    return credit
+
+
+def _offset(at: Stage) -> float:
     """Return E[G] − V*(x), what a large batch says of it."""
-    return float(evaluate(scene.case.world, scene.logps)[0] - scene.case.optimum.values[0])
+    return float(evaluate(at.case.world, at.logps)[0] - at.case.optimum.values[0])
 
 
-def _critic(scene: Scene) -> Credit:
-    values = scene.sequences.visited(evaluate(scene.case.world, scene.logps))[:, :-1] * scene.mask
-    return lambda rows, groups: gae(scene.tokens[rows], PrefixValues(values[rows], scene.mask[rows]))[0]
+def _critic(at: Stage) -> Credit:
+    values = at.case.sequences.visited(evaluate(at.case.world, at.logps))[:, :-1] * at.mask
+    return lambda rows, groups: gae(at.tokens[rows], PrefixValues(values[rows], at.mask[rows]))[0]
 
 
-def _largest_bias(case: Case, credit_of: Callable[[Scene], Credit], factor: float = 1.0) -> float:
-    """Return the largest entry of mean − factor · gradient, at the reference and half way to the optimum."""
-    scenes = [Scene(case, share) for share in (0.0, 0.5)]
-    return largest(*(scene.of(credit_of(scene)).mean - factor * scene.true for scene in scenes))
+def _largest_bias(case: Case, credit_of: Callable[[Stage], Credit]) -> float:
+    """Return the largest entry of mean − gradient, at the reference and half way to the optimum."""
+    return largest(*(at.of(credit_of(at)).mean - at.true for at in (stage(case, 0.0), stage(case, 0.5))))
 
 
 def whole_is_unbiased(case: Case) -> float:
@@ -103,14 +116,14 @@ def whole_is_unbiased(case: Case) -> float:
 
 def to_go_is_unbiased(case: Case) -> float:
     """The same of what is ahead of each token, less the mean of the others' whole returns."""
-    return _largest_bias(case, lambda scene: scene.to_go(scene.tokens))
+    return _largest_bias(case, lambda at: to_go(at, at.tokens))
 
 
 def pair_is_unbiased(case: Case) -> float:
     """The same against the values of a pair of random policies."""
     tuned, untuned = (random_policy(case.world, dice) for dice in (case.dice(),) * 2)
     dense = case.sequences.taken(case.world.beta * log_ratios(tuned, untuned)) * case.sequences.mask
-    return _largest_bias(case, lambda scene: _against_pair(scene, dense, _offset(scene)))
+    return _largest_bias(case, lambda at: _against_pair(at, dense, _offset(at)))
 
 
 def critic_is_unbiased(case: Case) -> float:
@@ -129,10 +142,10 @@ def group_scale_is_unbiased(case: Case) -> float:
 
 
 def _group_relative(case: Case, scale: bool) -> float:
-    scene = Scene(case, 0.5)
-    whole = scene.tokens.sum(-1)
-    found = scene.of(lambda rows, groups: group_relative(whole[rows], groups, scale)[:, None] * scene.mask[rows], 2)
-    return _sine(found.mean, scene.true) if scale else largest(found.mean - scene.true / 2)
+    at = stage(case, 0.5)
+    whole = at.tokens.sum(-1)
+    found = at.of(lambda rows, groups: group_relative(whole[rows], groups, scale)[:, None] * at.mask[rows], 2)
+    return _sine(found.mean, at.true) if scale else largest(found.mean - at.true / 2)
 
 
 def _sine(one: Tensor, other: Tensor) -> float:
@@ -151,26 +164,26 @@ def scaled_is_shaping(case: Case) -> float:
 
 
 def _scaled(case: Case, share: float, factor: float) -> float:
-    scene = Scene(case, share)
-    found = scene.of(scene.to_go(scaled(scene.tokens, case.implicit, 1.0)))
-    return largest(found.mean - factor * scene.true)
+    at = stage(case, share)
+    found = at.of(to_go(at, scaled(at.tokens, case.implicit, 1.0)))
+    return largest(found.mean - factor * at.true)
 
 
 def one_step_is_unbiased(case: Case) -> float:
     """Sine of the angle between the gradient and the mean of β log π*/π_ref less the price of KL, no return."""
-    scene = Scene(case, 0.0)
-    steps = case.implicit + scene.tokens - outcome_rewards(case.returns, scene.mask)
-    return _sine(scene.of(lambda rows, groups: steps[rows]).mean, scene.true)
+    at = stage(case, 0.0)
+    steps = case.implicit + at.tokens - outcome_rewards(case.returns, at.mask)
+    return _sine(at.of(lambda rows, groups: steps[rows]).mean, at.true)
 
 
 def prime_is_unbiased(case: Case) -> float:
     """The same of PRIME's equation with the rewards of an optimal process reward model."""
-    scene = Scene(case, 0.0)
+    at = stage(case, 0.0)
 
     def credit(rows: Tensor, groups: Tensor) -> Tensor:
-        return prime_advantages(case.returns[rows], case.implicit[rows], groups, scene.mask[rows])
+        return prime_advantages(case.returns[rows], case.implicit[rows], groups, at.mask[rows])
 
-    return _sine(scene.of(credit).mean, scene.true)
+    return _sine(at.of(credit).mean, at.true)
 
 
 def pair_is_quieter(case: Case) -> float:
@@ -189,9 +202,9 @@ def pair_is_quieter_uncentred(case: Case) -> float:
 
 
 def _noise(case: Case, share: float, most: float, *, centred: bool) -> float:
-    scene = Scene(case, share)
-    against = scene.of(_against_pair(scene, case.implicit, _offset(scene) if centred else 0.0)).noise
-    return excess(torch.tensor(against / scene.of(_whole(scene)).noise - most))
+    at = stage(case, share)
+    against = at.of(_against_pair(at, case.implicit, _offset(at) if centred else 0.0)).noise
+    return excess(torch.tensor(against / at.of(_whole(at)).noise - most))
 
 
 def _with_tokens(case: Case, tokens: Tensor) -> TokenMDP:
