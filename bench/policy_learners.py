@@ -3,13 +3,14 @@
 Each learner pauses after each update, so that whoever runs it can look. The losses are the package's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
 
-from bench.policy_worlds import Forest, Policy, at_end, descend, roll_out
+from bench.policy_worlds import Forest, Policy, Rollouts, at_end, descend, roll_out
 from tokenq.core.credit import kl_estimates, leave_one_out
 from tokenq.core.losses import find_loss
 from tokenq.worlds.draws import generator
@@ -24,19 +25,30 @@ def by_dpo(policy: Policy, kind: Forest, pairs: Tensor, updates: int, beta: floa
     rows = kind.index(pairs).flatten(0, 1)
     loss = find_loss("dpo", {"beta": beta}).function
     before = token_logps(kind.sequences, reference).pairs(rows)
-    return descend(
-        policy, lambda: loss(token_logps(kind.sequences, policy.table()).pairs(rows), before).sum(), updates, RATE
-    )
+
+    def value() -> Tensor:
+        return loss(token_logps(kind.sequences, policy.table()).pairs(rows), before).sum()
+
+    return descend(policy, repeat(value, updates), RATE)
 
 
 def by_sft(policy: Policy, kind: Forest, pairs: Tensor, updates: int) -> Iterator[None]:
     """Train a policy to write the chosen responses."""
     rows, loss = kind.index(pairs).flatten(0, 1)[:, 0], find_loss("sft").function
-    return descend(policy, lambda: loss(token_logps(kind.sequences, policy.table()).select(rows)).sum(), updates, RATE)
+
+    def value() -> Tensor:
+        return loss(token_logps(kind.sequences, policy.table()).select(rows)).sum()
+
+    return descend(policy, repeat(value, updates), RATE)
 
 
 class RewardModel(nn.Module):
-    """A number for every response, or a sum over its tokens of one for each (row, token), 0 to begin with."""
+    """A number for every response, or a sum over its tokens of one for each (row, token), 0 to begin with.
+
+    Args:
+        kind: where.
+        rows: [S] of numbers for tokens; None: a number for each response.
+    """
 
     def __init__(self, kind: Forest, rows: Tensor | None) -> None:
         super().__init__()
@@ -54,23 +66,27 @@ class RewardModel(nn.Module):
 def by_bradley_terry(model: RewardModel, kind: Forest, pairs: Tensor, updates: int) -> Iterator[None]:
     """Train a reward model on all pairs at once."""
     rows, loss = kind.index(pairs).flatten(0, 1), find_loss("bradley_terry").function
-    return descend(model, lambda: loss(*model().flatten()[rows].unbind(1)).sum(), updates, RATE)
+    return descend(model, repeat(lambda: loss(*model().flatten()[rows].unbind(1)).sum(), updates), RATE)
 
 
 def by_ppo(policy: Policy, kind: Forest, rewards: Tensor, updates: int, beta: float, seed: int = 3) -> Iterator[None]:
     """Train a policy by PPO on rewards [W, N] less β KL, leave-one-out, two updates for each 32 responses a world."""
     dice, loss = generator(seed), find_loss("ppo").function
-    for _ in range(updates // 2):
-        wrote = roll_out(kind, policy.table().detach(), SAMPLES, dice)
-        paid = beta * kl_estimates(wrote.written.logps, wrote.reference.logps, "k1").sum(-1)
-        gains = leave_one_out(rewards.flatten()[wrote.rows] - paid, wrote.groups)
-        advantages = gains[:, None] * wrote.written.mask
 
-        def value(wrote=wrote, advantages=advantages) -> Tensor:
-            policy_logps = token_logps(kind.sequences, policy.table()).select(wrote.rows)
-            return loss(policy_logps, wrote.written.logps, advantages).sum() / SAMPLES
+    def values() -> Iterator[Callable[[], Tensor]]:
+        for _ in range(updates // 2):
+            wrote = roll_out(kind, policy.table().detach(), SAMPLES, dice)
+            paid = beta * kl_estimates(wrote.written.logps, wrote.reference.logps, "k1").sum(-1)
+            gains = leave_one_out(rewards.flatten()[wrote.rows] - paid, wrote.groups)
+            advantages = gains[:, None] * wrote.written.mask
 
-        yield from descend(policy, value, 2, RATE)
+            def value(wrote: Rollouts = wrote, advantages: Tensor = advantages) -> Tensor:
+                logps = token_logps(kind.sequences, policy.table()).select(wrote.rows)
+                return loss(logps, wrote.written.logps, advantages).sum() / SAMPLES
+
+            yield from repeat(value, 2)
+
+    return descend(policy, values(), RATE)
 
 
 def optimum(kind: Forest, rewards: Tensor, beta: float) -> Tensor:

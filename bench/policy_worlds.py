@@ -4,7 +4,7 @@ Worlds of one kind are prompts of a single `TokenMDP`, so one policy acts in all
 them all; nothing that is learnt at one prompt reaches another. All prompts have the same tree of responses.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -139,12 +139,12 @@ def draw_pairs(logps: Tensor, rewards: Tensor, count: int, dice: torch.Generator
     return torch.stack((torch.where(wins, one, other), torch.where(wins, other, one)), -1)
 
 
-def descend(policy: nn.Module, value: Callable[[], Tensor], updates: int, rate: float) -> Iterator[None]:
-    """Take a step of Adam down a function of the parameters, and pause after each."""
-    search = torch.optim.Adam(policy.parameters(), lr=rate)
-    for _ in range(updates):
+def descend(module: nn.Module, losses: Iterable[Callable[[], Tensor]], rate: float) -> Iterator[None]:
+    """Take a step of Adam down each of these functions of the parameters in turn, and pause after each."""
+    search = torch.optim.Adam(module.parameters(), lr=rate)
+    for loss in losses:
         search.zero_grad()
-        value().backward()
+        loss().backward()
         search.step()
         yield
 
