@@ -30,6 +30,7 @@ from tokenq.data.signals import (
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.rollouts import Rollout, advantage_row
 
 BYTES = bytes_tokenizer()
 
@@ -388,3 +389,17 @@ def test_a_response_of_other_tokens_than_were_sampled_is_left_out():
     other = {**WRITTEN, "token_ids": [*ids[:-1], 77]}
     assert len(columns_of(WRITTEN | {"token_ids": ids}, other)[0]) == 1
     assert columns_of(other) == []
+
+
+def test_a_line_of_a_round_trains_as_the_round_did():
+    ids = tokenised(WRITTEN, selection="rollouts").groups[0].responses[0].ids
+    numbers = {"old_logps": -ids / 7, "advantages": np.linspace(-1, 1, len(ids))}
+    one = Rollout(
+        **{"id": "7", "number": 0, "prompt": "a", "response": " one", "prompt_ids": (3,)},
+        **{"token_ids": tuple(ids.tolist())},
+        **{"logps": (), "kept_mass": None, "finish": "stop", "writer": "policy", "version": 0, "sampling": {}},
+        **{"engine": "", "use": "compared", "reward": 1.0},
+    )
+    row = advantage_row(one, 1, "round 1, prompt 7", numbers)
+    for name, column in numbers.items():
+        assert columns_of(row, name=name)[0][0] == column.astype(np.float32).tolist()
