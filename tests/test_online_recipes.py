@@ -12,14 +12,19 @@ from tokenq.rollout.config import OnlineConfig
 
 RECIPES = sorted((FOLDER / "online").glob("*.yaml"))
 GIVEN = ["--model", "m", "--prompts", "p", "--output", "o", "--answer", "text", "--gold", "answer", "--reference", "r"]
-GIVEN += ["--data", "d"]
 
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
 
 
+def beside(path, data, run):
+    """Return what a recipe asks for on its command line, of pairs and of a run of DPO."""
+    text = path.read_text()
+    return [*(["--data", data] if "PAIRS" in text else []), *(["--credit-run", run] if "--credit-run" in text else [])]
+
+
 def resolve(path):
     row = COMMANDS["online"]
-    words = ["--config", str(path), *GIVEN]
+    words = ["--config", str(path), *GIVEN, *beside(path, "d", "r")]
     return parse(OnlineConfig, words, prog="online", sections=row.sections, spelt_elsewhere=row.spelt_elsewhere)
 
 
@@ -36,6 +41,11 @@ def test_a_recipe_says_where_its_values_come_from(path):
     [
         ("iterative_dpo_llama3", {"rounds": 3, "samples": 8, "beta": 0.1, "learning_rate": 5e-7, "batch_size": 128}),
         ("selm_zephyr", {"rounds": 3, "loss_options": {"alpha": "1e-3"}, "learning_rate": 5e-7, "batch_size": 256}),
+        ("ppo_hh", {"top_k": 200, "beta": 0.1, "reward_clip": 20, "gamma": 1.0, "lam": 1.0, "batch_size": 128}),
+        ("grpo_math", {"samples": 64, "beta": 0.04, "learning_rate": 1e-6, "batch_size": 1024}),
+        ("dapo_math", {"samples": 16, "prompts_per_round": 512, "truncated": "mask", "learning_rate": 1e-6}),
+        ("rloo", {"samples": 2, "beta": 0.05, "learning_rate": 1e-6}),
+        ("rto", {"prompts_per_round": 1024, "batch_size": 128, "reward_clip": 10, "beta": 0.01}),
         ("dice_llama3", {"rounds": 2, "samples": 16, "temperature": 0.9, "replay": 0.5, "warmup_steps": 50}),
     ],
 )
@@ -53,6 +63,9 @@ def stand_ins(tmp_path_factory):
         tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(folder / name)
     rows = [{"prompt": f"What is {n}?", "answer": "What", "chosen": f" {n}", "rejected": " 9."} for n in range(4)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trained = ["--model", folder / "model", "--data", folder / "rows.jsonl", "--output", folder / "dpo"]
+    trained += ["--learning-rate", "1e-2", "--max-steps", "2", "--device", "cpu"]
+    assert main([str(word) for word in ("train", *trained)]) == 0
     return folder
 
 
@@ -62,8 +75,8 @@ def test_a_recipe_takes_two_steps_with_a_tiny_model(path, stand_ins, tmp_path):
     given += ["--prompts", stand_ins / "rows.jsonl", "--answer", "regex:What", "--gold", "answer", "--device", "cpu"]
     small = ["--max-new-tokens", "6", "--max-length", "64", "--batch-size", "2", "--rounds", "1"]
     small += [] if path.stem.startswith("selm") else ["--samples", "4"]
-    replayed = ["--data", stand_ins / "rows.jsonl"] if "PAIRS" in path.read_text() else []
-    assert main([str(word) for word in ("online", "--config", path, *given, *small, *replayed)]) == 0
+    more = beside(path, stand_ins / "rows.jsonl", stand_ins / "dpo")
+    assert main([str(word) for word in ("online", "--config", path, *given, *small, *more)]) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert sum("loss" in line for line in lines) >= 2
     assert sum(line.get("loss") is not None for line in lines) >= 1

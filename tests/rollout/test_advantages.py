@@ -98,10 +98,15 @@ def test_a_group_scales_what_is_to_go_as_well():
 
 
 def test_the_values_of_a_pair_are_a_baseline():
-    """V*(x) of each response from its neighbour: R − Σ dense, 1 for the second, and then what came before is added."""
+    """R − Σ dense is ¼, 1, 2 and 2: V*(x) of each from its neighbour, and then what came before is added.
+
+    The policy falls short of it by ¾, −1, 1 and 1 at the first token; the mean over the other three is taken off.
+    """
     row = judged(dense=DENSE)
     given = advantages(judged=row, token_reward_form="baseline", token_rewards="implicit", token_reward_weight=1.0)
-    assert given == [[0, -0.5], [-0.25, 0], [1, -1], [1, 1]]  # starts 1, ¼, 2, 2
+    assert given[0] == pytest.approx([1 - 1 - 1 / 3, 1 - 1 - 1 / 3 - 0.5])
+    assert given[1] == pytest.approx([0 - 0.25 - 2.75 / 3, 0])
+    assert given[2:] == [[0.75, -1.25], [0.75, 0.75]]
 
 
 def test_prime_adds_two_sums():
