@@ -28,8 +28,8 @@ ALIKE = {
 }
 """Recipes that run in the fast tests: one of each kind of data or of computing; the others differ in a formula."""
 
-TERMS = {"value", "clipped_value", "kl_k1", "kl_k2", "kl_k3"}
-"""Losses that are only added to others."""
+TERMS = {"value", "clipped_value", "kl_k1", "kl_k2", "kl_k3", "implicit_prm"}
+"""Losses that are only added to others; alone, `implicit_prm` is what the recipe of `ce` trains."""
 
 WORDS = {"ranked": "RANKED", "labelled": "LABELLED", "rewarded": "REWARDED", "rated": "RATED", "steps": "STEPS"}
 WORDS |= {"rollouts": "ROLLOUTS"}

@@ -23,7 +23,7 @@ def rows_for(want):
             "labelled": {"completion": f" {number} {q}", "label": number % 2 == 0},
             "rollouts": {"completion": f" {number} {q}", "advantages": number - 3.5, "old_logps": -5.5}
             | {"returns": number, "old_values": 0},
-            "rewarded": {"completion": f" {number} {q}", "reward": number % 3},
+            "rewarded": {"completion": f" {number} {q}", "reward": number % 3 / 2},
             "ranked": {"answers": [{"answer": f" {q} {r}", "rank": r} for r in range(1, 3 + number % 2)]},
             "rated": {"completion": f" {number} {q}", "ratings": {"good": number % 4, "short": 1}},
             "steps": {"completions": [f" {q}.", " so.", " 7."], "labels": [True, number % 2 == 0, False]},

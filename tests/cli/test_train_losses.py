@@ -5,6 +5,7 @@ import math
 import shutil
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
@@ -62,6 +63,8 @@ def train(folder, output, data, *words):
         ("kto", "pairs", 0.5),
         ("bco", "labelled", math.log(2)),
         ("ce", "pairs", math.log(2)),
+        ("implicit_prm", "labelled", math.log(2)),
+        ("implicit_prm", "pairs", math.log(2)),
         ("plackett_luce", "ranked", None),  # log 2 or log 6
         ("plackett_luce", "pairs", math.log(2)),
         ("dro", "rewarded", None),
@@ -136,6 +139,8 @@ def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path
         ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),
         ("alike", ["--loss", "dro"], "All 6 rewards are 2"),
         *(("liked", ["--loss", loss], "All 6 labels are 1 (") for loss in ("kto", "bco", "ce")),
+        ("liked", ["--loss", "kto+implicit_prm"], "All 6 labels are 1 ("),
+        ("rewarded", ["--loss", "implicit_prm"], "row 3: an outcome of 2 is outside [0, 1]. 1 is right and 0 is wrong"),
         ("unclear", ["--loss", "dro"], "row 3: label 'fair' is neither true nor false"),
         ("rewarded", ["--loss", "dro", "--loss-options", "values=prompts"], "Did you mean 'prompt'"),
         ("ranked", ["--loss", "kto"], "row 1: no response of the row has a label"),
@@ -172,6 +177,25 @@ def test_a_run_with_a_value_network_leaves_a_policy_and_the_scale_of_its_rewards
     stored = load_file(checkpoint / "state" / "weights.safetensors")
     assert any(name.startswith("values.head") for name in stored)
     assert not any("values" in path.name for path in (tmp_path / "run" / "policy").iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--lora-rank", "2"], ["--gradient-checkpointing"]], ids=["full", "adapter", "checked"]
+)
+def test_a_run_with_a_process_reward_model_leaves_the_policy_that_it_would_be_without(words, stand_in, tmp_path):
+    """To the last bit; the process reward model has learnt, and lies in the checkpoint alone."""
+    words = [*words, "--eval-size", "2"]
+    lines = train(stand_in, tmp_path / "run", "labelled", "--loss", "kto+implicit_prm", *words)
+    train(stand_in, tmp_path / "without", "labelled", "--loss", "kto", *words)
+    name = "adapter_model.safetensors" if "--lora-rank" in words else "model.safetensors"
+    found, want = (load_file(tmp_path / run / "policy" / name) for run in ("run", "without"))
+    assert found.keys() == want.keys()
+    assert all(torch.equal(found[key], want[key]) for key in want)
+    assert lines[-1]["eval_loss/implicit_prm"] != pytest.approx(math.log(2), abs=1e-6)
+    assert all(line["prm/grad_norm"] > 0 for line in lines if "loss" in line)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert {key.split(".")[0] for key in load_file(checkpoint / "state" / "weights.safetensors")} == {"prm"}
+    assert models_of_run(str(tmp_path / "run"), ModelSpec("")).beta == 0.1
 
 
 def test_a_run_with_a_value_network_resumes_from_the_command_line(stand_in, tmp_path):

@@ -133,7 +133,7 @@ def test_the_source_of_an_input_is_an_option():
 def test_every_input_is_of_some_loss():
     columns = {name for row in LOSSES.values() if row.unit in ("rollouts", "actions") for name in row.inputs}
     assert columns - {"values"} == set(TOKEN_NUMBERS)
-    assert {name for row in LOSSES.values() for name in row.inputs} == set(INPUTS) | columns
+    assert {name for row in LOSSES.values() for name in row.inputs} == set(INPUTS) | columns | {"outcomes"}
 
 
 def test_a_sum_of_losses():

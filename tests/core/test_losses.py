@@ -170,6 +170,28 @@ def test_cross_entropy_by_hand():
     assert got.tolist() == pytest.approx([softplus(-1), softplus(-0.5), softplus(-0.25)], abs=1e-12)
 
 
+def test_cross_entropy_with_outcomes_by_hand():
+    """Rewards 1, −0.5, 0.25 and outcomes 1, ¼, ½; of labels it is `ce`, to the last bit."""
+    row, outcomes = find_loss("implicit_prm", HALF), numbers(1.0, 0.25, 0.5)
+    got = row.function(SINGLE, SINGLE_REFERENCE, outcomes)
+    parts = [softplus(-1), softplus(0.5) / 4 + 3 * softplus(-0.5) / 4, (softplus(-0.25) + softplus(0.25)) / 2]
+    assert got.tolist() == pytest.approx(parts, abs=1e-12)
+    labels = find_loss("ce", HALF).function(SINGLE, SINGLE_REFERENCE, LABELS)
+    assert row.function(SINGLE, SINGLE_REFERENCE, LABELS.double()).tolist() == labels.tolist()
+
+
+def test_the_gradient_of_cross_entropy_is_the_error_of_the_probability():
+    """β (σ(r) − o) at every own token of φ, and at no other."""
+    logps = SINGLE.logps.clone().requires_grad_()
+    outcomes = numbers(1.0, 0.25, 0.5)
+    find_loss("implicit_prm", HALF).function(
+        TokenLogps(logps, SINGLE.mask), SINGLE_REFERENCE, outcomes
+    ).sum().backward()
+    for place, (reward, outcome) in enumerate(((1.0, 1.0), (-0.5, 0.25), (0.25, 0.5))):
+        want = 0.5 * (sigmoid(reward) - outcome) * SINGLE.mask[place].double()
+        assert logps.grad[place].tolist() == pytest.approx(want.tolist(), abs=1e-12)
+
+
 def test_plackett_luce_by_hand():
     """Rewards 1, 0.25, −0.5 in the order of the ranking; then two of them, which is DPO with β h = 1.5."""
     rankings = torch.tensor([[0, 2, 1], [0, 1, -1]])
@@ -190,7 +212,7 @@ def test_the_golden_numbers_cover_the_table():
     """A new loss needs numbers of its own; `dro`, policy gradients and reward models have files of their own."""
     elsewhere = {name for name, row in LOSSES.items() if row.unit in ("rollouts", "actions")}
     policies = {name for name, row in LOSSES.items() if row.output == "logps"} - elsewhere
-    assert policies == {*GOLDEN, "sft", "kto", "bco", "ce", "dro", "plackett_luce"}
+    assert policies == {*GOLDEN, "sft", "kto", "bco", "ce", "implicit_prm", "dro", "plackett_luce"}
 
 
 def test_aot_compares_margins_of_one_rank():

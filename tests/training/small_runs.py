@@ -73,6 +73,18 @@ def step_places(config, count, step):
 
 def groups_for(loss, count=10, seed=0):
     """Return random data of the form that a loss trains on, with all that it reads beside."""
+    groups = rows_for(loss, count, seed)
+    return with_random_outcomes(groups, seed) if "outcomes" in find_sum(loss).inputs else groups
+
+
+def with_random_outcomes(groups, seed=0):
+    """Return the groups with responses that are right, wrong or something between."""
+    rng = np.random.default_rng([seed, 2])
+    return [g.map(lambda one: one.with_response_column("outcomes", rng.choice([0.0, 0.25, 1.0]))) for g in groups]
+
+
+def rows_for(loss, count, seed):
+    """Return the same without outcomes."""
     rng = np.random.default_rng([seed, 1])
 
     def beside(group):

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from small_runs import groups_for, random_pairs, small_policy, train_small, weights_of
 
+from tokenq.core.losses import find_sum
 from tokenq.errors import Interrupted, UserError
 from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.policy import MovingReference, frozen_model, no_grad
@@ -77,7 +78,11 @@ RUNS = {
     # Losses that see a whole step at once, on whatever process its parts are.
     "coupled": lambda out: coupled(out, "aot+0.5*tdpo2+0.3*sft"),
     "labelled": lambda out: coupled(out, "kto"),
-    "valued": lambda out: valued(out),
+    "valued": lambda out: accompanied(out, "dro"),
+    "accompanied": lambda out: accompanied(out, "ppo+0.5*value+implicit_prm"),
+    "accompanied and coupled": lambda out: accompanied(out, "kto+implicit_prm"),
+    # A response a step: of the first three, some are wrong, and there is nothing to imitate.
+    "accompanied and alone": lambda out: accompanied(out, "sft+implicit_prm", batch_size=1),
     # Held-out KL grows from step to step: the first evaluation is best, two more end the run.
     "best": lambda out: train_small(
         out,
@@ -104,11 +109,16 @@ def moving(out):
     return train_small(out, **options, batch_size=5, tokens_per_batch=60, max_steps=5)
 
 
-def valued(out):
-    """Train a value network beside the policy, and return both."""
-    data = {"groups": groups_for("dro"), "held_out": groups_for("dro", 7, seed=5)}
-    both = PolicyNetworks(small_policy(), ["values"])
-    return both, train_small(out, loss="dro", policy=both, batch_size=5, tokens_per_batch=30, max_steps=3, **data)[1]
+def accompanied(out, loss, batch_size=5):
+    """Train networks beside the policy, and return all of them."""
+    data = {
+        "groups": groups_for(loss),
+        "held_out": groups_for(loss, 7, seed=5),
+        "start_tolerance": None,
+        "batch_size": batch_size,
+    }
+    both = PolicyNetworks(small_policy(), find_sum(loss).networks)
+    return both, train_small(out, loss=loss, policy=both, tokens_per_batch=30, max_steps=3, **data)[1]
 
 
 def coupled(out, loss):

@@ -1,10 +1,11 @@
 """Refuses data in which everything that a loss tells apart is the same: labels, rewards, margins."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tokenq.errors import UserError
-from tokenq.records.examples import TokenGroup
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 
 class Difference(NamedTuple):
@@ -35,6 +36,32 @@ def rewards(group: TokenGroup) -> list[float]:
     return held
 
 
+def outcomes(group: TokenGroup) -> list[float]:
+    """Return what every response came to, from 0 for wrong to 1 for right; NaN for one that is read beside others only.
+
+    That is its reward, else its label, else its side of a pair.
+
+    Raises:
+        UserError: a response has none of these, or a reward outside [0, 1].
+    """
+    return [_outcome(group.where, one) for one in group.responses]
+
+
+def _outcome(where: str, response: TokenResponse) -> float:
+    if response.role in ("mismatched", "calibration"):
+        return math.nan
+    score = None if response.given is None else response.given.score
+    label = None if response.given is None else response.given.label
+    if score is None and label is None and response.role == "plain":
+        raise UserError(f"{where}: a response has no outcome.", "Give a column label, or reward in [0, 1].")
+    side = response.role == "chosen" if label is None else label
+    value = float(side) if score is None else score
+    if not 0 <= value <= 1:
+        hint = "1 is right and 0 is wrong: give labels, or rewards on that scale."
+        raise UserError(f"{where}: an outcome of {value:g} is outside [0, 1].", hint)
+    return value
+
+
 def _step_labels(group: TokenGroup) -> list[float]:
     labels = [one.token_columns["step_labels"] for one in group.responses if "step_labels" in one.token_columns]
     return [float(label) for some in labels for label in some[some >= 0]]
@@ -52,6 +79,11 @@ REWARDS = Difference(
     rewards,
     "rewards",
     "Rewards that do not differ say nothing: give responses of different quality, or look at the column.",
+)
+OUTCOMES = Difference(
+    lambda group: [value for value in outcomes(group) if not math.isnan(value)],
+    "outcomes",
+    _ONE_SIDE.format("responses"),
 )
 MARGINS = Difference(
     lambda group: [] if group.margin is None else [group.margin],

@@ -11,7 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokenq.data.checks import LABELS, MARGINS, REWARDS, STEP_LABELS, Difference, refuse_equal, rewards
+from tokenq.data.checks import (
+    LABELS,
+    MARGINS,
+    OUTCOMES,
+    REWARDS,
+    STEP_LABELS,
+    Difference,
+    outcomes,
+    refuse_equal,
+    rewards,
+)
 from tokenq.data.encoding import ResponseText
 from tokenq.data.layouts.ratings import TOKEN_NUMBERS
 from tokenq.data.steps import with_step_labels, with_steps
@@ -168,6 +178,20 @@ def with_rewards(groups: Sequence[TokenGroup], scale: RewardScale) -> list[Token
     ]
 
 
+def with_outcomes(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
+    """Return the groups with the outcome of every response, as the data has it."""
+    return [
+        replace(
+            group,
+            responses=tuple(
+                response.with_response_column("outcomes", value)
+                for response, value in zip(group.responses, outcomes(group), strict=True)
+            ),
+        )
+        for group in groups
+    ]
+
+
 def with_margins(groups: Sequence[TokenGroup]) -> list[TokenGroup]:
     """Return pairs with the margin of each beside both of its responses."""
 
@@ -282,6 +306,7 @@ SIGNALS: dict[str, Signal] = {
         needs_all=True,
         differences=(REWARDS,),
     ),
+    "outcomes": Signal(lambda data, options: with_outcomes(data.groups), differences=(OUTCOMES,)),
     "margin": Signal(lambda data, options: with_margins(data.groups), differences=(MARGINS,)),
     "ratings": Signal(
         lambda data, options: with_ratings(data.groups, options.attributes),

@@ -291,8 +291,7 @@ class _Trainer:
         every, own, *apart = self.clipped
         norm = self.accelerator.clip_grad_norm_(own if apart else every, limit)
         norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
-        for name, weights in zip(self.job.networks, apart, strict=True):
-            # After accelerate has undone the scale of all gradients, where there is one.
+        for name, weights in zip(self.job.networks, apart, strict=True):  # accelerate has undone any scale by now
             norms[f"{name}/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(weights, limit))
         return norms
 

@@ -102,8 +102,8 @@ class Objective:
     def share(self, result: "BatchResult", totals: Sequence[float]) -> Tensor:
         """Return the share of a batch in the step's loss Σ weight · mean, given the step's totals of `weights`."""
         parts = zip(self.loss.terms, result.losses, totals, strict=True)
-        added = [term.weight * losses.sum() / total for term, losses, total in parts if total]
-        return torch.stack(added).sum() if added else result.losses[0].sum()
+        # A loss without a value is an empty sum: its network is still heard of by processes that wait for all of them.
+        return torch.stack([term.weight * losses.sum() / (total or 1) for term, losses, total in parts]).sum()
 
     def means(self, totals: dict[str, list[float]]) -> dict[str, float]:
         """Return the averages of a step or an evaluation, the loss first."""
@@ -115,21 +115,22 @@ class Objective:
 
     def _losses(self, term: LossTerm, scene: Scene) -> Tensor:
         loss, rows = term.loss, self._rows(term, scene.actions)
-        models = [] if scene.outputs.logps is None else [scene.policy]
+        models = [] if scene.outputs.logps is None else [getattr(scene, loss.network)]
         if scene.reference is not None and loss.reference:
             models.append(scene.reference)
         arguments = UNITS[loss.unit].readings[loss.output].arguments(scene, models, rows)
         return loss.function(*arguments, *loss.given(scene, rows))
 
     def _rows(self, term: LossTerm, actions: Actions) -> Tensor:
-        """Return the responses that a loss sees: those of its data, or those of others' to imitate."""
-        imitates = term.loss.unit == "responses"
-        return self.loss.unit.imitated(actions) if imitates else UNITS[term.loss.unit].seen(actions)
+        """Return the responses that a loss sees: those of its data, or what it takes of others'."""
+        unit = UNITS[term.loss.unit]
+        return unit.seen(actions) if unit.guest is None else unit.guest.rows(self.loss.unit, actions)
 
     def _count(self, term: LossTerm, actions: Actions) -> int:
-        if term.loss.unit == "responses":
-            return int(torch.isin(actions.responses, self._rows(term, actions)).sum())
-        return UNITS[term.loss.unit].readings[term.loss.output].count(actions)
+        unit = UNITS[term.loss.unit]
+        if unit.guest is None:
+            return unit.readings[term.loss.output].count(actions)
+        return unit.guest.values(actions, self._rows(term, actions))
 
 
 @dataclass(frozen=True)

@@ -116,12 +116,13 @@ class CoupledStep:
 
 
 def share_of(outputs: Outputs, slopes: Mapping[str, Tensor]) -> Tensor:
-    """Return a number with these gradients at these outputs; 0 times the outputs where there are none."""
+    """Return a number with these gradients at these outputs.
+
+    What has no gradient counts 0 times: every network is to be heard of by processes that wait for all of them.
+    """
     given = outputs.given()
     products = [(given[name] * slope).sum() for name, slope in slopes.items()]
-    if not products:
-        first = next(iter(given.values()))
-        return (first * first.new_zeros(1)).sum()
+    products += [(one * one.new_zeros(1)).sum() for name, one in given.items() if name not in slopes]
     return sum(products[1:], products[0])
 
 

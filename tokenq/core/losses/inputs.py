@@ -43,6 +43,12 @@ class Scene:
         return self.actions.pad(_given(self.outputs.logps))
 
     @cached_property
+    def prm(self) -> TokenLogps:
+        """[S, C] log φ of all responses; where no process reward model is beside the policy, the policy is one."""
+        found = self.outputs.prm_logps
+        return self.policy if found is None else self.actions.pad(found)
+
+    @cached_property
     def reference(self) -> TokenLogps | None:
         """[S, C] log π_ref, None for losses without a reference."""
         found = self.outputs.ref_logps

@@ -71,6 +71,24 @@ def bco(
     return -F.logsigmoid(torch.where(labels, rewards - shift, shift - rewards))
 
 
+def implicit_prm(
+    policy: TokenLogps, reference: TokenLogps, outcomes: Float[Tensor, " N"], *, beta: float = 0.05
+) -> Float[Tensor, " N"]:
+    """Return −o log σ(r) − (1 − o) log σ(−r), r = β d: cross-entropy with outcomes o in [0, 1], arXiv 2412.01981.
+
+    Trains φ as an implicit process reward model from what whole responses came to: β log φ/π_ref of a token is then its
+    reward. Beside a policy, φ is a network of its own, as PRIME (arXiv 2502.01456) has it; alone, the policy itself.
+
+    Args:
+        policy: [N, T] log-probs under φ.
+        reference: [N, T] log-probs under π_ref.
+        outcomes: [N] 1 = right, 0 = wrong.
+        beta: KL temperature.
+    """
+    rewards = beta * log_ratios(policy, reference)
+    return -outcomes * F.logsigmoid(rewards) - (1 - outcomes) * F.logsigmoid(-rewards)
+
+
 def ce(
     policy: TokenLogps, reference: TokenLogps, labels: Bool[Tensor, " N"], *, beta: float = 0.05
 ) -> Float[Tensor, " N"]:
@@ -85,5 +103,4 @@ def ce(
         labels: [N] True = right.
         beta: KL temperature.
     """
-    rewards = beta * log_ratios(policy, reference)
-    return -F.logsigmoid(torch.where(labels, rewards, -rewards))
+    return implicit_prm(policy, reference, labels.to(policy.logps), beta=beta)

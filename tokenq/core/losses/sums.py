@@ -43,8 +43,9 @@ class LossSum:
 
     @property
     def unit(self) -> Unit:
-        """The kind of row that the sum trains on."""
-        return UNITS[next((term.loss.unit for term in self.terms if term.loss.unit != "responses"), "responses")]
+        """The kind of row that the sum trains on: that of the losses which learn from no other."""
+        units = [UNITS[term.loss.unit] for term in self.terms]
+        return min(units, key=lambda unit: (unit.guest is not None, unit.name == "responses"))
 
     @property
     def selection(self) -> str:
@@ -70,7 +71,9 @@ class LossSum:
     @property
     def networks(self) -> tuple[str, ...]:
         """The networks that the losses train beside the policy."""
-        return tuple(name for name in self.inputs if name in INPUTS and INPUTS[name].network)
+        given = [name for name in self.inputs if name in INPUTS and INPUTS[name].network]
+        moved = {term.loss.network for term in self.terms}
+        return (*given, *(moved - {"policy"} if "policy" in moved else ()))
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -79,8 +82,9 @@ class LossSum:
 
     @property
     def beta(self) -> float:
-        """The temperature at which rewards are reported: the first β among the losses, else 1."""
-        betas = [term.loss.parameters()["beta"] for term in self.terms if "beta" in term.loss.parameters()]
+        """The temperature at which rewards are reported: the first β among the losses of the policy, else 1."""
+        own = [term for term in self.terms if term.loss.network == "policy"] or self.terms
+        betas = [term.loss.parameters()["beta"] for term in own if "beta" in term.loss.parameters()]
         return betas[0] if betas else 1.0
 
     @property
@@ -138,8 +142,8 @@ def _check_addable(text: str, terms: tuple[LossTerm, ...]) -> None:
         raise UserError(
             f"Loss {text!r} adds a loss of a reward model to one of a policy.", "Train the two one after the other."
         )
-    kinds_of = {UNITS[term.loss.unit].asks: UNITS[term.loss.unit].words for term in terms}
-    kinds_of.pop("responses", None)
+    units = [UNITS[term.loss.unit] for term in terms]
+    kinds_of = {unit.asks: unit.words for unit in units if unit.guest is None}
     if len(kinds_of) > 1:
         kinds = " and of ".join(sorted(kinds_of.values()))
         raise UserError(f"Loss {text!r} adds losses of {kinds}.", "Add losses that train on the same data.")

@@ -8,7 +8,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from tokenq.core.losses import (
     value,
 )
 from tokenq.core.losses.inputs import INPUTS, Scene
-from tokenq.core.losses.metrics import Sums, policies, values
+from tokenq.core.losses.metrics import Sums, policies, prms, values
 from tokenq.core.losses.units import UNITS, Output
 from tokenq.errors import UserError, nearest, unknown_name
 
@@ -76,6 +76,8 @@ class Loss(NamedTuple):
         coupled: whether a value depends on the other examples of the step, which are then shown to it all at once.
         limits: of its parameters, where these differ from `LIMITS`.
         output: what the model under training gives.
+        network: whose log-probs it takes as the policy's, and moves: the policy's own, or those of a process reward
+            model that stands beside it; where no other loss trains the policy, that is one itself.
         metrics: (scene, parameters and sources) → numbers of this loss beside those of its kind of row.
     """
 
@@ -87,6 +89,7 @@ class Loss(NamedTuple):
     coupled: bool = False
     limits: Mapping[str, Limit] = {}
     output: Output = "logps"
+    network: Literal["policy", "prm"] = "policy"
     metrics: Callable[[Scene, Mapping[str, Any]], Sums] = lambda scene, parameters: {}
 
     def parameters(self) -> dict[str, float]:
@@ -187,6 +190,14 @@ LOSSES: dict[str, Loss] = {
     "kto": Loss(single.kto, "labelled", reference=True, inputs=("labels", "mismatched"), coupled=True),
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
+    "implicit_prm": Loss(
+        single.implicit_prm,
+        "outcomes",
+        reference=True,
+        inputs=("outcomes",),
+        network="prm",
+        metrics=prms.outcome_metrics,
+    ),
     "dro": Loss(dro.dro, "rewarded", reference=True, inputs=("rewards", "values"), metrics=values.values_of_rewards),
     "reinforce": Loss(policy_gradient.reinforce, "rollouts", reference=False, inputs=("advantages",)),
     "rloo": _rollouts(policy_gradient.rloo, "rollouts", policies.clipped_responses),

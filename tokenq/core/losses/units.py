@@ -16,6 +16,7 @@ from torch import Tensor
 from tokenq.core.losses.inputs import Scene
 from tokenq.core.losses.metrics import Sums, sums_of
 from tokenq.core.losses.metrics.policies import rollout_metrics
+from tokenq.core.losses.metrics.prms import RIGHT
 from tokenq.core.packing import last_token, step_ends
 from tokenq.core.tensors import Actions, PairValues, TokenLogps
 from tokenq.records.examples import TokenGroup, TokenResponse
@@ -41,6 +42,18 @@ class Reading(NamedTuple):
     rated: Callable[[Scene], Mapping[str, list[list[float]]]] = lambda scene: {}
 
 
+class Guest(NamedTuple):
+    """What losses of a kind learn from where another kind's data are trained on, as in a sum with a loss of that kind.
+
+    Attributes:
+        rows: (the other kind, actions) → the responses that they see.
+        values: (actions, those responses) → how many values they have.
+    """
+
+    rows: Callable[["Unit", Actions], Tensor]
+    values: Callable[[Actions, Tensor], int]
+
+
 @dataclass(frozen=True)
 class Unit:
     """A kind of row, for which a loss has one value.
@@ -56,6 +69,7 @@ class Unit:
         seen: the responses that are learnt from, without those that are only read beside them.
         imitated: the responses that a loss of demonstrations takes of such data.
         is_example: whether a response counts as an example, where responses are counted.
+        guest: how its losses learn from any other kind's data; None where they learn from their own alone.
         read_at: the tokens at which a reward model is read.
         column: (actions, [S, …] numbers of every response, responses that the loss sees) → what a loss takes of them.
     """
@@ -69,6 +83,7 @@ class Unit:
     seen: Callable[[Actions], Tensor] = Actions.every
     imitated: Callable[[Actions], Tensor] = Actions.every
     is_example: Callable[[TokenResponse], bool] = lambda response: True
+    guest: Guest | None = None
     read_at: Callable[[TokenResponse], NDArray[np.bool_]] = last_token
     column: Callable[[Actions, Tensor, Tensor], Any] = lambda actions, numbers, rows: numbers[rows]
 
@@ -166,6 +181,11 @@ def _labelled_metrics(scene: Scene) -> Sums:
     return sums_of(found)
 
 
+def _right(actions: Actions) -> Tensor:
+    """Return the responses that came to what they should."""
+    return torch.nonzero(actions.response_columns["outcomes"] > RIGHT)[:, 0]
+
+
 def _above_mean(actions: Actions) -> Tensor:
     """Return the responses of a reward above 0, the mean of normalised ones."""
     rewards = actions.response_columns.get("rewards")
@@ -235,7 +255,23 @@ _KINDS = (
         imitated=lambda actions: actions.pairs[:, 0],
         column=lambda actions, numbers, rows: PairValues(*(numbers[side] for side in actions.pairs.unbind(1))),
     ),
-    Unit("responses", "responses", {"logps": Reading(_places, _response_arguments, _response_metrics)}),
+    Unit(
+        "responses",
+        "responses",
+        {"logps": Reading(_places, _response_arguments, _response_metrics)},
+        guest=Guest(
+            lambda unit, actions: unit.imitated(actions),
+            lambda actions, rows: int(torch.isin(actions.responses, rows).sum()),
+        ),
+    ),
+    Unit(
+        "outcomes",
+        "responses with an outcome",
+        {"logps": Reading(lambda actions: actions.shape[0], _response_arguments, _rewarded_metrics)},
+        selection="rewarded",
+        imitated=_right,
+        guest=Guest(lambda unit, actions: unit.seen(actions), lambda actions, rows: len(rows)),
+    ),
     Unit(
         "labelled",
         "responses with a label",
