@@ -110,17 +110,13 @@ def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
         shutil.rmtree(output)
 
 
-SLOW = {"rloo", "grpo", "dapo", "ppo"}
+SLOW = {"rloo", "grpo", "dapo", "ppo", "prime"}
 """Methods whose recipes run in the fast tests."""
 
 
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-        for name in GRADIENTS
-        if not METHODS[name].settings.get("token_rewards")
-    ],
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in GRADIENTS if name != "rto"],
 )
 def test_every_method_runs(method, place, tmp_path):
     assert main(words(place, tmp_path / "run", "--method", method)) == 0
@@ -143,6 +139,28 @@ def test_the_values_of_a_dpo_run_are_a_baseline_and_its_rewards_may_be_added(pla
     group = read_advantages(tmp_path / "grpo" / "rounds" / "0001" / "advantages.jsonl")[0]
     column = next(one.token_columns["advantages"] for one in group.responses if len(one.ids) > 1)
     assert len(set(column.tolist())) > 1  # one for each token
+
+
+def test_a_process_reward_model_learns_beside_the_policy_and_its_rewards_are_read_before_it_does(place, tmp_path):
+    """It begins as the reference: rewards of tokens are 0 in the first round, and not in the second."""
+    asked = words(place, tmp_path / "run", "--method", "prime", "--save-steps", "1")
+    assert main(asked) == 0
+    first, second = rounds_of(tmp_path / "run")
+    assert (first["round/token_reward"], second["round/token_reward"]) == (
+        pytest.approx(0, abs=1e-6),
+        pytest.approx(0, abs=1),
+    )
+    assert second["round/token_reward_std"] > 1e-4
+    assert all(line["prm/grad_norm"] > 0 for line in steps_of(tmp_path / "run"))
+    lines = JsonLines(tmp_path / "run" / "rounds" / "0001" / "advantages.jsonl").read()
+    assert {line["outcomes"] for line in lines} == {0.0, 1.0}
+    assert all(line["outcomes"] == line["reward"] for line in lines)
+
+
+def test_a_process_reward_model_learns_from_outcomes_alone(place, tmp_path, capsys):
+    judged = ["--judge", f"{place / 'length.py'}:score"]
+    assert main(words(place, tmp_path / "run", "--method", "prime", judged=judged)) == 2
+    assert "learns from outcomes between 0 and 1" in capsys.readouterr().err
 
 
 def test_what_is_cut_is_masked_or_gets_nothing(place, tmp_path):

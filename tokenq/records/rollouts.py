@@ -147,19 +147,20 @@ def read_pairs(path: Path) -> list[TokenGroup]:
 _RESTORE = "Restore the file, or start a new run."
 
 
-def advantage_row(one: Rollout, number: int, where: str, columns: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def advantage_row(one: Rollout, number: int, where: str, tokens: TokenResponse) -> dict[str, Any]:
     """Return the line of a response that has an advantage for each token.
 
     Args:
         one: the response.
         number: of the round that it comes from.
         where: the name of its prompt in messages.
-        columns: by name, a number for each token.
+        tokens: the same with what a loss reads beside its tokens, and beside the whole of it.
     """
     told = {"id": one.id, "number": one.number, "round": number, "where": where}
     told |= {"prompt": _plain(one.prompt), "response": one.response, "reward": one.reward}
     told |= {"prompt_ids": list(one.prompt_ids), "token_ids": list(one.token_ids), "terminal": one.finish == "stop"}
-    return told | {name: [float(value) for value in column] for name, column in columns.items()}
+    told |= {name: [float(value) for value in column] for name, column in tokens.token_columns.items()}
+    return told | {name: float(value) for name, value in tokens.response_columns.items()}
 
 
 _TOLD = frozenset(
@@ -190,9 +191,11 @@ def read_advantages(path: Path) -> list[TokenGroup]:
 def _credited(row: Mapping[str, Any]) -> TokenResponse:
     ids = _ints(row["token_ids"])
     columns = {name: np.array(value, np.float32) for name, value in row.items() if name not in _TOLD}
-    if "advantages" not in columns or any(column.shape != ids.shape for column in columns.values()):
+    tokens = {name: column for name, column in columns.items() if column.ndim}
+    if "advantages" not in tokens or any(column.shape != ids.shape for column in tokens.values()):
         raise ValueError("not a number for each token")
-    return TokenResponse(ids, np.ones(len(ids), np.bool_), bool(row["terminal"]), "plain", columns)
+    whole = {name: float(column) for name, column in columns.items() if name not in tokens}
+    return TokenResponse(ids, np.ones(len(ids), np.bool_), bool(row["terminal"]), "plain", tokens, whole)
 
 
 def _response(row: Mapping[str, Any], role: Role) -> TokenResponse:

@@ -43,7 +43,7 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
 
     method: str = "dpo"
     """Online method. From pairs: dpo, ipo, selm, vpo, xpo, dice. From advantages: reinforce, rloo, grpo, dr_grpo,
-    dapo, gspo, ppo, rto."""
+    dapo, gspo, ppo, prime, rto."""
     rounds: int = 3
     """Rounds of writing, judging and learning."""
     prompts_per_round: int | None = None

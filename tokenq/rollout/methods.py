@@ -130,6 +130,7 @@ METHODS: dict[str, OnlineMethod] = {
     "dapo": _gradient("dapo", 16, credit="group", scale_rewards="group"),
     "gspo": _gradient("gspo", 8, credit="group", scale_rewards="group"),
     "ppo": _gradient("ppo", 1, 0.01, credit="gae", whiten_advantages=True, kl="reward"),
+    "prime": _gradient("ppo+implicit_prm", 4, credit="prime", token_reward_weight=5.0, whiten_advantages=True),
     "rto": _gradient("ppo", 1, 0.01, credit="gae", whiten_advantages=True, kl="reward", **_DENSE),
 }
 """Every online method by its name. `--loss` and further flags replace what a row says."""

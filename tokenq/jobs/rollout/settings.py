@@ -78,7 +78,7 @@ def loss_of(config: OnlineConfig, method: OnlineMethod) -> LossSum:
 
 _GIVEN = {
     "pairs": ("calibration", "overlaps"),
-    "advantages": ("old_logps", "advantages", "returns", "old_values", "values"),
+    "advantages": ("old_logps", "advantages", "returns", "old_values", "values", "outcomes"),
 }
 """Inputs of losses that a round gives, or that the policy itself does."""
 

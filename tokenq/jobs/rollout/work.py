@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tokenq.core.losses import LossSum
-from tokenq.core.tensors import PackedBatch
+from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.data.encoding import text_of
 from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
@@ -18,7 +18,7 @@ from tokenq.jobs.evaluation.judges import Bench, judge_of
 from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.evaluation import Evaluation, Judging
 from tokenq.jobs.rollout.first_reference import FirstReference, written_in
-from tokenq.jobs.rollout.judges import Scorers, implicit, recalls
+from tokenq.jobs.rollout.judges import ImplicitReward, Scorers, implicit, recalls
 from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
 from tokenq.jobs.rollout.lessons.lesson import Learning, Scoring
 from tokenq.jobs.rollout.lessons.pairs import learning_from_pairs
@@ -33,7 +33,7 @@ from tokenq.jobs.training.reference import Reference, compute_dtype
 from tokenq.judge.kinds import Pairwise
 from tokenq.judge.tasks import AnswerTask
 from tokenq.listener import Listener
-from tokenq.models.forward.networks import PolicyNetworks
+from tokenq.models.forward.networks import NETWORKS, PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
@@ -185,21 +185,29 @@ def _from_pairs(
 def _from_advantages(
     asked: Asked, models: Models, material: Material, scorers: Scorers, accelerator: Accelerator, clock: Clock
 ) -> Learning:
-    config, networks = asked.config, models.networks
+    config, loss = asked.config, asked.loss
+    scoring = _scoring(asked, models, scorers, clock)
+
+    def beside(name: str) -> TokenScorer | None:
+        """Return a network beside the policy as a scorer of tokens, None where it is not trained."""
+        networks = models.networks
+        if networks is None or name not in loss.networks:
+            return None
+        network, read = networks.beside()[name], NETWORKS[name].read
+
+        def scorer(batch: PackedBatch) -> Tensor:
+            with written_in(accelerator, networks):
+                return read(network, batch)
+
+        return scorer
+
     dense = None
     if config.token_rewards != "none":
-        dense = token_rewards(config.token_rewards, Source(config, scorers), config.token_reward_clip)
-
-    def values(batch: PackedBatch) -> Tensor:
-        assert networks is not None  # asked for where there is one
-        with written_in(accelerator, networks):
-            found: Tensor = networks.beside()["values"](batch)
-        return found
-
+        prm, beta = beside("prm"), loss.parameters().get("implicit_prm.beta")
+        reward = None if prm is None else ImplicitReward(prm, scoring.reference, float(beta or 0.0))
+        dense = token_rewards(config.token_rewards, Source(config, scorers, reward), config.token_reward_clip)
     exact = config.writer == LOCAL and compute_dtype(models.policy, config) in (torch.float32, torch.float64)
-    scoring = _scoring(asked, models, scorers, clock)
-    reader = values if "values" in asked.loss.networks else None
-    return learning_from_advantages(config, scoring, asked.loss, reader, dense, exact=exact)
+    return learning_from_advantages(config, scoring, loss, beside("values"), dense, exact=exact)
 
 
 LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantages": _from_advantages}

@@ -1,6 +1,6 @@
 """Rounds that end in advantages: one for every token of every response, with all that a policy gradient reads."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenq.core.losses import LossSum
 from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.errors import UserError
 from tokenq.jobs.rollout.judges import each_rollout
 from tokenq.jobs.rollout.lessons.lesson import Learning, Lesson, Scoring, usable
 from tokenq.jobs.rollout.token_rewards import TokenRewards
@@ -22,8 +23,8 @@ from tokenq.rollout.credits import is_grouped
 
 ADVANTAGES = "advantages.jsonl"
 
-Columns = dict[str, NDArray[np.float32]]
-"""What a loss reads beside the tokens of a response, by name."""
+OUTCOMES = "outcomes"
+"""The rewards of responses as a process reward model learns from them."""
 
 _CUT = {"drop": "dropped", "mask": "masked", "zero": "zeroed", "bootstrap": "bootstrapped"}
 """What became of responses that were cut, in the numbers of a round."""
@@ -90,13 +91,10 @@ def learning_from_advantages(
             counts[one.id] += not idle[one.id]
         if not any(counts.values()):
             learnt = []
-        rows = list(zip((own[at] for at in learnt), _columns(tokens, found, loss, learnt), strict=True))
-        lines = [advantage_row(one, number, _where(number, one), columns) for one, columns in rows]
-        numbers = dict(found.numbers)
-        if config.truncated in _CUT:
-            numbers[f"truncated_{_CUT[config.truncated]}"] = sum(
-                one.compared and one.finish == "length" for one in rollouts
-            )
+        responses = [_response(own[at], at, _columns(tokens, found, loss), loss) for at in learnt]
+        rows = list(zip((own[at] for at in learnt), responses, strict=True))
+        lines = [advantage_row(one, number, _where(number, one), response) for one, response in rows]
+        numbers = found.numbers | _of_cut(config.truncated, rollouts)
         return Lesson(_groups(number, rows), {ADVANTAGES: lines}, list(counts.values()), numbers)
 
     def read(place: Path) -> list[TokenGroup]:
@@ -105,25 +103,50 @@ def learning_from_advantages(
     return Learning("responses", lesson, read, takes_all=True)
 
 
-def _columns(tokens: JudgedTokens, found: Credited, loss: LossSum, rows: Sequence[int]) -> list[Columns]:
-    """Return the columns of some responses: what the loss reads, and what its metrics do."""
+def _of_cut(how: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Return what became of how many responses that were cut."""
+    count = sum(one.compared and one.finish == "length" for one in rollouts)
+    return {f"truncated_{_CUT[how]}": float(count)} if how in _CUT else {}
+
+
+def _columns(tokens: JudgedTokens, found: Credited, loss: LossSum) -> dict[str, Tensor]:
+    """Return what the loss reads beside tokens, and what its metrics do: [N, T] by name."""
     every = {"old_logps": tokens.logps, "advantages": found.advantages}
     if found.returns is not None and tokens.values is not None:
         every |= {"returns": found.returns, "old_values": tokens.values}
     if loss.reference and tokens.ref_logps is not None:
         every["ref_logps"] = tokens.ref_logps
-    lengths = tokens.mask.sum(-1).tolist()
-    return [{name: one[at, : lengths[at]].numpy().astype(np.float32) for name, one in every.items()} for at in rows]
+    return every
 
 
-def _groups(number: int, rows: Sequence[tuple[Rollout, Columns]]) -> list[TokenGroup]:
+def _response(one: Rollout, row: int, columns: Mapping[str, Tensor], loss: LossSum) -> TokenResponse:
+    """Return a response with its columns: those of its tokens, and its outcome where the loss reads that.
+
+    Raises:
+        UserError: the outcome is none.
+    """
+    length = len(one.token_ids)
+    own = {name: column[row, :length].numpy().astype(np.float32) for name, column in columns.items()}
+    found = replace(one.tokens("plain"), token_columns=own)
+    if OUTCOMES not in loss.inputs:
+        return found
+    if one.reward is None or not 0 <= one.reward <= 1:
+        raise UserError(
+            f"The judge gives {one.reward} to response {one.number} of prompt {one.id}, and a process reward model "
+            "learns from outcomes between 0 and 1.",
+            "Judge by true answers (--answer, --gold), or by a function that returns such numbers.",
+        )
+    return found.with_response_column(OUTCOMES, one.reward)
+
+
+def _groups(number: int, rows: Sequence[tuple[Rollout, TokenResponse]]) -> list[TokenGroup]:
     """Return the responses to each prompt as a group."""
     prompts: dict[str, NDArray[np.int32]] = {}
     found: dict[str, list[TokenResponse]] = {}
-    for one, columns in rows:
+    for one, response in rows:
         where = _where(number, one)
         prompts[where] = np.array(one.prompt_ids, np.int32)
-        found.setdefault(where, []).append(replace(one.tokens("plain"), token_columns=columns))
+        found.setdefault(where, []).append(response)
     return [TokenGroup(prompts[where], tuple(some), False, where) for where, some in found.items()]
 
 
