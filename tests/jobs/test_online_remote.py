@@ -1,6 +1,7 @@
 """`tokenq online` with a writer behind a server: the same run as with the local writer, and what is caught."""
 
 import json
+import math
 import sys
 import time
 
@@ -166,6 +167,21 @@ def test_log_probs_of_what_was_drawn_from_are_recorded_as_such(place, engine, tm
     assert {one["logps_of"] for one in rollouts(tmp_path / "run", 1)} == {"sampler"}
     assert "its log-probs are those of what it drew from (temperature 0.8, top_p 0.7)" in capsys.readouterr().err
     assert numbers(tmp_path / "run")[0]["round/kl"] == pytest.approx(0, abs=1e-4)  # the policy's own, and nothing moved
+
+
+def test_advantages_are_weighed_by_what_the_server_drew_from(place, engine, tmp_path):
+    """At temperature 0.8: the mean of min(π/π_T, 2) over tokens, π as this process has it."""
+    engine.behaviour = Behaviour(processed=True)
+    more = ["--method", "rloo", "--rounds", "1", "--temperature", "0.8", "--writer", engine.url]
+    assert main(words(place, tmp_path / "run", *more, "--importance-correction", "token")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run/rounds/0001/advantages.jsonl").read_text().splitlines()]
+    drawn = {(one["id"], one["number"]): one["logps"] for one in rollouts(tmp_path / "run", 1)}
+    pairs = [pair for one in lines for pair in zip(one["old_logps"], drawn[one["id"], one["number"]], strict=True)]
+    weights = [min(math.exp(own - other), 2) for own, other in pairs]
+    (found,) = numbers(tmp_path / "run")
+    assert found["round/importance_weight"] == pytest.approx(sum(weights) / len(weights), rel=1e-4)
+    assert found["round/writer_gap"] == pytest.approx(sum(abs(a - b) for a, b in pairs) / len(pairs), rel=1e-4)
+    assert found["round/writer_gap"] > 0.01
 
 
 @pytest.mark.parametrize(
