@@ -54,7 +54,7 @@ def steps_of(run):
 
 
 PPO = ["--method", "ppo", "--reference-sync-steps", "1", "--reference-mixup-alpha", "0.5", "--truncated", "bootstrap"]
-PPO += ["--loss", "ppo+0.5*clipped_value", "--eval-size", "1", "--save-steps", "1", "--epochs", "2"]
+PPO += ["--lam", "1", "--beta", "0.01", "--loss", "ppo+0.5*clipped_value", "--eval-size", "1", "--save-steps", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,9 @@ def test_the_values_of_a_dpo_run_are_a_baseline_and_its_rewards_may_be_added(pla
     trained += ["--learning-rate", "1e-2", "--max-steps", "2", "--device", "cpu"]
     assert main([str(word) for word in trained]) == 0
     for name, more in (("rto", []), ("grpo", ["--credit", "implicit"])):
-        assert main(words(place, tmp_path / name, "--method", name, "--credit-run", tmp_path / "dpo", *more)) == 0
-        first, _ = rounds_of(tmp_path / name)
+        asked = ["--method", name, "--credit-run", tmp_path / "dpo", "--rounds", "1", *more]
+        assert main(words(place, tmp_path / name, *asked)) == 0
+        (first,) = rounds_of(tmp_path / name)
         assert first["round/token_reward_std"] > 0
     group = read_advantages(tmp_path / "grpo" / "rounds" / "0001" / "advantages.jsonl")[0]
     column = next(one.token_columns["advantages"] for one in group.responses if len(one.ids) > 1)

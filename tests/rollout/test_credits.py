@@ -29,7 +29,7 @@ def test_every_row_has_its_estimator_and_its_form():
 
 def test_published_settings():
     ppo, grpo, dapo = (filled(method=name) for name in ("ppo", "grpo", "dapo"))
-    assert (ppo.gamma, ppo.lam, ppo.kl, ppo.whiten_advantages) == (1.0, 1.0, "reward", True)
+    assert (ppo.gamma, ppo.lam, ppo.kl, ppo.whiten_advantages) == (1.0, 0.95, "reward", True)
     assert (grpo.loss, grpo.scale_rewards) == ("grpo+0.04*kl_k3", "group")
     assert (dapo.kl, dapo.beta, dapo.scale_rewards) == ("none", None, "group")
     assert filled(method="dr_grpo", max_new_tokens=96).loss_options == {"length": "96"}

@@ -129,7 +129,7 @@ METHODS: dict[str, OnlineMethod] = {
     "dr_grpo": _gradient("dr_grpo", 8, credit="group"),
     "dapo": _gradient("dapo", 16, credit="group", scale_rewards="group"),
     "gspo": _gradient("gspo", 8, credit="group", scale_rewards="group"),
-    "ppo": _gradient("ppo", 1, 0.01, credit="gae", whiten_advantages=True, kl="reward"),
+    "ppo": _gradient("ppo", 1, 0.001, credit="gae", lam=0.95, whiten_advantages=True, kl="reward"),
     "prime": _gradient("ppo+implicit_prm", 4, credit="prime", token_reward_weight=5.0, whiten_advantages=True),
     "rto": _gradient("ppo", 1, 0.01, credit="gae", whiten_advantages=True, kl="reward", **_DENSE),
 }
