@@ -109,6 +109,15 @@ def test_the_values_of_a_pair_are_a_baseline():
     assert given[2:] == [[0.75, -1.25], [0.75, 0.75]]
 
 
+def test_the_values_of_a_pair_are_of_the_reward_alone():
+    """The KL penalty is in what follows a token (0.95, 1 | -0.1 | 3, 3 | 3, 3), and in no R - Σ dense."""
+    row, densely = judged(dense=DENSE, ref_logps=REF), {"token_rewards": "implicit", "token_reward_weight": 1.0}
+    given = advantages(judged=row, token_reward_form="baseline", kl="reward", beta=0.1, **densely)
+    # short of V* by 0.7, -1.1, 1, 1: the mean of the others is 0.3, 0.9, 0.2, 0.2
+    by_hand = [[0.95 - 1.3, 1 - 1.8], [-0.1 - 1.15, 0], [3 - 2.2, 3 - 4.2], [3 - 2.2, 3 - 2.2]]
+    assert [number for row in given for number in row] == pytest.approx([number for row in by_hand for number in row])
+
+
 def test_prime_adds_two_sums():
     row = judged(dense=DENSE)
     given = advantages(judged=row, credit="prime", token_reward_form="scaled", **DENSELY)

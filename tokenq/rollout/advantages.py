@@ -78,7 +78,8 @@ class _Rewards(NamedTuple):
 
     Attributes:
         tokens: [N, T] rewards of tokens, dense ones in their form.
-        plain: [N, T] the same without dense ones.
+        outcomes: [N] what the judge gives, as it is counted.
+        plain: [N, T] rewards of tokens without dense ones: the outcome, less the KL penalty where that is a reward.
         dense: [N, T] the dense ones, 0 without.
         weight: of dense rewards.
         judged: the responses.
@@ -86,6 +87,7 @@ class _Rewards(NamedTuple):
     """
 
     tokens: Numbers
+    outcomes: Tensor
     plain: Numbers
     dense: Numbers
     weight: float
@@ -140,7 +142,7 @@ def _prime(r: _Rewards) -> tuple[Numbers, Numbers | None]:
 
 def _baseline(r: _Rewards) -> tuple[Numbers, Numbers | None]:
     returns, judged = returns_to_go(r.plain, r.judged.mask, _set(r.options.gamma)), r.judged
-    return implicit_baseline(returns, r.weight * r.dense, r.plain.sum(-1), judged.groups, judged.mask), None
+    return implicit_baseline(returns, r.weight * r.dense, r.outcomes, judged.groups, judged.mask), None
 
 
 ESTIMATORS: dict[str, Callable[[_Rewards], tuple[Numbers, Numbers | None]]] = {
@@ -186,7 +188,7 @@ def credited(judged: JudgedTokens, options: CreditOptions, beta: float) -> Credi
         weight = _set(options.token_reward_weight)
         tokens = FORMS[options.token_reward_form](plain, dense, mask, weight)
         estimate = _baseline if options.token_reward_form == "baseline" else estimate
-    advantages, returns = estimate(_Rewards(tokens, plain, dense, weight, judged, options))
+    advantages, returns = estimate(_Rewards(tokens, rewards, plain, dense, weight, judged, options))
     advantages = advantages * mask
     if returns is not None and judged.values is not None:
         numbers |= _value_numbers(returns[mask], judged.values[mask])
