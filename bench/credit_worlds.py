@@ -83,20 +83,22 @@ def learn(kind: Forest, arm: Arm, pair: Policy, updates: int, rate: float) -> It
     policy, model = Policy(kind.world, begun.rows, begun.logits.detach()), kind.policy()
     critic = torch.zeros(len(kind.logits), dtype=torch.float64, requires_grad=True)
     searches = torch.optim.SGD(policy.parameters(), lr=rate), torch.optim.Adam([critic, *model.parameters()], lr=0.1)
-    reinforce, value, process = (find_loss(name).function for name in ("reinforce", "value", "process"))
+    reinforce, value = (find_loss(name).function for name in ("reinforce", "value"))
+    outcomes = find_loss("implicit_prm", {"beta": BETA}).function
     for _ in range(updates):
         table = policy.table()
         yield table.detach()
         wrote = roll_out(kind, table.detach(), K, dice)
         read = token_logps(sequences, model.table() if arm.dense == "model" else pair.table().detach())
-        dense = implicit_rewards(read.select(wrote.rows), wrote.reference, BETA)
-        scene = scene_of(kind, table.detach(), wrote, dense.detach(), critic.detach())
+        read = read.select(wrote.rows)
+        dense = implicit_rewards(read, wrote.reference, BETA).detach()
+        scene = scene_of(kind, table.detach(), wrote, dense, critic.detach())
         values = PrefixValues(critic[kind.rows[sequences.states[wrote.rows]]] * scene.mask, scene.mask)
         tokens = TOKENS[arm.tokens](scene) - scene.kl
         loss = reinforce(token_logps(sequences, table).select(wrote.rows), CREDIT[arm.credit](tokens, scene)).sum()
         loss = loss + value(wrote.written, values, gae(tokens, scene.values, lam=LAMBDA)[1]).sum()
         if arm.dense == "model":
-            loss = loss + process(dense.sum(-1), scene.rewards > MOST / 2).sum()
+            loss = loss + outcomes(read, wrote.reference, scene.rewards / MOST).sum()
         for one in searches:
             one.zero_grad()
         (loss / K).backward()
