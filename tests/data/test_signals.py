@@ -400,6 +400,7 @@ def test_a_line_of_a_round_trains_as_the_round_did():
         **{"logps": (), "kept_mass": None, "finish": "stop", "writer": "policy", "version": 0, "sampling": {}},
         **{"engine": "", "use": "compared", "reward": 1.0},
     )
-    row = advantage_row(one, 1, "round 1, prompt 7", numbers)
+    columns = {name: column.astype(np.float32) for name, column in numbers.items()}
+    row = advantage_row(one, 1, "round 1, prompt 7", replace(one.tokens("plain"), token_columns=columns))
     for name, column in numbers.items():
         assert columns_of(row, name=name)[0][0] == column.astype(np.float32).tolist()

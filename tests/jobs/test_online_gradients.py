@@ -1,13 +1,14 @@
 """`tokenq online` by policy gradients: what a round ends in, what a kill costs, what is refused, and that it learns."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from forked import done, two_ranks
-from jobs.test_online import dying, files_of, lines_of, moments, rollouts
+from jobs.test_online import files_of, lines_of, moments, rollouts, watched
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
@@ -60,7 +61,7 @@ PPO += ["--lam", "1", "--beta", "0.01", "--loss", "ppo+0.5*clipped_value", "--ev
 @pytest.fixture(scope="module")
 def whole(place):
     """A run of PPO with all that it can keep beside the policy, and how many writes it takes."""
-    counted = done(lambda: dying(0, words(place, place / "whole", *PPO)), place / "printed")
+    counted = done(lambda: watched(lambda _: None, words(place, place / "whole", *PPO)), place / "printed")
     assert counted.code == 0, counted.text
     return place / "whole", int(counted.text.rsplit("writes: ", 1)[1])
 
@@ -100,7 +101,11 @@ def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
     for moment in moments(writes)[3::8]:
         output = tmp_path / str(moment)
         asked = words(place, output, *PPO)
-        assert done(lambda asked=asked, moment=moment: dying(moment, asked), tmp_path / "printed").code == 9
+
+        def killed(moment=moment, asked=asked):
+            watched(lambda n: n == moment and os._exit(9), asked)
+
+        assert done(killed, tmp_path / "printed").code == 9
         again = done(lambda asked=asked: main([*asked, "--resume"]), tmp_path / "printed")
         assert again.code == 0, (moment, again.text)
         found, found_lines, found_policy = files_of(output)

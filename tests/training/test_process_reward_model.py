@@ -172,7 +172,7 @@ def test_it_learns_from_any_data_and_micro_batches_change_nothing(tmp_path, loss
 
 def test_what_the_metrics_say(tmp_path):
     """At the start d = 0: the loss is log 2, and accuracy would be noise. Ten rows are then learnt by heart."""
-    options = {"groups": GROUPS, "held_out": GROUPS, "epochs": 12.0, "learning_rate": 1e-2, "parameters": {"beta": 1.0}}
+    options = {"groups": GROUPS, "held_out": GROUPS, "epochs": 24.0, "learning_rate": 1e-2, "parameters": {"beta": 1.0}}
     _, summary = train_small(tmp_path, loss="grpo+implicit_prm", **options)
     outcomes = [one.response_columns["outcomes"] for group in GROUPS for one in group.responses]
     before, after = summary.before, summary.after
