@@ -68,7 +68,7 @@ def steps(count, seed):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("letters")
-    tiny_model("gpt_neox", layers=1).save_pretrained(folder / "model")
+    tiny_model("gpt_neox").save_pretrained(folder / "model")
     tiny_tokenizer("bytes").save_pretrained(folder / "model")
     write(folder / "pairs.jsonl", pairs(1600, 1, noisy=True))
     write(folder / "held_out_pairs.jsonl", pairs(300, 2, noisy=False))
