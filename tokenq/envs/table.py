@@ -1,0 +1,63 @@
+"""The environments, one row each: how one is made, its options and their defaults, what a model is told."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenq.envs.environment import Environment
+from tokenq.envs.gridworld import DEFAULTS, SLIPPERY, grid_factory
+from tokenq.errors import unknown_name
+
+Make = Callable[[Mapping[str, str]], Callable[[], Environment]]
+
+
+def no_tools(_: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    """Return no schemas: nothing can be called."""
+    return ()
+
+
+@dataclass(frozen=True)
+class EnvironmentRow:
+    """A kind of environment.
+
+    Attributes:
+        make: takes options as text, refuses unknown ones by name, and returns a function that makes fresh environments.
+        options: defaults of all options.
+        instructions: what a model is told before the first observation; "" for nothing.
+        tools: takes the same options and returns the schemas of the tools that can be called.
+        max_turns: most actions of an episode, unless told otherwise.
+        max_new_tokens: most tokens of an action, unless told otherwise.
+        extra: the extra of tokenq that it needs, "" for none.
+    """
+
+    make: Make
+    options: Mapping[str, Any] = field(default_factory=dict)
+    instructions: str = ""
+    tools: Callable[[Mapping[str, str]], tuple[dict[str, Any], ...]] = no_tools
+    max_turns: int = 30
+    max_new_tokens: int = 32
+    extra: str = ""
+
+
+_WAYS = "Answer with one direction and nothing else."
+
+ENVIRONMENTS: dict[str, EnvironmentRow] = {
+    "gridworld": EnvironmentRow(grid_factory("gridworld", DEFAULTS), DEFAULTS, _WAYS, max_turns=12, max_new_tokens=8),
+    "slippery_gridworld": EnvironmentRow(
+        grid_factory("slippery_gridworld", SLIPPERY), SLIPPERY, _WAYS, max_turns=12, max_new_tokens=8
+    ),
+}
+
+
+def find_environment(name: str) -> EnvironmentRow:
+    """Return the row of an environment.
+
+    Args:
+        name: of the table.
+
+    Raises:
+        UserError: names the nearest, and all there are.
+    """
+    if name not in ENVIRONMENTS:
+        raise unknown_name("environment", name, ENVIRONMENTS)
+    return ENVIRONMENTS[name]
