@@ -5,10 +5,11 @@ A line of `rollouts.jsonl` is one response, token by token, with the version of 
 what was sampled: nothing is tokenised again. Plain Python and numpy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.records.examples import Message, Role, Text, TokenGroup, TokenResponse
 
+T = TypeVar("T")
+
 Finish = Literal["stop", "length"]
 """How a response ended: with an EOS of its own, or where no more tokens were allowed."""
 
@@ -24,9 +27,23 @@ Distribution = Literal["model", "sampler"]
 """What log-probs are of: the policy, or what temperature and filters make of it."""
 
 
+class TurnSpan(NamedTuple):
+    """What the policy did in one turn of an episode.
+
+    Attributes:
+        start: the place of its first token among those of the response.
+        end: one past its last.
+        reward: what the environment gave for it.
+    """
+
+    start: int
+    end: int
+    reward: float
+
+
 @dataclass(frozen=True)
 class Rollout:
-    """One response that a writer wrote.
+    """One response that a writer wrote, or an episode: the first observation is the prompt, the rest the response.
 
     Attributes:
         id: of its prompt.
@@ -34,8 +51,9 @@ class Rollout:
         prompt: as the data have it, a string or turns.
         response: its text, without special tokens.
         prompt_ids: the prompt as the writer read it.
-        token_ids: what was sampled, EOS included.
-        logps: of each token under the weights that wrote it, in the distribution that `logps_of` names.
+        token_ids: what was sampled, EOS included; in an episode with what the environment answered in between.
+        logps: of each token under the weights that wrote it, in the distribution that `logps_of` names; 0 where the
+            policy did not write it.
         kept_mass: the probability that filters left at each token, in the tempered distribution; None without filters,
             or where a writer does not tell.
         finish: how it ended.
@@ -47,6 +65,9 @@ class Rollout:
         reward: what it is worth; None where nobody judged it, or the judge gave no number.
         judge: who said so.
         logps_of: "model" for log π, before temperature and filters; "sampler" for what was drawn from.
+        own: for each token whether the policy wrote it; None where it wrote all of them.
+        turns: of an episode.
+        part: which part of an episode this is, from 0, where the template wrote the past anew.
     """
 
     id: str
@@ -66,6 +87,28 @@ class Rollout:
     reward: float | None = None
     judge: str | None = None
     logps_of: Distribution = "model"
+    own: tuple[bool, ...] | None = None
+    turns: tuple[TurnSpan, ...] = ()
+    part: int = 0
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """True = a token that the policy wrote."""
+        return np.ones(len(self.token_ids), np.bool_) if self.own is None else np.array(self.own, np.bool_)
+
+    @property
+    def length(self) -> int:
+        """How many tokens the policy wrote."""
+        return len(self.token_ids) if self.own is None else sum(self.own)
+
+    def written(self, column: Sequence[T]) -> Sequence[T]:
+        """Return those of a column of tokens that stand at tokens of the policy."""
+        return column if self.own is None else tuple(compress(column, self.own))
+
+    def spread(self, column: Iterable[float]) -> tuple[float, ...]:
+        """Return a number for every token: those of the policy's tokens at their places, 0 elsewhere."""
+        numbers = iter(column)
+        return tuple(next(numbers) if own else 0.0 for own in self.mask)
 
     @property
     def compared(self) -> bool:
@@ -79,22 +122,31 @@ class Rollout:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line of `rollouts.jsonl`."""
-        return {**vars(self), "prompt": _plain(self.prompt)}
+        return {**_without_idle(vars(self)), "prompt": _plain(self.prompt)}
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> "Rollout":
         """Return the response of a line."""
         given = row["prompt"]
         prompt = given if isinstance(given, str) else tuple(Message(turn["role"], turn["content"]) for turn in given)
-        values = {name: row[name] for name in cls.__dataclass_fields__}
+        values = {name: row[name] for name in cls.__dataclass_fields__ if name in row or name not in _OF_EPISODES}
+        if "own" in row:
+            values |= {"own": tuple(row["own"]), "turns": tuple(TurnSpan(*turn) for turn in row["turns"])}
         tuples = {name: tuple(row[name]) for name in ("prompt_ids", "token_ids", "logps")}
         mass = row["kept_mass"]
         return cls(**values | tuples | {"prompt": prompt, "kept_mass": None if mass is None else tuple(mass)})
 
     def tokens(self, role: Role) -> TokenResponse:
         """Return the response in token space."""
-        mask = np.ones(len(self.token_ids), np.bool_)
-        return TokenResponse(np.array(self.token_ids, np.int32), mask, self.finish == "stop", role)
+        return TokenResponse(np.array(self.token_ids, np.int32), self.mask, self.finish == "stop", role)
+
+
+_OF_EPISODES: Mapping[str, Any] = {"own": None, "turns": (), "part": 0}
+"""What only episodes have, and what stands there for others, in whose lines nothing does."""
+
+
+def _without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _OF_EPISODES or value != _OF_EPISODES[name]}
 
 
 def _plain(text: Text) -> Any:
@@ -159,12 +211,13 @@ def advantage_row(one: Rollout, number: int, where: str, tokens: TokenResponse) 
     told = {"id": one.id, "number": one.number, "round": number, "where": where}
     told |= {"prompt": _plain(one.prompt), "response": one.response, "reward": one.reward}
     told |= {"prompt_ids": list(one.prompt_ids), "token_ids": list(one.token_ids), "terminal": one.finish == "stop"}
+    told |= {} if one.own is None else {"mask": list(one.own)}
     told |= {name: [float(value) for value in column] for name, column in tokens.token_columns.items()}
     return told | {name: float(value) for name, value in tokens.response_columns.items()}
 
 
 _TOLD = frozenset(
-    ("id", "number", "round", "where", "prompt", "response", "reward", "prompt_ids", "token_ids", "terminal")
+    ("id", "number", "round", "where", "prompt", "response", "reward", "prompt_ids", "token_ids", "terminal", "mask")
 )
 """What stands in such a line beside the columns."""
 
@@ -195,7 +248,8 @@ def _credited(row: Mapping[str, Any]) -> TokenResponse:
     if "advantages" not in tokens or any(column.shape != ids.shape for column in tokens.values()):
         raise ValueError("not a number for each token")
     whole = {name: float(column) for name, column in columns.items() if name not in tokens}
-    return TokenResponse(ids, np.ones(len(ids), np.bool_), bool(row["terminal"]), "plain", tokens, whole)
+    mask = np.array(row.get("mask", [True] * len(ids)), np.bool_)
+    return TokenResponse(ids, mask, bool(row["terminal"]), "plain", tokens, whole)
 
 
 def _response(row: Mapping[str, Any], role: Role) -> TokenResponse:

@@ -270,7 +270,7 @@ def _examples(run: RunDir, number: int) -> Iterator[dict[str, Any]]:
         one = Rollout.from_dict(row)
         by_prompt.setdefault(one.id, []).append(one)
     for line in JsonLines(place / "advantages.jsonl").read():
-        mean = sum(line["advantages"]) / len(line["advantages"])
+        mean = sum(line["advantages"]) / sum(line.get("mask", [1] * len(line["advantages"])))
         sides[str(line["id"]), int(line["number"])] = f"advantage {said(mean)}"
     learnt = {name for name, _ in sides}
     for name in sorted(by_prompt, key=lambda name: name not in learnt)[:PROMPTS]:
@@ -291,12 +291,12 @@ def _held_out(run: RunDir, lines: Sequence[Mapping[str, Any]]) -> Iterator[dict[
 
 
 def _response(one: Rollout, part: str) -> dict[str, str]:
-    mean = sum(one.logps) / max(1, len(one.logps))
+    mean = sum(one.logps) / max(1, one.length)
     return {
         "part": part,
         "writer": one.writer if one.compared else f"{one.writer}, to calibrate on",
         "reward": "–" if one.reward is None else said(one.reward),
-        "tokens": f"{len(one.token_ids)}{'' if one.finish == 'stop' else ', cut'}",
+        "tokens": f"{one.length}{'' if one.finish == 'stop' else ', cut'}",
         "logp": said(mean),
         "text": _short(one.response),
     }

@@ -93,7 +93,7 @@ def _usable(one: Rollout, *, keep_truncated: bool) -> bool:
 def _candidates(rollouts: Sequence[Rollout]) -> Candidates:
     return Candidates(
         np.array([one.reward for one in rollouts], np.float64),
-        np.array([len(one.token_ids) for one in rollouts], np.int64),
+        np.array([one.length for one in rollouts], np.int64),
         [one.token_ids for one in rollouts],
     )
 

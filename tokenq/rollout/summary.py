@@ -44,7 +44,7 @@ def round_numbers(
     worth = [(one.reward, one.id) for one in own if one.reward is not None]
     values = np.array([reward for reward, _ in worth], np.float64)
     reward = mean_interval(values, [name for _, name in worth], Resampling(RESAMPLES, seed=seed))
-    lengths = np.array([len(one.token_ids) for one in own], np.float64)
+    lengths = np.array([one.length for one in own], np.float64)
     sums = np.array([sum(one.logps) for one in own])
     found = {
         "reward": reward.value,
@@ -60,9 +60,9 @@ def round_numbers(
         "entropy": float(-sums.sum() / lengths.sum()),
         "kl": sum(ratios) / len(ratios),
         "distinct": _share(len({(one.id, one.token_ids) for one in own}), len(own)),
-        **{f"distinct_{n}": distinct([one.token_ids for one in own], n) for n in (1, 2)},
-        "written_tokens": sum(len(one.token_ids) for one in rollouts if one.writer != "data"),
-        "judged_tokens": sum(len(one.token_ids) for one in compared),
+        **{f"distinct_{n}": distinct([one.written(one.token_ids) for one in own], n) for n in (1, 2)},
+        "written_tokens": sum(one.length for one in rollouts if one.writer != "data"),
+        "judged_tokens": sum(one.length for one in compared),
     }
     return {f"round/{name}": float(value) for name, value in found.items()}
 
@@ -120,9 +120,9 @@ def evaluation_numbers(rows: Sequence[Judged], seed: int) -> dict[str, float]:
     own = [row.rollout for row in rows]
     found: dict[str, float] = {
         "prompts": len(rows),
-        "length": sum(len(one.token_ids) for one in own) / len(own),
+        "length": sum(one.length for one in own) / len(own),
         "truncated": _share(sum(one.finish == "length" for one in own), len(own)),
-        "written_tokens": sum(len(one.token_ids) for one in own),
+        "written_tokens": sum(one.length for one in own),
     }
     means = {"reward": [one.reward for one in own], "accuracy": [row.correct for row in rows]}
     for name, values in means.items():

@@ -85,7 +85,7 @@ def _gap(rows: Sequence[Rollout], spec: ModelSpec, attention: str, longest: int)
     gaps: list[float] = []
     for some in by_prompt(rows):
         now = scorer(pack([group_of(some)]).to(device)).float().tolist()
-        stored = [value for one in some for value in one.logps]
+        stored = [value for one in some for value in one.written(one.logps)]
         gaps += [abs(value - other) for value, other in zip(now, stored, strict=True)]
     return sum(gaps) / len(gaps)
 

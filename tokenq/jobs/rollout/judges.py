@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -213,7 +214,7 @@ def each_rollout(
         device: where that computes.
         laid_out: (a prompt with its responses) → the same as they are read.
     """
-    groups = [laid_out(group_of(some)) for some in by_prompt(rollouts)]
+    groups = [laid_out(group_of(list(some))) for _, some in groupby(rollouts, lambda one: (one.id, one.prompt_ids))]
     found: dict[int, list[T]] = {}
     for places in plan_pass([group.n_tokens for group in groups], budget):
         items = iter(read(pack([groups[place] for place in places]).to(device)))

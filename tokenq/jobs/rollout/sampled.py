@@ -42,11 +42,11 @@ def refuse_all_stale(every: Sequence[Sequence[Rollout]], kept: Sequence[Sequence
 def token_logps(
     scorer: TokenScorer, device: str, prompt: tuple[int, ...], responses: Sequence[TokenResponse]
 ) -> list[list[float]]:
-    """Return log π of each token of some responses to one prompt."""
+    """Return log π of each token that the policy wrote of some responses to one prompt."""
     batch = pack([TokenGroup(np.array(prompt, np.int32), tuple(responses), False, "a pair")]).to(device)
     flat: list[float] = scorer(batch).float().tolist()
-    ends = np.cumsum([len(one.ids) for one in responses]).tolist()
-    return [flat[end - len(one.ids) : end] for one, end in zip(responses, ends, strict=True)]
+    sizes = [int(one.mask.sum()) for one in responses]
+    return [flat[end - size : end] for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
 
 
 def with_model_logps(rollouts: Sequence[Rollout], scorer: TokenScorer, device: str) -> list[Rollout]:
@@ -61,6 +61,6 @@ def with_model_logps(rollouts: Sequence[Rollout], scorer: TokenScorer, device: s
     for one in rollouts:
         if one.logps_of == "sampler":
             ((*logps,),) = token_logps(scorer, device, one.prompt_ids, [one.tokens("plain")])
-            one = replace(one, logps=tuple(logps), logps_of="model")
+            one = replace(one, logps=one.spread(logps), logps_of="model")
         found.append(one)
     return found

@@ -26,7 +26,7 @@ from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 
 TokenRewards = Callable[[Sequence[Rollout]], list[list[float]]]
-"""(responses, those of a prompt together) → for each response a number for each of its tokens."""
+"""(responses, those of a prompt together) → for each response a number for each token that the policy wrote."""
 
 
 class Source(NamedTuple):
@@ -105,7 +105,11 @@ def reward_model(source: Source) -> TokenRewards:
         for own in _by_response(batch, values):
             yield own.diff().tolist()
 
-    return lambda rollouts: each_rollout(rollouts, read, config.tokens_per_batch, scorers.device, _at_every_prefix)
+    def of_tokens(rollouts: Sequence[Rollout]) -> list[list[float]]:
+        found = each_rollout(rollouts, read, config.tokens_per_batch, scorers.device, _at_every_prefix)
+        return [list(one.written(rewards)) for one, rewards in zip(rollouts, found, strict=True)]
+
+    return of_tokens
 
 
 TOKEN_REWARDS: Mapping[str, Callable[[Source], TokenRewards]] = {

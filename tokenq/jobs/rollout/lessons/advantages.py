@@ -56,8 +56,8 @@ def learning_from_advantages(
             return _padded(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, laid_out))
 
         where, names = scoring.device, {name: number for number, name in enumerate(_names(rollouts))}
-        given = _padded([one.logps for one in rollouts])
-        lengths = torch.tensor([len(one.token_ids) for one in rollouts])
+        given = _padded([one.written(one.logps) for one in rollouts])
+        lengths = torch.tensor([one.length for one in rollouts])
         cut = torch.tensor([one.finish == "length" for one in rollouts])
         rewards = torch.tensor([one.reward for one in rollouts], dtype=torch.float64)
         states = None if values is None else read(values, _with_last_state)
@@ -125,8 +125,7 @@ def _response(one: Rollout, row: int, columns: Mapping[str, Tensor], loss: LossS
     Raises:
         UserError: the outcome is none.
     """
-    length = len(one.token_ids)
-    own = {name: column[row, :length].numpy().astype(np.float32) for name, column in columns.items()}
+    own = {name: np.array(one.spread(column[row].tolist()), np.float32) for name, column in columns.items()}
     found = replace(one.tokens("plain"), token_columns=own)
     if OUTCOMES not in loss.inputs:
         return found
