@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.data.chat import Tokenizer
+from tokenq.data.chat.template import Tokenizer
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenResponse
 

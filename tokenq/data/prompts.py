@@ -12,7 +12,8 @@ from typing import Any
 
 from tokenq.data import turns as talk
 from tokenq.data.bad_rows import HINT, BadRowsError, UnusableRow
-from tokenq.data.chat import Tokenizer, refuse_halves, render
+from tokenq.data.chat.rendering import refuse_halves, render
+from tokenq.data.chat.template import Tokenizer
 from tokenq.data.encoding import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files.local import Row

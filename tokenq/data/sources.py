@@ -159,7 +159,7 @@ def is_held_out(prompt: Text, share: float, seed: int) -> bool:
 
 def prompt_hash(prompt: Text) -> int:
     """Return a hash of a prompt, 64 bits."""
-    said = prompt if isinstance(prompt, str) else [[turn.role, turn.content] for turn in prompt]
+    said = prompt if isinstance(prompt, str) else [[*turn.to_dict().values()] for turn in prompt]
     return int.from_bytes(hashlib.blake2b(json.dumps(said).encode(), digest_size=8).digest(), "big")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.data.chat import DATE
+from tokenq.data.chat.template import DATE
 from tokenq.records.examples import TokenGroup
 
 MENDED = (

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.data.bad_rows import BadRowsError, UnusableRow, nothing_left
-from tokenq.data.chat import INSIDE, RenderedExample, RenderedResponse, Tokenizer, render
+from tokenq.data.chat.rendering import INSIDE, RenderedExample, RenderedResponse, render
+from tokenq.data.chat.template import Tokenizer
 from tokenq.data.encoding import EncodedText, Encoder, Ids, ResponseText
 from tokenq.data.summary import DataSummary, summarise
 from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits, too_long

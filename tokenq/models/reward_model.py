@@ -103,7 +103,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[Message], res
     """Return a conversation as the model's own chat template writes it, open behind a response that goes on."""
     if tokenizer.chat_template is None:
         raise UserError("The reward model has no chat template, and the prompts are turns.", "Give prompts as text.")
-    turns = [{"role": turn.role, "content": turn.content} for turn in (*prompt, Message("assistant", response))]
+    turns = [turn.to_dict() for turn in (*prompt, Message("assistant", response))]
     how = {}
     if not ended and response.strip():
         how = {"continue_final_message": True}

@@ -17,11 +17,36 @@ class Message:
 
     Attributes:
         role: "system", "user", "assistant" or "tool".
-        content: the text of the turn.
+        content: the text of the turn; may be empty beside tool calls.
+        tool_calls: of an assistant turn, each {"type": "function", "function": {"name": …, "arguments": {…}}}, with its
+            "id" where it has one. Arguments are a mapping, never JSON text. They count for equality, not for the hash.
+        tool_call_id: of a tool turn, the call that it answers.
+        name: of a tool turn, the function that it comes from.
+        reasoning: what the assistant thought before `content`, where that is kept apart from it.
     """
 
     role: str
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    tool_call_id: str | None = None
+    name: str | None = None
+    reasoning: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the turn as OpenAI's messages and chat templates have it; what is not set is left out."""
+        more: dict[str, Any] = {"reasoning_content": self.reasoning, "tool_calls": [*self.tool_calls]}
+        more |= {"tool_call_id": self.tool_call_id, "name": self.name}
+        return {"role": self.role, "content": self.content} | {key: value for key, value in more.items() if value}
+
+    @classmethod
+    def from_dict(cls, turn: Mapping[str, Any]) -> "Message":
+        """Return the turn that `to_dict` has written.
+
+        Raises:
+            KeyError: it has no role or no content.
+        """
+        calls, reasoning = tuple(turn.get("tool_calls", ())), turn.get("reasoning_content", "")
+        return cls(turn["role"], turn["content"], calls, turn.get("tool_call_id"), turn.get("name"), reasoning)
 
 
 @dataclass(frozen=True)

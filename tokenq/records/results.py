@@ -113,7 +113,7 @@ class SearchResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON has it, its schema version first."""
-        prompt = self.prompt if isinstance(self.prompt, str) else [dict(vars(turn)) for turn in self.prompt]
+        prompt = self.prompt if isinstance(self.prompt, str) else [turn.to_dict() for turn in self.prompt]
         nested = {
             "prompt": prompt,
             "candidates": [dict(vars(one)) for one in self.candidates],
@@ -139,7 +139,7 @@ class SearchResult:
             return built(
                 cls,
                 {name: value for name, value in record.items() if name != "schema"},
-                prompt=prompt if isinstance(prompt, str) else tuple(built(Message, turn) for turn in prompt),
+                prompt=prompt if isinstance(prompt, str) else tuple(map(Message.from_dict, prompt)),
                 candidates=tuple(map(_candidate, record["candidates"])),
                 cost=built(Cost, record["cost"]),
                 tree=None if tree is None else _tree(tree),

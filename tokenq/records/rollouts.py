@@ -128,7 +128,7 @@ class Rollout:
     def from_dict(cls, row: Mapping[str, Any]) -> "Rollout":
         """Return the response of a line."""
         given = row["prompt"]
-        prompt = given if isinstance(given, str) else tuple(Message(turn["role"], turn["content"]) for turn in given)
+        prompt = given if isinstance(given, str) else tuple(map(Message.from_dict, given))
         values = {name: row[name] for name in cls.__dataclass_fields__ if name in row or name not in _OF_EPISODES}
         if "own" in row:
             values |= {"own": tuple(row["own"]), "turns": tuple(TurnSpan(*turn) for turn in row["turns"])}
@@ -152,7 +152,7 @@ def _without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
 def _plain(text: Text) -> Any:
     if isinstance(text, str):
         return text
-    return [{"role": turn.role, "content": turn.content} for turn in text]
+    return [turn.to_dict() for turn in text]
 
 
 ROLES: tuple[Role, ...] = ("chosen", "rejected", "calibration")

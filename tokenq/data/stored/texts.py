@@ -30,7 +30,7 @@ def from_json(text: str) -> list[tuple[int, Example]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple) and value and isinstance(value[0], Message):
-        return [[turn.role, turn.content, isinstance(turn, ContextMessage)] for turn in value]
+        return [[turn.to_dict(), isinstance(turn, ContextMessage)] for turn in value]
     return value
 
 
@@ -42,4 +42,4 @@ def _response(given: dict[str, Any]) -> Response:
 def _text(value: Any) -> Text:
     if isinstance(value, str):
         return value
-    return tuple((ContextMessage if context else Message)(role, content) for role, content, context in value)
+    return tuple((ContextMessage if context else Message).from_dict(turn) for turn, context in value)

@@ -139,7 +139,7 @@ def _template(
     if isinstance(first.text, str):
         body["prompt"] = first.text
     else:
-        body["messages"] = [{"role": turn.role, "content": turn.content} for turn in first.text]
+        body["messages"] = [turn.to_dict() for turn in first.text]
     try:
         (answer,) = writer.server.send(f"{writer.server.root}/tokenize", [body])
         theirs = list(answer["tokens"])

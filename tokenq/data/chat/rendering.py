@@ -5,39 +5,16 @@ is decided in token space by `tokenize`. Several assistant turns in one response
 between them by the template's own `{% generation %}` marks, else by rendering the conversation turn by turn.
 """
 
-import datetime
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from tokenq.data.turn_spans import Conversation, Span, Write, assistant_spans, learnt
+from tokenq.data.chat.template import Tokenizer, Write, apply, is_dated, template_options, template_writer
+from tokenq.data.chat.turn_spans import Conversation, Span, assistant_spans, learnt
 from tokenq.data.turns import ASSISTANT, HUMAN, BadRow
 from tokenq.records.examples import ContextMessage, Example, Message
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-class Tokenizer(Protocol):
-    """The tokenizer methods used here; those of `transformers` fit."""
-
-    bos_token_id: int | None
-    eos_token_id: int | None
-    eos_token: Any
-    chat_template: Any
-    added_tokens_decoder: Mapping[int, Any]
-
-    def __call__(self, text: list[str], **options: Any) -> Any:
-        """Return a mapping with "input_ids", a list of ids for each text."""
-        ...
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **options: Any) -> Any:
-        """Return a conversation as text, or as a mapping of ids and masks."""
-        ...
-
-    def get_chat_template(self, chat_template: str | None = None, tools: list[Any] | None = None) -> str:
-        """Return the template in use."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -129,19 +106,8 @@ def _plain_example(example: Example, tokenizer: Tokenizer) -> RenderedExample:
 
 def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> RenderedExample:
     asked = tuple(turn for turn in example.prompt if isinstance(turn, Message))
-    if tokenizer.chat_template is None:
-        raise BadRow(
-            "no chat template",
-            "the data holds conversations, but the tokenizer has no chat template",
-            "Give data with plain-text prompts and responses[, or a template with --chat-template FILE].",
-        )
-    template = tokenizer.get_chat_template(tools=example.context.get("tools"))
-    options = {**example.context, "chat_template": with_fixed_date(template)}
-
-    def write(turns: Sequence[Message], header: bool) -> str:
-        how = {**options, "add_generation_prompt": header, "tokenize": False}
-        return str(_apply(tokenizer, turns, how))
-
+    options = template_options(tokenizer, example.context)
+    template, write = options["chat_template"], template_writer(tokenizer, options)
     prompt = write(asked, True)
     responses = []
     for response in example.responses:
@@ -158,9 +124,9 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
         talk = Conversation(turns, len(asked), prompt, full, write, marks)
         marked = _GENERATION.search(template) is not None and not thoughtful
         how = {**options, "tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
-        mask = tuple(_apply(tokenizer, turns, how)["assistant_masks"]) if marked else None
+        mask = tuple(apply(tokenizer, turns, how)["assistant_masks"]) if marked else None
         responses.append(_written(talk, full != (thoughtful or whole), mask))
-    return RenderedExample(prompt, tuple(responses), True, _is_dated(template, prompt))
+    return RenderedExample(prompt, tuple(responses), True, is_dated(tokenizer, example.context, prompt))
 
 
 def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) -> RenderedResponse:
@@ -172,44 +138,6 @@ def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) ->
     if mask is None:
         return RenderedResponse(talk.full, trimmed, learnt(talk, spans), last_turn_only=lost)
     return RenderedResponse(talk.full, trimmed, learnt(talk, spans), mask, last_turn_only=lost)
-
-
-DATE = datetime.date(2024, 7, 26)
-"""What every chat template that asks for today's date is told, in every command and on every day.
-
-With the day's own date the same data would have other tokens tomorrow. It is what the templates that ask (Llama 3.1
-and later) write themselves where nobody tells them. `chat_template_kwargs` of a row may say another (date_string).
-"""
-
-
-def with_fixed_date(template: str) -> str:
-    """Return the chat template with every date replaced by `DATE`."""
-    return _TODAY.sub(lambda found: repr(DATE.strftime(found[2])), template)
-
-
-_TODAY = re.compile(r"strftime_now\(\s*(?:format\s*=\s*)?(['\"])(.*?)\1\s*\)")
-
-
-def _is_dated(template: str, prompt: str) -> bool:
-    return any(DATE.strftime(form) in prompt for _, form in _TODAY.findall(template))
-
-
-_REFUSED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
-def _apply(tokenizer: Tokenizer, turns: Sequence[Message], options: Mapping[str, Any]) -> Any:
-    from jinja2 import TemplateError
-
-    conversation = [{"role": turn.role, "content": turn.content} for turn in turns]
-    try:
-        return tokenizer.apply_chat_template(conversation, **options)
-    except (TemplateError, *_REFUSED) as error:  # a template is a program of somebody else
-        roles = " ".join(turn.role for turn in turns)
-        raise BadRow(
-            "refused by the chat template",
-            f"the chat template refuses the conversation ({roles}): {(str(error) or type(error).__name__)[:200]}",
-            "Mend the row, or leave it out with --bad-rows drop[, or give another template with --chat-template FILE].",
-        ) from error
 
 
 def _refuse_ends(turns: Sequence[Message], ends: Collection[str]) -> None:

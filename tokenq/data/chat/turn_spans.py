@@ -4,16 +4,14 @@ A turn is found by writing the conversation up to it. It reaches to its end mark
 that is written: with the turn, only behind the last turn, or as the first thing of the next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from tokenq.data.chat.template import Write
 from tokenq.data.turns import BadRow, common_length
 from tokenq.records.examples import ContextMessage, Message
 
 Span = tuple[int, int]
-
-Write = Callable[[Sequence[Message], bool], str]
-"""(turns, whether the header of an assistant's turn follows) → text."""
 
 
 class Conversation(NamedTuple):
