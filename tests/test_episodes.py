@@ -21,7 +21,7 @@ EPISODE = Episode(
     options={"rooms": "3"},
     seed=3,
     number=1,
-    turns=(FIRST, SECOND, replace(LAST, info={"error": "it broke"})),
+    turns=(FIRST, SECOND, replace(LAST, info={"invalid": True})),
     observation=None,
     terminal=False,
     reason="error",
@@ -31,6 +31,7 @@ EPISODE = Episode(
     version=7,
     sampling={"temperature": 1.0},
     engine="local float32",
+    error="it broke",
     tools=({"type": "function", "function": {"name": "add"}},),
 )
 
@@ -48,7 +49,6 @@ def test_a_line_has_the_keys_that_are_promised():
         ("Dust.\n> ", "take é", 1.5),
         ([{"role": "tool", "content": "4"}], "go", -0.5),
     ]
-    assert EPISODE.error == "it broke"
 
 
 def test_turns_whose_tokens_follow_each_other_are_one_sequence():

@@ -4,7 +4,6 @@ A line of a file of episodes is one episode. Token ids are what the policy read 
 Plain Python.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,7 +16,7 @@ from tokenq.records.rollouts import Distribution, Finish
 from tokenq.records.schema import SCHEMA, built, check_schema, json_lines, whole
 
 Told = str | tuple[Mapping[str, Any], ...]
-"""What an environment said as JSON has it: a text, or messages as objects without the fields that are empty."""
+"""What an environment said as JSON has it: a text, or messages as OpenAI has them."""
 
 Reason = Literal["terminated", "truncated", "turn limit", "context", "error", "timeout"]
 """How an episode ended: the environment came to an end, or cut it; the most turns were taken; the model's context was
@@ -26,29 +25,12 @@ full; the environment failed; it took too long over a step."""
 
 def told(observation: Text) -> Told:
     """Return an observation as JSON has it."""
-    if isinstance(observation, str):
-        return observation
-    empty = {one.name: one.default for one in dataclasses.fields(Message)}
-    return tuple(
-        {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(one).items()
-            if name in ("role", "content") or value != empty[name]
-        }
-        for one in observation
-    )
+    return observation if isinstance(observation, str) else tuple(turn.to_dict() for turn in observation)
 
 
 def untold(observation: Told) -> Text:
     """Return the observation of what `told` gave."""
-    if isinstance(observation, str):
-        return observation
-    return tuple(map(_message, observation))
-
-
-def _message(one: Mapping[str, Any]) -> Message:
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in one.items()}
-    return Message(**fields)
+    return observation if isinstance(observation, str) else tuple(map(Message.from_dict, observation))
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,8 @@ class Turn:
         starts_over: whether the template wrote the past anew, so that what was read before is no prefix.
         kept_mass: the probability that filters left at each token; None without filters, or unknown.
         implicit: β log π/π_ref of each token of the action; None where no reference was read.
-        info: what the environment said beside: "invalid" for an action in the wrong format, "error", …
+        info: what the environment said beside: "invalid" for an action in the wrong format, …; and "cut_turns": how
+            many turns were left out of what was read, as the context was full.
     """
 
     observation: Told
@@ -133,6 +116,7 @@ class Episode:
         logps_of: "model" for log π, before temperature and filters; "sampler" for what was drawn from.
         instructions: the system text before the first observation.
         tools: schemas of the tools that the policy was shown.
+        error: what the environment failed with; None where it did not.
     """
 
     id: str
@@ -153,17 +137,12 @@ class Episode:
     logps_of: Distribution = "model"
     instructions: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
+    error: str | None = None
 
     @property
     def return_(self) -> float:
         """Sum of the rewards of all turns."""
         return float(sum(turn.reward for turn in self.turns))
-
-    @property
-    def error(self) -> str | None:
-        """What the environment failed with."""
-        said = self.turns[-1].info.get("error") if self.turns else None
-        return None if said is None else str(said)
 
     def segments(self) -> list[Segment]:
         """Return the turns in stretches whose tokens follow each other; one, unless a template wrote the past anew."""

@@ -15,10 +15,10 @@ from typing import Any
 from tokenq.errors import UserError, unknown_name
 from tokenq.judge.endpoint import Connection, Down, Endpoint, Refused, Stopped
 from tokenq.records.rollouts import Distribution
-from tokenq.rollout.writer import Sample
+from tokenq.rollout.writer import Sample, Seed
 from tokenq.rollout.writer_checks import audited, fault
 from tokenq.search.branches import Limits
-from tokenq.search.sampling import mixed_seed
+from tokenq.search.sampling import each_seed, mixed_seed
 from tokenq.search.settings import Sampling
 
 SEEDS = 2**31
@@ -159,14 +159,15 @@ class RemoteWriter:
         """What computes, and in which type."""
         return self.server.engine
 
-    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: int) -> list[list[Sample]]:
+    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
         """Return `count` responses to every prompt.
 
         Raises:
             UserError: the server is down, or what it gives back cannot be learnt from.
         """
         asked = 1 if sampling.temperature == 0 else count
-        bodies = [self._body(prompt, asked, sampling, mixed_seed(seed, prompt, 0) % SEEDS) for prompt in prompts]
+        seeds = [mixed_seed(*one, 0) % SEEDS for one in zip(each_seed(seed, len(prompts)), prompts, strict=True)]
+        bodies = [self._body(prompt, asked, sampling, own) for prompt, own in zip(prompts, seeds, strict=True)]
         answers = self.server.send("/completions", bodies)
         whose = self.logps_of.get(sampling, "model")
         found = [self._samples(prompt, answer, asked, whose) for prompt, answer in zip(prompts, answers, strict=True)]

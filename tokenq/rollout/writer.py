@@ -39,6 +39,10 @@ class Sample(NamedTuple):
     version: int | None = None
 
 
+Seed = int | Sequence[int]
+"""What draws are a function of: one for all prompts, whose draws then are of their tokens too, or one for each."""
+
+
 class Writer(Protocol):
     """Writes responses to prompts, in the order in which it is asked."""
 
@@ -47,8 +51,8 @@ class Writer(Protocol):
         """What computes, and in which type: part of every rollout's record."""
         ...
 
-    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: int) -> list[list[Sample]]:
-        """Return `count` responses to every prompt, a function of weights, prompts, sampling and seed alone."""
+    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
+        """Return `count` responses to every prompt, a function of weights, prompt, sampling and seed alone."""
         ...
 
 
@@ -68,7 +72,7 @@ class LocalWriter:
     engine: str = "local"
     prepared: Callable[[], contextlib.AbstractContextManager[None]] = field(default=contextlib.nullcontext)
 
-    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: int) -> list[list[Sample]]:
+    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
         """Return `count` responses to every prompt."""
         with torch.no_grad(), collector_paused(), self.prepared():
             stepper: Stepper = self.stepper()
@@ -97,7 +101,7 @@ class StoredWriter:
     logps: Callable[[tuple[int, ...], Sequence[TokenResponse]], Sequence[Sequence[float]]]
     engine: str = "data"
 
-    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: int) -> list[list[Sample]]:
+    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
         """Return the first `count` responses that are there for every prompt."""
         found = []
         for prompt in map(tuple, prompts):

@@ -59,7 +59,7 @@ def sample(
     sampling: Sampling | None = None,
     *,
     count: int = 1,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     progress: Progress = silent,
 ) -> list[list[Branch]]:
     """Return `count` responses to every prompt, in the order in which they are drawn; the score is log π.
@@ -70,7 +70,7 @@ def sample(
         walk: prompts and limits, at their beginning.
         sampling: temperature and filters.
         count: samples for each prompt.
-        seed: decides everything.
+        seed: decides everything; one for all prompts, or one for each.
         progress: told (tokens of the longest response so far, most tokens) after every step.
 
     Raises:
@@ -80,7 +80,11 @@ def sample(
         raise UserError(f"{count} samples are none.", "Draw 1 or more.")
     sampling = sampling or Sampling()
     limits = walk.limits
-    dice = [[Dice(mixed_seed(seed, prompt, number)) for number in range(count)] for prompt in walk.prompts]
+    seeds = each_seed(seed, len(walk.prompts))
+    dice = [
+        [Dice(mixed_seed(own, prompt, number)) for number in range(count)]
+        for own, prompt in zip(seeds, walk.prompts, strict=True)
+    ]
     running = {(root.prompt, number): root for root in walk.roots() for number in range(count)}
     finished: dict[tuple[int, int], Branch] = {}
     for length in range(1, limits.max_new_tokens + 1):
@@ -206,6 +210,11 @@ def mixed_seed(seed: int, prompt: Sequence[int], number: int) -> int:
     for token in prompt:
         mixed = ((mixed ^ token) * 0x100000001B3) % 2**64
     return mixed >> 1
+
+
+def each_seed(seed: int | Sequence[int], prompts: int) -> Sequence[int]:
+    """Return a seed for each of so many prompts, of one for all of them or one for each."""
+    return [seed] * prompts if isinstance(seed, int) else seed
 
 
 def greedy(walk: Walk, progress: Progress = silent) -> list[list[Branch]]:

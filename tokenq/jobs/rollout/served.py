@@ -34,7 +34,7 @@ from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.publishing import PUBLISHERS, Publication, published
 from tokenq.rollout.remote import RemoteWriter, find_server
 from tokenq.rollout.sync import synced_by
-from tokenq.rollout.writer import Sample
+from tokenq.rollout.writer import Sample, Seed
 from tokenq.rollout.writer_checks import BARS, Bar, Table, compared
 from tokenq.rollout.writer_probe import WRITTEN, Greedy, Pool, Probe, Taken, leading, probed, taken
 from tokenq.rundir import RunDir
@@ -144,7 +144,7 @@ class ServedPolicy:
         """What computes, and in which type."""
         return self.remote.engine
 
-    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: int) -> list[list[Sample]]:
+    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
         """Return `count` responses to every prompt; the first ones after a publication are compared.
 
         Raises:

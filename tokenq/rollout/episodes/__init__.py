@@ -1,0 +1,1 @@
+"""Episodes with environments: how they are asked for, how they are played, what they come to."""
