@@ -68,12 +68,14 @@ def _proofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "proofs"
     folder.mkdir(exist_ok=True)
+    folder.with_name("games").mkdir(exist_ok=True)
     return folder
 
 
 def _keep_proofs(caches: Path, proofs: Path) -> None:
     (caches / "tokenq").mkdir(parents=True)
     (caches / "tokenq" / "proofs").symlink_to(proofs)
+    (caches / "tokenq" / "games").symlink_to(proofs.with_name("games"))  # what is compiled depends on its name alone
 
 
 @pytest.fixture(scope="session", autouse=True)

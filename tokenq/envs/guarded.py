@@ -17,6 +17,9 @@ from tokenq.records.examples import Message
 
 Result = TypeVar("Result")
 
+RESET_SECONDS = 120.0
+"""A reset may always take that long: a game may have to be compiled."""
+
 
 class EpisodeFailed(UserError):
     """An environment could not begin an episode.
@@ -36,7 +39,7 @@ def guarded(make: Callable[[], Environment], timeout: float | None = None) -> "G
 
     Args:
         make: makes the environment; called again after a failure.
-        timeout: seconds that a step or a reset may take; None for no limit.
+        timeout: seconds that a step may take (a reset, if it is less, `RESET_SECONDS`); None for no limit.
     """
     return Guarded(make, timeout)
 
@@ -84,11 +87,11 @@ class Guarded:
             self._inner = self._make()
         environment, self._past = self._inner, Past(self._make, seed, ())
         try:
-            return _observation(self._limited(lambda: environment.reset(seed)))
+            return _observation(self._limited(lambda: environment.reset(seed), RESET_SECONDS))
         except UserError:
             raise
         except (Exception, SystemExit) as problem:
-            failure = self._failed(problem)
+            failure = self._failed(problem, RESET_SECONDS)
             raise EpisodeFailed(
                 f"The environment cannot begin the episode of seed {seed}: {failure.info['error']}.",
                 timeout=failure.info["timeout"],
@@ -116,16 +119,17 @@ class Guarded:
             self._worker.end()
             self._worker = None
 
-    def _limited(self, call: Callable[[], Result]) -> Result:
+    def _limited(self, call: Callable[[], Result], least: float = 0.0) -> Result:
         if self._timeout is None:
             return call()
         if self._worker is None:
             self._worker = _Worker()
-        return self._worker.run(call, self._timeout)
+        return self._worker.run(call, max(self._timeout, least))
 
-    def _failed(self, problem: BaseException) -> Step:
+    def _failed(self, problem: BaseException, least: float = 0.0) -> Step:
         late = isinstance(problem, _Late)
-        said = f"no answer within {self._timeout:g} s" if late else f"{type(problem).__name__}: {reason(problem)}"
+        limit = max(self._timeout or 0.0, least)
+        said = f"no answer within {limit:g} s" if late else f"{type(problem).__name__}: {reason(problem)}"
         if late and self._worker is not None:
             self._worker.abandon()
             self._worker = None
