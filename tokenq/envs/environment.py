@@ -54,8 +54,8 @@ class Environment(Protocol):
 class Listing(Protocol):
     """An environment that can list the actions that are possible now."""
 
-    def actions(self) -> tuple[str, ...]:
-        """Return them; none after the end."""
+    def actions(self) -> tuple[str, ...] | None:
+        """Return them, () after the end; None where it cannot list them just now."""
 
 
 @runtime_checkable
@@ -70,8 +70,8 @@ class Copyable(Protocol):
 class Solvable(Protocol):
     """An environment whose states can be listed."""
 
-    def solution(self) -> Solution:
-        """Return its world, and where in it the environment is now."""
+    def solution(self) -> Solution | None:
+        """Return its world, and where in it the environment is now; None for a game that is not solved."""
 
 
 class Past(NamedTuple):

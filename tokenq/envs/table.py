@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenq.envs.adapters import textworld
+from tokenq.envs.adapters import textarena, textworld
 from tokenq.envs.environment import Environment
 from tokenq.envs.gridworld import DEFAULTS, SLIPPERY, grid_factory
 from tokenq.errors import unknown_name
@@ -58,6 +58,9 @@ ENVIRONMENTS: dict[str, EnvironmentRow] = {
         max_turns=20,
         max_new_tokens=24,
         extra="agents",
+    ),
+    "textarena": EnvironmentRow(
+        textarena.make, textarena.DEFAULTS, "Answer with one move and nothing else.", max_new_tokens=24, extra="agents"
     ),
     "gridworld": EnvironmentRow(grid_factory("gridworld", DEFAULTS), DEFAULTS, _WAYS, max_turns=12, max_new_tokens=8),
     "slippery_gridworld": EnvironmentRow(

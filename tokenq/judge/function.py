@@ -15,10 +15,17 @@ Function = Callable[[Sequence[Any], Sequence[str]], Sequence[float]]
 
 
 def load_function(name: str) -> Function:
-    """Return the function.
+    """Return the function that judges, as `load_callable`."""
+    found: Function = load_callable(name, "--judge ")
+    return found
+
+
+def load_callable(name: str, flag: str) -> Callable[..., Any]:
+    """Return a function or a class of a file.
 
     Args:
         name: FILE.py:NAME. The file is run, as a script would be.
+        flag: that names it, for messages.
 
     Raises:
         UserError: there is no such file or no such function, or the file cannot be run.
@@ -26,7 +33,7 @@ def load_function(name: str) -> Function:
     file, _, wanted = name.rpartition(":")
     path = Path(file).expanduser()
     if not path.is_file():
-        raise UserError(f"--judge {name}: there is no file {file}.", "Name it as FILE.py:FUNCTION.")
+        raise UserError(f"{flag}{name}: there is no file {file}.", "Name it as FILE.py:NAME.")
     own = (
         f"tokenq_judge_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"  # hides no module of that name
     )
@@ -39,11 +46,10 @@ def load_function(name: str) -> Function:
         spec.loader.exec_module(module)
     except Exception as problem:
         raise UserError(f"{path} cannot be run: {problem!r}.", "Try it alone: python " + str(path)) from problem
-    functions = {key: value for key, value in vars(module).items() if callable(value)}
+    functions: dict[str, Callable[..., Any]] = {key: value for key, value in vars(module).items() if callable(value)}
     if wanted not in functions:
         raise unknown_name(f"function in {path}", wanted, functions)
-    found: Function = functions[wanted]
-    return found
+    return functions[wanted]
 
 
 def called(function: Function, name: str, prompts: Sequence[Text], responses: Sequence[str]) -> Sequence[float]:
