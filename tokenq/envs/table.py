@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenq.envs.adapters import textarena, textworld
+from tokenq.envs.adapters import gymnasium, reasoning_gym, textarena, textworld
 from tokenq.envs.environment import Environment
 from tokenq.envs.gridworld import DEFAULTS, SLIPPERY, grid_factory
 from tokenq.errors import unknown_name
@@ -61,6 +61,17 @@ ENVIRONMENTS: dict[str, EnvironmentRow] = {
     ),
     "textarena": EnvironmentRow(
         textarena.make, textarena.DEFAULTS, "Answer with one move and nothing else.", max_new_tokens=24, extra="agents"
+    ),
+    "reasoning_gym": EnvironmentRow(
+        reasoning_gym.make,
+        reasoning_gym.DEFAULTS,
+        "Give the final answer within <answer> and </answer>.",
+        max_turns=1,
+        max_new_tokens=256,
+        extra="agents",
+    ),
+    "gymnasium": EnvironmentRow(
+        gymnasium.make, gymnasium.DEFAULTS, "Answer with one action and nothing else.", max_new_tokens=8, extra="agents"
     ),
     "gridworld": EnvironmentRow(grid_factory("gridworld", DEFAULTS), DEFAULTS, _WAYS, max_turns=12, max_new_tokens=8),
     "slippery_gridworld": EnvironmentRow(

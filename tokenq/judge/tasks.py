@@ -111,11 +111,17 @@ class ReasoningGymTask:
         Raises:
             UserError: the package is missing, or has no such task.
         """
-        where = f"reasoning-gym {self.name}"
-        return [
-            Prompt(str(number), (Message("user", entry["question"]),), f"{where}, example {number}", values=entry)
-            for number, entry in enumerate(self._dataset, 1)
-        ]
+        return [self.example(number) for number in range(1, len(self._dataset) + 1)]
+
+    def example(self, number: int) -> Prompt:
+        """Return the question of a number, from 1; others need not be made for it.
+
+        Raises:
+            UserError: as `examples`.
+        """
+        entry = self._dataset[number - 1]
+        where = f"reasoning-gym {self.name}, example {number}"
+        return Prompt(str(number), (Message("user", entry["question"]),), where, values=entry)
 
     def correct(self, name: str, response: str) -> float:
         """Return the score of the task's own verifier for what stands in <answer>…</answer>, else for the response."""
