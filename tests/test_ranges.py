@@ -77,6 +77,7 @@ NEEDED = {
     "train": {"model": "m", "data": ["d"], "output": "o"},
     "score": {"policy": "p", "data": ["d"], "output": "o.jsonl"},
     "search": {"policy": "p", "prompts": ["d"], "output": "o.jsonl"},
+    "play": {"policy": "p", "environment": "gridworld"},
     "sweep": {"policy": "p", "prompts": ["d"], "output": "o", "gold": "answer", "answer": "boxed"},
     "doctor": {"run": "r"},
     "export": {"run": "r", "output": "o"},

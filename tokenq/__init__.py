@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tokenq.jobs.examine import examine as examine
     from tokenq.jobs.export import export as export
     from tokenq.jobs.load import load as load
+    from tokenq.jobs.playing.play import play as play
     from tokenq.jobs.rollout.online import online as online
     from tokenq.jobs.search import decode as decode
     from tokenq.jobs.train import train as train
@@ -23,6 +24,7 @@ _JOBS = {
     "export": "tokenq.jobs.export",
     "load": "tokenq.jobs.load",
     "online": "tokenq.jobs.rollout.online",
+    "play": "tokenq.jobs.playing.play",
     "train": "tokenq.jobs.train",
 }
 """Functions that are imported when they are asked for, with torch, and where they stand."""

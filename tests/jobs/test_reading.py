@@ -18,6 +18,7 @@ from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.evaluation.sweep_config import SweepConfig
 from tokenq.jobs.load import load
+from tokenq.jobs.playing.play import play
 from tokenq.jobs.reader import Options
 from tokenq.jobs.score import score
 from tokenq.jobs.search import search
@@ -25,6 +26,7 @@ from tokenq.jobs.sweep import sweep
 from tokenq.models.load import add_lora
 from tokenq.records.results import read_results
 from tokenq.records.trace_files import read_traces
+from tokenq.rollout.episodes.config import PlayConfig
 from tokenq.score.config import ScoreConfig
 from tokenq.search.config import SearchConfig
 
@@ -52,6 +54,7 @@ def place(tmp_path_factory):
     [
         (score, ScoreConfig, {"tokenizer", "listener"}),
         (search, SearchConfig, {"tokenizer", "listener", "judge", "interrupted"}),
+        (play, PlayConfig, {"tokenizer", "listener"}),
         (sweep, SweepConfig, {"tokenizer", "listener", "quality", "interrupted"}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from hand_made_episodes import FAILED, LOST, UNREAD, WON
 from hand_made_results import beam_result, drawn_result, wide_result
 from hand_made_rounds import hand_made_rounds
 from hand_made_runs import FIRST, SECOND, write_run
@@ -10,6 +11,7 @@ from hand_made_traces import hand_made_pair, judged_pair, long_trace
 
 from tokenq.cli.main import main
 from tokenq.figures.section import Section
+from tokenq.report.episodes.page import write_episode_page
 from tokenq.report.figure_page import write_figures
 from tokenq.report.html import write_page
 from tokenq.report.outcome_page import write_outcome_page
@@ -100,4 +102,11 @@ def rounds(folder):
     return write_rounds_page(RunDir(hand_made_rounds(folder / "rounds")))
 
 
-PAGES = {one.__name__: one for one in (score, search, outcome, compare, doctor, figures, rounds)}
+def episodes(folder):
+    write_episode_page(
+        folder / "e.html", [LOST, WON, UNREAD, FAILED], title="textworld by runs/a policy", record=RECORD
+    )
+    return folder / "e.html"
+
+
+PAGES = {one.__name__: one for one in (score, search, outcome, compare, doctor, figures, rounds, episodes)}

@@ -29,6 +29,7 @@ from tokenq.doctor import config as doctor
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation import sweep_config as sweep
 from tokenq.rollout import config as online
+from tokenq.rollout.episodes import config as play
 from tokenq.score import config as score
 from tokenq.search import config as search
 from tokenq.terminal.plain_text import complain, fit_streams
@@ -195,7 +196,7 @@ def _goes_on(_: object) -> str:
     return "The same command goes on where this one stopped."
 
 
-def _goes_on_from_output(config: score.ScoreConfig | search.SearchConfig) -> str:
+def _goes_on_from_output(config: score.ScoreConfig | search.SearchConfig | play.PlayConfig) -> str:
     return _goes_on(config) if config.output else "Start again with the same command."
 
 
@@ -238,6 +239,14 @@ COMMANDS: dict[str, Command] = {
         search.SECTIONS,
         search.SPELT_ELSEWHERE,
         check=_check_search,
+    ),
+    "play": Command(
+        play.PlayConfig,
+        _runs("play"),
+        _goes_on_from_output,
+        "play episodes with an environment: success, cost, and the turn that lost it",
+        play.SECTIONS,
+        play.SPELT_ELSEWHERE,
     ),
     "sweep": Command(
         sweep.SweepConfig,

@@ -164,15 +164,29 @@ def settings_given(
     Raises:
         UserError: a model or data is nothing that can be read.
     """
+    given, in_memory = pair_given(keywords, own)
+    sources, rows = data_given(keywords[data])
+    return given | {data: sources}, in_memory, rows
+
+
+def pair_given(keywords: Mapping[str, Any], own: Collection[str]) -> tuple[dict[str, Any], dict[str, "Loaded"]]:
+    """Return the settings of a job that reads no data as its configuration has them, and the models in memory by role.
+
+    Args:
+        keywords: of the job, among them policy, reference, run and tokenizer.
+        own: keywords of the job that its configuration does not have.
+
+    Raises:
+        UserError: a model is nothing that can be read.
+    """
     given = {name: value for name, value in keywords.items() if name not in own}
     tokenizer = given.pop("tokenizer")
     if isinstance(given["policy"], Run):
         given |= {"policy": None, "run": given["policy"]}
     names, in_memory = models_given({role: given[role] for role in ("policy", "reference")}, tokenizer)
-    sources, rows = data_given(given[data])
     run = given["run"].folder if isinstance(given["run"], Run) else given["run"]
-    given |= {**names, "run": run, data: sources}
-    return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory, rows
+    given |= {**names, "run": run}
+    return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory
 
 
 def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:

@@ -25,7 +25,7 @@ from tokenq.report.outcome import figure, shown_table
 from tokenq.report.plots import save_figure, wrong_tokens
 from tokenq.stats.outcome import Chart, Table
 
-STYLES = ("theme.css", "tokens.css", "sheet.css", "figures.css")
+STYLES = ("theme.css", "tokens.css", "depths.css", "sheet.css", "figures.css")
 """The parts of the page's style."""
 
 STEPS = 20
@@ -168,12 +168,13 @@ def _runs(tokens: Sequence[ShownToken], wrong: frozenset[int]) -> Iterator[dict[
         word = first.lstrip(" ")
         if bad and word and word != first:
             outside = replace(run[0], parts=((mark, first[: -len(word)]),))
-            yield {"wrong": False, "tokens": [_token(outside)]}
+            yield {"wrong": False, "tokens": [token_view(outside)]}
             run[0] = replace(run[0], parts=((mark, word), *run[0].parts[1:]))
-        yield {"wrong": bad, "tokens": list(map(_token, run))}
+        yield {"wrong": bad, "tokens": list(map(token_view, run))}
 
 
-def _token(token: ShownToken) -> dict[str, Any]:
+def token_view(token: ShownToken) -> dict[str, Any]:
+    """Return a token as templates without script show it: its classes, its numbers in words, its parts."""
     return {"classes": _classes(token), "said": token.said, "parts": _marked(token)}
 
 

@@ -135,8 +135,9 @@ def shown_tokens(trace: TokenTrace, channel: Channel, scale: float | None = None
         scale: the value of the deepest colour; None: the largest of this trace.
     """
     return [
-        ShownToken(_name(token, trace), _parts(token, trace), share, _tooltip(token, channel), token.written)
+        ShownToken(name, parts_of(token.text, name), share, _tooltip(token, channel), token.written)
         for token, share in zip(trace.tokens, shares(trace, channel, scale), strict=True)
+        for name in (_name(token, trace),)
     ]
 
 
@@ -151,11 +152,14 @@ def _ground(share: float) -> str:
     return f"background:rgba({red},{green},{blue},{_DEEPEST * abs(share):.3f})" if abs(share) >= 0.005 else ""
 
 
-def _parts(token: TraceToken, trace: TokenTrace) -> tuple[tuple[str, str], ...]:
-    """Return the piece of a token as (mark, text): marks stand for what has no look of its own."""
-    if not token.text:
-        return ((_name(token, trace), ""),)
-    return tuple((_mark(part), part) for part in _UNSEEN.split(token.text) if part)
+def parts_of(text: str, name: str) -> tuple[tuple[str, str], ...]:
+    """Return the piece of a token as (mark, text): marks stand for what has no look of its own.
+
+    Args:
+        text: the piece.
+        name: what a token without one is called.
+    """
+    return tuple((_mark(part), part) for part in _UNSEEN.split(text) if part) if text else ((name, ""),)
 
 
 def _mark(part: str) -> str:

@@ -9,14 +9,20 @@ LOCAL = "local"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WriterOptions:
-    """Who writes the responses of rounds, and how weights reach it."""
+class WriterAddress:
+    """Who writes."""
 
     writer: str = "local"
     """What generates responses: local, the policy in this process, or the address of an OpenAI-compatible server that
     takes and gives token ids (vLLM): --writer http://localhost:8000. What the reference writes is written here."""
     writer_model: str | None = None
     """Name of the model at --writer. Default: the only one that is served there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriterOptions(WriterAddress):
+    """Who writes the responses of rounds, and how weights reach it."""
+
     sync: Literal["auto", "lora", "reload", "command"] = "auto"
     """How new weights reach --writer before each round: as an adapter under a new name, from a folder that vLLM reads
     again, or by --sync-command. auto: by that command, else lora where an adapter is trained, else reload."""
@@ -40,6 +46,25 @@ def synced_by(config: WriterOptions, *, adapts: bool) -> str:
     return "lora" if adapts else "reload"
 
 
+def refuse_address(config: WriterAddress) -> None:
+    """Refuse a writer that is neither here nor at an address.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if config.writer != LOCAL and not config.writer.startswith(("http://", "https://")):
+        raise UserError(
+            f"--writer {config.writer!r} is no writer.", "Give local, or an address: --writer http://localhost:8000."
+        )
+    if config.writer == LOCAL and config.writer_model is not None:
+        raise _nobody_there("writer_model")
+
+
+def _nobody_there(name: str) -> UserError:
+    flag = f"--{name.replace('_', '-')}"
+    return UserError(f"{flag} is given, and the policy in this process writes.", "Name a server: --writer URL.")
+
+
 def refuse_writer(config: WriterOptions, *, adapts: bool) -> None:
     """Refuse settings of a writer that cannot be meant together.
 
@@ -55,13 +80,9 @@ def refuse_writer(config: WriterOptions, *, adapts: bool) -> None:
         named = [name for name, value in given.items() if value is not None]
         named += ["sync"] * (config.sync != "auto") + ["max_staleness"] * (config.max_staleness > 0)
         if named:
-            flag = f"--{named[0].replace('_', '-')}"
-            raise UserError(f"{flag} is given, and the policy in this process writes.", "Name a server: --writer URL.")
+            raise _nobody_there(named[0])
         return
-    if not config.writer.startswith(("http://", "https://")):
-        raise UserError(
-            f"--writer {config.writer!r} is no writer.", "Give local, or an address: --writer http://localhost:8000."
-        )
+    refuse_address(config)
     by, command = synced_by(config, adapts=adapts), config.sync_command
     if by == "command" and (command is None or "{path}" not in command):
         hint = "Name a program that takes the folder: --sync-command 'push {path} {version}'."

@@ -173,16 +173,16 @@ def broken():
     ("at", "how", "reason", "turns", "error"),
     [
         (2, broken, "error", 2, "ValueError: it broke"),
-        (2, partial(time.sleep, 30), "timeout", 2, "no answer within 0.05 s"),
+        (2, partial(time.sleep, 30), "timeout", 2, "no answer within 0.5 s"),
         (0, broken, "error", 0, "it broke"),
-        (0, partial(time.sleep, 30), "timeout", 0, "no answer within 0.05 s"),
+        (0, partial(time.sleep, 30), "timeout", 0, "no answer within 0.5 s"),
     ],
 )
 def test_an_environment_that_fails_ends_its_own_episode(at, how, reason, turns, error):
     _, player = scripted(PLAIN, lambda _: "yes<eos>")
     number = iter(range(3))
     game = Game("failing", {}, lambda: Failing(at if next(number, 9) == 1 else -1, how))
-    episodes = lockstep(game, [Start(3)] * 3, player, replace(RULES, step_timeout=0.05))
+    episodes = lockstep(game, [Start(3)] * 3, player, replace(RULES, step_timeout=0.5))
     assert [one.reason for one in episodes] == ["terminated", reason, "terminated"]
     failed = episodes[1]
     assert (len(failed.turns), failed.terminal, failed.observation is None) == (turns, False, turns > 0 or at == 0)

@@ -7,6 +7,7 @@ or older ones, or neither. The first batch in each way of sampling is compared w
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,28 +114,18 @@ def trainer_of(policy: PackedLM, tokenizer: Any, prepared: Callable[[], Any], dt
     return Trainer(table, BARS[str(dtype).removeprefix("torch.")], recoded)
 
 
-@dataclass(frozen=True)
-class ServedPolicy:
-    """The policy as a writer behind a server.
+@dataclass
+class HeldWriter:
+    """A writer behind a server whose first responses in each way of sampling are compared with the policy's own.
 
     Attributes:
         remote: writes.
-        trainer: what the writer is held to.
-        save: (folder) → fills it with the policy as it is.
-        config: the settings.
-        run: the folder of the run.
-        pool: token ids to probe with.
-        accelerator: tells processes apart; the main one publishes.
+        trainer: what it is held to.
         listener: told what the writer does not say.
     """
 
     remote: RemoteWriter
     trainer: Trainer
-    save: Callable[[Path], None]
-    config: OnlineConfig
-    run: RunDir
-    pool: Pool
-    accelerator: Accelerator
     listener: Listener
     _compared: set[Sampling] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
@@ -158,11 +149,65 @@ class ServedPolicy:
         if result.fault is not None:
             if result.fault.severity == "error":
                 raise result.fault.raised(self.remote.server.endpoint.shown)
-            self._warn(result.fault.found)
+            self.warn(result.fault.found)
         self._compared.add(sampling)
         if result.logps_of == "sampler":
             self.remote.logps_of[sampling] = "sampler"
         return [[one._replace(logps_of=result.logps_of) for one in some] for some in found]
+
+    def forget(self) -> None:
+        """Compare anew: the weights are others."""
+        self._compared.clear()
+        self.remote.logps_of.clear()
+
+    def warn(self, found: str) -> None:
+        """Say once what was found."""
+        if found not in self._said:
+            self._said.add(found)
+            self.listener.say(f"warning: the writer at {self.remote.server.endpoint.shown}: {found}")
+
+
+@dataclass(frozen=True)
+class ServedPolicy:
+    """The policy as a writer behind a server.
+
+    Attributes:
+        remote: writes.
+        trainer: what the writer is held to.
+        save: (folder) → fills it with the policy as it is.
+        config: the settings.
+        run: the folder of the run.
+        pool: token ids to probe with.
+        accelerator: tells processes apart; the main one publishes.
+        listener: told what the writer does not say.
+    """
+
+    remote: RemoteWriter
+    trainer: Trainer
+    save: Callable[[Path], None]
+    config: OnlineConfig
+    run: RunDir
+    pool: Pool
+    accelerator: Accelerator
+    listener: Listener
+
+    @cached_property
+    def held(self) -> HeldWriter:
+        """The writer, whose responses are compared."""
+        return HeldWriter(self.remote, self.trainer, self.listener)
+
+    @property
+    def engine(self) -> str:
+        """What computes, and in which type."""
+        return self.remote.engine
+
+    def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
+        """Return `count` responses to every prompt; the first ones after a publication are compared.
+
+        Raises:
+            UserError: the server is down, or its responses are not the policy's.
+        """
+        return self.held.write(prompts, count, sampling, seed)
 
     def refresh(self, version: int) -> None:
         """Give the server the policy's weights, unless it has them, and check that it took them.
@@ -182,8 +227,7 @@ class ServedPolicy:
         broadcast_object_list(known)
         name, has = known[0]
         self.remote.model, self.remote.published, self.remote.version = name, version, has
-        self._compared.clear()
-        self.remote.logps_of.clear()
+        self.held.forget()
 
     def _published(self, version: int) -> tuple[str, int]:
         """Publish, and return the name of the weights there and the version that the server then has."""
@@ -209,14 +253,9 @@ class ServedPolicy:
         if found.fault is not None:
             if found.version is None or version - found.version > self.config.max_staleness:
                 raise found.fault.raised(self.remote.server.endpoint.shown)
-            self._warn(found.fault.found)
+            self.held.warn(found.fault.found)
         assert found.version is not None  # weights that nobody published are a fault
         return name, found.version
-
-    def _warn(self, found: str) -> None:
-        if found not in self._said:
-            self._said.add(found)
-            self.listener.say(f"warning: the writer at {self.remote.server.endpoint.shown}: {found}")
 
 
 def served_policy(

@@ -108,7 +108,7 @@ class Seat:
             action_ids=sample.token_ids,
             logps=sample.logps,
             finish=sample.finish,
-            reward=float(step.reward),
+            reward=float(step.reward) + 0.0,  # of −0 too
             pieces=pieces,
             starts_over=self.state.starts_over,
             kept_mass=sample.kept_mass,

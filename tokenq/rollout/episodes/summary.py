@@ -42,7 +42,7 @@ class PlayNumbers:
     def lines(self) -> list[str]:
         """Return the numbers in words."""
         ended = ", ".join(f"{reason} {count}" for reason, count in self.ended.items())
-        success = "the environment does not say" if self.success is None else _said(self.success)
+        success = "no episode came so far that its environment says" if self.success is None else _said(self.success)
         actions = max(1, self.turns)
         found = [
             f"success: {success}",
