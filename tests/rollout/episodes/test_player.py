@@ -8,6 +8,7 @@ import pytest
 from data.toy_tokenizers import CHATML, THINKING, bytes_tokenizer
 from tiny import tiny_model
 
+import tokenq.envs.guarded as environments
 from tokenq.data.dialogue import open_dialogue
 from tokenq.envs.environment import Step
 from tokenq.envs.table import find_environment
@@ -178,7 +179,8 @@ def broken():
         (0, partial(time.sleep, 30), "timeout", 0, "no answer within 0.5 s"),
     ],
 )
-def test_an_environment_that_fails_ends_its_own_episode(at, how, reason, turns, error):
+def test_an_environment_that_fails_ends_its_own_episode(at, how, reason, turns, error, monkeypatch):
+    monkeypatch.setattr(environments, "RESET_SECONDS", 0.5)
     _, player = scripted(PLAIN, lambda _: "yes<eos>")
     number = iter(range(3))
     game = Game("failing", {}, lambda: Failing(at if next(number, 9) == 1 else -1, how))

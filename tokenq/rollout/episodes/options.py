@@ -20,7 +20,8 @@ class EnvironmentOptions:
     """Most actions of an episode; one that is not over then is marked `"terminal": false`. Default: the
     environment's."""
     step_timeout: float = 60.0
-    """Seconds that the environment may take to begin an episode, or to answer an action, before the episode ends."""
+    """Seconds that the environment may take to answer an action, before the episode ends with the reason "timeout"; to
+    begin one it has two minutes at least."""
     when_full: Literal["end", "cut"] = "end"
     """What to do where the context has no room for another action: end the episode, or leave out the oldest turns
     behind the first observation."""
