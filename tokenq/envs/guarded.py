@@ -1,17 +1,14 @@
 """A guard around an environment: what raises or hangs ends an episode, not a run; and what led here is remembered.
 
-A call that is given a time limit runs in a thread of its own. One that does not return is told to stop and left behind;
-code that never comes back from C cannot be stopped, and keeps its thread until the process ends.
+A call that is given a time limit runs in a thread of its own (`limits`).
 """
 
-import ctypes
 import math
-import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from tokenq.envs.environment import Environment, Observation, Past, Step
+from tokenq.envs.limits import Late, Worker
 from tokenq.errors import UserError, reason
 from tokenq.records.examples import Message
 
@@ -57,7 +54,7 @@ class Guarded:
         self._make, self._timeout = make, timeout
         self._inner: Environment | None = make() if inner is None else inner
         self._past = Past(make, 0, ())
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._failure = Step("", truncated=True, info={"error": "it was not reset", "timeout": False})
 
     def inner(self) -> Environment:
@@ -91,7 +88,7 @@ class Guarded:
         except UserError:
             raise
         except (Exception, SystemExit) as problem:
-            failure = self._failed(problem, RESET_SECONDS)
+            failure = self._failed(problem)
             raise EpisodeFailed(
                 f"The environment cannot begin the episode of seed {seed}: {failure.info['error']}.",
                 timeout=failure.info["timeout"],
@@ -123,61 +120,18 @@ class Guarded:
         if self._timeout is None:
             return call()
         if self._worker is None:
-            self._worker = _Worker()
+            self._worker = Worker()
         return self._worker.run(call, max(self._timeout, least))
 
-    def _failed(self, problem: BaseException, least: float = 0.0) -> Step:
-        late = isinstance(problem, _Late)
-        limit = max(self._timeout or 0.0, least)
-        said = f"no answer within {limit:g} s" if late else f"{type(problem).__name__}: {reason(problem)}"
+    def _failed(self, problem: BaseException) -> Step:
+        late = isinstance(problem, Late)
+        said = str(problem) if late else f"{type(problem).__name__}: {reason(problem)}"
         if late and self._worker is not None:
             self._worker.abandon()
             self._worker = None
         self._inner = None
         self._failure = Step("", truncated=True, info={"error": said.rstrip("."), "timeout": late})
         return self._failure
-
-
-class _Late(Exception):
-    """A call did not return in time."""
-
-
-class _Worker:
-    """A thread that makes one call after another. It is a daemon: what hangs does not keep the process alive."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._results: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, daemon=True, name="environment")
-        self._thread.start()
-
-    def run(self, call: Callable[[], Result], timeout: float) -> Result:
-        self._calls.put(call)
-        try:
-            result, problem = self._results.get(timeout=timeout)
-        except Empty:
-            raise _Late from None
-        if problem is not None:
-            raise problem
-        found: Result = result
-        return found
-
-    def end(self) -> None:
-        self._calls.put(None)
-
-    def abandon(self) -> None:
-        """Raise an exception in the thread, which ends what runs in Python."""
-        self.end()
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(SystemExit)
-        )
-
-    def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            try:
-                self._results.put((call(), None))
-            except BaseException as problem:
-                self._results.put((None, problem))
 
 
 def _checked(result: Step) -> Step:

@@ -26,5 +26,6 @@ def read_options(environment: str, given: Mapping[str, Any], defaults: Options) 
         if name not in defaults:
             raise unknown_name(f"option of the environment {environment}", name, defaults)
         where = f"--environment-options {name}"
-        read[name] = convert(value, type(defaults[name]), where) if isinstance(value, str) else value
+        kind = type(defaults[name]) if type(defaults[name]) in (bool, int, float) else str
+        read[name] = convert(value, kind, where) if isinstance(value, str) else value
     return read

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenq.envs.adapters import gymnasium, reasoning_gym, textarena, textworld
+from tokenq.envs.adapters import gymnasium, own, reasoning_gym, textarena, textworld, tools, user
 from tokenq.envs.environment import Environment
 from tokenq.envs.gridworld import DEFAULTS, SLIPPERY, grid_factory
 from tokenq.errors import unknown_name
@@ -73,6 +73,15 @@ ENVIRONMENTS: dict[str, EnvironmentRow] = {
     "gymnasium": EnvironmentRow(
         gymnasium.make, gymnasium.DEFAULTS, "Answer with one action and nothing else.", max_new_tokens=8, extra="agents"
     ),
+    "tools": EnvironmentRow(
+        tools.make,
+        tools.DEFAULTS,
+        "Call tools where they help, then answer without a call.",
+        tools=tools.schemas,
+        max_turns=10,
+        max_new_tokens=256,
+    ),
+    "user": EnvironmentRow(user.make, user.DEFAULTS, max_turns=10, max_new_tokens=256),
     "gridworld": EnvironmentRow(grid_factory("gridworld", DEFAULTS), DEFAULTS, _WAYS, max_turns=12, max_new_tokens=8),
     "slippery_gridworld": EnvironmentRow(
         grid_factory("slippery_gridworld", SLIPPERY), SLIPPERY, _WAYS, max_turns=12, max_new_tokens=8
@@ -84,11 +93,27 @@ def find_environment(name: str) -> EnvironmentRow:
     """Return the row of an environment.
 
     Args:
-        name: of the table.
+        name: of the table, or FILE.py:CLASS. What the row of a class says besides are its attributes: `instructions`,
+            `tools` (schemas), `max_turns`, `max_new_tokens`.
 
     Raises:
         UserError: names the nearest, and all there are.
     """
+    if ":" in name:
+        return _row_of(name)
     if name not in ENVIRONMENTS:
-        raise unknown_name("environment", name, ENVIRONMENTS)
+        raise unknown_name("environment", name, [*ENVIRONMENTS, "FILE.py:CLASS"])
     return ENVIRONMENTS[name]
+
+
+def _row_of(name: str) -> EnvironmentRow:
+    found = own.load_class(name)
+    schemas = tuple(getattr(found, "tools", ()))
+    return EnvironmentRow(
+        own.maker(name, found),
+        own.defaults_of(name, found),
+        getattr(found, "instructions", ""),
+        tools=lambda _: schemas,
+        max_turns=getattr(found, "max_turns", EnvironmentRow.max_turns),
+        max_new_tokens=getattr(found, "max_new_tokens", EnvironmentRow.max_new_tokens),
+    )

@@ -31,9 +31,26 @@ def load_callable(name: str, flag: str) -> Callable[..., Any]:
         UserError: there is no such file or no such function, or the file cannot be run.
     """
     file, _, wanted = name.rpartition(":")
+    functions = {key: value for key, value in load_file(file, f"{flag}{name}").items() if callable(value)}
+    if wanted not in functions:
+        raise unknown_name(f"function in {file}", wanted, functions)
+    found: Callable[..., Any] = functions[wanted]
+    return found
+
+
+def load_file(file: str, asked: str) -> dict[str, Any]:
+    """Return the names that a file defines or imports; it is run, as a script would be.
+
+    Args:
+        file: a Python file.
+        asked: how it was asked for, for messages.
+
+    Raises:
+        UserError: there is no such file, or it cannot be run.
+    """
     path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"{flag}{name}: there is no file {file}.", "Name it as FILE.py:NAME.")
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"{asked}: there is no file {file}.", "Name it as FILE.py:NAME.")
     own = (
         f"tokenq_judge_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"  # hides no module of that name
     )
@@ -46,10 +63,7 @@ def load_callable(name: str, flag: str) -> Callable[..., Any]:
         spec.loader.exec_module(module)
     except Exception as problem:
         raise UserError(f"{path} cannot be run: {problem!r}.", "Try it alone: python " + str(path)) from problem
-    functions: dict[str, Callable[..., Any]] = {key: value for key, value in vars(module).items() if callable(value)}
-    if wanted not in functions:
-        raise unknown_name(f"function in {path}", wanted, functions)
-    return functions[wanted]
+    return vars(module)
 
 
 def called(function: Function, name: str, prompts: Sequence[Text], responses: Sequence[str]) -> Sequence[float]:
