@@ -118,7 +118,7 @@ def test_every_turn_of_the_assistant_is_learnt_to_its_end(template, eos, whole, 
     _, response, found, summary = learnt(template, TALK, eos=eos)
     assert whole is None or response == whole
     assert found == own
-    assert summary.last_turn_only == 0
+    assert summary.rewritten_turns == 0
 
 
 @pytest.mark.parametrize("template", [CHATML, MARKED, LAST_CLOSED, NEXT_CLOSES.replace("END", "<|im_end|>")])

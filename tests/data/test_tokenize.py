@@ -225,7 +225,7 @@ def test_only_the_assistant_is_kept_in_a_response_of_several_turns(template):
         "<|im_start|>assistant\nfour<|im_end|>"
     )
     assert tokenizer.decode(response.ids[response.mask]) == "one<|im_end|>four<|im_end|>"
-    assert summary.last_turn_only == 0
+    assert summary.rewritten_turns == 0
 
 
 def test_the_end_of_a_response_counts_even_where_the_template_marks_words_alone():
@@ -267,7 +267,7 @@ def test_a_thinking_template_opens_thoughts_that_the_response_does_not_have():
     assert tokenizer.decode(group.prompt_ids) == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n"
     texts = [tokenizer.decode(response.ids) for response in group.responses]
     assert texts == ["c<|im_end|>", "<think>hm</think>r<|im_end|>"]
-    assert (summary.template_rewrites, summary.boundary_merges, summary.last_turn_only) == (1, 0, 0)
+    assert (summary.template_rewrites, summary.boundary_merges, summary.rewritten_turns) == (1, 0, 0)
 
 
 def test_a_template_that_rewrites_earlier_turns_leaves_the_last_turn_and_says_so():
@@ -280,7 +280,7 @@ def test_a_template_that_rewrites_earlier_turns_leaves_the_last_turn_and_says_so
         "<|im_start|>assistant\n<think>so</think>four<|im_end|>"
     )
     assert tokenizer.decode(response.ids[response.mask]) == "so</think>four<|im_end|>"
-    assert summary.last_turn_only == 1
+    assert summary.rewritten_turns == 1
 
 
 def test_a_prompt_whose_thoughts_are_rewritten_trains_on_the_response_alone():
@@ -291,7 +291,7 @@ def test_a_prompt_whose_thoughts_are_rewritten_trains_on_the_response_alone():
     response = group.responses[0]
     assert tokenizer.decode(response.ids) == "one<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>"
     assert tokenizer.decode(response.ids[response.mask]) == "two<|im_end|>"
-    assert (summary.template_rewrites, summary.last_turn_only) == (1, 0)
+    assert (summary.template_rewrites, summary.rewritten_turns) == (1, 0)
 
 
 MERGES = [("a", "b"), ("Ġ", "a"), ("Ġa", "b"), ("b", "Ġ"), ("Ċ", "Ċ"), (":", "Ġ"), ("ab", "ab"), ("Ã", "©"), ("Ċ", "a")]

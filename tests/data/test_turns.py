@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokenq.data.chat.messages import as_turns, is_turns
 from tokenq.data.turns import (
     BadRow,
-    as_turns,
     common_length,
-    is_turns,
     plain_prompt,
     prompt_turns,
     response_turns,
@@ -149,7 +148,7 @@ def test_turns_in_either_spelling():
         ({"role": "user", "content": None}, "not text"),
         ({"role": "user", "content": [{"type": "image", "url": "x"}]}, "not text"),
         ({"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}, "'tool_calls'"),
-        ({"role": "assistant", "content": "x", "reasoning_content": "y"}, "'reasoning_content'"),
+        ({"role": "user", "content": "x", "reasoning_content": "y"}, "only an assistant's turn"),
     ],
 )
 def test_turns_that_cannot_be_kept_whole_are_unusable(turn, detail):

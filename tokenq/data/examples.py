@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tokenq.data import turns as talk
 from tokenq.data.bad_rows import BAD_ROWS, HINT, BadRowsError, UnusableRow
+from tokenq.data.chat.messages import unmarked
 from tokenq.data.files.local import Row
 from tokenq.data.layouts.columns import each_renamed, find_format, renamed_columns
 from tokenq.data.layouts.context import refuse_unread, template_arguments, with_context
@@ -228,7 +229,7 @@ def as_example(row: Row, parsed: ParsedRow, style: str, used: Collection[str] = 
     styled = STYLES[style](parsed)
     prompt = styled.prompt
     if not isinstance(prompt, str):  # nothing is learnt of a prompt, so that marks say nothing there
-        prompt = tuple(Message(turn.role, turn.content) for turn in prompt)
+        prompt = unmarked(prompt)
     taught = tuple(map(_taught, styled.responses))
     return Example(prompt, taught, styled.is_pair, row.where, template_arguments(row.values), margin=styled.margin)
 
@@ -291,7 +292,7 @@ def _check(example: Example) -> None:
     names = ("chosen", "rejected") if example.is_pair else ()
     for place, response in enumerate(example.responses):
         content, name = response.content, f"{names[place]} " if place < len(names) else ""
-        if not (content if isinstance(content, str) else content and content[-1].content):
+        if not (content if isinstance(content, str) else content and (content[-1].content or content[-1].tool_calls)):
             raise BadRow("empty response", f"the {name}response is empty")
         if not isinstance(content, str) and (content[0].role, content[-1].role) != ("assistant", "assistant"):
             raise BadRow("response without assistant", "the response does not begin and end with an assistant turn")

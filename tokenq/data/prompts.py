@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenq.data import turns as talk
 from tokenq.data.bad_rows import HINT, BadRowsError, UnusableRow
+from tokenq.data.chat.messages import as_turn, is_turn
 from tokenq.data.chat.rendering import refuse_halves, render
 from tokenq.data.chat.template import Tokenizer
 from tokenq.data.encoding import Encoder
@@ -255,7 +255,7 @@ def given_prompts(given: Given, *, chat: bool) -> list[Prompt]:
 
 
 def _is_conversation(given: Sequence[Any]) -> bool:
-    return len(given) > 0 and all(isinstance(one, Message) or talk.is_turn(one) for one in given)
+    return len(given) > 0 and all(isinstance(one, Message) or is_turn(one) for one in given)
 
 
 def _given(one: Any, name: str, chat: bool) -> Prompt:
@@ -265,7 +265,7 @@ def _given(one: Any, name: str, chat: bool) -> Prompt:
     if not isinstance(one, Sequence) or not _is_conversation(one):
         raise UserError(f"{where} is neither text nor turns: {one!r}.", 'A turn is {"role": "user", "content": "…"}.')
     try:
-        turns = (turn if isinstance(turn, Message) else talk.as_turn(dict(turn)) for turn in one)
+        turns = (turn if isinstance(turn, Message) else as_turn(dict(turn)) for turn in one)
         return Prompt(name, tuple(turns), where)
     except BadRow as problem:
         raise UserError(f"{where}: {problem.detail}.", 'A turn is {"role": "user", "content": "…"}.') from problem

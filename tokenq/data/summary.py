@@ -12,7 +12,7 @@ from tokenq.data.chat.template import DATE
 from tokenq.records.examples import TokenGroup
 
 MENDED = (
-    *("truncated_prompts", "truncated_responses", "boundary_merges", "template_rewrites", "last_turn_only"),
+    *("truncated_prompts", "truncated_responses", "boundary_merges", "template_rewrites", "rewritten_turns"),
     *("bos_added", "bos_removed", "eos_added", "eos_cut", "without_prompt", "dated"),
 )
 """The attributes of a summary that count what was mended in groups."""
@@ -58,7 +58,8 @@ class DataSummary:
         boundary_merges: groups in which tokens merge over the end of the prompt and went to the responses.
         template_rewrites: groups whose chat template writes the prompt differently once a response follows, such as a
             header that opens thoughts which the response does not have.
-        last_turn_only: responses of which only the last assistant turn could be told apart and counts.
+        rewritten_turns: responses of which some turns of the assistant are not learnt, as the template writes them
+            otherwise once others follow.
         bos_added: conversations to which BOS was added, as the tokenizer uses one and the template has none.
         bos_removed: groups with a doubled BOS, now one.
         eos_added: responses to which EOS was added.
@@ -77,7 +78,7 @@ class DataSummary:
     truncated_responses: int
     boundary_merges: int
     template_rewrites: int
-    last_turn_only: int
+    rewritten_turns: int
     bos_added: int
     bos_removed: int
     eos_added: int
@@ -101,7 +102,7 @@ class DataSummary:
             "responses cut": self.truncated_responses,
             "boundary merges": self.boundary_merges,
             "template rewrites": self.template_rewrites,
-            "responses with their last turn only": self.last_turn_only,
+            "responses without earlier turns that the template rewrites": self.rewritten_turns,
             "BOS added": self.bos_added,
             "BOS removed": self.bos_removed,
             "EOS added": self.eos_added,

@@ -244,7 +244,7 @@ def _group(
         own = whole.ids[size:]
         ended = TokenResponse(own, mask, False) if source.goes_on else _ended(own, mask, encoder.eos, counts)
         counts["eos_cut"] += response.trimmed and whole.ids[-1] == encoder.eos
-        counts["last_turn_only"] += response.last_turn_only
+        counts["rewritten_turns"] += response.rewritten_turns
         if len(ended.ids) < 1 + ended.terminal:
             raise BadRow("response without tokens", "a response has no token besides EOS")
         if not rendered.is_chat and encoder.eos in ended.ids[:-1]:

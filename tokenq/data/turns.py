@@ -6,47 +6,13 @@ module knows no tokens; where a prompt ends in token space is decided when it is
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tokenq.records.examples import ContextMessage, Message, Text
 
 HUMAN = "\n\nHuman:"
 ASSISTANT = "\n\nAssistant:"
-
-_ROLES = {
-    "system": "system",
-    "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "chatgpt": "assistant",
-    "bing": "assistant",
-    "bard": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-}
-_FIELDS = (
-    "tool_calls function_call reasoning_content reasoning thinking refusal image images image_url video videos audio "
-    "audios files loss_mask loss_masks train_detail mask"
-)
-_NOT_CARRIED = frozenset(_FIELDS.split())
-"""Fields of a turn that change what it says, or what is learnt of it, and are not read."""
-
-_LEARNT = {
-    **dict.fromkeys(("weight", "train", "training", "trainable", "loss", "loss_weight", "loss_scale"), 1),
-    "masked": 0,
-}
-"""Fields that say whether a turn is learnt, and the value with which it is: 1 or 0, true or false."""
-
-_TEXT_PARTS = (None, "text", "input_text", "output_text")
-"""Types of the parts of a turn that are text."""
 
 _CJK_STOPS = "。！？；：，、"
 
@@ -65,72 +31,6 @@ class BadRow(Exception):
         self.reason = reason
         self.detail = detail or reason
         self.hint = hint
-
-
-def is_turns(value: Any) -> bool:
-    """Return whether a cell is a list of turns in the style of `role`/`content` or of `from`/`value`."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and bool(value) and all(map(is_turn, value))
-
-
-def is_turn(value: Any) -> bool:
-    """Return whether a cell is one turn."""
-    return isinstance(value, Mapping) and (("role" in value and "content" in value) or ("from" in value))
-
-
-def as_turns(value: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Return the turns of a cell.
-
-    Raises:
-        BadRow: for an unknown role, or content that is not text.
-    """
-    return tuple(as_turn(turn) for turn in value)
-
-
-def as_turn(turn: Mapping[str, Any]) -> Message:
-    """Return one turn, its role in the words of `Message`.
-
-    Raises:
-        BadRow: for an unknown role, or content that is not text (images, tool calls, separate reasoning).
-    """
-    role = turn["role"] if "role" in turn else turn["from"]
-    content = turn["content"] if "content" in turn else turn.get("value")
-    lost = sorted(name for name in _NOT_CARRIED & turn.keys() if turn[name])
-    if lost:
-        raise BadRow("turns with fields besides text", f"a turn has {lost[0]!r}, and only its text could be kept")
-    if str(role).lower() not in _ROLES:
-        raise BadRow("unknown role", f"unknown role {role!r} (known: {', '.join(sorted(_ROLES))})")
-    also = ""
-    if isinstance(content, Sequence) and not isinstance(content, str):
-        texts = [part for part in map(_part, content) if part is not None]
-        others = [part["type"] for part in content if isinstance(part, Mapping) and part.get("type") not in _TEXT_PARTS]
-        also = f": it holds {others[0]!r}, and only text is read" if others else ""
-        content = "".join(texts) if len(texts) == len(content) else None
-    if not isinstance(content, str):
-        raise BadRow("content that is not text", f"the content of a {role!r} turn is not text{also}")
-    known = _ROLES[str(role).lower()]
-    return Message(known, content) if _is_learnt(turn) or known != "assistant" else ContextMessage(known, content)
-
-
-def _part(part: Any) -> str | None:
-    """Return the text of a part of a turn, None if it is not text."""
-    if isinstance(part, Mapping):
-        part = part.get("text") if part.get("type") in _TEXT_PARTS else None
-    return part if isinstance(part, str) else None
-
-
-def _is_learnt(turn: Mapping[str, Any]) -> bool:
-    """Return whether a turn is learnt, by its fields in `_LEARNT`."""
-    said = {name: turn[name] for name in _LEARNT if turn.get(name) is not None and turn[name] == turn[name]}
-    for name, value in said.items():
-        number = _SWITCH.get(str(value).strip().lower())
-        if number is None:
-            raise BadRow("a turn that is half learnt", f"a turn has {name} {value!r}: it is learnt (1) or not (0)")
-        if number != _LEARNT[name]:
-            return False
-    return True
-
-
-_SWITCH = {"true": 1, "1": 1, "1.0": 1, "false": 0, "0": 0, "0.0": 0}
 
 
 def learnt_turns(turns: Sequence[Message]) -> tuple[Message, ...]:

@@ -1,1 +1,1 @@
-"""Conversations to text by a model's chat template, and where in that text each turn of the assistant stands."""
+"""Conversations: turns as data sets spell them, their text by a chat template, and where in it each of them stands."""

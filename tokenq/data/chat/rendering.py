@@ -5,12 +5,16 @@ is decided in token space by `tokenize`. Several assistant turns in one response
 between them by the template's own `{% generation %}` marks, else by rendering the conversation turn by turn.
 """
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from tokenq.data.chat.completeness import refuse_lost_thoughts, refuse_unwritten, refuse_unwritten_tools
 from tokenq.data.chat.template import Tokenizer, Write, apply, is_dated, template_options, template_writer
-from tokenq.data.chat.turn_spans import Conversation, Span, assistant_spans, learnt
+from tokenq.data.chat.thoughts import text_thoughts, thoughts_of, with_thoughts_in_place
+from tokenq.data.chat.turn_spans import Conversation, Span, assistant_spans, end_of_turn, learnt
 from tokenq.data.turns import ASSISTANT, HUMAN, BadRow
 from tokenq.records.examples import ContextMessage, Example, Message
 
@@ -28,14 +32,15 @@ class RenderedResponse:
             when it wrote all of the response.
         token_mask: what the template marks: 1 for each token of `full` that the assistant wrote; of it counts what lies
             in `spans`, where there are any.
-        last_turn_only: whether earlier turns of the assistant could not be told apart and are masked.
+        rewritten_turns: whether turns of the assistant are masked, as the template writes them otherwise once others
+            follow.
     """
 
     full: str
     trimmed: bool = False
     spans: tuple[Span, ...] | None = None
     token_mask: tuple[int, ...] | None = None
-    last_turn_only: bool = False
+    rewritten_turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,21 +110,27 @@ def _plain_example(example: Example, tokenizer: Tokenizer) -> RenderedExample:
 
 
 def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> RenderedExample:
-    asked = tuple(turn for turn in example.prompt if isinstance(turn, Message))
     options = template_options(tokenizer, example.context)
-    template, write = options["chat_template"], template_writer(tokenizer, options)
-    prompt = write(asked, True)
+    template, writer = options["chat_template"], template_writer(tokenizer, options)
+    asked = with_thoughts_in_place((turn for turn in example.prompt if isinstance(turn, Message)), template)
+    prompt = writer(asked, True)
+    if options.get("tools"):
+        refuse_unwritten_tools(asked, writer, template_writer(tokenizer, {**options, "tools": None}))
+    refuse_unwritten(asked, 0, writer)
     responses = []
     for response in example.responses:
         if isinstance(response.content, str):
             raise BadRow("text and turns", "the prompt is a conversation, but a response is text; give both alike")
-        turns = (*asked, *response.content)
+        write = cache(writer)  # for one response: JSON of true and of 1 differ, and the turns do not
+        turns = (*asked, *with_thoughts_in_place(response.content, template))
+        refuse_unwritten(turns, len(asked), write)
         whole = write(turns, False)
-        closing = _closing(whole, response.content[-1].content)
-        _refuse_ends([*response.content], {marks[0], closing.strip()} & {*marks})
+        ends = end_of_turn(write, turns[:-1]) if turns[-1].tool_calls else _closing(whole, turns[-1].content)
+        _refuse_ends(turns[len(asked) :], {marks[0], ends.strip()} & {*marks})
         thoughtful = _with_thoughts(whole, turns, write)
+        refuse_lost_thoughts(turns[-1], thoughtful or whole)
         if response.goes_on:
-            whole = _up_to(whole, response.content[-1].content)
+            whole = _up_to(whole, turns[-1].content)
         full = (thoughtful or whole).rstrip()
         talk = Conversation(turns, len(asked), prompt, full, write, marks)
         marked = _GENERATION.search(template) is not None and not thoughtful
@@ -131,21 +142,22 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
 
 def _written(talk: Conversation, trimmed: bool, mask: tuple[int, ...] | None) -> RenderedResponse:
     """Return a response with its learnt spans: as the template marks them, else as its turns are found."""
-    context = any(isinstance(turn, ContextMessage) for turn in talk.turns)
-    if mask is not None and not context:
+    asks = any(isinstance(turn, ContextMessage) or thoughts_of(turn) for turn in talk.turns[talk.first :])
+    if mask is not None and not asks:
         return RenderedResponse(talk.full, trimmed, token_mask=mask)
     spans, lost = assistant_spans(talk)
     if mask is None:
-        return RenderedResponse(talk.full, trimmed, learnt(talk, spans), last_turn_only=lost)
-    return RenderedResponse(talk.full, trimmed, learnt(talk, spans), mask, last_turn_only=lost)
+        return RenderedResponse(talk.full, trimmed, learnt(talk, spans), rewritten_turns=lost)
+    return RenderedResponse(talk.full, trimmed, learnt(talk, spans), mask, rewritten_turns=lost)
 
 
 def _refuse_ends(turns: Sequence[Message], ends: Collection[str]) -> None:
     """Refuse an assistant turn with text after a token that ends it."""
     for turn in turns:
         said = turn.content.rstrip()
+        calls = json.dumps(turn.tool_calls, ensure_ascii=False)
         for end in ends if turn.role == "assistant" else ():
-            if end in said.removesuffix(end):
+            if end in said.removesuffix(end) or end in turn.reasoning or end in calls:
                 raise BadRow(INSIDE, f"a turn of the assistant goes on after {end!r}, which ends it")
 
 
@@ -171,10 +183,9 @@ def _with_thoughts(whole: str, turns: Sequence[Message], write: Write) -> str | 
     Templates of reasoning models drop the thoughts of turns that are over, and some take the last turn for one. What
     the model is to write is what it would write when asked: behind the header, which may have opened the thoughts.
     """
-    content = turns[-1].content
-    thoughts, found, answer = content.rpartition("</think>")
-    thoughts = thoughts.rpartition("<think>")[2].strip()
-    if not found or not thoughts or not answer.strip() or thoughts in whole or answer.strip() not in whole:
+    content, thoughts = turns[-1].content, text_thoughts(turns[-1].content)
+    answer = content.rpartition("</think>")[2]
+    if not thoughts or not answer.strip() or thoughts in whole or answer.strip() not in whole:
         return None
     asked = write(turns[:-1], True)
     opened = asked.rstrip().endswith("<think>")

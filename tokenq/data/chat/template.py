@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from tokenq.data.chat.thoughts import field_of_thoughts
 from tokenq.data.turns import BadRow
 from tokenq.records.examples import Message
 
@@ -96,7 +97,8 @@ def apply(tokenizer: Tokenizer, turns: Sequence[Message], options: Mapping[str, 
     """
     from jinja2 import TemplateError
 
-    conversation = [turn.to_dict() for turn in turns]
+    field = field_of_thoughts(options["chat_template"])
+    conversation = [_renamed(turn.to_dict(), field) for turn in turns]
     try:
         return tokenizer.apply_chat_template(conversation, **options)
     except (TemplateError, *_REFUSED) as error:  # a template is a program of somebody else
@@ -106,3 +108,8 @@ def apply(tokenizer: Tokenizer, turns: Sequence[Message], options: Mapping[str, 
             f"the chat template refuses the conversation ({roles}): {(str(error) or type(error).__name__)[:200]}",
             "Mend the row, or leave it out with --bad-rows drop[, or give another template with --chat-template FILE].",
         ) from error
+
+
+def _renamed(turn: dict[str, Any], field: str) -> dict[str, Any]:
+    """Return a turn with its thoughts in the field in which the template looks for them."""
+    return {field if key == "reasoning_content" and field else key: value for key, value in turn.items()}

@@ -37,20 +37,18 @@ class Conversation(NamedTuple):
 def assistant_spans(talk: Conversation) -> tuple[dict[int, Span], bool]:
     """Return the span of each assistant turn in the response by number, and whether any was not found.
 
-    A start of 0 stands for where the response begins. Where an earlier turn cannot be told apart, because the template
-    writes it otherwise once others follow, the last turn alone is there.
+    A start of 0 stands for where the response begins. A turn that the template writes otherwise once others follow
+    (without what was thought there, say), or behind another text than it was written behind, is left out.
 
     Raises:
         BadRow: not even the last turn can be found.
     """
     places = [index for index in range(talk.first, len(talk.turns)) if talk.turns[index].role == "assistant"]
-    spans: dict[int, Span] = {}
-    for index in places:
-        span = _span(talk, index)
-        if span is None:
-            return {places[-1]: _last_turn(talk)}, len(places) > 1
-        spans[index] = (0 if index == talk.first else span[0], span[1])
-    return spans, False
+    found = {index: span for index in places if (span := _span(talk, index)) is not None}
+    spans = {index: (0 if index == talk.first else start, end) for index, (start, end) in found.items()}
+    if places[-1] not in spans:
+        spans[places[-1]] = _last_turn(talk)
+    return spans, len(spans) < len(places)
 
 
 def learnt(talk: Conversation, spans: dict[int, Span]) -> tuple[Span, ...] | None:
@@ -69,13 +67,31 @@ def _span(talk: Conversation, index: int) -> Span | None:
     if index == len(turns) - 1:
         return start, len(full)
     after = talk.write(turns[: index + 1], False).rstrip()
+    if turns[index].reasoning.strip() not in after[start:]:
+        return None
     if full.startswith(after) and len(after) >= start:
         return start, _closed(talk, index, len(after))
-    said = turns[index].content.strip()
+    said = _said(talk, index, after[start:])
     lead, found, _ = after[start:].partition(said)
     # Empty thoughts, which some templates write into the last turn alone, are no part of an earlier one.
-    leads = [one for one in (lead, "") if found and said and full.startswith(one + said, start)]
-    return (start, _closed(talk, index, start + len(leads[0]) + len(said))) if leads else None
+    leads = [one for one in (lead, "")[: 1 if turns[index].reasoning else 2] if full.startswith(one + said, start)]
+    return (start, _closed(talk, index, start + len(leads[0]) + len(said))) if found and said and leads else None
+
+
+def _said(talk: Conversation, index: int, written: str) -> str:
+    """Return what a template writes of a turn itself: its text, or all that is not the end of any turn."""
+    turn = talk.turns[index]
+    if not turn.tool_calls:
+        return turn.content.strip()
+    return written.removesuffix(end_of_turn(talk.write, talk.turns[:index]).strip()).strip()
+
+
+def end_of_turn(write: Write, before: Sequence[Message]) -> str:
+    """Return what a template writes behind the text of an assistant turn that is the last one."""
+    return write((*before, Message("assistant", _PROBE)), False).rpartition(_PROBE)[2]
+
+
+_PROBE = "Good."
 
 
 def _closed(talk: Conversation, index: int, end: int) -> int:
@@ -93,7 +109,7 @@ def _is_apart(talk: Conversation, index: int, rest: str) -> bool:
     """Return whether there is more before a turn than its own header."""
     turn = talk.turns[index]
     try:
-        alone = talk.write([turn], False)
+        alone = talk.write((turn,), False)
     except BadRow:  # a turn that cannot stand alone tells nothing
         return False
     said = turn.content.strip()

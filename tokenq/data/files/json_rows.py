@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tokenq.data import turns as talk
+from tokenq.data.chat.messages import is_turns
 from tokenq.data.files.row_bounds import LONGEST_ROW, Columns, NumberedRows, too_long
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
@@ -168,7 +168,7 @@ def _table(value: Any, name: str) -> list[Any]:
 
 def _from_wrapper(value: Mapping[str, Any], name: str) -> list[Any] | None:
     """Return the array of objects under the only key, or under one that says "data"."""
-    tables = {key: rows for key, rows in value.items() if _is_list_of(rows, Mapping) and not talk.is_turns(rows)}
+    tables = {key: rows for key, rows in value.items() if _is_list_of(rows, Mapping) and not is_turns(rows)}
     others = [key for key in value if key not in tables]
     if len(tables) > 1 and not others and len(set(map(len, tables.values()))) > 1:
         raise UserError(f"{name} holds several tables: {', '.join(tables)}.", "Write each to a file of its own.")
@@ -194,7 +194,7 @@ def _from_lists(value: Mapping[str, Any], name: str) -> list[Any] | None:
     lists = list(value.values())
     if not lists or not all(isinstance(cells, list) for cells in lists) or len(set(map(len, lists))) > 1:
         return None
-    if not lists[0] or all(talk.is_turns(cells) for cells in lists):
+    if not lists[0] or all(is_turns(cells) for cells in lists):
         return None
     return [dict(zip(value, cells, strict=True)) for cells in zip(*lists, strict=True)]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenq.data import turns as talk
+from tokenq.data.chat.messages import as_turn, as_turns, is_turn, is_turns
 from tokenq.data.layouts.nested import looks_like_turn, looks_like_turns, unpacked
 from tokenq.data.turns import BadRow
 from tokenq.records.examples import Message, Text
@@ -71,16 +71,16 @@ def content(values: Values, *names: str) -> Text:
     elif isinstance(value, str) and looks_like_turn(value):
         value = _turn(value, name)
     value = listed(value)
-    if talk.is_turn(value):
-        return (talk.as_turn(value),)
-    return talk.as_turns(value) if talk.is_turns(value) else text(values, name)
+    if is_turn(value):
+        return (as_turn(value),)
+    return as_turns(value) if is_turns(value) else text(values, name)
 
 
 def _turn(value: str, name: str) -> Any:
     """Return the turn that a cell of text holds, else the text: an answer may be a record with a key "role"."""
     try:
         found = unpacked(value, name)
-        talk.as_turn(found)
+        as_turn(found)
     except (BadRow, KeyError, TypeError):
         return value
     return found
@@ -228,9 +228,9 @@ def record(values: Values, name: str) -> Mapping[str, Any]:
 def turns(values: Values, name: str) -> tuple[Message, ...]:
     """Return a column that holds a list of turns."""
     value = items(values, name)
-    if not talk.is_turns(value):
+    if not is_turns(value):
         raise BadRow("a column without turns", f"column {name!r} holds no list of turns with role and content")
-    return talk.as_turns(value)
+    return as_turns(value)
 
 
 def records(values: Values, name: str, text: str) -> list[Values]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from tokenq.data import turns as talk
+from tokenq.data.chat.messages import as_turns, is_turns, unmarked, without_nulls
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.nested import unpacked
 from tokenq.data.turns import BadRow
@@ -102,8 +102,8 @@ def history(values: Mapping[str, Any]) -> tuple[Message, ...]:
     if _says_nothing(value):
         return ()
     value = cells.listed(unpacked(value, HISTORY))
-    if talk.is_turns(value):
-        return tuple(Message(turn.role, turn.content) for turn in talk.as_turns(value))
+    if is_turns(value):
+        return unmarked(as_turns(value))
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise BadRow("history that cannot be read", f"column {HISTORY!r} is no list of [question, answer]")
     if all(isinstance(said, str) for said in value) and len(value) % 2 == 0:
@@ -150,11 +150,4 @@ def _argument(values: Mapping[str, Any], name: str) -> Any:
             raise BadRow(f"broken {name}", problem.detail) from None
         if value is None:
             raise BadRow(f"broken {name}", f"column {name!r} holds text that is not JSON")
-    return _without_nulls(value) if value or value in (0, False) else None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Return a value without the nulls with which Arrow fills records that differ in their keys."""
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+    return without_nulls(value) if value or value in (0, False) else None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenq.data import turns as talk
+from tokenq.data.chat.messages import as_turn, is_turns
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import CHOSEN, QUESTION, REJECTED, ParsedRow, question, reply
@@ -46,12 +47,12 @@ def read_listed(values: Values) -> ParsedRow:
 def is_listed(values: Values) -> bool:
     """Return whether a side of a row is a list of responses, and not a text or the turns of one."""
     sides = (cells.first(values, *names) for names in (CHOSEN, REJECTED))
-    return any(isinstance(side, list) and not talk.is_turns(side) for side in sides)
+    return any(isinstance(side, list) and not is_turns(side) for side in sides)
 
 
 def _listed(values: Values, *names: str) -> list[Text]:
     value, name = cells.first(values, *names), next(name for name in names if name in values)
-    if not isinstance(value, list) or talk.is_turns(value):
+    if not isinstance(value, list) or is_turns(value):
         return [cells.content(values, name)]
     if not value:
         raise BadRow("a column without text", f"column {name!r} holds no response")
@@ -125,7 +126,7 @@ def _contents(value: Any) -> tuple[Message, ...]:
     turns = value if isinstance(value, list) else []
     if not turns or not all(isinstance(turn, Mapping) for turn in turns):
         raise BadRow("a column without turns", "column 'contents' holds no list of turns")
-    return tuple(talk.as_turn({"role": turn.get("role", "user"), "content": _parts(turn)}) for turn in turns)
+    return tuple(as_turn({"role": turn.get("role", "user"), "content": _parts(turn)}) for turn in turns)
 
 
 def _parts(turn: Mapping[str, Any]) -> str:

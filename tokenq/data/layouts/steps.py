@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tokenq.data import turns as talk
+from tokenq.data.chat.messages import is_turns
 from tokenq.data.layouts import cells
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import CONVERSATION, ParsedRow, question, reply
@@ -158,7 +158,7 @@ _SIGNS = ("+", "-")
 def is_signed(values: Values) -> bool:
     """Return whether every assistant turn is "+" or "-" (RLHFlow's process reward data)."""
     turns = cells.first(values, *CONVERSATION)
-    if not talk.is_turns(turns):
+    if not is_turns(turns):
         return False
     said = [turn for turn in map(_said, turns) if turn[0] in ("assistant", "gpt")]
     return bool(said) and all(text in _SIGNS for _, text in said)

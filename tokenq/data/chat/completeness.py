@@ -1,0 +1,72 @@
+"""Refuse a conversation of which the chat template would leave something out: nothing is lost in silence."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tokenq.data.chat.template import Write
+from tokenq.data.chat.thoughts import thoughts_of
+from tokenq.data.turns import BadRow
+from tokenq.records.examples import Message
+
+_HINT = "Give a template that does with --chat-template FILE[, or leave the row out with --bad-rows drop]."
+
+
+def refuse_unwritten_tools(asked: Sequence[Message], write: Write, without: Write) -> None:
+    """Refuse tools of which the template writes nothing.
+
+    Args:
+        asked: the turns of a prompt.
+        write: writes turns with the tools.
+        without: writes them without.
+
+    Raises:
+        BadRow: both write the same.
+    """
+    written = write(asked, True)
+    try:
+        same = written == without(asked, True)
+    except BadRow:  # it needs tools
+        return
+    if same:
+        raise BadRow(
+            "tools that are not written", "the row has tools, and the chat template does not write them", _HINT
+        )
+
+
+def refuse_unwritten(turns: tuple[Message, ...], first: int, write: Write) -> None:
+    """Refuse turns from a place on with tool calls, or results of tools, that the template does not write.
+
+    Raises:
+        BadRow: says which.
+    """
+    for place, turn in enumerate(turns[first:], first):
+        if turn.tool_calls and _same(turns[:place], turn, replace(turn, tool_calls=turn.tool_calls[:-1]), write):
+            said = f"{'all ' if len(turn.tool_calls) > 1 else ''}the tool calls of turn {place + 1}"
+            raise BadRow("tool calls that are not written", f"the chat template does not write {said}", _HINT)
+        if (
+            turn.role == "tool"
+            and turn.content.strip()
+            and _same(turns[:place], turn, replace(turn, content=""), write)
+        ):
+            said = f"the result of a tool in turn {place + 1}"
+            raise BadRow("results of tools that are not written", f"the chat template does not write {said}", _HINT)
+
+
+def _same(before: tuple[Message, ...], turn: Message, other: Message, write: Write) -> bool:
+    """Return whether a template writes two last turns alike."""
+    try:
+        return write((*before, turn), False) == write((*before, other), False)
+    except BadRow:  # it has looked at them
+        return False
+
+
+def refuse_lost_thoughts(turn: Message, text: str) -> None:
+    """Refuse a last turn whose thoughts are not in the text of the conversation.
+
+    Raises:
+        BadRow: they are not.
+    """
+    if (turn.reasoning or turn.tool_calls) and thoughts_of(turn) not in text:
+        said = "the chat template does not write the reasoning of the last turn"
+        hint = "Put it into the text of the turn, as the model is to write it[, or give another --chat-template FILE]."
+        raise BadRow("reasoning that is not written", said, hint)
