@@ -14,7 +14,7 @@ from functools import cache
 from tokenq.data.chat.completeness import refuse_lost_thoughts, refuse_unwritten, refuse_unwritten_tools
 from tokenq.data.chat.template import Tokenizer, Write, apply, is_dated, template_options, template_writer
 from tokenq.data.chat.thoughts import text_thoughts, thoughts_of, with_thoughts_in_place
-from tokenq.data.chat.turn_spans import Conversation, Span, assistant_spans, end_of_turn, learnt
+from tokenq.data.chat.turn_spans import Conversation, Span, as_generated, assistant_spans, end_of_turn, learnt
 from tokenq.data.turns import ASSISTANT, HUMAN, BadRow
 from tokenq.records.examples import ContextMessage, Example, Message
 
@@ -127,7 +127,7 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
         whole = write(turns, False)
         ends = end_of_turn(write, turns[:-1]) if turns[-1].tool_calls else _closing(whole, turns[-1].content)
         _refuse_ends(turns[len(asked) :], {marks[0], ends.strip()} & {*marks})
-        thoughtful = _with_thoughts(whole, turns, write)
+        thoughtful = _with_thoughts(whole, turns, write) or as_generated(turns, whole, write)
         refuse_lost_thoughts(turns[-1], thoughtful or whole)
         if response.goes_on:
             whole = _up_to(whole, turns[-1].content)

@@ -4,10 +4,12 @@ A turn is found by writing the conversation up to it. It reaches to its end mark
 that is written: with the turn, only behind the last turn, or as the first thing of the next.
 """
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from tokenq.data.chat.template import Write
+from tokenq.data.chat.thoughts import thoughts_of
 from tokenq.data.turns import BadRow, common_length
 from tokenq.records.examples import ContextMessage, Message
 
@@ -61,7 +63,7 @@ def _span(talk: Conversation, index: int) -> Span | None:
     """Return the span of a turn, None if it cannot be found."""
     turns, full = talk.turns, talk.full
     before = talk.prompt if index == talk.first else talk.write(turns[:index], True)
-    start = len(before) if full.startswith(before) else common_length(before, full)
+    start = _begin(before, full)
     if start < len(before) and start < len(talk.write(turns[:index], False).rstrip()):
         return None
     if index == len(turns) - 1:
@@ -78,12 +80,21 @@ def _span(talk: Conversation, index: int) -> Span | None:
     return (start, _closed(talk, index, start + len(leads[0]) + len(said))) if found and said and leads else None
 
 
+def _begin(before: str, full: str) -> int:
+    """Return where a turn begins behind its header, before thoughts that only the header opens."""
+    opened = _OPENED.search(before)
+    if opened and not full.startswith(before) and full.startswith(before[: opened.start()]):
+        return opened.start()
+    return len(before) if full.startswith(before) else common_length(before, full)
+
+
 def _said(talk: Conversation, index: int, written: str) -> str:
     """Return what a template writes of a turn itself: its text, or all that is not the end of any turn."""
     turn = talk.turns[index]
     if not turn.tool_calls:
         return turn.content.strip()
-    return written.removesuffix(end_of_turn(talk.write, talk.turns[:index]).strip()).strip()
+    said = written.removesuffix(end_of_turn(talk.write, talk.turns[:index]).strip()).strip()
+    return said if thoughts_of(turn) else _NO_THOUGHTS.sub("", said)
 
 
 def end_of_turn(write: Write, before: Sequence[Message]) -> str:
@@ -92,6 +103,28 @@ def end_of_turn(write: Write, before: Sequence[Message]) -> str:
 
 
 _PROBE = "Good."
+_OPENED = re.compile(r"<think>\s*\Z")
+_NO_THOUGHTS = re.compile(r"\A<think>\s*</think>\s*")
+
+
+def as_generated(turns: Sequence[Message], whole: str, write: Write) -> str | None:
+    """Return a conversation with its last turn behind the text that it was generated behind.
+
+    None where the template writes it so, up to the header of the turn, or where the turn's own text cannot be told.
+    Some templates drop what was thought before a tool was called as soon as the answer is there.
+
+    Args:
+        turns: of the conversation, the last of them the assistant's.
+        whole: the text of all of them.
+        write: writes turns.
+    """
+    before = write(turns[:-1], True)
+    if common_length(before, whole) >= len(write(turns[:-1], False).rstrip()) or turns[-2].role == "assistant":
+        return None
+    alone = (*(turn for turn in turns[:1] if turn.role == "system"), Message("user", _PROBE))
+    asked, said = write(alone, True), write((*alone, turns[-1]), False)
+    own = said.removeprefix(asked).rstrip()
+    return before + own if said.startswith(asked) and whole.rstrip().endswith(own) else None
 
 
 def _closed(talk: Conversation, index: int, end: int) -> int:
