@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tokenq.data.chat.template import Write
+from tokenq.data.chat.template import Write, writes_alike
 from tokenq.data.chat.thoughts import thoughts_of
 from tokenq.data.turns import BadRow
 from tokenq.records.examples import Message
@@ -40,33 +40,27 @@ def refuse_unwritten(turns: tuple[Message, ...], first: int, write: Write) -> No
         BadRow: says which.
     """
     for place, turn in enumerate(turns[first:], first):
-        if turn.tool_calls and _same(turns[:place], turn, replace(turn, tool_calls=turn.tool_calls[:-1]), write):
+        if turn.tool_calls and writes_alike(turns[:place], turn, replace(turn, tool_calls=turn.tool_calls[:-1]), write):
             said = f"{'all ' if len(turn.tool_calls) > 1 else ''}the tool calls of turn {place + 1}"
             raise BadRow("tool calls that are not written", f"the chat template does not write {said}", _HINT)
         if (
             turn.role == "tool"
             and turn.content.strip()
-            and _same(turns[:place], turn, replace(turn, content=""), write)
+            and writes_alike(turns[:place], turn, replace(turn, content=""), write)
         ):
             said = f"the result of a tool in turn {place + 1}"
             raise BadRow("results of tools that are not written", f"the chat template does not write {said}", _HINT)
 
 
-def _same(before: tuple[Message, ...], turn: Message, other: Message, write: Write) -> bool:
-    """Return whether a template writes two last turns alike."""
-    try:
-        return write((*before, turn), False) == write((*before, other), False)
-    except BadRow:  # it has looked at them
-        return False
-
-
-def refuse_lost_thoughts(turn: Message, text: str) -> None:
-    """Refuse a last turn whose thoughts are not in the text of the conversation.
+def refuse_lost_thoughts(turns: tuple[Message, ...], write: Write) -> None:
+    """Refuse a last turn whose thoughts the template does not write.
 
     Raises:
-        BadRow: they are not.
+        BadRow: it writes the same without them.
     """
-    if (turn.reasoning or turn.tool_calls) and thoughts_of(turn) not in text:
+    turn = turns[-1]
+    other = replace(turn, reasoning="", content=turn.content.rpartition("</think>")[2])
+    if (turn.reasoning or turn.tool_calls) and thoughts_of(turn) and writes_alike(turns[:-1], turn, other, write):
         said = "the chat template does not write the reasoning of the last turn"
         hint = "Put it into the text of the turn, as the model is to write it[, or give another --chat-template FILE]."
         raise BadRow("reasoning that is not written", said, hint)

@@ -127,8 +127,10 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
         whole = write(turns, False)
         ends = end_of_turn(write, turns[:-1]) if turns[-1].tool_calls else _closing(whole, turns[-1].content)
         _refuse_ends(turns[len(asked) :], {marks[0], ends.strip()} & {*marks})
-        thoughtful = _with_thoughts(whole, turns, write) or as_generated(turns, whole, write)
-        refuse_lost_thoughts(turns[-1], thoughtful or whole)
+        thoughtful = _with_thoughts(whole, turns, write)
+        if thoughtful is None:
+            refuse_lost_thoughts(turns, write)
+            thoughtful = as_generated(turns, whole, write)
         if response.goes_on:
             whole = _up_to(whole, turns[-1].content)
         full = (thoughtful or whole).rstrip()

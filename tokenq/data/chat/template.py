@@ -86,6 +86,14 @@ def template_writer(tokenizer: Tokenizer, options: Mapping[str, Any]) -> Write:
     return write
 
 
+def writes_alike(before: tuple[Message, ...], turn: Message, other: Message, write: Write) -> bool:
+    """Return whether a template writes two last turns alike."""
+    try:
+        return write((*before, turn), False) == write((*before, other), False)
+    except BadRow:  # it has looked at them
+        return False
+
+
 _REFUSED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 

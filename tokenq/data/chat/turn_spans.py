@@ -6,9 +6,10 @@ that is written: with the turn, only behind the last turn, or as the first thing
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from tokenq.data.chat.template import Write
+from tokenq.data.chat.template import Write, writes_alike
 from tokenq.data.chat.thoughts import thoughts_of
 from tokenq.data.turns import BadRow, common_length
 from tokenq.records.examples import ContextMessage, Message
@@ -69,14 +70,15 @@ def _span(talk: Conversation, index: int) -> Span | None:
     if index == len(turns) - 1:
         return start, len(full)
     after = talk.write(turns[: index + 1], False).rstrip()
-    if turns[index].reasoning.strip() not in after[start:]:
+    turn, thoughtless = turns[index], replace(turns[index], reasoning="")
+    if turn.reasoning and writes_alike(tuple(turns[:index]), turn, thoughtless, talk.write):
         return None
     if full.startswith(after) and len(after) >= start:
         return start, _closed(talk, index, len(after))
     said = _said(talk, index, after[start:])
     lead, found, _ = after[start:].partition(said)
     # Empty thoughts, which some templates write into the last turn alone, are no part of an earlier one.
-    leads = [one for one in (lead, "")[: 1 if turns[index].reasoning else 2] if full.startswith(one + said, start)]
+    leads = [one for one in (lead, "")[: 1 if turn.reasoning else 2] if full.startswith(one + said, start)]
     return (start, _closed(talk, index, start + len(leads[0]) + len(said))) if found and said and leads else None
 
 
