@@ -13,9 +13,10 @@ from scored_traces import make_trace
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from tokenq.errors import UserError
-from tokenq.evaluation.localisation import example_metrics, localise, pooled_areas
+from tokenq.evaluation.localisation import localise
 from tokenq.evaluation.readouts import READOUTS
 from tokenq.evaluation.token_labels import labels_from_step, labels_from_stretches
+from tokenq.stats.areas import example_metrics, pooled_areas
 from tokenq.stats.bootstrap import Resampling, intervals
 
 FEW = Resampling(resamples=300)

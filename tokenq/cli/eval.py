@@ -13,6 +13,7 @@ SUMMARIES = {
     "preference": "how often rewards prefer the chosen response of a pair",
     "localisation": "how well read-outs find labelled errors",
     "first-error": "how often the first wrong step is named",
+    "turns": "how well wrong turns of episodes are told",
     "best-of-n": "accuracy against n, from stored samples",
     "generation": "how good stored answers are, beside their cost",
     "kl-frontier": "quality against KL from the reference",

@@ -167,4 +167,4 @@ class Gridworld:
 
     def solution(self) -> Solution:
         """Return the whole world, and where in it this is."""
-        return Solution(self._grid.world, self._state, self._turn)
+        return Solution(self._grid.world, self._state, self._turn, self._grid.horizon)

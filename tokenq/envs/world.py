@@ -83,11 +83,13 @@ class Solution:
         world: all that can be reached.
         state: the number of the state now, `END` after the end.
         turn: how many actions were taken.
+        horizon: how many an episode has at most; None where it does not end by itself.
     """
 
     world: World
     state: int
     turn: int
+    horizon: int | None = None
 
 
 def world_of(

@@ -115,6 +115,22 @@ class FirstErrorConfig(JudgedEvaluation):
     """Parts of the prompts; thresholds are chosen on the others."""
 
 
+@dataclass(frozen=True)
+class TurnsConfig(ReadEvaluation):
+    """Which turn is the mistake? Every read-out summed over the turns of episodes, against optimal actions."""
+
+    data: Sequence[str] = ()
+    """Episodes of tokenq play. What an action was worth is known where the environment says so (info "optimal"), and
+    where its states can be listed."""
+    readouts: Sequence[str] = ()
+    """Read-outs to compare. Default: implicit reward, as it is and centred; centred advantage, surprisals, entropy,
+    position, random."""
+    step_scores: Sequence[str] = ("sum",)
+    """How the tokens of a turn make its score: sum, cumulative, min or mean."""
+    against: str = "implicit_reward"
+    """Read-out that all others are compared with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TruthOptions:
     """True answers: those of a column, or a task that verifies itself."""
@@ -252,6 +268,7 @@ TASKS: dict[str, type[Evaluation]] = {
     "preference": PreferenceConfig,
     "localisation": LocalisationConfig,
     "first-error": FirstErrorConfig,
+    "turns": TurnsConfig,
     "best-of-n": BestOfNConfig,
     "generation": GenerationConfig,
     "kl-frontier": FrontierConfig,

@@ -6,21 +6,19 @@ all tokens and bad among the tokens of that class, so the same table is made for
 chosen here and no threshold; labels come from the data (`tokenq.evaluation.token_labels`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.special import comb
-from scipy.stats import rankdata
 
 from tokenq.errors import UserError, unknown_name
 from tokenq.evaluation.readouts import READOUTS, Suspicion
 from tokenq.evaluation.token_labels import Bools
 from tokenq.patterns import read_pattern
 from tokenq.records.traces import TokenTrace
+from tokenq.stats.areas import example_metrics, pooled_areas
 from tokenq.stats.bootstrap import (
     PLAIN,
     Estimate,
@@ -30,7 +28,6 @@ from tokenq.stats.bootstrap import (
     intervals,
     mean_interval,
     mean_of,
-    ratio,
     unit_numbers,
 )
 
@@ -85,11 +82,34 @@ class Localisation:
     rows: tuple[ReadoutRow, ...]
 
 
-class _Tokens(NamedTuple):
-    """The tokens of one example that belong to a class: scores [T, M] of M read-outs, and whether each is wrong [T]."""
+class Scored(NamedTuple):
+    """What is judged of one example, its tokens of a class or its turns: scores [T, M] of M read-outs, and labels [T].
+
+    Attributes:
+        scores: larger = more suspicious.
+        wrong: whether each is wrong.
+    """
 
     scores: Floats
     wrong: Bools
+
+
+class Metrics(NamedTuple):
+    """Metrics of one example.
+
+    Attributes:
+        names: all of them.
+        of: (scores [T, M], wrong [T]) → each [M] by its name; those that are undefined are not there.
+    """
+
+    names: tuple[str, ...]
+    of: Callable[[Floats, Bools], dict[str, Floats]]
+
+
+def token_metrics(tops: Sequence[int]) -> Metrics:
+    """Return the metrics of `example_metrics`."""
+    names = ("auroc", "average_precision", *(f"top_{k}" for k in tops))
+    return Metrics(names, partial(example_metrics, tops=tops))
 
 
 def localise(
@@ -133,10 +153,8 @@ def localise(
     tables = []
     for name, pattern in classes.items():
         masks = [_in_class(trace, pattern) for trace in traces]
-        parts = [_Tokens(s[m], np.asarray(w)[m]) for s, w, m in zip(scores, labels, masks, strict=True)]
-        # One more column, the same everywhere: what chance does.
-        parts = [_Tokens(np.column_stack((part.scores, np.zeros(len(part.wrong)))), part.wrong) for part in parts]
-        tables.append(_table((name, pattern), parts, (tuple(readouts), against), tops, groups, how))
+        parts = [Scored(s[m], np.asarray(w)[m]) for s, w, m in zip(scores, labels, masks, strict=True)]
+        tables.append(compared((name, pattern), parts, (tuple(readouts), against), token_metrics(tops), groups, how))
     return tuple(tables)
 
 
@@ -146,20 +164,31 @@ def _in_class(trace: TokenTrace, pattern: str) -> Bools:
     return found[trace.tokens.written]
 
 
-def _table(
+def compared(
     token_class: tuple[str, str],
-    parts: Sequence[_Tokens],
+    parts: Sequence[Scored],
     names: tuple[tuple[str, ...], str],
-    tops: Sequence[int],
-    groups: Sequence[object] | None,
-    how: Resampling,
+    metrics: Metrics,
+    groups: Sequence[object] | None = None,
+    how: Resampling = PLAIN,
 ) -> Localisation:
+    """Return how well every read-out finds what is wrong in each part.
+
+    Args:
+        token_class: name and expression of what the parts hold.
+        parts: one for each example.
+        names: of the read-outs, and of the one that all others are compared with.
+        metrics: of one example.
+        groups: which examples belong together, None: every example is a unit of its own.
+        how: resamples, confidence, seed.
+    """
     readouts, against = names
     base, columns = readouts.index(against), len(readouts) + 1
-    values = {metric: np.full((len(parts), columns), np.nan) for metric in ("auroc", "average_precision")}
-    values |= {f"top_{k}": np.full((len(parts), columns), np.nan) for k in tops}
+    # One more column, the same everywhere: what chance does.
+    parts = [Scored(np.column_stack((part.scores, np.zeros(len(part.wrong)))), part.wrong) for part in parts]
+    values = {metric: np.full((len(parts), columns), np.nan) for metric in metrics.names}
     for number, part in enumerate(parts):
-        for metric, found in example_metrics(part.scores, part.wrong, tops).items():
+        for metric, found in metrics.of(part.scores, part.wrong).items():
             values[metric][number] = found
     estimates = {metric: _means(table, base, groups, how) for metric, table in values.items()}
     estimates |= dict(zip(POOLED, _pooled(parts, base, groups, how), strict=True))
@@ -187,44 +216,6 @@ def _table(
     )
 
 
-def example_metrics(scores: Floats, wrong: Bools, tops: Sequence[int]) -> dict[str, Floats]:
-    """Return the metrics of one example for M scores at once, each [M]; those that are undefined are not there.
-
-    AUROC (ties count half) = (Σ ranks of the wrong − P (P + 1) / 2) / (P N). Average precision, with tied tokens at one
-    threshold, = mean over wrong tokens of (wrong tokens at or above it) / (tokens at or above it). Top-k: whether a
-    wrong token is among the k most suspicious, expected over the order of ties. AUROC needs wrong and right tokens,
-    the others a wrong one.
-
-    Args:
-        scores: [T, M], larger = more suspicious.
-        wrong: [T].
-        tops: k of each top-k hit.
-    """
-    positives, negatives = int(wrong.sum()), int((~wrong).sum())
-    if not positives:
-        return {}
-    above = rankdata(-scores, method="max", axis=0)[wrong]
-    found = {"average_precision": (rankdata(-scores[wrong], method="max", axis=0) / above).mean(0)}
-    found |= {f"top_{k}": _top_hit(scores, wrong, k) for k in tops}
-    if negatives:
-        ranks = rankdata(scores, axis=0)[wrong].sum(0)
-        found["auroc"] = (ranks - positives * (positives + 1) / 2) / (positives * negatives)
-    return found
-
-
-def _top_hit(scores: Floats, wrong: Bools, k: int) -> Floats:
-    """Return the probability that one of the k highest is wrong: 1 − C(t − p, slots) / C(t, slots) for the ties.
-
-    With t tokens tied at the k-th highest score, p of them wrong, and `slots` of the k places left for them.
-    """
-    k = min(k, len(wrong))
-    edge = np.sort(scores, axis=0)[-k]
-    tied, above = scores == edge, scores > edge
-    slots = k - above.sum(0)
-    missed = comb(tied.sum(0) - tied[wrong].sum(0), slots) / comb(tied.sum(0), slots)
-    return np.asarray(np.where(above[wrong].any(0), 1.0, 1.0 - missed), dtype=np.float64)
-
-
 def _means(table: Floats, base: int, groups: Sequence[object] | None, how: Resampling) -> list[Estimate]:
     """Return the mean of each column over the examples where it is defined, then the same of differences."""
     kept = ~np.isnan(table[:, 0])
@@ -237,7 +228,7 @@ def _means(table: Floats, base: int, groups: Sequence[object] | None, how: Resam
 
 
 def _pooled(
-    parts: Sequence[_Tokens], base: int, groups: Sequence[object] | None, how: Resampling
+    parts: Sequence[Scored], base: int, groups: Sequence[object] | None, how: Resampling
 ) -> tuple[list[Estimate], list[Estimate]]:
     """Return AUROC and average precision of all tokens together: each column's, then the differences'."""
     owner, n = unit_numbers(groups, len(parts))
@@ -252,38 +243,6 @@ def _pooled(
 
     found = intervals(both, n, how)
     return found[: len(found) // 2], found[len(found) // 2 :]
-
-
-def pooled_areas(scores: Floats, wrong: Bools, owner: NDArray[np.int64], n: int) -> Statistic:
-    """Return the statistic (AUROC, average precision) of pooled tokens under counts of the units that own them.
-
-    Tokens are weighed, not copied: what lies between two wrong tokens is counted once for each unit, so that a
-    resample costs a sparse product. Equal to scikit-learn's with each token's count as its sample weight.
-
-    Args:
-        scores: [T], larger = more suspicious.
-        wrong: [T].
-        owner: [T] the unit of each token.
-        n: units.
-    """
-    thresholds = np.unique(scores[wrong])
-    # Even places lie between thresholds, odd ones on them.
-    place = np.searchsorted(thresholds, scores, "left") + np.searchsorted(thresholds, scores, "right")
-    ones, k = np.ones(len(scores)), len(thresholds)
-    right = csr_array((ones[~wrong], (place[~wrong], owner[~wrong])), shape=(2 * k + 1, n))
-    hits = csr_array((ones[wrong], (place[wrong] // 2, owner[wrong])), shape=(k, n))
-
-    def areas(counts: Floats) -> Floats:
-        negatives, positives = np.cumsum(right @ counts.T, axis=0), hits @ counts.T
-        all_negatives, all_positives = negatives[-1], positives.sum(0)
-        below, up_to = negatives[0:-1:2], negatives[1::2]
-        ordered = (positives * (below + up_to) / 2).sum(0)
-        caught = all_positives - np.cumsum(positives, axis=0) + positives
-        precision = np.nan_to_num(ratio(caught, caught + all_negatives - below))
-        precise = (positives * precision).sum(0)
-        return np.stack([ratio(ordered, all_positives * all_negatives), ratio(precise, all_positives)], axis=1)
-
-    return areas
 
 
 def _differences_too(statistic: Statistic, base: int) -> Statistic:

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenq.evaluation.localisation import example_metrics
 from tokenq.search.beam import beam_search
 from tokenq.search.branches import Branch, Limits, Walk
 from tokenq.search.settings import Beams
+from tokenq.stats.areas import example_metrics
 from tokenq.stats.bootstrap import mean_interval
 from tokenq.stats.outcome import Cell, Table
 from tokenq.worlds.draws import dense

@@ -10,7 +10,7 @@ from tokenq.evaluation.config import TASKS
 from tokenq.jobs.evaluated import Evaluated, write_evaluated
 from tokenq.jobs.evaluation.answers import judge_best_of_n, judge_frontier, judge_generation
 from tokenq.jobs.evaluation.given import Given, given_of
-from tokenq.jobs.evaluation.traces import judge_first_error, judge_localisation, judge_preference
+from tokenq.jobs.evaluation.traces import judge_first_error, judge_localisation, judge_preference, judge_turns
 from tokenq.jobs.evaluation.win_rate import judge_win_rate
 from tokenq.jobs.host import untouched
 from tokenq.jobs.outputs import claimed
@@ -24,6 +24,7 @@ JUDGES: Mapping[str, Callable[[Any, Given, Resampling, Listener], Evaluated]] = 
     "preference": judge_preference,
     "localisation": judge_localisation,
     "first-error": judge_first_error,
+    "turns": judge_turns,
     "best-of-n": judge_best_of_n,
     "generation": judge_generation,
     "kl-frontier": judge_frontier,
@@ -46,7 +47,8 @@ def evaluate(
     each). What a setting names may be in memory too.
 
     Args:
-        task: a key of `JUDGES`: preference, localisation, first-error, best-of-n, generation, kl-frontier, win-rate.
+        task: a key of `JUDGES`: preference, localisation, first-error, turns, best-of-n, generation, kl-frontier,
+            win-rate.
         tokenizer: of a loaded model.
         listener: told what is found, and how far it is.
         settings: `policy` may be a run, a loaded model, (model, tokenizer), or what `tokenq.load` returned; `data`,

@@ -106,8 +106,7 @@ class Reader:
             UserError: nothing is left.
         """
         rows, summary = self._rows(examples, self.tokenizer, bad_rows)
-        readers = self.limits if self.other_tokenizer is None else self.limits[:1]
-        rows, beyond = self._readable(rows, readers, bad_rows)
+        rows, beyond = self.readable(rows, bad_rows)
         if beyond:
             summary = replace(summary, dropped=summary.dropped | {"longer than the model's context": beyond})
         if self.other_tokenizer is None:
@@ -119,10 +118,18 @@ class Reader:
         dropped = summary.dropped | {reason: count for reason, count in lost.items() if count}
         return [row for row in rows if row.group.where in theirs], replace(summary, dropped=dropped)
 
-    def _readable(
-        self, rows: Sequence[ScoredRow], readers: Sequence[tuple[ModelLimits, str]], bad_rows: str
-    ) -> tuple[list[ScoredRow], int]:
-        """Return the rows that their readers can read, and how many they cannot."""
+    def readable(self, rows: Sequence[ScoredRow], bad_rows: str = "error") -> tuple[list[ScoredRow], int]:
+        """Return the rows that the models can read, and how many they cannot.
+
+        Args:
+            rows: in the policy's tokens.
+            bad_rows: "error" or "drop", for those that are longer than a model can read.
+
+        Raises:
+            BeyondContext: a row is longer than a model can read, and none are to be dropped.
+            UserError: nothing is left.
+        """
+        readers = self.limits if self.other_tokenizer is None else self.limits[:1]
         kept, beyond = [], 0
         for row in rows:
             try:

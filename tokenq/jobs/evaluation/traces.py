@@ -1,19 +1,21 @@
-"""Tasks that read what a policy and its reference say of given responses: preference, localisation, first error."""
+"""Tasks that read what a policy and its reference say: preference, localisation, first error, turns."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tokenq.data.sources import tables_of
+from tokenq.data.sources import Data, tables_of
 from tokenq.errors import UserError
 from tokenq.evaluation.config import (
     FirstErrorConfig,
     LocalisationConfig,
     PreferenceConfig,
     ReadEvaluation,
+    TurnsConfig,
 )
+from tokenq.evaluation.episodes.turns import turns
 from tokenq.evaluation.localisation import ALL_TOKENS
 from tokenq.evaluation.readouts import LEADS
 from tokenq.evaluation.task_first_error import first_error
@@ -32,6 +34,9 @@ from tokenq.stats.outcome import Outcome
 if TYPE_CHECKING:
     from tokenq.jobs.reader import Reader
     from tokenq.score.rows import ScoredRow
+
+RowsOf = Callable[[ScoreConfig, "Reader", Listener, Data], tuple[list["ScoredRow"], str]]
+"""(what is asked for, models, listener, data) → rows to score, and what is to be said of them."""
 
 SECONDS = 5.0
 """How often something that takes long says how far it is."""
@@ -133,6 +138,17 @@ def judge_first_error(config: FirstErrorConfig, given: Given, how: Resampling, l
     return _evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
 
 
+def judge_turns(config: TurnsConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
+    """Return how well wrong turns of episodes are told."""
+    from tokenq.jobs.evaluation.episodes import episode_rows
+
+    read = _read(config, given, listener, ("step",), rows_from=episode_rows)
+    outcome = turns(
+        read.traces, readouts=config.readouts, conventions=config.step_scores, against=config.against, how=how
+    )
+    return _evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
+
+
 def _stretches(where: str, value: Any) -> tuple[tuple[int, int], ...]:
     try:
         return tuple((int(start), int(end)) for start, end in value)
@@ -166,6 +182,7 @@ def _read(
     columns: Sequence[str] = (),
     *,
     shown: bool = True,
+    rows_from: RowsOf | None = None,
 ) -> Read:
     """Return what is to be evaluated, scored first where it is not.
 
@@ -178,6 +195,7 @@ def _read(
         levels: levels of spans that the task needs.
         columns: columns of the data that the task needs.
         shown: whether tokens are looked at; else totals are all that is made.
+        rows_from: makes rows of the data; None for those that `tokenq train` reads.
 
     Raises:
         UserError: there is nothing to read, or a row lacks a column.
@@ -188,7 +206,7 @@ def _read(
         stored = TraceFile(Path(config.traces), listener) if given.traces is None else given.traces
         return Read(stored, stored, further, {})
     from tokenq.jobs.evaluation.overlap import warn_of_overlap
-    from tokenq.jobs.score import rows_of, score_to_file
+    from tokenq.jobs.score import score_to_file
 
     what: Literal["traces", "totals"] = "traces" if shown else "totals"
     path = None if config.output is None else Path(config.output).with_suffix(f".{what}.parquet")
@@ -196,9 +214,9 @@ def _read(
     settings = {name: getattr(config, name) for name in shared}
     score = ScoreConfig(**settings, levels=levels, output=None if path is None else str(path))
     reader = _reader(score, given, listener)
-    rows, summary = rows_of(score, reader, listener, data)
+    rows, said = (rows_from or _usual_rows)(score, reader, listener, data)
     warn_of_overlap(config, [row.example for row in rows], listener)
-    listener.say(f"data: {summary.line()}")
+    listener.say(f"data: {said}")
     traces: Sequence[TokenTrace] | TraceFile
     if path is None:
         traces = [trace for row in (reader.traces if shown else reader.totals)(rows) for trace in row]
@@ -209,6 +227,13 @@ def _read(
     tokens, seconds = sum(row.group.n_tokens for row in rows), time.perf_counter() - begin
     unread = traces if shown else UnreadTraces(reader, rows)
     return Read(traces, unread, further, {"tokens": tokens, "seconds_with_loading": seconds})
+
+
+def _usual_rows(config: ScoreConfig, reader: "Reader", listener: Listener, data: Data) -> tuple[list["ScoredRow"], str]:
+    from tokenq.jobs.score import rows_of
+
+    rows, summary = rows_of(config, reader, listener, data)
+    return rows, summary.line()
 
 
 def _reader(config: ScoreConfig, given: Given, listener: Listener) -> "Reader":

@@ -1,0 +1,1 @@
+"""What read-outs say of whole episodes, turn by turn."""
