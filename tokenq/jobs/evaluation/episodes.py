@@ -6,7 +6,6 @@ that can be solved says.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,30 +105,30 @@ def _rows(tokenizer: Any, one: LabelledEpisode) -> list[ScoredRow]:
     for segment in one.episode.segments():
         turns = one.episode.turns[segment.first : segment.first + len(segment.rewards)]
         where = one.where if segment.first == 0 else f"{one.where}{GOES_ON}{segment.first + 1}"
-        pieces = pieces_of(tokenizer, segment.prompt_ids, segment.token_ids)
-        parts = [list(part) for _, part in groupby(zip(segment.turns, pieces, strict=True), lambda two: two[0])]
-        steps = tuple("".join(piece for _, piece in part) for part in parts)
-        _check(where, tokenizer, turns, segment.own, pieces)
-        labels = one.best[segment.first : segment.first + len(turns)]
-        text = "".join(pieces)
-        prompt = "".join(pieces_of(tokenizer, (), segment.prompt_ids))
-        response = Response(text, steps=steps, step_labels=labels)
-        ids = np.array(segment.token_ids, np.int32)
-        tokens = TokenResponse(ids, np.array(segment.own), segment.finish == "stop", given=response)
+        prompt, parts = "".join(pieces_of(tokenizer, (), segment.prompt_ids)), list[list[str]]()
+        before = segment.prompt_ids
+        for number, turn in enumerate(turns):
+            parts.append([])
+            for ids in (() if number == 0 else turn.observation_ids, turn.action_ids):
+                pieces = pieces_of(tokenizer, before, ids)
+                parts[-1] += pieces
+                before = (*before, *ids)
+            _check(where, tokenizer, turn, pieces)
+        steps, labels = tuple(map("".join, parts)), one.best[segment.first : segment.first + len(turns)]
+        response = Response("".join(steps), steps=steps, step_labels=labels)
+        token_ids = np.array(segment.token_ids, np.int32)
+        tokens = TokenResponse(token_ids, np.array(segment.own), segment.finish == "stop", given=response)
         group = TokenGroup(np.array(segment.prompt_ids, np.int32), (tokens,), False, where)
-        ends = np.cumsum([len(piece) for piece in pieces])
-        example = Example(prompt, (response,), False, where)
-        found.append(ScoredRow(where, group, (ResponseText(prompt, text, ends),), example))
+        text = ResponseText(prompt, "".join(steps), np.cumsum([len(piece) for part in parts for piece in part]))
+        found.append(ScoredRow(where, group, (text,), Example(prompt, (response,), False, where)))
     return found
 
 
-def _check(where: str, tokenizer: Any, turns: Sequence[Turn], own: Sequence[bool], pieces: Sequence[str]) -> None:
+def _check(where: str, tokenizer: Any, turn: Turn, pieces: Sequence[str]) -> None:
     """Refuse ids that are another text to this tokenizer than they were to the one that played."""
     special = {str(one.content) for one in tokenizer.added_tokens_decoder.values() if one.special}
-    played = "".join(piece for turn in turns for piece in turn.pieces if piece not in special)
-    if any(turn.pieces for turn in turns) and played != "".join(
-        piece for piece, mine in zip(pieces, own, strict=True) if mine
-    ):
+    played = "".join(piece for piece in turn.pieces if piece not in special)
+    if turn.pieces and played != "".join(pieces):
         raise UserError(
             f"{where}: to this policy's tokenizer the ids are another text than was played.",
             "Episodes are read by their ids: name a model with the tokenizer of the one that played.",
