@@ -16,6 +16,9 @@ from tokenq.core.tensors import Outputs
 from tokenq.data.signals import SIGNALS, SignalOptions
 from tokenq.data.tokenize import TokenizedData
 from tokenq.doctor.finding import Finding
+from tokenq.envs.environment import copy_of
+from tokenq.envs.guarded import guarded
+from tokenq.envs.table import find_environment
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.trace_records import TraceToken
@@ -107,3 +110,16 @@ def two_pairs():
 def test_a_check_of_the_doctor(steps, found):
     record = RunRecord("run", {"loss": "dpo", "max_steps": steps})
     assert isinstance(run_example("A check of the doctor")["few_steps"](record), Finding) == found
+
+
+def test_an_environment(tmp_path):
+    """The number of seed 25 is 4 with most = 20; the class is found in its file as the page says."""
+    page = PAGE.read_text(encoding="utf-8").split("## An environment\n")[1]
+    (tmp_path / "guess.py").write_text(re.findall(r"```python\n(.*?)```", page, re.S)[0], encoding="utf-8")
+    row = find_environment(f"{tmp_path / 'guess.py'}:Guess")
+    assert (row.max_turns, dict(row.options)) == (7, {"most": 9})
+    guess = guarded(row.make({"most": "20"}))
+    assert guess.reset(25).endswith("from 0 to 20. Which?")
+    said = [guess.step(action) for action in ("a lot", "10", "3")]
+    assert [step.observation for step in said] == ["That is no number.", "Lower.", "Higher."]
+    assert copy_of(guess).step("4")[:3] == ("Right.", 1.0, True)

@@ -91,18 +91,15 @@ def test_a_copy_is_at_the_same_place_and_goes_on_alone():
 
 
 def test_seeds_are_spread_over_games_and_draw_nothing_of_anybody_elses_chance():
-    row = find_environment("textworld")
     random.seed(3)
     np.random.seed(3)
     expected = random.Random(3).random(), np.random.RandomState(3).random()
-    options = {"games": "2"}
-    row.prepare(options, range(4))
-    games = cache_folder() / "games"
-    assert len([path for path in games.iterdir() if (path / "game.json").is_file()]) >= 2
-    world = guarded(row.make(options))
+    world = made(games="2")
     firsts = [world.reset(seed) for seed in range(4)]
     assert (firsts[0], firsts[1]) == (firsts[2], firsts[3])
     assert firsts[0] != firsts[1]
+    games = cache_folder() / "games"
+    assert len([path for path in games.iterdir() if (path / "game.json").is_file()]) >= 2
     assert (random.random(), np.random.random()) == expected
 
 

@@ -7,7 +7,7 @@ episode.
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,6 @@ def make(given: Mapping[str, str]) -> Callable[[], Environment]:
     installed("textworld", "textworld")
     files = found(options["file"]) if options["file"] else []
     return lambda: TextWorld(options, files)
-
-
-def prepare(given: Mapping[str, str], seeds: Iterable[int]) -> None:
-    """Compile the games that episodes of these seeds are played in."""
-    options = read_options("textworld", given, DEFAULTS)
-    if not options["file"]:
-        for number in sorted({seed % options["games"] for seed in seeds}):
-            _game(options, [], number)
 
 
 def _game(options: Mapping[str, Any], files: list[Path], seed: int) -> Path:
