@@ -7,7 +7,7 @@ import torch
 from loss_builders import called, rows, sigmoid, softplus, swapped, values
 
 from tokenq.core.losses import LOSSES, find_loss
-from tokenq.core.losses.token_level import contrastive_weights
+from tokenq.core.losses.token_level import contrastive_weights, turn_weights
 from tokenq.core.tensors import PairLogps, PairValues, TokenLogps
 
 # One pair. Chosen, 2 tokens: log π = −1 − 2 = −3, log π_ref = −2 − 3 = −5: log-ratio 2, or 1 a token.
@@ -114,6 +114,8 @@ GOLDEN = {
     "tis_dpo": (HALF, (CONTRAST,), softplus(-1.75), softplus(1.75)),
     # First token of the chosen, second and third of the rejected one: 1 + 0.5.
     "step_dpo": (HALF, (STEPS,), softplus(-0.75), softplus(0.75)),
+    # Of one turn: DPO.
+    "dmpo": (HALF, (), A, 1.5 + A),
     # Weights exp((0 − 1)/2) and exp(−0.25).
     "wpo": (HALF, (OVERLAPS,), math.exp(-0.75) * A, math.exp(-0.75) * (1.5 + A)),
     # α β d = 0.5 · 0.5 · 2.
@@ -274,3 +276,17 @@ def test_odds_of_certain_responses_are_finite():
     certain = rows([0.0, 0.0], [-1e-20], [-60.0])
     pairs = PairLogps(certain, rows([-1.0], [0.0], [0.0]))
     assert find_loss("orpo").function(pairs).isfinite().all()
+
+
+def test_dmpo_weighs_turns_by_each_side_s_own_number():
+    """γ = ½. Of two turns the second weighs ½ (1 − ½) / (1 − ¼) = ⅓, of three ½ · ¾ / ⅞ = 3/7 and ¼ · ½ / ⅞ = 1/7."""
+    chosen = torch.tensor([[True, True, False, True, False]])
+    rejected = torch.tensor([[True, False, True, False, True]])
+    assert turn_weights(chosen, 0.5).tolist() == [pytest.approx([1, 1, 0, 1 / 3, 0])]
+    assert turn_weights(rejected, 0.5).tolist() == [pytest.approx([1, 0, 3 / 7, 0, 1 / 7])]
+    ones = torch.ones(1, 5, dtype=torch.float64)
+    policy = PairLogps(TokenLogps(-ones * chosen, chosen), TokenLogps(-3 * ones * rejected, rejected))
+    zero = PairLogps(TokenLogps(0 * ones, chosen), TokenLogps(0 * ones, rejected))
+    loss = find_loss("dmpo", {"beta": 0.5, "gamma": 0.5}).function(policy, zero)
+    h = -(1 + 1 + 1 / 3) + 3 * (1 + 3 / 7 + 1 / 7)
+    assert loss.item() == pytest.approx(softplus(-0.5 * h), abs=1e-12)

@@ -84,9 +84,9 @@ class TrainConfig:
     """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, sigmoid_norm, cdpo, robust, ipo
     (per token, as TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero,
     apo_down, bco_pair, r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired,
-    tdpo1, tdpo2, tis_dpo, step_dpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto, bco, ce.
-    Responses with a reward: dro. Responses with advantages: reinforce, rloo, grpo, dr_grpo, ppo, dapo, gspo, cispo,
-    with terms kl_k1, kl_k2, kl_k3, value, clipped_value, implicit_prm. Rankings: plackett_luce. Reward models:
+    tdpo1, tdpo2, tis_dpo, step_dpo, dmpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto,
+    bco, ce. Responses with a reward: dro. Responses with advantages: reinforce, rloo, grpo, dr_grpo, ppo, dapo, gspo,
+    cispo, with terms kl_k1, kl_k2, kl_k3, value, clipped_value, implicit_prm. Rankings: plackett_luce. Reward models:
     bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs), regression (ratings), process (steps)."""
     attributes: Sequence[str] = ()
     """Ratings that --loss regression learns, in the order of the reward model's outputs. Default: all there are."""

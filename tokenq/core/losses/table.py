@@ -182,6 +182,7 @@ LOSSES: dict[str, Loss] = {
     "tdpo2": Loss(token_level.tdpo2, "pairs", reference=True, inputs=("ref_kls",)),
     "tis_dpo": Loss(token_level.tis_dpo, "pairs", reference=True, inputs=("contrast",)),
     "step_dpo": Loss(token_level.step_dpo, "pairs", reference=True, inputs=("steps",)),
+    "dmpo": Loss(token_level.dmpo, "pairs", reference=True, limits={"gamma": _INSIDE["alpha"]}),
     "wpo": Loss(token_level.wpo, "pairs", reference=True, inputs=("overlaps",)),
     "vpo_offline": Loss(value.vpo_offline, "pairs", reference=True, inputs=("calibration",)),
     "vpo_online": Loss(value.vpo_online, "pairs", reference=True, inputs=("calibration",)),

@@ -1,8 +1,8 @@
-"""Losses of pairs that look at single tokens, or at the vocabulary beside them: TDPO, TIS-DPO, Step-DPO, WPO."""
+"""Losses of pairs that look at single tokens or turns, or at the vocabulary: TDPO, TIS-DPO, Step-DPO, DMPO, WPO."""
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokenq.core.losses.pairs import margins
@@ -102,6 +102,41 @@ def step_dpo(policy: PairLogps, reference: PairLogps, steps: PairValues, *, beta
         beta: KL temperature.
     """
     return -F.logsigmoid(beta * margins(*(_weighted(two, steps.chosen, steps.rejected) for two in (policy, reference))))
+
+
+def turn_weights(mask: Bool[Tensor, "B T"], gamma: float) -> Float[Tensor, "B T"]:
+    """Return γ^j (1 − γ^(n−j)) / (1 − γ^n) at the tokens of turn j = 0, 1, … of n, 0 where the policy wrote nothing.
+
+    A turn is a run of the policy's own tokens: what others said stands between two of them.
+
+    Args:
+        mask: own tokens.
+        gamma: γ.
+    """
+    first = mask.clone()
+    first[:, 1:] &= ~mask[:, :-1]
+    turn, count = first.cumsum(-1) - 1, first.sum(-1, keepdim=True)
+    discount = torch.tensor(gamma, dtype=torch.float64, device=mask.device)
+    weights = (discount**turn - discount**count) / (1 - discount**count)
+    return torch.where(mask, weights, 0.0)
+
+
+def dmpo(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1, gamma: float = 0.7) -> Float[Tensor, " B"]:
+    """Return −log σ(β Σ_j φ_j ρ_j(y_w) − β Σ_j φ_j ρ_j(y_l)): DMPO, arXiv 2406.14868.
+
+    ρ_j is the log-ratio of turn j, φ = `turn_weights` by each side's own number of turns: early turns count most. A
+    sum weighted so is no difference of rewards, so that even exact preferences do not lead to π*; of one turn it is
+    DPO.
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        beta: KL temperature.
+        gamma: γ, what a turn weighs less than the one before it.
+    """
+    sides = (turn_weights(side.mask, gamma).to(side.logps) for side in (policy.chosen, policy.rejected))
+    up, down = sides
+    return -F.logsigmoid(beta * margins(*(_weighted(two, up, down) for two in (policy, reference))))
 
 
 def wpo(policy: PairLogps, reference: PairLogps, overlaps: PairValues, *, beta: float = 0.1) -> Float[Tensor, " B"]:
