@@ -10,23 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from tokenq.data.prompts import Prompt
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
 from tokenq.jobs.rollout.judges import judged
 from tokenq.jobs.rollout.rounds import RoundWork
-from tokenq.jobs.rollout.stages import in_batches, rollout_of
+from tokenq.jobs.rollout.stages import in_batches
 from tokenq.judge.kinds import Judge
 from tokenq.judge.tasks import AnswerTask
 from tokenq.leftovers import remove
+from tokenq.records.episodes import Episode
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.report.rounds_page import write_rounds_page
+from tokenq.rollout.episodes.rollouts import episode_numbers
 from tokenq.rollout.summary import Judged, evaluation_numbers, judge_numbers, preference
-from tokenq.search.settings import Sampling
 from tokenq.training.checks import together
-
-GREEDY = Sampling(temperature=0.0)
 
 DONE = "eval.json"
 """The last file of an evaluation: its numbers, and the key of all that it depends on."""
@@ -36,6 +34,9 @@ TIMES = "times.json"
 
 ROWS = "eval.jsonl"
 """The responses with what they are worth."""
+
+PLAYED = "eval-episodes.jsonl"
+"""What was played, where an environment is acted in."""
 
 STAGES = ("eval-rollouts.jsonl", "eval-judgements.jsonl", "eval-known.jsonl")
 """What is half-made."""
@@ -66,15 +67,13 @@ class Evaluation:
 
     Attributes:
         work: what writes the rounds, with the settings.
-        prompts: held-out prompts; none where nothing is evaluated.
-        ids: the same in tokens.
+        prompts: how many are held out; none where nothing is evaluated.
         judging: how the responses are judged.
         known: (chosen, rejected) of pairs whose preference is known, to judge the judge by.
     """
 
     work: RoundWork
-    prompts: Sequence[Prompt]
-    ids: Sequence[tuple[int, ...]]
+    prompts: int
     judging: Judging
     known: Sequence[tuple[Rollout, Rollout]]
 
@@ -130,20 +129,16 @@ class Evaluation:
         return found["numbers"] if isinstance(found, dict) and found.get("key") == self.work.key else None
 
     def _written(self, number: int, parts: Parts) -> None:
-        work, writer = self.work, self.work.writers["policy"]
-        version = work.plan.starts()[number]
+        work, version = self.work, self.work.plan.starts()[number]
 
         def batch(places: Sequence[int]) -> list[Any]:
-            with work.clock.of("writer"):
-                samples = writer.write([self.ids[place] for place in places], 1, GREEDY, work.config.seed)
-            found = []
-            for place, (sample,) in zip(places, samples, strict=True):
-                prompt, ids = self.prompts[place], self.ids[place]
-                one = rollout_of(prompt, ids, sample, work.text, writer.engine, GREEDY, version=version)
-                found.append(one.to_dict())
-            return found
+            found = work.writing.of_evaluation(version, places)
+            return [
+                {"rollout": one.rollouts[0].to_dict(), "episodes": [own.to_dict() for own in one.episodes]}
+                for one in found
+            ]
 
-        own = range(len(self.prompts))[parts.mine]
+        own = range(self.prompts)[parts.mine]
         in_batches(parts, own, work.side_by_side, batch, work.heed, work.listener, "writing")
 
     def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
@@ -164,7 +159,7 @@ class Evaluation:
                     line["won"][str(before)] = preference(own, other)
             return lines
 
-        own = [Rollout.from_dict(json.loads(line)) for line in written.own()]
+        own = [Rollout.from_dict(json.loads(line)["rollout"]) for line in written.own()]
         in_batches(judgements, own, work.judged_together(len(own)), batch, work.heed, work.listener, "judging")
 
     def _earlier(self, number: int) -> dict[int, dict[str, Rollout]]:
@@ -201,9 +196,10 @@ class Evaluation:
 
     def _finish(self, number: int, written: Parts, judgements: Parts, known_parts: Parts) -> None:
         earlier, task = self._earlier(number), self.judging.task
-        rows: list[Judged] = []
+        rows, episodes = list[Judged](), list[dict[str, Any]]()
         for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
-            one = replace(Rollout.from_dict(line), reward=said["reward"], judge=self.work.config.judge)
+            episodes += line["episodes"]
+            one = replace(Rollout.from_dict(line["rollout"]), reward=said["reward"], judge=self.work.config.judge)
             won = {int(name): share for name, share in said.get("won", {}).items()}
             if not self.judging.relative and not self.judging.moves:
                 won = {before: preference(one.reward, known[one.id].reward) for before, known in earlier.items()}
@@ -216,6 +212,10 @@ class Evaluation:
         )
         write_json_lines(place / ROWS, lines)
         numbers = evaluation_numbers(rows, self.work.config.seed) | self._accuracy(number, known_parts)
+        if episodes:
+            write_json_lines(place / PLAYED, episodes)
+            played = episode_numbers([Episode.from_dict(one) for one in episodes])
+            numbers |= {f"eval/{name}": value for name, value in played.items()}
         write_json(place / DONE, {"round": number, "key": self.work.key, "numbers": numbers})
 
     def _tell(self, number: int, numbers: Mapping[str, float | None]) -> None:
@@ -231,12 +231,13 @@ class Evaluation:
             del known["reward"]  # the accuracy
         parts = [f"{words} {_shown(numbers, name)}" for name, words in known.items()]
         when = f"after round {number}" if number else "before round 1"
-        self.work.listener.say(f"{when}, {len(self.prompts)} held-out prompts: {', '.join(parts) or 'no judgement'}")
+        self.work.listener.say(f"{when}, {self.prompts} held-out prompts: {', '.join(parts) or 'no judgement'}")
 
 
 _SAID = {
     "reward": "reward",
     "accuracy": "accuracy",
+    "success": "success",
     "won_start": "won against the start",
     "won_last": "won against the round before",
     "judge_accuracy": "the judge is right in",

@@ -16,7 +16,6 @@ import numpy as np
 from accelerate import Accelerator
 
 from tokenq.core.tensors import TokenScorer
-from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.files import JsonLines, read_json, write_json, write_json_lines
 from tokenq.jobs.outputs import Parts
@@ -24,22 +23,23 @@ from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.judges import judged, refuse_not_finite, response_logps
 from tokenq.jobs.rollout.lessons.lesson import Learning
 from tokenq.jobs.rollout.sampled import not_stale, refuse_all_stale, with_model_logps
-from tokenq.jobs.rollout.stages import in_batches, rollout_of
+from tokenq.jobs.rollout.stages import in_batches
 from tokenq.jobs.rollout.words import NOTHING, said_of
+from tokenq.jobs.rollout.writing.written import Writing
 from tokenq.judge.kinds import Judge, Pairwise, Pointwise
 from tokenq.judge.kinds import judgements as judgements_of
 from tokenq.leftovers import remove
 from tokenq.listener import Listener
+from tokenq.records.episodes import Episode
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.episodes.rollouts import episode_numbers
 from tokenq.rollout.learning import by_prompt
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Plan
 from tokenq.rollout.summary import read_for_kl, round_numbers
-from tokenq.rollout.writer import Writer
 from tokenq.rundir import RunDir
-from tokenq.search.settings import Sampling
 from tokenq.training.checks import together
 
 DONE = "round.json"
@@ -47,6 +47,9 @@ DONE = "round.json"
 
 STAGES = ("rollouts.jsonl", "judgements.jsonl")
 """What is half-made in the first two stages of a round."""
+
+EPISODES = "episodes.jsonl"
+"""What was played, where an environment is acted in."""
 
 COMPARISONS = "comparisons.jsonl"
 """What a person who judges a round fills in."""
@@ -62,15 +65,12 @@ class RoundWork:
     Attributes:
         config: the settings, those of the method filled in.
         method: its row.
-        prompts: what may be written to.
-        ids: the same prompts in tokens.
-        writers: by their names among the method's draws.
+        writing: how the policy and others write, and to what.
         judge: says what a response is worth.
         policy: log π of the policy as it is.
         reference: log π_ref of the first reference.
         learning: what follows from judged responses.
         side_by_side: prompts that are written to, and judged, at a time.
-        text: (prompt, response) in tokens → the response's text.
         refresh: (version) → gives the policy's weights to a writer that is not in this process.
         keep_weights: keeps the policy's weights of the start of a round.
         run: the folder of the run.
@@ -85,15 +85,12 @@ class RoundWork:
 
     config: OnlineConfig
     method: OnlineMethod
-    prompts: Sequence[Prompt]
-    ids: Sequence[tuple[int, ...]]
-    writers: Mapping[str, Writer]
+    writing: Writing
     judge: Judge
     policy: TokenScorer
     reference: TokenScorer
     learning: Learning
     side_by_side: int
-    text: Callable[[Sequence[int], Sequence[int]], str]
     refresh: Callable[[int], None]
     keep_weights: Callable[[int], None]
     run: RunDir
@@ -169,7 +166,7 @@ class RoundWork:
 
     def _chosen(self, number: int) -> list[int]:
         """Return the prompts of a round: the next of a permutation, drawn anew when all have been gone through."""
-        every, found = len(self.prompts), list[int]()
+        every, found = self.writing.prompts, list[int]()
         start = sum(self.counts[: number - 1])
         for place in range(start, start + self.counts[number - 1]):
             turn, at = divmod(place, every)
@@ -180,38 +177,22 @@ class RoundWork:
         """Write what this process has to write, from where it stopped before."""
 
         def batch(places: Sequence[int]) -> list[dict[str, Any]]:
-            every, version = self._batch(number, places), self.plan.starts()[number - 1]
+            version = self.plan.starts()[number - 1]
+            written = self.writing.of_round(number, version, places)
+            every = [one.rollouts for one in written]
             kept = [not_stale(some, version, self.config.max_staleness) for some in every]
             refuse_all_stale(every, kept, self.config.max_staleness)
             return [
-                {"rollouts": [one.to_dict() for one in some], "stale": len(before) - len(some)}
-                for before, some in zip(every, kept, strict=True)
+                {
+                    "rollouts": [one.to_dict() for one in some],
+                    "stale": len(before.rollouts) - len(some),
+                    "episodes": [one.to_dict() for one in before.episodes],
+                }
+                for before, some in zip(written, kept, strict=True)
             ]
 
         own, size = chosen[parts.mine], self.side_by_side
         in_batches(parts, own, size, batch, self.heed, self.listener, "writing")
-
-    def _batch(self, number: int, places: Sequence[int]) -> list[list[Rollout]]:
-        """Return all responses to some prompts."""
-        config, version = self.config, self.plan.starts()[number - 1]
-        found = [list[Rollout]() for _ in places]
-        drawn = Sampling(config.sampling_temperature, config.top_k, config.top_p)
-        for turn, draw in enumerate(self.method.draws):
-            count = draw.count(config.samples_of_prompt)
-            if not count:
-                continue
-            sampling = Sampling(temperature=0.0) if draw.greedy else drawn
-            seed = int(np.random.SeedSequence([config.seed, number, turn]).generate_state(1)[0])
-            writer = self.writers[draw.writer]
-            with self.clock.of("writer"):
-                samples = writer.write([self.ids[place] for place in places], count, sampling, seed)
-            told = {"writer": draw.writer, "version": version, "use": draw.use}
-            for place, rows, some in zip(places, found, samples, strict=True):
-                prompt, ids = self.prompts[place], self.ids[place]
-                for one in some:
-                    more = {**told, "number": len(rows)}
-                    rows.append(rollout_of(prompt, ids, one, self.text, writer.engine, sampling, **more))
-        return found
 
     def _judged(self, number: int, written: Parts, judgements: Parts) -> None:
         """Judge what this process wrote, from where it stopped before."""
@@ -236,9 +217,10 @@ class RoundWork:
 
     def _finish(self, number: int, place: Path, written: Parts, judgements: Parts) -> None:
         """Write the responses with what they are worth, what is learnt from them, and the numbers."""
-        config, rollouts, stale = self.config, list[Rollout](), 0
+        config, rollouts, stale, episodes = self.config, list[Rollout](), 0, list[dict[str, Any]]()
         for line, said in zip(map(json.loads, written.in_order()), map(json.loads, judgements.in_order()), strict=True):
             stale += line["stale"]
+            episodes += line["episodes"]
             for row, reward in zip(line["rollouts"], said["rewards"], strict=True):
                 one = Rollout.from_dict(row)
                 rollouts.append(replace(one, reward=reward, judge=config.judge if one.compared else None))
@@ -246,9 +228,12 @@ class RoundWork:
         for name, lines in lesson.files.items():
             write_json_lines(place / name, lines)
         write_json_lines(place / "rollouts.jsonl", (one.to_dict() for one in rollouts))
+        if episodes:
+            write_json_lines(place / EPISODES, episodes)
         numbers = self._of_writer(rollouts, lesson.counts)
         tokens = config.epochs * sum(group.n_tokens for group in lesson.groups)
         more = {**lesson.numbers, "stale": stale, "learnt_tokens": tokens}
+        more |= episode_numbers([Episode.from_dict(one) for one in episodes]) if episodes else {}
         more |= self._judgements(number, [one for one in rollouts if one.compared])
         numbers |= {f"round/{name}": float(value) for name, value in more.items()}
         write_json(place / DONE, {"round": number, "key": self.key, "numbers": numbers})

@@ -1,0 +1,1 @@
+"""What is written in a round: responses to prompts, or episodes with an environment."""
