@@ -56,7 +56,7 @@ class RewardOptions:
     """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
 
-JUDGES = ("verifier", "reward_model", "implicit", "ask")
+JUDGES = ("verifier", "reward_model", "implicit", "ask", "return")
 """Judges with a name of their own. FILE.py:FUNCTION is a function of the user's, any other name a chat model's."""
 
 

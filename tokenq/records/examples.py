@@ -146,6 +146,11 @@ class TokenResponse:
         columns = {name: column[:size] for name, column in self.token_columns.items()}
         return replace(self, ids=self.ids[:size], mask=self.mask[:size], terminal=False, token_columns=columns)
 
+    def behind(self, size: int) -> "TokenResponse":
+        """Return a response without its first tokens."""
+        columns = {name: column[size:] for name, column in self.token_columns.items()}
+        return replace(self, ids=self.ids[size:], mask=self.mask[size:], token_columns=columns)
+
     def with_token_column(self, name: str, numbers: NDArray[Any]) -> "TokenResponse":
         """Return the response with [n] a number for each token."""
         return replace(self, token_columns={**self.token_columns, name: numbers})

@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenq.envs.table import find_environment
 from tokenq.errors import UserError
 from tokenq.options import JudgeOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.rollout.credits import CREDITS, CreditOptions, credit_lacks, given_credit_options, resolved_credit
+from tokenq.rollout.episodes.learning import RANGES as EPISODE_RANGES
+from tokenq.rollout.episodes.learning import RETURN, EpisodeOptions, environment_lacks
 from tokenq.rollout.methods import METHODS, find_method, refuse_uncomparable
 from tokenq.rollout.sync import WriterOptions, refuse_writer
 from tokenq.training.config import RANGES as TRAINING_RANGES
@@ -17,20 +20,22 @@ from tokenq.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
+class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     """Learn from one's own responses: rounds of writing, judging and training, on pairs or by policy gradients."""
 
-    prompts: Sequence[str]
-    """Prompts to write to: a column prompt, messages, question or instruction, or any data that tokenq train reads."""
+    prompts: Sequence[str] = ()
+    """Prompts to write to: a column prompt, messages, question or instruction, or any data that tokenq train reads.
+    None with an --environment."""
     data: Sequence[str] = ()
     """Pairs that are there before the first round. They are learnt from where the method replays earlier pairs; selm
-    compares what it writes with the responses that they hold for the same prompt."""
+    compares what it writes with the responses that they hold for the same prompt. With an --environment: episodes of
+    an expert (tokenq play --output), which eto compares with the policy's own."""
     eval_prompts: Sequence[str] = ()
     """Prompts to evaluate on, in the same forms as --prompts: the policy writes its greedy response to each before the
     first round and after every one, and the judge says what it is worth."""
     eval_size: float = 0
     """Prompts to hold out of --prompts for that, when there are no --eval-prompts; below 1 a share, chosen by their
-    hashes. Pairs are held out of --data likewise."""
+    hashes. Pairs are held out of --data likewise. With an --environment: so many seeds after those that rounds play."""
     loss: str = "auto"
     """Loss, or a sum of several, instead of the method's own."""
     beta: float | None = None
@@ -42,8 +47,8 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     responses."""
 
     method: str = "dpo"
-    """Online method. From pairs: dpo, ipo, selm, vpo, xpo, dice. From advantages: reinforce, rloo, grpo, dr_grpo,
-    dapo, gspo, ppo, prime, rto."""
+    """Online method. From pairs: dpo, ipo, selm, vpo, xpo, dice; of episodes: dmpo, eto, branches. From advantages:
+    reinforce, rloo, grpo, dr_grpo, dapo, gspo, ppo, prime, rto."""
     rounds: int = 3
     """Rounds of writing, judging and learning."""
     prompts_per_round: int | None = None
@@ -59,9 +64,9 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     """What to do when a round gives no pair, or no advantage."""
 
     samples: int | None = None
-    """Responses to each prompt that are compared. Default: the method's."""
-    max_new_tokens: int = 256
-    """Maximum number of tokens in a response."""
+    """Responses to each prompt, or episodes of each seed, that are compared. Default: the method's."""
+    max_new_tokens: int | None = None
+    """Maximum number of tokens in a response, or in an action. Default: 256, or the environment's."""
     temperature: float | None = None
     """Temperature of samples. Default: the method's."""
     top_k: int = 0
@@ -76,9 +81,9 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     judge: str | None = None
     """Judge: verifier (the true answers of --gold), reward_model, implicit (β log π/π_ref of --judge-run, else of the
     policy against the round before), ask (a person, who fills in a file of comparisons), FILE.py:FUNCTION
-    (prompts, responses → their rewards), or the name of a chat model behind an OpenAI-compatible endpoint;
-    OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the method's own, else --reward-model, --judge-run or the
-    true answers, whichever is given."""
+    (prompts, responses → their rewards), return (the sum of an episode's rewards), or the name of a chat model behind
+    an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the method's own, else
+    --reward-model, --judge-run, the return or the true answers, whichever is given."""
     answer: str | None = None
     """How the answer of a response is found: last_number, boxed, math, text or regex:PATTERN."""
     gold: str | None = None
@@ -88,9 +93,9 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     the judge makes. The run ends with the prompts that they pay for. Default: as many as it takes."""
     flip_labels: float = 0.0
     """Probability that a pair is turned round before it is learnt from: noise that the judge does not have."""
-    pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto"
-    """Which pairs rewards give: the best against the worst, every two, labels drawn by Bradley-Terry, or both sides
-    equally long (DICE). auto: as the method has it."""
+    pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised", "shared_prefix"] = "auto"
+    """Which pairs rewards give: the best against the worst, every two, labels drawn by Bradley-Terry, both sides
+    equally long (DICE), or episodes that begin alike, from where they part. auto: as the method has it."""
     truncated: Literal["keep", "drop", "mask", "zero", "bootstrap"] = "keep"
     """Responses that are cut at --max-new-tokens: take them as they are, or leave them out. With advantages also: learn
     nothing from them (mask), give them the reward 0, or add the value of their last state (bootstrap, for gae)."""
@@ -102,8 +107,8 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
             UserError: names the field, and what it takes.
         """
         self.check_types()
-        if not self.prompts:
-            raise UserError("There are no prompts.", "Name a file, a folder or a hub id with --prompts.")
+        for error in environment_lacks(self):
+            raise error
         check_ranges(self, RANGES)
         refuse_writer(self, adapts=self.adapts)
         find_method(self.method)
@@ -119,6 +124,13 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     def samples_of_prompt(self) -> int:
         """Responses to each prompt that are compared."""
         return find_method(self.method).samples if self.samples is None else self.samples
+
+    @property
+    def tokens_of_response(self) -> int:
+        """Most tokens of a response, or of an action."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        return RESPONSE if self.environment is None else find_environment(self.environment).max_new_tokens
 
     @property
     def examples_of_step(self) -> int:
@@ -141,7 +153,8 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
         if self.judge is not None:
             return self.judge
         given = {"reward_model": self.reward_model, "implicit": self.judge_run}
-        named = next((name for name, value in given.items() if value is not None), "verifier")
+        last = "verifier" if self.environment is None else RETURN
+        named = next((name for name, value in given.items() if value is not None), last)
         return METHODS[self.method].judge or named
 
     def _learning(self) -> list[UserError]:
@@ -154,7 +167,8 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
             hint = "Leave it out, or take --method grpo, ppo, …"
         else:
             given = {"--pairs": self.pairs != "auto", "--replay": bool(self.replay), "--flip-labels": self.flip_labels}
-            given["--data"] = bool(self.data) and not self.eval_size  # else the judge is judged by them
+            judges = self.eval_size and self.environment is None  # the judge is judged by them
+            given["--data"] = bool(self.data) and not judges
             foreign = [flag for flag, is_given in given.items() if is_given]
             hint = "Leave it out, or take --method dpo, ipo, …"
         found = [
@@ -236,12 +250,16 @@ class OnlineConfig(JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
         return found
 
 
+RESPONSE = 256
+"""Most tokens of a response where nobody says."""
+
 _CUT = ("keep", "drop")
 """What may become of responses that were cut, where pairs follow."""
 
 SECTIONS: dict[str, str] = {
     **TRAINING,
     "prompts": "rounds",
+    "environment": "environment",
     "writer": "writing",
     "samples": "writing",
     "judge": "judging",
@@ -275,6 +293,7 @@ SPELT_ELSEWHERE: Mapping[str, str] = {
 
 RANGES = (
     *TRAINING_RANGES,
+    *EPISODE_RANGES,
     Range(("rounds", "prompts_per_round", "prompts_per_batch"), least=1, most=1_000_000),
     Range(("samples",), least=1, most=10_000),
     Range(("max_staleness",), least=0, most=1_000_000),

@@ -94,6 +94,8 @@ class CreditOptions:
     or of responses, ratios within bounds alone, or responses whose mean ratio is within them."""
     importance_cap: float | None = None
     """Cap of --importance-correction. Default: token 2, sequence 3, icepop 5, geometric 1.01."""
+    credit_span: Literal["token", "turn"] = "token"
+    """What is one action: a token, or a turn of an episode, all of whose tokens have one advantage."""
     allow_cut_support: bool = False
     """Let --top-p and --top-k leave tokens out whose probabilities are learnt all the same."""
 

@@ -43,17 +43,20 @@ def learnt(
     prompts = by_prompt(rollouts)
     compared = [[one for one in some if _usable(one, keep_truncated=keep_truncated)] for some in prompts]
     dice = np.random.default_rng([seed, number, _LABELS])
-    found: RoundPairs = PAIRINGS[pairing].pairs([_candidates(some) for some in compared], dice)
+    way, candidates = PAIRINGS[pairing], [_candidates(some) for some in compared]
+    found: RoundPairs = way.pairs(candidates, dice)
     turned = np.random.default_rng([seed, number, _FLIPS]).random(sum(map(len, found.pairs))) < flip_labels
     numbers = {**found.numbers, **({"flipped": float(turned.sum())} if flip_labels else {})}
     turn = iter(turned)
     labelled = [[(j, i) if next(turn) else (i, j) for i, j in pairs] for pairs in found.pairs]
     groups, rows = [], []
-    for every, some, pairs in zip(prompts, compared, labelled, strict=True):
+    for every, some, worth, pairs in zip(prompts, compared, candidates, labelled, strict=True):
         calibration = [one.tokens("calibration") for one in every if one.calibrates][:1]
-        for chosen, rejected in ((some[i], some[j]) for i, j in pairs):
-            sides = (chosen.tokens("chosen"), rejected.tokens("rejected"), *calibration)
-            ids = np.array(chosen.prompt_ids, np.int32)
+        for pair in pairs:
+            chosen, rejected = (some[place] for place in pair)
+            cut = way.shared(worth, pair)
+            sides = (chosen.tokens("chosen").behind(cut), rejected.tokens("rejected").behind(cut), *calibration)
+            ids = np.array((*chosen.prompt_ids, *chosen.token_ids[:cut]), np.int32)
             groups.append(TokenGroup(ids, sides, True, f"round {number}, prompt {chosen.id}"))
             rows.append(_row(chosen, rejected, every))
     return Learnt(groups, rows, [len(pairs) for pairs in found.pairs], numbers)
@@ -95,6 +98,7 @@ def _candidates(rollouts: Sequence[Rollout]) -> Candidates:
         np.array([one.reward for one in rollouts], np.float64),
         np.array([one.length for one in rollouts], np.int64),
         [one.token_ids for one in rollouts],
+        [tuple(turn.start for turn in one.turns) for one in rollouts],
     )
 
 

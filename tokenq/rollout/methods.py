@@ -13,6 +13,7 @@ Who = Literal["policy", "reference", "data"]
 Use = Literal["compared", "calibration", "both"]
 Moves = Literal["never", "round"]
 Learns = Literal["pairs", "advantages"]
+Begins = Literal["start", "turn"]
 
 EVERYTHING = 1.0
 """Share of replay that stands for all pairs of earlier rounds."""
@@ -26,12 +27,19 @@ class Draw(NamedTuple):
         count: (responses to compare) → how many of them.
         use: whether they are compared, read to calibrate pairs, or both.
         greedy: whether the likeliest token is taken instead of a drawn one.
+        begins: where an episode begins: at the start, or behind a turn, drawn, of the prompt's first episode.
     """
 
     writer: Who
     count: Callable[[int], int]
     use: Use = "compared"
     greedy: bool = False
+    begins: Begins = "start"
+
+    @property
+    def source(self) -> Begins | Literal["data"]:
+        """Where an episode comes from: what is there already, or where it begins."""
+        return "data" if self.writer == "data" else self.begins
 
 
 class OnlineMethod(NamedTuple):
@@ -51,6 +59,7 @@ class OnlineMethod(NamedTuple):
         batch_size: examples of an update.
         learns: what a round ends in.
         settings: of the credit, by the names of `CreditOptions`, for methods that learn from advantages.
+        needs: what else has to be given, by field; ("environment",) where it makes sense for episodes alone.
     """
 
     loss: str
@@ -66,6 +75,7 @@ class OnlineMethod(NamedTuple):
     batch_size: int = 8
     learns: Learns = "pairs"
     settings: Mapping[str, Any] = {}
+    needs: tuple[str, ...] = ()
 
     @property
     def calibrates(self) -> bool:
@@ -91,6 +101,8 @@ _GREEDY_FIRST = (
     Draw("data", lambda n: PAIR),
 )
 _AND_CALIBRATION = (Draw("policy", _every), Draw("reference", _one, "calibration"))
+_BRANCHES = (Draw("policy", _one), Draw("policy", lambda n: n - 1, begins="turn"))
+_AND_EXPERT = (Draw("policy", _every), Draw("data", _one))
 _HALF = (Draw("policy", lambda n: n - n // 2), Draw("reference", lambda n: n // 2, "both"))
 
 _GIVEN = {"calibration": "given"}
@@ -123,6 +135,9 @@ METHODS: dict[str, OnlineMethod] = {
         replay=0.5,
         temperature=0.9,
     ),
+    "dmpo": OnlineMethod("dmpo", _POLICY),
+    "eto": OnlineMethod("dpo", _AND_EXPERT, samples=1, reference_moves="round", needs=("environment", "data")),
+    "branches": OnlineMethod("dpo", _BRANCHES, samples=2, pairing="shared_prefix", needs=("environment",)),
     "reinforce": _gradient("reinforce", 4, credit="returns"),
     "rloo": _gradient("rloo", 4, 0.01, credit="leave_one_out", kl="reward"),
     "grpo": _gradient("grpo", 8, 0.04, credit="group", scale_rewards="group", kl="loss", kl_estimator="k3"),

@@ -22,11 +22,13 @@ class Candidates:
         rewards: [n] what each is worth; larger is better.
         lengths: [n] tokens.
         tokens: of each, to tell equal ones.
+        turns: of each the places at which its turns begin; nothing for responses of one turn.
     """
 
     rewards: NDArray[np.float64]
     lengths: NDArray[np.int64]
     tokens: Sequence[tuple[int, ...]]
+    turns: Sequence[tuple[int, ...]] = ()
 
     def __len__(self) -> int:
         """Return n."""
@@ -56,10 +58,12 @@ class Pairing(NamedTuple):
     Attributes:
         pairs: (candidates of every prompt, generator of the round) → the pairs.
         most: (candidates of a prompt) → the most pairs that they can give.
+        shared: (candidates of a prompt, a pair) → how many of the first tokens of both belong to the pair's prompt.
     """
 
     pairs: Callable[[Sequence[Candidates], np.random.Generator], RoundPairs]
     most: Callable[[int], int]
+    shared: Callable[[Candidates, Pair], int] = lambda one, pair: 0
 
 
 def best_worst(prompts: Sequence[Candidates], dice: np.random.Generator) -> RoundPairs:
@@ -97,6 +101,36 @@ def length_regularised(prompts: Sequence[Candidates], dice: np.random.Generator)
     pairs = [_extremes(one, one.rewards - alpha * one.lengths) for one in prompts]
     numbers = {"length_alpha": alpha, "length_gap": _gap(prompts, alpha), "length_gap_without": _gap(prompts, 0.0)}
     return RoundPairs(pairs, numbers)
+
+
+def shared_prefix(prompts: Sequence[Candidates], dice: np.random.Generator) -> RoundPairs:
+    """Return each response beside the one of another reward with which it shares most turns.
+
+    What both have done alike is the prompt of the pair, as in REFUEL (arXiv 2410.04612): the pair compares what follows
+    from one state.
+    """
+    return RoundPairs([_neighbours(one) for one in prompts])
+
+
+def _neighbours(one: Candidates) -> list[Pair]:
+    found: dict[Pair, None] = {}
+    for i in range(len(one)):
+        others = [j for j in range(len(one)) if one.rewards[j] != one.rewards[i] and _differ(one, (i, j))]
+        if others:
+            gaps = {j: (common_turns(one, (i, j)), abs(one.rewards[i] - one.rewards[j])) for j in others}
+            nearest = max(others, key=gaps.__getitem__)
+            found[(i, nearest) if one.rewards[i] > one.rewards[nearest] else (nearest, i)] = None
+    return list(found)
+
+
+def common_turns(one: Candidates, pair: Pair) -> int:
+    """Return how many tokens the turns have that both begin with, with what is said behind them."""
+    first, other = (one.tokens[place] for place in pair)
+    alike = next(
+        (at for at, (a, b) in enumerate(zip(first, other, strict=False)) if a != b), min(len(first), len(other))
+    )
+    starts = set(one.turns[pair[0]]) & set(one.turns[pair[1]]) if one.turns else set()
+    return max((start for start in starts if start <= alike), default=0)
 
 
 def _balance(prompts: Sequence[Candidates]) -> float:
@@ -147,5 +181,6 @@ PAIRINGS: dict[str, Pairing] = {
     "all": Pairing(every_pair, lambda n: n * (n - 1) // 2),
     "bradley_terry": Pairing(drawn_labels, lambda n: n // 2),
     "length_regularised": Pairing(length_regularised, lambda n: min(1, n // 2)),
+    "shared_prefix": Pairing(shared_prefix, lambda n: min(n, n * (n - 1) // 2), common_turns),
 }
 """Every way to make pairs by its name."""

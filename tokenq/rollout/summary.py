@@ -41,7 +41,7 @@ def round_numbers(
     ratios = [sum(one.logps) - ref for one, ref in rows if _own(one) and ref is not None]
     compared = [one for one in rollouts if one.compared]
     known = [one for one in compared if one.reward is not None]
-    worth = [(one.reward, one.id) for one in own if one.reward is not None]
+    worth = [(one.reward, one.id) for one in own if one.reward is not None and not one.part]
     values = np.array([reward for reward, _ in worth], np.float64)
     reward = mean_interval(values, [name for _, name in worth], Resampling(RESAMPLES, seed=seed))
     lengths = np.array([one.length for one in own], np.float64)
@@ -54,7 +54,7 @@ def round_numbers(
         "prompts": len(counts),
         noun: sum(counts),
         "without_signal": _share(sum(count == 0 for count in counts), len(counts)),
-        "ties": _ties(known),
+        "ties": _ties([one for one in known if not one.part]),
         "length": float(lengths.mean()),
         "truncated": _share(sum(one.finish == "length" for one in own), len(own)),
         "entropy": float(-sums.sum() / lengths.sum()),

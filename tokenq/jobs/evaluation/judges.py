@@ -34,6 +34,7 @@ class Bench:
         comparisons: (round) → the file that a person fills in.
         correct: (id of a prompt, response) → 1 for the true answer, else 0; None where there is none.
         implicit: makes the function that gives β Σ log π/π_ref of responses; None where nothing could.
+        returns: gives what an environment has given for responses; None where there is none.
         device: where models compute.
         trust_remote_code: whether code that comes with a model may run.
         tokens_per_batch: most tokens of a forward.
@@ -50,6 +51,7 @@ class Bench:
     comparisons: Callable[[int], Path]
     correct: Callable[[str, str], float] | None = None
     implicit: Callable[[], Scores] | None = None
+    returns: Scores | None = None
     device: str = "auto"
     trust_remote_code: bool = False
     tokens_per_batch: int = 4096
@@ -98,6 +100,13 @@ def implicit(bench: Bench) -> Judge:
     return Pointwise(bench.implicit())
 
 
+def returns(bench: Bench) -> Judge:
+    """Return the judge that is the environment: the sum of the rewards of an episode."""
+    if bench.returns is None:
+        raise UserError("--judge return without episodes.", "Act in an environment: tokenq online --environment NAME.")
+    return Pointwise(bench.returns)
+
+
 def ask(bench: Bench) -> Judge:
     """Return the judge that is a person: a file of comparisons that somebody fills in."""
     return Pairwise(lambda number, comparisons: person(bench, number)(comparisons), whole=True)
@@ -136,6 +145,7 @@ JUDGES: Mapping[str, Callable[[Bench], Judge]] = {
     "reward_model": reward_model,
     "implicit": implicit,
     "ask": ask,
+    "return": returns,
     "function": function,
     "chat": chat,
 }

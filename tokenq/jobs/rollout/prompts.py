@@ -74,6 +74,16 @@ def load_asked(config: OnlineConfig, tokenizer: Any, listener: Listener) -> Aske
     return AskedPrompts(prompts, held_out, task, answers)
 
 
+def asked_seeds(config: OnlineConfig, listener: Listener) -> AskedPrompts:
+    """Return the seeds of an environment as prompts: a prompt's number is its seed, and held-out ones come last."""
+    count, size = config.environment_seeds, config.eval_size
+    held_out = round(size * count) if size < 1 else int(size)
+    every = [Prompt(f"{config.environment} seed {seed}", "", f"seed {seed}") for seed in range(count + held_out)]
+    more = f"; held out: seeds {count} to {count + held_out - 1}" if held_out else ""
+    listener.say(f"environment: {config.environment}, seeds 0 to {count - 1}{more}")
+    return AskedPrompts(every[:count], every[count:], None, None)
+
+
 def without_prompts(groups: Sequence[TokenGroup], held_out: Sequence[Prompt], tokenizer: Any) -> Sequence[TokenGroup]:
     """Return the pairs whose prompts are not held out."""
     if not held_out:

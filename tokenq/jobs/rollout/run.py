@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,11 +13,11 @@ from accelerate.utils import DistributedType, set_seed
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
-from tokenq.files import plain
+from tokenq.files import digest_of, plain
 from tokenq.jobs.evaluation.judges import compares
 from tokenq.jobs.rollout.first_reference import FirstReference, first_reference
 from tokenq.jobs.rollout.judges import recalls
-from tokenq.jobs.rollout.prompts import known_pairs, load_asked, without_prompts
+from tokenq.jobs.rollout.prompts import asked_seeds, known_pairs, load_asked, without_prompts
 from tokenq.jobs.rollout.settings import filled_in, loss_of, refuse_loss
 from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, round_work
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
@@ -123,9 +124,11 @@ def _loaded(
     """Return models, prompts and earlier pairs of a run, and the identities of all of them for provenance."""
     spec = model_to_train(config, loss, accelerator)
     tokenizer = load_tokenizer(spec, read_template(config.chat_template))
-    asked_for = load_asked(config, tokenizer, listener)
+    played = config.environment is not None
+    asked_for = asked_seeds(config, listener) if played else load_asked(config, tokenizer, listener)
     asked = loss if config.replayed_share else find_sum("dpo")  # what nobody learns from is pairs and nothing more
-    data, held_out = load_data(config, asked, tokenizer, listener)[:2] if config.data else (None, None)
+    pairs = config.data and not played  # an environment's are episodes
+    data, held_out = load_data(config, asked, tokenizer, listener)[:2] if pairs else (None, None)
     known = known_pairs(config, held_out.groups if held_out else (), tokenizer)
     policy = load_policy(spec, tokenizer, (), config, listener)
     identity = identify(policy.model, config.model)
@@ -139,7 +142,7 @@ def _loaded(
     identities = {
         "model": identity.to_dict(),
         "reference": reference.identity.to_dict(),
-        "data": None if data is None else data_identity(config.data, data),
+        "data": _files(config.data) if played else None if data is None else data_identity(config.data, data),
         "eval_data": None,
         "prompts": {"sources": list(config.prompts), "sha256": _digest(asked_for.prompts)},
         "eval_prompts": {"sources": list(config.eval_prompts), "sha256": _digest(asked_for.held_out)},
@@ -254,6 +257,13 @@ _IDENTITY = (
     *(("model", "weights"), ("reference", "weights")),
     *(("data", "sha256"), ("prompts", "sha256"), ("eval_prompts", "sha256")),
 )
+
+
+def _files(paths: Sequence[str]) -> dict[str, Any] | None:
+    """Return the identity of files of episodes."""
+    if not paths:
+        return None
+    return {"sources": list(paths), "sha256": " ".join(digest_of(Path(path)) for path in paths)}
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokenq.core.losses import LossSum, find_sum
+from tokenq.envs.table import find_environment
 from tokenq.errors import UserError
 from tokenq.jobs.training.run import loss_parameters
 from tokenq.rollout.config import OnlineConfig
@@ -17,6 +18,7 @@ def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
     moves = row.reference_moves if config.reference_moves == "auto" else config.reference_moves
     used: dict[str, Any] = {
         "samples": config.samples_of_prompt,
+        "max_new_tokens": config.tokens_of_response,
         "temperature": config.sampling_temperature,
         "batch_size": config.examples_of_step,
         "replay": config.replayed_share,
@@ -24,6 +26,8 @@ def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
         "reference_moves": moves,
     }
     used |= _OF_LEARNING[row.learns](config, row)
+    if config.environment is not None and config.max_turns is None:
+        used["max_turns"] = find_environment(config.environment).max_turns
     return replace(config, **used), row._replace(reference_moves=moves)
 
 
@@ -60,7 +64,7 @@ def _gradient_settings(config: OnlineConfig, row: OnlineMethod) -> dict[str, Any
     if config.loss == "auto" and CREDITS[found["credit"]].valued:
         loss += f"+{VALUE_WEIGHT:g}*value"
     sized = any(name.rpartition(".")[2] == "length" for name in find_sum(loss).parameters())
-    options = {"length": f"{config.max_new_tokens}"} if sized else {}
+    options = {"length": f"{config.tokens_of_response}"} if sized else {}
     return {**found, "loss": loss, "loss_options": {**options, **config.loss_options}, "beta": beta}
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from tokenq.data.dialogue import Dialogue
 from tokenq.data.encoding import pieces_of
 from tokenq.envs.environment import Environment
+from tokenq.records.episodes import Turn
 from tokenq.rollout.writer import Writer
 from tokenq.search.settings import Sampling
 
@@ -19,10 +20,12 @@ class Start(NamedTuple):
     Attributes:
         seed: of the environment.
         number: which of the episodes with this seed it is.
+        past: turns of another episode with this seed, which are taken again before the first action is written.
     """
 
     seed: int
     number: int = 0
+    past: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)

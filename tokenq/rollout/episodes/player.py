@@ -68,7 +68,7 @@ def lockstep(
 
 def _written(running: Sequence[Seat], player: Player, rules: Rules, spent: Spent) -> list[Sample]:
     prompts = [seat.state.ids for seat in running]
-    seeds = [mixed_seed(rules.seed, (*seat.start, len(seat.turns)), 0) for seat in running]
+    seeds = [mixed_seed(rules.seed, (seat.start.seed, seat.start.number, len(seat.turns)), 0) for seat in running]
     with spent.on("writing"):
         found = [samples[0] for samples in player.writer.write(prompts, 1, rules.sampling, seeds)]
     spent.read += sum(map(len, prompts))

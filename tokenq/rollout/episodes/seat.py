@@ -71,6 +71,8 @@ class Seat:
                 self.reason, self.error = "error", f"{type(problem).__name__}: {reason(problem)}"
                 return
         self.state = self.player.dialogue.start(self.observation)
+        for turn in self.start.past:
+            self.act(Sample(turn.action_ids, turn.logps, turn.kept_mass, turn.finish))
 
     def goes_on(self) -> bool:
         """Return whether another action is to be written; the context may have no room for it."""
