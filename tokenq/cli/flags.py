@@ -77,6 +77,7 @@ def parse(
     values |= {name: convert(raw, kinds[name], _flag(name)) for name, raw in given.items()}
     values |= dict.fromkeys(taken_back)
     _refuse_empty(values, config)
+    values |= {name: () for name, other in _instead(config).items() if name not in values and values.get(other)}
     if print_config:
         _refuse_printed(config, values, check)
         print(as_yaml(config, values, sections), end="")
@@ -264,6 +265,10 @@ def _default(field: Field[Any]) -> Any:
 
 def _required(config: type[Any]) -> list[str]:
     return [f.name for f in fields(config) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _instead(config: type[Any]) -> dict[str, str]:
+    return {f.name: f.metadata["instead"] for f in fields(config) if "instead" in f.metadata}
 
 
 def _optional(config: type[Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The settings of an online run: those of a training, and what is written, judged and learnt from. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenq.envs.table import find_environment
@@ -23,7 +23,7 @@ from tokenq.training.config import TrainConfig
 class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     """Learn from one's own responses: rounds of writing, judging and training, on pairs or by policy gradients."""
 
-    prompts: Sequence[str] = ()
+    prompts: Sequence[str] = field(metadata={"instead": "environment"})
     """Prompts to write to: a column prompt, messages, question or instruction, or any data that tokenq train reads.
     None with an --environment."""
     data: Sequence[str] = ()
@@ -160,6 +160,10 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
     def _learning(self) -> list[UserError]:
         """Return what does not go with pairs, or with advantages, whichever the method learns from."""
         method = find_method(self.method)
+        lacking = [name for name in method.needs if not getattr(self, name)]
+        if lacking:
+            hint = "Episodes of an expert: --data E.jsonl." if lacking == ["data"] else "Add --environment textworld."
+            return [UserError(f"--method {self.method} learns from episodes, and --{lacking[0]} is missing.", hint)]
         if method.learns == "pairs":
             refuse_uncomparable(method, self.method, self.samples_of_prompt, stored=bool(self.data))
             foreign = [f"--{name.replace('_', '-')}" for name in given_credit_options(self)]

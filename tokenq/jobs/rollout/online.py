@@ -31,13 +31,20 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     replay: float | None = None,
     reference_moves: Literal["auto", "never", "round"] = "auto",
     on_empty_round: Literal["continue", "stop"] = "continue",
+    environment: str | None = None,
+    environment_options: Mapping[str, str] = {},
+    environment_seeds: int = 16,
+    max_turns: int | None = None,
+    step_timeout: float = 60.0,
+    when_full: Literal["end", "cut"] = "end",
+    subtract_luck: bool = False,
     writer: str = "local",
     writer_model: str | None = None,
     sync: Literal["auto", "lora", "reload", "command"] = "auto",
     sync_command: str | None = None,
     max_staleness: int = 0,
     samples: int | None = None,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     temperature: float | None = None,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -52,7 +59,7 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     reward_weights: Mapping[str, str] = {},
     label_budget: int | None = None,
     flip_labels: float = 0.0,
-    pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto",
+    pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised", "shared_prefix"] = "auto",
     truncated: Literal["keep", "drop", "mask", "zero", "bootstrap"] = "keep",
     credit: Literal["auto", "returns", "group", "leave_one_out", "gae", "implicit", "prime"] = "auto",
     token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model"] = "auto",
@@ -69,6 +76,7 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     kl_estimator: Literal["auto", "k1", "k2", "k3"] = "auto",
     importance_correction: Literal["none", "token", "sequence", "icepop", "geometric"] = "none",
     importance_cap: float | None = None,
+    credit_span: Literal["token", "turn"] = "token",
     allow_cut_support: bool = False,
     reference: Name | None = None,
     revision: str | None = None,
@@ -139,7 +147,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
 
     Args:
         model: a folder, a hub id, a loaded model of `transformers`, or (model, tokenizer).
-        prompts: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries.
+        prompts: names of files or hub ids, a `datasets.Dataset`, a pandas frame, or a list of dictionaries; () with an
+            environment.
         output: the folder of the run.
         tokenizer: of a loaded model.
         listener: told what is found, and how far it is.

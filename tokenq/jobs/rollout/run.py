@@ -90,7 +90,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         paid = replace(config, rounds=len(counts))
         asked = Asked(paid, method, loss, plan, counts, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
-        evaluation = evaluation_of(work, models, material)
+        evaluation = evaluation_of(work, material)
         source = Rounds(plan, loss.unit, config.seed, evaluation.groups_of)
         every = config.save_steps or plan.starts()[1]
         writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)

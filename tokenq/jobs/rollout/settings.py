@@ -25,10 +25,10 @@ def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
         "judge": config.judged_by,
         "reference_moves": moves,
     }
-    used |= _OF_LEARNING[row.learns](config, row)
     if config.environment is not None and config.max_turns is None:
         used["max_turns"] = find_environment(config.environment).max_turns
-    return replace(config, **used), row._replace(reference_moves=moves)
+    config = replace(config, **used)
+    return replace(config, **_OF_LEARNING[row.learns](config, row)), row._replace(reference_moves=moves)
 
 
 def _pair_settings(config: OnlineConfig, row: OnlineMethod) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _gradient_settings(config: OnlineConfig, row: OnlineMethod) -> dict[str, Any
     if config.loss == "auto" and CREDITS[found["credit"]].valued:
         loss += f"+{VALUE_WEIGHT:g}*value"
     sized = any(name.rpartition(".")[2] == "length" for name in find_sum(loss).parameters())
-    options = {"length": f"{config.tokens_of_response}"} if sized else {}
+    options = {"length": f"{config.tokens_of_response * (config.max_turns or 1)}"} if sized else {}
     return {**found, "loss": loss, "loss_options": {**options, **config.loss_options}, "beta": beta}
 
 

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from tokenq.core.losses import LossSum
 from tokenq.core.tensors import PackedBatch, TokenScorer
-from tokenq.data.encoding import text_of
-from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import Bench, judge_of
 from tokenq.jobs.rollout.clock import Clock
@@ -28,6 +26,7 @@ from tokenq.jobs.rollout.sampled import token_logps
 from tokenq.jobs.rollout.served import served_policy
 from tokenq.jobs.rollout.token_rewards import Source, token_rewards
 from tokenq.jobs.rollout.weights import keep_weights, recalled
+from tokenq.jobs.rollout.writing.opened import Means, open_environment, open_prompts
 from tokenq.jobs.searcher import ends_of
 from tokenq.jobs.training.reference import Reference, compute_dtype
 from tokenq.judge.kinds import Pairwise
@@ -37,15 +36,16 @@ from tokenq.models.forward.networks import NETWORKS, PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper
-from tokenq.models.limits import least_context, named_limits, refuse_tokens
+from tokenq.models.limits import least_context
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.episodes.rollouts import returns
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.optimism import optimism_of
 from tokenq.rollout.rounds import Plan
 from tokenq.rollout.sync import LOCAL
-from tokenq.rollout.writer import LocalWriter, StoredWriter, prompts_at_once
+from tokenq.rollout.writer import LocalWriter, StoredWriter, Writer, prompts_at_once
 from tokenq.rundir import RunDir
 from tokenq.search.branches import Limits
 from tokenq.training.stopping import Abandoned, Request
@@ -127,31 +127,32 @@ def round_work(
 
     context = least_context((policy.model, reference.lm.model))
     longest = config.max_length if context is None else min(context, config.max_length)
-    limits = Limits(ends_of(policy, models.tokenizer, config.eos), config.max_new_tokens, context=longest)
+    limits = Limits(ends_of(policy, models.tokenizer, config.eos), config.tokens_of_response, context=longest)
     engine = f"tokenq {next(policy.parameters()).dtype}".replace("torch.", "")
     own = LocalWriter(lambda: ModelStepper(policy), limits, engine, prepared)
     first = LocalWriter(lambda: ModelStepper(reference.lm), limits, engine, reference.prepared)
     where = str(accelerator.device)
     scorers = Scorers(scorer, reference.scorer, partial(recalled, policy, run), models.tokenizer, where)
-    ids, served = _ids(config, material.asked.prompts, models), None
+    opener = open_prompts if config.environment is None else open_environment
+    means = Means(config, method, policy, models.tokenizer, limits, scorer, where, clock)
+    opened, served = opener(means, material.asked), None
     if config.writer != LOCAL:
+        ids = opened.beginnings
         served = served_policy(config, policy, models.tokenizer, limits, ids, accelerator, listener)
+    writers: dict[str, Writer] = {
+        "policy": own if served is None else served,
+        "reference": first if method.reference_moves == "never" else own,
+        "data": StoredWriter(_stored(material.offline), partial(token_logps, scorer, where)),
+    }
     return RoundWork(
         config=config,
         method=method,
-        prompts=material.asked.prompts,
-        ids=ids,
-        writers={
-            "policy": own if served is None else served,
-            "reference": first if method.reference_moves == "never" else own,
-            "data": StoredWriter(_stored(material.offline), partial(token_logps, scorer, where)),
-        },
+        writing=opened.writing(writers),
         judge=judge_of(_bench(config, material.asked.task, scorers, accelerator, listener, heed)),
         policy=scorer,
         reference=reference.scorer,
         learning=LEARNING[method.learns](asked, models, material, scorers, accelerator, clock),
         side_by_side=_side_by_side(config, policy),
-        text=partial(text_of, models.tokenizer),
         refresh=(lambda version: None) if served is None else served.refresh,
         keep_weights=partial(keep_weights, policy, run) if recalls(config) else lambda number: None,
         run=run,
@@ -214,15 +215,11 @@ LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantage
 """What rounds end in, by what a method learns from."""
 
 
-def evaluation_of(work: RoundWork, models: Models, material: Material) -> Evaluation:
-    """Return what evaluates the policy between rounds.
-
-    Raises:
-        UserError: a held-out prompt cannot be written to.
-    """
+def evaluation_of(work: RoundWork, material: Material) -> Evaluation:
+    """Return what evaluates the policy between rounds."""
     asked = material.asked
     judging = Judging(work.judge, isinstance(work.judge, Pairwise), recalls(work.config), asked.answers)
-    return Evaluation(work, asked.held_out, _ids(work.config, asked.held_out, models), judging, material.known)
+    return Evaluation(work, len(asked.held_out), judging, material.known)
 
 
 def _side_by_side(config: OnlineConfig, policy: PackedLM) -> int:
@@ -230,7 +227,13 @@ def _side_by_side(config: OnlineConfig, policy: PackedLM) -> int:
     if config.prompts_per_batch is not None:
         return config.prompts_per_batch
     size = next(policy.parameters()).itemsize
-    return prompts_at_once(policy.model.config, config.samples_of_prompt, config.max_new_tokens, size)
+    if config.environment is not None:
+        return max(1, EPISODES_AT_ONCE // config.samples_of_prompt)
+    return prompts_at_once(policy.model.config, config.samples_of_prompt, config.tokens_of_response, size)
+
+
+EPISODES_AT_ONCE = 64
+"""Environments side by side, where nobody says how many."""
 
 
 def _bench(
@@ -257,6 +260,7 @@ def _bench(
         ),  # there is an evaluation after the last
         correct=None if task is None else task.correct,
         implicit=partial(implicit, config, scorers),
+        returns=None if config.environment is None else returns,
         device=scorers.device,
         trust_remote_code=config.trust_remote_code,
         tokens_per_batch=config.tokens_per_batch,
@@ -273,20 +277,3 @@ def _stored(groups: Sequence[TokenGroup]) -> dict[tuple[int, ...], list[TokenRes
         sides = [one for one in group.responses if one.role in ("chosen", "rejected") and one.mask.all()]
         found.setdefault(tuple(group.prompt_ids.tolist()), []).extend(sides)
     return found
-
-
-def _ids(config: OnlineConfig, prompts: Sequence[Prompt], models: Models) -> list[tuple[int, ...]]:
-    """Return the prompts in tokens.
-
-    Raises:
-        UserError: one leaves no room for a response, or has tokens that the model does not know.
-    """
-    limits, ids = named_limits(models.policy.model), encode_prompts(prompts, models.tokenizer)
-    for prompt, tokens in zip(prompts, ids, strict=True):
-        refuse_tokens(limits, tokens, prompt.where)
-        if len(tokens) >= config.max_length:
-            raise UserError(
-                f"{prompt.where}: the prompt has {len(tokens)} tokens, and --max-length is {config.max_length}.",
-                "Raise --max-length, or leave the row out.",
-            )
-    return ids

@@ -47,6 +47,9 @@ def environment_lacks(config: Any) -> list[UserError]:
         if not config.prompts:
             hint = "Name a file, a folder or a hub id with --prompts, or an --environment to act in."
             found.insert(0, UserError("There are no prompts.", hint))
+        if config.pairs == "shared_prefix":
+            hint = "Add --environment, or take --pairs best_worst."
+            found.append(UserError("--pairs shared_prefix is of episodes that begin alike.", hint))
         if config.judge == RETURN:
             found.append(UserError("--judge return is of episodes, and there is no --environment.", "Name one."))
         return found

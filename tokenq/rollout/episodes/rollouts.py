@@ -92,8 +92,23 @@ def _spans(turns: Sequence[Turn], one: Segment, worth: Earned) -> tuple[TurnSpan
 def _empty(episode: Episode) -> Rollout:
     """Return the response of an episode without a turn."""
     prompt = "" if episode.observation is None else untold(episode.observation)
-    told = (episode.id, episode.number, prompt, "", (), (), (), None, "length", episode.writer, episode.version)
-    return Rollout(*told, _filters(episode), episode.engine, "compared", own=())
+    return Rollout(
+        id=episode.id,
+        number=episode.number,
+        prompt=prompt,
+        response="",
+        prompt_ids=(),
+        token_ids=(),
+        logps=(),
+        kept_mass=None,
+        finish="length",
+        writer=episode.writer,
+        version=episode.version,
+        sampling=_filters(episode),
+        engine=episode.engine,
+        use="compared",
+        own=(),
+    )
 
 
 def _filters(episode: Episode) -> dict[str, Any]:
@@ -130,9 +145,7 @@ def refuse_rewritten(episodes: Sequence[Episode], method: str) -> None:
     for one in episodes:
         if any(turn.starts_over for turn in one.turns):
             cut = any("cut_turns" in turn.info for turn in one.turns)
-            why = (
-                "its oldest turns were left out (--when-full cut)" if cut else "the chat template rewrites the past"
-            )
+            why = "its oldest turns were left out (--when-full cut)" if cut else "the chat template rewrites the past"
             raise UserError(
                 f"{one.id}, episode {one.number}: {why}, so that it is no single sequence, and method {method} "
                 "compares whole episodes.",

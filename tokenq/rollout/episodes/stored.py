@@ -54,10 +54,8 @@ def in_tokens(episode: Episode, dialogue: Dialogue) -> Episode:
     state, turns = first, list[Turn]()
     for turn, after in zip(episode.turns, (*episode.turns[1:], None), strict=True):
         ids = dialogue.action_ids(turn.action)
-        told = {"observation_ids": state.observation_ids, "starts_over": state.starts_over}
-        turns.append(
-            replace(turn, action_ids=ids, logps=(0.0,) * len(ids), kept_mass=None, pieces=(), finish="stop", **told)
-        )
+        read = replace(turn, observation_ids=state.observation_ids, starts_over=state.starts_over, finish="stop")
+        turns.append(replace(read, action_ids=ids, logps=(0.0,) * len(ids), kept_mass=None, pieces=()))
         if after is not None:
             state = dialogue.extend(state, ids, turn.action, untold(after.observation))
     return replace(episode, turns=tuple(turns))

@@ -125,10 +125,10 @@ def _stored(stage: Stage, draw: Draw, asked: Round) -> list[list[Episode]]:
     found = []
     for seed, before in zip(asked.seeds, asked.before, strict=True):
         some = [in_tokens(one, player.dialogue) for one in stage.experts.get(seed, ())[:count]]
-        told = {"id": f"{stage.game.name} seed {seed}", "writer": "data", "version": asked.version}
-        named = [replace(one, number=number, **told) for number, one in enumerate(some, len(before))]
+        name = f"{stage.game.name} seed {seed}"
+        named = [replace(one, id=name, number=number, writer="data") for number, one in enumerate(some, len(before))]
         with stage.clock.of("writer"):
-            found.append([with_logps(one, stage.logps) for one in named])
+            found.append([replace(with_logps(one, stage.logps), version=asked.version) for one in named])
     return found
 
 

@@ -18,7 +18,7 @@ from tokenq.search.settings import Sampling
 GREEDY = Sampling(temperature=0.0)
 
 
-class Asked(NamedTuple):
+class Encoded(NamedTuple):
     """Prompts as they are written to.
 
     Attributes:
@@ -33,8 +33,8 @@ class Asked(NamedTuple):
 def writing_to_prompts(
     config: OnlineConfig,
     method: OnlineMethod,
-    prompts: Asked,
-    held_out: Asked,
+    prompts: Encoded,
+    held_out: Encoded,
     writers: Mapping[str, Writer],
     text: Callable[[Sequence[int], Sequence[int]], str],
     clock: Clock,
