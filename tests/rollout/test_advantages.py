@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tokenq.core.credit import by_turn
 from tokenq.rollout.advantages import JudgedTokens, credited, without_signal
 
 REWARDS = torch.tensor([1.0, 0.0, 3.0, 3.0], dtype=torch.float64)
@@ -21,6 +22,7 @@ VALUES = torch.tensor([[0.5, 0.5], [0.25, 0.0], [1.0, 2.0], [3.0, 3.0]], dtype=t
 OPTIONS = {"credit": "returns", "token_rewards": "none", "token_reward_form": "auto", "token_reward_weight": None}
 OPTIONS |= {"gamma": 1.0, "lam": 1.0, "scale_rewards": "none", "reward_clip": None, "whiten_advantages": False}
 OPTIONS |= {"kl": "none", "kl_estimator": "k1", "importance_correction": "none", "importance_cap": None}
+OPTIONS |= {"credit_span": "token"}
 
 
 def judged(**more):
@@ -167,3 +169,43 @@ def test_prompts_that_teach_nothing():
     assert without_signal(judged(), found().advantages, grouped=False) == [False, False]
     equal = judged()._replace(rewards=torch.ones(4, dtype=torch.float64))
     assert without_signal(equal, torch.ones(4, 2), grouped=False) == [True, True]
+
+
+EARNED = JudgedTokens(
+    torch.tensor([3.0, -1.0], dtype=torch.float64),
+    torch.tensor([0, 0]),
+    torch.tensor([[True, True, True], [True, True, False]]),
+    torch.zeros(2, 3, dtype=torch.float64),
+    values=torch.tensor([[0.5, 9.0, 1.0], [0.0, 0.5, 0.0]], dtype=torch.float64),
+    turns=torch.tensor([[0, 0, 1], [0, 1, 0]]),
+    given=torch.tensor([[0.0, 1.0, 2.0], [0.0, -1.0, 0.0]], dtype=torch.float64),
+)
+"""Two episodes of one seed: 1 for a turn of two tokens and 2 for one of one; nothing, and then −1."""
+
+
+def test_rewards_of_turns_stand_where_they_were_given():
+    assert advantages(judged=EARNED) == [[3, 3, 2], [-1, -1, 0]]
+    more = EARNED._replace(rewards=torch.tensor([5.0, -1.0], dtype=torch.float64))
+    assert advantages(judged=more) == [[5, 5, 4], [-1, -1, 0]]  # what a judge adds stands at the end
+    spread = math.sqrt(8.0)  # of 3 and −1
+    assert advantages(judged=EARNED, scale_rewards="batch")[0] == pytest.approx([3 / spread, 3 / spread, 2 / spread])
+
+
+def test_a_turn_is_one_action_where_that_is_asked_for():
+    assert advantages(judged=EARNED, credit="leave_one_out") == [[4, 4, 4], [-4, -4, 0]]  # an episode is one action
+    by_turns = advantages(judged=EARNED, credit="leave_one_out", credit_span="turn")
+    assert by_turns == [[4, 4, 3], [-4, -4, 0]]  # to go, less the return of the other
+    assert by_turns == by_turn(EARNED.given, EARNED.turns, EARNED.groups, EARNED.mask).tolist()
+    group = advantages(judged=EARNED, credit="group", credit_span="turn")
+    assert group == [[2, 2, 1], [-2, -2, 0]]  # less the mean of both, 1
+    discounted = advantages(judged=EARNED, gamma=0.5, credit_span="turn")
+    assert discounted == [[2, 2, 2], [-0.5, -1, 0]]  # 1 + ½ · 2: a turn, and no token, is discounted
+    assert advantages(credit_span="turn") == [[1, 1], [0, 0], [3, 3], [3, 3]]  # without an environment: one turn
+
+
+def test_gae_over_turns():
+    """λ = ½; V before turns is ½ and 1 | 0 and ½: errors 1 + 1 − ½ and 2 − 1 | ½ and −1 − ½. The 9 is within a turn."""
+    given = found(judged=EARNED, credit="gae", lam=0.5, credit_span="turn")
+    assert given.advantages.tolist() == [[2, 2, 1], [-0.25, -1.5, 0]]
+    assert given.returns[0].tolist() == [2.5, 2.5, 2]
+    assert given.returns[1, :2].tolist() == [-0.25, -1]

@@ -18,7 +18,8 @@ def config(**changes):
 
 
 PAIRED = [name for name, row in METHODS.items() if row.learns == "pairs"]
-NEEDED = {"rto": {"credit_run": "dpo"}}
+ACTED = {"environment": "gridworld", "prompts": [], "answer": None, "gold": None}
+NEEDED = {"rto": {"credit_run": "dpo"}, "eto": {**ACTED, "data": ["e.jsonl"]}, "branches": ACTED}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenq.core.credit import (
+    Turns,
     gae,
     group_relative,
     implicit_baseline,
@@ -46,6 +47,9 @@ class JudgedTokens(NamedTuple):
         dense: [N, T] rewards of tokens; None without.
         values: [N, T] V before each token at the start of the round; None without a value network.
         bootstrap: [N] V behind the last token of a response that was cut; None where such responses have ended.
+        turns: [N, T] the turn of an episode that a token belongs to, from 0; None for responses of one turn.
+        given: [N, T] what an environment gave, at the last token of each turn; it is part of `rewards`. None where
+            rewards are given at the end alone.
     """
 
     rewards: Float[Tensor, " N"]
@@ -57,6 +61,8 @@ class JudgedTokens(NamedTuple):
     dense: Numbers | None = None
     values: Numbers | None = None
     bootstrap: Float[Tensor, " N"] | None = None
+    turns: Int[Tensor, "N T"] | None = None
+    given: Numbers | None = None
 
 
 class Credited(NamedTuple):
@@ -84,6 +90,7 @@ class _Rewards(NamedTuple):
         weight: of dense rewards.
         judged: the responses.
         options: the settings.
+        stepwise: whether what came before an action is no credit of it; else a response is one action.
     """
 
     tokens: Numbers
@@ -93,11 +100,12 @@ class _Rewards(NamedTuple):
     weight: float
     judged: JudgedTokens
     options: CreditOptions
+    stepwise: bool
 
     @property
     def past(self) -> Numbers:
-        """[N, T] rewards before each token where tokens have dense ones; without these a response is one action."""
-        if self.judged.dense is None:
+        """[N, T] rewards before each action."""
+        if not self.stepwise:
             return torch.zeros_like(self.tokens)
         return self.tokens.sum(-1, keepdim=True) - returns_to_go(self.tokens, self.judged.mask)
 
@@ -114,7 +122,7 @@ def _leave_one_out(r: _Rewards) -> tuple[Numbers, Numbers | None]:
 def _group(r: _Rewards) -> tuple[Numbers, Numbers | None]:
     by_group, totals = r.options.scale_rewards == "group", r.tokens.sum(-1)
     whole = group_relative(totals, r.judged.groups, by_group)
-    if r.judged.dense is None:
+    if not r.stepwise:
         return whole[:, None].expand_as(r.tokens), None
     shrunk = _shrunk(whole, totals, r.judged.groups) if by_group else torch.ones_like(whole)
     return whole[:, None] - shrunk[:, None] * r.past, None
@@ -145,6 +153,8 @@ def _baseline(r: _Rewards) -> tuple[Numbers, Numbers | None]:
     return implicit_baseline(returns, r.weight * r.dense, r.outcomes, judged.groups, judged.mask), None
 
 
+Estimate = Callable[[_Rewards], tuple[Numbers, Numbers | None]]
+
 ESTIMATORS: dict[str, Callable[[_Rewards], tuple[Numbers, Numbers | None]]] = {
     "returns": _returns,
     "leave_one_out": _leave_one_out,
@@ -153,6 +163,31 @@ ESTIMATORS: dict[str, Callable[[_Rewards], tuple[Numbers, Numbers | None]]] = {
     "prime": _prime,
 }
 """(rewards of a round) → (advantages, returns for a value network), by the estimator's name."""
+
+
+def _by_token(estimate: Estimate, r: _Rewards) -> tuple[Numbers, Numbers | None]:
+    return estimate(r)
+
+
+def _by_turn(estimate: Estimate, r: _Rewards) -> tuple[Numbers, Numbers | None]:
+    """Return what an estimator gives for turns, each an action of its own, at all of a turn's tokens."""
+    judged = r.judged
+    turns = Turns.of(
+        torch.zeros_like(judged.mask, dtype=torch.long) if judged.turns is None else judged.turns, judged.mask
+    )
+    values = None if judged.values is None else turns.firsts(judged.values)
+    own = judged._replace(mask=turns.mask, values=values)
+    tokens, plain, dense = (turns.sums(numbers * judged.mask) for numbers in (r.tokens, r.plain, r.dense))
+    acted = r._replace(judged=own, tokens=tokens, plain=plain, dense=dense, stepwise=True)
+    advantages, returns = estimate(acted)
+    return turns.of_tokens(advantages), None if returns is None else turns.of_tokens(returns)
+
+
+SPANS: dict[str, Callable[[Estimate, _Rewards], tuple[Numbers, Numbers | None]]] = {
+    "token": _by_token,
+    "turn": _by_turn,
+}
+"""(estimator, rewards of a round) → (advantages, returns for a value network), by what is one action."""
 
 FORMS: dict[str, Callable[[Numbers, Numbers, Bool[Tensor, "N T"], float], Numbers]] = {
     "scaled": lambda plain, dense, mask, weight: scaled(plain, dense, weight),
@@ -175,10 +210,9 @@ def credited(judged: JudgedTokens, options: CreditOptions, beta: float) -> Credi
     if options.reward_clip is not None:
         numbers["clipped_rewards"] = _mean(rewards.abs() > options.reward_clip)
         rewards = rewards.clamp(-options.reward_clip, options.reward_clip)
-    if options.scale_rewards == "batch":
-        spread = float(rewards.std()) if len(rewards) > 1 else 0.0
-        rewards = rewards / spread if spread else rewards
-    plain = outcome_rewards(rewards, mask)
+    spread = float(rewards.std()) if options.scale_rewards == "batch" and len(rewards) > 1 else 0.0
+    rewards = rewards / spread if spread else rewards
+    plain = _placed(rewards, judged, spread or 1.0)
     if options.kl == "reward" and judged.ref_logps is not None:
         plain = plain - beta * kl_estimates(judged.logps, judged.ref_logps, options.kl_estimator) * mask
     dense = torch.zeros_like(plain) if judged.dense is None else judged.dense
@@ -188,7 +222,8 @@ def credited(judged: JudgedTokens, options: CreditOptions, beta: float) -> Credi
         weight = _set(options.token_reward_weight)
         tokens = FORMS[options.token_reward_form](plain, dense, mask, weight)
         estimate = _baseline if options.token_reward_form == "baseline" else estimate
-    advantages, returns = estimate(_Rewards(tokens, rewards, plain, dense, weight, judged, options))
+    seen = _Rewards(tokens, rewards, plain, dense, weight, judged, options, judged.dense is not None)
+    advantages, returns = SPANS[options.credit_span](estimate, seen)
     advantages = advantages * mask
     if returns is not None and judged.values is not None:
         numbers |= _value_numbers(returns[mask], judged.values[mask])
@@ -202,6 +237,14 @@ def credited(judged: JudgedTokens, options: CreditOptions, beta: float) -> Credi
         numbers |= {"importance_weight": _mean(weights[mask]), "importance_left_out": _mean(weights[mask] == 0)}
         numbers["writer_gap"] = _mean((judged.logps - judged.writer_logps)[mask].abs())
     return Credited(advantages, returns, numbers)
+
+
+def _placed(rewards: Float[Tensor, " N"], judged: JudgedTokens, spread: float) -> Numbers:
+    """Return rewards of tokens: what an environment gave where it gave it, and at the end what is left of the whole."""
+    if judged.given is None:
+        return outcome_rewards(rewards, judged.mask)
+    given = judged.given / spread
+    return given + outcome_rewards(rewards - given.sum(-1), judged.mask)
 
 
 def without_signal(judged: JudgedTokens, advantages: Numbers, *, grouped: bool) -> list[bool]:

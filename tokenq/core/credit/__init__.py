@@ -16,7 +16,7 @@ from tokenq.core.credit.advantages import (
     whiten,
 )
 from tokenq.core.credit.corrections import CORRECTIONS, Correction, importance_weights
-from tokenq.core.credit.spans import by_step, by_turn
+from tokenq.core.credit.spans import Turns, by_step, by_turn
 from tokenq.core.credit.token_rewards import (
     KL_ESTIMATORS,
     kl_estimates,
@@ -26,6 +26,6 @@ from tokenq.core.credit.token_rewards import (
     scaled,
 )
 
-__all__ = ["CORRECTIONS", "KL_ESTIMATORS", "Correction", "by_step", "by_turn", "gae", "group_relative"]
+__all__ = ["CORRECTIONS", "KL_ESTIMATORS", "Correction", "Turns", "by_step", "by_turn", "gae", "group_relative"]
 __all__ += ["implicit_baseline", "importance_weights", "kl_estimates", "leave_one_out", "outcome_rewards"]
 __all__ += ["potential", "prime_advantages", "returns_to_go", "scaled", "whiten"]

@@ -1,7 +1,9 @@
-"""Credit of spans: rewards by step, advantages by turn."""
+"""Credit of spans: rewards by step, advantages by turn, and turns as single actions."""
+
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenq.core.credit.groups import Groups, mean_of_others
@@ -39,6 +41,49 @@ def by_turn(rewards: Numbers, turns: Int[Tensor, "N T"], groups: Groups, mask: M
     ahead = sums.flip(-1).cumsum(-1).flip(-1)
     baseline = mean_of_others((rewards * mask).sum(-1), groups)
     return (ahead.gather(1, turn) - baseline[:, None]) * mask
+
+
+NumbersOfTurns = Float[Tensor, "N J"]
+
+
+class Turns(NamedTuple):
+    """Responses whose turns are their actions.
+
+    Attributes:
+        numbers: [N, T] the turn of each token, 0 for others' tokens.
+        first: [N, T] True = the first own token of a turn.
+        mask: [N, J] True = a turn that a response has.
+    """
+
+    numbers: Int[Tensor, "N T"]
+    first: Bool[Tensor, "N T"]
+    mask: Bool[Tensor, "N J"]
+
+    @classmethod
+    def of(cls, turns: Int[Tensor, "N T"], mask: Mask) -> "Turns":
+        """Return the turns of responses.
+
+        Args:
+            turns: the number of the turn that a token belongs to, rising along a response from 0.
+            mask: own tokens.
+        """
+        numbers, count = _spans(turns, mask)
+        before = torch.where(mask, numbers, -1).cummax(-1).values.roll(1, -1)
+        before[:, :1] = -1
+        places = torch.zeros(len(turns), count, dtype=torch.long, device=turns.device)
+        return cls(numbers, mask & (numbers > before), places.scatter_add(1, numbers, mask.long()) > 0)
+
+    def sums(self, numbers: Numbers) -> NumbersOfTurns:
+        """Return [N, J] the sums over the tokens of each turn; numbers of others' tokens are 0."""
+        return _span_sums(numbers, self.numbers, self.mask.shape[1])
+
+    def firsts(self, numbers: Numbers) -> NumbersOfTurns:
+        """Return [N, J] the number at the first token of each turn."""
+        return self.sums(torch.where(self.first, numbers, 0.0))
+
+    def of_tokens(self, numbers: NumbersOfTurns) -> Numbers:
+        """Return [N, T] the number of its turn for every token."""
+        return numbers.gather(1, self.numbers)
 
 
 def _next_own(numbers: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from tokenq.records.rollouts import Rollout, advantage_row, read_advantages
 from tokenq.rollout.advantages import Credited, JudgedTokens, credited, without_signal
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.credits import is_grouped
+from tokenq.rollout.episodes.learning import RETURN
 
 ADVANTAGES = "advantages.jsonl"
 
@@ -52,28 +55,40 @@ def learning_from_advantages(
     reads_reference = loss.reference or config.kl == "reward"
 
     def judged(rollouts: Sequence[Rollout]) -> JudgedTokens:
-        def read(scorer: TokenScorer, laid_out: Callable[[TokenGroup], TokenGroup] = lambda group: group) -> Tensor:
-            return _padded(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, laid_out))
+        def read(scorer: TokenScorer) -> Tensor:
+            return joined(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where))
+
+        def joined(rows: Sequence[Sequence[float]]) -> Tensor:
+            return _padded([[number for at in some for number in rows[at]] for some in every])
+
+        def before_each(scorer: TokenScorer) -> Tensor:
+            rows = each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, _with_last_state)
+            last = {some[-1] for some in every}  # in whose last state an episode may go on
+            return joined([row if at in last else row[:-1] for at, row in enumerate(rows)])
 
         where, names = scoring.device, {name: number for number, name in enumerate(_names(rollouts))}
-        given = _padded([one.written(one.logps) for one in rollouts])
-        lengths = torch.tensor([one.length for one in rollouts])
-        cut = torch.tensor([one.finish == "length" for one in rollouts])
-        rewards = torch.tensor([one.reward for one in rollouts], dtype=torch.float64)
-        states = None if values is None else read(values, _with_last_state)
+        every = _episodes(rollouts)
+        given = joined([one.written(one.logps) for one in rollouts])
+        lengths = torch.tensor([sum(rollouts[at].length for at in some) for some in every])
+        cut = torch.tensor([rollouts[some[-1]].finish == "length" for some in every])
+        rewards = torch.tensor([rollouts[some[0]].reward for some in every], dtype=torch.float64)
+        states = None if values is None else before_each(values)
         bootstrap = None
+        earned = _earned(rollouts, every, cut if config.truncated == "zero" else torch.zeros_like(cut))
         if states is not None and config.truncated == "bootstrap":
             bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
         return JudgedTokens(
             torch.where(cut, 0.0, rewards) if config.truncated == "zero" else rewards,
-            torch.tensor([names[one.id] for one in rollouts]),
+            torch.tensor([names[rollouts[some[0]].id] for some in every]),
             torch.arange(given.shape[1]) < lengths[:, None],
             given if exact else read(scoring.policy),
             read(scoring.reference) if reads_reference else None,
             given if config.importance_correction != "none" else None,
-            None if token_rewards is None else _padded(token_rewards(rollouts)),
+            None if token_rewards is None else joined(token_rewards(rollouts)),
             None if states is None else states[:, :-1],
             bootstrap,
+            None if earned is None else earned.turns,
+            None if earned is None or config.judge != RETURN else earned.rewards,
         )
 
     def lesson(number: int, rollouts: Sequence[Rollout]) -> Lesson:
@@ -83,15 +98,18 @@ def learning_from_advantages(
         with scoring.clock.of("trainer"):
             tokens = judged(own)
             found = credited(tokens, config, config.beta or 0.0)
-        idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=is_grouped(config)), strict=True))
-        masked = [config.truncated == "mask" and one.finish == "length" for one in own]
+        grouped = is_grouped(config) and config.credit_span == "token"
+        idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=grouped), strict=True))
+        cut = {at for some in _episodes(own) for at in some if own[some[-1]].finish == "length"}
+        masked = [config.truncated == "mask" and at in cut for at in range(len(own))]
         learnt = [at for at, is_masked in enumerate(masked) if not is_masked]
         counts = {name: 0 for name in names}
         for one in (own[at] for at in learnt):
             counts[one.id] += not idle[one.id]
         if not any(counts.values()):
             learnt = []
-        responses = [_response(own[at], at, _columns(tokens, found, loss), loss) for at in learnt]
+        columns = _of_parts(_columns(tokens, found, loss), own)
+        responses = [_response(own[at], columns[at], loss) for at in learnt]
         rows = list(zip((own[at] for at in learnt), responses, strict=True))
         lines = [advantage_row(one, number, _where(number, one), response) for one, response in rows]
         numbers = found.numbers | _of_cut(config.truncated, rollouts)
@@ -119,13 +137,29 @@ def _columns(tokens: JudgedTokens, found: Credited, loss: LossSum) -> dict[str, 
     return every
 
 
-def _response(one: Rollout, row: int, columns: Mapping[str, Tensor], loss: LossSum) -> TokenResponse:
+def _of_parts(columns: Mapping[str, Tensor], rollouts: Sequence[Rollout]) -> list[dict[str, list[float]]]:
+    """Return the numbers of each response's own tokens, by name, of columns of whole episodes."""
+    found = []
+    for row, some in enumerate(_episodes(rollouts)):
+        start = 0
+        for size in (rollouts[at].length for at in some):
+            found.append({name: column[row, start : start + size].tolist() for name, column in columns.items()})
+            start += size
+    return found
+
+
+def _response(one: Rollout, columns: Mapping[str, Sequence[float]], loss: LossSum) -> TokenResponse:
     """Return a response with its columns: those of its tokens, and its outcome where the loss reads that.
+
+    Args:
+        one: the response.
+        columns: numbers of its own tokens, by name.
+        loss: says what it reads.
 
     Raises:
         UserError: the outcome is none.
     """
-    own = {name: np.array(one.spread(column[row].tolist()), np.float32) for name, column in columns.items()}
+    own = {name: np.array(one.spread(column), np.float32) for name, column in columns.items()}
     found = replace(one.tokens("plain"), token_columns=own)
     if OUTCOMES not in loss.inputs:
         return found
@@ -150,7 +184,37 @@ def _groups(number: int, rows: Sequence[tuple[Rollout, TokenResponse]]) -> list[
 
 
 def _where(number: int, one: Rollout) -> str:
-    return f"round {number}, prompt {one.id}"
+    part = f", response {one.number}, part {one.part}" if one.part else ""
+    return f"round {number}, prompt {one.id}{part}"
+
+
+class _Earned(NamedTuple):
+    """What an environment gave in each turn.
+
+    Attributes:
+        turns: [N, T] the turn of each of the policy's tokens.
+        rewards: [N, T] of turns, at their last tokens.
+    """
+
+    turns: Tensor
+    rewards: Tensor
+
+
+def _earned(rollouts: Sequence[Rollout], every: Sequence[Sequence[int]], nothing: Tensor) -> _Earned | None:
+    """Return what an environment gave, None where there is none; [N] True for episodes that are to get nothing."""
+    spans = [[turn for at in some for turn in rollouts[at].turns] for some in every]
+    if not any(spans):
+        return None
+    turns = [[float(k) for k, turn in enumerate(some) for _ in range(turn.start, turn.end)] for some in spans]
+    ends = [[[0.0] * (turn.end - turn.start - 1) + [turn.reward] for turn in some] for some in spans]
+    rewards = _padded([[number for one in some for number in one] for some in ends])
+    return _Earned(_padded(turns).long(), torch.where(nothing[:, None], 0.0, rewards))
+
+
+def _episodes(rollouts: Sequence[Rollout]) -> list[list[int]]:
+    """Return the places of the parts of each episode; a response without an environment is one of one part."""
+    named = groupby(enumerate(rollouts), lambda item: (item[1].id, item[1].number))
+    return [[at for at, _ in some] for _, some in named]
 
 
 def _names(rollouts: Sequence[Rollout]) -> list[str]:

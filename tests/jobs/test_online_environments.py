@@ -1,0 +1,190 @@
+"""`tokenq online --environment`: rounds of episodes, what is at rest, what a kill costs, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from forked import done
+from jobs.test_online import files_of, lines_of, moments, rollouts, watched
+from tiny import tiny_model, tiny_tokenizer
+
+from tokenq.cli.main import main
+from tokenq.records.episodes import read_episodes
+from tokenq.records.rollouts import read_advantages, read_pairs
+
+SAID = (
+    "Answer with one direction and nothing else.\nGo north, east, south, west: reach G, keep off X, # is a wall.\n"
+    "SG.\n..\nYou are at row 1, column 1 2.\n> north east south west > "
+)
+SMALL = ["--environment", "gridworld", "--environment-options", "map=.G/..", "start=any", "--max-turns", "4"]
+SHORT = ["--environment-seeds", "4", "--rounds", "2", "--samples", "4", "--batch-size", "4", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model of one layer that says each direction as often, and ends."""
+    root = tmp_path_factory.mktemp("environments")
+    tokenizer = tiny_tokenizer("words", texts=(SAID, "a\n> That is no direction. Say north or east or south or west."))
+    tiny_model("llama", layers=1, vocab_size=len(tokenizer)).save_pretrained(root / "random")
+    tokenizer.save_pretrained(root / "random")
+    asked = SAID.partition(" north east south west >")[0] + " "
+    after = [f"{asked}{ways}<eos>\nYou are at row 1, column 2.\n> " for ways in ("north", "east", "south", "west")]
+    ways = ("north", "east", "south", "west")
+    rows = [{"prompt": prompt, "response": way} for prompt in (asked, *after) for way in ways]
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["train", "--loss", "sft", "--model", root / "random", "--data", root / "rows.jsonl", "--device", "cpu"]
+    words += ["--max-steps", "60", "--batch-size", "20", "--learning-rate", "1e-2", "--output", root / "sft"]
+    assert main(list(map(str, words))) == 0
+    return root
+
+
+def words(place, output, *more):
+    return [
+        "online",
+        "--model",
+        str(place / "sft" / "policy"),
+        "--output",
+        str(output),
+        *SMALL,
+        *SHORT,
+        *map(str, more),
+    ]
+
+
+PPO = ["--method", "ppo", "--samples", "4", "--credit-span", "turn", "--eval-size", "2", "--learning-rate", "1e-3"]
+
+
+@pytest.fixture(scope="module")
+def whole(place):
+    counted = done(lambda: watched(lambda _: None, words(place, place / "whole", *PPO)), place / "printed")
+    assert counted.code == 0, counted.text
+    return place / "whole", int(counted.text.rsplit("writes: ", 1)[1])
+
+
+def episodes_of(run, number, name="episodes"):
+    return list(read_episodes(run / "rounds" / f"{number:04d}" / f"{name}.jsonl"))
+
+
+def test_a_round_is_made_of_episodes_and_their_tokens(whole):
+    run, _ = whole
+    for number in (1, 2):
+        played, rows = episodes_of(run, number), rollouts(run, number)
+        assert [(one.seed, one.number) for one in played] == [(seed, n) for seed in range(4) for n in range(4)]
+        for one, row in zip(played, rows, strict=True):
+            (segment,) = one.segments()
+            assert (row["id"], row["number"], row["judge"]) == (one.id, one.number, "return")
+            assert (row["reward"], row["token_ids"]) == (one.return_, list(segment.token_ids))
+            assert (row["own"], row["logps"]) == (list(segment.own), list(segment.logps))
+            for (start, end, reward), turn in zip(row["turns"], one.turns, strict=True):
+                assert row["token_ids"][start:end] == list(turn.action_ids)
+                assert reward == turn.reward
+        line = next(line for line in lines_of(run) if line.get("round") == number)
+        assert line["round/reward"] == pytest.approx(np.mean([one.return_ for one in played]))
+        assert line["round/success"] == np.mean([one.success is True for one in played])
+        assert line["round/turns"] == np.mean([len(one.turns) for one in played])
+        written = sum(len(turn.action_ids) for one in played for turn in one.turns)
+        assert line["round/written_tokens"] == written
+        assert line["round/length"] == pytest.approx(written / 16)
+
+
+def test_held_out_seeds_come_after_those_of_rounds(whole):
+    run, _ = whole
+    for number in (0, 1, 2):
+        held_out = episodes_of(run, number, "eval-episodes")
+        assert [one.seed for one in held_out] == [4, 5]
+        line = next(line for line in lines_of(run) if line.get("after_round") == number)
+        assert line["eval/reward"] == pytest.approx(np.mean([one.return_ for one in held_out]))
+
+
+def test_a_turn_has_one_advantage_and_what_the_environment_said_has_none(whole):
+    run, _ = whole
+    groups = read_advantages(run / "rounds" / "0001" / "advantages.jsonl")
+    named = {(row["id"], tuple(row["token_ids"])): row for row in rollouts(run, 1)}
+    for group in groups:
+        for one in group.responses:
+            row = named[group.where.removeprefix("round 1, prompt "), tuple(one.ids.tolist())]
+            assert one.mask.tolist() == row["own"]
+            column = one.token_columns["advantages"]
+            assert not column[~one.mask].any()
+            for start, end, _ in row["turns"]:
+                assert len(set(column[start:end].tolist())) == 1
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
+    run, count = whole
+    for at in moments(count):
+        other = tmp_path / f"{at}"
+        killed = done(lambda at=at, other=other: watched(at, words(place, other, *PPO)), tmp_path / "printed")
+        assert killed.code != 0
+        resumed = done(lambda other=other: main(words(place, other, *PPO, "--resume")), tmp_path / "printed")
+        assert resumed.code == 0, resumed.text
+        assert files_of(other) == files_of(run)
+
+
+@pytest.mark.parametrize("method", ["dpo", "dmpo", "branches", "xpo"])
+def test_pairs_of_episodes(method, place, tmp_path):
+    run = tmp_path / "run"
+    assert main(words(place, run, "--method", method, "--samples", "4", "--rounds", "1")) == 0
+    rows = {(row["id"], row["number"]): row for row in rollouts(run, 1)}
+    lines = [json.loads(line) for line in (run / "rounds" / "0001" / "pairs.jsonl").read_text().splitlines()]
+    assert lines
+    for line in lines:
+        chosen, rejected = (rows[line["id"], line[f"{side}_number"]] for side in ("chosen", "rejected"))
+        assert chosen["reward"] > rejected["reward"]
+        cut = len(line["prompt_ids"]) - len(chosen["prompt_ids"])
+        assert line["prompt_ids"] == chosen["prompt_ids"] + chosen["token_ids"][:cut]
+        for side, row in (("chosen", chosen), ("rejected", rejected)):
+            assert line[f"{side}_ids"] == row["token_ids"][cut:]
+            assert line.get(f"{side}_mask", [True] * len(line[f"{side}_ids"])) == row["own"][cut:]
+            assert cut == 0 or cut in [start for start, _, _ in row["turns"]]
+    assert read_pairs(run / "rounds" / "0001" / "pairs.jsonl")
+
+
+def test_branches_take_the_same_turns_up_to_one(place, tmp_path):
+    run = tmp_path / "run"
+    assert main(words(place, run, "--method", "branches", "--samples", "3", "--rounds", "1")) == 0
+    by_seed = {}
+    for one in episodes_of(run, 1):
+        by_seed.setdefault(one.seed, []).append(one)
+    for first, *others in by_seed.values():
+        shared = [
+            sum(all(a == b for a, b in zip(one.turns[: k + 1], first.turns[: k + 1], strict=False)) for k in range(3))
+            for one in others
+        ]
+        assert len(others) == 2
+        assert all(
+            count < len(first.turns) or one.turns == first.turns for count, one in zip(shared, others, strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--prompts", "p.jsonl"], "--prompts and --environment gridworld are both given"),
+        (["--gold", "answer", "--answer", "text"], "--answer and --environment gridworld are both given"),
+        (["--judge", "verifier"], "--judge verifier knows true answers"),
+        (["--method", "eto"], "--data is missing"),
+        (["--environment", "gridwrld"], "gridworld"),
+        (["--environment-options", "mapp=S"], "map"),
+    ],
+)
+def test_what_does_not_go_with_an_environment_is_said(more, said, place, tmp_path, capsys):
+    assert main(words(place, tmp_path / "run", *more)) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "--prompts is missing"),
+        (["--prompts", "p.jsonl", "--max-turns", "3"], "--max-turns is given, and no environment"),
+        (["--prompts", "p.jsonl", "--judge", "return"], "--judge return is of episodes"),
+        (["--prompts", "p.jsonl", "--pairs", "shared_prefix"], "episodes that begin alike"),
+        (["--prompts", "p.jsonl", "--method", "branches"], "--environment is missing"),
+    ],
+)
+def test_what_needs_an_environment_is_said(more, said, place, tmp_path, capsys):
+    given = ["online", "--model", str(place / "sft" / "policy"), "--output", str(tmp_path / "run"), *more]
+    assert main(given) == 2
+    assert said in capsys.readouterr().err
