@@ -52,51 +52,14 @@ def learning_from_advantages(
         token_rewards: dense rewards of responses; None without.
         exact: whether the log-probs that come with responses are the trainer's own, to rounding.
     """
-    reads_reference = loss.reference or config.kl == "reward"
-
-    def judged(rollouts: Sequence[Rollout]) -> JudgedTokens:
-        def read(scorer: TokenScorer) -> Tensor:
-            return joined(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where))
-
-        def joined(rows: Sequence[Sequence[float]]) -> Tensor:
-            return _padded([[number for at in some for number in rows[at]] for some in every])
-
-        def before_each(scorer: TokenScorer) -> Tensor:
-            rows = each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, _with_last_state)
-            last = {some[-1] for some in every}  # in whose last state an episode may go on
-            return joined([row if at in last else row[:-1] for at, row in enumerate(rows)])
-
-        where, names = scoring.device, {name: number for number, name in enumerate(_names(rollouts))}
-        every = _episodes(rollouts)
-        given = joined([one.written(one.logps) for one in rollouts])
-        lengths = torch.tensor([sum(rollouts[at].length for at in some) for some in every])
-        cut = torch.tensor([rollouts[some[-1]].finish == "length" for some in every])
-        rewards = torch.tensor([rollouts[some[0]].reward for some in every], dtype=torch.float64)
-        states = None if values is None else before_each(values)
-        bootstrap = None
-        earned = _earned(rollouts, every, cut if config.truncated == "zero" else torch.zeros_like(cut))
-        if states is not None and config.truncated == "bootstrap":
-            bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
-        return JudgedTokens(
-            torch.where(cut, 0.0, rewards) if config.truncated == "zero" else rewards,
-            torch.tensor([names[rollouts[some[0]].id] for some in every]),
-            torch.arange(given.shape[1]) < lengths[:, None],
-            given if exact else read(scoring.policy),
-            read(scoring.reference) if reads_reference else None,
-            given if config.importance_correction != "none" else None,
-            None if token_rewards is None else joined(token_rewards(rollouts)),
-            None if states is None else states[:, :-1],
-            bootstrap,
-            None if earned is None else earned.turns,
-            None if earned is None or config.judge != RETURN else earned.rewards,
-        )
+    means = _Means(config, scoring, loss.reference or config.kl == "reward", values, token_rewards, exact)
 
     def lesson(number: int, rollouts: Sequence[Rollout]) -> Lesson:
         own, names = usable(rollouts, config), _names(rollouts)
         if not own:
             return Lesson([], {ADVANTAGES: []}, [0 for _ in names], {})
         with scoring.clock.of("trainer"):
-            tokens = judged(own)
+            tokens = _judged(own, means)
             found = credited(tokens, config, config.beta or 0.0)
         grouped = is_grouped(config) and config.credit_span == "token"
         idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=grouped), strict=True))
@@ -119,6 +82,57 @@ def learning_from_advantages(
         return read_advantages(place / ADVANTAGES)
 
     return Learning("responses", lesson, read, takes_all=True)
+
+
+class _Means(NamedTuple):
+    """What responses are read with: see `learning_from_advantages`."""
+
+    config: OnlineConfig
+    scoring: Scoring
+    reads_reference: bool
+    values: TokenScorer | None
+    token_rewards: TokenRewards | None
+    exact: bool
+
+
+def _judged(rollouts: Sequence[Rollout], means: _Means) -> JudgedTokens:
+    """Return responses in tensors, the policy's own tokens alone; the parts of an episode are one row."""
+    config, every = means.config, _episodes(rollouts)
+
+    def read(scorer: TokenScorer) -> Tensor:
+        return joined(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, means.scoring.device))
+
+    def joined(rows: Sequence[Sequence[float]]) -> Tensor:
+        return _padded([[number for at in some for number in rows[at]] for some in every])
+
+    def before_each(scorer: TokenScorer) -> Tensor:
+        where, last = means.scoring.device, {some[-1] for some in every}  # in whose last state an episode may go on
+        rows = each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, _with_last_state)
+        return joined([row if at in last else row[:-1] for at, row in enumerate(rows)])
+
+    names = {name: number for number, name in enumerate(_names(rollouts))}
+    given = joined([one.written(one.logps) for one in rollouts])
+    lengths = torch.tensor([sum(rollouts[at].length for at in some) for some in every])
+    cut = torch.tensor([rollouts[some[-1]].finish == "length" for some in every])
+    nothing = cut if config.truncated == "zero" else torch.zeros_like(cut)
+    rewards = torch.tensor([rollouts[some[0]].reward for some in every], dtype=torch.float64)
+    earned = _earned(rollouts, every, nothing)
+    states, bootstrap = None if means.values is None else before_each(means.values), None
+    if states is not None and config.truncated == "bootstrap":
+        bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
+    return JudgedTokens(
+        torch.where(nothing, 0.0, rewards),
+        torch.tensor([names[rollouts[some[0]].id] for some in every]),
+        torch.arange(given.shape[1]) < lengths[:, None],
+        given if means.exact else read(means.scoring.policy),
+        read(means.scoring.reference) if means.reads_reference else None,
+        given if config.importance_correction != "none" else None,
+        None if means.token_rewards is None else joined(means.token_rewards(rollouts)),
+        None if states is None else states[:, :-1],
+        bootstrap,
+        None if earned is None else earned.turns,
+        None if earned is None or config.judge != RETURN else earned.rewards,
+    )
 
 
 def _of_cut(how: str, rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -64,5 +64,5 @@ class Scoring(NamedTuple):
 
 def usable(rollouts: Sequence[Rollout], config: OnlineConfig) -> list[Rollout]:
     """Return the responses that count: compared, with a reward, and not dropped for being cut."""
-    keeps = config.truncated != "drop"
-    return [one for one in rollouts if one.compared and one.reward is not None and (keeps or one.finish == "stop")]
+    cut = {(one.id, one.number) for one in rollouts if one.finish == "length" and config.truncated == "drop"}
+    return [one for one in rollouts if one.compared and one.reward is not None and (one.id, one.number) not in cut]
