@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tokenq.cache import cache_folder, versions
-from tokenq.envs.adapters.textworld_games import generated
+from tokenq.envs.adapters.textworld_games import games_folder, generated
 from tokenq.envs.adapters.textworld_graph import graph_of
 from tokenq.envs.environment import actions_of, copy_of, solution_of
 from tokenq.envs.guarded import guarded
@@ -70,7 +70,18 @@ def test_what_is_played_is_what_was_listed(options):
 def test_commands_that_rewrite_the_past_or_are_several_are_refused():
     world = made(penalty="0.5")
     world.reset(0)
-    for odd in ("undo", "restart", "look. look", "look\nlook", "look then look", "", "naïve", "tw-print state"):
+    for odd in (
+        "undo",
+        "restart",
+        "look. look",
+        "look\nlook",
+        "look then look",
+        "take all",
+        "take box, cup",
+        "",
+        "naïve",
+        "tw-print state",
+    ):
         step = world.step(odd)
         assert step.observation.startswith("That is not one command of this game.\nCommands: drop coffee cup")
         assert (step.reward, step.info) == (-0.5, {"invalid": True})
@@ -78,6 +89,13 @@ def test_commands_that_rewrite_the_past_or_are_several_are_refused():
     assert world.step("look").info == {}
     assert world.step("n").info == {"invalid": True}  # no way there
     assert world.step("s").info == {}  # the engine's own word for "go south"
+
+
+def test_games_are_made_where_nothing_can_be_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("off", str(tmp_path / "file")):
+        monkeypatch.setenv("TOKENQ_CACHE", place)
+        assert games_folder().name.startswith("tokenq-games-")
 
 
 def test_a_copy_is_at_the_same_place_and_goes_on_alone():

@@ -111,12 +111,14 @@ class Gymnasium:
         number = self._actions.get(said, int(said) if said.isdecimal() else -1)
         if number not in self._actions.values():
             return Step(f"That is no action. Actions: {', '.join(self._actions)}", info={"invalid": True})
-        before = None if self._world is None else (self._turn, int(self._game.unwrapped.s), number)
+        before = self._turn, getattr(self._game.unwrapped, "s", 0), number
         observation, reward, over, cut, _ = self._game.step(number)
         self._over, self._turn = over or cut, self._turn + 1
         info: dict[str, Any] = {"success": bool(over and reward >= self._kind.success)} if self._over else {}
-        if before is not None:
-            info["luck"] = self._lucky(before, END if over else int(self._game.unwrapped.s), float(reward))
+        if self._world is not None and self._luck is not None:
+            place, after = before[1:], END if over else self._game.unwrapped.s
+            same = (self._world.next_states[place] == after) & (self._world.rewards[place] == reward)
+            info["luck"] = float(self._luck[before][same & (self._world.probabilities[place] > 0)][0])
         return Step(self._shown(observation), float(reward), bool(over), bool(cut), info)
 
     def close(self) -> None:
@@ -131,14 +133,8 @@ class Gymnasium:
         """Return the whole world, and where in it this is; None where transitions are not shown."""
         if self._world is None:
             return None
-        return Solution(self._world, END if self._over else int(self._game.unwrapped.s), self._turn)
-
-    def _lucky(self, before: tuple[int, int, int], after: int, reward: float) -> float:
-        assert self._world is not None
-        assert self._luck is not None
-        _, s, a = before
-        same = (self._world.next_states[s, a] == after) & (self._world.rewards[s, a] == reward)
-        return float(self._luck[before][same & (self._world.probabilities[s, a] > 0)][0])
+        here = END if self._over else int(self._game.unwrapped.s)
+        return Solution(self._world, here, self._turn, self._game.spec.max_episode_steps)
 
     def _shown(self, observation: Any) -> str:
         if self._game.render_mode is None:

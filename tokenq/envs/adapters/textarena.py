@@ -32,10 +32,8 @@ def make(given: Mapping[str, str]) -> Callable[[], Environment]:
     options = read_options("textarena", given, DEFAULTS)
     games = installed("textarena", "textarena").envs.registration.ENV_REGISTRY
     if options["game"] not in games:
-        close = nearest(options["game"], games)
-        raise UserError(
-            f"TextArena has no game {options['game']!r}.", f"Did you mean {close!r}?" if close else "Such as Nim-v0."
-        )
+        close = nearest(options["game"], games) or "FrozenLake-v0"
+        raise UserError(f"TextArena has no game {options['game']!r}.", f"Did you mean {close!r}?")
     if options["reward"] not in ("score", "success"):
         raise unknown_name("reward of the environment textarena", options["reward"], ("score", "success"))
     if options["seat"] not in (0, 1):
@@ -50,8 +48,7 @@ class TextArena:
     def __init__(self, options: Mapping[str, Any], opponent: Opponent) -> None:
         self._options, self._opponent, self._chance, self._draws = options, opponent, Chance(), random.Random()
         self._game: Any = None
-        self._brackets = False
-        self._turn = 0
+        self._brackets, self._turn = False, 0
         self._seen: dict[int, str] = {}
 
     def reset(self, seed: int) -> str:

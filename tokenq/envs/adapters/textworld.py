@@ -6,13 +6,12 @@ episode.
 """
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenq.envs.adapters import installed
-from tokenq.envs.adapters.textworld_games import found, generated
+from tokenq.envs.adapters.textworld_games import found, generated, started
 from tokenq.envs.adapters.textworld_graph import Rules, graph_of
 from tokenq.envs.environment import Environment, Step
 from tokenq.envs.options import read_options
@@ -34,12 +33,14 @@ DEFAULTS: Mapping[str, Any] = {
 and those that follow, the seeds of episodes are spread; a ready .z8, or a folder of them, instead; whether observations
 list the possible commands; what a command costs; how many states are listed at most where a game is solved."""
 
-_META = re.compile(
-    r"tw-.*|quit|q|restart|restore|save|undo|oops.*|again|g|script.*|transcript.*|verbose|superbrief|brief|verify|notify.*"
+_REFUSED = re.compile(
+    r"^(tw-.*|quit|q|restart|restore|save|undo|oops.*|again|g|script.*|transcript.*|verbose|superbrief|brief|verify|"
+    r"notify.*|)$|[.,;]|[^ -~]|\b(then|and|all|everything)\b"
 )
+"""What is not about the game, and several commands in one."""
+
 _PROMPT = re.compile(r"\n*>[^\n]*$")
 _AFTER_THE_END = re.compile(r"\s*Would you like to RESTART, RESTORE.*$", re.S)
-_REFUSED = "That is not one command of this game."
 
 
 def make(given: Mapping[str, str]) -> Callable[[], Environment]:
@@ -59,14 +60,6 @@ def _game(options: Mapping[str, Any], files: list[Path], seed: int) -> Path:
     return generated(*sizes, options["game_seed"] + seed % options["games"])
 
 
-def _started(path: Path) -> Any:
-    textworld = installed("textworld", "textworld")
-    infos = textworld.EnvInfos(admissible_commands=True, objective=True, score=True, won=True, lost=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the engine does not know how to score this game; TextWorld does
-        return textworld.start(str(path), infos)
-
-
 class TextWorld:
     """One episode of a game; see `DEFAULTS` for the options."""
 
@@ -84,7 +77,7 @@ class TextWorld:
         path = _game(self._options, self._files, seed)
         if path != self._path:
             self.close()
-            self._path, self._engine = path, _started(path)
+            self._path, self._engine = path, started(path)
         self._now, self._turn, self._score = self._engine.reset(), 0, 0
         self._rules = Rules(self._now["game"])
         self._quests = self._rules.first()[1]
@@ -95,10 +88,10 @@ class TextWorld:
         """Give the engine a command."""
         self._turn += 1
         command = " ".join(action.split()).lower().rstrip(".")
-        several = "\n" in action.strip() or re.search(r"[.;]|\bthen\b", command)
-        if not command or not command.isascii() or not command.isprintable() or several or _META.fullmatch(command):
-            return Step(self._said(_REFUSED), 0.0 - self._options["penalty"], info={"invalid": True})
         possible, facts = self._now.admissible_commands, self._facts()
+        if command not in possible and (not command.isascii() or "\n" in action.strip() or _REFUSED.search(command)):
+            said = self._said("That is not one command of this game.")
+            return Step(said, 0.0 - self._options["penalty"], info={"invalid": True})
         self._now, score, over = self._engine.step(command)
         reward, self._score = float(score - self._score) - self._options["penalty"], score
         info: dict[str, Any] = {}

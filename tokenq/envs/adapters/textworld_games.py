@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,10 @@ def generated(rooms: int, objects: int, quest_length: int, seed: int) -> Path:
     textworld = installed("textworld", "textworld")
     wanted = {"rooms": rooms, "objects": objects, "quest_length": quest_length, "seed": seed}
     text = json.dumps({**wanted, **versions("textworld")}, sort_keys=True)
-    folder = _games_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
+    folder = games_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
     game = folder / "game.z8"
     if game.is_file():
         return game
-    folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
     try:
         _make(textworld, wanted, aside / game.name)
@@ -67,6 +67,17 @@ def found(name: str) -> list[Path]:
     return games
 
 
+def started(path: Path) -> Any:
+    """Return the engine with a game in it."""
+    textworld = installed("textworld", "textworld")
+    infos = textworld.EnvInfos(admissible_commands=True, objective=True, score=True, won=True, lost=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine does not know how to score this game; TextWorld does
+        engine = textworld.start(str(path), infos)
+    engine.seed(1)  # of what a game draws, else it is the time
+    return engine
+
+
 def _make(textworld: Any, wanted: dict[str, int], path: Path) -> None:
     options = textworld.GameOptions()
     options.nb_rooms, options.nb_objects = wanted["rooms"], wanted["objects"]
@@ -82,9 +93,16 @@ def _make(textworld: Any, wanted: dict[str, int], path: Path) -> None:
         ) from problem
 
 
-def _games_folder() -> Path:
+def games_folder() -> Path:
+    """Return the folder of games; one of this process where none is kept, or tokenq's cannot be written."""
     kept = cache_folder()
-    return _temporary() if kept is None else kept / "games"
+    if kept is None:
+        return _temporary()
+    try:
+        (kept / "games").mkdir(parents=True, exist_ok=True)
+        return kept / "games" if os.access(kept / "games", os.W_OK) else _temporary()
+    except OSError:
+        return _temporary()
 
 
 @cache

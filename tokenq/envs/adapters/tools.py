@@ -7,18 +7,17 @@ other arguments is answered with what is wrong with it, and counted.
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 from tokenq.data.prompts import Prompt, load_prompts
 from tokenq.envs.adapters import calculator
 from tokenq.envs.adapters.tool_calls import Call, calls_in
+from tokenq.envs.adapters.tool_functions import Tool, schemas_of, tools_of
 from tokenq.envs.environment import Environment, Observation, Step
 from tokenq.envs.limits import Late, Worker
 from tokenq.envs.options import read_options
-from tokenq.errors import UserError, nearest, reason
+from tokenq.errors import nearest, reason
 from tokenq.judge.answers import find_equality, find_extractor
-from tokenq.judge.function import load_file
 from tokenq.judge.tasks import AnswerTask
 from tokenq.records.examples import Message
 
@@ -34,8 +33,6 @@ DEFAULTS: Mapping[str, Any] = {
 for it); the column of these answers; how an answer is found in a text, as --answer has it; how long a call may take;
 how much of what it returns is shown."""
 
-Tool = Callable[..., Any]
-
 
 def make(given: Mapping[str, str]) -> Callable[[], Environment]:
     """Return a function that makes environments of these options."""
@@ -49,43 +46,8 @@ def make(given: Mapping[str, str]) -> Callable[[], Environment]:
 
 
 def schemas(given: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    """Return the JSON schemas of the tools, of their signatures and docstrings.
-
-    Raises:
-        UserError: a tool has no docstring, or no types.
-    """
-    from transformers.utils import get_json_schema
-
-    found = []
-    for name, function in tools_of(read_options("tools", given, DEFAULTS)["file"]).items():
-        try:
-            found.append(get_json_schema(function))
-        except Exception as problem:
-            raise UserError(
-                f"The tool {name} cannot be described: {reason(problem)}",
-                "Give it types, a docstring, and a line for each argument under 'Args:'.",
-            ) from problem
-    return tuple(found)
-
-
-@cache
-def tools_of(file: str) -> dict[str, Tool]:
-    """Return the public functions that a file defines.
-
-    Raises:
-        UserError: there is no such file, or none in it.
-    """
-    if not file:
-        return {"add": calculator.add, "multiply": calculator.multiply}
-    names = load_file(file, f"--environment-options file={file}")
-    found: dict[str, Tool] = {
-        name: one
-        for name, one in names.items()
-        if inspect.isfunction(one) and one.__module__ == names["__name__"] and not name.startswith("_")
-    }
-    if not found:
-        raise UserError(f"{file} defines no function that could be a tool.", "A tool's name begins with a letter.")
-    return found
+    """Return the JSON schemas of the tools."""
+    return schemas_of(read_options("tools", given, DEFAULTS)["file"])
 
 
 class Tools:
