@@ -9,6 +9,7 @@ from tokenq.core.tensors import TokenScorer
 from tokenq.data.dialogue import open_dialogue
 from tokenq.data.encoding import text_of
 from tokenq.data.prompts import Prompt, encode_prompts
+from tokenq.envs.guarded import guarded
 from tokenq.envs.table import find_environment
 from tokenq.errors import UserError
 from tokenq.jobs.rollout.clock import Clock
@@ -102,12 +103,9 @@ def open_environment(means: Means, asked: AskedPrompts) -> Opened:
     row = find_environment(name)
     game = Game(name, options, row.make(options), row.instructions, row.tools(options))
     seeds, held_out = range(len(asked.prompts)), range(len(asked.prompts), len(asked.prompts) + len(asked.held_out))
-    row.prepare(options, [*seeds, *held_out])
-    dialogue, pieces = (
-        open_dialogue(means.tokenizer, game.instructions, game.tools),
-        action_pieces(means.tokenizer, limits.eos),
-    )
-    environment = game.make()
+    dialogue = open_dialogue(means.tokenizer, game.instructions, game.tools)
+    pieces = action_pieces(means.tokenizer, limits.eos)
+    environment = guarded(game.make, config.step_timeout)
     beginning = dialogue.start(environment.reset(seeds[0])).ids
     environment.close()
     refuse_tokens(named_limits(means.policy.model), beginning, asked.prompts[0].id)
