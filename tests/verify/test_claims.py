@@ -26,6 +26,7 @@ from tokenq.verify import (
     values,
 )
 from tokenq.verify.claim import Case, Claim, ClaimResult, excess, find, largest
+from tokenq.verify.gridworlds import BESIDE, KINDS, on_map
 from tokenq.verify.table import CLAIMS
 from tokenq.worlds import draws
 from tokenq.worlds.mdp import build
@@ -107,6 +108,7 @@ PATCHES = {
         lambda rewards, groups, _: leave_one_out(rewards, groups),
     ),
     gradients.potential_keeps_the_optimum: (gradients, "potential", lambda outcome, dense, _, weight: outcome + dense),
+    environment.drawn_miss: (environment, "fit", unmoved),
     readouts.identities: (readouts, "log_ratios", lambda one, other: log_ratios(one, other) + 0.1),
     decoding.proxy_is_greedy_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
     decoding.proxy_is_shaped_optimum: (decoding._Proxy, "combined", lambda self, world: self.large),
@@ -121,7 +123,7 @@ def test_a_check_sees_what_is_broken(claim, monkeypatch):
     """With a wrong optimum (or a wrong part, where any policy would do) the claim is found not to hold in one world."""
     if claim.check in PATCHES:
         monkeypatch.setattr(*PATCHES[claim.check])
-    case = Case.of(draws.KINDS[claim.kind](1), 1)
+    case = Case.of(KINDS[claim.kind](1), 1)
     error = claim.check(case if claim.check in PATCHES else replace(case, optimum=wrong(case.world)))
     assert not ClaimResult(claim, 1, error).as_expected
 
@@ -178,6 +180,7 @@ MENDED = {
     equivalence.bradley_terry_same: (draws.deterministic_environment, None),
     environment.dpo_on_returns: (draws.deterministic_environment, None),
     environment.dpo_unmasked: (draws.dense, None),
+    environment.dmpo_finds_the_optimum: (lambda seed: on_map(seed, BESIDE, 0.0, 1).world, None),
     search.one_beam: (draws.dense, (search, "Beams", lambda _width, **options: Beams(200, **options))),
 }
 """For each claim that must fail: worlds (or a change) in which its assumption holds after all."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from tokenq.core.qfunction import implicit_rewards
 from tokenq.core.tensors import TokenLogps
-from tokenq.worlds.draws import KINDS, generator
+from tokenq.verify.gridworlds import KINDS
+from tokenq.worlds.draws import generator
 from tokenq.worlds.mdp import Sequences, TokenMDP
 from tokenq.worlds.soft_q import SoftOptimum, returns, solve, token_logps
 
