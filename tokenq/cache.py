@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-REFERENCE, IDENTITIES, PROOFS, TOKENS = "reference", "identities", "proofs", "tokens"
+REFERENCE, IDENTITIES, PROOFS, TOKENS, GAMES = "reference", "identities", "proofs", "tokens", "games"
 """Sub-folders of what is kept."""
 
 VERSION = 1

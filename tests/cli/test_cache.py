@@ -51,6 +51,7 @@ def test_it_lists_and_deletes_nothing(cache, capsys):
         "reference": "2",
         "identities": "2",
         "tokens": "0",
+        "games": "0",
         "proofs": "1",
     }
     assert left(cache) == before == {"reference": 5, "identities": 2, "proofs": 1}

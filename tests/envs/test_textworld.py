@@ -1,11 +1,13 @@
 """TextWorld on its own engine: the states that are listed are those that are played, rewards and ends are its own."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 
 from tokenq.cache import cache_folder, versions
+from tokenq.cli.main import main
 from tokenq.envs.adapters.textworld_games import games_folder, generated
 from tokenq.envs.adapters.textworld_graph import graph_of
 from tokenq.envs.environment import actions_of, copy_of, solution_of
@@ -98,6 +100,16 @@ def test_games_are_made_where_nothing_can_be_kept(monkeypatch, tmp_path):
         assert games_folder().name.startswith("tokenq-games-")
 
 
+def test_games_that_are_kept_are_listed_and_deleted(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("COLUMNS", "160")
+    kept = shutil.copytree(generated(2, 3, 2, 1).parent, tmp_path / "games" / generated(2, 3, 2, 1).parent.name)
+    monkeypatch.setenv("TOKENQ_CACHE", str(tmp_path))
+    assert main(["cache"]) == 0
+    assert "rooms=2 objects=3 quest_length=2 seed=1 textworld=1.7.0" in capsys.readouterr().out
+    assert main(["cache", "--clear", "games"]) == 0
+    assert not kept.exists()
+
+
 def test_a_copy_is_at_the_same_place_and_goes_on_alone():
     world = made()
     world.reset(0)
@@ -112,12 +124,13 @@ def test_seeds_are_spread_over_games_and_draw_nothing_of_anybody_elses_chance():
     random.seed(3)
     np.random.seed(3)
     expected = random.Random(3).random(), np.random.RandomState(3).random()
+    find_environment("textworld").prepare({"games": "2"}, range(4))
+    games = cache_folder() / "games"
+    assert len([path for path in games.iterdir() if (path / "game.json").is_file()]) >= 2
     world = made(games="2")
     firsts = [world.reset(seed) for seed in range(4)]
     assert (firsts[0], firsts[1]) == (firsts[2], firsts[3])
     assert firsts[0] != firsts[1]
-    games = cache_folder() / "games"
-    assert len([path for path in games.iterdir() if (path / "game.json").is_file()]) >= 2
     assert (random.random(), np.random.random()) == expected
 
 

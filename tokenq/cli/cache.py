@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenq.cache import IDENTITIES, PROOFS, REFERENCE, TOKENS, cache_folder
+from tokenq.cache import GAMES, IDENTITIES, PROOFS, REFERENCE, TOKENS, cache_folder
 from tokenq.errors import UserError, unknown_name
 from tokenq.ranges import Range, check_ranges
 
@@ -18,7 +18,7 @@ class CacheConfig:
     """List what tokenq keeps between runs. Nothing is deleted unless --clear says so."""
 
     clear: Sequence[str] = ()
-    """Delete what is kept of these kinds: reference, identities, proofs, tokens, or all."""
+    """Delete what is kept of these kinds: reference, identities, proofs, tokens, games, or all."""
     older_than: float | None = None
     """Only what was not used for so many days."""
 
@@ -47,6 +47,7 @@ KINDS = {
     REFERENCE: Kind("log-probs of reference models", ("*.safetensors", "model.json", ".*.tmp"), _ENTRY),
     IDENTITIES: Kind("hashes of models, by the stamps of their files", (f"{_ENTRY}.json", ".*.tmp")),
     TOKENS: Kind("data that were tokenised", ("*.arrow", "meta.json", ".lock", ".*.tmp*"), _ENTRY),
+    GAMES: Kind("games that were compiled", ("game.*", "options.json"), _ENTRY),
     PROOFS: Kind("the fastest exact way, by architecture", (f"{_ENTRY}.json", ".*.tmp")),
 }
 """What is kept, by the sub-folder that it lies in. Other files in there are nobody's here, and are left alone."""
@@ -149,7 +150,16 @@ def _source_of(folder: Path) -> str:
         return "data that are not named"
 
 
-NAMES = {REFERENCE: _model_of, TOKENS: _source_of}
+def _options_of(folder: Path) -> str:
+    """Return what a game was made of, as far as its folder says."""
+    try:
+        options = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+        return " ".join(f"{name}={value}" for name, value in options.items())
+    except (OSError, ValueError, AttributeError):
+        return "a game that is not named"
+
+
+NAMES = {REFERENCE: _model_of, TOKENS: _source_of, GAMES: _options_of}
 """What tells the name of a folder that stands or falls as one."""
 
 

@@ -1,6 +1,6 @@
 """The environments, one row each: how one is made, its options and their defaults, what a model is told."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,10 @@ from tokenq.envs.gridworld import DEFAULTS, SLIPPERY, grid_factory
 from tokenq.errors import unknown_name
 
 Make = Callable[[Mapping[str, str]], Callable[[], Environment]]
+
+
+def nothing_to_prepare(_: Mapping[str, str], seeds: Iterable[int]) -> None:
+    """Do nothing: episodes of any seeds can begin at once."""
 
 
 def no_tools(_: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
@@ -26,6 +30,7 @@ class EnvironmentRow:
         options: defaults of all options.
         instructions: what a model is told before the first observation; "" for nothing.
         tools: takes the same options and returns the schemas of the tools that can be called.
+        prepare: does what takes long before episodes of some seeds can begin (games are compiled).
         max_turns: most actions of an episode, unless told otherwise.
         max_new_tokens: most tokens of an action, unless told otherwise.
         extra: the extra of tokenq that it needs, "" for none.
@@ -35,6 +40,7 @@ class EnvironmentRow:
     options: Mapping[str, Any] = field(default_factory=dict)
     instructions: str = ""
     tools: Callable[[Mapping[str, str]], tuple[dict[str, Any], ...]] = no_tools
+    prepare: Callable[[Mapping[str, str], Iterable[int]], None] = nothing_to_prepare
     max_turns: int = 30
     max_new_tokens: int = 32
     extra: str = ""
@@ -48,6 +54,7 @@ ENVIRONMENTS: dict[str, EnvironmentRow] = {
         textworld.make,
         textworld.DEFAULTS,
         _COMMAND,
+        prepare=textworld.prepare,
         max_turns=20,
         max_new_tokens=24,
         extra="agents",

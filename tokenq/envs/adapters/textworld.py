@@ -6,7 +6,7 @@ episode.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,13 @@ def make(given: Mapping[str, str]) -> Callable[[], Environment]:
     installed("textworld", "textworld")
     files = found(options["file"]) if options["file"] else []
     return lambda: TextWorld(options, files)
+
+
+def prepare(given: Mapping[str, str], seeds: Iterable[int]) -> None:
+    """Compile the games that episodes of these seeds are played in."""
+    options = read_options("textworld", given, DEFAULTS)
+    for number in sorted({seed % options["games"] for seed in seeds}) if not options["file"] else ():
+        _game(options, [], number)
 
 
 def _game(options: Mapping[str, Any], files: list[Path], seed: int) -> Path:

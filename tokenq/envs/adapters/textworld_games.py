@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenq.cache import cache_folder, versions
+from tokenq.cache import GAMES, cache_folder, versions
 from tokenq.envs.adapters import installed
 from tokenq.errors import UserError, reason
 
@@ -31,14 +31,17 @@ def generated(rooms: int, objects: int, quest_length: int, seed: int) -> Path:
     """
     textworld = installed("textworld", "textworld")
     wanted = {"rooms": rooms, "objects": objects, "quest_length": quest_length, "seed": seed}
-    text = json.dumps({**wanted, **versions("textworld")}, sort_keys=True)
+    text = json.dumps({**wanted, **versions("textworld")})
     folder = games_folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
     game = folder / "game.z8"
     if game.is_file():
+        with contextlib.suppress(OSError):
+            os.utime(game)  # `tokenq cache` tells what was not used for long
         return game
     aside = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
     try:
         _make(textworld, wanted, aside / game.name)
+        (aside / "options.json").write_text(text, encoding="utf-8")
         with contextlib.suppress(OSError):  # another process was faster: its game is the same
             os.replace(aside, folder)
     finally:
@@ -99,8 +102,8 @@ def games_folder() -> Path:
     if kept is None:
         return _temporary()
     try:
-        (kept / "games").mkdir(parents=True, exist_ok=True)
-        return kept / "games" if os.access(kept / "games", os.W_OK) else _temporary()
+        (kept / GAMES).mkdir(parents=True, exist_ok=True)
+        return kept / GAMES if os.access(kept / GAMES, os.W_OK) else _temporary()
     except OSError:
         return _temporary()
 

@@ -193,6 +193,7 @@ def table_of(config: PlayConfig, listener: Listener, in_memory: Mapping[str, Loa
     tokens = config.max_new_tokens or row.max_new_tokens
     models = open_models(config, tokens, listener, in_memory)
     player, context = player_of(config, models, game, tokens, listener)
+    row.prepare(options, range(config.seed, config.seed + config.episodes))
     turns, timeout = config.max_turns or row.max_turns, config.step_timeout
     sampling = part(Sampling, config)
     rules = Rules(sampling, config.seed, turns, tokens, context, config.when_full, timeout, config.batch_size)
