@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof import fastest_exact
-from tokenq.models.forward.stepper import Caching, ModelStepper, Rereading, writer
+from tokenq.models.forward.stepper import Caching, ModelStepper, PromptMemory, Rereading, writer
 from tokenq.search.beam import beam_search
 from tokenq.search.beam_sampling import beam_sample
 from tokenq.search.branches import Limits, Walk
@@ -66,6 +66,35 @@ def test_every_step_is_what_the_whole_row_says(family):
 def test_models_that_share_prompts_keep_keys_and_values(family):
     lm, _ = fastest_exact(tiny_model(family))
     assert isinstance(writer(lm), Caching if FAMILIES[family].shares_prefix else Rereading)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_prompts_that_go_on_are_read_from_there_on(family):
+    """Three turns: one goes on, one is new, one loses its end, one was there already; the number of tokens read."""
+    model = tiny_model(family, dtype=torch.float64)
+    lm, _ = fastest_exact(model)
+    stepper, read = ModelStepper(lm, memory=PromptMemory()), []
+    counting = lm.lm.base_model.register_forward_pre_hook(
+        lambda _, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    turns = [
+        PROMPTS,
+        [[*PROMPTS[0], *range(20, 33)], [7, 7], PROMPTS[2]],
+        [[*PROMPTS[0], *range(20, 33), 5], [7, 7, 8, *range(90, 110)], PROMPTS[2][:2]],
+    ]
+    found = []
+    for prompts in turns:
+        frontier = stepper.start(prompts)
+        after = stepper.step(frontier.state, torch.arange(3), torch.tensor([1, 2, 3]))
+        found += [(prompts, frontier.logps), ([[*one, n] for n, one in enumerate(prompts, 1)], after.logps)]
+    counting.remove()
+    lm.release()
+    for texts, logps in found:
+        expected = torch.stack([own_logps(model, text) for text in texts])
+        torch.testing.assert_close(logps, expected, rtol=0, atol=tolerance(family))
+    if FAMILIES[family].shares_prefix:
+        assert read == [11 + 1 + 3, 3, 13 + 2 + 1, 3, 1 + 21 + 2, 3]
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenq.data.dialogue import Dialogue, open_dialogue
@@ -14,7 +14,7 @@ from tokenq.listener import Listener
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import ReferencedPolicy
-from tokenq.models.forward.stepper import ModelStepper
+from tokenq.models.forward.stepper import ModelStepper, PromptMemory
 from tokenq.models.limits import ModelLimits, least_context
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
@@ -42,6 +42,7 @@ class PlayModels:
         identities: by role, as provenance has them.
         files: stamps of the files that the weights are mapped from.
         context: most tokens that all of them read; None for no limit.
+        memory: what the policy has read of dialogues that go on.
     """
 
     lm: PackedLM
@@ -51,6 +52,7 @@ class PlayModels:
     identities: Mapping[str, Mapping[str, Any]]
     files: tuple[Stamp, ...]
     context: int | None
+    memory: PromptMemory = field(default_factory=PromptMemory)
 
 
 def _named(config: PlayConfig, in_memory: Mapping[str, Loaded]) -> RunModels:
@@ -140,7 +142,9 @@ def player_of(
         return Player(writer, dialogue, pieces), limits.context
     lm = models.lm
     engine = f"tokenq {next(lm.parameters()).dtype}".replace("torch.", "")
-    return Player(LocalWriter(lambda: ModelStepper(lm), limits, engine), dialogue, pieces), limits.context
+    return Player(
+        LocalWriter(lambda: ModelStepper(lm, memory=models.memory), limits, engine), dialogue, pieces
+    ), limits.context
 
 
 def _remote(config: PlayConfig, models: PlayModels, limits: Limits, listener: Listener) -> tuple[HeldWriter, Limits]:

@@ -8,7 +8,7 @@ through the interface is not assumed here: `tokenq.models.forward.packed_lm` pro
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -79,24 +79,37 @@ class Layout:
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return the attention output [1, T, heads, d], one call per segment."""
-        scaling, window, softcap, dropout = scoring
-        attend = functools.partial(_sdpa if softcap is None else _capped(softcap), scale=scaling, dropout=dropout)
         # Splitting, unlike slicing, has one cheap backward pass for all runs.
         lengths = [segment.stop - segment.start for segment in self.segments]
         queries, keys, values = (torch.split(tensor, lengths, 2) for tensor in (query, key, value))
         runs = {segment.start: i for i, segment in enumerate(self.segments)}
         outputs = []
-        for i, (length, segment) in enumerate(zip(lengths, self.segments, strict=True)):
+        for i, segment in enumerate(self.segments):
             prefix, seen_keys, seen_values = segment.prefix_stop - segment.prefix_start, keys[i], values[i]
             if prefix:
                 holder = runs[segment.prefix_start]
                 seen_keys = torch.cat((keys[holder][:, :, :prefix], seen_keys), 2)
                 seen_values = torch.cat((values[holder][:, :, :prefix], seen_values), 2)
-            reach = window if window is not None and window < prefix + length else None
-            plain_causal = prefix == 0 and reach is None and softcap is None
-            mask = None if plain_causal else self.mask(length, prefix, reach)
-            outputs.append(attend(queries[i], seen_keys, seen_values, mask))
+            outputs.append(self.run(queries[i], seen_keys, seen_values, prefix, scoring))
         return torch.cat(outputs, 2).transpose(1, 2)
+
+    def run(self, query: Tensor, keys: Tensor, values: Tensor, prefix: int, scoring: Scoring) -> Tensor:
+        """Return the attention output [1, heads, n, d] of a run of tokens.
+
+        Args:
+            query: [1, heads, n, d].
+            keys: [1, key-value heads, prefix + n, d]: of what stands before the run, and its own.
+            values: likewise.
+            prefix: tokens before it, which it sees as far as a window reaches.
+            scoring: how the layer makes weights of them.
+        """
+        scaling, window, softcap, dropout = scoring
+        length = query.shape[2]
+        reach = window if window is not None and window < prefix + length else None
+        plain_causal = prefix == 0 and reach is None and softcap is None
+        mask = None if plain_causal else self.mask(length, prefix, reach)
+        attend = _sdpa if softcap is None else _capped(softcap)
+        return attend(query, keys, values, mask, scale=scaling, dropout=dropout)
 
     def mask(self, length: int, prefix: int, window: int | None) -> Tensor:
         """Return [length, prefix + length] bool, True = attend: causal, bottom-right, at most `window` back."""
@@ -125,6 +138,38 @@ class Layout:
 
             self.blocks[window] = create_block_mask(visible, None, None, total, total, device=str(positions.device))
         return self.blocks[window]
+
+
+@dataclass(frozen=True)
+class Past:
+    """The beginnings of prompts that were read before, in one flat row.
+
+    Attributes:
+        keys: by layer [key-value heads, T, d].
+        values: by layer [key-value heads, T, d].
+        spans: for each prompt, where its beginning stands in that row; empty where it is new.
+        lengths: tokens of each prompt that are read now.
+    """
+
+    keys: Mapping[int, Tensor]
+    values: Mapping[int, Tensor]
+    spans: Sequence[tuple[int, int]]
+    lengths: Sequence[int]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scoring: Scoring
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the attention output [1, T, heads, d] of what is read now, and keys and values of whole prompts."""
+        outputs, keys, values = [], [], []
+        parts = (torch.split(tensor, list(self.lengths), 2) for tensor in (query, key, value))
+        for (start, stop), asked, own_keys, own_values in zip(self.spans, *parts, strict=True):
+            if stop > start:
+                own_keys = torch.cat((self.keys[layer][None, :, start:stop], own_keys), 2)
+                own_values = torch.cat((self.values[layer][None, :, start:stop], own_values), 2)
+            outputs.append(layout.run(asked, own_keys, own_values, stop - start, scoring))
+            keys.append(own_keys[0])
+            values.append(own_values[0])
+        return torch.cat(outputs, 2).transpose(1, 2), torch.cat(keys, 1), torch.cat(values, 1)
 
 
 def register() -> None:

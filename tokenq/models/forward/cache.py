@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenq.models.forward.attention import Layout, Scoring
+from tokenq.models.forward.attention import Layout, Past, Scoring
 from tokenq.models.forward.buckets import Bucket, BucketRows, buckets_of, rows_of
 
 
@@ -27,6 +27,7 @@ class Prefill:
         sizes: [P] tokens of every prompt.
         buckets: the prompts, those of like length together.
         tabled: by layer, keys and values of every bucket.
+        past: the beginnings of the prompts that were read before; None where all is read now.
     """
 
     layout: Layout
@@ -35,6 +36,7 @@ class Prefill:
     sizes: Tensor = field(init=False)
     buckets: tuple[Bucket, ...] = field(init=False)
     tabled: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    past: Past | None = None
 
     def __post_init__(self) -> None:
         """Group prompts of similar length."""
@@ -52,7 +54,13 @@ class Prefill:
 
     def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scoring: Scoring) -> Tensor:
         """Return the attention output of the prompts, and keep their keys and values for later tokens."""
-        self.keys[module.layer_idx], self.values[module.layer_idx] = key[0], value[0]
+        layer = module.layer_idx
+        if self.past is not None:
+            output, self.keys[layer], self.values[layer] = self.past.attend(
+                layer, query, key, value, self.layout, scoring
+            )
+            return output
+        self.keys[layer], self.values[layer] = key[0], value[0]
         return self.layout.attend(module, query, key, value, scoring)
 
 

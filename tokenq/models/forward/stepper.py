@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ from torch import Tensor
 
 from tokenq.core.logps import Head, tile_logits
 from tokenq.core.packing import pack
-from tokenq.core.tensors import Frontier, PackedBatch
-from tokenq.models.forward.attention import SEGMENTS, Layout
+from tokenq.core.tensors import Frontier, PackedBatch, Segment
+from tokenq.models.forward.attention import SEGMENTS, Layout, Past
 from tokenq.models.forward.cache import Branches, Prefill, Steps, gathered
 from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.single_rows import set_attention
@@ -28,10 +30,13 @@ class ModelStepper:
     Args:
         policy: the model that writes.
         reference: the model it is compared with; None where no objective needs one.
+        memory: prompts that the policy has read, as it is now; None to read every prompt from its beginning.
     """
 
-    def __init__(self, policy: PackedLM, reference: PackedLM | None = None) -> None:
-        self._writers = [writer(lm) for lm in (policy, reference) if lm is not None]
+    def __init__(
+        self, policy: PackedLM, reference: PackedLM | None = None, memory: "PromptMemory | None" = None
+    ) -> None:
+        self._writers = [writer(policy, memory), *([] if reference is None else [writer(reference)])]
 
     @torch.no_grad()
     def start(self, prompts: Sequence[Sequence[int]]) -> Frontier:
@@ -54,11 +59,55 @@ def _frontier(stepped: Sequence[tuple[Tensor, Any]]) -> Frontier:
     return Frontier(logps, other[0] if other else None, states)
 
 
-def writer(lm: PackedLM) -> "Writer":
+def writer(lm: PackedLM, memory: "PromptMemory | None" = None) -> "Writer":
     """Return the fastest exact writer for a model: with cached keys and values if these proved exact."""
     if not (WAYS[lm.way].shares_prompts and lm.steps):
         return Rereading(lm)
-    return Caching(lm) if lm.limit is None else UpTo(lm, lm.limit)
+    return Caching(lm, memory) if lm.limit is None else UpTo(lm, lm.limit, memory)
+
+
+@dataclass
+class PromptMemory:
+    """The prompts that were read last, with their keys and values: a conversation that goes on is read from there on.
+
+    It belongs to one model, and to its weights as they are.
+
+    Attributes:
+        prompts: where each stands in the flat row of all of them.
+        keys: by layer [key-value heads, T, d].
+        values: by layer [key-value heads, T, d].
+    """
+
+    prompts: dict[tuple[int, ...], int] = field(default_factory=dict)
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    def known(self, prompt: Sequence[int]) -> tuple[int, int]:
+        """Return where the beginning of a prompt stands in the row, its last token never; an empty span for none."""
+        fitting = (
+            (len(one), start)
+            for one, start in self.prompts.items()
+            if len(one) <= len(prompt) and one[-1] == prompt[len(one) - 1] and one == tuple(prompt[: len(one)])
+        )
+        length, start = max(fitting, default=(0, 0))
+        return start, start + min(length, len(prompt) - 1)
+
+    def forget(self) -> None:
+        """Read every prompt from its beginning."""
+        self.prompts, self.keys, self.values = {}, {}, {}
+
+    def keep(self, prompts: Sequence[Sequence[int]], read: Prefill) -> None:
+        """Keep what was read in place of what was there, as long as that is not too much."""
+        starts = accumulate(map(len, prompts), initial=0)
+        size = sum(one.nbytes for kept in (read.keys, read.values) for one in kept.values())
+        self.forget()
+        if size <= MOST_KEPT:
+            self.prompts = dict(zip(map(tuple, prompts), starts, strict=False))
+            self.keys, self.values = dict(read.keys), dict(read.values)
+
+
+MOST_KEPT = 2**32
+"""Bytes of keys and values that are kept of prompts between their turns."""
 
 
 class Caching:
@@ -66,18 +115,34 @@ class Caching:
 
     Args:
         lm: a model whose attention runs through the package's own functions.
+        memory: prompts that it has read; None to read every prompt from its beginning.
     """
 
-    def __init__(self, lm: PackedLM) -> None:
+    def __init__(self, lm: PackedLM, memory: PromptMemory | None = None) -> None:
         head = lm.head()
         assert head is not None  # the way in which it shares prompts has proved that it has one
-        self._lm, self._head = lm, head
+        self._lm, self._head, self._memory = lm, head, memory
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Branches]:
         """Return the next-token log-probs behind every prompt, and one branch for each."""
-        batch = _as_batch(prompts).to(self._lm.device)
-        kept = Prefill(Layout.of(batch))
-        hidden = self._run(batch.input_ids, batch.position_ids, kept)
+        memory = self._memory
+        if memory is None:
+            batch = _as_batch(prompts).to(self._lm.device)
+            kept = Prefill(Layout.of(batch))
+            hidden = self._run(batch.input_ids, batch.position_ids, kept)
+            return _logps(self._head, hidden[batch.predictors]), Branches.of(kept)
+        spans = [memory.known(prompt) for prompt in prompts]
+        before = [stop - start for start, stop in spans]
+        batch = _as_batch([prompt[size:] for prompt, size in zip(prompts, before, strict=True)]).to(self._lm.device)
+        lengths = [segment.stop - segment.start for segment in batch.segments]
+        shift = torch.tensor(before).repeat_interleave(torch.tensor(lengths)).to(self._lm.device)
+        ends = list(accumulate(map(len, prompts), initial=0))
+        whole = tuple(Segment(start, stop, start, start) for start, stop in pairwise(ends))
+        past = Past(memory.keys, memory.values, spans, lengths)
+        kept = Prefill(Layout(whole, batch.position_ids + shift), past=past)
+        hidden = self._run(batch.input_ids, kept.layout.positions, kept)
+        memory.keep(prompts, kept)
+        kept.past = None
         return _logps(self._head, hidden[batch.predictors]), Branches.of(kept)
 
     def step(
@@ -138,10 +203,11 @@ class UpTo:
     Args:
         lm: a model.
         limit: tokens of the longest text for which kept keys and values are exact.
+        memory: prompts that it has read; None to read every prompt from its beginning.
     """
 
-    def __init__(self, lm: PackedLM, limit: int) -> None:
-        self._kept, self._whole, self._limit = Caching(lm), Rereading(lm), limit
+    def __init__(self, lm: PackedLM, limit: int, memory: PromptMemory | None = None) -> None:
+        self._kept, self._whole, self._limit = Caching(lm, memory), Rereading(lm), limit
 
     def start(self, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "P V"], Any]:
         """Return the next-token log-probs behind every prompt, and the texts with what is kept of them."""
