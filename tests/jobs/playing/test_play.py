@@ -113,6 +113,35 @@ def test_a_killed_play_goes_on_and_plays_no_batch_twice(place, tmp_path, monkeyp
     assert begun[4:] == [[4, 5], [6, 7], [8]]
 
 
+OWN = """
+from tokenq.envs.environment import Step
+
+class Echo:
+    def __init__(self, reward: float = 1.0):
+        self.reward = reward
+
+    def reset(self, seed):
+        return "G?"
+
+    def step(self, action):
+        return Step("X", self.reward, True, False, {"success": True})
+
+    def close(self):
+        pass
+"""
+
+
+def test_an_environment_of_ones_own_is_played_anew_when_it_changes(place, tmp_path, capsys):
+    (tmp_path / "own.py").write_text(OWN)
+    asked = {"environment": f"{tmp_path}/own.py:Echo", "environment_options": {"reward": 2.5}, "episodes": 2}
+    assert main(words(place, tmp_path / "e.jsonl", **asked)) == 0
+    assert [one.return_ for one in read_episodes(tmp_path / "e.jsonl")] == [2.5, 2.5]
+    assert "success: 1.000" in capsys.readouterr().err
+    (tmp_path / "own.py").write_text(OWN.replace("self.reward, True", "-self.reward, True"))
+    assert main(words(place, tmp_path / "e.jsonl", **asked)) == 0
+    assert [one.return_ for one in read_episodes(tmp_path / "e.jsonl")] == [-2.5, -2.5]
+
+
 def test_implicit_rewards_are_those_of_both_models(place, tmp_path):
     """β log π/π_ref of every token of the policy, by the models' own forward over the whole dialogue."""
     found = tokenq.play(place / "policy", reference=place / "reference", beta=0.5, **SHORT)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,8 +123,8 @@ class Table:
     def key(self) -> str:
         """Return a key of all that the episodes depend on."""
         config = {name: value for name, value in asdict(self.config).items() if name not in _IDLE}
-        named = str(self.config.environment).rpartition(":")[0]
-        code = digest_of(Path(named)) if named.endswith(".py") else ""
+        named = [self.game.name, *map(str, self.game.options.values())]  # FILE.py:CLASS, and options that are files
+        code = [digest_of(Path(one)) for name in named for one in (name, name.rpartition(":")[0]) if isfile(one)]
         weights = [identity["weights"] for identity in self.models.identities.values()]
         made_of = [tokenq.__version__, SCHEMA, sorted(config.items(), key=str), code, weights, self.models.beta]
         return hashlib.sha256(repr([*made_of, self.player.writer.engine]).encode()).hexdigest()
