@@ -374,3 +374,40 @@ def test_pairs_may_differ_in_a_call_alone():
     ]
     with pytest.raises(UserError, match="chosen equals rejected"):
         examples({"chosen": row["chosen"], "rejected": [user("?"), called(2, 3)]}, selection="pairs")
+
+
+ROLES = ("system_turns_cut", "user_turns_cut", "assistant_turns_cut", "tool_turns_cut")
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        (0, (0, 0, 0, 0)),
+        (1, (1, 0, 0, 0)),
+        (14, (1, 0, 0, 0)),
+        (15, (1, 1, 0, 0)),
+        (26, (1, 1, 0, 0)),
+        (27, (1, 1, 1, 0)),
+    ],
+)
+def test_the_turns_that_a_prompt_loses_are_counted(lost, expected):
+    """Marks and bytes are a token each: the system's turn has 1 + 6 + 1 + 4 + 1 + 1, the user's 1 + 4 + 1 + 4 + 2."""
+    tokenizer = bytes_tokenizer(eos="<|im_end|>", chat_template=HERMES)
+    turns = [{"role": "system", "content": "Sum."}, user("2+3?"), said("Five."), user("+1?")]
+    row = examples({"prompt": turns, "completion": [said("Six.")]})
+    (group,) = tokenize(row, tokenizer, max_length=None).groups
+    limit = len(group.prompt_ids) + len("Six.") + 1 - lost
+    summary = tokenize(row, tokenizer, max_length=limit, truncation="prompt_left").summary
+    assert tuple(getattr(summary, role) for role in ROLES) == expected
+    assert ("1 turns of the system cut" in summary.line()) == (lost > 0)
+
+
+@pytest.mark.parametrize(("lost", "expected"), [(1, (0, 0, 1, 0)), (18, (0, 0, 1, 0)), (19, (0, 0, 1, 1))])
+def test_the_turns_that_a_response_loses_are_counted(lost, expected):
+    """The last turn has 1 + 9 + 1 + 6 + 1 tokens, and the line break before it ends the result's."""
+    tokenizer = bytes_tokenizer(eos="<|im_end|>", chat_template=HERMES)
+    row = examples({"messages": [user("?"), called(1, 2), result("3"), said("Three.")]})
+    (group,) = tokenize(row, tokenizer, max_length=None).groups
+    limit = len(group.prompt_ids) + len(group.responses[0].ids) - lost
+    summary = tokenize(row, tokenizer, max_length=limit, truncation="response_right").summary
+    assert tuple(getattr(summary, role) for role in ROLES) == expected

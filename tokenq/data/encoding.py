@@ -154,6 +154,13 @@ def _ends(offsets: Sequence[tuple[int, int]]) -> list[int]:
     return ends
 
 
+def common_tokens(first: Ids, second: Ids) -> int:
+    """Return the length of the longest common prefix of two rows of ids."""
+    size = min(len(first), len(second))
+    differ = np.flatnonzero(first[:size] != second[:size])
+    return int(differ[0]) if len(differ) else size
+
+
 def text_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) -> str:
     """Return the text of a response, without special tokens.
 

@@ -13,6 +13,7 @@ from tokenq.records.examples import TokenGroup
 
 MENDED = (
     *("truncated_prompts", "truncated_responses", "boundary_merges", "template_rewrites", "rewritten_turns"),
+    *("system_turns_cut", "user_turns_cut", "assistant_turns_cut", "tool_turns_cut"),
     *("bos_added", "bos_removed", "eos_added", "eos_cut", "without_prompt", "dated"),
 )
 """The attributes of a summary that count what was mended in groups."""
@@ -55,6 +56,10 @@ class DataSummary:
         dropped: what was left out, by reason.
         truncated_prompts: prompts cut.
         truncated_responses: responses cut, and so not terminal.
+        system_turns_cut: turns of the system that lost tokens where prompts or responses were cut.
+        user_turns_cut: likewise; a prompt loses its first turns, a response its last.
+        assistant_turns_cut: likewise.
+        tool_turns_cut: likewise.
         boundary_merges: groups in which tokens merge over the end of the prompt and went to the responses.
         template_rewrites: groups whose chat template writes the prompt differently once a response follows, such as a
             header that opens thoughts which the response does not have.
@@ -76,6 +81,10 @@ class DataSummary:
     dropped: dict[str, int]
     truncated_prompts: int
     truncated_responses: int
+    system_turns_cut: int
+    user_turns_cut: int
+    assistant_turns_cut: int
+    tool_turns_cut: int
     boundary_merges: int
     template_rewrites: int
     rewritten_turns: int
@@ -101,6 +110,10 @@ class DataSummary:
             "prompts cut": self.truncated_prompts,
             "responses cut": self.truncated_responses,
             "boundary merges": self.boundary_merges,
+            "turns of the system cut": self.system_turns_cut,
+            "turns of the user cut": self.user_turns_cut,
+            "turns of the assistant cut": self.assistant_turns_cut,
+            "results of tools cut": self.tool_turns_cut,
             "template rewrites": self.template_rewrites,
             "responses without earlier turns that the template rewrites": self.rewritten_turns,
             "BOS added": self.bos_added,

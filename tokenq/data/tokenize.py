@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.data.bad_rows import BadRowsError, UnusableRow, nothing_left
+from tokenq.data.chat.cut_turns import cut_turns
 from tokenq.data.chat.rendering import INSIDE, RenderedExample, RenderedResponse, render
 from tokenq.data.chat.template import Tokenizer
-from tokenq.data.encoding import EncodedText, Encoder, Ids, ResponseText
+from tokenq.data.encoding import EncodedText, Encoder, Ids, ResponseText, common_tokens
 from tokenq.data.summary import DataSummary, summarise
 from tokenq.data.truncation import TOO_LONG, TRUNCATIONS, LengthLimits, too_long
 from tokenq.data.turns import BadRow, common_length
@@ -158,6 +159,8 @@ class Tokenization:
                     self.lost[reason] += 1
                     self.long.extend([group] * (reason in TOO_LONG and self.truncation == "error"))
                 elif not isinstance(fitted, str):
+                    if fitted is not group:
+                        counts.update(cut_turns(examples[place], group, fitted, self.encoder))
                     counts["truncated_prompts"] += len(fitted.prompt_ids) < len(group.prompt_ids)
                     both = zip(group.responses, fitted.responses, strict=True)
                     counts["truncated_responses"] += sum(len(cut.ids) < len(whole.ids) for whole, cut in both)
@@ -209,13 +212,6 @@ def _texts(rendered: RenderedExample) -> Iterable[str]:
         yield response.full
         for span in response.spans or ():
             yield from (response.full[:place] for place in span if 0 < place < len(response.full))
-
-
-def common_tokens(first: Ids, second: Ids) -> int:
-    """Return the length of the longest common prefix of two rows of ids."""
-    size = min(len(first), len(second))
-    differ = np.flatnonzero(first[:size] != second[:size])
-    return int(differ[0]) if len(differ) else size
 
 
 def _group(

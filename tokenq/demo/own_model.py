@@ -21,7 +21,7 @@ from tokenq.figures.drift import Training, likelihood
 from tokenq.figures.exact import exact_credit, exact_drift, exact_search
 from tokenq.figures.searches import Sweep, searches
 from tokenq.figures.section import HeatMap, Link, Section
-from tokenq.files import plain, write_json_lines
+from tokenq.files import write_json_lines
 from tokenq.jobs.evaluate import evaluate
 from tokenq.records.examples import Example, Text
 from tokenq.records.results import Candidate, SearchResult
@@ -106,7 +106,7 @@ def _row(example: Example) -> dict[str, Any]:
 
 
 def _plain(text: Text) -> Any:
-    return text if isinstance(text, str) else [plain(message) for message in text]
+    return text if isinstance(text, str) else [message.to_dict() for message in text]
 
 
 def _sft(config: DemoConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.data.digest import group_key
-from tokenq.data.tokenize import common_tokens
+from tokenq.data.encoding import common_tokens
 from tokenq.data.truncation import TOO_LONG
 from tokenq.doctor.finding import Evidence, Finding, Severity, percent
 from tokenq.records.examples import TokenGroup

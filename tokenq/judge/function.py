@@ -72,7 +72,7 @@ def called(function: Function, name: str, prompts: Sequence[Text], responses: Se
     Raises:
         UserError: it raises.
     """
-    plain = [one if isinstance(one, str) else [vars(turn) for turn in one] for one in prompts]
+    plain = [one if isinstance(one, str) else [turn.to_dict() for turn in one] for one in prompts]
     try:
         return [float(value) for value in function(plain, list(responses))]
     except Exception as problem:

@@ -47,7 +47,7 @@ class Comparison:
         """Return the prompt as a reader sees it, the turns of a dialogue written out."""
         if isinstance(self.prompt, str):
             return self.prompt
-        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.prompt)
+        return "\n\n".join(f"{turn.role}: {turn.text}" for turn in self.prompt)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 This module imports neither torch nor transformers, so that reports and the command line can read records at once.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Message:
     """One turn of a conversation.
 
@@ -32,11 +33,22 @@ class Message:
     name: str | None = None
     reasoning: str = ""
 
+    def __repr__(self) -> str:
+        """Return the turn with the fields that are set: names of stored files are made from it."""
+        said = {name: value for name, value in vars(self).items() if value or name in ("role", "content")}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the turn as OpenAI's messages and chat templates have it; what is not set is left out."""
         more: dict[str, Any] = {"reasoning_content": self.reasoning, "tool_calls": [*self.tool_calls]}
         more |= {"tool_call_id": self.tool_call_id, "name": self.name}
         return {"role": self.role, "content": self.content} | {key: value for key, value in more.items() if value}
+
+    @property
+    def text(self) -> str:
+        """The turn as a reader sees it: what was said, and each call as JSON on a line of its own."""
+        calls = [json.dumps(call["function"], ensure_ascii=False) for call in self.tool_calls]
+        return "\n".join([*([self.content] if self.content or not calls else []), *calls])
 
     @classmethod
     def from_dict(cls, turn: Mapping[str, Any]) -> "Message":
@@ -49,7 +61,7 @@ class Message:
         return cls(turn["role"], turn["content"], calls, turn.get("tool_call_id"), turn.get("name"), reasoning)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ContextMessage(Message):
     """A turn of the assistant that stands in the context and is not learnt: data sets mark it with weight 0."""
 

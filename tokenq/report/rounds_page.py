@@ -306,7 +306,7 @@ def _prompt(one: Rollout) -> list[tuple[str, str]]:
     """Return a prompt as (role, text); a text has no role."""
     if isinstance(one.prompt, str):
         return [("", _short(one.prompt))]
-    return [(turn.role, _short(turn.content)) for turn in one.prompt]
+    return [(turn.role, _short(turn.text)) for turn in one.prompt]
 
 
 def _short(text: str) -> str:

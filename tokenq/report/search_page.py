@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.files import write_text
-from tokenq.records.examples import Text
+from tokenq.records.examples import Message, Text
 from tokenq.records.results import Candidate, SearchResult, SearchTree
 from tokenq.records.schema import SCHEMA
 from tokenq.report.channels import CHANNELS, Channel
@@ -131,7 +131,7 @@ def _first_words(prompt: Text) -> str:
     """Return the beginning of a prompt; of a conversation, that of what the user said last."""
     if isinstance(prompt, str):
         return prompt[:200]
-    said = [turn.content for turn in prompt if turn.role == "user"] or [turn.content for turn in prompt] or [""]
+    said = [turn.content for turn in prompt if turn.role == "user"] or [turn.text for turn in prompt] or [""]
     return said[-1][:200]
 
 
@@ -139,6 +139,10 @@ def _best(candidates: Sequence[Candidate]) -> int | None:
     """Return the place of the highest score, the first of equals; a score that is no number is never the highest."""
     scores = [-math.inf if math.isnan(one.score) else one.score for one in candidates]
     return scores.index(max(scores)) if scores else None
+
+
+def _turn(turn: Message) -> dict[str, str]:
+    return {"role": turn.role, "content": turn.text}
 
 
 def _result(result: SearchResult) -> dict[str, Any]:
@@ -154,7 +158,7 @@ def _result(result: SearchResult) -> dict[str, Any]:
         candidates.append(_candidate(one, first or one) | {"line": line[path[-1]] if path else None})
     scores = [one.score for one in result.candidates]
     return {
-        "prompt": result.prompt if isinstance(result.prompt, str) else [asdict(turn) for turn in result.prompt],
+        "prompt": result.prompt if isinstance(result.prompt, str) else [*map(_turn, result.prompt)],
         "cost": {name: short(number) for name, number in asdict(result.cost).items()},
         "stopped": result.stopped,
         "best": best,
