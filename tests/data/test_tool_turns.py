@@ -5,6 +5,7 @@ In expected texts « and » stand around what the assistant wrote.
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 from tool_templates import BRACKETS, CHANNELS, FORGETS, GOES_ON, HERMES, IPYTHON, LAST_ENDED, NEXT_ENDS, TWO_ROLES
@@ -13,9 +14,11 @@ from toy_tokenizers import CHATML, MARKED, bytes_tokenizer
 from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
+from tokenq.data.sources import prompt_hash
+from tokenq.data.stored.texts import from_json, to_json
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
-from tokenq.records.examples import ContextMessage, Message
+from tokenq.records.examples import ContextMessage, Example, Message, Response
 
 ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
@@ -374,6 +377,23 @@ def test_pairs_may_differ_in_a_call_alone():
     ]
     with pytest.raises(UserError, match="chosen equals rejected"):
         examples({"chosen": row["chosen"], "rejected": [user("?"), called(2, 3)]}, selection="pairs")
+
+
+def test_turns_at_rest_have_the_fields_that_are_set():
+    plain = Message("user", "2+3?")
+    asks = Message("assistant", "", (CALL,), reasoning="Add.")
+    answers = Message("tool", "5", tool_call_id="1", name="add")
+    assert plain.to_dict() == {"role": "user", "content": "2+3?"}
+    assert repr(plain) == "Message(role='user', content='2+3?')"
+    assert asks.to_dict() == {"role": "assistant", "content": "", "reasoning_content": "Add.", "tool_calls": [CALL]}
+    assert answers.to_dict() == {"role": "tool", "content": "5", "tool_call_id": "1", "name": "add"}
+    assert asks.text == '{"name": "add", "arguments": {"a": 2, "b": 3}}'
+    for turn in (plain, asks, answers):
+        assert Message.from_dict(json.loads(json.dumps(turn.to_dict()))) == turn
+    assert len({asks, Message("assistant", "", (CALL, CALL), reasoning="Add.")}) == 2
+    example = Example((plain,), (Response((asks, answers, ContextMessage("assistant", "5"))),), False, "row 1")
+    assert from_json(to_json([(0, example)])) == [(0, example)]
+    assert prompt_hash((plain,)) != prompt_hash((plain, asks)) != prompt_hash((plain, replace(asks, tool_calls=())))
 
 
 ROLES = ("system_turns_cut", "user_turns_cut", "assistant_turns_cut", "tool_turns_cut")
