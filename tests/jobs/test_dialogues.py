@@ -120,8 +120,13 @@ def test_a_conversation_with_tools_is_read_and_shown(place, tmp_path):
     text = "".join(trace["response"][token["start"] : token["end"]] for token in own)
     first, second = (f'<call>{{"name": "f", "arguments": {{"a": {a}}}}}</call><|im_end|>' for a in (2, 5))
     assert text == f"{first}5<|im_end|>{second}6<|im_end|>"
-    packed = re.findall(r"application/zlib[^>]*>([^<]+)<", page.read_text())
-    assert any(json.dumps(second)[1:-1].encode() in zlib.decompress(base64.b64decode(one)) for one in packed)
+    (packed,) = re.findall(r"eF[\w+/]{80,}=*", page.read_text())
+    shown = json.loads(zlib.decompress(base64.b64decode(packed)))
+    assert json.dumps(TOOLS) in shown["prompt"]
+    pieces = zip(shown["tokens"]["text"], shown["tokens"]["written"], strict=True)
+    assert "".join(piece for piece, written in pieces if written).replace("<|im_end|>", "") == "".join(
+        f"{call}{answer}" for call, answer in ((first, "5"), (second, "6"))
+    ).replace("<|im_end|>", "")
 
 
 def test_a_search_goes_on_behind_the_result_of_a_tool(place, tmp_path):
