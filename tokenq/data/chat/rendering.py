@@ -130,7 +130,8 @@ def _chat(example: Example, tokenizer: Tokenizer, marks: Sequence[str]) -> Rende
         thoughtful = _with_thoughts(whole, turns, write)
         if thoughtful is None:
             refuse_lost_thoughts(turns, write)
-            thoughtful = as_generated(turns, whole, write)
+            before = prompt if len(response.content) == 1 else write(turns[:-1], True)
+            thoughtful = as_generated(turns, before, whole, write)
         if response.goes_on:
             whole = _up_to(whole, turns[-1].content)
         full = (thoughtful or whole).rstrip()

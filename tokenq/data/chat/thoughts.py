@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 
 from tokenq.records.examples import Message
 
@@ -31,6 +32,7 @@ def _in_text(turn: Message) -> Message:
     return replace(turn, content=f"<think>\n{turn.reasoning.strip()}\n</think>\n\n{turn.content}", reasoning="")
 
 
+@lru_cache(maxsize=16)
 def field_of_thoughts(template: str) -> str:
     """Return the field of a turn in which a chat template looks for thoughts, "" if there is none."""
     return next((name for name in FIELDS if re.search(rf"(?:\.|['\"]){name}\b", template)), "")

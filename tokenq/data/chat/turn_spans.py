@@ -109,7 +109,7 @@ _OPENED = re.compile(r"<think>\s*\Z")
 _NO_THOUGHTS = re.compile(r"\A<think>\s*</think>\s*")
 
 
-def as_generated(turns: Sequence[Message], whole: str, write: Write) -> str | None:
+def as_generated(turns: Sequence[Message], before: str, whole: str, write: Write) -> str | None:
     """Return a conversation with its last turn behind the text that it was generated behind.
 
     None where the template writes it so, up to the header of the turn, or where the turn's own text cannot be told.
@@ -117,11 +117,13 @@ def as_generated(turns: Sequence[Message], whole: str, write: Write) -> str | No
 
     Args:
         turns: of the conversation, the last of them the assistant's.
+        before: the text of all but the last, with its header.
         whole: the text of all of them.
         write: writes turns.
     """
-    before = write(turns[:-1], True)
-    if common_length(before, whole) >= len(write(turns[:-1], False).rstrip()) or turns[-2].role == "assistant":
+    if whole.startswith(before) or turns[-2].role == "assistant":
+        return None
+    if common_length(before, whole) >= len(write(turns[:-1], False).rstrip()):
         return None
     alone = (*(turn for turn in turns[:1] if turn.role == "system"), Message("user", _PROBE))
     asked, said = write(alone, True), write((*alone, turns[-1]), False)
