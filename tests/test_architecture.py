@@ -92,7 +92,14 @@ def test_there_are_no_drawers():
 
 def test_what_needs_no_torch_does_not_import_it():
     """One after the other in one process: what the last has not imported, none has."""
-    modules = ["tokenq", "tokenq.records", "tokenq.rundir", "tokenq.training.config", "tokenq.cli.main"]
+    modules = [
+        "tokenq",
+        "tokenq.records",
+        "tokenq.rundir",
+        "tokenq.training.config",
+        "tokenq.envs.table",
+        "tokenq.cli.main",
+    ]
     program = (
         "import importlib, sys\n"
         f"for module in {modules}:\n"

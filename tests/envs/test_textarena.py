@@ -183,3 +183,17 @@ def test_games_that_cannot_be_played_here_are_refused(game, said):
     with pytest.raises(UserError, match=said) as refused:
         made(game=game).reset(0)
     assert "cannot be played here" in refused.value.message
+
+
+def test_files_that_a_game_lacks_are_named(monkeypatch):
+    def make(name):
+        raise LookupError(
+            f"\n{'*' * 70}\n  Resource 'words' not found.\n  Please use the NLTK Downloader.\n{'*' * 70}\n"
+        )
+
+    world = made(game="Wordle-v0")
+    monkeypatch.setattr("textarena.make", make)
+    with pytest.raises(
+        UserError, match=r"played here: LookupError: Resource 'words' not found\.\n  Some games need files"
+    ):
+        world.reset(0)

@@ -135,7 +135,8 @@ def _begun(name: str, seed: int) -> tuple[Any, bool]:
         else:
             if (players == 1) == (type(game.state) is textarena.SinglePlayerState):
                 return game, "ActionFormattingWrapper" in wrappers
+    said = reason(ValueError(str(problem).strip("* \n"))).rstrip(".")  # NLTK draws a box around its words
     raise UserError(
-        f"TextArena's game {name} cannot be played here: {type(problem).__name__}: {reason(problem)}.",
+        f"TextArena's game {name} cannot be played here: {type(problem).__name__}: {said}.",
         "Some games need files of NLTK, a newer Python, or a model; FrozenLake-v0 and TicTacToe-v0 need nothing.",
     ) from problem
