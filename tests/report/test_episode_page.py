@@ -1,5 +1,7 @@
 """The page of episodes: which turn is marked, what is said of it, and that texts stay texts."""
 
+from dataclasses import replace
+
 from hand_made_episodes import FAILED, LOST, UNREAD, WON
 
 from tokenq.report.episodes.page import SHOWN, episode_page
@@ -30,6 +32,16 @@ def test_what_is_shown_of_an_episode():
     assert view["turns"][0]["notes"] == ["implicit reward 0.75", "log π −0.75"]
     assert [one.title for one in episode_view(WON, 1)["figures"]] == ["implicit value so far", "return so far"]
     assert [one.title for one in episode_view(UNREAD, 1)["figures"]] == ["surprisal so far"]
+
+
+def test_messages_are_shown_with_their_roles_and_calls():
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    said = ({"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "<i>4</i>"})
+    asked = replace(LOST, turns=(replace(LOST.turns[0], observation=said),), tools=(call,))
+    view = episode_view(asked, 0)
+    assert view["turns"][0]["said"] == [("assistant", "calls add"), ("tool", "<i>4</i>")]
+    assert view["tools"] == ["add"]
+    assert "&lt;i&gt;4&lt;/i&gt;" in episode_page([asked])
 
 
 def test_the_page():

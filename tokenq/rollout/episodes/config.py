@@ -41,7 +41,7 @@ class PlayConfig(WriterAddress, EnvironmentOptions, ReaderOptions):
     overwrite: bool = False
     """Replace files that this command did not write."""
     batch_size: int = 32
-    """Episodes that are played side by side, and that one process plays of a share. Affects only memory and speed."""
+    """Episodes that a process plays side by side. Affects only memory and speed, and how log-probs are rounded."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
