@@ -23,6 +23,13 @@ def test_a_question_is_asked_by_seed_and_scored_by_the_verifier():
         assert wrong.info == {"success": False}
 
 
+def test_an_answer_that_the_verifier_cannot_read_is_wrong():
+    """The verifier of this data set takes whole numbers with × between them, and raises for anything else."""
+    world = made(dataset="prime_factorization", size="5")
+    world.reset(0)
+    assert world.step("<answer>primes</answer>")[1:] == (0.0, True, False, {"success": False, "invalid": True})
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -63,7 +63,10 @@ class Question:
 
     def step(self, action: str) -> Step:
         """Score what stands in <answer>…</answer>, else the whole answer."""
-        score = self._task.correct(self._number, action)
+        try:
+            score = self._task.correct(self._number, action)
+        except Exception:  # some verifiers cannot read what has not their form
+            return Step("", 0.0, True, info={"success": False, "invalid": True})
         return Step("", score, True, info={"success": score >= 1})
 
     def close(self) -> None:
