@@ -1,4 +1,4 @@
-"""What every row of the table keeps, whatever it is: seeds decide, nonsense is survived, the page and the help name it."""
+"""What every environment keeps, whatever it is: seeds decide, nonsense is survived, page and help name it."""
 
 import inspect
 import random
