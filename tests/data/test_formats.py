@@ -422,6 +422,7 @@ def test_every_format_is_tried_here():
             "first error",
             "helpsteer",
             "rated",  # tests/data/test_ratings.py
+            "episode",  # tests/data/test_episodes.py
         }
     )
     assert tried == set(FORMATS)

@@ -188,3 +188,44 @@ def test_what_needs_an_environment_is_said(more, said, place, tmp_path, capsys):
     given = ["online", "--model", str(place / "sft" / "policy"), "--output", str(tmp_path / "run"), *more]
     assert main(given) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["sft", "dpo", "dmpo"])
+def test_stored_episodes_are_trained_on(loss, place, whole, tmp_path):
+    """The first step's loss is of the actions alone: −log π by the episodes' own log-probs, log 2 of a pair."""
+    run, _ = whole
+    data = run / "rounds" / "0001" / "episodes.jsonl"
+    given = ["train", "--loss", loss, "--model", place / "sft" / "policy", "--data", data, "--device", "cpu"]
+    given += ["--output", tmp_path / "run", "--max-steps", "1", "--batch-size", "16"]
+    assert main(list(map(str, given))) == 0
+    first = lines_of(tmp_path / "run")[0]
+    played = episodes_of(run, 1)
+    per_token = np.mean([-value for one in played for turn in one.turns for value in turn.logps])
+    assert first["loss"] == pytest.approx(per_token if loss == "sft" else np.log(2), abs=1e-4)
+
+
+@pytest.mark.parametrize("known", ["tokens", "texts"])
+def test_an_expert_s_episodes_stand_against_the_policy_s_own(known, place, whole, tmp_path, capsys):
+    """Sampled ids where the policy reads the same tokens; an episode that is only text is written in them."""
+    run, _ = whole
+    best = max(episodes_of(run, 1), key=lambda one: one.return_)
+    assert best.return_ == 1
+    line = best.to_dict()
+    for turn in line["turns"] if known == "texts" else ():
+        turn |= {"action_ids": [], "logps": [], "pieces": [], "observation_ids": [], "kept_mass": None}
+    (tmp_path / "expert.jsonl").write_text(json.dumps(line) + "\n")
+    more = ["--method", "eto", "--samples", "1", "--rounds", "1", "--data", tmp_path / "expert.jsonl"]
+    assert main(words(place, tmp_path / "run", *more)) == 0
+    rows = rollouts(tmp_path / "run", 1)
+    (expert,) = [row for row in rows if row["writer"] == "data"]
+    assert (expert["id"], expert["number"]) == (best.id, 1)
+    assert expert["token_ids"] == list(best.segments()[0].token_ids)
+    assert expert["logps"] == pytest.approx(list(best.segments()[0].logps), abs=1e-5)  # of today's policy, the same
+    assert [row["writer"] for row in rows].count("policy") == 4
+    other = words(place, tmp_path / "other", *more, "--environment-options", "map=.G", "start=any")
+    assert main(other) == 2
+    assert "Give episodes of the same environment" in capsys.readouterr().err
+    line["turns"][0]["observation"] = "Something else."
+    (tmp_path / "expert.jsonl").write_text(json.dumps(line) + "\n")
+    assert main(words(place, tmp_path / "third", *more)) == 2
+    assert "begins otherwise" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from tokenq.data.layouts.parsed_row import ParsedRow, cut_where_said
 from tokenq.data.selection import PAIRINGS, SELECTIONS, LacksSelected, Pairing, Selection, only_learnt
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError, unknown_name
-from tokenq.records.examples import Example, Message, Response, Text
+from tokenq.records.examples import Action, Example, Message, Response, Text
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def read_examples(
     order = {row.where: place for place, row in enumerate(named)}
     bad: list[UnusableRow] = []
     dropped: Counter[str] = Counter()
-    found = _grouped(_parsed(named, form, style, bad, dropped), form)
+    found = _grouped(_parsed(named, form, style, bad, dropped), form, selection)
     examples = list(_selected(found, asked, PAIRINGS[pairing], order, bad, dropped))
     if bad and bad_rows == "error":
         first = min(one.place for one in bad)
@@ -152,7 +152,7 @@ def stream_examples(
                 numbers[one.where] = number
                 yield one
 
-    found = _grouped(_parsed(named(), form, style, bad, dropped), form)
+    found = _grouped(_parsed(named(), form, style, bad, dropped), form, selection)
     for example in _selected(found, SELECTIONS[selection], PAIRINGS[pairing], numbers, bad, dropped):
         number = numbers[example.where]
         if len(numbers) > _MOST_ON_THEIR_WAY:
@@ -264,11 +264,12 @@ def _as_chat(parsed: ParsedRow) -> ParsedRow:
     return parsed._replace(prompt=talk.prompt_turns(parsed.prompt), responses=tuple(responses))
 
 
-def _grouped(examples: Iterator[Example], form: Format) -> Iterator[Example]:
+def _grouped(examples: Iterator[Example], form: Format, selection: str) -> Iterator[Example]:
     """Yield the examples; formats with one row per response have consecutive rows of one prompt joined."""
     last: Example | None = None
+    grouped = form.grouped and selection not in form.apart
     for example in examples:
-        if last and form.grouped and (last.prompt, last.context) == (example.prompt, example.context):
+        if last and grouped and (last.prompt, last.context) == (example.prompt, example.context):
             last = replace(last, responses=last.responses + example.responses)
             continue
         if last:
@@ -292,12 +293,17 @@ def _check(example: Example) -> None:
     names = ("chosen", "rejected") if example.is_pair else ()
     for place, response in enumerate(example.responses):
         content, name = response.content, f"{names[place]} " if place < len(names) else ""
-        if not (content if isinstance(content, str) else content and (content[-1].content or content[-1].tool_calls)):
+        if not (content if isinstance(content, str) else content and _says(content[-1])):
             raise BadRow("empty response", f"the {name}response is empty")
         if not isinstance(content, str) and (content[0].role, content[-1].role) != ("assistant", "assistant"):
             raise BadRow("response without assistant", "the response does not begin and end with an assistant turn")
     if example.is_pair and example.responses[0].content == example.responses[1].content:
         raise BadRow("chosen equals rejected")
+
+
+def _says(turn: Message) -> bool:
+    """Return whether a turn says something; what was done in an episode may be to end at once."""
+    return bool(turn.content or turn.tool_calls) or isinstance(turn, Action)
 
 
 def _hint(bad: Sequence[UnusableRow], asked: Selection, *, some: bool) -> str:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.data.acted import Acting, is_acted
 from tokenq.data.bad_rows import BadRowsError, UnusableRow, nothing_left
 from tokenq.data.chat.cut_turns import cut_turns
 from tokenq.data.chat.rendering import INSIDE, RenderedExample, RenderedResponse, render
@@ -185,24 +186,30 @@ def _groups(
 
     Those that give none are added to `bad`.
     """
-    rendered: list[tuple[int, RenderedExample]] = []
+    rendered: list[tuple[int, RenderedExample | None]] = []
+    acting = Acting(encoder)
     for place in places:
+        if is_acted(examples[place]):
+            rendered.append((place, None))
+            continue
         marks = () if isinstance(examples[place].prompt, str) else encoder.marks
         try:
             rendered.append((place, render(examples[place], encoder.tokenizer, marks)))
         except BadRow as error:
             bad.append(UnusableRow(place, examples[place].where, error))
-    table = encoder.encode(text for _, one in rendered for text in _texts(one))
+    table = encoder.encode(text for _, one in rendered if one is not None for text in _texts(one))
     for place, one in rendered:
         counts: Counter[str] = Counter()
+        example = examples[place]
         try:
-            group = _group(examples[place], one, encoder, table, counts)
+            group = acting.group(example) if one is None else _group(example, one, encoder, table, counts)
             if reason := _unusable(group):
                 raise BadRow(reason)
         except BadRow as error:
-            bad.append(UnusableRow(place, examples[place].where, error))
+            bad.append(UnusableRow(place, example.where, error))
         else:
-            yield place, group, _located(one, table, group) if encoder.locates else (), counts
+            located = encoder.locates and (acting.texts(example, group) if one is None else _located(one, table, group))
+            yield place, group, located or (), counts
 
 
 def _texts(rendered: RenderedExample) -> Iterable[str]:

@@ -66,6 +66,26 @@ class ContextMessage(Message):
     """A turn of the assistant that stands in the context and is not learnt: data sets mark it with weight 0."""
 
 
+@dataclass(frozen=True)
+class Action(Message):
+    """What a policy did in a turn of an episode.
+
+    Attributes:
+        token_ids: the tokens that were sampled, with the one that ended it; empty where nobody knows them.
+    """
+
+    token_ids: tuple[int, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the turn with its tokens."""
+        return super().to_dict() | {"token_ids": list(self.token_ids)}
+
+    @classmethod
+    def from_dict(cls, turn: Mapping[str, Any]) -> "Action":
+        """Return the turn that `to_dict` has written."""
+        return replace(cls(**vars(Message.from_dict(turn))), token_ids=tuple(turn["token_ids"]))
+
+
 Text = str | tuple[Message, ...]
 """A plain string, or the turns of a conversation."""
 

@@ -8,7 +8,7 @@ work of `examples`; tokens are the work of `tokenize`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenq.data.layouts import answers, comparisons, pairs, rankings, ratings, steps
+from tokenq.data.layouts import answers, comparisons, episodes, pairs, rankings, ratings, steps
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import ANSWER, CHOSEN, CONVERSATION, QUESTION, REJECTED, ParsedRow
 
@@ -22,6 +22,7 @@ class Format:
         read: one row to its parts; raises `BadRow`.
         holds: "pairs", "ratings" (from which pairs can be chosen) or "responses".
         grouped: whether consecutive rows with one prompt make one example.
+        apart: what can be asked for that each row gives by itself all the same: keys of `SELECTIONS`.
         fits: what the values must look like besides the names of their columns.
         note: what is to be said of data like a row, where it could be read in more than one way.
     """
@@ -30,6 +31,7 @@ class Format:
     read: Callable[[Values], ParsedRow]
     holds: str
     grouped: bool = False
+    apart: tuple[str, ...] = ()
     fits: Callable[[Values], bool] = lambda values: True
     note: Callable[[Values], str] = lambda values: ""
 
@@ -53,6 +55,14 @@ _TALK, _LABEL = "|".join(CONVERSATION), "|".join(answers.LABELS)
 _REPLY = "completion|response"
 
 FORMATS: dict[str, Format] = {
+    "episode": Format(
+        ("turns", "return", "seed", "terminal"),
+        episodes.read_episode,
+        "ratings",
+        grouped=True,
+        apart=("responses",),
+        fits=episodes.is_episode,
+    ),
     "stepwise": Format(("prompt", "completions", "labels"), steps.read_stepwise, "ratings", grouped=True),
     "first error": Format(("|".join(steps.ASKED), "steps", "mistake_index|label"), steps.read_first_error, "ratings"),
     "marked steps": Format(("input", "label"), steps.read_marked, "ratings", fits=steps.is_marked),

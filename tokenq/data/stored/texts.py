@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from tokenq.records.examples import ContextMessage, Example, Message, Response, Text
+from tokenq.records.examples import Action, ContextMessage, Example, Message, Response, Text
+
+_KINDS = (Message, ContextMessage, Action)
 
 _FIELDS = [one.name for one in fields(Response)]
 
@@ -30,7 +32,7 @@ def from_json(text: str) -> list[tuple[int, Example]]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple) and value and isinstance(value[0], Message):
-        return [[turn.to_dict(), isinstance(turn, ContextMessage)] for turn in value]
+        return [[turn.to_dict(), _KINDS.index(type(turn))] for turn in value]
     return value
 
 
@@ -42,4 +44,4 @@ def _response(given: dict[str, Any]) -> Response:
 def _text(value: Any) -> Text:
     if isinstance(value, str):
         return value
-    return tuple((ContextMessage if context else Message).from_dict(turn) for turn, context in value)
+    return tuple(_KINDS[kind].from_dict(turn) for turn, kind in value)

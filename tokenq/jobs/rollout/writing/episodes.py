@@ -125,11 +125,25 @@ def _stored(stage: Stage, draw: Draw, asked: Round) -> list[list[Episode]]:
     found = []
     for seed, before in zip(asked.seeds, asked.before, strict=True):
         some = [in_tokens(one, player.dialogue) for one in stage.experts.get(seed, ())[:count]]
+        _refuse_other_beginning(some, before)
         name = f"{stage.game.name} seed {seed}"
         named = [replace(one, id=name, number=number, writer="data") for number, one in enumerate(some, len(before))]
         with stage.clock.of("writer"):
             found.append([replace(with_logps(one, stage.logps), version=asked.version) for one in named])
     return found
+
+
+def _refuse_other_beginning(stored: Sequence[Episode], played: Sequence[Episode]) -> None:
+    """Refuse stored episodes that are no answer to what the environment says now.
+
+    Raises:
+        UserError: names the first.
+    """
+    begins = {one.turns[0].observation_ids for one in played if one.turns}
+    for one in stored:
+        if begins and one.turns[0].observation_ids not in begins:
+            hint = "Play the expert's episodes again, with the same options and instructions."
+            raise UserError(f"{one.id} of --data begins otherwise than the environment does now.", hint)
 
 
 SOURCES: Mapping[str, Callable[[Stage, Draw, Round], list[list[Episode]]]] = {
