@@ -33,6 +33,17 @@ def test_a_conversation_grows_by_what_stands_behind_the_action():
     assert third.ids[: len(second.ids) + 3] == (*second.ids, *sampled(tokenizer, "go "))
 
 
+def test_a_sampled_token_that_says_nothing_does_not_close_an_action():
+    tokenizer = bytes_tokenizer(bos="<bos>", eos="<|im_end|>", chat_template=CHATML)
+    dialogue = open_dialogue(tokenizer)
+    first = dialogue.start("A door.")
+    cut = dialogue.extend(first, sampled(tokenizer, "go<bos>"), "go", "Where?")
+    assert not cut.starts_over
+    assert tokenizer.decode(cut.ids[len(first.ids) :]).startswith("go<bos><|im_end|>\n<|im_start|>user\nWhere?")
+    ended = dialogue.extend(first, sampled(tokenizer, "go<bos><|im_end|>"), "go", "Where?")
+    assert tokenizer.decode(ended.ids[len(first.ids) :]).startswith("go<bos><|im_end|>\n<|im_start|>user\nWhere?")
+
+
 def test_blanks_that_the_template_cuts_off_stay_as_they_were_sampled():
     tokenizer = bytes_tokenizer(eos="<|eot|>", chat_template=HEADERS.replace("{{ bos_token }}", ""))
     dialogue = open_dialogue(tokenizer)

@@ -117,11 +117,12 @@ class Dialogue:
         return tuple(found[1][len(found[0]) :])
 
     def _end(self, action_ids: Sequence[int]) -> str:
-        """Return the special tokens at the end of an action as text."""
-        end = ""
+        """Return the special tokens at the end of an action that may close it, as text."""
+        end, tokenizer = "", self.encoder.tokenizer
+        none = {tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id} - {self.encoder.eos}
         for token in reversed(action_ids):
-            said = whole_text(self.encoder.tokenizer, [token])
-            if said not in self.encoder.marks:
+            said = whole_text(tokenizer, [token])
+            if token in none or said not in self.encoder.marks:
                 break
             end = said + end
         return end

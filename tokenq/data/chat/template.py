@@ -17,6 +17,8 @@ class Tokenizer(Protocol):
     """The tokenizer methods used here; those of `transformers` fit."""
 
     bos_token_id: int | None
+    pad_token_id: int | None
+    unk_token_id: int | None
     eos_token_id: int | None
     eos_token: Any
     chat_template: Any
