@@ -155,7 +155,7 @@ def learnt(folder: Path, name: str, kind: Kind, sft: Path, seed: int, settings: 
     }
     if not run.policy.exists():
         with Progress(100) as progress:
-            online(str(sft), output=run.path, listener=progress, resume=run.path.exists(), **asked | settings)
+            online(str(sft), [], run.path, listener=progress, resume=run.path.exists(), **asked | settings)
     return run
 
 
