@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 import tokenq
 from tokenq.envs.table import find_environment
+from tokenq.errors import UserError
 from tokenq.files import digest_of, json_line, write_lines
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, pair_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.playing.models import PlayModels, open_models, player_of
-from tokenq.jobs.playing.reading import with_implicit
+from tokenq.jobs.playing.reading import with_implicit, worth_of
 from tokenq.jobs.run import Run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
@@ -26,7 +27,7 @@ from tokenq.records.episodes import Episode
 from tokenq.records.schema import SCHEMA
 from tokenq.report.episodes.played import Played
 from tokenq.rollout.episodes.config import PlayConfig
-from tokenq.rollout.episodes.game import Game, Player, Rules, Spent, Start
+from tokenq.rollout.episodes.game import ActionSearch, Game, Player, Rules, Spent, Start
 from tokenq.rollout.episodes.player import batches, lockstep
 from tokenq.rundir import provenance
 from tokenq.search.settings import Sampling, part
@@ -55,6 +56,10 @@ def play(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     top_p: float = 1.0,
     min_p: float = 0.0,
     eos: Sequence[str] = (),
+    search: Literal["none", "best_of_n", "tree"] = "none",
+    search_value: Literal["implicit", "return", "exact"] | None = None,
+    candidates: int = 4,
+    simulations: int = 16,
     writer: str = "local",
     writer_model: str | None = None,
     html: Name | None = None,
@@ -196,9 +201,18 @@ def table_of(config: PlayConfig, listener: Listener, in_memory: Mapping[str, Loa
     models = open_models(config, tokens, listener, in_memory)
     player, context = player_of(config, models, game, tokens, listener)
     row.prepare(options, range(config.seed, config.seed + config.episodes))
+    if models.pair is not None:
+        player = replace(player, worth=worth_of(models.pair.read_logps, models.beta, config.tokens_per_batch))
+    elif config.search_value == "implicit":
+        raise UserError(
+            "--search-value implicit needs a reference.", "Give --reference, or take --search-value return."
+        )
     turns, timeout = config.max_turns or row.max_turns, config.step_timeout
     sampling = part(Sampling, config)
+    value = config.search_value or ("return" if models.pair is None else "implicit")
+    search = ActionSearch(config.search, value, config.candidates, config.simulations)
     rules = Rules(sampling, config.seed, turns, tokens, context, config.when_full, timeout, config.batch_size)
+    rules = rules if config.search == "none" else replace(rules, search=search)
     return Table(config, game, player, rules, models, Spent())
 
 

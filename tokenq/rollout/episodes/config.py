@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tokenq.errors import UserError
 from tokenq.options import ReaderOptions
@@ -31,6 +32,16 @@ class PlayConfig(WriterAddress, EnvironmentOptions, ReaderOptions):
     """Draw only tokens at least this often as likely as the likeliest."""
     eos: Sequence[str] = ()
     """Further tokens that end an action, as text: one token each."""
+    search: Literal["none", "best_of_n", "tree"] = "none"
+    """Search over whole actions, in copies of the environment: the best of --candidates in every turn, or a tree."""
+    search_value: Literal["implicit", "return", "exact"] | None = None
+    """Searches: what actions are worth: Σ β log π/π_ref of their tokens, the environment's own rewards to the end as
+    the policy would play it, or the exact value, where the environment's states can be listed. Default: implicit
+    where there is a reference, else return."""
+    candidates: int = 4
+    """Searches: actions that are drawn in a state; those that read the same are one."""
+    simulations: int = 16
+    """Trees: how often it is gone on from a line of actions, in every turn."""
     seed: int = 0
     """Seed of the first episode, and of everything that is drawn."""
 
@@ -57,6 +68,9 @@ class PlayConfig(WriterAddress, EnvironmentOptions, ReaderOptions):
             raise UserError("Give either --policy or --run.", "--run takes the models of a finished training run.")
         if self.output is not None and not self.output.endswith(".jsonl"):
             raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl.")
+        if self.search != "none" and (self.temperature == 0 or self.when_full == "cut"):
+            odd = "--temperature 0, which proposes one action" if self.temperature == 0 else "--when-full cut"
+            raise UserError(f"--search {self.search} does not go with {odd}.", "Leave one of the two out.")
         refuse_address(self)
 
 
@@ -65,6 +79,8 @@ RANGES = (
     Range(("episodes",), least=1, most=10_000_000),
     Range(("batch_size",), least=1, most=100_000),
     Range(("min_p",), least=0, most=1),
+    Range(("candidates",), least=1, most=10_000),
+    Range(("simulations",), least=1, most=1_000_000),
 )
 """Ranges of the numbers of a play."""
 
@@ -73,6 +89,7 @@ SECTIONS = {
     "environment": "what to play",
     "episodes": "what to play",
     **dict.fromkeys(("max_new_tokens", "writer"), "how actions are written"),
+    "search": "how actions are searched for",
     "output": "what comes out",
     **dict.fromkeys(("seed", "tokens_per_batch", "dtype"), "how"),
 }

@@ -13,6 +13,9 @@ from tokenq.records.episodes import Turn
 from tokenq.rollout.writer import Writer
 from tokenq.search.settings import Sampling
 
+Worth = Callable[[Sequence[tuple[tuple[int, ...], tuple[int, ...]]]], list[float]]
+"""(what was read before it, tokens of an action) of each → Σ β log π/π_ref over its tokens."""
+
 
 class Start(NamedTuple):
     """How an episode begins.
@@ -78,6 +81,7 @@ class Player:
         pieces: (tokens before, tokens) → what each of them adds to the text.
         name: "policy" or "reference".
         version: updates that the weights had seen, where the writer does not say.
+        worth: reads actions with the policy and its reference, for searches; None without a reference.
     """
 
     writer: Writer
@@ -85,6 +89,24 @@ class Player:
     pieces: Callable[[Sequence[int], Sequence[int]], Sequence[str]]
     name: str = "policy"
     version: int = 0
+    worth: Worth | None = None
+
+
+@dataclass(frozen=True)
+class ActionSearch:
+    """How actions are searched for.
+
+    Attributes:
+        method: "best_of_n" or "tree".
+        value: what a line of actions is worth: "implicit", "return" or "exact".
+        candidates: actions that are proposed in a state.
+        simulations: of a tree, in every turn.
+    """
+
+    method: str
+    value: str
+    candidates: int = 4
+    simulations: int = 16
 
 
 @dataclass(frozen=True)
@@ -100,6 +122,7 @@ class Rules:
         when_full: "end" ends an episode where the context is full, "cut" leaves out its oldest turns.
         step_timeout: seconds that an environment may take for an answer; None for no limit.
         side_by_side: episodes that are played in lockstep.
+        search: how actions are searched for; None takes what is written.
     """
 
     sampling: Sampling
@@ -110,6 +133,7 @@ class Rules:
     when_full: Literal["end", "cut"] = "end"
     step_timeout: float | None = None
     side_by_side: int = 32
+    search: ActionSearch | None = None
 
 
 @dataclass

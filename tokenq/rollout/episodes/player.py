@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from tokenq.listener import Progress, silent
 from tokenq.records.episodes import Episode
 from tokenq.rollout.episodes.game import Game, Player, Rules, Spent, Start
+from tokenq.rollout.episodes.search import chosen
 from tokenq.rollout.episodes.seat import Seat
 from tokenq.rollout.writer import Sample
 from tokenq.search.sampling import mixed_seed
@@ -67,6 +68,8 @@ def lockstep(
 
 
 def _written(running: Sequence[Seat], player: Player, rules: Rules, spent: Spent) -> list[Sample]:
+    if rules.search is not None:
+        return chosen(running, rules.search, player, rules, spent)
     prompts = [seat.state.ids for seat in running]
     seeds = [mixed_seed(rules.seed, (seat.start.seed, seat.start.number, len(seat.turns)), 0) for seat in running]
     with spent.on("writing"):

@@ -37,6 +37,7 @@ class Seat:
         cut: turns that were left out, as the context was full.
         version: updates of the weights that wrote, where the writer says so.
         logps_of: which distribution its log-probs are of.
+        plan: the return of the best line that a search has seen, and the actions that lead to it from here.
     """
 
     game: Game
@@ -54,6 +55,7 @@ class Seat:
     cut: int = 0
     version: int | None = None
     logps_of: Distribution = "model"
+    plan: tuple[float, tuple[Sample, ...]] | None = None
 
     def begin(self, opened: contextlib.ExitStack) -> None:
         """Hear the first observation; the environment is closed with the stack."""
@@ -119,7 +121,7 @@ class Seat:
 
     def episode(self) -> Episode:
         """Return what was played."""
-        game, player = self.game, self.player
+        game, player, search = self.game, self.player, self.rules.search
         success = self.turns[-1].info.get("success") if self.turns else None
         assert self.reason is not None  # it is over
         return Episode(
@@ -136,7 +138,7 @@ class Seat:
             luck=self.luck,
             writer=player.name,
             version=player.version if self.version is None else self.version,
-            sampling=dict(vars(self.rules.sampling)),
+            sampling={**vars(self.rules.sampling), **({} if search is None else {"search": vars(search)})},
             engine=player.writer.engine,
             logps_of=self.logps_of,
             instructions=game.instructions,
