@@ -10,6 +10,8 @@ a token of last turns and of earlier ones costs, with intervals over dialogues. 
 
 import argparse
 import json
+import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +49,9 @@ class Token(NamedTuple):
     before: float
 
 
+REPEATS, UPDATES = 3, (2, 12)
+"""How often updates are timed, and the lengths of the two runs whose difference is timed."""
+
 WAYS = ("all turns", "last turn")
 
 
@@ -62,16 +67,18 @@ def main() -> None:
     held_out, rest = ([long[i] for i in some] for some in (order[:HELD_OUT], order[HELD_OUT:]))
     found: dict[str, list[list[Token]]] = {way: [] for way in WAYS}
     runs: dict[str, list[Path]] = {way: [] for way in WAYS}
+    ways = {WAYS[0]: rest, WAYS[1]: [last_alone(turns) for turns in rest]}
     for seed in asked.seeds:
         start = made(asked.output / f"start-{seed}", short + rest, seed)
         base = learnt(asked.output / f"base-{seed}", start, short, seed, BASE)
-        for way in WAYS:
-            rows = rest if way == "all turns" else [last_alone(turns) for turns in rest]
-            run = learnt(asked.output / f"{way.replace(' ', '-')}-{seed}", base, rows, seed, ARMS)
+        for way, talks in ways.items():
+            run = learnt(asked.output / f"{way.replace(' ', '-')}-{seed}", base, talks, seed, ARMS)
             found[way].append(judged(run, base, held_out))
             runs[way].append(run)
+    with tempfile.TemporaryDirectory() as folder:
+        rates = speed(base, ways, Path(folder))
     print(f"{len(short)} dialogues of one turn, {len(rest)} of several to learn from, {len(held_out)} held out\n")
-    print("\n".join(table(found, runs)))
+    print("\n".join(table(found, runs, rates)))
 
 
 def dialogues(data: str) -> tuple[list[Any], list[Any]]:
@@ -158,21 +165,24 @@ def tokens_of(trace: Any) -> Iterator[Token]:
         yield Token(trace.id, place >= last, -float(columns["logp"][place]), -float(columns["ref_logp"][place]))
 
 
-def table(found: Mapping[str, Sequence[Sequence[Token]]], runs: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+def table(
+    found: Mapping[str, Sequence[Sequence[Token]]], runs: Mapping[str, Sequence[Path]], rates: Mapping[str, float]
+) -> Iterator[str]:
     """Yield the lines of the table: nats a token of all seeds, an interval over dialogues."""
-    yield "| learnt | last turns: nats a token | earlier turns: nats a token | tokens/s |"
-    yield "|---|--:|--:|--:|"
+    yield "| learnt | last turns: nats a token | earlier turns: nats a token | learnt tokens | tokens/s of a core |"
+    yield "|---|--:|--:|--:|--:|"
     whole = {way: [one for seed in seeds for one in seed] for way, seeds in found.items()}
     first = whole[WAYS[0]]
     lines = {"before": [one.before for one in first]} | {way: [one.nats for one in whole[way]] for way in WAYS}
     for name, nats in lines.items():
         cells = [cell(mean_interval(*part(first, nats, last))) for last in (True, False)]
-        yield f"| {name} | {' | '.join(cells)} | {f'{speed(runs[name]):,.0f}' if name in runs else ''} |"
+        training = f"{learnt_tokens(runs[name]):.0f} | {rates[name]:,.0f}" if name in runs else " |"
+        yield f"| {name} | {' | '.join(cells)} | {training} |"
     cells = []
     for last in (True, False):
         (a, talks), (b, _) = (part(first, lines[way], last) for way in WAYS)
         cells.append(cell(difference_interval(a, b, talks)))
-    yield f"| all − last | {' | '.join(cells)} | |"
+    yield f"| all − last | {' | '.join(cells)} | | |"
     for name, seeds in found.items():
         each = [[np.mean(part(seed, [one.nats for one in seed], last)[0]) for last in (True, False)] for seed in seeds]
         yield f"<!-- {name}, each seed: " + ", ".join(f"{a:.3f} and {b:.3f}" for a, b in each) + " -->"
@@ -189,10 +199,26 @@ def cell(one: Estimate) -> str:
     return f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"
 
 
-def speed(runs: Sequence[Path]) -> float:
-    """Return tokens a second of training, prompts and all turns counted once."""
-    steps = [step for run in runs for step in JsonLines(RunDir(run).metrics).read() if "tokens" in step]
-    return float(sum(step["tokens"] for step in steps) / sum(step["seconds"] for step in steps))
+def learnt_tokens(runs: Sequence[Path]) -> float:
+    """Return how many tokens of a dialogue are learnt, on average."""
+    steps = [step for run in runs for step in JsonLines(RunDir(run).metrics).read() if "response_length" in step]
+    return float(np.mean([step["response_length"] for step in steps]))
+
+
+def speed(base: Path, ways: Mapping[str, Sequence[Any]], folder: Path) -> dict[str, float]:
+    """Return tokens a second of the processor, prompts and all turns counted, of updates alone.
+
+    Runs that differ in their number of updates alone are taken in turn: what their difference takes is updates, and
+    the processor's own clock does not see what else the machine does.
+    """
+    spent = {way: np.zeros((REPEATS, len(UPDATES), 2)) for way in ways}
+    for place in np.ndindex(REPEATS, len(UPDATES)):
+        for way, talks in ways.items():
+            run, begun = folder / f"{way}-{place}", time.process_time()
+            learnt(run, base, talks, 0, {**ARMS, "max_steps": UPDATES[place[1]]})
+            spent[way][place] = time.process_time() - begun, list(JsonLines(RunDir(run).metrics).read())[-1]["tokens"]
+    extra = {way: np.diff(each, axis=1)[:, 0] for way, each in spent.items()}
+    return {way: float(np.median(each[:, 1] / each[:, 0])) for way, each in extra.items()}
 
 
 if __name__ == "__main__":

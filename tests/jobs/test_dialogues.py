@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import zlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ from transformers import AutoModelForCausalLM
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.data.chat.messages import as_turns
+from tokenq.data.prompts import Prompt
+from tokenq.jobs.doctor.writer import _template
 from tokenq.records.results import read_results
 
 TEMPLATE = (
@@ -127,6 +131,19 @@ def test_a_conversation_with_tools_is_read_and_shown(place, tmp_path):
     assert "".join(piece for piece, written in pieces if written).replace("<|im_end|>", "") == "".join(
         f"{call}{answer}" for call, answer in ((first, "5"), (second, "6"))
     ).replace("<|im_end|>", "")
+
+
+def test_a_server_is_asked_for_tokens_with_the_tools_of_a_prompt():
+    asked = []
+    server = SimpleNamespace(
+        root="there", send=lambda url, bodies: asked.append((url, *bodies)) or [{"tokens": [1, 2]}]
+    )
+    prompt = Prompt("a", as_turns(TURNS[:3]), "row 1", {"tools": TOOLS, "mood": "calm"})
+    assert _template(SimpleNamespace(model="m", server=server), [prompt], [(1, 2)]) == ((), [])
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 2}'}}
+    said = [TURNS[0], {"role": "assistant", "content": "", "tool_calls": [call]}, TURNS[2]]
+    more = {"tools": TOOLS, "chat_template_kwargs": {"mood": "calm"}}
+    assert asked == [("there/tokenize", {"model": "m", "add_generation_prompt": True, "messages": said, **more})]
 
 
 def test_a_search_goes_on_behind_the_result_of_a_tool(place, tmp_path):

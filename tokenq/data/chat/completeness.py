@@ -36,20 +36,28 @@ def refuse_unwritten_tools(asked: Sequence[Message], write: Write, without: Writ
 def refuse_unwritten(turns: tuple[Message, ...], first: int, write: Write) -> None:
     """Refuse turns from a place on with tool calls, or results of tools, that the template does not write.
 
+    Of turns alike (with so many calls, of a tool) the first is tried: a template goes by what a turn has.
+
     Raises:
         BadRow: says which.
     """
+    tried: set[tuple[str, int]] = set()
     for place, turn in enumerate(turns[first:], first):
-        if turn.tool_calls and writes_alike(turns[:place], turn, replace(turn, tool_calls=turn.tool_calls[:-1]), write):
-            said = f"{'all ' if len(turn.tool_calls) > 1 else ''}the tool calls of turn {place + 1}"
-            raise BadRow("tool calls that are not written", f"the chat template does not write {said}", _HINT)
-        if (
-            turn.role == "tool"
-            and turn.content.strip()
-            and writes_alike(turns[:place], turn, replace(turn, content=""), write)
-        ):
-            said = f"the result of a tool in turn {place + 1}"
-            raise BadRow("results of tools that are not written", f"the chat template does not write {said}", _HINT)
+        kind = turn.role, len(turn.tool_calls)
+        asks = turn.tool_calls or (turn.role == "tool" and turn.content.strip())
+        if not asks or kind in tried:
+            continue
+        tried.add(kind)
+        less = replace(turn, tool_calls=turn.tool_calls[:-1]) if turn.tool_calls else replace(turn, content="")
+        if writes_alike(turns[:place], turn, less, write):
+            every = "all " if len(turn.tool_calls) > 1 else ""
+            what, said = ("tool calls", f"{every}the tool calls of") if turn.tool_calls else _RESULTS
+            raise BadRow(
+                f"{what} that are not written", f"the chat template does not write {said} turn {place + 1}", _HINT
+            )
+
+
+_RESULTS = ("results of tools", "the result of a tool in")
 
 
 def refuse_lost_thoughts(turns: tuple[Message, ...], write: Write) -> None:

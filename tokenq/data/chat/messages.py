@@ -110,6 +110,15 @@ def as_turn(turn: Mapping[str, Any]) -> Message:
     return kind(known, text, calls, *of_tool, reasoning)
 
 
+def for_server(turn: Message) -> dict[str, Any]:
+    """Return a turn as an OpenAI-compatible server takes it: arguments of calls are JSON text there."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.dumps(call["function"]["arguments"])}}
+        for call in turn.tool_calls
+    ]
+    return turn.to_dict() | ({"tool_calls": calls} if calls else {})
+
+
 def unmarked(turns: Sequence[Message]) -> tuple[Message, ...]:
     """Return turns without marks of what is learnt: nothing is learnt of a prompt."""
     return tuple(Message(**vars(turn)) for turn in turns)

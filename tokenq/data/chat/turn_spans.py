@@ -70,8 +70,8 @@ def _span(talk: Conversation, index: int) -> Span | None:
     if index == len(turns) - 1:
         return start, len(full)
     after = talk.write(turns[: index + 1], False).rstrip()
-    turn, thoughtless = turns[index], replace(turns[index], reasoning="")
-    if turn.reasoning and writes_alike(tuple(turns[:index]), turn, thoughtless, talk.write):
+    turn = turns[index]
+    if turn.reasoning and not _writes_thoughts(talk, index, after[start:]):
         return None
     if full.startswith(after) and len(after) >= start:
         return start, _closed(talk, index, len(after))
@@ -80,6 +80,18 @@ def _span(talk: Conversation, index: int) -> Span | None:
     # Empty thoughts, which some templates write into the last turn alone, are no part of an earlier one.
     leads = [one for one in (lead, "")[: 1 if turn.reasoning else 2] if full.startswith(one + said, start)]
     return (start, _closed(talk, index, start + len(leads[0]) + len(said))) if found and said and leads else None
+
+
+def _writes_thoughts(talk: Conversation, index: int, written: str) -> bool:
+    """Return whether a template writes what was thought before a turn that is the last one."""
+    turn, before = talk.turns[index], tuple(talk.turns[:index])
+    if len(turn.reasoning) > _TELLING and turn.reasoning.strip() in written:
+        return True
+    return not writes_alike(before, turn, replace(turn, reasoning=""), talk.write)
+
+
+_TELLING = 40
+"""Characters of which a text is nowhere by chance."""
 
 
 def _begin(before: str, full: str) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tokenq.data.chat.messages import for_server
 from tokenq.data.prompts import Prompt, encode_prompts, load_prompts
 from tokenq.data.sources import Data
 from tokenq.doctor.config import DoctorConfig
@@ -139,7 +140,10 @@ def _template(
     if isinstance(first.text, str):
         body["prompt"] = first.text
     else:
-        body["messages"] = [turn.to_dict() for turn in first.text]
+        more = dict(first.context)
+        body["messages"] = [*map(for_server, first.text)]
+        body |= {"tools": more.pop("tools")} if "tools" in more else {}
+        body |= {"chat_template_kwargs": more} if more else {}
     try:
         (answer,) = writer.server.send(f"{writer.server.root}/tokenize", [body])
         theirs = list(answer["tokens"])
