@@ -80,7 +80,10 @@ def test_tools_are_written_or_refused():
     tokenizer = bytes_tokenizer(eos="<|im_end|>", chat_template=TOOLS)
     dialogue = open_dialogue(tokenizer, tools=[SCHEMA])
     assert "tools\nlook" in tokenizer.decode(dialogue.start("A door.").ids)
-    for template in (CHATML, None, CHATML + "{{ tools and raise_exception('no tools') }}"):
+    asks = TOOLS.replace(
+        "{% for m", "{% if messages[-1].role == 'tool' %}{{ messages[-2].tool_calls[0] }}{% endif %}{% for m"
+    )
+    for template in (CHATML, None, CHATML + "{{ tools and raise_exception('no tools') }}", asks):
         with pytest.raises(UserError, match="ools cannot be written"):
             open_dialogue(bytes_tokenizer(chat_template=template), tools=[SCHEMA])
 

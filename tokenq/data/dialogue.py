@@ -143,7 +143,7 @@ def open_dialogue(tokenizer: Tokenizer, instructions: str = "", tools: Sequence[
         tools: JSON schemas of the functions that may be called.
 
     Raises:
-        UserError: tools that cannot be written, as there is no chat template or it does not write them.
+        UserError: tools that cannot be written: there is no chat template, or it does not write them or their results.
     """
     encoder = Encoder.of(tokenizer)
     system = (Message("system", instructions),) if instructions else ()
@@ -157,6 +157,8 @@ def open_dialogue(tokenizer: Tokenizer, instructions: str = "", tools: Sequence[
     try:
         if tools and form(write, (*system, _PROBE)) == form(chat, (*system, _PROBE)):
             raise BadRow("the chat template does not write tools")
+        if tools:  # sooner than amid an episode
+            form(write, (*system, _PROBE, Message("assistant", "Good."), _RESULT))
     except BadRow as problem:
         raise UserError(f"Tools cannot be written: {problem.detail}.", _TOOLS) from problem
     return Dialogue(encoder, partial(form, write), system)
@@ -164,6 +166,7 @@ def open_dialogue(tokenizer: Tokenizer, instructions: str = "", tools: Sequence[
 
 _TOOLS = "Take a model that calls tools, or give its template with --chat-template FILE."
 _PROBE = Message("user", "Hello.")
+_RESULT = Message("tool", "Well.", tool_call_id="000000000", name="f")
 
 
 def _headed(write: Write, turns: Sequence[Message]) -> str:
