@@ -128,7 +128,7 @@ class Dialogue:
         return end
 
 
-_HINT = "Give a template that can with --chat-template FILE, or take an environment that says less."
+_HINT = "Take an environment that says less[, or give a template that can with --chat-template FILE]."
 
 
 def open_dialogue(tokenizer: Tokenizer, instructions: str = "", tools: Sequence[Mapping[str, Any]] = ()) -> Dialogue:
@@ -164,7 +164,7 @@ def open_dialogue(tokenizer: Tokenizer, instructions: str = "", tools: Sequence[
     return Dialogue(encoder, partial(form, write), system)
 
 
-_TOOLS = "Take a model that calls tools, or give its template with --chat-template FILE."
+_TOOLS = "Take a model that calls tools[, or give its template with --chat-template FILE]."
 _PROBE = Message("user", "Hello.")
 _RESULT = Message("tool", "Well.", tool_call_id="000000000", name="f")
 

@@ -207,6 +207,8 @@ def test_a_full_context_ends_an_episode():
     assert (episode.reason, episode.terminal, len(episode.turns), episode.observation) == ("context", False, 2, "2!")
     (longer,) = lockstep(Game("counting", {}, Counting), [Start(9)], player, replace(RULES, context=27))
     assert len(longer.turns) == 3
+    (none,) = lockstep(Game("counting", {}, Counting), [Start(9)], player, replace(RULES, context=6))
+    assert (none.reason, none.turns, none.error) == ("context", (), "it begins with 6 tokens, and 6 are read at most")
 
 
 def test_a_full_context_loses_its_oldest_turns_where_that_is_asked_for():

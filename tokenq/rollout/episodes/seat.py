@@ -86,6 +86,9 @@ class Seat:
                 self.cut += left_out
             if len(self.state.ids) >= self.rules.context:
                 self.reason = "context"
+                if not self.turns:
+                    tokens = len(self.state.ids)
+                    self.error = f"it begins with {tokens} tokens, and {self.rules.context} are read at most"
         return self.reason is None
 
     def act(self, sample: Sample) -> None:
