@@ -14,6 +14,7 @@ from toy_tokenizers import CHATML, MARKED, bytes_tokenizer
 from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
+from tokenq.data.prompts import load_prompts
 from tokenq.data.sources import prompt_hash
 from tokenq.data.stored.texts import from_json, to_json
 from tokenq.data.tokenize import tokenize
@@ -311,6 +312,16 @@ def test_a_turn_of_the_assistant_in_every_spelling(turn, expected):
 def test_a_turn_that_answers_a_call(turn, expected):
     (one,) = examples({"messages": [user("?"), said("."), turn, said("!")]})
     assert one.responses[0].content[1] == expected
+
+
+def test_tools_within_a_request_reach_the_template():
+    request = {"messages": TURNS[:1], "tools": [ADD]}
+    row = {"input": request, "preferred_output": [called(2, 3)], "non_preferred_output": [said("Six.")]}
+    (pair,) = examples(row, selection="pairs")
+    assert pair.context == {"tools": [ADD]}
+    assert [len(response.content[0].tool_calls) for response in pair.responses] == [1, 0]
+    loaded = load_prompts([{"custom_id": "1", "method": "POST", "url": "/v1/chat/completions", "body": request}])
+    assert loaded.prompts[0].context == {"tools": [ADD]}
 
 
 def test_calls_one_after_the_other_are_one_turn():

@@ -125,7 +125,7 @@ def template_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BadRow: they are no record, tools are no list of records, or a name is not theirs to set.
     """
-    given, tools = (_argument(values, name) for name in TEMPLATE)
+    given, tools = (_argument(_holder(values, name), name) for name in TEMPLATE)
     if given is not None and not (isinstance(given, Mapping) and all(isinstance(key, str) for key in given)):
         raise BadRow("broken chat_template_kwargs", "column 'chat_template_kwargs' holds no record of names and values")
     found = dict(given or {})
@@ -138,6 +138,16 @@ def template_arguments(values: Mapping[str, Any]) -> dict[str, Any]:
     if listed is not None and not (isinstance(listed, list) and all(isinstance(tool, Mapping) for tool in listed)):
         raise BadRow("broken tools", "column 'tools' holds no list of records, one for each tool")
     return found
+
+
+def _holder(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the record that has a column: the row, or the request within a row of OpenAI's files."""
+    within = (values.get(key) for key, mark in REQUESTS.items() if mark in values)
+    return next((one for one in within if isinstance(one, Mapping) and name in one and name not in values), values)
+
+
+REQUESTS = {"input": "preferred_output", "body": "body"}
+"""Columns of a request, and the columns by which rows with one are told: preferences, batches."""
 
 
 def _argument(values: Mapping[str, Any], name: str) -> Any:
