@@ -74,9 +74,9 @@ def write_episode_page(path: Path, episodes: Iterable[Episode], *, title: str, r
 def _table(numbers: PlayNumbers) -> Table:
     actions = max(1, numbers.turns)
     ended = ", ".join(f"{reason} {count}" for reason, count in numbers.ended.items())
-    head = ("episodes", "success", "return", "actions", "invalid", "cut actions", "tokens", "ended")
+    head = ("", "success", "return", "actions", "invalid", "cut actions", "tokens", "ended")
     shares = (numbers.invalid / actions, numbers.truncated / actions)
-    row = (str(numbers.episodes), numbers.success, numbers.mean_return, numbers.turns, *shares, numbers.tokens, ended)
+    row = (f"{numbers.episodes} episodes", numbers.success, numbers.mean_return, numbers.turns, *shares, numbers.tokens, ended)
     errors = "; ".join(f"{error} ({count})" for error, count in numbers.errors.items())
     return Table("Numbers", head, [row], f"What environments failed with: {errors}." if errors else "")
 
