@@ -2,8 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int
@@ -56,6 +56,15 @@ class Writer(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A writer that need not read a dialogue from its beginning at every turn."""
+
+    def remembering(self) -> Writer:
+        """Return a writer like this one that keeps what it reads from now on; its weights must stay as they are."""
+        ...
+
+
 @dataclass(frozen=True)
 class LocalWriter:
     """The stepper over a model in this process: a prompt is computed once for all its samples.
@@ -65,12 +74,19 @@ class LocalWriter:
         limits: where responses end.
         engine: what computes, and in which type.
         prepared: puts the model into the state in which it writes, for the duration of a block.
+        dialogues: gives a function like `stepper`, whose steppers go on from prompts that an earlier one has read; None
+            to read every prompt from its beginning.
     """
 
     stepper: Callable[[], Stepper]
     limits: Limits
     engine: str = "local"
     prepared: Callable[[], contextlib.AbstractContextManager[None]] = field(default=contextlib.nullcontext)
+    dialogues: Callable[[], Callable[[], Stepper]] | None = None
+
+    def remembering(self) -> "LocalWriter":
+        """Return the writer of dialogues that go on, as if it had read nothing yet."""
+        return self if self.dialogues is None else replace(self, stepper=self.dialogues())
 
     def write(self, prompts: Sequence[Sequence[int]], count: int, sampling: Sampling, seed: Seed) -> list[list[Sample]]:
         """Return `count` responses to every prompt."""

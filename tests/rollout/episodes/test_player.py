@@ -13,7 +13,7 @@ from tokenq.data.dialogue import open_dialogue
 from tokenq.envs.environment import Step
 from tokenq.envs.table import find_environment
 from tokenq.models.forward.packed_lm import PackedLM
-from tokenq.models.forward.stepper import ModelStepper
+from tokenq.models.forward.stepper import ModelStepper, remembering
 from tokenq.records.examples import Message
 from tokenq.rollout.episodes.game import Game, Player, Rules, Spent, Start, action_pieces
 from tokenq.rollout.episodes.player import lockstep, play
@@ -121,7 +121,7 @@ def test_episodes_side_by_side_are_asked_as_one_batch_until_each_is_over():
 def local():
     lm = PackedLM(tiny_model("llama", layers=1, seed=1, vocab_size=263).eval(), "segments")
     limits = Limits((PLAIN.eos_token_id,), 8, context=256)
-    writer = LocalWriter(lambda: ModelStepper(lm), limits)
+    writer = LocalWriter(lambda: ModelStepper(lm), limits, dialogues=partial(remembering, lm))
     return Player(writer, open_dialogue(PLAIN), action_pieces(PLAIN, limits.eos))
 
 

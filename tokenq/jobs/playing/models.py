@@ -2,7 +2,8 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tokenq.data.dialogue import Dialogue, open_dialogue
@@ -14,7 +15,7 @@ from tokenq.listener import Listener
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import ReferencedPolicy
-from tokenq.models.forward.stepper import ModelStepper, PromptMemory
+from tokenq.models.forward.stepper import ModelStepper, remembering
 from tokenq.models.limits import ModelLimits, least_context
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
@@ -42,7 +43,6 @@ class PlayModels:
         identities: by role, as provenance has them.
         files: stamps of the files that the weights are mapped from.
         context: most tokens that all of them read; None for no limit.
-        memory: what the policy has read of dialogues that go on.
     """
 
     lm: PackedLM
@@ -52,7 +52,6 @@ class PlayModels:
     identities: Mapping[str, Mapping[str, Any]]
     files: tuple[Stamp, ...]
     context: int | None
-    memory: PromptMemory = field(default_factory=PromptMemory)
 
 
 def _named(config: PlayConfig, in_memory: Mapping[str, Loaded]) -> RunModels:
@@ -138,13 +137,12 @@ def player_of(
     limits = Limits(ends, max_new_tokens, context=models.context)
     pieces = action_pieces(models.tokenizer, ends)
     if config.writer != LOCAL:
-        writer, limits = _remote(config, models, limits, listener)
-        return Player(writer, dialogue, pieces), limits.context
+        held, limits = _remote(config, models, limits, listener)
+        return Player(held, dialogue, pieces), limits.context
     lm = models.lm
     engine = f"tokenq {next(lm.parameters()).dtype}".replace("torch.", "")
-    return Player(
-        LocalWriter(lambda: ModelStepper(lm, memory=models.memory), limits, engine), dialogue, pieces
-    ), limits.context
+    writer = LocalWriter(lambda: ModelStepper(lm), limits, engine, dialogues=partial(remembering, lm))
+    return Player(writer, dialogue, pieces), limits.context
 
 
 def _remote(config: PlayConfig, models: PlayModels, limits: Limits, listener: Listener) -> tuple[HeldWriter, Limits]:

@@ -118,7 +118,6 @@ class Table:
 
     def episodes(self, starts: Sequence[Start], tell: Callable[[int, int], None]) -> list[Episode]:
         """Return episodes that are played side by side, read against the reference where there is one."""
-        self.models.memory.forget()  # bits depend on what was read before: on nothing but what is played now
         found = lockstep(self.game, starts, self.player, self.rules, self.spent, tell)
         if self.models.pair is not None:
             config = self.config

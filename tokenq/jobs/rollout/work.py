@@ -35,7 +35,7 @@ from tokenq.listener import Listener
 from tokenq.models.forward.networks import NETWORKS, PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
-from tokenq.models.forward.stepper import ModelStepper
+from tokenq.models.forward.stepper import ModelStepper, remembering
 from tokenq.models.limits import least_context
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout
@@ -129,7 +129,7 @@ def round_work(
     longest = config.max_length if context is None else min(context, config.max_length)
     limits = Limits(ends_of(policy, models.tokenizer, config.eos), config.tokens_of_response, context=longest)
     engine = f"tokenq {next(policy.parameters()).dtype}".replace("torch.", "")
-    own = LocalWriter(lambda: ModelStepper(policy), limits, engine, prepared)
+    own = LocalWriter(lambda: ModelStepper(policy), limits, engine, prepared, partial(remembering, policy))
     first = LocalWriter(lambda: ModelStepper(reference.lm), limits, engine, reference.prepared)
     where = str(accelerator.device)
     scorers = Scorers(scorer, reference.scorer, partial(recalled, policy, run), models.tokenizer, where)

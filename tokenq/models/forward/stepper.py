@@ -1,7 +1,7 @@
 """Step a policy and its reference: prompts are computed once and shared by branches."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -92,22 +92,23 @@ class PromptMemory:
         length, start = max(fitting, default=(0, 0))
         return start, start + min(length, len(prompt) - 1)
 
-    def forget(self) -> None:
-        """Read every prompt from its beginning."""
-        self.prompts, self.keys, self.values = {}, {}, {}
-
     def keep(self, prompts: Sequence[Sequence[int]], read: Prefill) -> None:
         """Keep what was read in place of what was there, as long as that is not too much."""
         starts = accumulate(map(len, prompts), initial=0)
         size = sum(one.nbytes for kept in (read.keys, read.values) for one in kept.values())
-        self.forget()
-        if size <= MOST_KEPT:
-            self.prompts = dict(zip(map(tuple, prompts), starts, strict=False))
-            self.keys, self.values = dict(read.keys), dict(read.values)
+        fits = size <= MOST_KEPT
+        self.prompts = dict(zip(map(tuple, prompts), starts, strict=False)) if fits else {}
+        self.keys, self.values = (dict(read.keys), dict(read.values)) if fits else ({}, {})
 
 
 MOST_KEPT = 2**32
 """Bytes of keys and values that are kept of prompts between their turns."""
+
+
+def remembering(lm: PackedLM) -> Callable[[], ModelStepper]:
+    """Return a function that makes steppers, each of which goes on from the prompts that the one before has read."""
+    memory = PromptMemory()
+    return lambda: ModelStepper(lm, memory=memory)
 
 
 class Caching:

@@ -76,7 +76,15 @@ def _table(numbers: PlayNumbers) -> Table:
     ended = ", ".join(f"{reason} {count}" for reason, count in numbers.ended.items())
     head = ("", "success", "return", "actions", "invalid", "cut actions", "tokens", "ended")
     shares = (numbers.invalid / actions, numbers.truncated / actions)
-    row = (f"{numbers.episodes} episodes", numbers.success, numbers.mean_return, numbers.turns, *shares, numbers.tokens, ended)
+    row = (
+        f"{numbers.episodes} episodes",
+        numbers.success,
+        numbers.mean_return,
+        numbers.turns,
+        *shares,
+        numbers.tokens,
+        ended,
+    )
     errors = "; ".join(f"{error} ({count})" for error, count in numbers.errors.items())
     return Table("Numbers", head, [row], f"What environments failed with: {errors}." if errors else "")
 

@@ -6,13 +6,14 @@ that of the episode, its number, and the turn: which episodes are played beside 
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from tokenq.listener import Progress, silent
 from tokenq.records.episodes import Episode
 from tokenq.rollout.episodes.game import Game, Player, Rules, Spent, Start
 from tokenq.rollout.episodes.search import chosen
 from tokenq.rollout.episodes.seat import Seat
-from tokenq.rollout.writer import Sample
+from tokenq.rollout.writer import Remembering, Sample
 from tokenq.search.sampling import mixed_seed
 
 
@@ -55,6 +56,8 @@ def lockstep(
         UserError: see `play`.
     """
     spent = spent or Spent()
+    if isinstance(player.writer, Remembering):
+        player = replace(player, writer=player.writer.remembering())
     seats = [Seat(game, start, player, rules, spent) for start in starts]
     with spent.on("seconds"), contextlib.ExitStack() as opened:
         for seat in seats:
