@@ -11,6 +11,7 @@ import pytest
 from tool_templates import BRACKETS, CHANNELS, FORGETS, GOES_ON, HERMES, IPYTHON, LAST_ENDED, NEXT_ENDS, TWO_ROLES
 from toy_tokenizers import CHATML, MARKED, bytes_tokenizer
 
+from tokenq.data.chat.messages import text_of_turn
 from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
@@ -398,7 +399,7 @@ def test_turns_at_rest_have_the_fields_that_are_set():
     assert repr(plain) == "Message(role='user', content='2+3?')"
     assert asks.to_dict() == {"role": "assistant", "content": "", "reasoning_content": "Add.", "tool_calls": [CALL]}
     assert answers.to_dict() == {"role": "tool", "content": "5", "tool_call_id": "1", "name": "add"}
-    assert asks.text == '{"name": "add", "arguments": {"a": 2, "b": 3}}'
+    assert text_of_turn(asks) == '{"name": "add", "arguments": {"a": 2, "b": 3}}'
     for turn in (plain, asks, answers):
         assert Message.from_dict(json.loads(json.dumps(turn.to_dict()))) == turn
     assert len({asks, Message("assistant", "", (CALL, CALL), reasoning="Add.")}) == 2

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.data.chat.messages import text_of_turn
 from tokenq.errors import UserError
 from tokenq.records.examples import Text
 
@@ -47,7 +48,7 @@ class Comparison:
         """Return the prompt as a reader sees it, the turns of a dialogue written out."""
         if isinstance(self.prompt, str):
             return self.prompt
-        return "\n\n".join(f"{turn.role}: {turn.text}" for turn in self.prompt)
+        return "\n\n".join(f"{turn.role}: {text_of_turn(turn)}" for turn in self.prompt)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 This module imports neither torch nor transformers, so that reports and the command line can read records at once.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
@@ -43,12 +42,6 @@ class Message:
         more: dict[str, Any] = {"reasoning_content": self.reasoning, "tool_calls": [*self.tool_calls]}
         more |= {"tool_call_id": self.tool_call_id, "name": self.name}
         return {"role": self.role, "content": self.content} | {key: value for key, value in more.items() if value}
-
-    @property
-    def text(self) -> str:
-        """The turn as a reader sees it: what was said, and each call as JSON on a line of its own."""
-        calls = [json.dumps(call["function"], ensure_ascii=False) for call in self.tool_calls]
-        return "\n".join([*([self.content] if self.content or not calls else []), *calls])
 
     @classmethod
     def from_dict(cls, turn: Mapping[str, Any]) -> "Message":

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tokenq.data.chat.messages import text_of_turn
 from tokenq.files import JsonLines, write_text
 from tokenq.records.rollouts import Rollout
 from tokenq.report.doctor_page import HEIGHT, WIDTH, Figure, Line, drawn_figure
@@ -306,7 +307,7 @@ def _prompt(one: Rollout) -> list[tuple[str, str]]:
     """Return a prompt as (role, text); a text has no role."""
     if isinstance(one.prompt, str):
         return [("", _short(one.prompt))]
-    return [(turn.role, _short(turn.text)) for turn in one.prompt]
+    return [(turn.role, _short(text_of_turn(turn))) for turn in one.prompt]
 
 
 def _short(text: str) -> str:

@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from tokenq.data.chat.messages import text_of_turn
 from tokenq.files import write_text
 from tokenq.records.examples import Message, Text
 from tokenq.records.results import Candidate, SearchResult, SearchTree
@@ -131,7 +132,7 @@ def _first_words(prompt: Text) -> str:
     """Return the beginning of a prompt; of a conversation, that of what the user said last."""
     if isinstance(prompt, str):
         return prompt[:200]
-    said = [turn.content for turn in prompt if turn.role == "user"] or [turn.text for turn in prompt] or [""]
+    said = [turn.content for turn in prompt if turn.role == "user"] or [text_of_turn(turn) for turn in prompt] or [""]
     return said[-1][:200]
 
 
@@ -142,7 +143,7 @@ def _best(candidates: Sequence[Candidate]) -> int | None:
 
 
 def _turn(turn: Message) -> dict[str, str]:
-    return {"role": turn.role, "content": turn.text}
+    return {"role": turn.role, "content": text_of_turn(turn)}
 
 
 def _result(result: SearchResult) -> dict[str, Any]:

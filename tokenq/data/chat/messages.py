@@ -110,6 +110,12 @@ def as_turn(turn: Mapping[str, Any]) -> Message:
     return kind(known, text, calls, *of_tool, reasoning)
 
 
+def text_of_turn(turn: Message) -> str:
+    """Return a turn as a reader sees it: what was said, and each call as JSON on a line of its own."""
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.tool_calls]
+    return "\n".join([*([turn.content] if turn.content or not calls else []), *calls])
+
+
 def for_server(turn: Message) -> dict[str, Any]:
     """Return a turn as an OpenAI-compatible server takes it: arguments of calls are JSON text there."""
     calls = [
