@@ -216,6 +216,21 @@ def test_thoughts_go_into_the_text_where_the_template_looks_for_them_there():
     assert text == "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n«<think>\nso\n</think>\n\nyes<|im_end|>»"
 
 
+def test_a_turn_that_is_not_to_be_learnt_does_not_count_as_left_out():
+    """A row for every turn: the turns up to it, those before with weight 0."""
+    turns = [turn | ({"weight": 0} if turn["role"] == "assistant" else {}) for turn in THOUGHT[:3]] + THOUGHT[3:4]
+    text, summary = marked(FORGETS, turns, eos="<|im_end|>")
+    assert text.partition("2+3?<|im_end|>\n")[2] == (
+        "<|im_start|>assistant\n<think>\nt1\n</think>\n\n"
+        '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 3}}</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>5</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n«<think>\nt3\n</think>\n\nFive.<|im_end|>»"
+    )
+    assert summary.rewritten_turns == 0
+    weighed = [turn | ({"weight": 0} if place == 3 else {}) for place, turn in enumerate(THOUGHT[2:], 2)]
+    assert marked(FORGETS, [user("?"), said("!"), *weighed], eos="<|im_end|>")[1].rewritten_turns == 0
+
+
 def test_what_a_marked_template_writes_otherwise_later_is_not_learnt():
     forgets = MARKED.replace(
         "{% generation %}{{ m.content",

@@ -243,7 +243,7 @@ def hold_out_prompts(prompts: Sequence[Prompt], size: float, *, seed: int) -> tu
     return kept, held_out
 
 
-Turns = Sequence[Message | Mapping[str, str]]
+Turns = Sequence[Message | Mapping[str, Any]]
 Given = str | Turns | Sequence[str | Turns]
 """Prompts as they are given in Python: a text, the turns of a conversation, or several of these."""
 

@@ -38,7 +38,7 @@ class Conversation(NamedTuple):
 
 
 def assistant_spans(talk: Conversation) -> tuple[dict[int, Span], bool]:
-    """Return the span of each assistant turn in the response by number, and whether any was not found.
+    """Return the span of each assistant turn in the response by number, and whether one to be learnt was not found.
 
     A start of 0 stands for where the response begins. A turn that the template writes otherwise once others follow
     (without what was thought there, say), or behind another text than it was written behind, is left out.
@@ -51,7 +51,7 @@ def assistant_spans(talk: Conversation) -> tuple[dict[int, Span], bool]:
     spans = {index: (0 if index == talk.first else start, end) for index, (start, end) in found.items()}
     if places[-1] not in spans:
         spans[places[-1]] = _last_turn(talk)
-    return spans, len(spans) < len(places)
+    return spans, any(index not in spans and not isinstance(talk.turns[index], ContextMessage) for index in places)
 
 
 def learnt(talk: Conversation, spans: dict[int, Span]) -> tuple[Span, ...] | None:
@@ -112,8 +112,11 @@ def _said(talk: Conversation, index: int, written: str) -> str:
 
 
 def end_of_turn(write: Write, before: Sequence[Message]) -> str:
-    """Return what a template writes behind the text of an assistant turn that is the last one."""
-    return write((*before, Message("assistant", _PROBE)), False).rpartition(_PROBE)[2]
+    """Return what a template writes behind the text of an assistant turn that is the last one, "" if it takes none."""
+    try:
+        return write((*before, Message("assistant", _PROBE)), False).rpartition(_PROBE)[2]
+    except BadRow:
+        return ""
 
 
 _PROBE = "Good."
@@ -138,7 +141,10 @@ def as_generated(turns: Sequence[Message], before: str, whole: str, write: Write
     if common_length(before, whole) >= len(write(turns[:-1], False).rstrip()):
         return None
     alone = (*(turn for turn in turns[:1] if turn.role == "system"), Message("user", _PROBE))
-    asked, said = write(alone, True), write((*alone, turns[-1]), False)
+    try:
+        asked, said = write(alone, True), write((*alone, turns[-1]), False)
+    except BadRow:
+        return None
     own = said.removeprefix(asked).rstrip()
     return before + own if said.startswith(asked) and whole.rstrip().endswith(own) else None
 
