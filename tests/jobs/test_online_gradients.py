@@ -11,7 +11,7 @@ from forked import done, two_ranks
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokenq
 from tokenq.cli.main import main
@@ -145,6 +145,22 @@ def test_the_values_of_a_dpo_run_are_a_baseline_and_its_rewards_may_be_added(pla
     group = read_advantages(tmp_path / "grpo" / "rounds" / "0001" / "advantages.jsonl")[0]
     column = next(one.token_columns["advantages"] for one in group.responses if len(one.ids) > 1)
     assert len(set(column.tolist())) > 1  # one for each token
+
+
+def test_the_judge_itself_rewards_every_token(place, tmp_path):
+    """A potential of the text's length: each token is credited with the characters that it and those after it add."""
+    asked = ["--method", "reinforce", "--token-rewards", "judge", "--token-reward-form", "potential", "--rounds", "1"]
+    judged = ["--judge", f"{place / 'length.py'}:score"]
+    assert main(words(place, tmp_path / "run", *asked, judged=judged)) == 0
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    lines = JsonLines(tmp_path / "run" / "rounds" / "0001" / "advantages.jsonl").read()
+    for line in lines:
+        count, ids = len(line["token_ids"]), [*line["prompt_ids"], *line["token_ids"]]
+        texts = [tokenizer.decode(ids[: len(ids) - left], skip_special_tokens=True) for left in range(count + 1)]
+        assert line["advantages"][::-1] == [len(texts[0]) - len(text) for text in texts[1:]]
+        assert line["advantages"][0] == line["reward"] == len(line["response"])
+    assert rounds_of(tmp_path / "run")[0]["round/judgements"] == len(lines) == 24
+    assert main(words(place, tmp_path / "no", *asked, judged=["--judge", "ask"])) == 2
 
 
 def test_a_process_reward_model_learns_beside_the_policy_and_its_rewards_are_read_before_it_does(place, tmp_path):

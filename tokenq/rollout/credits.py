@@ -60,10 +60,10 @@ class CreditOptions:
     """What a token is credited with: the returns that follow it, these against the prompt's other responses (group,
     leave_one_out), against a value network (gae), against V* of a DPO run (implicit), or PRIME's sum of both. auto: as
     the method has it."""
-    token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model"] = "auto"
+    token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model", "judge"] = "auto"
     """Rewards of single tokens beside the judge's: β log π/π_ref of --credit-run, or of a process reward model that is
-    trained on the outcomes (prime), or what each token adds to the score of --reward-model. auto: as --credit has
-    it."""
+    trained on the outcomes (prime), or what each token adds to the score of --reward-model, or to the judge's own
+    number of the text so far. auto: as --credit has it."""
     token_reward_form: Literal["auto", "scaled", "potential", "baseline"] = "auto"
     """What rewards of tokens do: add to the reward (scaled, which moves the optimum), only shape it (potential, which
     cannot), or give the values that returns are measured against (baseline). auto: as --credit has it."""

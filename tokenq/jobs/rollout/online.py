@@ -55,7 +55,7 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     pairs: Literal["auto", "best_worst", "all", "bradley_terry", "length_regularised"] = "auto",
     truncated: Literal["keep", "drop", "mask", "zero", "bootstrap"] = "keep",
     credit: Literal["auto", "returns", "group", "leave_one_out", "gae", "implicit", "prime"] = "auto",
-    token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model"] = "auto",
+    token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model", "judge"] = "auto",
     token_reward_form: Literal["auto", "scaled", "potential", "baseline"] = "auto",
     token_reward_weight: float | None = None,
     token_reward_clip: float | None = None,
