@@ -19,7 +19,7 @@ from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.evaluation import Evaluation, Judging
 from tokenq.jobs.rollout.first_reference import FirstReference, written_in
 from tokenq.jobs.rollout.judges import ImplicitReward, Scorers, implicit, recalls
-from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
+from tokenq.jobs.rollout.lessons.advantages import CreditInputs, learning_from_advantages
 from tokenq.jobs.rollout.lessons.lesson import Learning, Scoring
 from tokenq.jobs.rollout.lessons.pairs import learning_from_pairs
 from tokenq.jobs.rollout.prompts import AskedPrompts
@@ -208,7 +208,7 @@ def _from_advantages(
         reward = None if prm is None else ImplicitReward(prm, scoring.reference, float(beta or 0.0))
         dense = token_rewards(config.token_rewards, source._replace(prm=reward), config.token_reward_clip)
     exact = config.writer == LOCAL and compute_dtype(models.policy, config) in (torch.float32, torch.float64)
-    return learning_from_advantages(config, scoring, loss, beside("values"), dense, exact=exact)
+    return learning_from_advantages(CreditInputs(config, scoring, loss, beside("values"), dense, exact))
 
 
 LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantages": _from_advantages}

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,18 +32,10 @@ _CUT = {"drop": "dropped", "mask": "masked", "zero": "zeroed", "bootstrap": "boo
 """What became of responses that were cut, in the numbers of a round."""
 
 
-def learning_from_advantages(
-    config: OnlineConfig,
-    scoring: Scoring,
-    loss: LossSum,
-    values: TokenScorer | None,
-    token_rewards: TokenRewards | None,
-    *,
-    exact: bool,
-) -> Learning:
-    """Return how rounds end in advantages.
+class CreditInputs(NamedTuple):
+    """What rounds are credited by.
 
-    Args:
+    Attributes:
         config: the settings, none of them open.
         scoring: the models.
         loss: what is minimised.
@@ -49,58 +43,76 @@ def learning_from_advantages(
         token_rewards: dense rewards of responses; None without.
         exact: whether the log-probs that come with responses are the trainer's own, to rounding.
     """
-    reads_reference = loss.reference or config.kl == "reward"
 
-    def judged(rollouts: Sequence[Rollout]) -> JudgedTokens:
-        def read(scorer: TokenScorer, laid_out: Callable[[TokenGroup], TokenGroup] = lambda group: group) -> Tensor:
-            return _padded(each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, where, laid_out))
+    config: OnlineConfig
+    scoring: Scoring
+    loss: LossSum
+    values: TokenScorer | None
+    token_rewards: TokenRewards | None
+    exact: bool
 
-        where, names = scoring.device, {name: number for number, name in enumerate(_names(rollouts))}
-        given = _padded([one.logps for one in rollouts])
-        lengths = torch.tensor([len(one.token_ids) for one in rollouts])
-        cut = torch.tensor([one.finish == "length" for one in rollouts])
-        rewards = torch.tensor([one.reward for one in rollouts], dtype=torch.float64)
-        states = None if values is None else read(values, _with_last_state)
-        bootstrap = None
-        if states is not None and config.truncated == "bootstrap":
-            bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
-        return JudgedTokens(
-            torch.where(cut, 0.0, rewards) if config.truncated == "zero" else rewards,
-            torch.tensor([names[one.id] for one in rollouts]),
-            torch.arange(given.shape[1]) < lengths[:, None],
-            given if exact else read(scoring.policy),
-            read(scoring.reference) if reads_reference else None,
-            given if config.importance_correction != "none" else None,
-            None if token_rewards is None else _padded(token_rewards(rollouts)),
-            None if states is None else states[:, :-1],
-            bootstrap,
-        )
 
-    def lesson(number: int, rollouts: Sequence[Rollout]) -> Lesson:
-        own, names = usable(rollouts, config), _names(rollouts)
-        if not own:
-            return Lesson([], {ADVANTAGES: []}, [0 for _ in names], {})
-        with scoring.clock.of("trainer"):
-            tokens = judged(own)
-            found = credited(tokens, config, config.beta or 0.0)
-        idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=is_grouped(config)), strict=True))
-        masked = [config.truncated == "mask" and one.finish == "length" for one in own]
-        learnt = [at for at, is_masked in enumerate(masked) if not is_masked]
-        counts = {name: 0 for name in names}
-        for one in (own[at] for at in learnt):
-            counts[one.id] += not idle[one.id]
-        if not any(counts.values()):
-            learnt = []
-        responses = [_response(own[at], at, _columns(tokens, found, loss), loss) for at in learnt]
-        rows = list(zip((own[at] for at in learnt), responses, strict=True))
-        lines = [advantage_row(one, number, _where(number, one), response) for one, response in rows]
-        numbers = found.numbers | _of_cut(config.truncated, rollouts)
-        return Lesson(_groups(number, rows), {ADVANTAGES: lines}, list(counts.values()), numbers)
+def learning_from_advantages(inputs: CreditInputs) -> Learning:
+    """Return how rounds end in advantages."""
 
     def read(place: Path) -> list[TokenGroup]:
         return read_advantages(place / ADVANTAGES)
 
-    return Learning("responses", lesson, read, takes_all=True)
+    return Learning("responses", partial(_lesson, inputs), read, takes_all=True)
+
+
+def _lesson(inputs: CreditInputs, number: int, rollouts: Sequence[Rollout]) -> Lesson:
+    """Return what the responses of a round teach."""
+    config, loss = inputs.config, inputs.loss
+    own, names = usable(rollouts, config), _names(rollouts)
+    if not own:
+        return Lesson([], {ADVANTAGES: []}, [0 for _ in names], {})
+    with inputs.scoring.clock.of("trainer"):
+        tokens = _judged_tokens(inputs, own)
+        found = credited(tokens, config, config.beta or 0.0)
+    idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=is_grouped(config)), strict=True))
+    masked = [config.truncated == "mask" and one.finish == "length" for one in own]
+    learnt = [at for at, is_masked in enumerate(masked) if not is_masked]
+    counts = {name: 0 for name in names}
+    for one in (own[at] for at in learnt):
+        counts[one.id] += not idle[one.id]
+    if not any(counts.values()):
+        learnt = []
+    columns = _columns(tokens, found, loss)
+    rows = [(own[at], _response(own[at], at, columns, loss)) for at in learnt]
+    lines = [advantage_row(one, number, _where(number, one), response) for one, response in rows]
+    numbers = found.numbers | _of_cut(config.truncated, rollouts)
+    return Lesson(_groups(number, rows), {ADVANTAGES: lines}, list(counts.values()), numbers)
+
+
+def _judged_tokens(inputs: CreditInputs, rollouts: Sequence[Rollout]) -> JudgedTokens:
+    """Return the responses with all that credit is made of, as the models say it now."""
+    config, scoring = inputs.config, inputs.scoring
+
+    def read(scorer: TokenScorer, laid_out: Callable[[TokenGroup], TokenGroup] = lambda group: group) -> Tensor:
+        own = each_rollout(rollouts, _by_response(scorer), config.tokens_per_batch, scoring.device, laid_out)
+        return _padded(own)
+
+    names = {name: number for number, name in enumerate(_names(rollouts))}
+    given = _padded([one.logps for one in rollouts])
+    lengths = torch.tensor([len(one.token_ids) for one in rollouts])
+    cut = torch.tensor([one.finish == "length" for one in rollouts])
+    rewards = torch.tensor([one.reward for one in rollouts], dtype=torch.float64)
+    states = None if inputs.values is None else read(inputs.values, _with_last_state)
+    bootstrap = None
+    if states is not None and config.truncated == "bootstrap":
+        bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
+    return JudgedTokens(
+        torch.where(cut, 0.0, rewards) if config.truncated == "zero" else rewards,
+        torch.tensor([names[one.id] for one in rollouts]),
+        torch.arange(given.shape[1]) < lengths[:, None],
+        given if inputs.exact else read(scoring.policy),
+        read(scoring.reference) if inputs.loss.reference or config.kl == "reward" else None,
+        given if config.importance_correction != "none" else None,
+        None if inputs.token_rewards is None else _padded(inputs.token_rewards(rollouts)),
+        None if states is None else states[:, :-1],
+        bootstrap,
+    )
 
 
 def _of_cut(how: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
