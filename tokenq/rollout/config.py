@@ -263,6 +263,8 @@ SPELT_ELSEWHERE: Mapping[str, str] = {
     "cliprange": "a parameter of the loss: --loss-options clip_low=0.2 clip_high=0.2",
     "epsilon": "a parameter of the loss: --loss-options clip_low=0.2",
     "epsilon_high": "a parameter of the loss: --loss-options clip_high=0.28",
+    "critic_learning_rate": "value_learning_rate",
+    "critic_lr": "value_learning_rate",
     "vf_coef": "the weight of a term of the loss: --loss ppo+0.5*value",
     "num_ppo_epochs": "epochs",
     "num_iterations": "epochs",
