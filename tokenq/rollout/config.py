@@ -281,6 +281,7 @@ RANGES = (
     Range(("samples",), least=1, most=10_000),
     Range(("max_staleness",), least=0, most=1_000_000),
     Range(("replay", "flip_labels"), least=0, most=1),
+    Range(("filter_accuracy",), least=0, most=1),
     Range(("label_budget",), least=1, most=1_000_000_000),
     Range(("gamma", "lam"), least=0, most=1),
     Range(("reward_clip", "token_reward_clip", "importance_cap"), above=0, most=1_000_000),

@@ -4,7 +4,7 @@ A credit says how a round's rewards become an advantage for every token: which e
 stand beside the judge's, and in which form. The estimators are rows of `tokenq.rollout.advantages`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -84,6 +84,11 @@ class CreditOptions:
     """Largest absolute reward of a response; larger ones are cut to it. Default: none."""
     whiten_advantages: bool | None = None
     """Give the advantages of all tokens of a round mean 0 and variance 1. Default: the method's, else false."""
+    normalise_values: bool = False
+    """Have the value network learn returns less the mean, and by the standard deviation, of all returns so far."""
+    filter_accuracy: Sequence[float] = ()
+    """Learn from prompts alone whose mean reward, of outcomes between 0 and 1, is strictly between two numbers: 0.2
+    0.8 (PRIME), or 0 1 (DAPO). Default: from all."""
     kl: Literal["auto", "none", "reward", "loss"] = "auto"
     """Where the KL penalty of weight --beta stands: in the rewards of tokens, in the loss, or nowhere. auto: as the
     method has it."""
@@ -131,6 +136,7 @@ def _read(config: CreditOptions, found: Mapping[str, Any]) -> dict[str, bool]:
     row, dense = CREDITS[found["credit"]], found["token_rewards"] != "none"
     return {
         "lam": row.valued,
+        "normalise_values": row.valued,
         "gamma": row.estimator in ("returns", "gae"),
         "credit_run": found["token_rewards"] == "implicit",
         "token_reward_form": dense,
@@ -166,6 +172,7 @@ def credit_lacks(
                 "Give 2 or more (--samples 8), or take --credit returns or gae.",
             )
         )
+    found += _filter_lacks(config.filter_accuracy, samples)
     if source == "implicit" and config.credit_run is None:
         hint = "Name a finished run of DPO: --credit-run runs/dpo."
         found.append(UserError("Implicit rewards of tokens are read off a pair of models, and none is named.", hint))
@@ -184,6 +191,18 @@ def credit_lacks(
     if row.estimator == "prime" and source == "none":
         found.append(UserError("--credit prime needs rewards of tokens.", "Leave --token-rewards none out."))
     return found
+
+
+def _filter_lacks(bounds: Sequence[float], samples: int) -> list[UserError]:
+    """Return what goes against learning from some prompts alone."""
+    if not bounds:
+        return []
+    if len(bounds) != 2 or bounds[0] >= bounds[1]:
+        says = " ".join(f"{bound:g}" for bound in bounds)
+        return [UserError(f"--filter-accuracy {says}: it takes a low and a high number.", "Give 0.2 0.8, or 0 1.")]
+    hint = "Give 2 or more (--samples 8), or leave --filter-accuracy out."
+    found = UserError("--filter-accuracy with --samples 1: the mean of one outcome is 0 or 1.", hint)
+    return [found] if samples < 2 else []
 
 
 def is_grouped(config: CreditOptions) -> bool:

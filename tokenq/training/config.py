@@ -192,8 +192,9 @@ class TrainConfig:
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise unknown_name(name.replace("_", " "), str(value), get_args(kind))
-            if get_origin(kind) is Sequence and isinstance(value, str):
-                raise UserError(f"{name} is one string.", f"Give a list: {name}=[{value!r}].")
+            if get_origin(kind) is Sequence and (isinstance(value, str) or not isinstance(value, Sequence)):
+                one = f"{name} is one string" if isinstance(value, str) else f"--{name.replace('_', '-')} is {value!r}"
+                raise UserError(f"{one}.", f"Give a list: {name}=[{value!r}].")
 
     def lora(self) -> dict[str, Any]:
         """Return the settings of the new adapter, as `add_lora` takes them."""

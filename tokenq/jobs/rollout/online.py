@@ -65,6 +65,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     scale_rewards: Literal["auto", "group", "batch", "none"] = "auto",
     reward_clip: float | None = None,
     whiten_advantages: bool | None = None,
+    normalise_values: bool = False,
+    filter_accuracy: Sequence[float] = (),
     kl: Literal["auto", "none", "reward", "loss"] = "auto",
     kl_estimator: Literal["auto", "k1", "k2", "k3"] = "auto",
     importance_correction: Literal["none", "token", "sequence", "icepop", "geometric"] = "none",

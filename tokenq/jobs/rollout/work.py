@@ -208,7 +208,9 @@ def _from_advantages(
         reward = None if prm is None else ImplicitReward(prm, scoring.reference, float(beta or 0.0))
         dense = token_rewards(config.token_rewards, source._replace(prm=reward), config.token_reward_clip)
     exact = config.writer == LOCAL and compute_dtype(models.policy, config) in (torch.float32, torch.float64)
-    return learning_from_advantages(CreditInputs(config, scoring, loss, beside("values"), dense, exact))
+    return learning_from_advantages(
+        CreditInputs(config, scoring, loss, beside("values"), dense, exact, RunDir(Path(config.output)))
+    )
 
 
 LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantages": _from_advantages}

@@ -11,19 +11,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenq.core.credit import Moments, denormalised, normalised, with_more
 from tokenq.core.losses import LossSum
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
+from tokenq.files import JsonLines
 from tokenq.jobs.rollout.judges import each_rollout
-from tokenq.jobs.rollout.lessons.lesson import Learning, Lesson, Scoring, usable
+from tokenq.jobs.rollout.lessons.lesson import Learning, Lesson, Scoring, usable, within_accuracy
 from tokenq.jobs.rollout.token_rewards import TokenRewards
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout, advantage_row, read_advantages
 from tokenq.rollout.advantages import Credited, JudgedTokens, credited, without_signal
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.credits import is_grouped
+from tokenq.rundir import RunDir
 
 ADVANTAGES = "advantages.jsonl"
+
+RETURNS = "returns.jsonl"
+"""The moments of the returns of all rounds so far, where a value network learns normalised ones."""
 
 OUTCOMES = "outcomes"
 """The rewards of responses as a process reward model learns from them."""
@@ -42,6 +48,7 @@ class CreditInputs(NamedTuple):
         values: V before each target of a batch, by the value network as it is; None without one.
         token_rewards: dense rewards of responses; None without.
         exact: whether the log-probs that come with responses are the trainer's own, to rounding.
+        run: the folder of the run, for what earlier rounds left.
     """
 
     config: OnlineConfig
@@ -50,6 +57,7 @@ class CreditInputs(NamedTuple):
     values: TokenScorer | None
     token_rewards: TokenRewards | None
     exact: bool
+    run: RunDir
 
 
 def learning_from_advantages(inputs: CreditInputs) -> Learning:
@@ -64,12 +72,16 @@ def learning_from_advantages(inputs: CreditInputs) -> Learning:
 def _lesson(inputs: CreditInputs, number: int, rollouts: Sequence[Rollout]) -> Lesson:
     """Return what the responses of a round teach."""
     config, loss = inputs.config, inputs.loss
-    own, names = usable(rollouts, config), _names(rollouts)
+    (own, filtered), names = within_accuracy(usable(rollouts, config), config.filter_accuracy), _names(rollouts)
+    before = _moments(inputs, number)
     if not own:
-        return Lesson([], {ADVANTAGES: []}, [0 for _ in names], {})
+        return Lesson([], {ADVANTAGES: [], **_kept(before, config)}, [0 for _ in names], filtered)
     with inputs.scoring.clock.of("trainer"):
-        tokens = _judged_tokens(inputs, own)
+        tokens = _judged_tokens(inputs, own, before)
         found = credited(tokens, config, config.beta or 0.0)
+    after = before
+    if config.normalise_values and found.returns is not None:
+        after = with_more(before, found.returns[tokens.mask])
     idle = dict(zip(_names(own), without_signal(tokens, found.advantages, grouped=is_grouped(config)), strict=True))
     masked = [config.truncated == "mask" and one.finish == "length" for one in own]
     learnt = [at for at, is_masked in enumerate(masked) if not is_masked]
@@ -78,15 +90,34 @@ def _lesson(inputs: CreditInputs, number: int, rollouts: Sequence[Rollout]) -> L
         counts[one.id] += not idle[one.id]
     if not any(counts.values()):
         learnt = []
-    columns = _columns(tokens, found, loss)
+    columns = _columns(tokens, found, loss, (before, after))
     rows = [(own[at], _response(own[at], at, columns, loss)) for at in learnt]
     lines = [advantage_row(one, number, _where(number, one), response) for one, response in rows]
-    numbers = found.numbers | _of_cut(config.truncated, rollouts)
-    return Lesson(_groups(number, rows), {ADVANTAGES: lines}, list(counts.values()), numbers)
+    numbers = found.numbers | filtered | _of_cut(config.truncated, rollouts)
+    return Lesson(_groups(number, rows), {ADVANTAGES: lines, **_kept(after, config)}, list(counts.values()), numbers)
 
 
-def _judged_tokens(inputs: CreditInputs, rollouts: Sequence[Rollout]) -> JudgedTokens:
-    """Return the responses with all that credit is made of, as the models say it now."""
+def _moments(inputs: CreditInputs, number: int) -> Moments:
+    """Return the moments of the returns of all rounds before one, as the last of them left them."""
+    if not inputs.config.normalise_values or number == 1:
+        return Moments()
+    (line,) = JsonLines(inputs.run.round(number - 1) / RETURNS).read()
+    return Moments(**line)
+
+
+def _kept(moments: Moments, config: OnlineConfig) -> dict[str, list[dict[str, float]]]:
+    """Return the file that keeps the moments for the next round."""
+    return {RETURNS: [moments._asdict()]} if config.normalise_values else {}
+
+
+def _judged_tokens(inputs: CreditInputs, rollouts: Sequence[Rollout], moments: Moments) -> JudgedTokens:
+    """Return the responses with all that credit is made of, as the models say it now.
+
+    Args:
+        inputs: the models and settings.
+        rollouts: the responses.
+        moments: of the returns that the value network has learnt.
+    """
     config, scoring = inputs.config, inputs.scoring
 
     def read(scorer: TokenScorer, laid_out: Callable[[TokenGroup], TokenGroup] = lambda group: group) -> Tensor:
@@ -98,7 +129,7 @@ def _judged_tokens(inputs: CreditInputs, rollouts: Sequence[Rollout]) -> JudgedT
     lengths = torch.tensor([len(one.token_ids) for one in rollouts])
     cut = torch.tensor([one.finish == "length" for one in rollouts])
     rewards = torch.tensor([one.reward for one in rollouts], dtype=torch.float64)
-    states = None if inputs.values is None else read(inputs.values, _with_last_state)
+    states = None if inputs.values is None else denormalised(read(inputs.values, _with_last_state), moments)
     bootstrap = None
     if states is not None and config.truncated == "bootstrap":
         bootstrap = torch.where(cut, states.gather(1, lengths[:, None])[:, 0], 0.0)
@@ -121,11 +152,21 @@ def _of_cut(how: str, rollouts: Sequence[Rollout]) -> dict[str, float]:
     return {f"truncated_{_CUT[how]}": float(count)} if how in _CUT else {}
 
 
-def _columns(tokens: JudgedTokens, found: Credited, loss: LossSum) -> dict[str, Tensor]:
-    """Return what the loss reads beside tokens, and what its metrics do: [N, T] by name."""
+def _columns(
+    tokens: JudgedTokens, found: Credited, loss: LossSum, moments: tuple[Moments, Moments]
+) -> dict[str, Tensor]:
+    """Return what the loss reads beside tokens, and what its metrics do: [N, T] by name.
+
+    Args:
+        tokens: the responses.
+        found: what they are credited with.
+        loss: what is minimised.
+        moments: of the returns before this round and with it: a value network says and learns normalised ones.
+    """
     every = {"old_logps": tokens.logps, "advantages": found.advantages}
     if found.returns is not None and tokens.values is not None:
-        every |= {"returns": found.returns, "old_values": tokens.values}
+        every["returns"] = normalised(found.returns, moments[1])
+        every["old_values"] = normalised(tokens.values, moments[0])
     if loss.reference and tokens.ref_logps is not None:
         every["ref_logps"] = tokens.ref_logps
     return every
