@@ -220,7 +220,7 @@ def test_values_are_of_returns_by_their_moments_so_far(place, tmp_path):
 
 
 def test_prompts_of_other_accuracy_are_left_out_and_counted(place, tmp_path):
-    asked = ["--method", "grpo", "--filter-accuracy", "0.25", "0.8", "--rounds", "1", "--seed", "3"]
+    asked = ["--method", "grpo", "--filter-accuracy", "0.25", "0.8", "--seed", "3"]
     assert main(words(place, tmp_path / "run", *asked)) == 0
     rewards: dict[str, list[float]] = {}
     for row in rollouts(tmp_path / "run", 1):
@@ -230,10 +230,11 @@ def test_prompts_of_other_accuracy_are_left_out_and_counted(place, tmp_path):
     lines = JsonLines(tmp_path / "run" / "rounds" / "0001" / "advantages.jsonl").read()
     assert {line["id"] for line in lines} == kept
     assert 0 < len(kept) < 6
-    (line,) = rounds_of(tmp_path / "run")
+    line = rounds_of(tmp_path / "run")[0]
     easy, hard = (sum(mean in values for mean in means.values()) for values in ((1.0,), (0.0, 0.25)))
     assert (line["round/filtered_easy"], line["round/filtered_hard"]) == (easy, hard)
     assert line["round/without_signal"] == (6 - len(kept)) / 6
+    assert "prompts that are left out by their accuracy" in (tmp_path / "run" / "report" / "index.html").read_text()
 
 
 def test_the_accuracy_of_no_outcomes_is_refused(place, tmp_path, capsys):

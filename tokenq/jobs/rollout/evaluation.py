@@ -21,7 +21,7 @@ from tokenq.judge.tasks import AnswerTask
 from tokenq.leftovers import remove
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
-from tokenq.report.rounds_page import write_rounds_page
+from tokenq.report.rounds.page import write_rounds_page
 from tokenq.rollout.summary import Judged, evaluation_numbers, judge_numbers, preference
 from tokenq.search.settings import Sampling
 from tokenq.training.checks import together
