@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from forked import done, two_ranks
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
 from safetensors.torch import load_file
@@ -297,6 +299,14 @@ def test_a_page_and_a_doctor_read_the_run(whole):
     found = tokenq.examine(run, device="cpu")
     assert not found.unseen
     assert "stale-rollouts" not in {one.name for one in found.findings}
+
+
+def test_a_policy_in_shards_is_refused(place, tmp_path, capsys, monkeypatch):
+    sharding = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("tokenq.jobs.rollout.run.accelerator_for", lambda config: sharding)
+    assert main(words(place, tmp_path / "run", "--method", "ppo")) == 2
+    assert "A policy in shards (FSDP, DeepSpeed) cannot write here." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
