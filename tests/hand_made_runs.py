@@ -33,6 +33,7 @@ def write_run(folder, drifts, *, prompts=None, reference=True, start=None, steps
         start: pair → log π before the first update; `STARTS` when None.
         steps: optimiser steps.
         beta: of its rewards.
+        without: numbers that no round has.
         config: settings that differ from `CONFIG`.
     """
     folder.mkdir(parents=True)
@@ -79,7 +80,7 @@ ROUND |= {"truncated": 0.0, "entropy": 1.5, "kl": 0.0, "distinct": 0.9, "distinc
 EVALUATION = {"prompts": 100, "reward": 0.4, "accuracy": 0.4, "length": 20.0, "truncated": 0.0}
 
 
-def write_rounds(folder, numbers, evaluations=(), **config):
+def write_rounds(folder, numbers, evaluations=(), without=(), **config):
     """Write a finished run in rounds of two steps, and return its folder.
 
     Args:
@@ -107,7 +108,8 @@ def write_rounds(folder, numbers, evaluations=(), **config):
             lines.append({"step": 2 * number, "after_round": number, **after})
         if number < len(numbers):
             begun = {"step": 2 * number, "round": number + 1}
-            lines.append(begun | line(ROUND | numbers[number], "round", ("reward",)))
+            own = {key: value for key, value in (ROUND | numbers[number]).items() if key not in without}
+            lines.append(begun | line(own, "round", ("reward",)))
             learnt = {"loss": 0.693147, "grad_norm": 1.0, "rewards/chosen": 0.01 * number}
             learnt["rewards/rejected"] = -learnt["rewards/chosen"]
             lines += [{"step": 2 * number + 1, **learnt}, {"step": 2 * number + 2, "loss": None}]

@@ -41,12 +41,22 @@ def test_a_recipe_says_where_its_values_come_from(path):
     [
         ("iterative_dpo_llama3", {"rounds": 3, "samples": 8, "beta": 0.1, "learning_rate": 5e-7, "batch_size": 128}),
         ("selm_zephyr", {"rounds": 3, "loss_options": {"alpha": "1e-3"}, "learning_rate": 5e-7, "batch_size": 256}),
-        ("ppo_hh", {"top_k": 200, "beta": 0.1, "reward_clip": 20, "gamma": 1.0, "lam": 1.0, "batch_size": 128}),
+        (
+            "ppo_hh",
+            {
+                "top_k": 200,
+                "beta": 0.1,
+                "reward_clip": 20,
+                "gamma": 1.0,
+                "normalise_values": True,
+                "value_learning_rate": 5e-6,
+            },
+        ),
         ("grpo_math", {"samples": 64, "beta": 0.04, "learning_rate": 1e-6, "batch_size": 1024}),
-        ("dapo_math", {"samples": 16, "prompts_per_round": 512, "truncated": "mask", "learning_rate": 1e-6}),
+        ("dapo_math", {"samples": 16, "prompts_per_round": 512, "truncated": "mask", "filter_accuracy": (0, 1)}),
         ("rloo", {"samples": 2, "beta": 0.05, "learning_rate": 1e-6}),
-        ("prime", {"prompts_per_round": 256, "samples": 4, "token_reward_weight": 5, "learning_rate": 5e-7}),
-        ("rto", {"prompts_per_round": 1024, "batch_size": 128, "reward_clip": 10, "beta": 0.01}),
+        ("prime", {"prompts_per_round": 256, "samples": 4, "filter_accuracy": (0.2, 0.8), "prm_learning_rate": 1e-6}),
+        ("rto", {"prompts_per_round": 1024, "batch_size": 128, "reward_clip": 10, "value_learning_rate": 9e-6}),
         ("dice_llama3", {"rounds": 2, "samples": 16, "temperature": 0.9, "replay": 0.5, "warmup_steps": 50}),
     ],
 )

@@ -20,7 +20,8 @@ def convert(raw: Raw, kind: Any, where: str) -> Any:
 
     Args:
         raw: what a flag or a key says.
-        kind: str, int, float, bool, a Literal of strings, Sequence[str], Mapping[str, str], or one of these | None.
+        kind: str, int, float, bool, a Literal of strings, Sequence[str], Sequence[float], Mapping[str, str], or one of
+            these | None.
         where: the flag, or file, line and key, for the error.
 
     Raises:
@@ -33,7 +34,8 @@ def convert(raw: Raw, kind: Any, where: str) -> Any:
     if raw is None and optional:
         return None
     if origin is Sequence:
-        return _texts(raw, where)
+        (item,) = get_args(kind)
+        return tuple(one if item is str else _scalar(one, item, where) for one in _texts(raw, where))
     if origin is Mapping:
         return _pairs(raw, where)
     if not isinstance(raw, str):

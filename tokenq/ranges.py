@@ -6,7 +6,7 @@ A number is finite, whatever its range; a whole number stays one; what was not g
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import inf, isfinite
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError
 
@@ -81,13 +81,17 @@ def check_ranges(config: Any, ranges: Sequence[Range] = ()) -> None:
         value = getattr(config, one.name)
         if value is None or not options & {int, float} or options & {str, bool}:
             continue
-        whole, row = float not in options, row_of.get(one.name)
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            raise _refused(one.name, value, "a whole number" if whole else "a number")
-        if not isfinite(value):
-            raise _refused(one.name, value, "a finite number" if row is None else row.says())
-        if row is not None and not row.holds(value):
-            raise _refused(one.name, value, row.says())
+        for number in value if get_origin(kinds[one.name]) is Sequence else (value,):
+            _check(one.name, number, row_of.get(one.name), whole=float not in options)
+
+
+def _check(name: str, value: Any, row: Range | None, *, whole: bool) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise _refused(name, value, "a whole number" if whole else "a number")
+    if not isfinite(value):
+        raise _refused(name, value, "a finite number" if row is None else row.says())
+    if row is not None and not row.holds(value):
+        raise _refused(name, value, row.says())
 
 
 def _refused(name: str, value: Any, says: str) -> UserError:

@@ -32,6 +32,8 @@ class Job:
     """The precision."""
     resume: bool = False
     """The resumption."""
+    bounds: Sequence[float] = ()
+    """The bounds."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns."""
 
@@ -68,6 +70,7 @@ def test_lists_are_given_at_once_or_one_by_one(words):
     ("words", "name", "value"),
     [
         (["--learning-rate", "5e-7"], "learning_rate", 5e-7),
+        (["--bounds", "0", ".8"], "bounds", (0.0, 0.8)),
         (["--learning_rate", "5e-7"], "learning_rate", 5e-7),
         (["--learning_rate=5e-7"], "learning_rate", 5e-7),
         (["--steps", "10"], "steps", 10),
@@ -149,6 +152,7 @@ def test_an_empty_file_says_nothing(tmp_path):
         (["--learning-rate=-inf"], "--learning-rate is -inf.", "finite"),
         (["--learning-rate", "1e999"], "--learning-rate is 1e999.", "finite"),
         (["--steps", "9" * 5000], "--steps takes a whole number", "whole number"),
+        (["--bounds", "0", "fast"], "--bounds takes a number, not 'fast'.", "number"),
         (["--learning-rate", "fast"], "--learning-rate takes a number, not 'fast'.", "number"),
         (["--resume", "maybe"], "--resume takes true or false, not 'maybe'.", "true or false"),
         (["--columns", "chosen"], "--columns takes name=value, not 'chosen'.", "--columns chosen=good"),

@@ -7,20 +7,24 @@ import torch
 
 from tokenq.core.credit import (
     CORRECTIONS,
+    Moments,
     by_step,
     by_turn,
+    denormalised,
     gae,
     group_relative,
     implicit_baseline,
     importance_weights,
     kl_estimates,
     leave_one_out,
+    normalised,
     outcome_rewards,
     potential,
     prime_advantages,
     returns_to_go,
     scaled,
     whiten,
+    with_more,
 )
 from tokenq.core.tensors import PrefixValues
 
@@ -161,6 +165,21 @@ def test_a_turn_has_one_advantage():
     turns = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 0]])
     got = by_turn(REWARDS, turns, GROUPS, MASK)
     assert got.tolist() == [[6 - 9, 0, 5 - 9, 5 - 9], [9 - 6, 9 - 6, 0, 0]]
+
+
+def test_returns_are_normalised_by_all_that_came_before():
+    """Of 0 and 2: mean 1, deviation 1. With 4 and 4: mean 2.5, mean square 9, so that the variance is 2.75."""
+    none = Moments()
+    assert normalised(torch.tensor([3.0]), none).tolist() == denormalised(torch.tensor([3.0]), none).tolist() == [3.0]
+    assert with_more(none, torch.zeros(0)) == none
+    first = with_more(none, torch.tensor([0.0, 2.0]))
+    assert first == (2, 1, 1)
+    both = with_more(first, torch.tensor([4.0, 4.0]))
+    assert both == pytest.approx((4, 2.5, math.sqrt(2.75)))
+    assert normalised(torch.tensor([4.0]), both).item() == pytest.approx(1.5 / math.sqrt(2.75))
+    assert denormalised(torch.tensor([1.0]), both).item() == pytest.approx(2.5 + math.sqrt(2.75))
+    equal = with_more(none, torch.ones(3))
+    assert normalised(torch.tensor([1.0, 1.1]), equal).tolist() == pytest.approx([0, 1000], rel=1e-4)  # never infinite
 
 
 def test_whitening_counts_own_tokens_alone():

@@ -9,9 +9,9 @@ from tokenq.runs.record import read_run
 UP = [{"reward": 0.4}, {"reward": 0.5}, {"reward": 0.6}]
 
 
-def findings(folder, rounds, evaluations=(), **config):
+def findings(folder, rounds, evaluations=(), without=(), **config):
     """Return what is worse than a note, by name; a step without pairs is no fault of a run."""
-    every = found(read_run(write_rounds(folder / "run", rounds, evaluations, **config)))
+    every = found(read_run(write_rounds(folder / "run", rounds, evaluations, without, **config)))
     assert "unfinished" not in every
     return {name: one for name, one in every.items() if one.severity != "note"}
 
@@ -39,6 +39,19 @@ def test_a_reward_that_rises_while_the_truth_falls_is_hacked(tmp_path):
         "eval/accuracy, start": (0.4, 0),
         "eval/accuracy, last": (0.2, 6),
     }
+
+
+def test_a_judge_is_over_optimised_where_the_truth_has_risen_and_falls(tmp_path):
+    """Up from .4 to .7 after the first round, and down to .5: neither end lies below the start."""
+    falls = [{}, {"accuracy": 0.7}, {"accuracy": 0.6}, {"accuracy": 0.5}]
+    gradients = {"judge": "reward_model", "method": "grpo", "kl": "none"}
+    rounds = [{"responses": 24, **numbers} for numbers in UP]
+    one = findings(tmp_path, rounds, falls, without=("pairs",), **gradients)["reward-hacking"]
+    assert one.severity == "error"
+    told = {evidence.what: (evidence.value, evidence.step) for evidence in one.evidence}
+    assert (told["eval/accuracy, best"], told["eval/accuracy, last"]) == ((0.7, 2), (0.5, 6))
+    assert one.change.startswith("Take the policy after round 1 (--rounds 1), add a KL penalty (--kl reward")
+    assert "--reference-moves" not in one.change
 
 
 def test_a_reward_that_rises_on_its_prompts_alone_is_looked_at(tmp_path):

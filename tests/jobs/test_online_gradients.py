@@ -3,15 +3,17 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from forked import done, two_ranks
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokenq
 from tokenq.cli.main import main
@@ -147,6 +149,22 @@ def test_the_values_of_a_dpo_run_are_a_baseline_and_its_rewards_may_be_added(pla
     assert len(set(column.tolist())) > 1  # one for each token
 
 
+def test_the_judge_itself_rewards_every_token(place, tmp_path):
+    """A potential of the text's length: each token is credited with the characters that it and those after it add."""
+    asked = ["--method", "reinforce", "--token-rewards", "judge", "--token-reward-form", "potential", "--rounds", "1"]
+    judged = ["--judge", f"{place / 'length.py'}:score"]
+    assert main(words(place, tmp_path / "run", *asked, judged=judged)) == 0
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    lines = JsonLines(tmp_path / "run" / "rounds" / "0001" / "advantages.jsonl").read()
+    for line in lines:
+        count, ids = len(line["token_ids"]), [*line["prompt_ids"], *line["token_ids"]]
+        texts = [tokenizer.decode(ids[: len(ids) - left], skip_special_tokens=True) for left in range(count + 1)]
+        assert line["advantages"][::-1] == [len(texts[0]) - len(text) for text in texts[1:]]
+        assert line["advantages"][0] == line["reward"] == len(line["response"])
+    assert rounds_of(tmp_path / "run")[0]["round/judgements"] == len(lines) == 24
+    assert main(words(place, tmp_path / "no", *asked, judged=["--judge", "ask"])) == 2
+
+
 def test_a_process_reward_model_learns_beside_the_policy_and_its_rewards_are_read_before_it_does(place, tmp_path):
     """It begins as the reference: rewards of tokens are 0 in the first round, and not in the second."""
     asked = words(place, tmp_path / "run", "--method", "prime", "--save-steps", "1")
@@ -167,6 +185,65 @@ def test_a_process_reward_model_learns_from_outcomes_alone(place, tmp_path, caps
     judged = ["--judge", f"{place / 'length.py'}:score"]
     assert main(words(place, tmp_path / "run", "--method", "prime", judged=judged)) == 2
     assert "learns from outcomes between 0 and 1" in capsys.readouterr().err
+
+
+NORMALISED = ["--method", "ppo", "--kl", "none", "--lam", "1", "--whiten-advantages", "false", "--normalise-values"]
+
+
+def columns_of(run, number):
+    """Return [returns, old values, advantages] of all tokens of a round, and the reward of the response of each."""
+    lines = JsonLines(run / "rounds" / f"{number:04d}" / "advantages.jsonl").read()
+    found = [np.concatenate([one[name] for one in lines]) for name in ("returns", "old_values", "advantages")]
+    return found, np.repeat([float(one["reward"]) for one in lines], [len(one["token_ids"]) for one in lines])
+
+
+def test_values_are_of_returns_by_their_moments_so_far(place, tmp_path):
+    """γ = λ = 1 without KL: a token's return is R, its advantage R − V with V = mean + std · v of the rounds before."""
+    asked = words(place, tmp_path / "run", *NORMALISED)
+    counted = done(lambda: watched(lambda _: None, asked), tmp_path / "printed")
+    assert counted.code == 0, counted.text
+    moments = [(0.0, 1.0)]
+    for number in (1, 2):
+        (returns, values, advantages), rewards = columns_of(tmp_path / "run", number)
+        every = np.concatenate([columns_of(tmp_path / "run", one)[1] for one in range(1, number + 1)])
+        moments.append((every.mean(), every.std()))
+        (mean, std), (new_mean, new_std) = moments[-2:]
+        assert advantages == pytest.approx(rewards - (mean + std * values), abs=1e-6)
+        assert returns == pytest.approx((rewards - new_mean) / new_std, abs=1e-6)
+        (line,) = JsonLines(tmp_path / "run" / "rounds" / f"{number:04d}" / "returns.jsonl").read()
+        assert line == pytest.approx({"size": len(every), "mean": new_mean, "std": new_std})
+    assert np.abs(values).max() > 1e-3
+    expected, moment = files_of(tmp_path / "run"), int(counted.text.rsplit("writes: ", 1)[1]) * 3 // 4
+    shutil.move(tmp_path / "run", tmp_path / "whole")
+    killed = done(lambda: watched(lambda n: n == moment and os._exit(9), asked), tmp_path / "printed")
+    assert killed.code == 9
+    assert done(lambda: main([*asked, "--resume"]), tmp_path / "printed").code == 0
+    assert files_of(tmp_path / "run") == expected
+
+
+def test_prompts_of_other_accuracy_are_left_out_and_counted(place, tmp_path):
+    asked = ["--method", "grpo", "--filter-accuracy", "0.25", "0.8", "--seed", "3"]
+    assert main(words(place, tmp_path / "run", *asked)) == 0
+    rewards: dict[str, list[float]] = {}
+    for row in rollouts(tmp_path / "run", 1):
+        rewards.setdefault(row["id"], []).append(row["reward"])
+    means = {name: sum(some) / 4 for name, some in rewards.items()}
+    kept = {name for name, mean in means.items() if mean in (0.5, 0.75)}
+    lines = JsonLines(tmp_path / "run" / "rounds" / "0001" / "advantages.jsonl").read()
+    assert {line["id"] for line in lines} == kept
+    assert 0 < len(kept) < 6
+    line = rounds_of(tmp_path / "run")[0]
+    easy, hard = (sum(mean in values for mean in means.values()) for values in ((1.0,), (0.0, 0.25)))
+    assert (line["round/filtered_easy"], line["round/filtered_hard"]) == (easy, hard)
+    assert line["round/without_signal"] == (6 - len(kept)) / 6
+    assert "prompts that are left out by their accuracy" in (tmp_path / "run" / "report" / "index.html").read_text()
+
+
+def test_the_accuracy_of_no_outcomes_is_refused(place, tmp_path, capsys):
+    judged = ["--judge", f"{place / 'length.py'}:score"]
+    asked = ["--method", "grpo", "--filter-accuracy", "0", "1"]
+    assert main(words(place, tmp_path / "run", *asked, judged=judged)) == 2
+    assert "takes the mean of outcomes between 0 and 1" in capsys.readouterr().err
 
 
 def test_what_is_cut_is_masked_or_gets_nothing(place, tmp_path):
@@ -222,6 +299,14 @@ def test_a_page_and_a_doctor_read_the_run(whole):
     found = tokenq.examine(run, device="cpu")
     assert not found.unseen
     assert "stale-rollouts" not in {one.name for one in found.findings}
+
+
+def test_a_policy_in_shards_is_refused(place, tmp_path, capsys, monkeypatch):
+    sharding = SimpleNamespace(distributed_type=DistributedType.FSDP)
+    monkeypatch.setattr("tokenq.jobs.rollout.run.accelerator_for", lambda config: sharding)
+    assert main(words(place, tmp_path / "run", "--method", "ppo")) == 2
+    assert "A policy in shards (FSDP, DeepSpeed) cannot write here." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.jobs.rollout.judges import ImplicitReward, Scorers
 from tokenq.jobs.rollout.token_rewards import Source, token_rewards
+from tokenq.judge.kinds import Pairwise, Pointwise
 from tokenq.models.classifier import load_classifier
 from tokenq.models.load import ModelSpec
 from tokenq.records.rollouts import Rollout
@@ -57,10 +59,10 @@ def place(tmp_path_factory):
     return root
 
 
-def source_of(place, prm=None, **settings):
+def source_of(place, prm=None, judge=None, **settings):
     tokenizer = AutoTokenizer.from_pretrained(place / "model")
     given = {"model": "m", "prompts": ["p"], "output": "o", "tokens_per_batch": 30, "reward_weights": WEIGHTS}
-    return Source(OnlineConfig(**given | settings), Scorers(None, None, None, tokenizer, "cpu"), prm)
+    return Source(OnlineConfig(**given | settings), Scorers(None, None, None, tokenizer, "cpu"), judge, prm)
 
 
 def rollout(prompt, response, name="1", number=0):
@@ -153,10 +155,29 @@ def test_a_reward_model_is_read_behind_the_prompt_and_behind_every_token(place):
 def test_a_process_reward_model_is_read_as_it_is():
     """β (log φ − log π_ref) by hand: φ gives every token a log-prob of −0.01 times its id, the reference −0.5."""
     prm = ImplicitReward(lambda batch: -0.01 * batch.targets.float(), lambda batch: -0.5 + 0.0 * batch.targets, 0.05)
-    source = Source(OnlineConfig(model="m", prompts=["p"], output="o"), Scorers(None, None, None, None, "cpu"), prm)
+    source = Source(
+        OnlineConfig(model="m", prompts=["p"], output="o"), Scorers(None, None, None, None, "cpu"), None, prm
+    )
     found = token_rewards("prime", source)(SAMPLES[:2])
     want = [[0.05 * (0.5 - 0.01 * token) for token in one.token_ids] for one in SAMPLES[:2]]
     assert found == [pytest.approx(rewards, abs=1e-7) for rewards in want]
+
+
+def test_a_judge_is_read_in_front_of_every_token(place):
+    """(Sum of the digits so far)²: 6 2 7 is worth 36, 64, 225 and nothing more at its EOS; beginnings that go on."""
+    asked = []
+
+    def squares(number, responses):
+        asked.extend(responses)
+        return [sum(map(int, re.findall(r"\d", one.response))) ** 2 for one in responses]
+
+    given = [replace(one, reward=reward) for one, reward in zip(SAMPLES, (225.0, 64.0, 81.0, 0.0, 900.0), strict=True)]
+    found = token_rewards("judge", source_of(place, judge=Pointwise(squares)))(given)
+    assert found == [[36, 28, 161, 0], [64], [16, 65, 0], [0], [36, 133, 272, 459, 0, 0, 0]]
+    assert {one.finish for one in asked} == {"length"}
+    texts = [[one.response for one in asked if one.id == name] for name in ("1", "2")]
+    assert sorted(texts[0]) == ["", " 6", " 6 2", " 6 2 7"]  # of both responses: what they begin with is judged once
+    assert len(texts[1]) == len(set(texts[1])) == 9
 
 
 def other_run(place):
@@ -184,6 +205,8 @@ REFUSED = {
         "has 2 outputs",
     ),
     "no PRM": ("prime", lambda place: {}, "no process reward model"),
+    "a judge that compares": ("judge", lambda place: {"judge": Pairwise(print)}, "this judge compares two responses"),
+    "a judge of tokens": ("judge", lambda place: {"judge": Pointwise(print, "tokens")}, "--token-rewards implicit"),
     "no such source": ("implicite", lambda place: {}, "Did you mean 'implicit'"),
 }
 

@@ -15,7 +15,7 @@ from tokenq.report.episodes.page import write_episode_page
 from tokenq.report.figure_page import write_figures
 from tokenq.report.html import write_page
 from tokenq.report.outcome_page import write_outcome_page
-from tokenq.report.rounds_page import write_rounds_page
+from tokenq.report.rounds.page import write_rounds_page
 from tokenq.report.search_page import write_search_page
 from tokenq.rundir import RunDir
 from tokenq.stats.outcome import Chart, Curve, ListedExample, Outcome, Table

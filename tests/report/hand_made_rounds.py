@@ -4,7 +4,7 @@ from hand_made_runs import write_lines, write_provenance, write_rounds
 from hand_made_traces import HOSTILE
 
 from tokenq.records.rollouts import Rollout
-from tokenq.report.rounds_page import LONGEST
+from tokenq.report.rounds.page import LONGEST
 
 
 def response(name, number, reward, text, **more):

@@ -8,7 +8,7 @@ from hand_made_rounds import hand_made_rounds, response
 from hand_made_runs import write_lines, write_rounds
 from hand_made_traces import HOSTILE
 
-from tokenq.report.rounds_page import LONGEST, write_rounds_page
+from tokenq.report.rounds.page import LONGEST, write_rounds_page
 from tokenq.rundir import RunDir
 
 

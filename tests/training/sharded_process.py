@@ -29,12 +29,19 @@ POLICIES = {
     "distributions": lambda dtype: small_policy(dtype=dtype),
     "distributions-adapter": lambda dtype: small_policy(lora=True, dtype=dtype),
     "values": lambda dtype: PolicyNetworks(small_policy(dtype=dtype), ["values"]),
+    "networks": lambda dtype: PolicyNetworks(small_policy(dtype=dtype), ["values", "prm"]),
 }
 
-LOSSES = {"distributions": "tdpo2", "distributions-adapter": "tdpo2", "values": "dro"}
-"""Losses other than DPO, by the name of the run: one that reads the reference's logits in every step, and one with a
-value network, whose gradient is clipped apart from the policy's.
+LOSSES = {
+    **{name: "tdpo2" for name in ("distributions", "distributions-adapter")},
+    **{"values": "dro", "networks": "ppo+0.5*value+implicit_prm"},
+}
+"""Losses other than DPO, by the name of the run: one that reads the reference's logits in every step, and two with
+networks, whose gradients are clipped apart from the policy's.
 """
+
+BESIDE = {"values": {}, "networks": {"value_learning_rate": 1e-2, "prm_learning_rate": 1e-3}}
+"""Settings of runs with networks beside the policy."""
 
 
 def checkpointed(policy):
@@ -48,9 +55,9 @@ def run(output, name, dtype, **more):
     policy = POLICIES[name](dtype)
     if name == "online-adapter":  # the reference is computed in every step, and not stored
         more["online"] = no_grad(policy, "off")
-    if name == "values":
-        more |= {"groups": groups_for("dro"), "max_grad_norm": 0.05}
-        settings["held_out"] = groups_for("dro", 5, seed=7)
+    if name in BESIDE:
+        more |= {"groups": groups_for(LOSSES[name]), "max_grad_norm": 0.05, **BESIDE[name]}
+        settings["held_out"] = groups_for(LOSSES[name], 5, seed=7)
     return train_small(output, policy=policy, loss=LOSSES.get(name, "dpo"), **settings, **more)
 
 
@@ -75,7 +82,7 @@ def main(folder, dtype, names):
             torch.save(state, folder / f"{name}.pt")
             layers = [type(module).__name__ for module in policy.modules() if "FSDP" in type(module).__name__]
             (folder / f"{name}.layers").write_text("\n".join(layers))
-            if name != "values":
+            if name not in BESIDE:
                 export_policy(policy, tiny_tokenizer(), folder / f"{name}-policy", "card", state)
         accelerator.wait_for_everyone()
         accelerator = sharding_accelerator()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sharded_process import POLICIES, run
+from sharded_process import BESIDE, POLICIES, run
 from small_runs import lines_of, weights_of
 from tiny import SAMPLE, tiny_model, tiny_tokenizer
 
@@ -57,16 +57,18 @@ def sharded(tmp_path_factory):
     return folder
 
 
-def test_a_value_network_in_shards_is_clipped_as_in_one_process(sharded, tmp_path):
-    """To a norm far below that of its gradient, and by the norm of the whole, not of a shard."""
-    run(tmp_path, "values", torch.float64)
+@pytest.mark.parametrize("name", BESIDE)
+def test_networks_in_shards_are_trained_and_clipped_as_in_one_process(name, sharded, tmp_path):
+    """To a norm far below that of their gradients, and by the norm of the whole, not of a shard."""
+    _, summary = run(tmp_path, name, torch.float64)
     want = lines_of(tmp_path)
     assert min(line["values/grad_norm"] for line in want if "loss" in line) > 0.05
-    for output in ("values", "values-resumed"):
+    for output in (name, f"{name}-resumed"):
         assert_equal_lines(lines_of(sharded / output), want, 1e-6)
+        assert_equal_weights(torch.load(sharded / f"{output}.pt", weights_only=True), weights_of(summary.policy), 1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in POLICIES if name != "values"])
+@pytest.mark.parametrize("name", [name for name in POLICIES if name not in BESIDE])
 def test_fully_sharded_training_gives_what_one_process_gives(name, sharded, tmp_path):
     one, _ = run(tmp_path, name, torch.float64)
     tolerance = 1e-6  # norms in float32

@@ -9,6 +9,9 @@ from accelerate.utils import DistributedType
 from small_runs import small_config, small_policy
 from torch import nn
 
+from tokenq.core.losses import find_sum
+from tokenq.errors import UserError
+from tokenq.training.defaults import with_defaults
 from tokenq.training.optim import learning_rate, make_optimizer, tell_deepspeed
 
 
@@ -47,6 +50,21 @@ def test_a_warm_up_longer_than_the_run(tmp_path):
 def test_beyond_the_end_the_rate_is_never_negative(tmp_path):
     assert learning_rate(small_config(tmp_path, learning_rate=1.0), 9, 6) == 0
     assert learning_rate(small_config(tmp_path, learning_rate=1.0, schedule="cosine"), 9, 6) == pytest.approx(0)
+
+
+def test_a_learning_rate_of_what_is_not_trained_is_refused(tmp_path):
+    for settings, said in (
+        (
+            {"value_learning_rate": 1e-3},
+            "--value-learning-rate is given, and loss 'implicit_prm' trains no value network",
+        ),
+        ({"prm_learning_rate": 1e-3}, "trains no process reward model beside the policy"),  # it is the policy itself
+    ):
+        config = small_config(tmp_path, loss="implicit_prm", **settings)
+        with pytest.raises(UserError, match=said):
+            with_defaults(config, find_sum("implicit_prm"))
+    config = small_config(tmp_path, loss="ppo+implicit_prm", prm_learning_rate=1e-3)
+    assert with_defaults(config, find_sum("ppo+implicit_prm")) == config
 
 
 @pytest.mark.parametrize(

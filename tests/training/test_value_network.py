@@ -106,6 +106,20 @@ def test_the_two_gradients_are_clipped_apart(tmp_path):
         assert torch.cat(moves).norm().item() == pytest.approx(0.05, rel=1e-3)
 
 
+def test_the_value_network_has_a_learning_rate_of_its_own(tmp_path):
+    """SGD whose gradients are cut to a norm of 0.05: one step at rates 1 and ¼, and the rates of two that fall."""
+    options = {"loss": "dro", "groups": GROUPS, "optimizer": "sgd", "learning_rate": 1.0, "value_learning_rate": 0.25}
+    both = moved(valued())
+    start = weights_of(both)
+    train_small(tmp_path / "one", policy=both, max_grad_norm=0.05, max_steps=1, schedule="constant", **options)
+    for part, moves in (("policy.", 0.05), ("values.", 0.0125)):
+        own = [(v - start[n]).flatten() for n, v in both.state_dict().items() if n.startswith(part)]
+        assert torch.cat(own).norm().item() == pytest.approx(moves, rel=1e-3)
+    train_small(tmp_path / "two", policy=moved(valued()), max_steps=2, **options)
+    lines = [line for line in lines_of(tmp_path / "two") if "learning_rate" in line]
+    assert [(line["learning_rate"], line["values/learning_rate"]) for line in lines] == [(1.0, 0.25), (0.5, 0.125)]
+
+
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "adapter"])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lora):
     """Weights of both networks and every number, to the bit: the checkpoint holds the value network and its moments."""

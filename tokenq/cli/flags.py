@@ -240,7 +240,7 @@ def _shape(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"metavar": "{" + ",".join(get_args(kind)) + "}"}
     if get_origin(kind) is Sequence:
-        return {"metavar": "TEXT", "nargs": "*", "action": "extend"}
+        return {"metavar": "X" if float in options else "TEXT", "nargs": "*", "action": "extend"}
     if get_origin(kind) is Mapping:
         return {"metavar": "NAME=TEXT", "nargs": "*", "action": "extend"}
     if kind is bool:

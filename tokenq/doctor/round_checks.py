@@ -35,18 +35,22 @@ now: engines in half precision differ by a hundredth or two, other weights by te
 def hacked(record: RunRecord) -> Finding | None:
     """Return a finding where the reward of training rose for certain and a held-out judge's fell for certain.
 
-    For certain: the 95 % intervals of the first and the last round lie apart.
+    For certain: the 95 % intervals lie apart, of the first and the last round, and of the best evaluation and the last:
+    where a judge is over-optimised, the truth rises with it at first.
     """
     first, last = _ends(record.rounds)
     if not _apart(first, last, "round/reward"):
         return None
-    before, after = _ends(record.evaluations)
+    start, after = _ends(record.evaluations)
     verifies = record.config.get("judge") == "verifier"
-    fallen = [name for name in HELD_OUT if _apart(after, before, f"eval/{name}")]
+    bests = {name: _best(record.evaluations, f"eval/{name}") for name in HELD_OUT}
+    fallen = [name for name in HELD_OUT if _apart(after, bests[name], f"eval/{name}")]
     if not fallen:
         return None
     name = fallen[0]
+    best = bests[name]
     independent = name == "judge_accuracy" or (name == "accuracy" and not verifies)
+    when = "start" if best is start else "best"
     return Finding(
         "reward-hacking",
         "error" if independent else "warning",
@@ -55,12 +59,26 @@ def hacked(record: RunRecord) -> Finding | None:
         (
             Evidence("round/reward, first round", first["round/reward"], int(first["step"])),
             Evidence("round/reward, last round", last["round/reward"], int(last["step"])),
-            Evidence(f"eval/{name}, start", before[f"eval/{name}"], int(before["step"])),
+            Evidence(f"eval/{name}, {when}", best[f"eval/{name}"], int(best["step"])),
             Evidence(f"eval/{name}, last", after[f"eval/{name}"], int(after["step"])),
         ),
-        "Take an earlier round (--rounds), raise --beta, keep --reference-moves never; read the examples of "
-        "report/index.html side by side, and judge by something that they cannot please.",
+        f"{_earlier(best)}, {_held(record, last)}; read the examples of report/index.html side by side, and judge by "
+        "something that they cannot please.",
     )
+
+
+def _earlier(best: Mapping[str, Any]) -> str:
+    """Return which policy to take instead of the last."""
+    number = int(best["after_round"])
+    return f"Take the policy after round {number} (--rounds {number})" if number else "Begin again from the start"
+
+
+def _held(record: RunRecord, last: Mapping[str, Any]) -> str:
+    """Return what holds a policy to its reference."""
+    if _noun(last) == "pairs":
+        return "raise --beta, keep --reference-moves never"
+    penalised = record.config.get("kl") in ("reward", "loss")
+    return "raise --beta" if penalised else "add a KL penalty (--kl reward --beta 0.1)"
 
 
 def length_creep(record: RunRecord) -> Finding | None:
@@ -83,10 +101,16 @@ def length_creep(record: RunRecord) -> Finding | None:
             Evidence("share that is cut, first round", first.get("round/truncated") or 0.0, int(first["step"])),
             Evidence("share that is cut, last round", last.get("round/truncated") or 0.0, int(last["step"])),
         ),
-        "See whether the judge likes length (tokenq eval win-rate is length-controlled): --pairs length_regularised "
-        "takes length out of pairs; --truncated drop leaves cut responses out; raise --max-new-tokens if length is "
-        "meant.",
+        "See whether the judge likes length (tokenq eval win-rate is length-controlled): "
+        f"{_SHORTER[_noun(last)]}; raise --max-new-tokens if length is meant.",
     )
+
+
+_SHORTER = {
+    "pairs": "--pairs length_regularised takes length out of pairs; --truncated drop leaves cut responses out",
+    "responses": "a KL penalty holds length; --truncated zero gives cut responses nothing, mask leaves them out",
+}
+"""What keeps responses short, by what is learnt from."""
 
 
 def entropy_collapse(record: RunRecord) -> Finding | None:
@@ -119,7 +143,7 @@ def everything_tied(record: RunRecord) -> Finding | None:
     if not last or (last.get("round/without_signal") or 0.0) < TIED:
         return None
     unusable = last.get("round/unusable") or 0.0
-    noun = "pairs" if "round/pairs" in last else "responses"
+    noun = _noun(last)
     learnt = sum(line[f"round/{noun}"] for line in record.rounds)
     what = "gave no pair" if noun == "pairs" else "said nothing of what is better"
     why = "The judge gave no number for most responses" if unusable > SAME else "The judge cannot tell them apart"
@@ -184,6 +208,17 @@ def template_drift(record: RunRecord) -> Finding | None:
         "Give writer and trainer one tokenizer and one chat template (--chat-template), and restore the prompts if "
         "they were changed since.",
     )
+
+
+def _noun(line: Mapping[str, Any]) -> str:
+    """Return what a round counts: pairs, or responses with advantages."""
+    return "pairs" if "round/pairs" in line else "responses"
+
+
+def _best(lines: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the first of the lines with the largest number of a name; an empty one where none has it."""
+    known = [line for line in lines if line.get(name) is not None]
+    return max(known, key=lambda line: float(line[name])) if known else {}
 
 
 def _ends(lines: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -60,6 +60,8 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     batch_size: int = 8,
     tokens_per_batch: int = 4096,
     learning_rate: float | None = None,
+    value_learning_rate: float | None = None,
+    prm_learning_rate: float | None = None,
     epochs: float = 1.0,
     max_steps: int | None = None,
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear",

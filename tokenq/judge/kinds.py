@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tokenq.judge.judging import Comparison, Judgement, ScoreJudge, Verdict, shares
 from tokenq.records.examples import Text
@@ -37,9 +37,11 @@ class Pointwise:
     Attributes:
         score: (round, responses) → one number each, in their order. Responses have what `Response` has; those of a
             round are rollouts. The round is 0 outside of online runs.
+        reads: whether it reads their texts, as `Response` has them, or the tokens of rollouts.
     """
 
     score: Callable[[int, Sequence[Any]], Sequence[float]]
+    reads: Literal["texts", "tokens"] = "texts"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A credit says how a round's rewards become an advantage for every token: which e
 stand beside the judge's, and in which form. The estimators are rows of `tokenq.rollout.advantages`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -60,10 +60,10 @@ class CreditOptions:
     """What a token is credited with: the returns that follow it, these against the prompt's other responses (group,
     leave_one_out), against a value network (gae), against V* of a DPO run (implicit), or PRIME's sum of both. auto: as
     the method has it."""
-    token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model"] = "auto"
+    token_rewards: Literal["auto", "none", "implicit", "prime", "reward_model", "judge"] = "auto"
     """Rewards of single tokens beside the judge's: β log π/π_ref of --credit-run, or of a process reward model that is
-    trained on the outcomes (prime), or what each token adds to the score of --reward-model. auto: as --credit has
-    it."""
+    trained on the outcomes (prime), or what each token adds to the score of --reward-model, or to the judge's own
+    number of the text so far. auto: as --credit has it."""
     token_reward_form: Literal["auto", "scaled", "potential", "baseline"] = "auto"
     """What rewards of tokens do: add to the reward (scaled, which moves the optimum), only shape it (potential, which
     cannot), or give the values that returns are measured against (baseline). auto: as --credit has it."""
@@ -84,6 +84,11 @@ class CreditOptions:
     """Largest absolute reward of a response; larger ones are cut to it. Default: none."""
     whiten_advantages: bool | None = None
     """Give the advantages of all tokens of a round mean 0 and variance 1. Default: the method's, else false."""
+    normalise_values: bool = False
+    """Have the value network learn returns less the mean, and by the standard deviation, of all returns so far."""
+    filter_accuracy: Sequence[float] = ()
+    """Learn from prompts alone whose mean reward, of outcomes between 0 and 1, is strictly between two numbers: 0.2
+    0.8 (PRIME), or 0 1 (DAPO). Default: from all."""
     kl: Literal["auto", "none", "reward", "loss"] = "auto"
     """Where the KL penalty of weight --beta stands: in the rewards of tokens, in the loss, or nowhere. auto: as the
     method has it."""
@@ -133,6 +138,7 @@ def _read(config: CreditOptions, found: Mapping[str, Any]) -> dict[str, bool]:
     row, dense = CREDITS[found["credit"]], found["token_rewards"] != "none"
     return {
         "lam": row.valued,
+        "normalise_values": row.valued,
         "gamma": row.estimator in ("returns", "gae"),
         "credit_run": found["token_rewards"] == "implicit",
         "token_reward_form": dense,
@@ -168,6 +174,7 @@ def credit_lacks(
                 "Give 2 or more (--samples 8), or take --credit returns or gae.",
             )
         )
+    found += _filter_lacks(config.filter_accuracy, samples)
     if source == "implicit" and config.credit_run is None:
         hint = "Name a finished run of DPO: --credit-run runs/dpo."
         found.append(UserError("Implicit rewards of tokens are read off a pair of models, and none is named.", hint))
@@ -186,6 +193,18 @@ def credit_lacks(
     if row.estimator == "prime" and source == "none":
         found.append(UserError("--credit prime needs rewards of tokens.", "Leave --token-rewards none out."))
     return found
+
+
+def _filter_lacks(bounds: Sequence[float], samples: int) -> list[UserError]:
+    """Return what goes against learning from some prompts alone."""
+    if not bounds:
+        return []
+    if len(bounds) != 2 or bounds[0] >= bounds[1]:
+        says = " ".join(f"{bound:g}" for bound in bounds)
+        return [UserError(f"--filter-accuracy {says}: it takes a low and a high number.", "Give 0.2 0.8, or 0 1.")]
+    hint = "Give 2 or more (--samples 8), or leave --filter-accuracy out."
+    found = UserError("--filter-accuracy with --samples 1: the mean of one outcome is 0 or 1.", hint)
+    return [found] if samples < 2 else []
 
 
 def is_grouped(config: CreditOptions) -> bool:

@@ -1,7 +1,7 @@
 """Checks that stop a run: a policy that does not start as its reference, and losses that are no numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -91,6 +91,28 @@ def not_finite(result: BatchResult, actions: Actions) -> list[str]:
         bad = (~torch.isfinite(losses.detach())).nonzero()[:, 0].tolist()
         found += [actions.origins[first] for first in _members(losses, actions, bad)]
     return list(dict.fromkeys(found))
+
+
+def refuse_not_finite(failed: Sequence[str], step: int, keep: Callable[[], str], accelerator: Accelerator) -> None:
+    """Stop on all processes where an example of any of them has a loss or a gradient that is no number.
+
+    Args:
+        failed: origins of this process's.
+        step: updates done.
+        keep: keeps what was done, and says where.
+        accelerator: tells of the others.
+
+    Raises:
+        UserError: names the examples.
+    """
+    bad = torch.tensor(float(len(failed)), device=accelerator.device)
+    if accelerator.reduce(bad, "sum").item() == 0:
+        return
+    rows = ", ".join(failed[:8]) + (f" and {len(failed) - 8} more" if len(failed) > 8 else "")
+    raise UserError(
+        f"Loss or gradient of step {step + 1} is not finite: {rows or 'rows of another process'}. {keep()}",
+        "Lower --learning-rate, compute in float32, or look at these rows.",
+    )
 
 
 def _members(losses: torch.Tensor, actions: Actions, bad: list[int]) -> list[int]:

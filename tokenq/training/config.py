@@ -112,6 +112,10 @@ class TrainConfig:
     learning_rate: float | None = None
     """Peak learning rate. Default, for all weights and for an adapter: sft 1e-5 and 2e-4, preferences 1e-6 and 5e-5,
     reward models 1e-5 and 1e-4."""
+    value_learning_rate: float | None = None
+    """Peak learning rate of a value network beside the policy. Default: that of the policy."""
+    prm_learning_rate: float | None = None
+    """Peak learning rate of a process reward model beside the policy. Default: that of the policy."""
     epochs: float = 1.0
     """Passes over the data."""
     max_steps: int | None = None
@@ -188,8 +192,9 @@ class TrainConfig:
             value = getattr(self, name)
             if get_origin(kind) is Literal and value not in get_args(kind):
                 raise unknown_name(name.replace("_", " "), str(value), get_args(kind))
-            if get_origin(kind) is Sequence and isinstance(value, str):
-                raise UserError(f"{name} is one string.", f"Give a list: {name}=[{value!r}].")
+            if get_origin(kind) is Sequence and (isinstance(value, str) or not isinstance(value, Sequence)):
+                one = f"{name} is one string" if isinstance(value, str) else f"--{name.replace('_', '-')} is {value!r}"
+                raise UserError(f"{one}.", f"Give a list: {name}=[{value!r}].")
 
     def lora(self) -> dict[str, Any]:
         """Return the settings of the new adapter, as `add_lora` takes them."""
@@ -311,7 +316,7 @@ RANGES = (
         least=1,
         most=2**31 - 1,
     ),
-    Range(("learning_rate",), above=0, most=1_000),
+    Range(("learning_rate", "value_learning_rate", "prm_learning_rate"), above=0, most=1_000),
     Range(("epochs",), above=0, most=1_000_000),
     Range(("reference_mixup_alpha",), above=0, most=1),
     Range(("adam_epsilon",), above=0, most=1),
@@ -322,7 +327,3 @@ RANGES = (
     Range(("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"), least=0, below=1),
 )
 """The ranges of a training's numbers, beside those that all configurations share."""
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from tokenq.core.losses import LossSum
+from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
 
 
@@ -47,8 +48,29 @@ def adapts(config: TrainConfig) -> bool:
     return config.lora_rank > 0 or config.adapter is not None
 
 
+_NETWORKS = {
+    "values": ("--value-learning-rate", "value network", "Leave it out, or add a value to the loss: ppo+0.5*value."),
+    "prm": ("--prm-learning-rate", "process reward model", "Leave it out, or add it to the loss: ppo+implicit_prm."),
+}
+"""Flag of the learning rate of a network, what it is, and how it comes to be trained, by the network's name."""
+
+
+def own_rates(config: TrainConfig) -> dict[str, float]:
+    """Return the peak learning rates that networks beside the policy have of their own, by the network's name."""
+    given = {"values": config.value_learning_rate, "prm": config.prm_learning_rate}
+    return {name: rate for name, rate in given.items() if rate is not None}
+
+
 def with_defaults(config: TrainConfig, loss: LossSum) -> TrainConfig:
-    """Return the settings with those that depend on the kind of training filled in."""
+    """Return the settings with those that depend on the kind of training filled in.
+
+    Raises:
+        UserError: a network that the loss does not train has a learning rate.
+    """
+    for name in own_rates(config):
+        if name not in loss.networks:
+            flag, what, hint = _NETWORKS[name]
+            raise UserError(f"{flag} is given, and loss {config.loss!r} trains no {what} beside the policy.", hint)
     if config.streaming and config.save_steps is None:
         config = replace(config, save_steps=STEPS_BETWEEN_CHECKPOINTS)
     if config.reference_sync_steps is not None and config.reference_mixup_alpha is None:

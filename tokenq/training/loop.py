@@ -6,13 +6,12 @@ and a row of the loss table, and asks for the examples of a step; never a networ
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
@@ -21,23 +20,25 @@ from tokenq.core.tensors import Actions
 from tokenq.errors import Interrupted, UserError
 from tokenq.files import JsonLines
 from tokenq.listener import Event
-from tokenq.training import checkpoint, stopping
-from tokenq.training.checks import apart_at_start, not_finite, raise_together, without_noise
+from tokenq.training import checkpoint, optim, stopping
+from tokenq.training.checks import apart_at_start, not_finite, raise_together, refuse_not_finite, without_noise
 from tokenq.training.evaluation import evaluate
 from tokenq.training.job import Job, Summary
-from tokenq.training.monitor import Meter
+from tokenq.training.monitor import Meter, cost_of
 from tokenq.training.objective import BatchResult, add_sums
-from tokenq.training.optim import (
-    learning_rate,
-    make_optimizer,
-    refuse_sharded_masters,
-    release_masters,
-    split_weights,
-    tell_deepspeed,
-)
 from tokenq.training.recorded import evaluations_of, refuse_fewer_steps, still_holds
 from tokenq.training.source import total_steps
-from tokenq.training.step import MicroBatch, Step, Totals, coupled_step, examples, plan, share_of, sum_over_processes
+from tokenq.training.step import (
+    MicroBatch,
+    Step,
+    Totals,
+    coupled_step,
+    examples,
+    plan,
+    share_of,
+    step_weights,
+    sum_over_processes,
+)
 
 
 def fit(job: Job, accelerator: Accelerator) -> Summary:
@@ -52,17 +53,18 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
         Interrupted: a signal asked it to stop; what was done is in a checkpoint.
     """
     config, metrics_file = job.config, JsonLines(job.run.metrics)
-    refuse_sharded_masters(accelerator, job.policy)
-    optimizer, masters = make_optimizer(job.policy, config, job.networks)
+    optim.refuse_sharded_masters(accelerator, job.policy)
+    optimizer, masters = optim.make_optimizer(job.policy, config, job.networks)
+    peaks = [group["lr"] for group in optimizer.param_groups]
     checkpoint.hand_over_weights(accelerator)
-    tell_deepspeed(accelerator, config)
+    optim.tell_deepspeed(accelerator, config)
     policy, optimizer = accelerator.prepare(job.policy, optimizer)
     policy.train()
     trained = None if job.files is None else checkpoint.Trained(policy, job.files, job.networks, masters)
     total = total_steps(config, job.source.per_epoch)
     step = checkpoint.load_latest(accelerator, trained, job.run, metrics_file) if config.resume and trained else 0
     refuse_fewer_steps(step, total)
-    trainer = _Trainer(job, accelerator, policy, optimizer, metrics_file, total, trained)
+    trainer = _Trainer(job, accelerator, policy, optimizer, peaks, metrics_file, total, trained)
     if accelerator.is_main_process:
         metrics_file.keep(lambda record: still_holds(record, step, total))
         trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
@@ -73,7 +75,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
             summary = trainer.run(step)
         except stopping.Abandoned:
             raise trainer.stopped(trainer.done, job.request.signum) from None
-    release_masters(masters)
+    optim.release_masters(masters)
     return summary
 
 
@@ -85,6 +87,7 @@ class _Trainer:
     accelerator: Accelerator
     policy: nn.Module
     optimizer: Any
+    peaks: Sequence[float]
     metrics_file: JsonLines
     total: int
     trained: checkpoint.Trained | None
@@ -95,7 +98,7 @@ class _Trainer:
         self.meter = Meter()
         self.per_epoch = self.job.source.per_epoch
         self.watch = stopping.Watch(self.job.config.keep_best, self.job.config.early_stopping_patience, {})
-        self.clipped = list(self.policy.parameters()), *split_weights(self.policy, self.job.networks)
+        self.clipped = list(self.policy.parameters()), *optim.split_weights(self.policy, self.job.networks)
 
     def is_due(self, step: int) -> bool:
         """Return whether a checkpoint is due after so many updates."""
@@ -159,7 +162,7 @@ class _Trainer:
 
     def _same(self, step: int) -> bool:
         """Return whether policy and reference are one function after so many updates: none has moved a weight yet."""
-        rates = (learning_rate(self.job.config, earlier, self.total) for earlier in range(step))
+        rates = (optim.learning_rate(self.job.config, earlier, self.total) for earlier in range(step))
         return self.job.start_tolerance is not None and not any(rates)
 
     def _evaluates(self, step: int) -> bool:
@@ -176,15 +179,13 @@ class _Trainer:
             return {}
         self.job.move(step)
         step_plan = plan(parts, config.tokens_per_batch, self.accelerator)
-        rate = learning_rate(config, step, self.total)
-        for group in self.optimizer.param_groups:  # before the backward pass, in which DeepSpeed takes its step
-            group["lr"] = rate
+        optim.set_rates(self.optimizer, self.peaks, config, step, self.total)
         totals: Totals = {}
         if self.job.objective.loss.coupled and step_plan.has_several:
             self._together(step_plan, step, totals)
         else:
             self._one_by_one(step_plan, step, totals)
-        norms = self._clip()
+        norms = optim.clip_gradients(self.accelerator, self.clipped, self.job.networks, config.max_grad_norm)
         unscaled = self.accelerator.scaler is None  # a gradient scaler skips steps that are not finite itself
         if unscaled and not all(map(math.isfinite, norms.values())):
             self._stop_if_not_finite([part.group.where for part in parts], step, clipped=True)
@@ -192,7 +193,8 @@ class _Trainer:
         self.optimizer.zero_grad()
         means = self.job.objective.means(sum_over_processes(totals, self.accelerator))
         means = without_noise(means, self._same(step))
-        metrics = {"learning_rate": rate, **norms, **means, **self._cost()}
+        rates = optim.learning_rates(config, self.job.networks, step, self.total)
+        metrics = {**rates, **norms, **means, **cost_of(self.meter, self.accelerator)}
         self._log(step + 1, metrics)
         self.job.listener(Event("train", step + 1, self.total, metrics))
         return metrics
@@ -200,7 +202,7 @@ class _Trainer:
     def _one_by_one(self, step_plan: Step, step: int, totals: Totals) -> None:
         """Do the forward and backward passes of an update, each micro-batch by itself."""
         job, objective = self.job, self.job.objective
-        weights = self._step_weights(step_plan)
+        weights = step_weights(step_plan, objective, self.accelerator)
         failed: list[str] = []
         apart: UserError | None = None
         for i, micro in enumerate(step_plan.own):
@@ -275,53 +277,18 @@ class _Trainer:
         self.meter.restart()
         return metrics
 
-    def _step_weights(self, step_plan: Step) -> list[float]:
-        """Return the weight of the whole step in each loss."""
-        objective = self.job.objective
-        rows = [[float(w) for w in objective.weights(micro.batch.actions)] for micro in step_plan.own if micro.counts]
-        sums = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(objective.loss.terms)).sum(0)
-        if self.accelerator.num_processes > 1:
-            sums = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), "sum")
-        weights: list[float] = sums.tolist()
-        return weights
-
-    def _clip(self) -> dict[str, float]:
-        """Clip the gradient, that of each network beside the policy by itself, and return the norms before that."""
-        limit = self.job.config.max_grad_norm or math.inf
-        every, own, *apart = self.clipped
-        norm = self.accelerator.clip_grad_norm_(own if apart else every, limit)
-        norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
-        for name, weights in zip(self.job.networks, apart, strict=True):  # accelerate has undone any scale by now
-            norms[f"{name}/grad_norm"] = float(torch.nn.utils.clip_grad_norm_(weights, limit))
-        return norms
-
     def _stop_if_not_finite(self, failed: list[str], step: int, *, clipped: bool = False) -> None:
-        bad = torch.tensor(float(len(failed)), device=self.accelerator.device)
-        if self.accelerator.reduce(bad, "sum").item() == 0:
-            return
-        self.optimizer.zero_grad()
-        rows = ", ".join(failed[:8]) + (f" and {len(failed) - 8} more" if len(failed) > 8 else "")
-        raise UserError(
-            f"Loss or gradient of step {step + 1} is not finite: {rows or 'rows of another process'}. "
-            f"{self._keep_weights(stepped=clipped and self.accelerator.distributed_type == DistributedType.DEEPSPEED)}",
-            "Lower --learning-rate, compute in float32, or look at these rows.",
-        )
+        stepped = clipped and self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        refuse_not_finite(failed, step, lambda: self._keep_weights(stepped=stepped), self.accelerator)
 
     def _keep_weights(self, *, stepped: bool) -> str:
         """Keep the weights before a step that failed, and say where they are."""
+        self.optimizer.zero_grad()
         if stepped:  # DeepSpeed steps within the backward pass: the weights are spoilt by the time anybody looks
             return "DeepSpeed may have taken that step already: go on from the last checkpoint with --resume."
         if not self.job.config.keep_checkpoints:
             return "No checkpoint was written (--keep-checkpoints 0)."
         return f"The weights before it are kept in {self.save()}."
-
-    def _cost(self) -> dict[str, float]:
-        cost = self.meter.read(self.accelerator.device)
-        if self.accelerator.num_processes > 1:
-            row = torch.tensor([cost["tokens"], cost["tokens_per_second"]], dtype=torch.float64)
-            row = row.to(self.accelerator.device)
-            cost["tokens"], cost["tokens_per_second"] = self.accelerator.reduce(row, "sum").tolist()
-        return cost
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if self.accelerator.is_main_process:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from accelerate import Accelerator
 
 
 @dataclass
@@ -45,6 +46,15 @@ class Meter:
         }
         self.restart()
         return metrics
+
+
+def cost_of(meter: Meter, accelerator: Accelerator) -> dict[str, float]:
+    """Return the metrics of an interval over all processes, and begin a new one."""
+    cost = meter.read(accelerator.device)
+    if accelerator.num_processes > 1:
+        row = torch.tensor([cost["tokens"], cost["tokens_per_second"]], dtype=torch.float64)
+        cost["tokens"], cost["tokens_per_second"] = accelerator.reduce(row.to(accelerator.device), "sum").tolist()
+    return cost
 
 
 def peak_memory(device: torch.device) -> int:

@@ -6,7 +6,7 @@ that; the weight, in which the network computes, is its copy rounded.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
+from tokenq.training.defaults import own_rates
 
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -101,7 +102,8 @@ def make_optimizer(
 ) -> tuple[torch.optim.Optimizer, Masters]:
     """Return the optimiser over the trainable weights, and the float32 copies that it updates; see `masters_of`.
 
-    Biases and norms are not decayed. Networks beside the policy have groups of their own behind its.
+    Biases and norms are not decayed. Networks beside the policy have groups of their own behind its, each with its own
+    peak learning rate.
 
     AdamW runs fused where torch offers it: one pass over weights, gradients and moments instead of a dozen.
 
@@ -114,8 +116,8 @@ def make_optimizer(
     updated = {id(weight): master for weight, master in masters}
     parts = [[updated.get(id(p), p) for p in part] for part in split_weights(model, networks)]
     groups: Groups = [
-        group
-        for part in parts
+        group | {"lr": peak_rate(config, name)}
+        for name, part in zip((None, *networks), parts, strict=True)
         for group in (
             {"params": [p for p in part if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in part if p.ndim < 2], "weight_decay": 0.0},
@@ -144,8 +146,16 @@ MOMENTS: Mapping[str, int] = {"adamw": 2, "rmsprop": 1, "sgd": 0}
 """Numbers that each optimiser keeps for a weight, in the type in which it updates it."""
 
 
-def peak_rate(config: TrainConfig) -> float:
-    """Return the peak learning rate, which the loop is given and does not choose (`tokenq.training.defaults`)."""
+def peak_rate(config: TrainConfig, network: str | None = None) -> float:
+    """Return the peak learning rate, which the loop is given and does not choose (`tokenq.training.defaults`).
+
+    Args:
+        config: the settings.
+        network: one beside the policy, None for the policy itself.
+    """
+    own = own_rates(config).get(network or "")
+    if own is not None:
+        return own
     if config.learning_rate is None:
         raise ValueError("learning_rate is not resolved")
     return config.learning_rate
@@ -156,6 +166,25 @@ def split_weights(model: nn.Module, networks: Mapping[str, nn.Module]) -> list[l
     apart = [[p for p in network.parameters() if p.requires_grad] for network in networks.values()]
     theirs = {id(p) for part in apart for p in part}
     return [[p for p in model.parameters() if p.requires_grad and id(p) not in theirs], *apart]
+
+
+def clip_gradients(
+    accelerator: Accelerator, parts: Sequence[Sequence[nn.Parameter]], networks: Iterable[str], limit: float
+) -> dict[str, float]:
+    """Clip the gradient, that of each network beside the policy by itself, and return the norms before that.
+
+    Args:
+        accelerator: knows how weights are spread.
+        parts: all weights, and those trained ones of the policy and of each network.
+        networks: their names.
+        limit: the largest norm, 0 for any.
+    """
+    every, own, *apart = parts
+    norm = accelerator.clip_grad_norm_(own if apart else every, limit or math.inf)
+    norms = {"grad_norm": float(norm) if norm is not None else float("nan")}
+    for name, weights in zip(networks, apart, strict=True):  # accelerate has undone any scale by now
+        norms[f"{name}/grad_norm"] = float(nn.utils.clip_grad_norm_(weights, limit or math.inf))
+    return norms
 
 
 def tell_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
@@ -177,7 +206,35 @@ def tell_deepspeed(accelerator: Accelerator, config: TrainConfig) -> None:
         )
 
 
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+def set_rates(optimizer: Any, peaks: Sequence[float], config: TrainConfig, step: int, total: int) -> None:
+    """Set the learning rates of an update; it is done before the backward pass, in which DeepSpeed takes its step.
+
+    Args:
+        optimizer: as accelerate has prepared it.
+        peaks: of each of its groups.
+        config: schedule and warm-up.
+        step: updates done.
+        total: updates of the whole run.
+    """
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = learning_rate(config, step, total, peak)
+
+
+def learning_rates(config: TrainConfig, networks: Iterable[str], step: int, total: int) -> dict[str, float]:
+    """Return the learning rate of an update as its metrics have it, beside it those of networks with one of their own.
+
+    Args:
+        config: peak rates, schedule and warm-up.
+        networks: those that are trained beside the policy.
+        step: updates done.
+        total: updates of the whole run.
+    """
+    own = own_rates(config)
+    apart = {f"{name}/learning_rate": learning_rate(config, step, total, own[name]) for name in networks if name in own}
+    return {"learning_rate": learning_rate(config, step, total), **apart}
+
+
+def learning_rate(config: TrainConfig, step: int, total: int, peak: float | None = None) -> float:
     """Return the learning rate of the update from `step` to `step` + 1 (the first update has step 0).
 
     Warm-up rises linearly from 0 at step 0; "linear" then falls to 0 at `total`, "cosine" as half a cosine.
@@ -186,8 +243,9 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
         config: peak rate, schedule and warm-up.
         step: updates done.
         total: updates of the whole run.
+        peak: None for the policy's.
     """
-    peak = peak_rate(config)
+    peak = peak_rate(config) if peak is None else peak
     warmup = config.warmup_steps if config.warmup_steps is not None else math.ceil(config.warmup_ratio * total)
     if step < warmup:
         return peak * step / warmup

@@ -178,6 +178,16 @@ def judge_step(step: Step, outputs: Sequence[Outputs], objective: Objective, acc
     return CoupledStep(actions, result, whole, tuple(len(one["logps"]) for one in counted), start)
 
 
+def step_weights(step: Step, objective: Objective, accelerator: Accelerator) -> list[float]:
+    """Return the weight of the whole step in each loss."""
+    rows = [[float(w) for w in objective.weights(micro.batch.actions)] for micro in step.own if micro.counts]
+    sums = torch.tensor(rows, dtype=torch.float64).reshape(-1, len(objective.loss.terms)).sum(0)
+    if accelerator.num_processes > 1:
+        sums = accelerator.reduce(sums.to(accelerator.device, torch.float32), "sum")
+    weights: list[float] = sums.tolist()
+    return weights
+
+
 def _actions_in(parts: Iterable[Part]) -> int:
     return sum(int(response.mask.sum()) for part in parts for response in part.group.responses)
 

@@ -16,6 +16,7 @@ from tokenq.core.credit.advantages import (
     whiten,
 )
 from tokenq.core.credit.corrections import CORRECTIONS, Correction, importance_weights
+from tokenq.core.credit.normalisation import Moments, denormalised, normalised, with_more
 from tokenq.core.credit.spans import Turns, by_step, by_turn
 from tokenq.core.credit.token_rewards import (
     KL_ESTIMATORS,
@@ -29,3 +30,4 @@ from tokenq.core.credit.token_rewards import (
 __all__ = ["CORRECTIONS", "KL_ESTIMATORS", "Correction", "Turns", "by_step", "by_turn", "gae", "group_relative"]
 __all__ += ["implicit_baseline", "importance_weights", "kl_estimates", "leave_one_out", "outcome_rewards"]
 __all__ += ["potential", "prime_advantages", "returns_to_go", "scaled", "whiten"]
+__all__ += ["Moments", "denormalised", "normalised", "with_more"]

@@ -97,7 +97,7 @@ def implicit(bench: Bench) -> Judge:
     """Return the judge that is β Σ log π/π_ref of a policy and a reference: a DPO policy is a reward model."""
     if bench.implicit is None:
         raise UserError("--judge implicit without a --judge-run.", "Name a finished run: --judge-run runs/dpo.")
-    return Pointwise(bench.implicit())
+    return Pointwise(bench.implicit(), reads="tokens")
 
 
 def returns(bench: Bench) -> Judge:

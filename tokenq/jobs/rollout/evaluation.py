@@ -21,7 +21,7 @@ from tokenq.leftovers import remove
 from tokenq.records.episodes import Episode
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
-from tokenq.report.rounds_page import write_rounds_page
+from tokenq.report.rounds.page import write_rounds_page
 from tokenq.rollout.episodes.rollouts import episode_numbers
 from tokenq.rollout.summary import Judged, evaluation_numbers, judge_numbers, preference
 from tokenq.training.checks import together

@@ -151,7 +151,7 @@ def verified_task(config: OnlineConfig, loaded: LoadedPrompts) -> tuple[AnswerTa
     return AnswerTask(kept.prompts, task.column, task.extract, task.same), kept
 
 
-def judged(judge: Judge, number: int, rollouts: Sequence[Rollout]) -> list[float | None]:
+def judged(judge: Judge, number: int, rollouts: Sequence[Any]) -> list[float | None]:
     """Return what each response is worth; None where the judge gives no finite number.
 
     Raises:

@@ -7,15 +7,18 @@ what credit is made of (`tokenq/core/credit`); the judge's reward of the whole r
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from tokenq.core.packing import at_own_state, every_token
 from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.data.encoding import pieces_of
 from tokenq.errors import UserError, unknown_name
-from tokenq.jobs.rollout.judges import ImplicitReward, Scorers, each_rollout, reward_of_run
+from tokenq.jobs.rollout.judges import ImplicitReward, Scorers, each_rollout, judged, reward_of_run
+from tokenq.judge.kinds import Judge, Pointwise, Response
 from tokenq.models.forward.pair_ranker import is_ranker
 from tokenq.models.limits import refuse_positions
 from tokenq.models.load import ModelSpec
@@ -35,11 +38,13 @@ class Source(NamedTuple):
     Attributes:
         config: the settings of the run.
         scorers: its models, in whose tokens responses are.
+        judge: says what a whole response is worth.
         prm: the implicit reward of the PRM that is trained beside the policy; None where there is none.
     """
 
     config: OnlineConfig
     scorers: Scorers
+    judge: Judge
     prm: ImplicitReward | None = None
 
 
@@ -112,10 +117,58 @@ def reward_model(source: Source) -> TokenRewards:
     return of_tokens
 
 
+def judge(source: Source) -> TokenRewards:
+    """Return what each token adds to the judge's own number of the response so far.
+
+    The text in front of every token is judged, and the differences are taken: their sum is the reward of the whole
+    response less that of the empty one. A response of T tokens is T texts more to judge; what several responses to a
+    prompt begin with is judged once.
+
+    Raises:
+        UserError: the judge compares responses, or reads no texts.
+    """
+    said = source.judge
+    if not isinstance(said, Pointwise):
+        raise UserError(
+            "--token-rewards judge reads the judge's number of every beginning of a response, and this judge compares "
+            "two responses.",
+            "Take one that gives a response a number: FILE.py:FUNCTION, true answers, or a sequence classifier.",
+        )
+    if said.reads == "tokens":
+        hint = "Take --token-rewards implicit --credit-run RUN, which reads them in one pass."
+        raise UserError("The implicit judge has a number for every token itself.", hint)
+
+    def read(rollouts: Sequence[Rollout]) -> list[list[float]]:
+        begun = [_beginnings(one, source.scorers.tokenizer) for one in rollouts]
+        asked = list(dict.fromkeys(part for some in begun for part in some))
+        worth: dict[Response, float] = {}
+        for start in range(0, len(asked), _JUDGED_AT_ONCE):
+            some = asked[start : start + _JUDGED_AT_ONCE]
+            found = judged(said, 0, some)
+            worth |= {part: math.nan if one is None else one for part, one in zip(some, found, strict=True)}
+        return [
+            np.diff([*(worth[part] for part in some), math.nan if one.reward is None else one.reward]).tolist()
+            for one, some in zip(rollouts, begun, strict=True)
+        ]
+
+    return read
+
+
+_JUDGED_AT_ONCE = 512
+"""Texts that a judge is given together."""
+
+
+def _beginnings(one: Rollout, tokenizer: Any) -> list[Response]:
+    """Return what stood before each token of a response, as texts that go on."""
+    pieces = pieces_of(tokenizer, one.prompt_ids, one.token_ids)
+    return [Response(one.id, one.prompt, text, "length") for text in accumulate(pieces[:-1], initial="")]
+
+
 TOKEN_REWARDS: Mapping[str, Callable[[Source], TokenRewards]] = {
     "implicit": implicit,
     "prime": prime,
     "reward_model": reward_model,
+    "judge": judge,
 }
 """Every source of token rewards by its name."""
 
@@ -143,7 +196,7 @@ def token_rewards(name: str, source: Source, clip: float | None = None) -> Token
             if not all(map(math.isfinite, rewards)):
                 raise UserError(
                     f"Prompt {one.id}, response {one.number}: the {name} reward of a token is not finite.",
-                    "Look at the models that it is read off, or compute them in float32.",
+                    "Look at what it is read off; a model may be computed in float32.",
                 )
         return [[max(-most, min(most, reward)) for reward in rewards] for rewards in found]
 

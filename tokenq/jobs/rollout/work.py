@@ -18,6 +18,7 @@ from tokenq.jobs.rollout.evaluation import Evaluation, Judging
 from tokenq.jobs.rollout.first_reference import FirstReference, written_in
 from tokenq.jobs.rollout.judges import ImplicitReward, Scorers, implicit, recalls
 from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
+from tokenq.jobs.rollout.lessons.judged_tokens import CreditInputs
 from tokenq.jobs.rollout.lessons.lesson import Learning, Scoring
 from tokenq.jobs.rollout.lessons.pairs import learning_from_pairs
 from tokenq.jobs.rollout.prompts import AskedPrompts
@@ -144,14 +145,16 @@ def round_work(
         "reference": first if method.reference_moves == "never" else own,
         "data": StoredWriter(_stored(material.offline), partial(token_logps, scorer, where)),
     }
+    judge = judge_of(_bench(config, material.asked.task, scorers, accelerator, listener, heed))
+    scoring, source = _scoring(asked, models, scorers, clock), Source(config, scorers, judge)
     return RoundWork(
         config=config,
         method=method,
         writing=opened.writing(writers),
-        judge=judge_of(_bench(config, material.asked.task, scorers, accelerator, listener, heed)),
+        judge=judge,
         policy=scorer,
         reference=reference.scorer,
-        learning=LEARNING[method.learns](asked, models, material, scorers, accelerator, clock),
+        learning=LEARNING[method.learns](asked, models, material, scoring, source, accelerator),
         side_by_side=_side_by_side(config, policy),
         refresh=(lambda version: None) if served is None else served.refresh,
         keep_weights=partial(keep_weights, policy, run) if recalls(config) else lambda number: None,
@@ -177,17 +180,16 @@ def _scoring(asked: Asked, models: Models, scorers: Scorers, clock: Clock) -> Sc
 
 
 def _from_pairs(
-    asked: Asked, models: Models, material: Material, scorers: Scorers, accelerator: Accelerator, clock: Clock
+    asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source, accelerator: Accelerator
 ) -> Learning:
-    scoring, run = _scoring(asked, models, scorers, clock), RunDir(Path(asked.config.output))
+    run = RunDir(Path(asked.config.output))
     return learning_from_pairs(asked.config, scoring, run, material.offline, optimism_of(asked.loss))
 
 
 def _from_advantages(
-    asked: Asked, models: Models, material: Material, scorers: Scorers, accelerator: Accelerator, clock: Clock
+    asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source, accelerator: Accelerator
 ) -> Learning:
     config, loss = asked.config, asked.loss
-    scoring = _scoring(asked, models, scorers, clock)
 
     def beside(name: str) -> TokenScorer | None:
         """Return a network beside the policy as a scorer of tokens, None where it is not trained."""
@@ -206,9 +208,11 @@ def _from_advantages(
     if config.token_rewards != "none":
         prm, beta = beside("prm"), loss.parameters().get("implicit_prm.beta")
         reward = None if prm is None else ImplicitReward(prm, scoring.reference, float(beta or 0.0))
-        dense = token_rewards(config.token_rewards, Source(config, scorers, reward), config.token_reward_clip)
+        dense = token_rewards(config.token_rewards, source._replace(prm=reward), config.token_reward_clip)
     exact = config.writer == LOCAL and compute_dtype(models.policy, config) in (torch.float32, torch.float64)
-    return learning_from_advantages(config, scoring, loss, beside("values"), dense, exact=exact)
+    return learning_from_advantages(
+        CreditInputs(config, scoring, loss, beside("values"), dense, exact, RunDir(Path(config.output)))
+    )
 
 
 LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantages": _from_advantages}

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenq.core.tensors import TokenScorer
+from tokenq.errors import UserError
 from tokenq.jobs.rollout.clock import Clock
 from tokenq.models.identity import ModelIdentity
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.learning import by_prompt
 
 
 class Lesson(NamedTuple):
@@ -60,6 +62,36 @@ class Scoring(NamedTuple):
     identity: ModelIdentity | None
     device: str
     clock: Clock
+
+
+def within_accuracy(rollouts: Sequence[Rollout], bounds: Sequence[float]) -> tuple[list[Rollout], dict[str, float]]:
+    """Return the responses to prompts whose mean reward is strictly between two bounds, and how many prompts are not.
+
+    Strictly between 0 and 1 are the prompts that DAPO keeps (arXiv 2503.14476), between 0.2 and 0.8 those of PRIME
+    (arXiv 2502.01456).
+
+    Args:
+        rollouts: the responses that count.
+        bounds: low and high; none to keep all.
+
+    Raises:
+        UserError: a reward is no outcome between 0 and 1.
+    """
+    if not bounds:
+        return list(rollouts), {}
+    (low, high), kept, easy, hard = bounds, list[Rollout](), 0, 0
+    for some in by_prompt(rollouts):
+        rewards = [one.reward or 0.0 for one in some]
+        if other := next((one for one in some if not 0 <= (one.reward or 0.0) <= 1), None):
+            raise UserError(
+                f"The judge gives {other.reward} to response {other.number} of prompt {other.id}, and "
+                "--filter-accuracy takes the mean of outcomes between 0 and 1.",
+                "Judge by true answers (--answer, --gold), or leave --filter-accuracy out.",
+            )
+        mean = sum(rewards) / len(rewards)
+        easy, hard = easy + (mean >= high), hard + (mean <= low)
+        kept += some if low < mean < high else []
+    return kept, {"filtered_easy": float(easy), "filtered_hard": float(hard)}
 
 
 def usable(rollouts: Sequence[Rollout], config: OnlineConfig) -> list[Rollout]:

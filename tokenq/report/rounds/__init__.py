@@ -1,0 +1,1 @@
+"""The page of an online run: its curves, its table and its examples."""
