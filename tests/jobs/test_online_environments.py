@@ -1,16 +1,33 @@
 """`tokenq online --environment`: rounds of episodes, what is at rest, what a kill costs, what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from forked import done
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
+from rollout.test_episode_rollouts import episode
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
-from tokenq.records.episodes import read_episodes
-from tokenq.records.rollouts import read_advantages, read_pairs
+from tokenq.core.losses import find_sum
+from tokenq.errors import UserError
+from tokenq.jobs.rollout.clock import Clock
+from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
+from tokenq.jobs.rollout.lessons.lesson import Scoring
+from tokenq.jobs.rollout.settings import filled_in
+from tokenq.records.episodes import Episode, Turn, read_episodes
+from tokenq.records.rollouts import TurnSpan, read_advantages, read_pairs
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.episodes.rollouts import (
+    earned,
+    earned_without_luck,
+    refuse_rewritten,
+    returns,
+    rollouts_of,
+    whole_rollout,
+)
 
 SAID = (
     "Answer with one direction and nothing else.\nGo north, east, south, west: reach G, keep off X, # is a wall.\n"
@@ -229,3 +246,69 @@ def test_an_expert_s_episodes_stand_against_the_policy_s_own(known, place, whole
     (tmp_path / "expert.jsonl").write_text(json.dumps(line) + "\n")
     assert main(words(place, tmp_path / "third", *more)) == 2
     assert "begins otherwise" in capsys.readouterr().err
+
+
+def test_an_episode_whose_past_was_rewritten_is_credited_whole_and_learnt_in_parts():
+    """Rewards 1 and 2 in one part, 4 in the other; one of another seed gets 3 and 0. Its returns follow each turn."""
+    one = episode("a", reward=7.0)
+    one = replace(one, turns=(TurnSpan(0, 2, 1.0), TurnSpan(4, 5, 2.0)))
+    two = replace(episode("a", tokens=(6, 2), reward=7.0), part=1, prompt_ids=(1, 9, 9), own=(True, True))
+    two = replace(two, logps=(-0.25, -0.25), turns=(TurnSpan(0, 2, 4.0),))
+    other = replace(episode("b", reward=3.0), turns=(TurnSpan(0, 2, 3.0), TurnSpan(4, 5, 0.0)))
+    asked = OnlineConfig(model="m", prompts=(), output="o", environment="gridworld", method="reinforce", samples=1)
+    config, _ = filled_in(asked)
+    scoring = Scoring(lambda batch: None, lambda batch: None, None, "cpu", Clock())
+    learning = learning_from_advantages(config, scoring, find_sum("reinforce"), None, None, exact=True)
+    lesson = learning.lesson(1, [one, two, other])
+    found = [[row["token_ids"], row["advantages"], row.get("mask")] for row in lesson.files["advantages.jsonl"]]
+    assert found == [
+        [[5, 2, 7, 8, 2], [7, 7, 0, 0, 6], [True, True, False, False, True]],
+        [[6, 2], [4, 4], [True, True]],
+        [[5, 2, 7, 8, 2], [3, 3, 0, 0, 0], [True, True, False, False, True]],
+    ]
+    assert [row["where"] for row in lesson.files["advantages.jsonl"]] == [
+        "round 1, prompt a",
+        "round 1, prompt a, response 0, part 1",
+        "round 1, prompt b",
+    ]
+    assert [group.prompt_ids.tolist() for group in lesson.groups] == [[1], [1, 9, 9], [1]]
+    assert returns(1, [one, two, other]) == [7, 7, 3]
+
+
+def test_pairs_refuse_an_episode_that_is_no_single_sequence(whole):
+    run, _ = whole
+    first = episodes_of(run, 1)[0]
+    again = replace(first, turns=(first.turns[0], replace(first.turns[0], starts_over=True)))
+    with pytest.raises(UserError, match="the chat template rewrites the past"):
+        refuse_rewritten([first, again], "dpo")
+    parts = rollouts_of(again, "compared", earned)
+    assert [(one.part, one.token_ids) for one in parts] == [(k, first.turns[0].action_ids) for k in (0, 1)]
+    one = whole_rollout(again, earned)
+    ids = first.turns[0].action_ids
+    assert one.token_ids == ids + first.turns[0].observation_ids + ids
+    assert one.length == 2 * len(ids)
+    for start, end, _ in one.turns:
+        assert one.token_ids[start:end] == ids
+
+
+def test_luck_is_taken_off_the_turn_that_had_it():
+    turn = Turn("?", (1,), "go", (5, 2), (-1.0, -1.0), "stop", 1.0, info={"luck": 0.25})
+    bare = {"environment": "e", "options": {}, "seed": 0, "number": 0, "observation": None, "terminal": True}
+    bare |= {"reason": "terminated", "success": True, "luck": 0.25, "writer": "policy", "version": 0, "engine": ""}
+    bare |= {"sampling": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}}
+    one = Episode(id="e seed 0", turns=(turn,), **bare)
+    both = [rollouts_of(one, "compared", worth)[0] for worth in (earned, earned_without_luck)]
+    assert [each.turns for each in both] == [((0, 2, 1.0),), ((0, 2, 0.75),)]
+    assert [returns(1, [each]) for each in both] == [[1.0], [0.75]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "more"), [(0, ()), (1, ()), (2, ("--credit-span", "turn"))])
+def test_it_learns(seed, more, place, tmp_path):
+    """At random half of the episodes reach the goal, after ten rounds more than eight of ten."""
+    asked = ["--method", "rloo", "--rounds", "10", "--environment-seeds", "8", "--samples", "8", "--batch-size", "64"]
+    asked += ["--learning-rate", "5e-3", "--seed", seed, *more]
+    assert main(words(place, tmp_path / "run", *asked)) == 0
+    rewards = [line["round/reward"] for line in lines_of(tmp_path / "run") if "round" in line]
+    assert rewards[0] < 0.65
+    assert np.mean(rewards[-3:]) > 0.8
