@@ -10,6 +10,7 @@ from jobs.test_online import files_of, lines_of, moments, rollouts, watched
 from rollout.test_episode_rollouts import episode
 from tiny import tiny_model, tiny_tokenizer
 
+import tokenq
 from tokenq.cli.main import main
 from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
@@ -158,21 +159,40 @@ def test_pairs_of_episodes(method, place, tmp_path):
     assert read_pairs(run / "rounds" / "0001" / "pairs.jsonl")
 
 
+WAYS = """
+from tokenq.envs.environment import Step
+
+
+class Ways:
+    def reset(self, seed):
+        return "Go north, east, south, west: reach G, keep off X, # is a wall.\\nYou are at row 1, column 1."
+
+    def step(self, action):
+        return Step("You are at row 1, column 2.", float(len(action.strip())) + ("o" in action) / 3)
+"""
+"""An environment whose every action is worth something else, and that never ends."""
+
+
 def test_branches_take_the_same_turns_up_to_one(place, tmp_path):
+    """From Python. The turns that are taken again are those of the first episode to the bit, log-probs too."""
     run = tmp_path / "run"
-    assert main(words(place, run, "--method", "branches", "--samples", "3", "--rounds", "1")) == 0
-    by_seed = {}
+    (tmp_path / "ways.py").write_text(WAYS)
+    asked = {"environment": f"{tmp_path / 'ways.py'}:Ways", "max_turns": 6, "max_new_tokens": 4, "rounds": 1}
+    asked |= {"environment_seeds": 8, "device": "cpu", "method": "branches", "samples": 3}
+    tokenq.online(str(place / "sft" / "policy"), (), run, **asked)
+    by_seed: dict[int, list[Episode]] = {}
     for one in episodes_of(run, 1):
         by_seed.setdefault(one.seed, []).append(one)
+    shared = []
     for first, *others in by_seed.values():
-        shared = [
-            sum(all(a == b for a, b in zip(one.turns[: k + 1], first.turns[: k + 1], strict=False)) for k in range(3))
-            for one in others
-        ]
-        assert len(others) == 2
-        assert all(
-            count < len(first.turns) or one.turns == first.turns for count, one in zip(shared, others, strict=True)
-        )
+        alike = [[a == b for a, b in zip(one.turns, first.turns, strict=False)] for one in others]
+        shared += [([*row, False]).index(False) for row in alike]
+    assert len(shared) == 16
+    assert len(set(shared)) > 2  # turns are drawn
+    pairs = [json.loads(line) for line in (run / "rounds" / "0001" / "pairs.jsonl").read_text().splitlines()]
+    prompts = {row["id"]: len(row["prompt_ids"]) for row in rollouts(run, 1)}
+    cut = [len(row["prompt_ids"]) > prompts[row["id"]] for row in pairs]
+    assert sum(cut) >= 2  # those that part at once compare whole episodes
 
 
 @pytest.mark.parametrize(
