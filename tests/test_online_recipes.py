@@ -11,9 +11,14 @@ from tokenq.cli.main import COMMANDS, main
 from tokenq.rollout.config import OnlineConfig
 
 RECIPES = sorted((FOLDER / "online").glob("*.yaml"))
-GIVEN = ["--model", "m", "--prompts", "p", "--output", "o", "--answer", "text", "--gold", "answer", "--reference", "r"]
+GIVEN = ["--model", "m", "--output", "o", "--reference", "r"]
 
 each_recipe = pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+
+
+def acts(path):
+    """Return whether a recipe is of episodes, and not of prompts."""
+    return "\nenvironment: " in path.read_text()
 
 
 def beside(path, data, run):
@@ -24,7 +29,8 @@ def beside(path, data, run):
 
 def resolve(path):
     row = COMMANDS["online"]
-    words = ["--config", str(path), *GIVEN, *beside(path, "d", "r")]
+    asked = [] if acts(path) else ["--prompts", "p", "--answer", "text", "--gold", "answer"]
+    words = ["--config", str(path), *GIVEN, *asked, *beside(path, "d", "r")]
     return parse(OnlineConfig, words, prog="online", sections=row.sections, spelt_elsewhere=row.spelt_elsewhere)
 
 
@@ -65,6 +71,27 @@ def test_the_published_values(name, published):
     assert {field: getattr(config, field) for field in published} == published
 
 
+TALK = """
+from tokenq.envs.environment import Step
+
+
+class Talk:
+    def __init__(self, times: int = 1) -> None:
+        self.times = times
+
+    def reset(self, seed: int) -> str:
+        self.said = 0
+        return f"What is {seed}?"
+
+    def step(self, action: str) -> Step:
+        self.said += 1
+        return Step("What?", float(len(action)), self.said == self.times)
+
+    def close(self) -> None: ...
+"""
+"""An environment that likes long answers, so that a random model learns something from it."""
+
+
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory):
     """Two models of few words, of which a random one says "What" now and then, and rows."""
@@ -74,6 +101,7 @@ def stand_ins(tmp_path_factory):
         tiny_tokenizer("words", texts=("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)).save_pretrained(folder / name)
     rows = [{"prompt": f"What is {n}?", "answer": "What", "chosen": f" {n}", "rejected": " 9."} for n in range(4)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "talk.py").write_text(TALK)
     trained = ["--model", folder / "model", "--data", folder / "rows.jsonl", "--output", folder / "dpo"]
     trained += ["--learning-rate", "1e-2", "--max-steps", "2", "--device", "cpu"]
     assert main([str(word) for word in ("train", *trained)]) == 0
@@ -83,7 +111,11 @@ def stand_ins(tmp_path_factory):
 @each_recipe
 def test_a_recipe_takes_two_steps_with_a_tiny_model(path, stand_ins, tmp_path):
     given = ["--model", stand_ins / "model", "--reference", stand_ins / "reference", "--output", tmp_path / "run"]
-    given += ["--prompts", stand_ins / "rows.jsonl", "--answer", "regex:What", "--gold", "answer", "--device", "cpu"]
+    asked = ["--prompts", stand_ins / "rows.jsonl", "--answer", "regex:What", "--gold", "answer"]
+    if acts(path):
+        asked = ["--environment", f"{stand_ins / 'talk.py'}:Talk", "--environment-options", "times=2"]
+        asked += ["--environment-seeds", "2", "--eval-size", "1"]
+    given += [*asked, "--device", "cpu"]
     small = ["--max-new-tokens", "6", "--max-length", "64", "--batch-size", "2", "--rounds", "1"]
     small += [] if path.stem.startswith("selm") else ["--samples", "4"]
     more = beside(path, stand_ins / "rows.jsonl", stand_ins / "dpo")

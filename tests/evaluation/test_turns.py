@@ -193,7 +193,7 @@ def test_what_the_environment_says_comes_first(place):
         "turns",
         policy=str(root / "policy"),
         reference=str(root / "reference"),
-        data=[one.to_dict() for one in said],
+        data=said,
         device="cpu",
         resamples=50,
     )

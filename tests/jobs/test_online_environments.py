@@ -1,16 +1,34 @@
 """`tokenq online --environment`: rounds of episodes, what is at rest, what a kill costs, what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from forked import done
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
+from rollout.test_episode_rollouts import episode
 from tiny import tiny_model, tiny_tokenizer
 
+import tokenq
 from tokenq.cli.main import main
-from tokenq.records.episodes import read_episodes
-from tokenq.records.rollouts import read_advantages, read_pairs
+from tokenq.core.losses import find_sum
+from tokenq.errors import UserError
+from tokenq.jobs.rollout.clock import Clock
+from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
+from tokenq.jobs.rollout.lessons.lesson import Scoring
+from tokenq.jobs.rollout.settings import filled_in
+from tokenq.records.episodes import Episode, Turn, read_episodes
+from tokenq.records.rollouts import TurnSpan, read_advantages, read_pairs
+from tokenq.rollout.config import OnlineConfig
+from tokenq.rollout.episodes.rollouts import (
+    earned,
+    earned_without_luck,
+    refuse_rewritten,
+    returns,
+    rollouts_of,
+    whole_rollout,
+)
 
 SAID = (
     "Answer with one direction and nothing else.\nGo north, east, south, west: reach G, keep off X, # is a wall.\n"
@@ -141,21 +159,40 @@ def test_pairs_of_episodes(method, place, tmp_path):
     assert read_pairs(run / "rounds" / "0001" / "pairs.jsonl")
 
 
+WAYS = """
+from tokenq.envs.environment import Step
+
+
+class Ways:
+    def reset(self, seed):
+        return "Go north, east, south, west: reach G, keep off X, # is a wall.\\nYou are at row 1, column 1."
+
+    def step(self, action):
+        return Step("You are at row 1, column 2.", float(len(action.strip())) + ("o" in action) / 3)
+"""
+"""An environment whose every action is worth something else, and that never ends."""
+
+
 def test_branches_take_the_same_turns_up_to_one(place, tmp_path):
+    """From Python. The turns that are taken again are those of the first episode to the bit, log-probs too."""
     run = tmp_path / "run"
-    assert main(words(place, run, "--method", "branches", "--samples", "3", "--rounds", "1")) == 0
-    by_seed = {}
+    (tmp_path / "ways.py").write_text(WAYS)
+    asked = {"environment": f"{tmp_path / 'ways.py'}:Ways", "max_turns": 6, "max_new_tokens": 4, "rounds": 1}
+    asked |= {"environment_seeds": 8, "device": "cpu", "method": "branches", "samples": 3}
+    tokenq.online(str(place / "sft" / "policy"), (), run, **asked)
+    by_seed: dict[int, list[Episode]] = {}
     for one in episodes_of(run, 1):
         by_seed.setdefault(one.seed, []).append(one)
+    shared = []
     for first, *others in by_seed.values():
-        shared = [
-            sum(all(a == b for a, b in zip(one.turns[: k + 1], first.turns[: k + 1], strict=False)) for k in range(3))
-            for one in others
-        ]
-        assert len(others) == 2
-        assert all(
-            count < len(first.turns) or one.turns == first.turns for count, one in zip(shared, others, strict=True)
-        )
+        alike = [[a == b for a, b in zip(one.turns, first.turns, strict=False)] for one in others]
+        shared += [([*row, False]).index(False) for row in alike]
+    assert len(shared) == 16
+    assert len(set(shared)) > 2  # turns are drawn
+    pairs = [json.loads(line) for line in (run / "rounds" / "0001" / "pairs.jsonl").read_text().splitlines()]
+    prompts = {row["id"]: len(row["prompt_ids"]) for row in rollouts(run, 1)}
+    cut = [len(row["prompt_ids"]) > prompts[row["id"]] for row in pairs]
+    assert sum(cut) >= 2  # those that part at once compare whole episodes
 
 
 @pytest.mark.parametrize(
@@ -229,3 +266,69 @@ def test_an_expert_s_episodes_stand_against_the_policy_s_own(known, place, whole
     (tmp_path / "expert.jsonl").write_text(json.dumps(line) + "\n")
     assert main(words(place, tmp_path / "third", *more)) == 2
     assert "begins otherwise" in capsys.readouterr().err
+
+
+def test_an_episode_whose_past_was_rewritten_is_credited_whole_and_learnt_in_parts():
+    """Rewards 1 and 2 in one part, 4 in the other; one of another seed gets 3 and 0. Its returns follow each turn."""
+    one = episode("a", reward=7.0)
+    one = replace(one, turns=(TurnSpan(0, 2, 1.0), TurnSpan(4, 5, 2.0)))
+    two = replace(episode("a", tokens=(6, 2), reward=7.0), part=1, prompt_ids=(1, 9, 9), own=(True, True))
+    two = replace(two, logps=(-0.25, -0.25), turns=(TurnSpan(0, 2, 4.0),))
+    other = replace(episode("b", reward=3.0), turns=(TurnSpan(0, 2, 3.0), TurnSpan(4, 5, 0.0)))
+    asked = OnlineConfig(model="m", prompts=(), output="o", environment="gridworld", method="reinforce", samples=1)
+    config, _ = filled_in(asked)
+    scoring = Scoring(lambda batch: None, lambda batch: None, None, "cpu", Clock())
+    learning = learning_from_advantages(config, scoring, find_sum("reinforce"), None, None, exact=True)
+    lesson = learning.lesson(1, [one, two, other])
+    found = [[row["token_ids"], row["advantages"], row.get("mask")] for row in lesson.files["advantages.jsonl"]]
+    assert found == [
+        [[5, 2, 7, 8, 2], [7, 7, 0, 0, 6], [True, True, False, False, True]],
+        [[6, 2], [4, 4], [True, True]],
+        [[5, 2, 7, 8, 2], [3, 3, 0, 0, 0], [True, True, False, False, True]],
+    ]
+    assert [row["where"] for row in lesson.files["advantages.jsonl"]] == [
+        "round 1, prompt a",
+        "round 1, prompt a, response 0, part 1",
+        "round 1, prompt b",
+    ]
+    assert [group.prompt_ids.tolist() for group in lesson.groups] == [[1], [1, 9, 9], [1]]
+    assert returns(1, [one, two, other]) == [7, 7, 3]
+
+
+def test_pairs_refuse_an_episode_that_is_no_single_sequence(whole):
+    run, _ = whole
+    first = episodes_of(run, 1)[0]
+    again = replace(first, turns=(first.turns[0], replace(first.turns[0], starts_over=True)))
+    with pytest.raises(UserError, match="the chat template rewrites the past"):
+        refuse_rewritten([first, again], "dpo")
+    parts = rollouts_of(again, "compared", earned)
+    assert [(one.part, one.token_ids) for one in parts] == [(k, first.turns[0].action_ids) for k in (0, 1)]
+    one = whole_rollout(again, earned)
+    ids = first.turns[0].action_ids
+    assert one.token_ids == ids + first.turns[0].observation_ids + ids
+    assert one.length == 2 * len(ids)
+    for start, end, _ in one.turns:
+        assert one.token_ids[start:end] == ids
+
+
+def test_luck_is_taken_off_the_turn_that_had_it():
+    turn = Turn("?", (1,), "go", (5, 2), (-1.0, -1.0), "stop", 1.0, info={"luck": 0.25})
+    bare = {"environment": "e", "options": {}, "seed": 0, "number": 0, "observation": None, "terminal": True}
+    bare |= {"reason": "terminated", "success": True, "luck": 0.25, "writer": "policy", "version": 0, "engine": ""}
+    bare |= {"sampling": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}}
+    one = Episode(id="e seed 0", turns=(turn,), **bare)
+    both = [rollouts_of(one, "compared", worth)[0] for worth in (earned, earned_without_luck)]
+    assert [each.turns for each in both] == [((0, 2, 1.0),), ((0, 2, 0.75),)]
+    assert [returns(1, [each]) for each in both] == [[1.0], [0.75]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "more"), [(0, ()), (1, ()), (2, ("--credit-span", "turn"))])
+def test_it_learns(seed, more, place, tmp_path):
+    """At random half of the episodes reach the goal, after ten rounds more than eight of ten."""
+    asked = ["--method", "rloo", "--rounds", "10", "--environment-seeds", "8", "--samples", "8", "--batch-size", "64"]
+    asked += ["--learning-rate", "5e-3", "--seed", seed, *more]
+    assert main(words(place, tmp_path / "run", *asked)) == 0
+    rewards = [line["round/reward"] for line in lines_of(tmp_path / "run") if "round" in line]
+    assert rewards[0] < 0.65
+    assert np.mean(rewards[-3:]) > 0.8

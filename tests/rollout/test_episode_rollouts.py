@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 import torch
 from rollout.test_round_numbers import rollout
+from tiny import tiny_model
 
 from tokenq.core.losses import find_sum
 from tokenq.core.packing import pack
+from tokenq.core.tensors import Outputs
 from tokenq.files import JsonLines, write_json_lines
 from tokenq.jobs.rollout.sampled import token_logps
+from tokenq.models.forward.packed_lm import PackedLM
+from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout, TurnSpan, advantage_row, pair_row, read_advantages, read_pairs
 from tokenq.rollout.learning import learnt
 from tokenq.rollout.summary import round_numbers
+from tokenq.training.objective import Objective
 
 OWN = (True, True, False, False, True)
 """Two tokens of the policy, two of the environment, one of the policy."""
@@ -70,6 +75,26 @@ def test_log_probs_are_those_of_the_policy_s_tokens_at_their_places():
     assert read == [-5, -2, -2]
     assert one.spread(read) == (-5, -2, 0, 0, -2)
     assert list(one.written(one.spread(read))) == read
+
+
+@pytest.mark.parametrize("loss", ["sft", "dpo", "dmpo", "simpo", "rloo", "ppo"])
+def test_what_the_environment_says_last_changes_no_bit_of_a_gradient(loss):
+    """It stands behind every action: neither an action nor what one was written behind."""
+    objective, found = Objective(find_sum(loss), 0.1), []
+    columns = {"advantages": np.linspace(-1, 1, 7, dtype=np.float32), "old_logps": np.full(7, -np.log(9), np.float32)}
+    for last in (7, 3):
+        model = tiny_model("llama", layers=1, vocab_size=9, seed=1)
+        policy = PackedLM(model, "segments")
+        sides = []
+        for role, tokens in (("chosen", (5, 2, 7, 8, 2, last, last)), ("rejected", (6, 2, 7, 7, 2, 8, last))):
+            ids, mask = np.array(tokens, np.int32), np.array([*OWN, False, False])
+            sides.append(TokenResponse(ids, mask, False, role, columns))
+        batch = pack([TokenGroup(np.array([1, 4], np.int32), tuple(sides), True, "here")])
+        logps = policy(batch).logps
+        objective.judge(Outputs(logps, 0.5 * logps.detach()), batch.actions).losses[0].sum().backward()
+        found.append([one.grad.clone() for one in model.parameters() if one.grad is not None])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert any(one.any() for one in found[0])
 
 
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "simpo"])

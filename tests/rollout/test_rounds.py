@@ -56,6 +56,12 @@ def test_a_round_with_few_pairs_has_empty_steps():
     assert asked == [(1, True), (2, True), (3, True)]
 
 
+def test_more_examples_than_could_be_planned_make_larger_updates():
+    """12 of at most 10: the three steps of 10 in batches of 4 take 4 each; 11 of at most 5 take 6 and 5."""
+    source = Rounds(planned([10, 5], 0, 0.0, 4, 1.0), UNITS["pairs"], 0, lambda n, _: PAIRS[: (12, 11)[n - 1]])
+    assert [len(source.step(step)) for step in range(source.total)] == [4, 4, 4, 6, 5]
+
+
 def test_every_pair_of_a_round_is_seen_once_and_any_order_of_asking_gives_the_same():
     source = rounds([10, 10], [])
     seen = [part.place for step in range(3) for part in source.step(step)]

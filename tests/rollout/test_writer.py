@@ -87,3 +87,13 @@ def test_prompts_side_by_side_follow_from_the_size_of_the_model():
     large = LlamaConfig(vocab_size=32_000, hidden_size=4096, num_hidden_layers=32)
     assert prompts_at_once(large, samples=4, tokens=256, itemsize=2) == 32 // 4
     assert prompts_at_once(large, samples=64, tokens=256, itemsize=2) == 1
+
+
+def test_a_prompt_with_a_seed_of_its_own_is_written_to_as_if_alone():
+    """The same prompt thrice: two seeds, one of them twice."""
+    seeds = [5, 6, 5]
+    together = writer().write([PROMPTS[0]] * 3, 2, Sampling(), seeds)
+    for own, samples in zip(seeds, together, strict=True):
+        assert samples == writer().write(PROMPTS[:1], 2, Sampling(), own)[0]
+    assert together[0] == together[2]
+    assert together[0] != together[1]

@@ -26,7 +26,8 @@ class Step(NamedTuple):
         truncated: whether it is broken off here, though it is not over.
         info: what else is known. Keys that have a meaning: "success" (bool, at the end), "invalid" (True for an action
             that has not the right form), "luck" (what the environment's draw added to the return beyond its
-            expectation), "error" (why the environment could not go on) and beside it "timeout" (bool).
+            expectation), "optimal" (whether the action was one of the best, for evaluations; an environment that can be
+            solved need not say it), "error" (why the environment could not go on) and beside it "timeout" (bool).
     """
 
     observation: Observation

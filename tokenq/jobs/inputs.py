@@ -17,6 +17,7 @@ from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.jobs.run import Run, policy_in, run_folder
+from tokenq.records.episodes import Episode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -193,8 +194,8 @@ def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:
     """Return the names of data, and the sources or the rows themselves.
 
     Args:
-        data: a source or a list of sources as `--data` takes them, a `datasets.Dataset`, a pandas frame, or a list of
-            dictionaries.
+        data: a source or a list of sources as `--data` takes them, a `datasets.Dataset`, a pandas frame, a list of
+            dictionaries, or episodes.
 
     Raises:
         UserError: the rows are something else.
@@ -209,6 +210,7 @@ def data_given(data: Name | RowsInMemory) -> tuple[list[str], Data]:
     if all(isinstance(row, str | PathLike) for row in rows):
         names = [str(row) for row in rows]
         return names, names
+    rows = [row.to_dict() if isinstance(row, Episode) else row for row in rows]
     odd = next((row for row in rows if not isinstance(row, Mapping)), None)
     if odd is not None:
         raise UserError(

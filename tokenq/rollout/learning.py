@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,8 +79,13 @@ def by_prompt(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
     return list(found.values())
 
 
+def by_prefix(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
+    """Return responses in their order, those that stand next to each other and behind the same tokens together."""
+    return [list(some) for _, some in groupby(rollouts, lambda one: (one.id, one.prompt_ids))]
+
+
 def group_of(rollouts: Sequence[Rollout]) -> TokenGroup:
-    """Return all responses to a prompt as a group."""
+    """Return responses behind the same tokens as a group."""
     ids = np.array(rollouts[0].prompt_ids, np.int32)
     return TokenGroup(ids, tuple(one.tokens("plain") for one in rollouts), False, f"prompt {rollouts[0].id}")
 

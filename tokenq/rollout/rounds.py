@@ -35,6 +35,15 @@ class Plan(NamedTuple):
         """Return the steps that so many examples fill."""
         return math.ceil(self.epochs * math.ceil(examples / self.batch_size))
 
+    def size(self, number: int, examples: int) -> int:
+        """Return how many examples of a round an update takes.
+
+        More than was asked for where there are more than could be planned: the parts of episodes, which a template that
+        writes the past anew has split.
+        """
+        most = self.examples[number - 1]
+        return self.batch_size if examples <= most else math.ceil(examples / math.ceil(most / self.batch_size))
+
     def starts(self) -> list[int]:
         """Return the step at which each round begins, and the one at which the last ends."""
         starts = [0]
@@ -135,8 +144,9 @@ class Rounds:
         if self._now[0] != round_:
             groups = self.groups_of(round_, place == 0)
             seed = int(np.random.SeedSequence([self.seed, round_]).generate_state(1)[0])
-            self._now = round_, Offline(groups, self.unit, self.plan.batch_size, seed) if groups else None
+            size = self.plan.size(round_, sum(map(self.unit.size, groups)))
+            self._now = round_, Offline(groups, self.unit, size, seed) if groups else None
         offline = self._now[1]
-        if offline is None or place >= self.plan.steps(offline.total):
+        if offline is None or place >= math.ceil(self.plan.epochs * offline.per_epoch):
             return []
         return offline.step(place)

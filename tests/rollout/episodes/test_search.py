@@ -135,6 +135,23 @@ class Opaque:
         pass
 
 
+class Fickle(Opaque):
+    """Counts up to a number that nobody's seed gives."""
+
+    numbers = random.Random(7)
+
+    def step(self, action):
+        return super().step(action if self.numbers.random() < 0.5 else "east")
+
+
+def test_a_plan_that_does_not_come_true_is_dropped():
+    player = Player(Careless(), open_dialogue(TOKENIZER), action_pieces(TOKENIZER, [TOKENIZER.eos_token_id]))
+    rules = replace(RULES, max_turns=6, search=ActionSearch("best_of_n", "return", 4))
+    found = lockstep(Game("fickle", {}, Fickle), STARTS, player, rules)
+    assert {one.reason for one in found} <= {"terminated", "turn limit"}
+    assert all(one.return_ <= 2.0 for one in found)
+
+
 def test_environments_that_can_only_be_played_again():
     player = Player(Careless(), open_dialogue(TOKENIZER), action_pieces(TOKENIZER, [TOKENIZER.eos_token_id]))
     game = Game("opaque", {}, Opaque)

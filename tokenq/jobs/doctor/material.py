@@ -105,17 +105,18 @@ def _of_run(config: DoctorConfig, listener: Listener) -> Material:
 def _rounds(
     record: RunRecord, folder: RunDir, config: DoctorConfig, tokenizer: Any, unseen: list[str]
 ) -> tuple[Sequence[Example], RunRecord]:
-    """Return the prompts of a run in rounds, and its record with what its last responses say."""
+    """Return the prompts of a run in rounds, none of episodes, and its record with what its last responses say."""
     settings = record.config
-    loaded = load_prompts(settings["prompts"], settings.get("columns"), settings.get("style", "as_given"), "drop")
-    facts = rollout_facts(record, folder, loaded.prompts, tokenizer)
+    read = (settings.get("columns"), settings.get("style", "as_given"), "drop")
+    prompts = load_prompts(settings["prompts"], *read).prompts if settings["prompts"] else ()
+    facts = rollout_facts(record, folder, prompts, tokenizer)
     if config.depth == "models":
         try:
             start = start_of(record, model_spec(config, str(folder.path)))
             facts = read_again(facts, record, folder, start, (config.attention, int(settings.get("max_length", 1024))))
         except UserError as problem:
             unseen.append(f"log-probs of responses ({problem.message})")
-    examples = [Example(one.text, (), False, one.where, dict(one.context)) for one in loaded.prompts]
+    examples = [Example(one.text, (), False, one.where, dict(one.context)) for one in prompts]
     return examples, replace(record, rollouts=facts)
 
 

@@ -12,7 +12,7 @@ from tokenq.models.forward.policy import no_grad
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_model
 from tokenq.records.rollouts import Rollout
-from tokenq.rollout.learning import by_prompt, group_of
+from tokenq.rollout.learning import by_prefix, group_of
 from tokenq.rundir import RunDir
 from tokenq.runs.facts import RolloutFacts
 from tokenq.runs.record import RunRecord
@@ -83,7 +83,7 @@ def _gap(rows: Sequence[Rollout], spec: ModelSpec, attention: str, longest: int)
     opened = open_model(spec, attention, longest)
     scorer, device = no_grad(opened.lm), next(opened.lm.parameters()).device
     gaps: list[float] = []
-    for some in by_prompt(rows):
+    for some in by_prefix(rows):
         now = scorer(pack([group_of(some)]).to(device)).float().tolist()
         stored = [value for one in some for value in one.written(one.logps)]
         gaps += [abs(value - other) for value, other in zip(now, stored, strict=True)]

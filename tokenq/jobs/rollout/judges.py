@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
@@ -26,7 +25,7 @@ from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
-from tokenq.rollout.learning import by_prompt, group_of
+from tokenq.rollout.learning import by_prefix, by_prompt, group_of
 
 T = TypeVar("T")
 
@@ -214,7 +213,7 @@ def each_rollout(
         device: where that computes.
         laid_out: (a prompt with its responses) → the same as they are read.
     """
-    groups = [laid_out(group_of(list(some))) for _, some in groupby(rollouts, lambda one: (one.id, one.prompt_ids))]
+    groups = [laid_out(group_of(some)) for some in by_prefix(rollouts)]
     found: dict[int, list[T]] = {}
     for places in plan_pass([group.n_tokens for group in groups], budget):
         items = iter(read(pack([groups[place] for place in places]).to(device)))

@@ -10,7 +10,7 @@ from tokenq.data.dialogue import Dialogue
 from tokenq.data.encoding import pieces_of
 from tokenq.envs.environment import Environment
 from tokenq.records.episodes import Turn
-from tokenq.rollout.writer import Writer
+from tokenq.rollout.writer import Sample, Writer
 from tokenq.search.settings import Sampling
 
 Worth = Callable[[Sequence[tuple[tuple[int, ...], tuple[int, ...]]]], list[float]]
@@ -90,6 +90,20 @@ class Player:
     name: str = "policy"
     version: int = 0
     worth: Worth | None = None
+
+
+class Planned(NamedTuple):
+    """An action of a plan, and what it led to in a copy of the environment.
+
+    Attributes:
+        sample: the action.
+        ids: the conversation behind it; None where the episode was over.
+        total: rewards of the episode up to it.
+    """
+
+    sample: Sample
+    ids: tuple[int, ...] | None
+    total: float
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tokenq.data.dialogue import DialogueState
 from tokenq.envs.environment import Environment, copy_of
-from tokenq.rollout.episodes.game import Player, Rules, Spent, Worth
+from tokenq.rollout.episodes.game import Planned, Player, Rules, Spent, Worth
 from tokenq.rollout.episodes.seat import Seat
 from tokenq.rollout.writer import Sample
 from tokenq.search.sampling import mixed_seed
@@ -50,9 +50,12 @@ class Line:
     children: list["Line"] = field(default_factory=list)
     solved: bool = False
 
-    def samples(self) -> tuple[Sample, ...]:
-        """Return the actions from where the episode is."""
-        return () if self.parent is None or self.sample is None else (*self.parent.samples(), self.sample)
+    def steps(self) -> tuple[Planned, ...]:
+        """Return the actions from where the episode is, and what each of them has led to."""
+        if self.parent is None or self.sample is None:
+            return ()
+        ids = None if self.state is None else self.state.ids
+        return (*self.parent.steps(), Planned(self.sample, ids, self.total))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from math import log, sqrt
 from tokenq.envs.environment import solution_of
 from tokenq.envs.world import END, Floats, World, best_values
 from tokenq.errors import UserError
-from tokenq.rollout.episodes.game import ActionSearch, Player, Rules, Spent
+from tokenq.rollout.episodes.game import ActionSearch, Planned, Player, Rules, Spent
 from tokenq.rollout.episodes.lines import Line, Scene, propose, read, root_of, to_the_end, tried
 from tokenq.rollout.episodes.seat import Seat
 from tokenq.rollout.writer import Sample
@@ -42,7 +42,7 @@ def by_return(lines: Sequence[Line], scene: Scene) -> None:
     for line, end in zip(lines, to_the_end(lines, scene), strict=True):
         line.value = end.total
         if line.seat.plan is None or end.total > line.seat.plan[0]:
-            line.seat.plan = end.total, end.samples()
+            line.seat.plan = end.total, end.steps()
 
 
 def by_exact_value(lines: Sequence[Line], scene: Scene) -> None:
@@ -145,15 +145,24 @@ def chosen(seats: Sequence[Seat], search: ActionSearch, player: Player, rules: R
     """
     with contextlib.ExitStack() as opened:
         roots = [root_of(seat) for seat in seats]
+        for root in roots:
+            root.seat.plan = _goes_on(root)
         SEARCHES[search.method](roots, search, Scene(player, rules, spent, opened))
         return [_taken(root) for root in roots]
 
 
+def _goes_on(root: Line) -> tuple[float, tuple[Planned, ...]] | None:
+    """Return what is left of a plan; None where what happened is not what it has seen."""
+    if root.seat.plan is None or root.state is None:
+        return None
+    total, (taken, *left) = root.seat.plan
+    kept = taken.ids == root.state.ids and abs(taken.total - root.total) < 1e-9
+    return (total, tuple(left)) if kept else None
+
+
 def _taken(root: Line) -> Sample:
     if root.seat.plan is not None:
-        total, samples = root.seat.plan
-        root.seat.plan = total, samples[1:]
-        return samples[0]
+        return root.seat.plan[1][0].sample
     best = max(root.children, key=lambda child: child.best)
     assert best.sample is not None  # it is no root
     return best.sample

@@ -13,7 +13,7 @@ from tokenq.errors import UserError, reason
 from tokenq.files import plain
 from tokenq.records.episodes import Episode, Reason, Turn, told
 from tokenq.records.rollouts import Distribution
-from tokenq.rollout.episodes.game import Game, Player, Rules, Spent, Start
+from tokenq.rollout.episodes.game import Game, Planned, Player, Rules, Spent, Start
 from tokenq.rollout.writer import Sample
 
 
@@ -37,7 +37,8 @@ class Seat:
         cut: turns that were left out, as the context was full.
         version: updates of the weights that wrote, where the writer says so.
         logps_of: which distribution its log-probs are of.
-        plan: the return of the best line that a search has seen, and the actions that lead to it from here.
+        plan: the return of the best line that a search has seen, and the actions that lead to it, the last one that was
+            taken among them.
     """
 
     game: Game
@@ -55,7 +56,7 @@ class Seat:
     cut: int = 0
     version: int | None = None
     logps_of: Distribution = "model"
-    plan: tuple[float, tuple[Sample, ...]] | None = None
+    plan: tuple[float, tuple[Planned, ...]] | None = None
 
     def begin(self, opened: contextlib.ExitStack) -> None:
         """Hear the first observation; the environment is closed with the stack."""
