@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from forked import done
+from forked import done, two_ranks
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
 from rollout.test_episode_rollouts import episode
+from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
@@ -16,6 +17,7 @@ from tokenq.core.losses import find_sum
 from tokenq.errors import UserError
 from tokenq.jobs.rollout.clock import Clock
 from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
+from tokenq.jobs.rollout.lessons.judged_tokens import CreditInputs
 from tokenq.jobs.rollout.lessons.lesson import Scoring
 from tokenq.jobs.rollout.settings import filled_in
 from tokenq.records.episodes import Episode, Turn, read_episodes
@@ -29,6 +31,7 @@ from tokenq.rollout.episodes.rollouts import (
     rollouts_of,
     whole_rollout,
 )
+from tokenq.rundir import RunDir
 
 SAID = (
     "Answer with one direction and nothing else.\nGo north, east, south, west: reach G, keep off X, # is a wall.\n"
@@ -265,10 +268,10 @@ def test_an_expert_s_episodes_stand_against_the_policy_s_own(known, place, whole
     line["turns"][0]["observation"] = "Something else."
     (tmp_path / "expert.jsonl").write_text(json.dumps(line) + "\n")
     assert main(words(place, tmp_path / "third", *more)) == 2
-    assert "begins otherwise" in capsys.readouterr().err
+    assert "do not begin alike" in capsys.readouterr().err
 
 
-def test_an_episode_whose_past_was_rewritten_is_credited_whole_and_learnt_in_parts():
+def test_an_episode_whose_past_was_rewritten_is_credited_whole_and_learnt_in_parts(tmp_path):
     """Rewards 1 and 2 in one part, 4 in the other; one of another seed gets 3 and 0. Its returns follow each turn."""
     one = episode("a", reward=7.0)
     one = replace(one, turns=(TurnSpan(0, 2, 1.0), TurnSpan(4, 5, 2.0)))
@@ -278,8 +281,8 @@ def test_an_episode_whose_past_was_rewritten_is_credited_whole_and_learnt_in_par
     asked = OnlineConfig(model="m", prompts=(), output="o", environment="gridworld", method="reinforce", samples=1)
     config, _ = filled_in(asked)
     scoring = Scoring(lambda batch: None, lambda batch: None, None, "cpu", Clock())
-    learning = learning_from_advantages(config, scoring, find_sum("reinforce"), None, None, exact=True)
-    lesson = learning.lesson(1, [one, two, other])
+    inputs = CreditInputs(config, scoring, find_sum("reinforce"), None, None, exact=True, run=RunDir(tmp_path))
+    lesson = learning_from_advantages(inputs).lesson(1, [one, two, other])
     found = [[row["token_ids"], row["advantages"], row.get("mask")] for row in lesson.files["advantages.jsonl"]]
     assert found == [
         [[5, 2, 7, 8, 2], [7, 7, 0, 0, 6], [True, True, False, False, True]],
@@ -332,3 +335,25 @@ def test_it_learns(seed, more, place, tmp_path):
     rewards = [line["round/reward"] for line in lines_of(tmp_path / "run") if "round" in line]
     assert rewards[0] < 0.65
     assert np.mean(rewards[-3:]) > 0.8
+
+
+@pytest.mark.slow
+def test_two_processes_play_and_learn_what_one_does(place, tmp_path):
+    asked = ["--method", "rloo", "--rounds", "1", "--optimizer", "sgd", "--learning-rate", "3e-2", "--eval-size", "1"]
+    alone = done(lambda: main(words(place, tmp_path / "one", *asked)), tmp_path / "printed")
+    assert alone.code == 0, alone.text
+    ended = two_ranks(lambda: main(words(place, tmp_path / "two", *asked)), tmp_path)
+    assert [each.code for each in ended] == [0, 0], ended
+    own, other = ([one.turns for one in episodes_of(tmp_path / name, 1)] for name in ("one", "two"))
+    assert [[turn.action_ids for turn in turns] for turns in own] == [[t.action_ids for t in turns] for turns in other]
+    one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("one", "two"))
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6
+
+
+def test_luck_is_taken_off_returns_where_that_is_asked_for(place, tmp_path):
+    more = ["--environment", "slippery_gridworld", "--environment-options", "map=.G/..", "start=any", "slip=0.6"]
+    run = tmp_path / "run"
+    assert main(words(place, run, "--rounds", "1", "--method", "dpo", "--subtract-luck", "--samples", "8", *more)) == 0
+    played, rows = episodes_of(run, 1), rollouts(run, 1)
+    assert [row["reward"] for row in rows] == pytest.approx([one.return_ - one.luck for one in played])
+    assert max(abs(one.luck) for one in played) > 1e-3

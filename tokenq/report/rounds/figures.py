@@ -38,6 +38,10 @@ _FIGURES = (
         (("eval/accuracy", "answers, held out", "first"), ("eval/judge_accuracy", "judge on known pairs", "second")),
     ),
     _Drawn(
+        "success of episodes", (("round/success", "samples", "first"), ("eval/success", "held out, greedy", "second"))
+    ),
+    _Drawn("turns of an episode", (("round/turns", "samples", "first"), ("eval/turns", "held out, greedy", "second"))),
+    _Drawn(
         "win rate on held-out prompts, ties half",
         (("eval/won_start", "against the start", "first"), ("eval/won_last", "against the round before", "second")),
         level=0.5,

@@ -29,6 +29,8 @@ _COLUMNS = (
     ("reward", "round/reward"),
     ("held-out reward", "eval/reward"),
     ("accuracy", "eval/accuracy"),
+    ("success", "round/success"),
+    ("held-out success", "eval/success"),
     ("won against the start", "eval/won_start"),
     ("pairs", "round/pairs"),
     ("learnt from", "round/responses"),
@@ -39,6 +41,7 @@ _COLUMNS = (
 """Columns of the table: what a round wrote, and what the policy after it does."""
 
 _SETTINGS = (
+    *("environment", "environment_options", "environment_seeds", "max_turns", "subtract_luck", "credit_span"),
     *("model", "reference", "prompts", "eval_prompts", "eval_size", "data", "method", "loss", "loss_options", "beta"),
     *("judge", "reward_model", "judge_run", "pairs", "replay", "reference_moves", "rounds"),
     *(

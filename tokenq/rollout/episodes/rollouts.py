@@ -155,9 +155,12 @@ def refuse_rewritten(episodes: Sequence[Episode], method: str) -> None:
 
 
 def episode_numbers(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Return what episodes have to say beside their returns, by name."""
+    """Return what episodes have to say beside their returns, by name.
+
+    One that was broken off has not succeeded; success is left out where episodes end and none says whether in success.
+    """
     turns = [turn for one in episodes for turn in one.turns]
-    known = [one.success for one in episodes if one.success is not None]
+    says = any(one.success is not None for one in episodes) or not any(one.terminal for one in episodes)
     found = {
         "turns": len(turns) / len(episodes),
         "invalid": sum(bool(turn.info.get("invalid")) for turn in turns) / max(1, len(turns)),
@@ -165,4 +168,4 @@ def episode_numbers(episodes: Sequence[Episode]) -> dict[str, float]:
         "luck": sum(one.luck for one in episodes) / len(episodes),
         "failed": float(sum(one.error is not None for one in episodes)),
     }
-    return found | ({"success": sum(known) / len(episodes)} if known else {})
+    return found | ({"success": sum(one.success is True for one in episodes) / len(episodes)} if says else {})

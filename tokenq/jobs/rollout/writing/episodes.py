@@ -68,6 +68,8 @@ def writing_of_episodes(stage: Stage) -> Writing:
             for own, before, some in zip(rollouts, found, SOURCES[draw.source](stage, draw, asked), strict=True):
                 before += some
                 own += [one for each in some if each.error is None for one in rollouts_of(each, draw.use, worth)]
+        for some in found:
+            _refuse_unlike(some)
         every = [one for some in found for one in some]
         _refuse_failed(every)
         if stage.method.learns == "pairs":
@@ -125,7 +127,6 @@ def _stored(stage: Stage, draw: Draw, asked: Round) -> list[list[Episode]]:
     found = []
     for seed, before in zip(asked.seeds, asked.before, strict=True):
         some = [in_tokens(one, player.dialogue) for one in stage.experts.get(seed, ())[:count]]
-        _refuse_other_beginning(some, before)
         name = f"{stage.game.name} seed {seed}"
         named = [replace(one, id=name, number=number, writer="data") for number, one in enumerate(some, len(before))]
         with stage.clock.of("writer"):
@@ -133,17 +134,15 @@ def _stored(stage: Stage, draw: Draw, asked: Round) -> list[list[Episode]]:
     return found
 
 
-def _refuse_other_beginning(stored: Sequence[Episode], played: Sequence[Episode]) -> None:
-    """Refuse stored episodes that are no answer to what the environment says now.
+def _refuse_unlike(episodes: Sequence[Episode]) -> None:
+    """Refuse episodes of one seed that do not begin alike: they are no answers to one prompt.
 
     Raises:
-        UserError: names the first.
+        UserError: names the seed.
     """
-    begins = {one.turns[0].observation_ids for one in played if one.turns}
-    for one in stored:
-        if begins and one.turns[0].observation_ids not in begins:
-            hint = "Play the expert's episodes again, with the same options and instructions."
-            raise UserError(f"{one.id} of --data begins otherwise than the environment does now.", hint)
+    if len({one.turns[0].observation_ids for one in episodes if one.turns}) > 1:
+        hint = "An environment begins as its seed says. Play an expert's episodes (--data) again with the same options."
+        raise UserError(f"Episodes of {episodes[0].id} do not begin alike.", hint)
 
 
 SOURCES: Mapping[str, Callable[[Stage, Draw, Round], list[list[Episode]]]] = {
