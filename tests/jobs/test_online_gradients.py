@@ -323,8 +323,10 @@ def test_two_processes_do_the_updates_of_one(place, tmp_path):
     asked = ["--method", "ppo", "--rounds", "1", "--optimizer", "sgd", "--learning-rate", "3e-2"]
     alone = done(lambda: main(words(place, tmp_path / "one", *asked)), tmp_path / "printed")
     assert alone.code == 0, alone.text
-    ended = two_ranks(lambda: main(words(place, tmp_path / "two", *asked)), tmp_path)
+    ended = two_ranks(lambda: max(main(words(place, tmp_path / name, *asked)) for name in ("two", "again")), tmp_path)
     assert [one.code for one in ended] == [0, 0], ended
+    two, again = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("two", "again"))
+    assert all(torch.equal(two[name], again[name]) for name in two)  # in the group that the first run has formed
     own, other = ([row["token_ids"] for row in rollouts(tmp_path / name, 1)] for name in ("one", "two"))
     assert own == other
     one, two = (load_file(tmp_path / name / "policy" / "model.safetensors") for name in ("one", "two"))

@@ -1,5 +1,6 @@
 """Training: joins data, models and the loop. No arithmetic here."""
 
+import atexit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -268,7 +269,11 @@ def _identities(
 
 
 def finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> None:
-    """Write the policy, or the reward model."""
+    """Write the policy, or the reward model.
+
+    The group of processes is left at exit, and not here: its last owner ends its threads, and a model over several
+    processes would do so while it holds the interpreter, for which one of these threads may be waiting.
+    """
     state = gathered_policy(accelerator, summary.policy) if accelerator.num_processes > 1 else None
 
     def write() -> None:
@@ -279,7 +284,9 @@ def finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> 
 
     together(write, accelerator)
     accelerator.wait_for_everyone()
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    atexit.register(accelerator.state.destroy_process_group)
 
 
 def loss_parameters(config: TrainConfig) -> dict[str, float | str]:
