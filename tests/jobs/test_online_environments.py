@@ -357,3 +357,26 @@ def test_luck_is_taken_off_returns_where_that_is_asked_for(place, tmp_path):
     played, rows = episodes_of(run, 1), rollouts(run, 1)
     assert [row["reward"] for row in rows] == pytest.approx([one.return_ - one.luck for one in played])
     assert max(abs(one.luck) for one in played) > 1e-3
+
+
+def test_a_class_of_ones_own_is_found_again_from_another_folder(place, tmp_path, monkeypatch):
+    (tmp_path / "doors.py").write_text(
+        "from tokenq.envs.environment import Step\n"
+        "class Doors:\n"
+        "    def reset(self, seed):\n"
+        "        return 'Say north or east .'\n"
+        "    def step(self, action):\n"
+        "        return Step('a', float(action.strip() == 'north'), terminated=True)\n"
+        "    def close(self):\n"
+        "        pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = ["online", "--model", place / "sft" / "policy", "--environment", "doors.py:Doors", "--method", "rloo"]
+    words += ["--environment-seeds", "2", "--samples", "2", "--rounds", "1", "--batch-size", "4", "--device", "cpu"]
+    assert main([*map(str, words), "--output", "run"]) == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    config = tmp_path / "run" / "config.yaml"
+    assert main(["online", "--config", str(config), "--resume"]) == 0
+    assert f"environment: {tmp_path / 'doors.py'}:Doors" in config.read_text()

@@ -174,9 +174,16 @@ def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
     named: dict[str, Any] = {name: None if value is None else absolute(value) for name, value in judges.items()}
     named |= {name: list(map(absolute_source, getattr(config, name))) for name in ("prompts", "eval_prompts")}
     if judge_kind(str(config.judge)) == "function":
-        file, _, function = str(config.judge).rpartition(":")
-        named["judge"] = f"{absolute(file)}:{function}"
+        named["judge"] = _member(str(config.judge))
+    if config.environment is not None and ":" in config.environment:
+        named["environment"] = _member(config.environment)
     return replace(found, **named)
+
+
+def _member(name: str) -> str:
+    """Return FILE.py:NAME with the whole path of the file: a run may be resumed from elsewhere."""
+    file, _, member = name.rpartition(":")
+    return f"{absolute(file)}:{member}"
 
 
 def _refuse_itself(config: OnlineConfig, policy: PackedLM, reference: ModelIdentity) -> None:
