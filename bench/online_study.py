@@ -11,6 +11,7 @@ true reward. What is done already is not done again.
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,14 +55,23 @@ BASE = "iterative DPO"
 
 @cache
 def _posts() -> dict[str, Post]:
-    """Return the posts that are written about, by their prompts."""
-    return {post.prompt: post for post in DemoSettings(0).for_pairs()}
+    """Return the posts that are written about, and more of them, by their prompts."""
+    return {post.prompt: post for post in replace(DemoSettings(0), pair_posts=8000).for_pairs()}
 
 
 def gold(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     """Return the true reward of summaries in units of the labeller's temperature: a judge of `tokenq.online`."""
     unit, posts = DemoSettings(0).label_temperature, _posts()
     return [GOLD(posts[prompt], text) / unit for prompt, text in zip(prompts, responses, strict=True)]
+
+
+GOLD_RANGE = 40.0
+"""True rewards in these units lie between −20 and 20."""
+
+
+def gold_share(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """Return the same as a number between 0 and 1."""
+    return [min(1.0, max(0.0, 0.5 + reward / GOLD_RANGE)) for reward in gold(prompts, responses)]
 
 
 def main() -> None:
