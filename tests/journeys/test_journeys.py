@@ -46,7 +46,7 @@ def rows_for(kind):
             "labelled": {"completion": f" {number} {word}", "label": number % 2 == 0},
             "rollouts": {"completion": f" {number} {word}", "advantages": number - 3.5, "old_logps": -5.5}
             | {"returns": number, "old_values": 0},
-            "rewarded": {"completion": f" {number} {word}", "reward": number % 3},
+            "rewarded": {"completion": f" {number} {word}", "reward": number % 3 / 2},
             "ranked": {"answers": [{"answer": f" {word} {rank}", "rank": rank} for rank in (1, 2, 3)]},
             "rated": {"completion": f" {number} {word}", "ratings": {"good": number % 4, "short": number % 2}},
             "steps": {"completions": [f" {word}.", " so.", " 7."], "labels": [True, number % 2 == 0, False]},
