@@ -54,6 +54,7 @@ class Kind(NamedTuple):
         unseen: of others.
         turns: most actions of an episode.
         careless: (environment, actions so far, dice) → an action of careless play.
+        initializer: spread of the model's first weights; wide ones copy from a list of moves sooner.
     """
 
     environment: str
@@ -61,6 +62,7 @@ class Kind(NamedTuple):
     unseen: Mapping[str, str]
     turns: int
     careless: Callable[[Environment, int, random.Random], str]
+    initializer: float = 0.05
 
 
 def careless_command(environment: Environment, taken: int, draw: random.Random) -> str:
@@ -95,7 +97,7 @@ KINDS = {
         6,
         careless_command,
     ),
-    "tictactoe": Kind("textarena", _BOARD, _BOARD, 5, any_move),
+    "tictactoe": Kind("textarena", _BOARD, _BOARD, 5, any_move, initializer=0.1),
 }
 
 
@@ -119,7 +121,7 @@ def main() -> None:
     print(table(folder, kind, policies, written, asked.seeds), flush=True)
 
 
-PAIRS: dict[str, Any] = {"learning_rate": 5e-4, "batch_size": 16, "beta": 0.1, "epochs": 2}
+PAIRS: dict[str, Any] = {"pairs": "all", "learning_rate": 3e-4, "batch_size": 32, "beta": 0.1}
 
 WAYS: dict[str, dict[str, Any]] = {
     "trajectory DPO": {"method": "dpo", "rounds": 1, "samples": 8, **PAIRS},
@@ -129,9 +131,9 @@ WAYS: dict[str, dict[str, Any]] = {
         "credit_span": "turn",
         "rounds": 6,
         "samples": 8,
-        "learning_rate": 1e-3,
+        "learning_rate": 4e-4,
         "batch_size": 32,
-        "beta": 0.01,
+        "beta": 0.03,
     },
 }
 
@@ -217,7 +219,7 @@ def careful_of(folder: Path, kind: Kind) -> Path:
         rows = list(careless(kind, kind.options, DEMONSTRATIONS))
         others = list(careless(kind, kind.unseen, 60))  # so that no word is unknown
         texts = [message["content"] for row in (*rows, *others) for message in row["messages"]]
-        model, tokenizer = small_model([*texts, *(f" {text}" for text in texts), "\n>"])
+        model, tokenizer = small_model([*texts, *(f" {text}" for text in texts), "\n>"], kind.initializer)
         data = folder / "demonstrations.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         write_json_lines(data, rows)
@@ -242,7 +244,7 @@ def careful_of(folder: Path, kind: Kind) -> Path:
     return run.policy
 
 
-def small_model(texts: list[str]) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+def small_model(texts: list[str], initializer: float) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Return an untrained model, and a tokenizer of the words of some texts."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=word_tokenizer(texts, SPECIALS),
@@ -263,7 +265,7 @@ def small_model(texts: list[str]) -> tuple[LlamaForCausalLM, PreTrainedTokenizer
         num_key_value_heads=4,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
-        initializer_range=0.05,
+        initializer_range=initializer,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
