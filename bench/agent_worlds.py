@@ -11,7 +11,6 @@ policy, which has then moved to episodes that no pair has shown.
 """
 
 import argparse
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from bench.agent_games import BETA, HORIZON, Episodes, Game, described, play, wh
 from tokenq.core.losses import find_loss
 from tokenq.core.tensors import PairLogps
 from tokenq.stats.bootstrap import mean_interval
+from tokenq.stats.coverage import Coverage, Shown, coverage_of
 from tokenq.worlds.draws import generator
 from tokenq.worlds.tabular import minimise
 
@@ -131,17 +131,15 @@ class Measures(NamedTuple):
         success: probability to win.
         auc: how β log π/π_ref of the reference's commands ranks the best ones above the others.
         correlation: of the same with A* = Q* − V* of the first turn.
-        covered: probability that an episode of the policy is one of the pairs' episodes.
     """
 
     gain: float
     success: float
     auc: float
     correlation: float
-    covered: float
 
 
-def measured(game: Game, logps: Tensor, sides: Sides) -> Measures:
+def measured(game: Game, logps: Tensor) -> Measures:
     """Return the measures of a policy [S, A]."""
     policy = torch.where(game.possible, logps.exp(), 0.0)
     weights = game.visits(game.reference).sum(0)
@@ -154,33 +152,32 @@ def measured(game: Game, logps: Tensor, sides: Sides) -> Measures:
         game.expected(policy, game.wins.double()),
         float(roc_auc_score(game.best[met], credit, sample_weight=weights[met])),
         float(spread[0, 1] / np.sqrt(spread[0, 0] * spread[1, 1])),
-        covered(logps, sides),
     )
 
 
-def covered(logps: Tensor, sides: Sides) -> float:
-    """Return Σ π(episode) over the different episodes of both sides; not a number where they begin anywhere."""
+def coverage(game: Game, logps: Tensor, sides: Sides) -> Coverage | None:
+    """Return how much of what a policy plays both sides show; None where they begin anywhere."""
     if any(bool(side.states[:, 0].any()) for side in sides):
-        return float("nan")
-    chances: dict[bytes, float] = {}
+        return None
+    shown, start = list[Shown](), Policy(game).start
     for side in sides:
         rows = torch.cat((side.states, side.commands, side.mask), 1).numpy()
-        for row, logp in zip(rows, side.taken(logps).sum(1).tolist(), strict=True):
-            chances[row.tobytes()] = logp
-    return float(np.exp(list(chances.values())).sum())
+        own, reference = (side.taken(table).sum(1).tolist() for table in (logps, start))
+        shown += [Shown(0, row.tobytes(), *both) for row, *both in zip(rows, own, reference, strict=True)]
+    return coverage_of(shown)
 
 
 class Run(NamedTuple):
-    """A policy that was fitted, and how much of the reference its pairs cover."""
+    """A policy that was fitted, and how much of it and of the reference its pairs cover."""
 
     seed: int
     measures: Measures
-    before: float
+    coverage: Coverage | None
 
     @property
     def alarming(self) -> bool:
         """Whether the policy has moved to episodes that the pairs do not show."""
-        return self.measures.covered < self.before
+        return self.coverage is not None and self.coverage.lost
 
 
 def fit_all(game: Game, arm: str, count: int, asked: argparse.Namespace) -> list[Run]:
@@ -189,8 +186,8 @@ def fit_all(game: Game, arm: str, count: int, asked: argparse.Namespace) -> list
     found = []
     for seed in range(asked.seeds):
         sides = pairs(game, count, generator(seed))
-        measures = measured(game, fitted(game, sides, loss, parameters, asked.prior), sides)
-        found.append(Run(seed, measures, covered(Policy(game).start, sides)))
+        logps = fitted(game, sides, loss, parameters, asked.prior)
+        found.append(Run(seed, measured(game, logps), coverage(game, logps, sides)))
     return found
 
 
@@ -203,7 +200,9 @@ def table(game: Game, asked: argparse.Namespace) -> dict[tuple[str, int], list[R
         for arm in ARMS:
             runs = found[arm, count] = fit_all(game, arm, count, asked)
             cells = [shown(np.array(column)) for column in zip(*(run.measures for run in runs), strict=True)]
-            warned = f"{sum(run.alarming for run in runs)} of {asked.seeds}" if cells[-1] else ""
+            policies = [run.coverage.policy for run in runs if run.coverage is not None]
+            cells.append(shown(np.array(policies)) if policies else "")
+            warned = f"{sum(run.alarming for run in runs)} of {asked.seeds}" if policies else ""
             print(f"| {arm} | {count} | {' | '.join(cells)} | {warned} |", flush=True)
     return found
 
@@ -224,12 +223,12 @@ def main() -> None:
         print()
         for (arm, count), runs in found.items():
             for run in runs:
-                if not math.isnan(run.before):
+                if run.coverage is not None:
                     outcomes[run.measures.gain < start, run.alarming] += 1
-                if run.alarming:
+                if run.coverage is not None and run.coverage.lost:
                     print(
-                        f"warning: {arm}, {count} pairs, seed {run.seed}: {run.measures.covered:.0%} of what the "
-                        f"policy plays is in the pairs, {run.before:.0%} of what the reference plays "
+                        f"warning: {arm}, {count} pairs, seed {run.seed}: {run.coverage.policy:.0%} of what the "
+                        f"policy plays is in the pairs, {run.coverage.reference:.0%} of what the reference plays "
                         f"(return {run.measures.gain:.2f} against {start:.2f})"
                     )
     bad, good = ((outcomes[below, True], outcomes[below, True] + outcomes[below, False]) for below in (True, False))
@@ -244,8 +243,6 @@ _HEAD = """\
 
 def shown(values: np.ndarray) -> str:
     """Return the mean with its interval over seeds."""
-    if np.isnan(values).all():
-        return ""
     one = mean_interval(values)
     return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
 

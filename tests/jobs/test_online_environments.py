@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from forked import done, two_ranks
 from jobs.test_online import files_of, lines_of, moments, rollouts, watched
+from rollout.stub_engine import StubEngine
 from rollout.test_episode_rollouts import episode
 from safetensors.torch import load_file
 from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 import tokenq
 from tokenq.cli.main import main
@@ -160,6 +163,26 @@ def test_pairs_of_episodes(method, place, tmp_path):
             assert line.get(f"{side}_mask", [True] * len(line[f"{side}_ids"])) == row["own"][cut:]
             assert cut == 0 or cut in [start for start, _, _ in row["turns"]]
     assert read_pairs(run / "rounds" / "0001" / "pairs.jsonl")
+    said = next(line for line in lines_of(run) if line.get("after_round") == 1)
+    after, before = (covered_by_hand(model, lines) for model in (run / "policy", place / "sft" / "policy"))
+    assert said["covered/policy"] == pytest.approx(np.mean([*after.values()]), rel=1e-3)
+    assert said["covered/reference"] == pytest.approx(np.mean([*before.values()]), rel=1e-3)
+    change = np.mean([np.log(value / before[prompt]) for prompt, value in after.items()])
+    assert said["covered/change"] == pytest.approx(change, abs=1e-3)
+
+
+def covered_by_hand(model, lines):
+    """Return, by prompt, how likely a model plays one of the different episodes of pairs, by a plain forward pass."""
+    model, sums = AutoModelForCausalLM.from_pretrained(model).eval(), {}
+    for line in lines:
+        for side in ("chosen", "rejected"):
+            ids, prompt = line[f"{side}_ids"], line["prompt_ids"]
+            with torch.no_grad():
+                logps = model(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+            own = torch.tensor(line.get(f"{side}_mask", [True] * len(ids)))
+            value = float(logps[range(len(ids)), ids][own].sum().exp())
+            sums.setdefault(tuple(prompt), {})[tuple(ids)] = value
+    return {prompt: sum(some.values()) for prompt, some in sums.items()}
 
 
 WAYS = """
@@ -242,6 +265,11 @@ def test_stored_episodes_are_trained_on(loss, place, whole, tmp_path):
     played = episodes_of(run, 1)
     per_token = np.mean([-value for one in played for turn in one.turns for value in turn.logps])
     assert first["loss"] == pytest.approx(per_token if loss == "sft" else np.log(2), abs=1e-4)
+    last = lines_of(tmp_path / "run")[-1]
+    assert ("covered/change" in last) == (loss != "sft")
+    if loss != "sft":
+        assert last["covered/change"] == pytest.approx(0, abs=1e-2)  # one small step
+        assert 0 < last["covered/reference"] < 1
 
 
 @pytest.mark.parametrize("known", ["tokens", "texts"])
@@ -335,6 +363,37 @@ def test_it_learns(seed, more, place, tmp_path):
     rewards = [line["round/reward"] for line in lines_of(tmp_path / "run") if "round" in line]
     assert rewards[0] < 0.65
     assert np.mean(rewards[-3:]) > 0.8
+
+
+def test_a_server_writes_what_is_learnt_from(place, tmp_path):
+    """Its greedy episodes are those of the local writer, before the round by the first weights and after it by its own.
+
+    The rewards of pairs are those of the episodes that it wrote.
+    """
+    engine = StubEngine(str(place / "sft" / "policy"))
+    more = ["--rounds", "1", "--eval-size", "2", "--learning-rate", "1e-2"]
+    try:
+        assert main(words(place, tmp_path / "run", *more, "--writer", engine.url)) == 0
+    finally:
+        engine.close()
+    assert {one.engine for one in episodes_of(tmp_path / "run", 1)} == {"stub 1.2 float32 tiny"}
+    (line,) = (line for line in lines_of(tmp_path / "run") if line.get("round") == 1)
+    assert line["round/pairs"] > 0
+    before = place / "sft" / "policy", 0
+    after = tmp_path / "run" / "policy", 1
+    taken = []
+    for policy, number in (before, after):
+        local = tokenq.play(policy, **GREEDY)
+        served = episodes_of(tmp_path / "run", number, "eval-episodes")
+        taken.append([[turn.action_ids for turn in one.turns] for one in served])
+        assert taken[-1] == [[turn.action_ids for turn in one.turns] for one in local]
+        assert [one.return_ for one in served] == [one.return_ for one in local]
+    assert taken[0] != taken[1]
+
+
+GREEDY = {"environment": "gridworld", "environment_options": {"map": ".G/..", "start": "any"}, "temperature": 0.0}
+GREEDY |= {"seed": 4, "episodes": 2, "max_turns": 4, "device": "cpu"}
+"""What held-out seeds are played with."""
 
 
 @pytest.mark.slow

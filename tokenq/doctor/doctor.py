@@ -1,8 +1,8 @@
 """Is this run healthy? One table of checks, each a function of the run's record that finds something or nothing.
 
 The checks stand by subject in `curve_checks`, `held_out_checks`, `optimiser_checks`, `precision_checks`, `cost_checks`,
-`data_checks`, `row_checks`, `model_checks` and `round_checks`. A new one is a function there, a row here and a
-section in docs/doctor.md.
+`data_checks`, `row_checks`, `model_checks`, `round_checks` and `episode_checks`. A new one is a function there, a row
+here and a section in docs/doctor.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from tokenq.doctor import (
     cost_checks,
     curve_checks,
     data_checks,
+    episode_checks,
     held_out_checks,
     model_checks,
     optimiser_checks,
@@ -55,6 +56,7 @@ CHECKS: Mapping[str, Check] = {
     "end of samples": model_checks.no_end,
     "loops in samples": model_checks.repeats_itself,
     "KL of samples": model_checks.samples_kl,
+    "below the reference": episode_checks.below_reference,
     "hacking": round_checks.hacked,
     "length of rounds": round_checks.length_creep,
     "entropy of rounds": round_checks.entropy_collapse,

@@ -38,13 +38,13 @@ def hacked(record: RunRecord) -> Finding | None:
     For certain: the 95 % intervals lie apart, of the first and the last round, and of the best evaluation and the last:
     where a judge is over-optimised, the truth rises with it at first.
     """
-    first, last = _ends(record.rounds)
-    if not _apart(first, last, "round/reward"):
+    first, last = ends(record.rounds)
+    if not apart(first, last, "round/reward"):
         return None
-    start, after = _ends(record.evaluations)
+    start, after = ends(record.evaluations)
     verifies = record.config.get("judge") == "verifier"
     bests = {name: _best(record.evaluations, f"eval/{name}") for name in HELD_OUT}
-    fallen = [name for name in HELD_OUT if _apart(after, bests[name], f"eval/{name}")]
+    fallen = [name for name in HELD_OUT if apart(after, bests[name], f"eval/{name}")]
     if not fallen:
         return None
     name = fallen[0]
@@ -83,7 +83,7 @@ def _held(record: RunRecord, last: Mapping[str, Any]) -> str:
 
 def length_creep(record: RunRecord) -> Finding | None:
     """Return a finding where responses grew much longer, or came to be cut."""
-    first, last = _ends(record.rounds)
+    first, last = ends(record.rounds)
     if len(record.rounds) < 2:
         return None
     ratio = last["round/length"] / max(first["round/length"], 1.0)
@@ -115,7 +115,7 @@ _SHORTER = {
 
 def entropy_collapse(record: RunRecord) -> Finding | None:
     """Return a finding where the policy has come to say one thing."""
-    first, last = _ends(record.rounds)
+    first, last = ends(record.rounds)
     if len(record.rounds) < 2:
         return None
     lost = last["round/entropy"] < ENTROPY_LEFT * first["round/entropy"]
@@ -139,7 +139,7 @@ def entropy_collapse(record: RunRecord) -> Finding | None:
 
 def everything_tied(record: RunRecord) -> Finding | None:
     """Return a finding where the last round has next to nothing to learn from."""
-    _, last = _ends(record.rounds)
+    _, last = ends(record.rounds)
     if not last or (last.get("round/without_signal") or 0.0) < TIED:
         return None
     unusable = last.get("round/unusable") or 0.0
@@ -221,12 +221,12 @@ def _best(lines: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
     return max(known, key=lambda line: float(line[name])) if known else {}
 
 
-def _ends(lines: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def ends(lines: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the first and the last of some lines; empty ones where there are none."""
     return (lines[0], lines[-1]) if lines else ({}, {})
 
 
-def _apart(lower: Mapping[str, Any], upper: Mapping[str, Any], name: str) -> bool:
+def apart(lower: Mapping[str, Any], upper: Mapping[str, Any], name: str) -> bool:
     """Return whether a number of one line lies below that of another, interval and all."""
     high, low = lower.get(f"{name}_high"), upper.get(f"{name}_low")
     return high is not None and low is not None and bool(high < low)

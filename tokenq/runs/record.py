@@ -82,6 +82,7 @@ class RunRecord:
         evals: the lines that an evaluation wrote.
         rounds: the lines that rounds of an online run wrote.
         evaluations: the lines of what it wrote to held-out prompts, that of the start first.
+        coverage: the lines that say whether the policy still plays the episodes of its pairs.
         finished: whether the policy was written.
         checkpoints: steps whose checkpoint is there.
         data: counts of the training data.
@@ -99,6 +100,7 @@ class RunRecord:
     evals: Sequence[Mapping[str, Any]] = ()
     rounds: Sequence[Mapping[str, Any]] = ()
     evaluations: Sequence[Mapping[str, Any]] = ()
+    coverage: Sequence[Mapping[str, Any]] = ()
     finished: bool = False
     checkpoints: Sequence[int] = ()
     data: DataFacts | None = None
@@ -207,6 +209,7 @@ def read_run(path: Path) -> RunRecord:
         evals=tuple(line for line in lines if "eval_loss" in line),
         rounds=tuple(line for line in lines if "round" in line),
         evaluations=tuple(line for line in lines if "eval/prompts" in line),
+        coverage=tuple(line for line in lines if "covered/change" in line),
         finished=run.policy.exists() or run.reward_model.exists(),
         checkpoints=run.steps(),
     )

@@ -15,6 +15,7 @@ from tokenq.jobs.outputs import Parts
 from tokenq.jobs.rollout.judges import judged
 from tokenq.jobs.rollout.rounds import RoundWork
 from tokenq.jobs.rollout.stages import in_batches
+from tokenq.jobs.training.coverage import coverage_numbers, covered, said_of_coverage
 from tokenq.judge.kinds import Judge
 from tokenq.judge.tasks import AnswerTask
 from tokenq.leftovers import remove
@@ -24,6 +25,7 @@ from tokenq.records.rollouts import Rollout
 from tokenq.report.rounds.page import write_rounds_page
 from tokenq.rollout.episodes.rollouts import episode_numbers
 from tokenq.rollout.summary import Judged, evaluation_numbers, judge_numbers, preference
+from tokenq.stats.coverage import Coverage
 from tokenq.training.checks import together
 
 DONE = "eval.json"
@@ -105,6 +107,14 @@ class Evaluation:
             if not times.exists():
                 write_json(times, seconds)
             self._tell(number, {**(self._numbers(number) or {}), **read_json(times)})
+
+    def _covered(self, number: int) -> Coverage | None:
+        """Return how much of what the policy plays the pairs of a round of episodes show."""
+        work = self.work
+        if not number or work.config.environment is None:
+            return None
+        where, budget = str(work.accelerator.device), work.config.tokens_per_batch
+        return covered(work.learning.read(work.run.round(number)), work.policy, budget, where)
 
     def _evaluate(self, number: int) -> None:
         place, main = self.work.run.round(number), self.work.accelerator.is_main_process
@@ -223,7 +233,11 @@ class Evaluation:
         metrics = JsonLines(self.work.run.metrics)
         if any(line.get("after_round") == number for line in metrics.read()):
             return
-        metrics.append({"step": self.work.plan.starts()[number], "after_round": number, **numbers})
+        coverage = self._covered(number)
+        watched = {} if coverage is None else coverage_numbers(coverage)
+        metrics.append({"step": self.work.plan.starts()[number], "after_round": number, **numbers, **watched})
+        for line in [] if coverage is None else said_of_coverage(coverage):
+            self.work.listener.say(line)
         if not self.prompts:
             return
         known = {name: words for name, words in _SAID.items() if numbers.get(f"eval/{name}") is not None}

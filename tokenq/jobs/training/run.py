@@ -13,6 +13,7 @@ from tokenq.data.signals import reward_scale
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
 from tokenq.jobs.training.absolute import with_absolute_paths
+from tokenq.jobs.training.coverage import watch_episodes
 from tokenq.jobs.training.data import TrainingRows, check_inputs, data_identity, load_data
 from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
@@ -89,6 +90,8 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         listener.say(precision.line(config.optimizer))
         _say_start(prepared, config, loss, changed, listener)
         summary = fit(job, accelerator)
+        if isinstance(prepared.policy, PackedLM):
+            watch_episodes(job, prepared.policy, summary.steps, accelerator)
         finish(writer, summary, accelerator)
         _say_end(prepared, summary, writer, listener)
 
