@@ -1,8 +1,7 @@
 """What reaches a terminal: text, one line a message, on every console."""
 
+import contextlib
 import io
-import os
-import subprocess
 import sys
 
 import pytest
@@ -85,41 +84,54 @@ def test_words_of_the_command_line_come_back_harmless(words, capsys):
     assert "\x1b" not in out + err
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_every_help_page_can_be_shown_on_every_console(encoding):
-    """All in one process: a stream of that encoding stands in for a console that lacks most of Unicode."""
-    program = (
-        "import sys\nfrom tokenq.cli.main import COMMANDS, main\n"
-        "for name in [*COMMANDS, '']:\n"
-        "    try:\n        print(name, main([*name.split(), '--help']))\n"
-        "    except SystemExit as done:\n        print(name, done.code)\n"
-        "print('−πβ … é 🙂 \\ud800 ─')"
-    )
-    env = os.environ | {"PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=env, check=True)
-    shown = done.stdout.decode(encoding)
+ENCODINGS = ("cp1252", "ascii")
+
+
+def shown_by(encoding, folder, work):
+    """Return what is printed, and what is complained of, redirected to files of an encoding as Windows does it."""
+    out, err = folder / f"{encoding}.out", folder / f"{encoding}.err"
+    with (
+        open(out, "w", encoding=encoding) as printed,
+        open(err, "w", encoding=encoding, errors="backslashreplace") as complained,
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(complained),
+    ):
+        work()
+    return out.read_text(encoding), err.read_text(encoding)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_help_page_can_be_shown_on_every_console(encoding, tmp_path):
+    """A stream of that encoding stands in for a console that lacks most of Unicode."""
+
+    def helped():
+        for name in [*COMMANDS, ""]:
+            try:
+                print(name, main([*name.split(), "--help"]))
+            except SystemExit as done:
+                print(name, done.code)
+        print("−πβ … é 🙂 \ud800 ─")
+
+    shown, _ = shown_by(encoding, tmp_path, helped)
     assert all(f"{name} 0" in shown for name in COMMANDS)
     last = shown.splitlines()[-1]
     accent, dots = ("e", "...") if encoding == "ascii" else ("é", "…")
     assert last == rf"-pibeta {dots} {accent} \U0001f642 \ud800 -"
 
 
-def test_results_on_a_console_that_is_not_utf_8(tmp_path):
-    """A claim of each table, an evaluation and an error, redirected as Windows does it."""
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_results_on_a_console_that_is_not_utf_8(encoding, tmp_path):
+    """An evaluation with its table, and an error."""
     (tmp_path / "p.json").write_text('[{"preference": 1, "system": "π − β"}, {"preference": 0, "system": "π − β"}]')
-    program = (
-        "import sys\nfrom tokenq.cli.main import main\n"
-        "print(main(['eval', 'win-rate', '--preferences', sys.argv[1], '--output', sys.argv[2]]))\n"
-        "print(main(['eval', 'win-rate', '--preferences', 'π−.json']))"
-    )
-    for encoding in ("cp1252", "ascii"):
-        env = os.environ | {"PYTHONIOENCODING": encoding}
-        words = [str(tmp_path / "p.json"), str(tmp_path / f"{encoding}.json")]
-        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, env=env, check=False)
-        assert done.returncode == 0, done.stderr.decode(encoding)
-        assert "pi - beta" in done.stdout.decode(encoding)
-        assert done.stdout.decode(encoding).splitlines()[-1] == "2"
-        assert "No file pi-.json" in done.stderr.decode(encoding)
+    words = ["--preferences", str(tmp_path / "p.json"), "--output", str(tmp_path / "won.json")]
+
+    def evaluated():
+        assert main(["eval", "win-rate", *words]) == 0
+        assert main(["eval", "win-rate", "--preferences", "π−.json"]) == 2
+
+    out, err = shown_by(encoding, tmp_path, evaluated)
+    assert "pi - beta" in out
+    assert "No file pi-.json" in err
 
 
 def test_streams_that_are_no_files_are_left_alone(monkeypatch):
