@@ -16,6 +16,7 @@ from tokenq.demo.processes import in_turn
 from tokenq.demo.settings import SHORT, DemoSettings, SftStage
 from tokenq.demo.tldr import CLEAN, Difficulty
 from tokenq.errors import UserError
+from tokenq.jobs import sweep
 from tokenq.records.results import read_results
 from tokenq.records.trace_files import read_traces
 from tokenq.report import figure_page
@@ -46,6 +47,7 @@ def place(tmp_path_factory):
         patch.setattr(demonstration, "side_by_side", one_by_one)
         patch.setattr(posts.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
         patch.setattr(posts, "quick_searches", lambda: posts.settings((2,), (2, 4), (2,)))
+        patch.setattr(sweep, "save_sweep_figure", lambda *_: None)  # drawn in its own tests
         assert main(["demo", "--quick", "--seed", "3", "--output", str(folder)]) == 0
     return folder
 
@@ -113,15 +115,16 @@ def test_another_run_does_not_touch_the_first(place, tmp_path, capsys):
 
 
 def test_a_demonstration_that_was_stopped_goes_on(place, tmp_path, monkeypatch, capsys):
-    """The training that was under way begins again; those that had ended are not done again."""
+    """The training that was under way begins again, and so does a search; what had ended is not done again."""
     folder, whole = place, tmp_path / "whole"
     shutil.copytree(place, whole)
-    for name in ("report", "length_dpo", "search"):
+    for name in ("report", "length_dpo", "search/length_dpo"):
         shutil.rmtree(folder / name)
     shutil.rmtree(folder / "dpo" / "policy")
     trained = []
     monkeypatch.setattr(demonstration, "side_by_side", one_by_one)
     monkeypatch.setattr(figure_page, "installed", lambda: False)  # the numbers are compared, not their pictures
+    monkeypatch.setattr(sweep, "save_sweep_figure", lambda *_: None)
     real = steps.train
     monkeypatch.setattr(steps, "train", lambda output, **how: trained.append(output.name) or real(output=output, **how))
     monkeypatch.setattr(posts.DemoSettings, "quick", classmethod(lambda _, seed: replace(FEW, seed=seed)))
