@@ -6,6 +6,7 @@ The runs take one example a step, so that a step of labelled responses holds one
 import json
 
 import pytest
+from examples import cases
 from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
@@ -60,15 +61,23 @@ def train(folder, output, loss, want, held_out=2):
     return folder / output
 
 
-PLAIN = {name for name, row in LOSSES.items() if not row.inputs or find_sum(name).selection == "rollouts"}
-THIRD = {name for number, name in enumerate(LOSSES) if number % 3 == 0 or name not in PLAIN}
-"""Losses that are tried by default: those that read something beside log-probs, and a third of the others."""
+def first_of_each_kind():
+    """Return the first loss of every kind of rows, of units and of what a model gives."""
+    kinds = {}
+    for name in LOSSES:
+        found = find_sum(name)
+        kinds.setdefault((found.selection, found.unit.name, found.output), name)
+    return set(kinds.values())
 
 
-@pytest.mark.parametrize(
-    "loss", [pytest.param(name, marks=() if name in THIRD else pytest.mark.slow) for name in LOSSES]
-)
+BESIDE_LOG_PROBS = {"tdpo1", "tis_dpo", "step_dpo", "bco", "clipped_value", "kl_k3"}
+"""Losses whose runs leave something of their own beside what others of their kind leave."""
+BY_DEFAULT = first_of_each_kind() | BESIDE_LOG_PROBS
+
+
+@pytest.mark.parametrize("loss", cases(LOSSES, BY_DEFAULT))
 def test_a_run_is_examined_and_compared(loss, folder, capsys):
+    """By default a loss of every kind: others of its kind leave the same files."""
     found = find_sum(loss)
     run = train(folder, loss, loss, found.selection)
     words = ["--output", str(folder / f"{loss}.json"), "--html", str(folder / f"{loss}.html")]

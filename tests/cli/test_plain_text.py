@@ -107,10 +107,11 @@ def test_every_help_page_can_be_shown_on_every_console(encoding, tmp_path):
     def helped():
         for name in [*COMMANDS, ""]:
             try:
-                print(name, main([*name.split(), "--help"]))
+                code = main([*name.split(), "--help"])
             except SystemExit as done:
-                print(name, done.code)
-        print("−πβ … é 🙂 \ud800 ─")
+                code = done.code
+            sys.stdout.write(f"{name} {code}\n")
+        sys.stdout.write("−πβ … é 🙂 \ud800 ─\n")
 
     shown, _ = shown_by(encoding, tmp_path, helped)
     assert all(f"{name} 0" in shown for name in COMMANDS)

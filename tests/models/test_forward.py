@@ -6,6 +6,7 @@ import builders
 import pytest
 import torch
 from builders import assert_same, measure, own_logps, random_groups, result_of, truth_of
+from examples import cases
 from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -66,8 +67,9 @@ def test_log_probs_and_gradients_are_the_models_own(family, way, truths):
 
 
 @quiet_flex
-@pytest.mark.parametrize("family", ["gpt_neox", "mistral", "gemma3", "gemma2"])
+@pytest.mark.parametrize("family", cases(["gpt_neox", "mistral", "gemma3", "gemma2"], ["mistral", "gemma2"]))
 def test_the_block_sparse_kernel_gives_the_same_log_probs(family, truths):
+    """By default one with a window and one with capped scores."""
     lm = PackedLM(make(family), "flex")
     with torch.no_grad():
         logps = lm(pack(GROUPS)).logps
@@ -218,10 +220,17 @@ def sees_the_next_token(mask):
 BROKEN_MASKS = {"blind to the first token": blind_to_the_first_token, "sees the next token": sees_the_next_token}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        pytest.param(family, dtype, marks=() if family == "gpt2" or dtype == torch.float32 else pytest.mark.slow)
+        for family in ("gpt2", "llama", "gemma3", "gemma2", "qwen2")
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    ],
+)
 @pytest.mark.parametrize("broken", BROKEN_MASKS)
-@pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3", "gemma2", "qwen2"])
 def test_a_wrong_mask_is_caught(family, broken, dtype, monkeypatch):
+    """By default every family in single precision, and one in half precision too."""
     right = attention.Layout.mask
 
     def wrong(self, length, prefix, window):
@@ -236,9 +245,12 @@ def test_a_wrong_mask_is_caught(family, broken, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("family", SHARING)
+@pytest.mark.parametrize("family", cases(SHARING, ["gpt_neox", "gpt2", "gemma3", "gemma2"]))
 def test_rounding_in_half_precision_is_no_mistake(family, dtype):
-    """The mean error lies well below what another rounding of the embeddings does to the model itself."""
+    """The mean error lies well below what another rounding of the embeddings does to the model itself.
+
+    By default in families with rotary and learned positions, windows and capped scores.
+    """
     model = tiny_model(family, dtype=dtype)
     for way in ("segments", "plain", "full"):
         lm = PackedLM(model, way)

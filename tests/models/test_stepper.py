@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from examples import cases
 from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 from transformers import GenerationConfig
 
@@ -21,6 +22,10 @@ from tokenq.search.settings import Beams, Sampling
 PROMPTS = [[5, 9, 2, 200, 31, 8, 77, 41, 12, 150, 3], [17], [88, 4, 250]]
 """Longer than the sliding window, of one token, and short."""
 
+
+QUICK = ("gpt_neox", "gpt2", "gemma3", "gemma2", "mamba")
+"""Families that are tried by default: rotary and learned positions, windows, capped scores, a state along the row."""
+each_family = pytest.mark.parametrize("family", cases(FAMILIES, QUICK))
 
 FLOAT32_INSIDE = {"bloom", "gemma2", "mamba"}
 """Families whose code in transformers computes a part in float32, whatever the weights are."""
@@ -48,7 +53,7 @@ def walk(stepper, steps, seed=0):
         yield texts, frontier
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 @torch.no_grad()
 def test_every_step_is_what_the_whole_row_says(family):
     """In float64, past the sliding window and past the memory that is taken at first."""
@@ -62,13 +67,13 @@ def test_every_step_is_what_the_whole_row_says(family):
         torch.testing.assert_close(logps, expected, rtol=0, atol=tolerance(family))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 def test_models_that_share_prompts_keep_keys_and_values(family):
     lm, _ = fastest_exact(tiny_model(family))
     assert isinstance(writer(lm), Caching if FAMILIES[family].shares_prefix else Rereading)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 @torch.no_grad()
 def test_prompts_that_go_on_are_read_from_there_on(family):
     """Three turns: one goes on, one is new, one loses its end, one was there already; the number of tokens read."""
@@ -117,7 +122,7 @@ def test_a_frontier_can_be_gone_on_from_twice():
     torch.testing.assert_close(deeper.logps, expected.logps, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each_family
 @torch.no_grad()
 def test_branches_of_several_steps_go_on_together(family):
     """Rows picked from frontiers of other depths and prompts: as if each had been written alone."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from examples import cases
 from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
@@ -86,9 +87,14 @@ def test_a_stream_gives_the_weights_of_the_same_rows_in_a_file(place, whole, tmp
     assert weights(run) == weights(whole)
 
 
-@pytest.mark.parametrize("buffer", [0, 8])
-@pytest.mark.parametrize("form", ["flag", "data set", "generator", "shards"])
-def test_stopped_and_resumed_it_gives_the_weights_of_one_that_was_not(place, tmp_path, form, buffer, monkeypatch):
+FORMS_AND_BUFFERS = [(form, buffer) for form in ("flag", "data set", "generator", "shards") for buffer in (0, 8)]
+EACH_FORM = [("flag", 8), ("data set", 8), ("generator", 0), ("shards", 0)]
+
+
+@pytest.mark.parametrize("kind", cases(FORMS_AND_BUFFERS, EACH_FORM), ids=lambda one: f"{one[0]}-{one[1]}")
+def test_stopped_and_resumed_it_gives_the_weights_of_one_that_was_not(place, tmp_path, kind, monkeypatch):
+    """By default each form with a buffer or without one."""
+    form, buffer = kind
     monkeypatch.setattr("tokenq.training.source._STEPS_BETWEEN_PLACES", 2)
     monkeypatch.setattr("tokenq.data.streams.rows.MARK_EVERY", 3)
     data, more = forms(place)[form]
