@@ -13,5 +13,8 @@ def share_of(count: int) -> int:
 
 
 def cases(values: Iterable[Any], by_default: Container[Any]) -> list[Any]:
-    """Return the cases of a parameter: those of the default run as they are, the others slow."""
-    return [pytest.param(one, marks=() if one in by_default else pytest.mark.slow) for one in values]
+    """Return the cases of a parameter, tuples those of several: of the default run as they are, the others slow."""
+    return [
+        pytest.param(*(one if isinstance(one, tuple) else (one,)), marks=() if one in by_default else pytest.mark.slow)
+        for one in values
+    ]

@@ -128,6 +128,14 @@ def shortened(words):
         more += ["--max-steps", "2", *held_out]
     if words[0] in ("search", "sweep"):
         more += ["--max-new-tokens", "3"]
+    if words[0] == "sweep":
+        more += ["--settings", "greedy", "beam width=2", "--pool", "2"]
+    if words[0] == "online":
+        more += ["--rounds", "2", "--prompts-per-round", "4", "--samples", "4", "--max-new-tokens", "4"]
+    if words[0] in ("online", "play") and "--environment" in words:
+        more += ["--max-turns", "3", "--max-new-tokens", "4"]
+    if words[0] == "play":
+        more += ["--episodes", "2"]
     return [*words, *more]
 
 

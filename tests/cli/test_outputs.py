@@ -165,10 +165,9 @@ CUTS = [(name, cut) for name in ("score", "search") for cut in ("half", "line", 
 EACH_CUT = [("search", "half"), ("search", "line"), ("score", "empty"), ("score", "byte")]
 
 
-@pytest.mark.parametrize("one", cases(CUTS, EACH_CUT), ids="-".join)
-def test_a_file_that_was_cut_or_changed_is_not_taken_for_whole(one, place, tmp_path, capsys):
+@pytest.mark.parametrize(("name", "cut"), cases(CUTS, EACH_CUT))
+def test_a_file_that_was_cut_or_changed_is_not_taken_for_whole(name, cut, place, tmp_path, capsys):
     """By default each cut of one command: how a file is found whole is the same for both."""
-    name, cut = one
     output, read = tmp_path / "out.jsonl", {"score": read_traces, "search": read_results}[name]
     assert main(COMMANDS[name](place, output)) == 0
     whole, text = list(read(output)), output.read_text()

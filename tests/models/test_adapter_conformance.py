@@ -4,12 +4,14 @@ By default one form of every way through the code is tried on a tied model (Gemm
 is its own; the rest is slow.
 """
 
+import itertools
 import json
 from itertools import pairwise
 
 import pytest
 import torch
 from adapter_forms import FAMILIES, FORMS, by_peft, groups_of, logps_of, make
+from examples import cases
 from safetensors import safe_open
 from tiny import tiny_tokenizer
 
@@ -41,12 +43,10 @@ def _by_default(family, form):
     return (form == "head" and family in ("llama", "gpt_neox")) or (family == "gemma3" and form in EVERY_WAY)
 
 
-CASES = [
-    pytest.param(family, form, marks=() if _by_default(family, form) else pytest.mark.slow)
-    for family in FAMILIES
-    for form, one in FORMS.items()
-    if family not in one.unlike
-]
+CASES = cases(
+    pairs := [(family, form) for family in FAMILIES for form, one in FORMS.items() if family not in one.unlike],
+    [pair for pair in pairs if _by_default(*pair)],
+)
 UNMERGEABLE = {"bias in LoRA"}
 """Forms that peft merges only where the layer below has a bias."""
 
@@ -101,14 +101,7 @@ ONE_EACH = {("gpt_neox", "whole embedding"), ("gpt2", "grown, tokens"), ("qwen3"
 """What is merged by default: every form once, each in a family whose embedding, head or layers are another kind."""
 
 
-@pytest.mark.parametrize(
-    ("form", "family"),
-    [
-        pytest.param(form, family, marks=() if (family, form) in ONE_EACH else pytest.mark.slow)
-        for form in MERGED
-        for family in FAMILIES
-    ],
-)
+@pytest.mark.parametrize(("family", "form"), cases(itertools.product(FAMILIES, MERGED), ONE_EACH))
 def test_merged_and_saved_it_is_an_ordinary_model_of_the_same_numbers(family, form, bases, tmp_path):
     base, folder = bases / family, tmp_path / "adapter"
     want = make(family, form, base, folder)

@@ -42,8 +42,23 @@ def name(claim):
     return f"{claim.check.__name__}-{claim.kind}"
 
 
+LONG = {
+    *("dpo_rate-dense reward, small", "dro_with_a_baseline-dense reward, small"),
+    *("optimism_in_rounds-dense reward, small", "optimism_vanishes-dense reward, small"),
+    "dpo_on_regret-stochastic environment",
+}
+"""Claims whose check is long. That it comes out is tried by default only where nothing quicker fits the same loss, and
+that it sees what is broken only where slow tests run; checks beside them are of the same make."""
+ALONE = {"dpo_rate-dense reward, small", "optimism_vanishes-dense reward, small"}
+
+
+def quick(claims, besides=()):
+    """Return the claims of a test, long ones slow."""
+    return [pytest.param(one, marks=pytest.mark.slow if name(one) in LONG - set(besides) else ()) for one in claims]
+
+
 @pytest.mark.parametrize("seeds", [FIRST_SEED, pytest.param(LATER_SEEDS, marks=pytest.mark.slow)], ids=["one", "more"])
-@pytest.mark.parametrize("claim", CLAIMS, ids=name)
+@pytest.mark.parametrize("claim", quick(CLAIMS, [*ALONE, "dpo_on_regret-stochastic environment"]), ids=name)
 def test_a_claim_comes_out_as_it_must(claim, seeds):
     finding = find(claim, seeds)
     assert finding.as_expected, f"{claim.statement}: error {finding.error:.1e} ({claim.must})"
@@ -118,7 +133,7 @@ PATCHES = {
 }
 
 
-@pytest.mark.parametrize("claim", HOLD, ids=name)
+@pytest.mark.parametrize("claim", quick(HOLD), ids=name)
 def test_a_check_sees_what_is_broken(claim, monkeypatch):
     """With a wrong optimum (or a wrong part, where any policy would do) the claim is found not to hold in one world."""
     if claim.check in PATCHES:

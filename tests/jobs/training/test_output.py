@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
+from examples import cases
 from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -87,9 +88,14 @@ def _rewrite(place, rows):
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("lora", [[], ["--lora-rank", "2"]], ids=["full", "adapter"])
-@pytest.mark.parametrize("change", CHANGES)
+WHOLE, ADAPTER = (), ("--lora-rank", "2")
+CHANGES_AND_WAYS = [(change, way) for change in CHANGES for way in (WHOLE, ADAPTER)]
+EACH_CHANGE = [("rows in another order", WHOLE), ("another row", WHOLE), ("other weights", ADAPTER)]
+
+
+@pytest.mark.parametrize(("change", "lora"), cases(CHANGES_AND_WAYS, EACH_CHANGE))
 def test_a_run_goes_on_from_what_it_began_with_alone(place, change, lora, capsys):
+    """By default each change of a training of all weights or of an adapter."""
     assert main(words(place, *lora)) == 0
     shutil.rmtree(place / "run" / "policy")
     shutil.rmtree(place / "run" / "checkpoints" / "step-4", ignore_errors=True)

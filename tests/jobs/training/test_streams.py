@@ -91,10 +91,9 @@ FORMS_AND_BUFFERS = [(form, buffer) for form in ("flag", "data set", "generator"
 EACH_FORM = [("flag", 8), ("data set", 8), ("generator", 0), ("shards", 0)]
 
 
-@pytest.mark.parametrize("kind", cases(FORMS_AND_BUFFERS, EACH_FORM), ids=lambda one: f"{one[0]}-{one[1]}")
-def test_stopped_and_resumed_it_gives_the_weights_of_one_that_was_not(place, tmp_path, kind, monkeypatch):
+@pytest.mark.parametrize(("form", "buffer"), cases(FORMS_AND_BUFFERS, EACH_FORM))
+def test_stopped_and_resumed_it_gives_the_weights_of_one_that_was_not(place, tmp_path, form, buffer, monkeypatch):
     """By default each form with a buffer or without one."""
-    form, buffer = kind
     monkeypatch.setattr("tokenq.training.source._STEPS_BETWEEN_PLACES", 2)
     monkeypatch.setattr("tokenq.data.streams.rows.MARK_EVERY", 3)
     data, more = forms(place)[form]
