@@ -148,13 +148,13 @@ def test_steps_that_are_far_too_short(sick):
 
 
 def test_responses_that_were_cut(sick):
-    code, findings = sick("--truncation", "response_right", "--max-length", "15")
+    code, findings = sick("--truncation", "response_right", "--max-length", "15", "--max-steps", "4")
     assert code == 1
     assert "responses-cut" in worse(findings)
 
 
 def test_another_model_as_reference(place, sick):
-    code, findings = sick("--reference", str(place / "other"))
+    code, findings = sick("--reference", str(place / "other"), "--max-steps", "4")
     assert code == 1
     assert findings["start-off-reference"]["severity"] == "error"
 
@@ -171,7 +171,9 @@ def test_rows_that_repeat_and_contradict(place, sick):
 
 
 def test_held_out_rows_that_are_trained_on(place, sick):
-    code, findings = sick("--eval-data", str(place / "pairs.jsonl"), "--max-steps", "4")
+    first = (place / "pairs.jsonl").read_text().splitlines(keepends=True)[:60]
+    (place / "leaked.jsonl").write_text("".join(first))
+    code, findings = sick("--eval-data", str(place / "leaked.jsonl"), "--max-steps", "4")
     assert (code, worse(findings)) == (1, {"held-out-leaks"})
 
 

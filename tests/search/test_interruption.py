@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+from examples import cases
 
 from tokenq.search.branches import Limits, Walk
 from tokenq.search.config import SearchConfig
@@ -47,11 +48,17 @@ def found_after(steps, config, kind, aids, limits, prompts, world):
     return search(walk, config, aids), stepper.steps, walk
 
 
-@pytest.mark.parametrize("judged", [False, True])
-@pytest.mark.parametrize("kind", ["alone", "read afterwards", "beside", "proxy"])
+KINDS = [(kind, judged) for kind in ("alone", "read afterwards", "beside", "proxy") for judged in (False, True)]
+EACH_KIND = [("alone", False), ("read afterwards", True), ("beside", False), ("beside", True), ("proxy", False)]
+
+
+@pytest.mark.parametrize(("kind", "judged"), cases(KINDS, EACH_KIND))
 @pytest.mark.parametrize("method", METHODS)
 def test_what_there_is_comes_back(method, kind, judged):
-    """After every number of steps, under every budget: no error, something for every prompt, complete answers first."""
+    """After every number of steps, under every budget: no error, something for every prompt, complete answers first.
+
+    By default with a judge and without where both models are read at once, and every other kind in one of the two.
+    """
     world = draws.dense(3)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
     ranking = "value" if judged else "mean_likelihood"
