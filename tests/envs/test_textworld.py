@@ -1,5 +1,6 @@
 """TextWorld on its own engine: the states that are listed are those that are played, rewards and ends are its own."""
 
+import os
 import random
 import shutil
 
@@ -9,6 +10,7 @@ from examples import cases
 
 from tokenq.cache import cache_folder, versions
 from tokenq.cli.main import main
+from tokenq.envs.adapters import textworld_games
 from tokenq.envs.adapters.textworld_games import games_folder, generated
 from tokenq.envs.adapters.textworld_graph import graph_of
 from tokenq.envs.environment import actions_of, copy_of, solution_of
@@ -119,6 +121,43 @@ def test_a_copy_is_at_the_same_place_and_goes_on_alone():
     assert other.step("close box").terminated
     assert solution_of(world).turn == 1
     assert world.step("look").observation.startswith("-= Studio =-")
+
+
+@pytest.mark.parametrize("before", [["go south"], ["go south", "close box"], ["drop coffee cup", "look"], []])
+def test_an_engine_that_was_left_plays_as_a_new_one(before, monkeypatch):
+    """In the middle of an episode, after its end, and before it began: the next one is the same, text and reward."""
+    commands = ["look", "drop coffee cup", "inventory", "go south", "look", "dance", "close box"]
+    monkeypatch.setattr(textworld_games, "_IDLE", idle := {})
+
+    def episode():
+        world = made()
+        said = [world.reset(0), *(tuple(world.step(command)) for command in commands)]
+        world.close()
+        return said
+
+    new = episode()
+    (engines,) = idle.values()
+    (engine,) = engines
+    world = made()
+    world.reset(0)
+    assert engines == []
+    for command in before:
+        world.step(command)
+    world.close()
+    assert engines == [engine]
+    assert episode() == new
+
+
+def test_a_game_that_was_written_anew_has_another_engine(monkeypatch, tmp_path):
+    monkeypatch.setattr(textworld_games, "_IDLE", idle := {})
+    game = shutil.copy(generated(2, 3, 2, 1), tmp_path / "g.z8")
+    description = shutil.copy(generated(2, 3, 2, 1).with_suffix(".json"), tmp_path / "g.json")
+    for written in (1, 2, 2):
+        os.utime(description, (written, written))
+        world = made(file=str(game))
+        world.reset(0)
+        world.close()
+    assert [len(engines) for engines in idle.values()] == [1, 1]
 
 
 def test_seeds_are_spread_over_games_and_draw_nothing_of_anybody_elses_chance():

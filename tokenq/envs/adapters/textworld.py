@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.envs.adapters import installed
-from tokenq.envs.adapters.textworld_games import found, generated, started
+from tokenq.envs.adapters.textworld_games import found, generated, left, started
 from tokenq.envs.adapters.textworld_graph import Rules, graph_of
 from tokenq.envs.environment import Environment, Step
 from tokenq.envs.options import read_options
@@ -111,9 +111,9 @@ class TextWorld:
         return Step(self._said(self._now.feedback), reward, over, info=info)
 
     def close(self) -> None:
-        """Close the engine."""
+        """Leave the engine to the next episode of its game."""
         if self._engine is not None:
-            self._engine.close()
+            left(self._path, self._engine)
             self._engine, self._path = None, Path()
 
     def actions(self) -> tuple[str, ...]:
