@@ -1,5 +1,6 @@
 """A checkpoint is a policy: read, it gives the numbers that the run logged at its step; transformers loads it."""
 
+import functools
 import json
 
 import pytest
@@ -63,6 +64,13 @@ def trained(place, output, kind):
     return tokenq.train(place / model, PAIRS, output, eval_data=HELD_OUT, **SHORT, **more)
 
 
+@pytest.fixture(scope="module")
+def run_of(place, tmp_path_factory):
+    """Return a run by its kind, trained when it is first asked for; it is read and not changed."""
+    root = tmp_path_factory.mktemp("runs")
+    return functools.cache(lambda kind: trained(place, root / kind, kind))
+
+
 def logged(run, step):
     """Return the evaluation of a step, as metrics.jsonl has it."""
     (found,) = (row for row in run.metrics if row["step"] == step and "eval_loss" in row)
@@ -77,8 +85,8 @@ def means(traces, side):
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_a_checkpoint_gives_the_held_out_rewards_that_the_run_logged(place, tmp_path, kind):
-    run = trained(place, tmp_path / "run", kind)
+def test_a_checkpoint_gives_the_held_out_rewards_that_the_run_logged(run_of, kind):
+    run = run_of(kind)
     for step in (2, 4):
         traces = score(run.checkpoint(step), HELD_OUT, device="cpu")
         for side in ("chosen", "rejected"):
@@ -86,10 +94,10 @@ def test_a_checkpoint_gives_the_held_out_rewards_that_the_run_logged(place, tmp_
     assert logged(run, 2)["eval_rewards/margins"] != pytest.approx(logged(run, 4)["eval_rewards/margins"], abs=1e-3)
 
 
-def test_on_the_command_line_it_brings_its_reference_and_its_beta(place, tmp_path):
-    run = trained(place, tmp_path / "run", "full")
+def test_on_the_command_line_it_brings_its_reference_and_its_beta(place, run_of, tmp_path):
+    run = run_of("full")
     words = ["--data", str(place / "held.jsonl"), "--device", "cpu"]
-    folder = tmp_path / "run" / "checkpoints" / "step-2"
+    folder = run.checkpoint(2).folder
     outputs = []
     for name, models in {"policy": ["--policy", str(folder)], "run": ["--run", str(folder)]}.items():
         outputs.append(tmp_path / f"{name}.jsonl")
@@ -127,8 +135,8 @@ def test_a_reward_model_gives_the_rewards_that_the_run_logged(place, tmp_path, r
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
-def test_transformers_or_peft_loads_it_and_the_last_is_the_policy(place, tmp_path, kind):
-    run = trained(place, tmp_path / "run", kind)
+def test_transformers_or_peft_loads_it_and_the_last_is_the_policy(run_of, kind):
+    run = run_of(kind)
     load = AutoPeftModelForCausalLM if (run.policy / "adapter_config.json").exists() else AutoModelForCausalLM
     ids = torch.arange(4, 24)[None]
     logits = {name: load.from_pretrained(name)(ids).logits for name in (run.policy, run.checkpoint(4).folder)}

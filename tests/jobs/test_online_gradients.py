@@ -100,7 +100,7 @@ def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
     """Policy, value network, moving reference: weights, files and numbers come out the same to the last bit."""
     run, writes = whole
     expected, lines, policy = files_of(run)
-    for moment in moments(writes)[3::8]:
+    for moment in moments(writes)[3::4]:
         output = tmp_path / str(moment)
         asked = words(place, output, *PPO)
 
