@@ -5,6 +5,7 @@ runs, and are put on screen as text; a content security policy allows the page's
 """
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -82,8 +83,9 @@ def offline_parts(
     )
 
 
+@functools.cache
 def templates() -> Environment:
-    """Return the templates of this package; whatever they show is escaped."""
+    """Return the templates of this package, each compiled once a process; whatever they show is escaped."""
     loader = PackageLoader("tokenq.report", "static")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
