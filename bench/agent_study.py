@@ -1,9 +1,10 @@
 """A small model learns to act: `python -m bench.agent_study --output FOLDER --games textworld --seeds 0 1 2`.
 
-TextWorld: eight generated games to learn in, four that nothing learns from. Or TicTacToe of TextArena against an
-opponent that takes any free cell. A model of 0.7 million weights first learns from careless play, then from its own
-episodes: pairs by return in one round (trajectory DPO) or in two, policy gradients with one advantage a turn. All learn
-from the same number of episodes, and are judged by playing again. What is done already is not done again.
+TextWorld: eight generated games to learn in, four that nothing learns from. Or a game of TextArena: Nim against a
+script that takes one of the first pile, TicTacToe against any possible move. A model of 0.7 million weights first
+learns from careless play, then from its own episodes: pairs by return in one round (trajectory DPO) or in two, policy
+gradients with one advantage a turn. All learn from the same number of episodes, and are judged by playing again. What
+is done already is not done again.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import tokenq
+from bench import nim
 from bench.dro_study import shown
 from tokenq.demo.tokenizer import SPECIALS, word_tokenizer
 from tokenq.envs.environment import Environment, actions_of, solution_of
@@ -29,8 +31,8 @@ from tokenq.rundir import RunDir
 from tokenq.stats.bootstrap import difference_interval, mean_interval
 from tokenq.terminal.progress import Progress
 
-DEMONSTRATIONS, EPISODES = 1200, 576
-"""Episodes of careless play, and those of its own that every way learns from."""
+DEMONSTRATIONS = 1200
+"""Episodes of careless play."""
 
 CARE = 0.5
 """How often careless play of TextWorld takes a command that is best, and else any: it wins two games in five."""
@@ -40,6 +42,9 @@ TEMPLATE = (
     "{% endgeneration %}\n{% elif m.role == 'system' %}{{ m.content }}\n"
     "{% else %}{{ m.content }}\n>{% endif %}{% endfor %}"
 )
+
+SAMPLES = 8
+"""Episodes that begin alike."""
 
 JUDGED = 192
 """Episodes that each policy is judged by, in the games that it learnt in and in others."""
@@ -53,19 +58,27 @@ class Kind(NamedTuple):
         options: of the games to learn in.
         unseen: of others.
         turns: most actions of an episode.
-        careless: (environment, actions so far, dice) → an action of careless play.
+        careless: (environment, what it said, actions so far, dice) → an action of careless play.
         initializer: spread of the model's first weights; wide ones copy from a list of moves sooner.
+        epochs: passes over the careless play.
+        episodes: those of its own that every way learns from.
+        rounds: of policy gradients.
+        rate: their learning rate.
     """
 
     environment: str
     options: Mapping[str, str]
     unseen: Mapping[str, str]
     turns: int
-    careless: Callable[[Environment, int, random.Random], str]
+    careless: Callable[[Environment, str, int, random.Random], str]
     initializer: float = 0.05
+    epochs: int = 2
+    episodes: int = 576
+    rounds: int = 6
+    rate: float = 4e-4
 
 
-def careless_command(environment: Environment, taken: int, draw: random.Random) -> str:
+def careless_command(environment: Environment, said: str, taken: int, draw: random.Random) -> str:
     """Return a best command with probability `CARE`, else any that is possible."""
     solution = solution_of(environment)
     assert solution is not None  # all states of these games are listed
@@ -75,9 +88,14 @@ def careless_command(environment: Environment, taken: int, draw: random.Random) 
     return draw.choice(best if draw.random() < CARE else list(commands))
 
 
-def any_move(environment: Environment, taken: int, draw: random.Random) -> str:
-    """Return any possible move."""
+def any_move(environment: Environment, said: str, taken: int, draw: random.Random) -> str:
+    """Return any of the moves that a game lists."""
     return draw.choice(actions_of(environment) or ("",))
+
+
+def any_number(environment: Environment, said: str, taken: int, draw: random.Random) -> str:
+    """Return any possible move at Nim."""
+    return draw.choice(nim.moves(said))
 
 
 @cache
@@ -88,6 +106,7 @@ def values_of(world: World) -> Values:
 
 _SIZES = {"rooms": "2", "objects": "3", "quest_length": "2"}
 _BOARD = {"game": "TicTacToe-v0", "opponent": "random", "reward": "success"}
+_PILES = {"game": "Nim-v0", "opponent": f"{nim.__file__}:first_move", "reward": "success"}
 
 KINDS = {
     "textworld": Kind(
@@ -97,6 +116,7 @@ KINDS = {
         6,
         careless_command,
     ),
+    "nim": Kind("textarena", _PILES, _PILES, 7, any_number, 0.1, epochs=8, episodes=1536, rounds=16, rate=1e-3),
     "tictactoe": Kind("textarena", _BOARD, _BOARD, 5, any_move, initializer=0.1),
 }
 
@@ -113,7 +133,7 @@ def main() -> None:
     policies: dict[str, list[Path]] = {"SFT": [sft for _ in asked.seeds]}
     written: dict[str, list[float]] = {}
     for seed in asked.seeds:
-        for name, settings in WAYS.items():
+        for name, settings in ways(kind).items():
             run = learnt(folder, name, kind, sft, seed, settings)
             policies.setdefault(name, []).append(run.policy)
             lines = JsonLines(run.metrics).read()
@@ -123,29 +143,27 @@ def main() -> None:
 
 PAIRS: dict[str, Any] = {"pairs": "all", "learning_rate": 3e-4, "batch_size": 32, "beta": 0.1}
 
-WAYS: dict[str, dict[str, Any]] = {
-    "trajectory DPO": {"method": "dpo", "rounds": 1, "samples": 8, **PAIRS},
-    "two rounds of DPO": {"method": "dpo", "rounds": 2, "samples": 8, **PAIRS},
-    "a gradient by turns": {
-        "method": "rloo",
-        "credit_span": "turn",
-        "rounds": 6,
-        "samples": 8,
-        "learning_rate": 4e-4,
-        "batch_size": 32,
-        "beta": 0.03,
-    },
-}
+GRADIENT: dict[str, Any] = {"credit_span": "turn", "batch_size": 32, "beta": 0.03}
+
+
+def ways(kind: Kind) -> dict[str, dict[str, Any]]:
+    """Return the settings of every way to learn from episodes."""
+    return {
+        "trajectory DPO": {"method": "dpo", "rounds": 1, **PAIRS},
+        "two rounds of DPO": {"method": "dpo", "rounds": 2, **PAIRS},
+        "a gradient by turns": {"method": "rloo", "rounds": kind.rounds, "learning_rate": kind.rate, **GRADIENT},
+    }
 
 
 def learnt(folder: Path, name: str, kind: Kind, sft: Path, seed: int, settings: Mapping[str, Any]) -> RunDir:
     """Return a run that learnt from its own episodes."""
     run = RunDir(folder / f"{name}-{seed}".replace(" ", "-"))
-    groups = EPISODES // settings["rounds"] // settings["samples"]
+    groups = kind.episodes // settings["rounds"] // SAMPLES
     asked = {
         "environment": kind.environment,
         "environment_options": kind.options,
-        "environment_seeds": EPISODES // settings["samples"],
+        "environment_seeds": kind.episodes // SAMPLES,
+        "samples": SAMPLES,
         "prompts_per_round": groups,
         "max_turns": kind.turns,
         "schedule": "constant_with_warmup",
@@ -231,7 +249,7 @@ def careful_of(folder: Path, kind: Kind) -> Path:
                 str(data),
                 run.path,
                 loss="sft",
-                epochs=2,
+                epochs=kind.epochs,
                 batch_size=4,
                 learning_rate=2e-3,
                 schedule="cosine",
@@ -287,7 +305,7 @@ def episode(kind: Kind, environment: Environment, seed: int) -> Iterator[dict[st
     draw, said = random.Random(f"careless {seed}"), environment.reset(seed)
     for taken in range(kind.turns):
         yield {"role": "user", "content": str(said)}
-        action = kind.careless(environment, taken, draw)
+        action = kind.careless(environment, str(said), taken, draw)
         yield {"role": "assistant", "content": action}
         step = environment.step(action)
         said = step.observation
