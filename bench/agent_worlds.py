@@ -45,15 +45,20 @@ def labelled(one: Episodes, other: Episodes, lead: Tensor, dice: torch.Generator
     return chosen, Episodes(*(torch.where(wins, b, a) for a, b in both))
 
 
-def by_return(game: Game, one: Episodes, other: Episodes, dice: torch.Generator) -> Sides:
-    """Return pairs that are labelled by their returns."""
+def by_return(game: Game, one: Episodes, other: Episodes, dice: torch.Generator, unit: float = 1.0) -> Sides:
+    """Return pairs that are labelled by their returns, in some unit."""
     lead = one.taken(game.rewards).sum(1) - other.taken(game.rewards).sum(1)
-    return labelled(one, other, lead, dice)
+    return labelled(one, other, lead / unit, dice)
 
 
-def whole_pairs(game: Game, count: int, dice: torch.Generator) -> Sides:
+def whole_pairs(game: Game, count: int, dice: torch.Generator, unit: float = 1.0) -> Sides:
     """Return pairs of the reference's episodes."""
-    return by_return(game, *(whole(game, game.reference, count, dice) for _ in range(2)), dice)
+    return by_return(game, *(whole(game, game.reference, count, dice) for _ in range(2)), dice, unit)
+
+
+def surer_pairs(game: Game, count: int, dice: torch.Generator) -> Sides:
+    """Return the same, by a labeller who errs less often: returns count in units of β."""
+    return whole_pairs(game, count, dice, BETA)
 
 
 def middle(game: Game, count: int, dice: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -89,6 +94,7 @@ Pairs = Callable[[Game, int, torch.Generator], Sides]
 
 ARMS: Mapping[str, tuple[Pairs, str, Mapping[str, float]]] = {
     "trajectory DPO": (whole_pairs, "dpo", {}),
+    "trajectory DPO, labels σ(Δ/β)": (surer_pairs, "dpo", {}),
     "DMPO, γ 0.7": (whole_pairs, "dmpo", {"gamma": 0.7}),
     "shared beginning": (shared_beginning, "dpo", {}),
     "single commands, exact Q*": (single_commands, "dpo", {}),
@@ -180,29 +186,29 @@ class Run(NamedTuple):
         return self.coverage is not None and self.coverage.lost
 
 
-def fit_all(game: Game, arm: str, count: int, asked: argparse.Namespace) -> list[Run]:
+def fit_all(game: Game, arm: str, count: int, prior: float, seeds: int) -> list[Run]:
     """Return an arm's policies."""
     pairs, loss, parameters = ARMS[arm]
     found = []
-    for seed in range(asked.seeds):
+    for seed in range(seeds):
         sides = pairs(game, count, generator(seed))
-        logps = fitted(game, sides, loss, parameters, asked.prior)
+        logps = fitted(game, sides, loss, parameters, prior)
         found.append(Run(seed, measured(game, logps), coverage(game, logps, sides)))
     return found
 
 
-def table(game: Game, asked: argparse.Namespace) -> dict[tuple[str, int], list[Run]]:
+def table(game: Game, prior: float, seeds: int) -> dict[tuple[str, int], list[Run]]:
     """Print the table of a game, and return its runs by arm and number of pairs."""
     print(f"| reference | | {game.expected(game.reference, game.rewards):.2f} | ", end="")
     print(f"{game.expected(game.reference, game.wins.double()):.2f} | | | | |")
     found = {}
     for count in COUNTS:
         for arm in ARMS:
-            runs = found[arm, count] = fit_all(game, arm, count, asked)
+            runs = found[arm, count] = fit_all(game, arm, count, prior, seeds)
             cells = [shown(np.array(column)) for column in zip(*(run.measures for run in runs), strict=True)]
             policies = [run.coverage.policy for run in runs if run.coverage is not None]
             cells.append(shown(np.array(policies)) if policies else "")
-            warned = f"{sum(run.alarming for run in runs)} of {asked.seeds}" if policies else ""
+            warned = f"{sum(run.alarming for run in runs)} of {seeds}" if policies else ""
             print(f"| {arm} | {count} | {' | '.join(cells)} | {warned} |", flush=True)
     return found
 
@@ -211,15 +217,22 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=16, help="of the data")
-    parser.add_argument("--prior", type=float, default=0.05, help="how tightly logits are held")
+    parser.add_argument("--priors", type=float, nargs="+", default=[0.05, 0.2], help="how tightly logits are held")
     asked, began = parser.parse_args(), time.process_time()
     torch.set_num_threads(1)
+    for prior in asked.priors:
+        report(prior, asked.seeds)
+    print(f"{(time.process_time() - began) / 60:.1f} CPU-minutes")
+
+
+def report(prior: float, seeds: int) -> None:
+    """Print the tables of all games, and how often the watch was right."""
     outcomes: Counter[tuple[bool, bool]] = Counter()
     for title, sizes in GAMES.items():
         game, about = described(sizes)
         start = game.expected(game.reference, game.rewards)
-        print(f"\n{title}: {about}\n\n{_HEAD}")
-        found = table(game, asked)
+        print(f"\n{title}, prior {prior:g}: {about}\n\n{_HEAD}")
+        found = table(game, prior, seeds)
         print()
         for (arm, count), runs in found.items():
             for run in runs:
@@ -233,7 +246,6 @@ def main() -> None:
                     )
     bad, good = ((outcomes[below, True], outcomes[below, True] + outcomes[below, False]) for below in (True, False))
     print(f"\nwarned of {bad[0]} of {bad[1]} policies below the reference, and of {good[0]} of {good[1]} others")
-    print(f"{(time.process_time() - began) / 60:.1f} CPU-minutes")
 
 
 _HEAD = """\

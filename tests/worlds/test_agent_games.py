@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.agent_games import BETA, Episodes, game_of
-from bench.agent_worlds import Policy, covered, labelled, measured
+from bench.agent_worlds import coverage, labelled, measured, surer_pairs, whole_pairs
 from tokenq.envs.world import END, Outcome, world_of
 
 WORLD = world_of(
@@ -58,10 +58,10 @@ def test_exact_values_are_soft_and_last_as_long_as_the_game():
 
 def test_what_pairs_cover():
     """Each different episode counts once, whichever side it is on; pairs that begin elsewhere say nothing."""
-    start = Policy(GAME).start
-    sides = episodes(SHORT, SHORT), episodes(LONG, SHORT)
-    assert covered(start, sides) == pytest.approx(LIKELY**2 * (2 - LIKELY))
-    assert math.isnan(covered(start, (episodes([(1, 0)]), episodes(SHORT))))
+    better = torch.where(GAME.best, 0.9, 0.1).double().log()
+    found = coverage(GAME, better, (episodes(SHORT, SHORT), episodes(LONG, SHORT)))
+    assert (found.policy, found.reference) == pytest.approx((0.9**2 * 1.1, LIKELY**2 * (2 - LIKELY)))
+    assert coverage(GAME, better, (episodes([(1, 0)]), episodes(SHORT))) is None
 
 
 def test_turns_are_parted_by_what_is_no_action():
@@ -78,7 +78,18 @@ def test_labels_and_measures():
     chosen, rejected = labelled(one, other, torch.tensor([50.0]), torch.Generator().manual_seed(0))
     assert (chosen.commands.tolist(), rejected.commands.tolist()) == (one.commands.tolist(), other.commands.tolist())
     better = torch.where(GAME.best, 0.9, 0.1).double().log()
-    found = measured(GAME, better, (one, other))
+    found = measured(GAME, better)
     assert found.auc == 1.0
-    assert found.covered == pytest.approx(0.9**2 * 1.1)
     assert found.gain > GAME.expected(GAME.reference, GAME.rewards)
+
+
+def test_a_surer_labeller_counts_returns_in_units_of_beta():
+    """The same episodes; the share of pairs whose better one is chosen is σ(Δ/β) in place of σ(Δ), β a half."""
+    count = 4000
+    shares = []
+    for pairs in (whole_pairs, surer_pairs):
+        sides = pairs(GAME, count, torch.Generator().manual_seed(0))
+        leads = sides[0].taken(GAME.rewards).sum(1) - sides[1].taken(GAME.rewards).sum(1)
+        apart = torch.isclose(leads.abs(), torch.tensor(0.25, dtype=leads.dtype))  # one command longer
+        shares.append(float((leads[apart] > 0).double().mean()))
+    assert shares == pytest.approx([1 / (1 + math.exp(-0.25)), 1 / (1 + math.exp(-0.5))], abs=0.04)
