@@ -207,11 +207,15 @@ class PrefixValues:
 
 
 class Batch(Protocol):
-    """The input of a scorer, whatever it holds: a row of tokens, later images or episodes."""
+    """The input of a scorer, whatever it holds: a row of tokens, pictures, or both."""
 
     @property
     def actions(self) -> Actions:
         """The actions that are scored."""
+        ...
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with its tensors on `device`."""
         ...
 
 

@@ -5,7 +5,7 @@ This module imports neither torch nor transformers, so that reports and the comm
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,6 +141,58 @@ class Example:
     margin: float | None = None
 
 
+@runtime_checkable
+class Reply(Protocol):
+    """A response as training sees it, whatever it is made of."""
+
+    @property
+    def role(self) -> Role:
+        """The part that it plays."""
+        ...
+
+    @property
+    def n_actions(self) -> int:
+        """How many choices of the policy it holds: its own tokens, the denoising steps of a picture."""
+        ...
+
+    def content_bytes(self) -> bytes:
+        """Return what tells it from others."""
+        ...
+
+
+@runtime_checkable
+class Group(Protocol):
+    """A prompt with its responses as training sees it: what is put into batches."""
+
+    @property
+    def responses(self) -> Sequence[Reply]:
+        """The responses, in the order of the data."""
+        ...
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it begins with a (chosen, rejected) pair."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """Origin for error messages."""
+        ...
+
+    @property
+    def cost(self) -> int:
+        """How much of a micro-batch it takes, in the unit of the run's budget."""
+        ...
+
+    def prompt_bytes(self) -> bytes:
+        """Return what tells its prompt from others."""
+        ...
+
+    def only(self, places: Sequence[int]) -> "Group":
+        """Return the group with some of its responses."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class TokenResponse:
     """One response in token space.
@@ -163,6 +215,15 @@ class TokenResponse:
     token_columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     response_columns: Mapping[str, Any] = field(default_factory=dict)
     given: Response | None = None
+
+    @property
+    def n_actions(self) -> int:
+        """Tokens that the policy wrote."""
+        return int(self.mask.sum())
+
+    def content_bytes(self) -> bytes:
+        """Return what tells it from others: its token ids."""
+        return self.ids.astype("<i4").tobytes()
 
     def cut(self, size: int) -> "TokenResponse":
         """Return the first tokens of a response, itself when it has no more."""
@@ -211,6 +272,19 @@ class TokenGroup:
     def n_tokens(self) -> int:
         """Tokens of the prefix-shared row: the prompt once, and every response."""
         return len(self.prompt_ids) + sum(len(response.ids) for response in self.responses)
+
+    @property
+    def cost(self) -> int:
+        """The same: micro-batches of text are bounded in tokens."""
+        return self.n_tokens
+
+    def prompt_bytes(self) -> bytes:
+        """Return what tells its prompt from others: its token ids."""
+        return self.prompt_ids.astype("<i4").tobytes()
+
+    def only(self, places: Sequence[int]) -> "TokenGroup":
+        """Return the group with some of its responses."""
+        return replace(self, responses=tuple(self.responses[place] for place in places))
 
 
 @dataclass(frozen=True, eq=False)

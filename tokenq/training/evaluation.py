@@ -12,20 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from tokenq.core.packing import pack, plan_pass
+from tokenq.core.packing import plan_pass
 from tokenq.core.tensors import Actions, Outputs
 from tokenq.files import JsonLines, write_json_lines
 from tokenq.listener import Event
-from tokenq.records.examples import TokenGroup
+from tokenq.records.examples import Group
 from tokenq.rundir import RunDir
 from tokenq.training.checks import without_noise
 from tokenq.training.job import Job
 from tokenq.training.objective import BatchResult, add_sums
-from tokenq.training.source import Offline
+from tokenq.training.source import Offline, Part
 from tokenq.training.step import Totals, coupled_step, plan, sum_over_processes
 
 LogpRow = tuple[int, int, float, float | None]
@@ -63,7 +62,7 @@ def rows_of(outputs: Outputs, actions: Actions) -> list[LogpRow]:
     return [(*member, *both) for member, *both in zip(actions.members, logps, ref_logps, strict=True)]
 
 
-def write_held_out(run: RunDir, groups: Sequence[TokenGroup], rows: Sequence[LogpRow], step: int) -> None:
+def write_held_out(run: RunDir, groups: Sequence[Group], rows: Sequence[LogpRow], step: int) -> None:
     """Write what every held-out response got, over what an earlier evaluation wrote.
 
     Log-probs of the start are those of step 0, and afterwards those that the file already holds; None where it was
@@ -83,7 +82,7 @@ def write_held_out(run: RunDir, groups: Sequence[TokenGroup], rows: Sequence[Log
     write_json_lines(run.held_out, (_line(groups, row, start, step) for row, start in pairs))
 
 
-def _line(groups: Sequence[TokenGroup], row: LogpRow, start: float | None, step: int) -> dict[str, Any]:
+def _line(groups: Sequence[Group], row: LogpRow, start: float | None, step: int) -> dict[str, Any]:
     example, place, logp, ref_logp = row
     group = groups[example]
     response = group.responses[place]
@@ -91,18 +90,18 @@ def _line(groups: Sequence[TokenGroup], row: LogpRow, start: float | None, step:
         "step": step,
         "example": example,
         "row": group.where,
-        "prompt": _key(group.prompt_ids),
-        "response": _key(response.ids),
+        "prompt": _key(group.prompt_bytes()),
+        "response": _key(response.content_bytes()),
         "side": response.role if response.role in ("chosen", "rejected") else None,
-        "tokens": int(response.mask.sum()),
+        "tokens": response.n_actions,
         "logp": logp,
         "start_logp": start,
         "ref_logp": ref_logp,
     }
 
 
-def _key(ids: NDArray[np.int32]) -> str:
-    return hashlib.blake2b(ids.astype("<i4").tobytes(), digest_size=8).hexdigest()
+def _key(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def evaluate(
@@ -142,13 +141,14 @@ def _one_by_one(
 ) -> int:
     """Add the metrics of the evaluation data to `totals`, its responses to `rows`; return in how many forwards."""
     rank, world, groups = accelerator.process_index, accelerator.num_processes, job.evaluation
-    bins = plan_pass([group.n_tokens for group in groups], job.config.tokens_per_batch)
+    bins = plan_pass([group.cost for group in groups], job.most)
     rounds: int = -(-len(bins) // world)
     for i in range(rounds):
         # Every process takes part in every forward (sharded weights need that); a surplus one is not counted.
         mine = i * world + rank
         places = bins[min(mine, len(bins) - 1)]
-        batch = pack([groups[p] for p in places], places).to(accelerator.device)
+        parts = [Part(groups[p], p, tuple(range(len(groups[p].responses)))) for p in places]
+        batch = job.pack(parts, None).to(accelerator.device)
         with torch.no_grad():
             result = job.objective(policy, job.reference, batch, job.ref_logits)
         if mine < len(bins):
@@ -171,7 +171,7 @@ def _together(
     objective, config = job.objective, job.config
     steps = Offline(job.evaluation, objective.loss.unit, config.batch_size, config.seed).in_order()
     for i, parts in enumerate(steps):
-        step = plan(parts, config.tokens_per_batch, accelerator)
+        step = plan(parts, lambda some: job.pack(some, None), job.most, accelerator)
         score = partial(objective.score, policy, job.reference, ref_logits=job.ref_logits)
         whole = coupled_step(step, score, objective, accelerator)
         if accelerator.is_main_process:

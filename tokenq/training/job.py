@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from tokenq.core.logits import Logits
-from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.core.tensors import Batch
 from tokenq.listener import SILENCE, Listener
-from tokenq.records.examples import TokenGroup
+from tokenq.records.examples import Group
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective
 from tokenq.training.optim import Exact
-from tokenq.training.source import Source
+from tokenq.training.source import Part, Source, pack_parts
 from tokenq.training.stopping import Request
 
 
@@ -39,7 +39,7 @@ class Job:
     """Everything that a run of the loop needs.
 
     Attributes:
-        policy: an `nn.Module` that maps a packed batch to `Outputs`.
+        policy: an `nn.Module` that maps a batch to `Outputs`.
         source: gives the examples of every step.
         objective: the loss.
         config: optimisation, logging and checkpoint settings.
@@ -54,7 +54,11 @@ class Job:
         move: (updates done) moves the reference before the next update, where that is due.
         networks: what is trained beside the policy within `policy`, by name: each has groups in the optimiser and a
             limit of the gradient of its own.
+        pack: (parts, updates done) → their batch; None instead of a number for an evaluation, which is to be the same
+            whenever it is done. The same arguments give the same batch.
+        budget: most of `Group.cost` in one micro-batch; None for the configuration's tokens.
         work: (batch) → (tokens, positions with padding) of one forward of the policy.
+        counted: what `work` counts, as metrics name it.
         listener: told about progress, and what a signal will do.
         request: where a signal that asks the run to stop is noted.
     """
@@ -65,15 +69,23 @@ class Job:
     config: TrainConfig
     run: RunDir
     files: PolicyFiles | None = None
-    evaluation: Sequence[TokenGroup] = ()
-    reference: TokenScorer | None = None
-    ref_logits: Callable[[PackedBatch], Logits] | None = None
+    evaluation: Sequence[Group] = ()
+    reference: Callable[[Any], Tensor] | None = None
+    ref_logits: Callable[[Any], Logits] | None = None
     start_tolerance: float | None = None
     move: Callable[[int], None] = lambda step: None
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
-    work: Callable[[PackedBatch], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
+    pack: Callable[[Sequence[Part], int | None], Batch] = pack_parts
+    budget: int | None = None
+    work: Callable[[Any], tuple[int, int]] = lambda batch: (len(batch.input_ids), len(batch.input_ids))
+    counted: str = "tokens"
     listener: Listener = SILENCE
     request: Request = field(default_factory=Request)
+
+    @property
+    def most(self) -> int:
+        """Most of `Group.cost` in one micro-batch."""
+        return self.config.tokens_per_batch if self.budget is None else self.budget
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def fit(job: Job, accelerator: Accelerator) -> Summary:
     trainer = _Trainer(job, accelerator, policy, optimizer, peaks, metrics_file, total, trained)
     if accelerator.is_main_process:
         metrics_file.keep(lambda record: still_holds(record, step, total))
-        trainer.meter.total_tokens = int(max((r.get("tokens", 0) for r in metrics_file.read()), default=0))
+        trainer.meter.total = int(max((r.get(job.counted, 0) for r in metrics_file.read()), default=0))
     accelerator.wait_for_everyone()  # the first process has cut the file back
     trainer.watch.found.update(evaluations_of(metrics_file.read()))
     with stopping.catch_signals(job.request, job.listener.say):
@@ -95,7 +95,7 @@ class _Trainer:
     saved: int = 0
 
     def __post_init__(self) -> None:
-        self.meter = Meter()
+        self.meter = Meter(self.job.counted)
         self.per_epoch = self.job.source.per_epoch
         self.watch = stopping.Watch(self.job.config.keep_best, self.job.config.early_stopping_patience, {})
         self.clipped = list(self.policy.parameters()), *optim.split_weights(self.policy, self.job.networks)
@@ -178,7 +178,7 @@ class _Trainer:
             self._log(step + 1, {"loss": math.nan})  # and no update
             return {}
         self.job.move(step)
-        step_plan = plan(parts, config.tokens_per_batch, self.accelerator)
+        step_plan = plan(parts, lambda some: self.job.pack(some, step), self.job.most, self.accelerator)
         optim.set_rates(self.optimizer, self.peaks, config, step, self.total)
         totals: Totals = {}
         if self.job.objective.loss.coupled and step_plan.has_several:

@@ -11,36 +11,38 @@ from accelerate import Accelerator
 
 @dataclass
 class Meter:
-    """Counts tokens and seconds between two readings.
+    """Counts tokens, or what else goes through a policy, and seconds between two readings.
 
     Attributes:
-        tokens: real tokens that went through the policy since the last reading.
+        counted: what is counted.
+        done: how many went through the policy since the last reading.
         positions: the same with padding.
-        total_tokens: real tokens since the start.
+        total: how many since the start.
     """
 
-    tokens: int = 0
+    counted: str = "tokens"
+    done: int = 0
     positions: int = 0
-    total_tokens: int = 0
+    total: int = 0
     _since: float = field(default_factory=time.perf_counter)
 
-    def count(self, tokens: int, positions: int) -> None:
+    def count(self, done: int, positions: int) -> None:
         """Add one forward pass."""
-        self.tokens += tokens
+        self.done += done
         self.positions += positions
-        self.total_tokens += tokens
+        self.total += done
 
     def restart(self) -> None:
         """Begin a new interval now (after an evaluation or a checkpoint, whose time is not training time)."""
-        self.tokens, self.positions, self._since = 0, 0, time.perf_counter()
+        self.done, self.positions, self._since = 0, 0, time.perf_counter()
 
     def read(self, device: torch.device) -> dict[str, float]:
         """Return the metrics of the interval and begin a new one."""
         seconds = time.perf_counter() - self._since
         metrics = {
-            "tokens": float(self.total_tokens),
-            "tokens_per_second": self.tokens / seconds if seconds > 0 else 0.0,
-            "padding_share": 1 - self.tokens / self.positions if self.positions else 0.0,
+            self.counted: float(self.total),
+            f"{self.counted}_per_second": self.done / seconds if seconds > 0 else 0.0,
+            "padding_share": 1 - self.done / self.positions if self.positions else 0.0,
             "peak_memory_gb": peak_memory(device) / 1e9,
             "seconds": seconds,
         }
@@ -52,8 +54,9 @@ def cost_of(meter: Meter, accelerator: Accelerator) -> dict[str, float]:
     """Return the metrics of an interval over all processes, and begin a new one."""
     cost = meter.read(accelerator.device)
     if accelerator.num_processes > 1:
-        row = torch.tensor([cost["tokens"], cost["tokens_per_second"]], dtype=torch.float64)
-        cost["tokens"], cost["tokens_per_second"] = accelerator.reduce(row.to(accelerator.device), "sum").tolist()
+        names = meter.counted, f"{meter.counted}_per_second"
+        row = torch.tensor([cost[name] for name in names], dtype=torch.float64)
+        cost |= zip(names, accelerator.reduce(row.to(accelerator.device), "sum").tolist(), strict=True)
     return cost
 
 

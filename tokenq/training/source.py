@@ -6,9 +6,9 @@ share a prompt, and such a group is cut where a step is full.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
-from tokenq.records.examples import LazyGroups, TokenGroup
+from tokenq.records.examples import Group, LazyGroups, TokenGroup
 from tokenq.training.config import TrainConfig
 
 
@@ -31,7 +31,7 @@ class Part(NamedTuple):
         responses: their places in the whole group.
     """
 
-    group: TokenGroup
+    group: Group
     place: int
     responses: tuple[int, ...]
 
@@ -60,7 +60,7 @@ class Offline:
         seed: of the order.
     """
 
-    groups: Sequence[TokenGroup]
+    groups: Sequence[Group]
     unit: Unit
     batch_size: int
     seed: int
@@ -122,13 +122,13 @@ class Offline:
         examples = self.unit.examples(group)
         taken = set(examples[low:high])
         kept = tuple(i for i in range(len(group.responses)) if i in taken or i not in examples)
-        return Part(replace(group, responses=tuple(group.responses[i] for i in kept)), place, kept)
+        return Part(group.only(kept), place, kept)
 
 
 class GroupStream(Protocol):
     """Groups that come one after the other, of unknown number."""
 
-    def read(self, number: int = 0, record: Mapping[str, Any] | None = None) -> Iterator[tuple[Any, TokenGroup]]:
+    def read(self, number: int = 0, record: Mapping[str, Any] | None = None) -> Iterator[tuple[Any, Group]]:
         """Yield (place, group) of a pass, from its beginning or from a recorded place on."""
         ...
 
@@ -212,8 +212,8 @@ class Streamed:
         self._buffer, self._places = buffer, places
         self._least = max(1, math.ceil(buffer / batch_size)) * batch_size
         self._block = _Block(0, 0, 0, -1, [])
-        self._groups: Iterator[tuple[Any, TokenGroup]] = stream.read()
-        self._held: tuple[Any, TokenGroup] | None = None
+        self._groups: Iterator[tuple[Any, Group]] = stream.read()
+        self._held: tuple[Any, Group] | None = None
         self._kept = -1
 
     def step(self, number: int) -> list[Part]:
@@ -254,7 +254,7 @@ class Streamed:
         )
         return _Block(self._block.after, self._block.after + len(cut), epoch, number, cut)
 
-    def _fill(self) -> list[tuple[Any, TokenGroup]]:
+    def _fill(self) -> list[tuple[Any, Group]]:
         """Return what is left of the pass, at most a block."""
         found = [] if self._held is None else [self._held]
         count = sum(self._unit.size(group) for _, group in found)
@@ -302,6 +302,12 @@ def total_steps(config: TrainConfig, per_epoch: int | None) -> int:
     return math.ceil(config.epochs * per_epoch)
 
 
-def pack_parts(parts: Sequence[Part]) -> PackedBatch:
-    """Return parts of the data as one batch, whose members point into the whole groups."""
-    return pack([part.group for part in parts], [part.place for part in parts], [part.responses for part in parts])
+def pack_parts(parts: Sequence[Part], step: int | None = None) -> PackedBatch:
+    """Return parts of text as one batch, whose members point into the whole groups.
+
+    Args:
+        parts: groups in token space.
+        step: the update that they are for, on which nothing of a text depends.
+    """
+    groups = [cast(TokenGroup, part.group) for part in parts]
+    return pack(groups, [part.place for part in parts], [part.responses for part in parts])

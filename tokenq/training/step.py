@@ -16,21 +16,24 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tokenq.core.packing import plan_step
-from tokenq.core.tensors import Actions, Outputs, PackedBatch
+from tokenq.core.tensors import Actions, Batch, Outputs
 from tokenq.errors import UserError
 from tokenq.training.checks import together
 from tokenq.training.objective import BatchResult, Objective
-from tokenq.training.source import Part, Source, pack_parts
+from tokenq.training.source import Part, Source
 
 Totals = dict[str, list[float]]
 """Metric name → [sum, count]."""
+
+Pack = Callable[[Sequence[Part]], Batch]
+"""Makes a batch of parts of the data."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """A micro-batch, and whether it counts (0 for one that only keeps a process busy in collective calls)."""
 
-    batch: PackedBatch
+    batch: Batch
     counts: int
 
 
@@ -41,10 +44,12 @@ class Step:
     Attributes:
         own: its micro-batches.
         bins: [process][micro-batch] → what each holds; empty where a process is only kept busy.
+        pack: makes a batch of what one holds.
     """
 
     own: tuple[MicroBatch, ...]
     bins: tuple[tuple[tuple[Part, ...], ...], ...]
+    pack: Pack
 
     @property
     def has_several(self) -> bool:
@@ -72,21 +77,22 @@ def examples(source: Source, number: int, accelerator: Accelerator, keep: Callab
         raise UserError(f"{error.message} {keep()}", error.hint) from error
 
 
-def plan(parts: Sequence[Part], budget: int, accelerator: Accelerator) -> Step:
+def plan(parts: Sequence[Part], pack: Pack, budget: int, accelerator: Accelerator) -> Step:
     """Return the step over parts of the data, as this process sees it.
 
     Args:
         parts: what the step holds.
-        budget: most tokens in one micro-batch.
+        pack: makes a batch of some of them.
+        budget: most of their cost in one micro-batch.
         accelerator: says how many processes share the step, and where this one computes.
     """
-    found = plan_step([part.group.n_tokens for part in parts], budget, accelerator.num_processes)
+    found = plan_step([part.group.cost for part in parts], budget, accelerator.num_processes)
     bins = tuple(tuple(tuple(parts[i] for i in bin_) for bin_ in process) for process in found)
     own = []
     for bin_ in bins[accelerator.process_index]:
-        batch = pack_parts(list(bin_) or [parts[0]]).to(accelerator.device)
+        batch = pack(list(bin_) or [parts[0]]).to(accelerator.device)
         own.append(MicroBatch(batch, counts=1 if bin_ else 0))
-    return Step(tuple(own), bins)
+    return Step(tuple(own), bins, pack)
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ def share_of(outputs: Outputs, slopes: Mapping[str, Tensor]) -> Tensor:
 
 
 def coupled_step(
-    step: Step, score: Callable[[PackedBatch], Outputs], objective: Objective, accelerator: Accelerator
+    step: Step, score: Callable[[Any], Outputs], objective: Objective, accelerator: Accelerator
 ) -> CoupledStep:
     """Return the losses of a whole step, computed together from a forward without a graph.
 
@@ -162,7 +168,7 @@ def judge_step(step: Step, outputs: Sequence[Outputs], objective: Objective, acc
         objective: the losses.
         accelerator: gathers from all processes.
     """
-    actions = pack_parts([part for process in step.bins for bin_ in process for part in bin_]).actions
+    actions = step.pack([part for process in step.bins for bin_ in process for part in bin_]).actions
     actions = actions.to(accelerator.device)
     counted = [one.given() for one, micro in zip(outputs, step.own, strict=True) if micro.counts]
     first = outputs[0].given()
@@ -189,7 +195,7 @@ def step_weights(step: Step, objective: Objective, accelerator: Accelerator) -> 
 
 
 def _actions_in(parts: Iterable[Part]) -> int:
-    return sum(int(response.mask.sum()) for part in parts for response in part.group.responses)
+    return sum(response.n_actions for part in parts for response in part.group.responses)
 
 
 def _gathered(rows: Tensor, sizes: Sequence[int], accelerator: Accelerator) -> Tensor:

@@ -19,7 +19,7 @@ from tokenq.core.losses.metrics.policies import rollout_metrics
 from tokenq.core.losses.metrics.prms import RIGHT
 from tokenq.core.packing import last_token, step_ends
 from tokenq.core.tensors import Actions, PairValues, TokenLogps
-from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.examples import Group, Reply, TokenResponse
 
 Output = Literal["logps", "rewards"]
 """The output of a model under training: log-probs of tokens, or the numbers of a head on its hidden states."""
@@ -82,7 +82,7 @@ class Unit:
     account: str = "responses"
     seen: Callable[[Actions], Tensor] = Actions.every
     imitated: Callable[[Actions], Tensor] = Actions.every
-    is_example: Callable[[TokenResponse], bool] = lambda response: True
+    is_example: Callable[[Reply], bool] = lambda response: True
     guest: Guest | None = None
     read_at: Callable[[TokenResponse], NDArray[np.bool_]] = last_token
     column: Callable[[Actions, Tensor, Tensor], Any] = lambda actions, numbers, rows: numbers[rows]
@@ -92,11 +92,11 @@ class Unit:
         """The selection of the data."""
         return self.selection or self.name
 
-    def size(self, group: TokenGroup) -> int:
+    def size(self, group: Group) -> int:
         """Return the number of examples in a group: single responses count one by one, pairs and rankings are whole."""
         return len(self.examples(group)) if self.noun == "responses" else 1
 
-    def examples(self, group: TokenGroup) -> list[int]:
+    def examples(self, group: Group) -> list[int]:
         """Return the places of the responses that are examples; others are only read beside them."""
         return [place for place, response in enumerate(group.responses) if self.is_example(response)]
 
