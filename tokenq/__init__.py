@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenq.jobs.compare import compare as compare
+    from tokenq.jobs.drawing.draw import draw as draw
     from tokenq.jobs.evaluate import evaluate as evaluate
     from tokenq.jobs.examine import examine as examine
     from tokenq.jobs.export import export as export
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 _JOBS = {
     "compare": "tokenq.jobs.compare",
     "decode": "tokenq.jobs.search",
+    "draw": "tokenq.jobs.drawing.draw",
     "evaluate": "tokenq.jobs.evaluate",
     "examine": "tokenq.jobs.examine",
     "export": "tokenq.jobs.export",

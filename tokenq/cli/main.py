@@ -22,12 +22,14 @@ from tokenq.cli.export import SECTIONS as EXPORT_SECTIONS
 from tokenq.cli.export import SPELT_ELSEWHERE as EXPORT_SPELT_ELSEWHERE
 from tokenq.cli.export import ExportConfig
 from tokenq.cli.flags import flags_of, parse
+from tokenq.cli.told import runs
 from tokenq.cli.verify import VerifyConfig
 from tokenq.comparison import config as compare
 from tokenq.demo import config as demo
 from tokenq.doctor import config as doctor
 from tokenq.errors import Interrupted, UserError, fitting, of_the_machine, unknown_name
 from tokenq.evaluation import sweep_config as sweep
+from tokenq.jobs.drawing import config as draw
 from tokenq.rollout import config as online
 from tokenq.rollout.episodes import config as play
 from tokenq.score import config as score
@@ -216,7 +218,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "online": Command(
         online.OnlineConfig,
-        _runs("online"),
+        runs("tokenq.jobs.rollout.online", "online", lambda config: config.logging_steps),
         _online_again,
         "learn from its own responses in rounds: write, judge, pair, train",
         online.SECTIONS,
@@ -242,11 +244,19 @@ COMMANDS: dict[str, Command] = {
     ),
     "play": Command(
         play.PlayConfig,
-        _runs("play"),
+        runs("tokenq.jobs.playing.play", "play"),
         _goes_on_from_output,
         "play episodes with an environment: success, cost, and the turn that lost it",
         play.SECTIONS,
         play.SPELT_ELSEWHERE,
+    ),
+    "draw": Command(
+        draw.DrawConfig,
+        runs("tokenq.jobs.drawing.draw", "draw"),
+        _goes_on,
+        "draw pictures with an image model: at rest with seeds, trajectories and log-densities",
+        draw.SECTIONS,
+        draw.SPELT_ELSEWHERE,
     ),
     "sweep": Command(
         sweep.SweepConfig,

@@ -1,0 +1,1 @@
+"""Pictures drawn, judged, and put into pairs."""
