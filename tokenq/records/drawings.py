@@ -143,8 +143,11 @@ def packed_trajectory(one: Trajectory) -> bytes:
         "latents": np.ascontiguousarray(one.latents, np.float32),
         "logps": np.ascontiguousarray(one.logps, np.float64),
         "levels": np.ascontiguousarray(one.levels, np.int64),
+        "settings": np.array(
+            [one.eta, one.guidance], np.float64
+        ),  # metadata would come in an order of its own each time
     }
-    found: bytes = save(tensors, {"eta": repr(float(one.eta)), "guidance": repr(float(one.guidance))})
+    found: bytes = save(tensors)
     return found
 
 
@@ -162,12 +165,11 @@ def read_trajectory(path: Path, where: str = "") -> Trajectory:
     hint = "Draw the picture again with tokenq draw."
     try:
         with safe_open(path, framework="numpy") as file:
-            latents, logps, levels = (file.get_tensor(name) for name in ("latents", "logps", "levels"))
-            said = file.metadata() or {}
-        found = Trajectory(latents, logps, levels, float(said["eta"]), float(said["guidance"]))
+            latents, logps, levels, settings = map(file.get_tensor, ("latents", "logps", "levels", "settings"))
+        found = Trajectory(latents, logps, levels, *map(float, settings))
     except OSError as problem:
         raise UserError(f"{told}the trajectory {path} cannot be read: {problem.strerror or problem}.", hint) from None
-    except (SafetensorError, KeyError, ValueError) as problem:
+    except (SafetensorError, TypeError, ValueError) as problem:
         raise UserError(f"{told}{path} holds no trajectory ({problem}).", hint) from None
     steps = len(found.logps)
     if steps < 1 or len(found.latents) != steps + 1 or len(found.levels) != steps + 1:

@@ -119,9 +119,15 @@ def drawn(config: DrawConfig, listener: Listener, data: Data | None = None) -> D
             listener.say(f"prompts: {loaded.line()}")
         studio = studio_of(config, listener)
         _draw_to_file(path, studio, loaded.prompts, listener)
-        if state.is_main_process and config.pairs is not None:
-            _write_pairs(Path(config.pairs), path, config, listener)
-        return Drawn(path, list(read_drawings(path)) if state.is_main_process else ())
+        if not state.is_main_process:
+            return Drawn(path, ())
+        found = list(read_drawings(path))
+        if empty := sum(not one.drawn_prompt for one in found):
+            listener.say(f"warning: {empty} of {len(found)} pictures are of no words: the refiner ended at once")
+        if config.pairs is not None:
+            _write_pairs(Path(config.pairs), path, found, config, listener)
+        listener.say(f"done: {len(found)} pictures are in {path}, with their files in {folder_of(path)}")
+        return Drawn(path, found)
 
 
 @dataclass(frozen=True)
@@ -226,16 +232,15 @@ def _draw_to_file(path: Path, studio: Studio, prompts: Sequence[Prompt], listene
     write_lines(path, parts.in_order(), recorder(path, lambda: record))
     parts.remove()
     clear_unnamed(path, len(prompts), studio.config.samples)
-    listener.say(f"done: {count} pictures are in {path}, with their files in {folder_of(path)}")
 
 
-def _write_pairs(path: Path, drawings: Path, config: DrawConfig, listener: Listener) -> None:
+def _write_pairs(path: Path, drawings: Path, found: Sequence[Drawing], config: DrawConfig, listener: Listener) -> None:
     """Write the pairs of judged drawings, with files named relative to theirs, and say how many there are."""
-    found = pairs_of(list(read_drawings(drawings)))
-    rows = [{name: _beside(path, drawings, name, value) for name, value in row.items()} for row in found]
+    pairs = pairs_of(found)
+    rows = [{name: _beside(path, drawings, name, value) for name, value in row.items()} for row in pairs]
     record = provenance(asdict(config), config.seed, {}) | {"made_by": "tokenq draw", "records": len(rows)}
     write_json_lines(path, rows, recorder(path, lambda: record))
-    listener.say(f"done: {len(rows)} pairs are in {path}")
+    listener.say(f"pairs: {len(rows)} of {len({one.id for one in found})} prompts are in {path}")
 
 
 _FILES = frozenset(f"{side}{what}" for side in ("chosen", "rejected") for what in ("", "_trajectory"))

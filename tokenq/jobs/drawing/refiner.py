@@ -13,6 +13,9 @@ from tokenq.records.drawings import Refinement
 from tokenq.records.results import Candidate
 from tokenq.search.config import SearchConfig
 
+_LISTENED_TO = 8
+"""Prompts for which a refiner may write nothing; a text now and then may be empty, and is drawn as it is."""
+
 
 @dataclass(frozen=True)
 class Refiner:
@@ -30,13 +33,15 @@ class Refiner:
         """Yield for each prompt that is not done what it was rewritten to, once for each of its pictures.
 
         Raises:
-            UserError: every text of a prompt is empty.
+            UserError: it wrote nothing for the first prompts.
         """
         every = encode_prompts(prompts, self.searcher.tokenizer)
+        silent = True
         for place, found in enumerate(self.searcher.results(prompts, done=done), done):
-            if not any(one.text.strip() for one in found.candidates):
+            silent = silent and not any(one.text.strip() for one in found.candidates)
+            if silent and place + 1 in (len(prompts), done + _LISTENED_TO):
                 raise UserError(
-                    f"{prompts[place].where}: the refiner wrote nothing, {len(found.candidates)} times.",
+                    f"The refiner wrote nothing for any prompt up to {prompts[place].where}.",
                     "Is it the model that was trained to rewrite prompts, and --style the one of its training?",
                 )
             yield [self._refined(every[place], one) for one in found.candidates]
