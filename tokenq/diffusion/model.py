@@ -17,11 +17,15 @@ from torch import Tensor, nn
 
 from tokenq.diffusion.schedule import Schedule
 from tokenq.errors import UserError
+from tokenq.files import write_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Say = Callable[[str], None]
+
+SETTINGS = "tokenq.json"
+"""Beside `model_index.json`: what a model was trained with and diffusers does not ask."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,10 @@ class ImageModel:
         return self.parts.pictures_of(latents)
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that `open_image_model` opens, and diffusers where this is a pipeline."""
+        """Write a folder that `open_image_model` opens, and diffusers where this is a pipeline; a LoRA is merged."""
         self.parts.save(self.denoiser, Path(folder))
+        if self.guidance is not None:
+            write_json(Path(folder) / SETTINGS, {"guidance": self.guidance})
 
 
 def reference_of(model: ImageModel) -> ImageModel:

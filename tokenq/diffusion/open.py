@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tokenq.diffusion.model import ImageModel
+from tokenq.diffusion.model import SETTINGS, ImageModel
 from tokenq.diffusion.tiny import CLASS, open_tiny
 from tokenq.errors import UserError
 from tokenq.files import read_json
@@ -42,7 +42,20 @@ def open_image_model(
     if not is_image_model(path):
         raise UserError(f"{folder} is no image model: it has no {INDEX}.", "Give the folder of a diffusers pipeline.")
     if read_json(path / INDEX).get("_class_name") != CLASS:
-        raise UserError(f"{folder}: diffusers pipelines are not read yet.", "")
-    model = open_tiny(path)
-    model.denoiser.to(device, dtype).requires_grad_(not reference)
-    return replace(model, name=str(folder))
+        from tokenq.diffusion.pipelines import open_pipeline
+
+        model = open_pipeline(path, lora_rank=lora_rank, device=device, dtype=dtype)
+    elif lora_rank:
+        raise UserError(f"{folder}: a tiny model has no attention to put a LoRA on.", "Train it whole.")
+    else:
+        model = open_tiny(path)
+        model.denoiser.to(device, dtype)
+    if reference:
+        model.denoiser.requires_grad_(False)
+    return replace(model, name=str(folder), guidance=_guidance(path))
+
+
+def _guidance(folder: Path) -> float | None:
+    """Return the guidance that a model was trained with, where its folder says so."""
+    beside = folder / SETTINGS
+    return read_json(beside).get("guidance") if beside.is_file() else None
