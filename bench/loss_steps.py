@@ -24,7 +24,7 @@ from bench.workload import random_pair
 from tokenq.core.losses import LOSSES, find_sum
 from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
-from tokenq.data.steps import deciding_steps
+from tokenq.data.stretches.steps import deciding_steps
 from tokenq.files import write_json
 from tokenq.models.forward.policy import frozen_model, logits_of
 from tokenq.models.forward.proof import fastest_exact

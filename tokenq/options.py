@@ -1,11 +1,12 @@
 """Options that several commands share: each stands here once, with its help. Imports no torch."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,36 @@ class JudgeOptions(RewardOptions):
         if judge == "reward_model" and self.reward_model is None:
             found.append(UserError("--judge reward_model without a --reward-model.", "Name it: --reward-model RM."))
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """Parts of a response that have strengths of their own."""
+
+    segments: Mapping[str, float] = field(default_factory=dict)
+    """Strengths β of parts of a response, in losses with a reference and in simpo: --segments words=0.1 image=0.02.
+    The first is where tokens belong that nothing else claims. 0: no gradient from this part."""
+    segment_starts: Mapping[str, str] = field(default_factory=dict)
+    """Tokens with which segments begin: --segment-starts image=<image>. Without one, a segment is a turn of the
+    assistant with its name."""
+
+    def segment_faults(self) -> list[UserError]:
+        """Return what cannot be meant by the segments."""
+        found, known = [], list(self.segments)
+        for name, strength in self.segments.items():
+            if not (isinstance(strength, int | float) and math.isfinite(strength) and strength >= 0):
+                hint = "Give a number above 0, or 0 for no gradient from this part."
+                found.append(UserError(f"--segments: the strength of {name!r} is {strength}.", hint))
+        if known and not found and not any(self.segments.values()):
+            found.append(UserError("--segments: every strength is 0.", "Nothing would be learnt: give one above 0."))
+        if self.segment_starts and not known:
+            found.append(UserError("--segment-starts is given without --segments.", "Give their strengths."))
+        strange = [name for name in self.segment_starts if name not in known] if known else []
+        return [*found, *(unknown_name("segment in --segment-starts", name, known) for name in strange)]
+
+    def segment_beta(self) -> float | None:
+        """Return the temperature that strengths are parts of: the first above 0; None without segments."""
+        return next((strength for strength in self.segments.values() if strength > 0), None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ def convert(raw: Raw, kind: Any, where: str) -> Any:
 
     Args:
         raw: what a flag or a key says.
-        kind: str, int, float, bool, a Literal of strings, Sequence[str], Sequence[float], Mapping[str, str], or one of
-            these | None.
+        kind: str, int, float, bool, a Literal of strings, Sequence[str], Sequence[float], Mapping[str, str],
+            Mapping[str, float], or one of these | None.
         where: the flag, or file, line and key, for the error.
 
     Raises:
@@ -37,7 +37,7 @@ def convert(raw: Raw, kind: Any, where: str) -> Any:
         (item,) = get_args(kind)
         return tuple(one if item is str else _scalar(one, item, where) for one in _texts(raw, where))
     if origin is Mapping:
-        return _pairs(raw, where)
+        return _pairs(raw, where) if get_args(kind)[1] is str else _numbers(raw, where)
     if not isinstance(raw, str):
         raise UserError(f"{where} takes one value, not a list.", "Give a single value.")
     if origin is Literal:
@@ -78,6 +78,13 @@ def _pairs(raw: Raw, where: str) -> dict[str, str]:
     if not all(name and equals and value for name, equals, value in pairs):
         raise UserError(f"{where} takes name=value, not {' '.join(items)!r}.", f"For instance {where} chosen=good.")
     return {_text(name, where): _text(value, where) for name, _, value in pairs}
+
+
+def _numbers(raw: Raw, where: str) -> dict[str, float]:
+    """Return numbers by name; several may stand in one word, as in words=0.1,image=0.02."""
+    items = [raw] if isinstance(raw, str) else raw or []
+    parted = items if isinstance(items, dict) else [one for item in items for one in item.split(",")]
+    return {name: _scalar(value, float, f"{where} {name}") for name, value in _pairs(parted, where).items()}
 
 
 def _scalar(raw: str, kind: Any, where: str) -> Any:

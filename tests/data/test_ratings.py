@@ -12,7 +12,7 @@ from tokenq.core.tensors import Outputs
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.signals import rated_attributes, with_margins, with_ratings
-from tokenq.data.steps import step_stretches, with_step_labels
+from tokenq.data.stretches.steps import step_stretches, with_step_labels
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 

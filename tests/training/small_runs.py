@@ -17,7 +17,7 @@ from tokenq.core.losses import find_sum
 from tokenq.core.losses.units import UNITS
 from tokenq.core.packing import at_own_state, last_token, step_ends
 from tokenq.data.signals import with_margins
-from tokenq.data.steps import deciding_steps
+from tokenq.data.stretches.steps import deciding_steps
 from tokenq.jobs.training.policy_files import PolicyWriter
 from tokenq.listener import Silence
 from tokenq.models.forward.networks import PolicyNetworks

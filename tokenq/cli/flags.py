@@ -242,7 +242,7 @@ def _shape(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is Sequence:
         return {"metavar": "X" if float in options else "TEXT", "nargs": "*", "action": "extend"}
     if get_origin(kind) is Mapping:
-        return {"metavar": "NAME=TEXT", "nargs": "*", "action": "extend"}
+        return {"metavar": "NAME=X" if float in options else "NAME=TEXT", "nargs": "*", "action": "extend"}
     if kind is bool:
         return {"metavar": "true|false", "nargs": "?", "const": "true"}
     return {"metavar": {int: "N", float: "X"}.get(kind, "TEXT")}

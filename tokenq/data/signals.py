@@ -24,7 +24,8 @@ from tokenq.data.checks import (
 )
 from tokenq.data.encoding import ResponseText
 from tokenq.data.layouts.ratings import TOKEN_NUMBERS
-from tokenq.data.steps import with_step_labels, with_steps
+from tokenq.data.stretches.segments import Segments, with_segments
+from tokenq.data.stretches.steps import with_step_labels, with_steps
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
@@ -253,12 +254,14 @@ class SignalOptions(NamedTuple):
         max_length: most tokens of a prompt with one response.
         contrast: the file of traces that has a contrast of two models.
         attributes: the outputs of a reward model.
+        segments: parts of responses with a strength each.
     """
 
     trained: Sequence[TokenGroup] = ()
     max_length: int | None = None
     contrast: Path | None = None
     attributes: Sequence[str] = ()
+    segments: Segments = Segments()
 
 
 class Signal(NamedTuple):
@@ -315,6 +318,7 @@ SIGNALS: dict[str, Signal] = {
             "Name what these data are rated on.",
         ),
     ),
+    "segments": Signal(lambda data, options: with_segments(data.groups, options.segments)),
     "step_labels": Signal(
         lambda data, options: with_step_labels(data),
         needs_texts=True,

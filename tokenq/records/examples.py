@@ -23,6 +23,7 @@ class Message:
         tool_call_id: of a tool turn, the call that it answers.
         name: of a tool turn, the function that it comes from.
         reasoning: what the assistant thought before `content`, where that is kept apart from it.
+        segment: of an assistant turn, its name in the data, which may be that of a segment. No template sees it.
     """
 
     role: str
@@ -31,11 +32,21 @@ class Message:
     tool_call_id: str | None = None
     name: str | None = None
     reasoning: str = ""
+    segment: str | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         """Return the turn with the fields that are set: names of stored files are made from it."""
-        said = {name: value for name, value in vars(self).items() if value or name in ("role", "content")}
+        said = {
+            name: value
+            for name, value in vars(self).items()
+            if name in ("role", "content") or (value and name != "segment")
+        }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in said.items())})"
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether the assistant says it and it is learnt."""
+        return self.role == "assistant" and not isinstance(self, ContextMessage)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the turn as OpenAI's messages and chat templates have it; what is not set is left out."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokenq.data.steps import step_stretches
+from tokenq.data.stretches.steps import step_stretches
 from tokenq.errors import unknown_name
 from tokenq.patterns import read_pattern
 from tokenq.records.examples import Response

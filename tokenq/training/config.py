@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
+from tokenq.options import SegmentOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.training.trl import SPELT_ELSEWHERE as SPELT_ELSEWHERE
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(SegmentOptions):
     """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
 
     model: str
@@ -214,8 +215,7 @@ class TrainConfig:
             found.append(UserError("The schedule constant has no warm-up.", "Use --schedule constant_with_warmup."))
         if self.eval_data and self.eval_size:
             found.append(UserError("--eval-data and --eval-size are both given.", "Give one of them."))
-        found += self._about_streams()
-        found += self._about_moves()
+        found += [*self._about_streams(), *self._about_moves(), *self.segment_faults()]
         if self.adapter is not None and self.lora_rank:
             hint = "Drop --lora-rank: an adapter that is trained further keeps its rank."
             found.append(UserError("--adapter and --lora-rank are both given.", hint))
@@ -302,6 +302,7 @@ SECTIONS: dict[str, str] = {
     "lora_rank": "adapter",
     "columns": "data",
     "loss": "loss",
+    "segments": "loss",
     "batch_size": "optimisation",
     "eval_steps": "evaluation, checkpoints and trackers",
 }

@@ -16,6 +16,7 @@ from tokenq.core.logits import Logits
 from tokenq.core.losses import LossSum, LossTerm
 from tokenq.core.losses.inputs import INPUTS, Scene
 from tokenq.core.losses.metrics import Sums
+from tokenq.core.losses.metrics.segments import segment_metrics, with_spreads
 from tokenq.core.losses.metrics.values import with_explained_variance
 from tokenq.core.losses.units import UNITS
 from tokenq.core.tensors import Actions, Batch, Outputs
@@ -29,11 +30,13 @@ class Objective:
         loss: a loss, or a weighted sum of several.
         beta: temperature at which rewards are reported.
         attributes: the names of a reward model's outputs.
+        segments: name → strength of each part of the responses; none where all have that of the loss.
     """
 
     loss: LossSum
     beta: float = 1.0
     attributes: Sequence[str] = ()
+    segments: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def reads(self) -> Callable[[Logits, Logits | None], Tensor] | None:
@@ -69,16 +72,16 @@ class Objective:
 
     def judge(self, outputs: Outputs, actions: Actions) -> "BatchResult":
         """Return the losses and metrics of outputs."""
-        scene = Scene(actions, outputs, self.beta, self.attributes)
-        reading = self.loss.unit.readings[self.loss.output]
+        scene = Scene(actions, outputs, self.beta, self.attributes, self.segments)
+        unit = self.loss.unit
+        reading, seen = unit.readings[self.loss.output], unit.seen(actions)
         losses = tuple(self._losses(term, scene) for term in self.loss.terms)
         counts = zip(self.loss.metrics, losses, self.weights(actions), strict=True)
         sums = {name: (values.detach().sum(), count) for name, values, count in counts}
-        sums |= reading.metrics(scene)
+        sums |= reading.metrics(scene) | segment_metrics(scene, unit.sides(actions), seen, compared=unit.is_compared)
         for term in self.loss.terms:
             sums |= term.loss.shown(scene)
         if scene.reference is not None and "kl" not in sums:
-            seen = self.loss.unit.seen(actions)
             sums["kl"] = ((scene.reference.sums() - scene.policy.sums()).detach()[seen].sum(), len(seen))
         return BatchResult(losses, sums, outputs.detach(), reading.rated(scene))
 
@@ -111,10 +114,10 @@ class Objective:
         if len(self.loss.terms) > 1 and means:
             parts = zip(self.loss.terms, self.loss.metrics, strict=True)
             means = {"loss": sum(term.weight * means.get(name, 0.0) for term, name in parts), **means}
-        return with_explained_variance(means)
+        return with_spreads(with_explained_variance(means))
 
     def _losses(self, term: LossTerm, scene: Scene) -> Tensor:
-        loss, rows = term.loss, self._rows(term, scene.actions)
+        loss, rows, scene = term.loss, self._rows(term, scene.actions), term.loss.seen(scene)
         models = [] if scene.outputs.logps is None else [getattr(scene, loss.network)]
         if scene.reference is not None and loss.reference:
             models.append(scene.reference)

@@ -6,7 +6,7 @@ row here: what adds the column is a row of `tokenq/data/signals.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,12 +30,33 @@ class Scene:
         outputs: of the models.
         beta: temperature at which rewards are reported.
         attributes: the names of a reward model's outputs.
+        segments: name → strength β_s of each part of the responses, in the order in which the token column `segments`
+            numbers them; none where all have one strength.
     """
 
     actions: Actions
     outputs: Outputs
     beta: float = 1.0
     attributes: Sequence[str] = ()
+    segments: Mapping[str, float] = field(default_factory=dict)
+
+    def scaled(self, beta: float) -> "Scene":
+        """Return the scene with all log-probs of an action times β_s/β, s being the segment of the action.
+
+        For a loss of β Σ_t log π/π_ref that is Σ_s β_s Σ_{t in s} log π/π_ref: Eq. 17 and 18 of arXiv 2404.12358, where
+        words have β and the image γ. What was read off the vocabulary, such as KL(π_ref‖π) at each action, counts by
+        the same factors. Equal strengths β are factors of exactly 1.
+
+        Args:
+            beta: the temperature of the loss.
+        """
+        if not self.segments:
+            return self
+        factors = [strength / beta for strength in self.segments.values()]
+        held = {name: self.outputs.given()[name] for name in _SCALED & self.outputs.given().keys()}
+        column = self.column("segments")
+        outputs = {name: one * one.new_tensor(factors)[column] for name, one in held.items()}
+        return replace(self, outputs=self.outputs._replace(**outputs), segments={})
 
     @cached_property
     def policy(self) -> TokenLogps:
@@ -56,10 +77,13 @@ class Scene:
 
     @cached_property
     def rewards(self) -> Float[Tensor, " S"] | None:
-        """[S] what is reported as the reward of each response: β log π/π_ref, or a reward model's; without a graph."""
+        """[S] what is reported as the reward of each response: Σ_s β_s log π/π_ref, or a reward model's; no graph."""
         if self.outputs.rewards is not None:
             return self.actions.pad(self.outputs.rewards[:, 0].detach()).sums()
-        return None if self.reference is None else sequence_rewards(self.policy, self.reference, self.beta).detach()
+        scaled = self.scaled(self.beta)
+        if scaled.reference is None:
+            return None
+        return sequence_rewards(scaled.policy, scaled.reference, self.beta).detach()
 
     def ratios(self, rows: Tensor) -> Float[Tensor, " M"]:
         """Return Σ log π/π_ref of some responses."""
@@ -85,6 +109,10 @@ class Scene:
         """Return a column in the type of the outputs: [S, C] by token, 0 where there is no action, or by response."""
         numbers = self.column(name).to(next(iter(self.outputs.given().values())))
         return self.actions.pad(numbers).logps if name in self.actions.token_columns else numbers
+
+
+_SCALED = {"logps", "ref_logps", "prm_logps", "readouts"}
+"""The outputs that strengths by segment scale."""
 
 
 def _given(values: Tensor | None) -> Tensor:

@@ -64,6 +64,11 @@ class LossSum:
         return any(term.loss.reference for term in self.terms)
 
     @property
+    def has_strengths(self) -> bool:
+        """Whether parts of a response may have strengths of their own in any of the losses."""
+        return any(term.loss.has_strengths for term in self.terms)
+
+    @property
     def coupled(self) -> bool:
         """Whether any of the losses must see all examples of a step at once."""
         return any(term.loss.coupled for term in self.terms)

@@ -79,6 +79,8 @@ class Loss(NamedTuple):
         network: whose log-probs it takes as the policy's, and moves: the policy's own, or those of a process reward
             model that stands beside it; where no other loss trains the policy, that is one itself.
         metrics: (scene, parameters and sources) → numbers of this loss beside those of its kind of row.
+        by_segment: whether strengths by segment scale the log-probs that it takes, as they do a loss of β log π/π_ref;
+            None: where it takes a reference.
     """
 
     function: Callable[..., Tensor]
@@ -91,6 +93,16 @@ class Loss(NamedTuple):
     output: Output = "logps"
     network: Literal["policy", "prm"] = "policy"
     metrics: Callable[[Scene, Mapping[str, Any]], Sums] = lambda scene, parameters: {}
+    by_segment: bool | None = None
+
+    @property
+    def has_strengths(self) -> bool:
+        """Whether parts of a response may have strengths of their own in it."""
+        return self.reference if self.by_segment is None else self.by_segment
+
+    def seen(self, scene: Scene) -> Scene:
+        """Return a batch as this loss sees it: with the log-probs of each segment at its strength, where it has any."""
+        return scene.scaled(self.parameters().get("beta", 1.0)) if self.has_strengths else scene
 
     def parameters(self) -> dict[str, float]:
         """Return the keyword parameters with their values."""
@@ -103,7 +115,7 @@ class Loss(NamedTuple):
 
     def shown(self, scene: Scene) -> Sums:
         """Return the metrics of this loss."""
-        return self.metrics(scene, {**self.parameters(), **self.choices()})
+        return self.metrics(self.seen(scene), {**self.parameters(), **self.choices()})
 
     def source(self, name: str) -> str:
         """Return the source of an input."""
@@ -173,7 +185,7 @@ LOSSES: dict[str, Loss] = {
     "fdpo_forward_kl": Loss(divergences.fdpo_forward_kl, "pairs", reference=True),
     "fdpo_js": Loss(divergences.fdpo_js, "pairs", reference=True),
     "fdpo_alpha": Loss(divergences.fdpo_alpha, "pairs", reference=True, limits=_INSIDE),
-    "simpo": Loss(reference_free.simpo, "pairs", reference=False),
+    "simpo": Loss(reference_free.simpo, "pairs", reference=False, by_segment=True),
     "orpo": Loss(reference_free.orpo, "pairs", reference=False),
     "cpo": Loss(reference_free.cpo, "pairs", reference=False),
     "aot": Loss(ranking.aot, "pairs", reference=True, coupled=True),
@@ -210,9 +222,9 @@ LOSSES: dict[str, Loss] = {
     "cispo": _rollouts(policy_gradient.cispo, "actions", policies.capped_tokens),
     "value": _critic(policy_gradient.value, "returns"),
     "clipped_value": _critic(policy_gradient.clipped_value, "returns", "old_values"),
-    "kl_k1": Loss(policy_gradient.kl_k1, "actions", reference=True),
-    "kl_k2": Loss(policy_gradient.kl_k2, "actions", reference=True),
-    "kl_k3": Loss(policy_gradient.kl_k3, "actions", reference=True),
+    "kl_k1": Loss(policy_gradient.kl_k1, "actions", reference=True, by_segment=False),
+    "kl_k2": Loss(policy_gradient.kl_k2, "actions", reference=True, by_segment=False),
+    "kl_k3": Loss(policy_gradient.kl_k3, "actions", reference=True, by_segment=False),
     "plackett_luce": Loss(ranking.plackett_luce, "ranked", reference=True, inputs=("rankings",)),
     "bradley_terry": Loss(rewards.bradley_terry, "pairs", reference=False, output="rewards"),
     "margin_bradley_terry": Loss(

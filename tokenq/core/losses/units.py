@@ -72,6 +72,8 @@ class Unit:
         guest: how its losses learn from any other kind's data; None where they learn from their own alone.
         read_at: the tokens at which a reward model is read.
         column: (actions, [S, …] numbers of every response, responses that the loss sees) → what a loss takes of them.
+        sides: rows of responses by what metrics call them.
+        is_compared: whether these sides are two, and row n of one stands against row n of the other.
     """
 
     name: str
@@ -86,6 +88,8 @@ class Unit:
     guest: Guest | None = None
     read_at: Callable[[TokenResponse], NDArray[np.bool_]] = last_token
     column: Callable[[Actions, Tensor, Tensor], Any] = lambda actions, numbers, rows: numbers[rows]
+    sides: Callable[[Actions], Mapping[str, Tensor]] = lambda actions: {"responses": actions.every()}
+    is_compared: bool = False
 
     @property
     def asks(self) -> str:
@@ -140,8 +144,7 @@ def _pair_metrics(scene: Scene) -> Sums:
 
 def _ranked_metrics(scene: Scene) -> Sums:
     """Return the metrics of the best and the worst of each ranking, as of a pair."""
-    best, worst = scene.actions.of_role("chosen"), scene.actions.of_role("rejected")
-    return _two_metrics(scene, torch.stack((best, worst), 1))
+    return _two_metrics(scene, torch.stack([*_by_role(scene.actions).values()], 1))
 
 
 def _two_metrics(scene: Scene, pairs: Tensor) -> Sums:
@@ -173,7 +176,7 @@ def _two_rewards(scene: Scene, pairs: Tensor) -> dict[str, Tensor]:
 def _labelled_metrics(scene: Scene) -> Sums:
     found: dict[str, Tensor] = {}
     totals, lengths = scene.policy.sums().detach(), scene.policy.lengths()
-    sides = {"chosen": scene.actions.of_role("chosen"), "rejected": scene.actions.of_role("rejected")}
+    sides = _by_role(scene.actions)
     for name, rows in sides.items():
         found |= {f"logps/{name}": totals[rows], f"response_length/{name}": lengths[rows]}
     if scene.rewards is not None:
@@ -228,6 +231,10 @@ def _chosen(actions: Actions) -> Tensor:
     return actions.of_role("chosen")
 
 
+def _by_role(actions: Actions) -> dict[str, Tensor]:
+    return {"chosen": actions.of_role("chosen"), "rejected": actions.of_role("rejected")}
+
+
 def _pairs(actions: Actions) -> int:
     return len(actions.pairs)
 
@@ -254,6 +261,8 @@ _KINDS = (
         seen=lambda actions: actions.pairs.flatten(),
         imitated=lambda actions: actions.pairs[:, 0],
         column=lambda actions, numbers, rows: PairValues(*(numbers[side] for side in actions.pairs.unbind(1))),
+        sides=lambda actions: {"chosen": actions.pairs[:, 0], "rejected": actions.pairs[:, 1]},
+        is_compared=True,
     ),
     Unit(
         "responses",
@@ -279,6 +288,7 @@ _KINDS = (
         seen=_sided,
         imitated=_chosen,
         is_example=lambda response: response.role in ("chosen", "rejected"),
+        sides=_by_role,
     ),
     Unit(
         "rewarded",
@@ -293,6 +303,8 @@ _KINDS = (
         noun="rankings",
         account="groups",
         imitated=_chosen,
+        sides=_by_role,
+        is_compared=True,
     ),
     Unit(
         "rollouts",

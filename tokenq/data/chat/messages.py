@@ -107,7 +107,8 @@ def as_turn(turn: Mapping[str, Any]) -> Message:
     text = "" if role in _CALLS or (content is None and calls) else _text(content, role)
     kind = Message if _is_learnt(turn) or known != "assistant" else ContextMessage
     of_tool = (_named(turn, "tool_call_id"), _named(turn, "name")) if known == "tool" else (None, None)
-    return kind(known, text, calls, *of_tool, reasoning)
+    segment = _named(turn, "name") if known == "assistant" else None
+    return kind(known, text, calls, *of_tool, reasoning, segment=segment)
 
 
 def text_of_turn(turn: Message) -> str:

@@ -109,6 +109,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     attributes: Sequence[str] = (),
     beta: float | None = None,
     loss_options: Mapping[str, str] = {},
+    segments: Mapping[str, float] = {},
+    segment_starts: Mapping[str, str] = {},
     contrast: str | None = None,
     reference_store: str | None = None,
     reference_sync_steps: int | None = None,

@@ -19,6 +19,7 @@ from tokenq.data.files.source_language import is_standard_input
 from tokenq.data.signals import SIGNALS, SignalOptions, rated_attributes
 from tokenq.data.sources import hold_out, load_examples
 from tokenq.data.streams.groups import EVALUATED_ROWS, FIRST_ROWS, SourceStream, TokenStream, first_of_streams
+from tokenq.data.stretches.segments import COLUMN, Segments, refuse_absent
 from tokenq.data.tokenize import Tokenization, TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.training.stored import found_pieces, is_large, stored_rows
@@ -172,6 +173,9 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
     if config.reference_sync_steps is not None and not loss.reference:
         hint = "Leave --reference-sync-steps out, or take a loss with one (dpo)."
         raise UserError(f"Loss {config.loss!r} has no reference that could move.", hint)
+    if config.segments and not loss.has_strengths:
+        hint = "Leave it out, or take a loss of log-ratios (dpo); docs/methods.md says which have strengths."
+        raise UserError(f"--segments is given, and loss {config.loss!r} has no strengths by segment.", hint)
     for name in loss.inputs:
         if name not in INPUTS and name not in SIGNALS:
             raise UserError(f"Loss {config.loss!r} reads {name}, and nothing adds it.", "Add a row for it to SIGNALS.")
@@ -188,7 +192,12 @@ class Inputs(NamedTuple):
 
 
 def with_inputs(
-    rows: TrainingRows, config: TrainConfig, loss: LossSum, attributes: Sequence[str], listener: Listener
+    rows: TrainingRows,
+    config: TrainConfig,
+    loss: LossSum,
+    attributes: Sequence[str],
+    tokenizer: Any,
+    listener: Listener,
 ) -> Inputs:
     """Return training and held-out data with what the loss reads beside them.
 
@@ -197,14 +206,17 @@ def with_inputs(
         config: names what is read from files.
         loss: says what it reads.
         attributes: the outputs of a reward model.
+        tokenizer: of the policy.
         listener: told what was left out.
 
     Raises:
         UserError: nothing is left, or what the loss tells apart is all the same.
     """
     contrast = None if config.contrast is None else Path(config.contrast)
-    options = SignalOptions(rows.data.groups, config.max_length, contrast, attributes)
+    segments = Segments.of([*config.segments], config.segment_starts, tokenizer)
+    options = SignalOptions(rows.data.groups, config.max_length, contrast, attributes, segments)
     names = [name for name, source in loss.inputs.items() if name in SIGNALS and source == "data"]
+    names += [COLUMN] if config.segments else []  # the last: other responses may join a group before
     for name in names if rows.stream is not None else ():
         if SIGNALS[name].needs_all:
             raise UserError(
@@ -212,6 +224,8 @@ def with_inputs(
                 "Read the data without --streaming, or choose another loss (docs/methods.md says what each reads).",
             )
     data, held_out = (_with_signals(part, names, options, listener) for part in (rows.data, rows.held_out))
+    if config.segments:
+        refuse_absent(data, segments.names, listener.say)
     if rows.stream is not None:
         return Inputs(data, held_out, rows.stream.then(partial(_with_one, names, options, rows.data)))
     refuse_equal(data, *(difference for name in names for difference in SIGNALS[name].differences))

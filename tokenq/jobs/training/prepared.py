@@ -60,12 +60,12 @@ def prepare(
         UserError: data and loss do not go together.
     """
     names = output_names(rows.data, config, loss)
-    data, held_out, stream = with_inputs(rows, config, loss, names, listener)
+    data, held_out, stream = with_inputs(rows, config, loss, names, tokenizer, listener)
     if loss.output == "rewards":  # a number is read at tokens themselves, not before them
         data, held_out = (each(groups, partial(at_own_state, reads=loss.unit.read_at)) for groups in (data, held_out))
         stream = stream and stream.then(lambda group, texts: at_own_state(group, loss.unit.read_at))
     model = LOADERS[loss.output](spec, tokenizer, names, config, listener)
-    return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names)), stream)
+    return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names), config.segments), stream)
 
 
 def load_policy(

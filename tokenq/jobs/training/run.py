@@ -293,10 +293,13 @@ def finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> 
 
 
 def loss_parameters(config: TrainConfig) -> dict[str, float | str]:
-    """Return the parameters of the loss that were given."""
+    """Return the parameters of the loss that were given; β is a segment's where nothing else gives it."""
     if config.beta is not None and "beta" in config.loss_options:
         raise UserError("beta is given twice: --beta and --loss-options beta.", "Give one of them.")
-    return {**({} if config.beta is None else {"beta": config.beta}), **config.loss_options}
+    beta = config.beta
+    if beta is None and config.segments and find_sum(config.loss).has_strengths:
+        beta = config.segment_beta()
+    return {**({} if beta is None else {"beta": beta}), **config.loss_options}
 
 
 def read_template(path: str | None) -> str | None:
