@@ -1,7 +1,9 @@
 """The command: what it prints, what it exits with, and that asking for help is instant."""
 
+import dataclasses
 import errno
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 import tokenq
 from tokenq.cli.main import COMMANDS, main
+from tokenq.cli.told import Told
 from tokenq.demo.config import DemoConfig
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
@@ -74,7 +77,7 @@ def test_version(capsys):
         (
             ["trian"],
             "tokenq: error: Unknown command 'trian'.",
-            "Did you mean 'train'? Available: cache, compare, demo, doctor, eval",
+            "Did you mean 'train'? Available: cache, compare, demo, doctor, draw",
         ),
         (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
         (["train"], "tokenq train: error: --model is missing.", "Give the flag"),
@@ -190,7 +193,12 @@ def test_a_first_word_without_a_flag(stand_in):
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("eval ")])
-def test_every_command_has_a_module_that_runs_its_configuration(name):
+def test_every_command_has_what_runs_its_configuration(name):
     """The table imports it only when it is called, so a wrong name would show as late as that."""
+    run, config = COMMANDS[name].run, COMMANDS[name].config
+    if isinstance(run, Told):
+        keywords = {one.name for one in dataclasses.fields(config)} | {"listener"}
+        assert keywords <= {*inspect.signature(run.job).parameters}
+        return
     module = importlib.import_module(f"tokenq.cli.{name}")
     assert typing.get_type_hints(module.run)["config"] is COMMANDS[name].config

@@ -22,7 +22,7 @@ from tokenq.cli.export import SECTIONS as EXPORT_SECTIONS
 from tokenq.cli.export import SPELT_ELSEWHERE as EXPORT_SPELT_ELSEWHERE
 from tokenq.cli.export import ExportConfig
 from tokenq.cli.flags import flags_of, parse
-from tokenq.cli.told import runs
+from tokenq.cli.told import Told
 from tokenq.cli.verify import VerifyConfig
 from tokenq.comparison import config as compare
 from tokenq.demo import config as demo
@@ -218,7 +218,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "online": Command(
         online.OnlineConfig,
-        runs("tokenq.jobs.rollout.online", "online", lambda config: config.logging_steps),
+        Told("tokenq.jobs.rollout.online", "online", lambda config: config.logging_steps),
         _online_again,
         "learn from its own responses in rounds: write, judge, pair, train",
         online.SECTIONS,
@@ -244,7 +244,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "play": Command(
         play.PlayConfig,
-        runs("tokenq.jobs.playing.play", "play"),
+        Told("tokenq.jobs.playing.play", "play"),
         _goes_on_from_output,
         "play episodes with an environment: success, cost, and the turn that lost it",
         play.SECTIONS,
@@ -252,7 +252,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "draw": Command(
         draw.DrawConfig,
-        runs("tokenq.jobs.drawing.draw", "draw"),
+        Told("tokenq.jobs.drawing.draw", "draw"),
         _goes_on,
         "draw pictures with an image model: at rest with seeds, trajectories and log-densities",
         draw.SECTIONS,
