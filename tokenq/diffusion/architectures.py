@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tokenq.errors import UserError
@@ -27,6 +26,7 @@ class Architecture:
         asked: keywords of `encode_prompt` beside the prompt.
         told: by name, the place in the answer of `encode_prompt` of what the denoiser is told.
         limit: tokens that text encoders without a limit of their own are given.
+        sized: whether it is told the size of the picture, as `sizes`: height, width, crop, height, width.
     """
 
     denoiser: str
@@ -36,6 +36,7 @@ class Architecture:
     asked: Mapping[str, Any]
     told: Mapping[str, int]
     limit: int = 0
+    sized: bool = False
 
 
 def _unconditional(denoiser: nn.Module, x: Tensor, times: Tensor, columns: Mapping[str, Tensor]) -> Any:
@@ -47,10 +48,7 @@ def _cross_attended(denoiser: nn.Module, x: Tensor, times: Tensor, columns: Mapp
 
 
 def _with_size(denoiser: nn.Module, x: Tensor, times: Tensor, columns: Mapping[str, Tensor]) -> Any:
-    """Call SDXL's UNet as for whole pictures of the latents' size, eight pixels a latent."""
-    height, width = 8 * x.shape[2], 8 * x.shape[3]
-    sizes = torch.tensor([[height, width, 0, 0, height, width]], device=x.device, dtype=x.dtype).expand(len(x), 6)
-    added = {"text_embeds": columns["pooled"], "time_ids": sizes}
+    added = {"text_embeds": columns["pooled"], "time_ids": columns["sizes"]}
     return denoiser(x, times, encoder_hidden_states=columns["states"], added_cond_kwargs=added, return_dict=False)
 
 
@@ -68,6 +66,7 @@ ARCHITECTURES = (
         _with_size,
         {},
         {"states": 0, "pooled": 2},
+        sized=True,
     ),
     Architecture(
         "UNet2DConditionModel", "unet", ("vae", "tokenizer", "text_encoder"), _cross_attended, {}, {"states": 0}

@@ -38,11 +38,13 @@ class PipelineParts:
         pipeline: the pipeline itself.
         row: how its denoiser is asked.
         schedule: of noise.
+        shape: of a latent.
     """
 
     pipeline: Any
     row: Architecture
     schedule: Schedule
+    shape: tuple[int, ...]
 
     @property
     def text_network(self) -> nn.Module | None:
@@ -69,9 +71,14 @@ class PipelineParts:
                 **self.row.asked,
             )
         columns = {name: answer[place] for name, place in self.row.told.items()}
+        if self.row.sized:
+            _, height, width = (self.pipeline.vae_scale_factor * side for side in self.shape)
+            sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device)
+            columns["sizes"] = sizes.expand(len(prompts), 6)
         if self.pipeline.config.get("force_zeros_for_empty_prompt"):
             written = torch.tensor([bool(prompt) for prompt in prompts], device=device)
-            columns = {name: rows * written.view(-1, *(1 for _ in rows.shape[1:])) for name, rows in columns.items()}
+            for name in self.row.told:
+                columns[name] = columns[name] * written.view(-1, *(1 for _ in columns[name].shape[1:]))
         return columns
 
     def _cut(self, prompts: Sequence[str]) -> list[str]:
@@ -197,7 +204,7 @@ def open_pipeline(folder: Path, *, lora_rank: int, device: str, dtype: torch.dty
         base = _with_lora(denoiser, lora_rank)
     else:
         denoiser.requires_grad_(True)
-    return ImageModel(str(folder), denoiser, schedule, shape, PipelineParts(pipeline, row, schedule), base=base)
+    return ImageModel(str(folder), denoiser, schedule, shape, PipelineParts(pipeline, row, schedule, shape), base=base)
 
 
 def _loaded(folder: Path, dtype: torch.dtype) -> Any:

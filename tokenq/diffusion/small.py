@@ -75,7 +75,8 @@ def small_image_model(
     schedule = schedule_of({**scheduler.config, "_class_name": "DDPMScheduler"})
     named = {name: part and ["", type(part).__name__] for name, part in pipeline.components.items()}
     row = architecture_of("the small pipeline", named)
-    return ImageModel("small", unet, schedule, (3, size, size), PipelineParts(pipeline, row, schedule))
+    shape = (3, size, size)
+    return ImageModel("small", unet, schedule, shape, PipelineParts(pipeline, row, schedule, shape))
 
 
 def word_tokenizer(words: Sequence[str]) -> Any:
