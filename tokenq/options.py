@@ -124,6 +124,27 @@ class SegmentOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """What is learnt of pictures, by an image model alone or behind a refiner of prompts."""
+
+    image_model: str | None = None
+    """Image model (folder of a diffusers pipeline) that draws from what --model, a language model, writes: both are
+    trained, as one policy."""
+    image_learning_rate: float | None = None
+    """Peak learning rate of --image-model. Default: 1e-5; with an adapter 1e-4."""
+    image_term: Literal["auto", "error", "trajectory"] = "auto"
+    """Log-probs of a picture: error (denoising errors at drawn noise levels) or trajectory (the density of the steps in
+    which it was drawn). auto: trajectory where every picture has one."""
+    image_weights: Literal["log_snr", "constant"] = "log_snr"
+    """What the error of a noise level counts: log_snr makes nats of it; constant is what released code has, on no known
+    scale."""
+    noise_draws: int = 1
+    """Noise levels that are drawn for a picture in each step of --image-term error."""
+    images_per_batch: int = 16
+    """Maximum number of noisy pictures in one forward pass on one process. Affects only memory and speed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextOptions:
     """How the columns of data are read."""
 

@@ -94,6 +94,11 @@ class RunDir:
         return self.path / "policy"
 
     @property
+    def image_policy(self) -> Path:
+        """The trained image model of a run that trained one behind a refiner, which is `policy`."""
+        return self.path / "image_policy"
+
+    @property
     def reward_model(self) -> Path:
         """The trained reward model, where the run trained one and no policy."""
         return self.path / "reward_model"

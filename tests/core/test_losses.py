@@ -116,6 +116,8 @@ GOLDEN = {
     "step_dpo": (HALF, (STEPS,), softplus(-0.75), softplus(0.75)),
     # Of one turn: DPO.
     "dmpo": (HALF, (), A, 1.5 + A),
+    # Two steps that both sides have, ρ 1 against −0.25 in each.
+    "d3po": (HALF, (), softplus(-0.625), softplus(0.625)),
     # Weights exp((0 − 1)/2) and exp(−0.25).
     "wpo": (HALF, (OVERLAPS,), math.exp(-0.75) * A, math.exp(-0.75) * (1.5 + A)),
     # α β d = 0.5 · 0.5 · 2.
@@ -290,3 +292,22 @@ def test_dmpo_weighs_turns_by_each_side_s_own_number():
     loss = find_loss("dmpo", {"beta": 0.5, "gamma": 0.5}).function(policy, zero)
     h = -(1 + 1 + 1 / 3) + 3 * (1 + 3 / 7 + 1 / 7)
     assert loss.item() == pytest.approx(softplus(-0.5 * h), abs=1e-12)
+
+
+def test_d3po_compares_step_by_step_within_the_limits_of_the_ratio():
+    """ρ = (log 1.2, 0) against (log 0.5, log 1.05): limits of 1 ± 0.1 leave log 1.1, 0 and log 0.9, log 1.05.
+
+    The mean of two comparisons, and not one comparison of sums.
+    """
+    policy = PairLogps(rows([math.log(1.2), 0.0]), rows([math.log(0.5), math.log(1.05)]))
+    reference = PairLogps(rows([0.0, 0.0]), rows([0.0, 0.0]))
+    chosen = policy.chosen.logps.requires_grad_()
+    free = called("d3po", policy, reference, loss=find_loss("d3po", {"beta": 2.0}))
+    expected = (softplus(-2 * math.log(1.2 / 0.5)) + softplus(2 * math.log(1.05))) / 2
+    assert free.item() == pytest.approx(expected, abs=1e-12)
+    cut = called("d3po", policy, reference, loss=find_loss("d3po", {"beta": 2.0, "clip": 0.1}))
+    expected = (softplus(-2 * math.log(1.1 / 0.9)) + softplus(2 * math.log(1.05))) / 2
+    assert cut.item() == pytest.approx(expected, abs=1e-12)
+    cut.sum().backward()
+    assert chosen.grad[0, 0] == 0  # beyond its limit
+    assert chosen.grad[0, 1] < 0

@@ -77,8 +77,8 @@ def pack(
             pairs=torch.tensor(pairs, dtype=torch.long).reshape(-1, 2),
             members=tuple(members),
             origins=tuple(group.where for group in groups for _ in group.responses),
-            token_columns=_of_all([_written(one) for one in every], np.concatenate),
-            response_columns=_of_all([one.response_columns for one in every], partial(np.asarray, dtype=np.float32)),
+            token_columns=of_all([_written(one) for one in every], np.concatenate),
+            response_columns=of_all([one.response_columns for one in every], partial(np.asarray, dtype=np.float32)),
         ),
     )
 
@@ -88,8 +88,13 @@ def _written(response: TokenResponse) -> dict[str, NDArray[Any]]:
     return {name: column[response.mask] for name, column in response.token_columns.items()}
 
 
-def _of_all(columns: Sequence[Mapping[str, Any]], joined: Callable[[Any], NDArray[Any]]) -> dict[str, torch.Tensor]:
-    """Return the columns that every response has, those of all responses as one."""
+def of_all(columns: Sequence[Mapping[str, Any]], joined: Callable[[Any], NDArray[Any]]) -> dict[str, torch.Tensor]:
+    """Return the columns that every response has, those of all responses as one.
+
+    Args:
+        columns: of each response, by name.
+        joined: makes one array of those of all.
+    """
     names = [name for name in columns[0] if all(name in own for own in columns)]
     return {name: torch.from_numpy(joined([own[name] for own in columns])) for name in names}
 

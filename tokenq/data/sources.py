@@ -10,7 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,19 @@ def load_examples(
     return ReadResult(examples, rows, dropped, tuple(notes))
 
 
-def hold_out(examples: Sequence[Example], count: float, *, seed: int = 0) -> tuple[list[Example], list[Example]]:
+class Asked(Protocol):
+    """Anything that answers a prompt."""
+
+    @property
+    def prompt(self) -> Text:
+        """What was asked."""
+        ...
+
+
+E = TypeVar("E", bound=Asked)
+
+
+def hold_out(examples: Sequence[E], count: float, *, seed: int = 0) -> tuple[list[E], list[E]]:
     """Split examples into (training, held out) by prompt, so that no prompt is on both sides; seeded.
 
     Args:
@@ -134,7 +146,7 @@ def hold_out(examples: Sequence[Example], count: float, *, seed: int = 0) -> tup
     return kept, [example for example in examples if example.prompt in chosen]
 
 
-def _by_count(examples: Sequence[Example], count: int, seed: int) -> set[Text]:
+def _by_count(examples: Sequence[Asked], count: int, seed: int) -> set[Text]:
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     random.Random(f"{seed} hold out").shuffle(prompts)
     sizes = Counter(example.prompt for example in examples)
@@ -148,7 +160,7 @@ def _by_count(examples: Sequence[Example], count: int, seed: int) -> set[Text]:
     return chosen
 
 
-def _by_hash(examples: Sequence[Example], share: float, seed: int) -> set[Text]:
+def _by_hash(examples: Sequence[Asked], share: float, seed: int) -> set[Text]:
     return {example.prompt for example in examples if is_held_out(example.prompt, share, seed)}
 
 

@@ -228,20 +228,27 @@ def is_stream(data: Any) -> bool:
     return callable(data) or (isinstance(data, Iterable) and not isinstance(data, Sized | str | PathLike))
 
 
-def data_source(data: Name | RowsInMemory, path: Path) -> NamedInput:
+def data_source(
+    data: Name | RowsInMemory, path: Path, plain: Callable[[Iterable[Any]], Iterable[Any]] = iter
+) -> NamedInput:
     """Return the sources of data; rows in memory are written to `path`, one JSON object per line.
+
+    Args:
+        data: names, or rows.
+        path: where rows are written.
+        plain: makes rows of them that JSON has.
 
     Raises:
         UserError: the rows are something else, or cannot be written.
     """
     names, given = data_given(data)
-    return NamedInput(names) if given is names else NamedInput([str(path)], partial(_write_rows, given, path))
+    return NamedInput(names) if given is names else NamedInput([str(path)], partial(_write_rows, given, path, plain))
 
 
-def _write_rows(rows: Iterable[Any], path: Path) -> None:
+def _write_rows(rows: Iterable[Any], path: Path, plain: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_lines(path, rows)
+        write_json_lines(path, plain(rows))
     except (TypeError, ValueError) as problem:
         raise UserError(f"The rows cannot be written as JSON: {problem}.", "Use texts, numbers and lists.") from None
 

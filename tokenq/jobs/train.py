@@ -1,20 +1,28 @@
 """`tokenq.train`: train a policy or a reward model from Python."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from tokenq.data.streams.rows import GIVEN
+from tokenq.diffusion.open import is_image_model
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, NamedInput, RowsInMemory, data_source, is_stream, model_source
 from tokenq.jobs.run import Run
+from tokenq.jobs.training.images.cells import at_hand
+from tokenq.jobs.training.images.run import run as train_images
+from tokenq.jobs.training.images.settings import refuse_without_images
 from tokenq.jobs.training.run import run
 from tokenq.listener import SILENCE, Listener
 from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
+
+_ROWS = ("data", "eval_data")
+"""Keywords that take rows."""
 
 
 def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
@@ -55,6 +63,12 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     loss_options: Mapping[str, str] = {},
     segments: Mapping[str, float] = {},
     segment_starts: Mapping[str, str] = {},
+    image_model: str | None = None,
+    image_learning_rate: float | None = None,
+    image_term: Literal["auto", "error", "trajectory"] = "auto",
+    image_weights: Literal["log_snr", "constant"] = "log_snr",
+    noise_draws: int = 1,
+    images_per_batch: int = 16,
     contrast: str | None = None,
     reference_store: str | None = None,
     reference_sync_steps: int | None = None,
@@ -113,10 +127,24 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     run_dir = RunDir(Path(output).expanduser().absolute())
     source = model_source(model, tokenizer, run_dir.inputs / "model")
     stream = data if is_stream(data) else None
-    rows = NamedInput([GIVEN]) if stream is not None else data_source(data, run_dir.inputs / "data.jsonl")
+    pictured = image_model is not None or is_image_model(source.names[0])
+    named = columns if pictured else None
+    written = {name: (run_dir.inputs / f"{name}.jsonl", _plain(name, run_dir, named)) for name in _ROWS}
+    rows = NamedInput([GIVEN]) if stream is not None else data_source(data, *written["data"])
     given["streaming"] = streaming or stream is not None
-    held_out = data_source(eval_data, run_dir.inputs / "eval_data.jsonl")
+    held_out = data_source(eval_data, *written["eval_data"])
     given |= {"model": source.names[0], "data": rows.names, "eval_data": held_out.names}
     with untouched():
-        run(TrainConfig(**given), listener, (source.write, rows.write, held_out.write), stream)
+        config = TrainConfig(**given)
+        writes = source.write, rows.write, held_out.write
+        if pictured:
+            train_images(config, listener, writes)
+        else:
+            refuse_without_images(config)
+            run(config, listener, writes, stream)
     return Run(run_dir.path)
+
+
+def _plain(name: str, run: RunDir, columns: Mapping[str, str] | None) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    """Return what makes rows in memory such as JSON has them; `columns` is None where they hold no pictures."""
+    return iter if columns is None else partial(at_hand, folder=run.inputs / f"{name}_pictures", columns=columns)

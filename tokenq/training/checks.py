@@ -80,8 +80,8 @@ def without_noise(means: dict[str, float], same: bool) -> dict[str, float]:
         means: of a step or an evaluation.
         same: whether policy and reference are still one function, so that every reward is 0.
     """
-    noise = {"rewards/accuracies", "prm/accuracies"} if same else set()
-    return {name: math.nan if name in noise else value for name, value in means.items()}
+    noise = ("rewards/accuracies", "prm/accuracies") if same else ()
+    return {name: math.nan if name.startswith(noise) else value for name, value in means.items()}
 
 
 def not_finite(result: BatchResult, actions: Actions) -> list[str]:

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.options import SegmentOptions
+from tokenq.options import PictureOptions, SegmentOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.training.trl import SPELT_ELSEWHERE as SPELT_ELSEWHERE
 
 
 @dataclass(frozen=True)
-class TrainConfig(SegmentOptions):
+class TrainConfig(PictureOptions, SegmentOptions):
     """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
 
     model: str
-    """Model to start from: a folder, a hub id, or a .gguf file."""
+    """Model to start from: a folder, a hub id, or a .gguf file; for images the folder of a diffusers pipeline."""
     data: Sequence[str]
     """Training data: files (.jsonl, .json, .csv, .parquet, …, also packed), patterns in quotes, folders or hub ids."""
     output: str
@@ -84,7 +84,7 @@ class TrainConfig(SegmentOptions):
     loss: str = "dpo"
     """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, sigmoid_norm, cdpo, robust, ipo
     (per token, as TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero,
-    apo_down, bco_pair, r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired,
+    apo_down, bco_pair, d3po, r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired,
     tdpo1, tdpo2, tis_dpo, step_dpo, dmpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto,
     bco, ce. Responses with a reward: dro. Responses with advantages: reinforce, rloo, grpo, dr_grpo, ppo, dapo, gspo,
     cispo, with terms kl_k1, kl_k2, kl_k3, value, clipped_value, implicit_prm. Rankings: plackett_luce. Reward models:
@@ -303,6 +303,7 @@ SECTIONS: dict[str, str] = {
     "columns": "data",
     "loss": "loss",
     "segments": "loss",
+    "image_model": "images",
     "batch_size": "optimisation",
     "eval_steps": "evaluation, checkpoints and trackers",
 }
@@ -312,15 +313,14 @@ RANGES = (
     Range(
         (
             *("batch_size", "max_steps", "eval_steps", "save_steps", "logging_steps", "max_prompt_length"),
-            *("early_stopping_patience", "dataset_num_proc", "reference_sync_steps"),
+            *("early_stopping_patience", "dataset_num_proc", "reference_sync_steps", "noise_draws", "images_per_batch"),
         ),
         least=1,
         most=2**31 - 1,
     ),
-    Range(("learning_rate", "value_learning_rate", "prm_learning_rate"), above=0, most=1_000),
+    Range(("learning_rate", "value_learning_rate", "prm_learning_rate", "image_learning_rate"), above=0, most=1_000),
     Range(("epochs",), above=0, most=1_000_000),
-    Range(("reference_mixup_alpha",), above=0, most=1),
-    Range(("adam_epsilon",), above=0, most=1),
+    Range(("reference_mixup_alpha", "adam_epsilon"), above=0, most=1),
     Range(("lora_alpha",), above=0, most=1_000_000),
     Range(("lora_rank",), least=0, most=8192),
     Range(("warmup_steps", "eval_size", "keep_checkpoints", "shuffle_buffer"), least=0, most=2**31 - 1),

@@ -1,5 +1,6 @@
 """Settings that are chosen by the kind of training where none are given; docs/train.md has them as a table."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ LEARNING_RATES: dict[str, Rates] = {
     "demonstrations": Rates(1e-5, 2e-4),
     "preferences": Rates(1e-6, 5e-5),
     "reward model": Rates(1e-5, 1e-4),
+    "image model": Rates(1e-5, 1e-4),
 }
 """By what is learnt from, or what is trained."""
 
@@ -34,6 +36,12 @@ STEPS_BETWEEN_CHECKPOINTS = 500
 
 MIXUP_ALPHA = 0.6
 """Of a reference that moves: TRL's."""
+
+
+def image_rate(config: TrainConfig) -> float:
+    """Return the peak learning rate of an image model where none is given."""
+    rates = LEARNING_RATES["image model"]
+    return rates.adapter if config.lora_rank else rates.full
 
 
 def kind_of(loss: LossSum) -> str:
@@ -50,6 +58,7 @@ def adapts(config: TrainConfig) -> bool:
 
 _NETWORKS = {
     "values": ("--value-learning-rate", "value network", "Leave it out, or add a value to the loss: ppo+0.5*value."),
+    "image": ("--image-learning-rate", "image model", "Leave it out, or name one: --image-model PIPELINE."),
     "prm": ("--prm-learning-rate", "process reward model", "Leave it out, or add it to the loss: ppo+implicit_prm."),
 }
 """Flag of the learning rate of a network, what it is, and how it comes to be trained, by the network's name."""
@@ -57,18 +66,27 @@ _NETWORKS = {
 
 def own_rates(config: TrainConfig) -> dict[str, float]:
     """Return the peak learning rates that networks beside the policy have of their own, by the network's name."""
-    given = {"values": config.value_learning_rate, "prm": config.prm_learning_rate}
+    given = {
+        "values": config.value_learning_rate,
+        "prm": config.prm_learning_rate,
+        "image": config.image_learning_rate,
+    }
     return {name: rate for name, rate in given.items() if rate is not None}
 
 
-def with_defaults(config: TrainConfig, loss: LossSum) -> TrainConfig:
+def with_defaults(config: TrainConfig, loss: LossSum, beside: Collection[str] = ()) -> TrainConfig:
     """Return the settings with those that depend on the kind of training filled in.
+
+    Args:
+        config: what was asked for.
+        loss: says what is learnt from.
+        beside: networks that are trained beside the policy, besides those of the loss.
 
     Raises:
         UserError: a network that the loss does not train has a learning rate.
     """
     for name in own_rates(config):
-        if name not in loss.networks:
+        if name not in {*loss.networks, *beside}:
             flag, what, hint = _NETWORKS[name]
             raise UserError(f"{flag} is given, and loss {config.loss!r} trains no {what} beside the policy.", hint)
     if config.streaming and config.save_steps is None:

@@ -81,6 +81,7 @@ class Loss(NamedTuple):
         metrics: (scene, parameters and sources) → numbers of this loss beside those of its kind of row.
         by_segment: whether strengths by segment scale the log-probs that it takes, as they do a loss of β log π/π_ref;
             None: where it takes a reference.
+        stepwise: whether it compares action n of one response with action n of another.
     """
 
     function: Callable[..., Tensor]
@@ -94,6 +95,7 @@ class Loss(NamedTuple):
     network: Literal["policy", "prm"] = "policy"
     metrics: Callable[[Scene, Mapping[str, Any]], Sums] = lambda scene, parameters: {}
     by_segment: bool | None = None
+    stepwise: bool = False
 
     @property
     def has_strengths(self) -> bool:
@@ -144,6 +146,7 @@ def sources_of(name: str) -> Mapping[str, Any]:
 
 _FLIPS = {"label_smoothing": Limit(lambda value: 0 <= value < 0.5, "a flip probability in [0, 0.5)")}
 _TARGET = {"label_smoothing": Limit(lambda value: 0 < value <= 0.5, "above 0 and at most 0.5")}
+_CLIP = Limit(lambda value: 0 < value < 1, "between 0 and 1")
 _INSIDE = {"alpha": Limit(lambda value: 0 < value < 1, "between 0 and 1")}
 
 
@@ -195,6 +198,7 @@ LOSSES: dict[str, Loss] = {
     "tis_dpo": Loss(token_level.tis_dpo, "pairs", reference=True, inputs=("contrast",)),
     "step_dpo": Loss(token_level.step_dpo, "pairs", reference=True, inputs=("steps",)),
     "dmpo": Loss(token_level.dmpo, "pairs", reference=True, limits={"gamma": _INSIDE["alpha"]}),
+    "d3po": Loss(token_level.d3po, "pairs", reference=True, limits={"clip": _CLIP}, stepwise=True),
     "wpo": Loss(token_level.wpo, "pairs", reference=True, inputs=("overlaps",)),
     "vpo_offline": Loss(value.vpo_offline, "pairs", reference=True, inputs=("calibration",)),
     "vpo_online": Loss(value.vpo_online, "pairs", reference=True, inputs=("calibration",)),

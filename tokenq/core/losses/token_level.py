@@ -1,4 +1,9 @@
-"""Losses of pairs that look at single tokens or turns, or at the vocabulary: TDPO, TIS-DPO, Step-DPO, DMPO, WPO."""
+"""Losses of pairs that look at single tokens, turns or steps, or at the vocabulary.
+
+TDPO, TIS-DPO, Step-DPO, DMPO, D3PO, WPO.
+"""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +142,35 @@ def dmpo(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1, gamma: f
     sides = (turn_weights(side.mask, gamma).to(side.logps) for side in (policy.chosen, policy.rejected))
     up, down = sides
     return -F.logsigmoid(beta * margins(*(_weighted(two, up, down) for two in (policy, reference))))
+
+
+def d3po(policy: PairLogps, reference: PairLogps, *, beta: float = 0.1, clip: float = math.inf) -> Float[Tensor, " B"]:
+    """Return mean_t −log σ(β [ρ_t(y_w) − ρ_t(y_l)]): D3PO, arXiv 2311.13231, for the denoising steps of pictures.
+
+    ρ_t = log π/π_ref of step t. It is a comparison for each step, as if every step of the chosen one were preferred to
+    the same step of the other. The likelihood of a preference between trajectories is one comparison of sums, which is
+    `dpo`. Steps that only one side has are left out. The authors average log-densities over pixels, which makes their β
+    that of a mean; here they are sums, in nats.
+
+    Args:
+        policy: [B, T] log-probs under π.
+        reference: [B, T] log-probs under π_ref.
+        beta: KL temperature of a step.
+        clip: ε of the limits 1 ± ε of each ratio π/π_ref, beyond which it has no gradient; infinite for none. (The
+            authors' code has 0.1.)
+    """
+    own, other = policy.chosen, policy.rejected
+    size = min(own.logps.shape[1], other.logps.shape[1])
+    up, down = (two.logps[:, :size] - ref.logps[:, :size] for two, ref in _sides(policy, reference))
+    if clip < 1:
+        up, down = (ratios.clamp(math.log1p(-clip), math.log1p(clip)) for ratios in (up, down))
+    both = own.mask[:, :size] & other.mask[:, :size]
+    values = -F.logsigmoid(beta * (up - down)) * both
+    return values.sum(1) / both.sum(1).clamp(min=1)
+
+
+def _sides(policy: PairLogps, reference: PairLogps) -> tuple[tuple[TokenLogps, TokenLogps], ...]:
+    return (policy.chosen, reference.chosen), (policy.rejected, reference.rejected)
 
 
 def wpo(policy: PairLogps, reference: PairLogps, overlaps: PairValues, *, beta: float = 0.1) -> Float[Tensor, " B"]:

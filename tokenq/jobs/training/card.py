@@ -11,7 +11,7 @@ import yaml
 from tokenq.data.files.source_language import parse_source
 from tokenq.models.adapters import is_local
 
-Kind = Literal["policy", "adapter", "reward model"]
+Kind = Literal["policy", "adapter", "reward model", "image model"]
 
 UNKNOWN = "not known"
 """A licence that nobody states."""
@@ -68,6 +68,13 @@ USES: Mapping[Kind, _Use] = {
         "from transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
         "name = {name}\nmodel = AutoModelForSequenceClassification.from_pretrained(name)\n"
         f"tokenizer = AutoTokenizer.from_pretrained(name)\n{_JUDGE}",
+    ),
+    "image model": _Use(
+        "diffusers",
+        "text-to-image",
+        "finetune",
+        "from diffusers import DiffusionPipeline\n\n"
+        'pipeline = DiffusionPipeline.from_pretrained({name})\npipeline("a lighthouse at dusk").images[0]\n',
     ),
 }
 """How each kind of model is used."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,19 @@ from tokenq.rundir import RunDir
 from tokenq.training.config import TrainConfig
 from tokenq.training.job import PolicyFiles
 from tokenq.training.optim import Exact
+
+
+class ResultWriter(Protocol):
+    """Writes the result of a run."""
+
+    @property
+    def run(self) -> RunDir:
+        """The run's folder."""
+        ...
+
+    def finish(self, state: Mapping[str, Tensor] | None, steps: int, found: Mapping[str, float]) -> None:
+        """Write the result, given gathered weights, the updates done and the last evaluation."""
+        ...
 
 
 @dataclass(frozen=True)

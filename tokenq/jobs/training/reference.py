@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,8 @@ from tokenq.models.tokenizer import check_tokenizers, check_vocabularies, open_t
 from tokenq.records.examples import LazyGroups, TokenGroup, count_responses
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
+
+S = TypeVar("S", bound=Callable[..., Tensor])
 
 START_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Largest mean difference (nats) of a response's log-probs between two passes of the same weights that is rounding."""
@@ -161,14 +163,14 @@ def default_store() -> Path | None:
     return None if folder is None else folder / REFERENCE
 
 
-def autocast(scorer: TokenScorer, accelerator: Accelerator) -> TokenScorer:
+def autocast(scorer: S, accelerator: Accelerator) -> S:
     """Return the scorer computing in the precision of the training forward."""
 
-    def score(batch: PackedBatch) -> Tensor:
+    def score(batch: Any) -> Tensor:
         with accelerator.autocast():
             return scorer(batch)
 
-    return score
+    return cast(S, score)
 
 
 def compute_dtype(policy: PackedLM, config: TrainConfig) -> torch.dtype:

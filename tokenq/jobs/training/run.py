@@ -19,7 +19,7 @@ from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
 from tokenq.jobs.training.moving_reference import moving_reference, with_reference
 from tokenq.jobs.training.output import open_run, record_run, refuse_taken
-from tokenq.jobs.training.policy_files import PolicyWriter, policy_writer
+from tokenq.jobs.training.policy_files import PolicyWriter, ResultWriter, policy_writer
 from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
 from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
@@ -271,7 +271,7 @@ def _identities(
     }
 
 
-def finish(writer: PolicyWriter, summary: Summary, accelerator: Accelerator) -> None:
+def finish(writer: ResultWriter, summary: Summary, accelerator: Accelerator) -> None:
     """Write the policy, or the reward model.
 
     The group of processes is left at exit, and not here: its last owner ends its threads, and a model over several

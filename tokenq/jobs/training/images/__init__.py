@@ -1,0 +1,1 @@
+"""Training of image models, alone or behind a refiner of prompts."""
