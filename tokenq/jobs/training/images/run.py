@@ -31,7 +31,7 @@ from tokenq.jobs.training.output import open_run, record_run, refuse_taken
 from tokenq.jobs.training.policy_files import policy_writer
 from tokenq.jobs.training.prepared import load_policy
 from tokenq.jobs.training.reference import START_TOLERANCE, autocast, find_reference
-from tokenq.jobs.training.run import finish, loss_parameters, model_to_train, read_template
+from tokenq.jobs.training.run import choose_gradients, finish, loss_parameters, model_to_train, read_template
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
