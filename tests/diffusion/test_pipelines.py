@@ -187,12 +187,17 @@ def test_a_pipeline_that_lacks_a_part_is_refused_by_its_name(folders, tmp_path):
 
         return change
 
+    def with_code(folder):
+        (folder / "evil.py").write_text("raise SystemExit('this ran')")
+        index(_class_name=["evil", "Evil"])(folder)
+
     assert "folder of the pipeline's vae is missing" in broken(lambda folder: shutil.rmtree(folder / "vae"))
     assert "has no tokenizer in" in broken(index(tokenizer=[None, None]))
     assert "has no vae, and its latents of 4 channels" in broken(index(vae=[None, None]))
     assert "denoiser FluxTransformer2DModel is not supported" in broken(
         index(unet=["diffusers", "FluxTransformer2DModel"])
     )
+    assert "never run" in broken(with_code)
     assert "safetensors" in broken(
         lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "x.bin")
     )
