@@ -205,6 +205,27 @@ def test_held_out_accuracy_at_and_below_chance(accuracy, pairs, name, severity):
     assert numbers(finding)["pairs"] == (pairs, None)
 
 
+def with_segments(accuracy, spread, pairs=600):
+    """A run of two segments whose image has this held-out accuracy and spread; the words' are .7 and 0.3."""
+    found = {"words": (0.7, 0.3), "image": (accuracy, spread)}
+    metrics = {f"eval_rewards/accuracies/{name}": one for name, (one, _) in found.items()}
+    metrics |= {f"eval_rewards/margin_sd/{name}": sd for name, (_, sd) in found.items()}
+    record = with_config(healthy_dpo(), segments={"words": 0.1, "image": 0.05})
+    told = {**record.provenance["eval_data"], "summary": {**SUMMARY, "pairs": pairs}}
+    evals = (*record.evals[:-1], {**record.evals[-1], **metrics})
+    return replace(record, evals=evals, provenance={**record.provenance, "eval_data": told})
+
+
+def test_a_segment_that_decides_pairs_by_its_noise():
+    """At .52 of 600 pairs the interval is .480 to .560; the spread .6 is twice the words'."""
+    finding = alone(with_segments(0.52, 0.6), "segment-overfits", "warning")
+    assert "segment image decides most pairs" in finding.found
+    assert numbers(finding)["rewards/accuracies/image"] == (0.52, 40)
+    assert numbers(finding)["rewards/margin_sd/words, strength 0.1"] == (0.3, 40)
+    for healthy_one in (with_segments(0.6, 0.6), with_segments(0.52, 0.59), with_segments(0.52, 0.6, pairs=0)):
+        assert "segment-overfits" not in {one.name for one in diagnose(healthy_one)}
+
+
 def test_every_pair_right_before_one_was_seen_twice():
     """Batches of 10: seven steps are 70 pairs. Steps 3 to 9 are the first seven that are all right."""
     sick = with_metric(healthy_dpo(), "rewards/accuracies", lambda step, old: 1.0 if step >= 3 else old)

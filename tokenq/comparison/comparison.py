@@ -157,7 +157,8 @@ def compare(setups: Sequence[Setup], baseline: Setup, how: Resampling = PLAIN) -
         held_out = {name: mean_interval(one, groups, how) for name, one in zip(MEASURES, own.T, strict=True)}
         difference = None if setup is baseline else _differences(own, other, groups, how)
         spreads = _spreads(measured[setup.name])
-        return Compared(setup, held_out, _rewards(held_out, setup.beta), difference, spreads, _cost(setup, how))
+        rewards = {} if setup.config.get("segments") else _rewards(held_out, setup.beta)  # no one β scales them
+        return Compared(setup, held_out, rewards, difference, spreads, _cost(setup, how))
 
     origins = {key: row for run in reversed(runs) for key, row in zip(run.pairs.keys, run.pairs.rows, strict=True)}
     lengths = _mean(np.stack([run.pairs.at(keys).tokens for run in runs]))

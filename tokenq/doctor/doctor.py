@@ -34,6 +34,7 @@ CHECKS: Mapping[str, Check] = {
     "margin against KL": curve_checks.margins,
     "over-optimisation": held_out_checks.over_optimisation,
     "held-out accuracy": held_out_checks.chance,
+    "segments": held_out_checks.blamed_segment,
     "perfect accuracy": curve_checks.perfect,
     "weights out of reach": precision_checks.out_of_reach,
     "nothing moved": optimiser_checks.nothing_moved,

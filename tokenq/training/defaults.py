@@ -89,6 +89,8 @@ def with_defaults(config: TrainConfig, loss: LossSum, beside: Collection[str] = 
         if name not in {*loss.networks, *beside}:
             flag, what, hint = _NETWORKS[name]
             raise UserError(f"{flag} is given, and loss {config.loss!r} trains no {what} beside the policy.", hint)
+    if config.beta is None and config.segments and loss.has_strengths and "beta" not in config.loss_options:
+        config = replace(config, beta=config.segment_beta())
     if config.streaming and config.save_steps is None:
         config = replace(config, save_steps=STEPS_BETWEEN_CHECKPOINTS)
     if config.reference_sync_steps is not None and config.reference_mixup_alpha is None:
