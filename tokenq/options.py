@@ -118,6 +118,13 @@ class SegmentOptions:
         strange = [name for name in self.segment_starts if name not in known] if known else []
         return [*found, *(unknown_name("segment in --segment-starts", name, known) for name in strange)]
 
+    def times(self, factor: float) -> "SegmentOptions":
+        """Return the same segments with every strength times a factor."""
+        return SegmentOptions(
+            segments={name: factor * strength for name, strength in self.segments.items()},
+            segment_starts=self.segment_starts,
+        )
+
     def segment_beta(self) -> float | None:
         """Return the temperature that strengths are parts of: the first above 0; None without segments."""
         return next((strength for strength in self.segments.values() if strength > 0), None)

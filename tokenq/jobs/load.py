@@ -100,7 +100,7 @@ def _given_pair(
     if folder is not None:
         made = models_of_run(str(folder), options.spec(str(folder)))
         specs = {"policy": made.policy, "reference": specs["reference"] or made.reference}
-        options = replace(options, beta=beta or made.beta or 0.1)
+        options = replace(options, **made.strengths(beta))
     own = specs["policy"]
     assert own is not None  # the caller has one
     return open_reader(own, specs["reference"], options, warn)

@@ -1,7 +1,7 @@
 """A policy with its reference, loaded: it reads responses, token by token, and writes answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from tokenq.models.load import ModelSpec
 from tokenq.models.open import OpenedPair, open_model
 from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers
+from tokenq.options import SegmentOptions
 from tokenq.records.examples import Example
 from tokenq.records.traces import TokenTrace
 from tokenq.report.notebook import SearchResults, Traces, TraceView
@@ -30,6 +31,7 @@ from tokenq.score.aligned import score_aligned
 from tokenq.score.health import row_warnings
 from tokenq.score.rewards import RewardReader, bare_traces, with_rewards
 from tokenq.score.rows import ScoredRow, Scoring
+from tokenq.score.segments import marked, said
 from tokenq.score.spans import find_cut
 from tokenq.score.trace import bare_trace, score, score_totals, without_tokens
 from tokenq.search.config import SearchConfig
@@ -56,6 +58,7 @@ class Options:
     max_length: int | None = None
     tokens_per_batch: int = 4096
     base: str | None = None
+    parts: SegmentOptions = field(default_factory=SegmentOptions)
 
     def spec(self, path: str) -> ModelSpec:
         """Return the specification of a model under these options."""
@@ -300,8 +303,9 @@ class Reader:
         data = tokenize(examples, tokenizer, max_length=limit, truncation="response_right", with_texts=True)
         if bad_rows == "error":
             refuse_bad(data)
+        groups = marked(data.groups, self.options.parts, tokenizer)
         by_place = {example.where: example for example in examples}
-        numbered = enumerate(zip(data.groups, data.texts, strict=True), 1)
+        numbered = enumerate(zip(groups, data.texts, strict=True), 1)
         rows = [
             ScoredRow(group.where, group, texts, by_place[group.where], row_warnings(group, tokenizer))
             for n, (group, texts) in numbered
@@ -312,7 +316,9 @@ class Reader:
     def _scoring(self) -> Scoring:
         own, other = self.identities
         cuts = [find_cut(level) for level in self.options.levels]
-        return Scoring(self.options.beta, own, other, self._text, cuts, () if self.pair is None else self.pair.warnings)
+        beta, strengths = self.options.beta, self.options.parts.segments
+        warnings = (*(() if self.pair is None else self.pair.warnings), *said(strengths, beta, self.other_tokenizer))
+        return Scoring(beta, own, other, self._text, cuts, warnings, strengths)
 
     @cached_property
     def _text(self) -> Callable[[int], str]:

@@ -153,7 +153,7 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
     Raises:
         UserError: a model is missing, or two of them do not belong together.
     """
-    shared = {name: getattr(config, name) for name in Options.__dataclass_fields__}
+    shared = {name: getattr(config, name) for name in Options.__dataclass_fields__ if name != "parts"}
     shared |= {"beta": config.beta or 0.1, "device": device if config.device == "auto" else config.device}
     options = Options(**shared)
 
@@ -167,7 +167,7 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
     if run is not None:
         made = models_of_run(run, options.spec(run))
         policy, reference = made.policy, reference or made.reference
-        options = replace(options, beta=config.beta or made.beta or 0.1)
+        options = replace(options, **made.strengths(config.beta))
 
     def warn(text: str) -> None:
         listener.say(f"warning: {text}")
@@ -300,6 +300,7 @@ def _key(reader: Reader, rows: Sequence[ScoredRow], what: str) -> str:
     ]
     said += [] if reader.rewards is None else [repr(reader.rewards.described())]
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
+    said += [repr(options.parts)] if options.parts.segments else []
     said += [f"{row.id}:{group_digest(row.group)}" for row in rows]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 

@@ -1,7 +1,7 @@
 """The models of a finished run: its policy and reference."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +9,7 @@ from tokenq.errors import UserError
 from tokenq.models.adapters import base_of, is_adapter_folder
 from tokenq.models.load import ModelSpec
 from tokenq.models.loaded import Loaded
-from tokenq.options import ModelOptions
+from tokenq.options import ModelOptions, SegmentOptions
 
 Config = TypeVar("Config", bound=ModelOptions)
 
@@ -22,11 +22,18 @@ class RunModels:
         policy: the model that is read, or writes.
         reference: what it is compared with; None for nothing, or for an adapter's base, when it is switched off.
         beta: the β of the run that they come from.
+        parts: segments of responses with strengths of their own in that run.
     """
 
     policy: ModelSpec
     reference: ModelSpec | None
     beta: float | None
+    parts: SegmentOptions = field(default_factory=SegmentOptions)
+
+    def strengths(self, asked: float | None) -> dict[str, Any]:
+        """Return β, as asked for or of the run, and the segments, whose strengths are to it as they are in the run."""
+        used = asked or self.beta or 0.1
+        return {"beta": used, "parts": self.parts.times(used / (self.beta or used))}
 
 
 def recorded_models(policy: Path, recorded: Mapping[str, Any], spec: ModelSpec) -> RunModels:
@@ -40,15 +47,16 @@ def recorded_models(policy: Path, recorded: Mapping[str, Any], spec: ModelSpec) 
     config = recorded["config"]
     own = replace(spec, path=str(policy))
     beta = config.get("beta") or recorded.get("beta")
+    split = SegmentOptions(segments=config.get("segments") or {}, segment_starts=config.get("segment_starts") or {})
     begun, adapter = str(config["model"]), config.get("adapter")
     if config.get("reference"):
-        return RunModels(own, replace(spec, path=str(config["reference"])), beta)
+        return RunModels(own, replace(spec, path=str(config["reference"])), beta, split)
     if is_adapter_folder(own.path) and adapter is None:
-        return RunModels(own, None, beta)
+        return RunModels(own, None, beta, split)
     if adapter is not None and is_adapter_folder(own.path):
         begun = base_of(own.path, spec.base)
     start = replace(spec, path=begun, adapter=adapter, revision=config.get("revision"))
-    return RunModels(own, start if is_adapter_folder(begun) else replace(start, base=None), beta)
+    return RunModels(own, start if is_adapter_folder(begun) else replace(start, base=None), beta, split)
 
 
 def model_spec(asked: ModelOptions, path: str) -> ModelSpec:

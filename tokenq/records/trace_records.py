@@ -91,7 +91,7 @@ class Span:
     sums of spans that part a response add up to its sequence reward.
 
     Attributes:
-        level: "word", "sentence", "line", "paragraph", "step", "turn", "regex" or "given".
+        level: "word", "sentence", "line", "paragraph", "step", "turn", "regex", "given" or "segment NAME".
         start: first character in the response.
         end: one past its last character.
         first: first token.

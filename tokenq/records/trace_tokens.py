@@ -20,6 +20,9 @@ from tokenq.records.trace_records import (
     without_none,
 )
 
+SEGMENT_LEVEL = "segment "
+"""The beginning of the level of the stretches of a segment, before its name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens(Sequence[TraceToken]):

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from tokenq.records.results import SearchResult
 from tokenq.records.trace_records import TraceToken
+from tokenq.records.trace_tokens import SEGMENT_LEVEL
 from tokenq.records.traces import TokenTrace
 
 _NEGATIVE, _POSITIVE = (178, 60, 20), (20, 90, 170)
@@ -55,8 +56,13 @@ def card(trace: TokenTrace) -> RenderableType:
         f"implicit reward {totals.implicit_reward:+.3f} (β = {trace.beta:g}), log π {totals.logp:.2f}, "
         f"log π_ref {totals.ref_logp:.2f}, {totals.tokens} tokens"
     )
+    split = [
+        Text(f"{level}: implicit reward {sums.sum():+.3f}, {int(own.columns['tokens'].sum())} tokens")
+        for level in trace.spans.levels
+        if level.startswith(SEGMENT_LEVEL) and len(sums := (own := trace.spans.of(level)).columns["sum"])
+    ]
     judged = [Text(_rewards(trace))] if trace.reward_model else []
-    return Group(coloured(trace), Text(), Text(line), *judged, *said, numbers(trace))
+    return Group(coloured(trace), Text(), Text(line), *split, *judged, *said, numbers(trace))
 
 
 def _rewards(trace: TokenTrace) -> str:

@@ -37,6 +37,7 @@ class Scoring:
         decode: (token id) → its text, for alternatives.
         cuts: the levels at which spans are made.
         warnings: what is said about every trace.
+        segments: name → strength of each part of the responses, in place of β; none where all have that.
     """
 
     beta: float
@@ -45,6 +46,7 @@ class Scoring:
     decode: Callable[[int], str]
     cuts: Sequence[Cut] = ()
     warnings: tuple[str, ...] = ()
+    segments: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

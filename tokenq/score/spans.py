@@ -59,16 +59,35 @@ def spans_of(cut: Cut, tokens: Tokens, response: Response) -> Spans:
     firsts, lasts = np.searchsorted(places, starts), np.searchsorted(places, ends)
     if cut.parts:
         firsts[:1] = 0
+    return spans_between(cut.level, tokens, (starts, ends), (firsts, lasts), [label for _, label in found])
+
+
+def spans_between(
+    level: str,
+    tokens: Tokens,
+    characters: tuple[Numbers, Numbers],
+    places: tuple[Numbers, Numbers],
+    labels: Sequence[bool | None] | None = None,
+) -> Spans:
+    """Return M spans of a level with the credit of their tokens.
+
+    Args:
+        level: its name.
+        tokens: of the response.
+        characters: [M] where they begin, and one past where they end.
+        places: [M] their first tokens, and one past their last.
+        labels: what the data says of them, None for nothing.
+    """
     return Spans(
         {
-            "level": np.full(len(found), cut.level),
-            "start": starts,
-            "end": ends,
-            "first": firsts,
-            "last": lasts,
-            **_credit(tokens, firsts, lasts),
-            "label": column_of([label for _, label in found], np.int8),
-            "reward": rewards_at_end(tokens, firsts, lasts),
+            "level": np.full(len(places[0]), level),
+            "start": characters[0],
+            "end": characters[1],
+            "first": places[0],
+            "last": places[1],
+            **_credit(tokens, *places),
+            "label": column_of([None] * len(places[0]) if labels is None else labels, np.int8),
+            "reward": rewards_at_end(tokens, *places),
         }
     )
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from tokenq.core.readout import Candidates, Readout
 from tokenq.core.tensors import PackedBatch
+from tokenq.data.stretches.segments import COLUMN
 from tokenq.errors import UserError
 from tokenq.records.trace_alternatives import Alternatives, no_alternatives
 from tokenq.records.trace_records import TOKEN_COLUMNS, Numbers, nothing_of
 from tokenq.records.trace_tokens import Spans, Tokens
 from tokenq.records.traces import GAUGE, Side, TokenTrace, Totals
 from tokenq.score.rows import LogpsReader, PairReader, ScoredRow, Scoring, each_response, own_slices
+from tokenq.score.segments import betas, segment_spans
 from tokenq.score.spans import spans_of, together
 
 
@@ -61,7 +63,8 @@ def score_totals(
 
     def read(batch: PackedBatch) -> Iterator[ReadTokens]:
         logps, ref_logps = map(_numbers, reader(batch))
-        columns = {"logp": logps, "ref_logp": ref_logps, "implicit_reward": scoring.beta * (logps - ref_logps)}
+        beta = betas(batch, scoring.segments, scoring.beta)
+        columns = {"logp": logps, "ref_logp": ref_logps, "implicit_reward": beta * (logps - ref_logps)}
         for own in own_slices(batch):
             held = {name: column[own] for name, column in columns.items()}
             yield ReadTokens(_numbers(batch.targets[own]), held, no_alternatives(scoring.beta, 0))
@@ -96,12 +99,13 @@ def _by_response(batch: PackedBatch, read: Readout, scoring: Scoring) -> Iterato
     """Yield for every response what was read of its own tokens."""
     ids, logps, ref_logps = (_numbers(column) for column in (batch.targets, read.logps, read.ref_logps))
     entropies, kls, ref_kls = (_numbers(column) for column in (read.entropies, read.kls, read.ref_kls))
+    beta = betas(batch, scoring.segments, scoring.beta)
     columns = {
         "logp": logps,
         "ref_logp": ref_logps,
-        "implicit_reward": scoring.beta * (logps - ref_logps),
-        "advantage": scoring.beta * logps,
-        "centred_advantage": scoring.beta * (logps + entropies),
+        "implicit_reward": beta * (logps - ref_logps),
+        "advantage": beta * logps,
+        "centred_advantage": beta * (logps + entropies),
         "rank": _numbers(read.ranks),
         "ref_rank": _numbers(read.ref_ranks),
         "entropy": entropies,
@@ -180,7 +184,10 @@ def assemble(row: ScoredRow, which: int, tokens: Tokens, scoring: Scoring, said:
         return sum(np.nan_to_num(tokens.numbers(name)).tolist(), 0.0) if scoring.policy else None
 
     totals = Totals(total("implicit_reward"), total("logp"), total("ref_logp"), int(tokens.written.sum()))
-    spans = together([spans_of(cut, tokens, row.example.responses[which]) for cut in scoring.cuts])
+    parts = [spans_of(cut, tokens, row.example.responses[which]) for cut in scoring.cuts]
+    if scoring.segments:
+        parts += segment_spans(tokens, row.group.responses[which].token_columns[COLUMN], scoring.segments)
+    spans = together(parts)
     return _described(row, which, scoring, tokens, spans, totals, said)
 
 

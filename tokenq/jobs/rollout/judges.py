@@ -113,10 +113,13 @@ def reward_of_run(run: str, config: OnlineConfig, scorers: Scorers) -> ImplicitR
         scorers: where, and in whose tokens.
 
     Raises:
-        UserError: there is no such run, or its models read other tokens than the policy writes.
+        UserError: there is no such run, its models read other tokens than the policy writes, or its reward has no one β.
     """
     spec = ModelSpec(run, device=scorers.device, trust_remote_code=config.trust_remote_code)
-    models = against_base(models_of_run(run, spec))
+    made = models_of_run(run, spec)
+    if made.parts.segments:
+        raise UserError(f"{run} has strengths by segment, and a judge has one β.", "Take a run without --segments.")
+    models = against_base(made)
     pair = [one for one in (models.policy, models.reference) if one is not None]
     for one in pair:
         try:

@@ -73,7 +73,10 @@ function drawShares() {
   const heads = ["adds", "", "response", level].map((name, i) => make("th", { scope: "col", class: i ? "" : "number" }, name));
   scroll.append(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body));
   const title = make("h2", {}, `What earns the margin of ${written(state.pair.margin)}`);
+  const parts = Object.entries(state.pair.shares).filter(([name]) => name.startsWith("segment "));
+  const split = parts.map(([name, own]) => `${name} ${written(own.gain.reduce((all, one) => all + one, 0))}`).join(", ");
   const note =
+    (split ? `${split}. ` : "") +
     `What chosen minus rejected implicit reward is made of, ${level} by ${level}, largest first. ` +
     `${state.pair.shared} tokens that both share cancel.`;
   box.replaceChildren(title, make("p", { class: "quiet" }, note), scroll);

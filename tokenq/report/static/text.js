@@ -23,6 +23,7 @@ function heading(trace) {
     ...(isRead(trace) ? [`implicit reward ${written(totals.implicit_reward)}`] : []),
     ...(isRewarded(trace) ? rewardsOf(trace, totals.reward, totals.outputs).map(([name, number]) => `${name} ${written(number)}`) : []),
     ...(isRead(trace) ? [`log π ${written(totals.logp, false)}`, `log π_ref ${written(totals.ref_logp, false)}`] : []),
+    ...Object.entries(trace.spans).filter(([level]) => level.startsWith("segment ")).map(([level, spans]) => `${level} ${written(spans.sum.reduce((all, one) => all + one, 0))}`),
     `${totals.tokens} tokens`,
     trace.terminal ? "" : "cut, no EOS",
     label,
