@@ -1,6 +1,7 @@
 """Traces of a policy with strengths by segment: rewards, stretches and sums by hand, from a run's settings."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.models.load import ModelSpec
 from tokenq.models.run_models import recorded_models
-from tokenq.options import SegmentOptions
 from tokenq.report.terminal import card
 
 ROWS = [{"prompt": f"{n}?", "chosen": f" {n} cat#01{n}", "rejected": f" dog#1{n}0"} for n in range(4)]
@@ -83,9 +83,7 @@ def test_the_terminal_shows_the_sum_of_each_segment(traces):
 
 def test_another_beta_scales_all_strengths():
     config = {"model": "m", "segments": {"words": 0.1, "image": 0.02}, "segment_starts": {"image": "#"}}
-    made = recorded_models("policy", {"config": config, "beta": 0.1}, ModelSpec("policy"))
-    assert made.strengths(None) == {
-        "beta": 0.1,
-        "parts": SegmentOptions(**{n: config[n] for n in config if n != "model"}),
-    }
-    assert made.strengths(0.5)["parts"].segments == pytest.approx({"words": 0.5, "image": 0.1})
+    made = recorded_models(Path("policy"), {"config": config, "beta": 0.1}, ModelSpec("policy"))
+    assert made.parts_at(0.1).segments == config["segments"]
+    assert made.parts_at(0.5).segments == pytest.approx({"words": 0.5, "image": 0.1})
+    assert made.parts_at(0.5).segment_starts == {"image": "#"}

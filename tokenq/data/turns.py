@@ -39,13 +39,14 @@ def learnt_turns(turns: Sequence[Message]) -> tuple[Message, ...]:
     Raises:
         BadRow: none is.
     """
-    last = max((place for place, turn in enumerate(turns) if _teaches(turn)), default=-1)
+    last = max((place for place, turn in enumerate(turns) if is_learnt(turn)), default=-1)
     if last < 0 and any(isinstance(turn, ContextMessage) for turn in turns):
         raise BadRow("no turn to learn", "every turn of the assistant is marked as not to be learnt")
     return tuple(turns[: last + 1]) if any(isinstance(turn, ContextMessage) for turn in turns) else tuple(turns)
 
 
-def _teaches(turn: Message) -> bool:
+def is_learnt(turn: Message) -> bool:
+    """Return whether the assistant says a turn and it is learnt."""
     return turn.role == "assistant" and not isinstance(turn, ContextMessage)
 
 
@@ -120,7 +121,7 @@ def split_messages(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tup
     places = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     if not places:
         raise BadRow("no assistant turn", "the conversation has no assistant turn")
-    taught = [index for index in places if _teaches(turns[index])]
+    taught = [index for index in places if is_learnt(turns[index])]
     if not taught:
         raise BadRow("no turn to learn", "every turn of the assistant is marked as not to be learnt")
     return turns[: taught[0]], turns[taught[0] : taught[-1] + 1]

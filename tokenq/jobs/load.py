@@ -15,6 +15,7 @@ from tokenq.listener import SILENCE, Listener
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_pair, open_reward_model
 from tokenq.models.tokenizer import open_tokenizer, same_tokens
+from tokenq.options import SegmentOptions
 from tokenq.score.rewards import RewardReader
 
 Say = Callable[[str], None]
@@ -91,7 +92,7 @@ def _given_pair(
     warn: Say,
 ) -> Reader:
     """Return a pair as Python names it: a run, or its folder, has a reference and a β of its own."""
-    folder = run_folder(policy)
+    folder, parts = run_folder(policy), SegmentOptions()
     names, in_memory = models_given({"policy": None if folder else policy, "reference": reference}, tokenizer)
     specs = {
         role: None if name is None else replace(options.spec(name), loaded=in_memory.get(role))
@@ -100,10 +101,11 @@ def _given_pair(
     if folder is not None:
         made = models_of_run(str(folder), options.spec(str(folder)))
         specs = {"policy": made.policy, "reference": specs["reference"] or made.reference}
-        options = replace(options, **made.strengths(beta))
+        options = replace(options, beta=beta or made.beta or 0.1)
+        parts = made.parts_at(options.beta)
     own = specs["policy"]
     assert own is not None  # the caller has one
-    return open_reader(own, specs["reference"], options, warn)
+    return replace(open_reader(own, specs["reference"], options, warn), parts=parts)
 
 
 def _rewards_given(

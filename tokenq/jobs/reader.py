@@ -58,7 +58,6 @@ class Options:
     max_length: int | None = None
     tokens_per_batch: int = 4096
     base: str | None = None
-    parts: SegmentOptions = field(default_factory=SegmentOptions)
 
     def spec(self, path: str) -> ModelSpec:
         """Return the specification of a model under these options."""
@@ -77,6 +76,7 @@ class Reader:
         limits: of every model with its name, the policy's and then the reference's first.
         files: stamps of the files that all their weights are mapped from.
         rewards: a reward model that reads the same tokens, or None.
+        parts: segments of responses with strengths of their own in the run that the pair comes from.
     """
 
     pair: OpenedPair | None
@@ -85,6 +85,7 @@ class Reader:
     limits: tuple[tuple[ModelLimits, str], ...]
     files: tuple[Stamp, ...]
     rewards: RewardReader | None = None
+    parts: SegmentOptions = field(default_factory=SegmentOptions)
 
     @property
     def identities(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -303,7 +304,7 @@ class Reader:
         data = tokenize(examples, tokenizer, max_length=limit, truncation="response_right", with_texts=True)
         if bad_rows == "error":
             refuse_bad(data)
-        groups = marked(data.groups, self.options.parts, tokenizer)
+        groups = marked(data.groups, self.parts, tokenizer)
         by_place = {example.where: example for example in examples}
         numbered = enumerate(zip(groups, data.texts, strict=True), 1)
         rows = [
@@ -316,7 +317,7 @@ class Reader:
     def _scoring(self) -> Scoring:
         own, other = self.identities
         cuts = [find_cut(level) for level in self.options.levels]
-        beta, strengths = self.options.beta, self.options.parts.segments
+        beta, strengths = self.options.beta, self.parts.segments
         warnings = (*(() if self.pair is None else self.pair.warnings), *said(strengths, beta, self.other_tokenizer))
         return Scoring(beta, own, other, self._text, cuts, warnings, strengths)
 

@@ -28,6 +28,7 @@ from tokenq.jobs.reader import Options, Reader
 from tokenq.jobs.run import Run, home_of, models_of_run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
+from tokenq.options import SegmentOptions
 from tokenq.records.trace_columns import TABLE_SCHEMA
 from tokenq.records.trace_files import frame_of, read_traces, rows_of_frame, traces_of_frame, write_traces
 from tokenq.records.traces import TokenTrace
@@ -153,7 +154,7 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
     Raises:
         UserError: a model is missing, or two of them do not belong together.
     """
-    shared = {name: getattr(config, name) for name in Options.__dataclass_fields__ if name != "parts"}
+    shared = {name: getattr(config, name) for name in Options.__dataclass_fields__}
     shared |= {"beta": config.beta or 0.1, "device": device if config.device == "auto" else config.device}
     options = Options(**shared)
 
@@ -163,16 +164,18 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
         return replace(options.spec(path), loaded=in_memory[role], device=config.device)
 
     policy, reference = spec("policy", config.policy), spec("reference", config.reference)
+    parts = SegmentOptions()
     run = config.policy if config.run is None and "policy" not in in_memory and home_of(config.policy) else config.run
     if run is not None:
         made = models_of_run(run, options.spec(run))
         policy, reference = made.policy, reference or made.reference
-        options = replace(options, **made.strengths(config.beta))
+        options = replace(options, beta=config.beta or made.beta or 0.1)
+        parts = made.parts_at(options.beta)
 
     def warn(text: str) -> None:
         listener.say(f"warning: {text}")
 
-    pair = None if policy is None else open_reader(policy, reference, options, warn)
+    pair = None if policy is None else replace(open_reader(policy, reference, options, warn), parts=parts)
     if config.reward_model is not None:
         return open_rewards(options.spec(config.reward_model), config.reward_weights, options, warn, pair)
     if pair is None:
@@ -300,7 +303,7 @@ def _key(reader: Reader, rows: Sequence[ScoredRow], what: str) -> str:
     ]
     said += [] if reader.rewards is None else [repr(reader.rewards.described())]
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
-    said += [repr(options.parts)] if options.parts.segments else []
+    said += [repr(reader.parts)] if reader.parts.segments else []
     said += [f"{row.id}:{group_digest(row.group)}" for row in rows]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 

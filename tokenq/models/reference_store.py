@@ -28,7 +28,8 @@ from tokenq.core.packing import pack, plan_pass
 from tokenq.core.tensors import Actions, TokenScorer
 from tokenq.errors import UserError
 from tokenq.models.identity import ModelIdentity
-from tokenq.records.examples import TokenGroup, TokenResponse, each
+from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.lazy_groups import each
 
 VERSION = 1
 """Version of the key and of the file format; a change makes old entries invisible."""

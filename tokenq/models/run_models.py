@@ -30,10 +30,9 @@ class RunModels:
     beta: float | None
     parts: SegmentOptions = field(default_factory=SegmentOptions)
 
-    def strengths(self, asked: float | None) -> dict[str, Any]:
-        """Return β, as asked for or of the run, and the segments, whose strengths are to it as they are in the run."""
-        used = asked or self.beta or 0.1
-        return {"beta": used, "parts": self.parts.times(used / (self.beta or used))}
+    def parts_at(self, beta: float) -> SegmentOptions:
+        """Return the segments with strengths that are to β as they are to that of the run."""
+        return self.parts.times(beta / (self.beta or beta))
 
 
 def recorded_models(policy: Path, recorded: Mapping[str, Any], spec: ModelSpec) -> RunModels:

@@ -5,7 +5,7 @@ This module imports neither torch nor transformers, so that reports and the comm
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, overload, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,11 +42,6 @@ class Message:
             if name in ("role", "content") or (value and name != "segment")
         }
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in said.items())})"
-
-    @property
-    def is_learnt(self) -> bool:
-        """Whether the assistant says it and it is learnt."""
-        return self.role == "assistant" and not isinstance(self, ContextMessage)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the turn as OpenAI's messages and chat templates have it; what is not set is left out."""
@@ -296,53 +291,3 @@ class TokenGroup:
     def only(self, places: Sequence[int]) -> "TokenGroup":
         """Return the group with some of its responses."""
         return replace(self, responses=tuple(self.responses[place] for place in places))
-
-
-@dataclass(frozen=True, eq=False)
-class LazyGroups(Sequence[TokenGroup]):
-    """Groups that are built whenever they are asked for, so that none of them stays in memory.
-
-    Attributes:
-        get: builds the group of a place.
-        examples: [groups] how many examples a loss counts in each.
-        responses: in all groups.
-        extremes: gives the groups with the longest row and with the highest token id.
-    """
-
-    get: Callable[[int], TokenGroup]
-    examples: NDArray[np.int32]
-    responses: int
-    extremes: Callable[[], list[TokenGroup]]
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self.examples)
-
-    @overload
-    def __getitem__(self, place: int) -> TokenGroup: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[TokenGroup]: ...
-
-    def __getitem__(self, place: int | slice) -> TokenGroup | list[TokenGroup]:
-        """Return a group, or some of them."""
-        places = range(len(self))[place]
-        return self.get(places) if isinstance(places, int) else [self.get(one) for one in places]
-
-    def map(self, change: Callable[[TokenGroup], TokenGroup]) -> "LazyGroups":
-        """Return the groups, each changed when it is built."""
-
-        def get(place: int) -> TokenGroup:
-            return change(self.get(place))
-
-        return replace(self, get=get, extremes=lambda: [change(group) for group in self.extremes()])
-
-
-def each(groups: Sequence[TokenGroup], change: Callable[[TokenGroup], TokenGroup]) -> Sequence[TokenGroup]:
-    """Return every group changed, as lazily as they are."""
-    return groups.map(change) if isinstance(groups, LazyGroups) else [change(group) for group in groups]
-
-
-def count_responses(groups: Sequence[TokenGroup]) -> int:
-    """Return the number of responses of all groups."""
-    return groups.responses if isinstance(groups, LazyGroups) else sum(len(group.responses) for group in groups)

@@ -40,7 +40,7 @@ where a server is."""
 _SMALLER = ("loss", "values/loss", "kl", "mse/", "rewards/rejected", "logps/rejected")
 """Beginnings of metrics that are better when smaller; the others are when larger."""
 
-_NEITHER = ("response_length", "values/mean", "entropy", "ratio", "clip_ratio", "cispo_clip_ratio")
+_NEITHER = ("response_length", "rewards/margin_sd", "values/mean", "entropy", "ratio", "clip_ratio", "cispo_clip_ratio")
 """Beginnings of metrics that are better in neither direction."""
 
 LENGTH = frozenset({"epochs", "max_steps"})

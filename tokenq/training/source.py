@@ -18,7 +18,8 @@ from tokenq.core.packing import pack
 from tokenq.core.tensors import PackedBatch
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
-from tokenq.records.examples import Group, LazyGroups, TokenGroup
+from tokenq.records.examples import Group, TokenGroup
+from tokenq.records.lazy_groups import LazyGroups
 from tokenq.training.config import TrainConfig
 
 

@@ -21,7 +21,8 @@ from tokenq.jobs.doctor.material import material_of
 from tokenq.jobs.training import stored
 from tokenq.jobs.training.data import load_data
 from tokenq.listener import SILENCE
-from tokenq.records.examples import ContextMessage, Example, LazyGroups, Message, Response
+from tokenq.records.examples import ContextMessage, Example, Message, Response
+from tokenq.records.lazy_groups import LazyGroups
 from tokenq.training.config import TrainConfig
 
 ROWS = [

@@ -19,7 +19,8 @@ from tokenq.data.stored.store import StoredSource
 from tokenq.data.summary import MENDED, DataSummary, account
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
-from tokenq.records.examples import LazyGroups, TokenGroup
+from tokenq.records.examples import TokenGroup
+from tokenq.records.lazy_groups import LazyGroups
 
 _PARTS = ("chosen", "rejected", "calibration", "response")
 """Parts of responses in a summary, by number."""

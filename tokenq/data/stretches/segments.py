@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.data.turns import is_learnt
 from tokenq.errors import UserError, nearest, unknown_name
-from tokenq.records.examples import Message, TokenGroup, TokenResponse, each
+from tokenq.records.examples import Message, TokenGroup, TokenResponse
+from tokenq.records.lazy_groups import each
 
 COLUMN = "segments"
 """The token column with the number of each token's segment."""
@@ -107,7 +109,7 @@ def _numbers(where: str, response: TokenResponse, segments: Segments) -> NDArray
 def _named_turns(where: str, response: TokenResponse, segments: Segments) -> list[tuple[int, int | None]]:
     """Return (first token, number of the segment or None) of every turn of the assistant, if any has a name."""
     content = () if response.given is None or isinstance(response.given.content, str) else response.given.content
-    names = [turn.segment for turn in content if isinstance(turn, Message) and turn.is_learnt]
+    names = [turn.segment for turn in content if isinstance(turn, Message) and is_learnt(turn)]
     if not any(names):
         return []
     for name in names:

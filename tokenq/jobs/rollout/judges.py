@@ -113,7 +113,7 @@ def reward_of_run(run: str, config: OnlineConfig, scorers: Scorers) -> ImplicitR
         scorers: where, and in whose tokens.
 
     Raises:
-        UserError: there is no such run, its models read other tokens than the policy writes, or its reward has no one β.
+        UserError: there is no such run, its models read other tokens than the policy writes, or it has no one β.
     """
     spec = ModelSpec(run, device=scorers.device, trust_remote_code=config.trust_remote_code)
     made = models_of_run(run, spec)

@@ -15,7 +15,8 @@ from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.proof_cache import proven
 from tokenq.models.forward.reward_lm import REWARDS, RewardLM
 from tokenq.models.load import ModelSpec, add_lora, load_model, load_whole
-from tokenq.records.examples import TokenGroup, each
+from tokenq.records.examples import TokenGroup
+from tokenq.records.lazy_groups import each
 from tokenq.training.config import TrainConfig
 from tokenq.training.objective import Objective
 

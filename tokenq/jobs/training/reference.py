@@ -22,7 +22,8 @@ from tokenq.models.load import ModelSpec, same_dtype
 from tokenq.models.open import open_model
 from tokenq.models.reference_store import ReferenceStore
 from tokenq.models.tokenizer import check_tokenizers, check_vocabularies, open_tokenizer
-from tokenq.records.examples import LazyGroups, TokenGroup, count_responses
+from tokenq.records.examples import TokenGroup
+from tokenq.records.lazy_groups import LazyGroups, count_responses
 from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
 

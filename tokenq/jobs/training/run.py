@@ -31,7 +31,8 @@ from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.limits import named_limits, refuse_beyond
 from tokenq.models.load import ModelSpec, for_training
 from tokenq.models.tokenizer import load_tokenizer
-from tokenq.records.examples import LazyGroups, TokenGroup, count_responses
+from tokenq.records.examples import TokenGroup
+from tokenq.records.lazy_groups import LazyGroups, count_responses
 from tokenq.rundir import RunDir, provenance, record_best
 from tokenq.training.checkpoint import gathered_policy
 from tokenq.training.checks import together
