@@ -11,6 +11,7 @@ def run(config: ScoreConfig) -> int:
     """
     from tokenq.jobs.outputs import is_first
     from tokenq.jobs.score import score
+    from tokenq.report.notebook import Traces
     from tokenq.report.terminal import card
     from tokenq.terminal.console import screen
     from tokenq.terminal.progress import Progress
@@ -18,6 +19,6 @@ def run(config: ScoreConfig) -> int:
     config.check_command()
     with Progress(1, enabled=is_first()) as progress:
         traces = score(**vars(config), listener=progress)
-    if config.prompt is not None and is_first():
+    if config.prompt is not None and is_first() and isinstance(traces, Traces):
         screen(None).print(*map(card, traces))
     return 0

@@ -62,7 +62,8 @@ def answers(output: Path, **settings: Any) -> list[SearchResult]:
 def traces(output: Path, **settings: Any) -> list[TokenTrace]:
     """Score as `tokenq score` would, and return the traces."""
     with Progress(1) as progress:
-        return list(score(output=output, listener=progress, levels=(), top_k=3, **settings))
+        found = score(output=output, listener=progress, levels=(), top_k=3, **settings)
+    return [one for one in found if isinstance(one, TokenTrace)]
 
 
 def training(name: str, run: Path, held_out: Path, *, drawn: bool, device: str) -> Training:

@@ -20,6 +20,7 @@ from tokenq.data.sources import Data
 from tokenq.data.summary import DataSummary
 from tokenq.errors import UserError
 from tokenq.files import plain
+from tokenq.jobs.drawing.score import reads_pictures, scored_pictures
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given
 from tokenq.jobs.load import open_reader, open_rewards
@@ -33,6 +34,7 @@ from tokenq.records.trace_columns import TABLE_SCHEMA
 from tokenq.records.trace_files import frame_of, read_traces, rows_of_frame, traces_of_frame, write_traces
 from tokenq.records.traces import TokenTrace
 from tokenq.report.notebook import Traces
+from tokenq.report.pictures.read import PictureTraces
 from tokenq.rundir import provenance
 from tokenq.score.config import ScoreConfig
 from tokenq.score.health import pair_warnings
@@ -57,12 +59,17 @@ def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     reward_weights: Mapping[str, str] = {},
     prompt: str | None = None,
     response: str | None = None,
+    refiner: Name | None = None,
+    refiner_reference: Name | None = None,
+    image_beta: float | None = None,
+    noise_draws: int = 32,
     columns: Mapping[str, str] = {},
     bad_rows: Literal["error", "drop"] = "error",
     style: Literal["as_given", "chat"] = "as_given",
     max_length: int | None = None,
     html: Name | None = None,
     figure: Name | None = None,
+    png: Name | None = None,
     overwrite: bool = False,
     levels: Sequence[str] = ("word", "sentence"),
     top_k: int = 5,
@@ -72,8 +79,8 @@ def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     tokens_per_batch: int = 4096,
     trust_remote_code: bool = False,
     seed: int = 0,
-) -> Traces:
-    """Read responses token by token, and return their traces.
+) -> Traces | PictureTraces:
+    """Read responses token by token, or pictures step by step, and return their traces.
 
     The settings are those of `tokenq score` (`tokenq score --help` has a line each). With an output, the same call goes
     on where a killed one stopped.
@@ -89,8 +96,11 @@ def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
         UserError: for anything that the user can mend.
     """
     given, in_memory, rows = settings_given(locals(), "data", ("listener",))
+    config = ScoreConfig(**given)
     with untouched():
-        return scored(ScoreConfig(**given), listener, in_memory, rows)
+        if "policy" not in in_memory and reads_pictures(config):
+            return scored_pictures(config, listener, rows)
+        return scored(config, listener, in_memory, rows)
 
 
 def scored(
@@ -111,6 +121,7 @@ def scored(
         UserError: for anything that the user can mend.
     """
     config.check()
+    config.check_texts()
     files = [Path(name) for name in (config.output, config.html, config.figure) if name is not None]
     with claimed("tokenq score", files, overwrite=config.overwrite):
         state = PartialState(cpu=config.device == "cpu")

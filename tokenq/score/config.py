@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenq.errors import UserError
 from tokenq.options import ReaderOptions, RewardOptions, RowOptions
-from tokenq.ranges import check_ranges
+from tokenq.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,23 @@ class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
     max_length: int | None = None
     """Maximum number of tokens in prompt plus response; longer responses are cut and marked `"terminal": false`."""
 
+    refiner: str | None = None
+    """Images: the language model that wrote what was drawn: its words are read too. With --refiner-reference."""
+    refiner_reference: str | None = None
+    """Images: what the refiner is compared with."""
+    image_beta: float | None = None
+    """Images: KL temperature of denoising steps. Default: --beta."""
+    noise_draws: int = 32
+    """Images: noise levels at which a picture is read whose trajectory is not known."""
+
     output: str | None = None
     """File of traces: .jsonl or .parquet, one trace per response."""
     html: str | None = None
     """Page to look at them: one file, opens from disk."""
     figure: str | None = None
     """Picture of the first response: .svg, .png or .pdf."""
+    png: str | None = None
+    """Images: folder for the credit maps of every picture, a PNG a step and one of their sum."""
     overwrite: bool = False
     """Replace files that this command did not write."""
     levels: Sequence[str] = ("word", "sentence")
@@ -47,7 +58,7 @@ class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
         Raises:
             UserError: names the flags.
         """
-        check_ranges(self)
+        check_ranges(self, RANGES)
         single = self.prompt is not None or self.response is not None
         if single and (self.prompt is None or self.response is None):
             raise UserError(
@@ -63,6 +74,33 @@ class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
         if self.output is not None and Path(self.output).suffix not in (".jsonl", ".parquet"):
             raise UserError(f"--output {self.output}: the form is not known.", "Name it .jsonl or .parquet.")
 
+    def check_texts(self) -> None:
+        """Refuse what has no meaning for texts.
+
+        Raises:
+            UserError: names the flags.
+        """
+        odd = {"--png": self.png, "--refiner": self.refiner, "--image-beta": self.image_beta}
+        for flag in (flag for flag, value in odd.items() if value is not None):
+            raise UserError(f"{flag} is for images, and the policy is no image model.", "Leave it out.")
+
+    def check_pictures(self) -> None:
+        """Refuse what has no meaning for images.
+
+        Raises:
+            UserError: names the flags.
+        """
+        if self.prompt is not None:
+            raise UserError("--prompt and --response are texts.", "Give rows with images: --data FILE.")
+        self.check()
+        odd = {"--reward-model": self.reward_model, "--figure": self.figure}
+        for flag in (flag for flag, value in odd.items() if value is not None):
+            raise UserError(f"{flag} does not go with an image model.", "Give --html PAGE, or --png FOLDER.")
+        if self.output is not None and Path(self.output).suffix != ".jsonl":
+            raise UserError(f"--output {self.output}: traces of pictures have another form.", "Name it .jsonl.")
+        if (self.refiner is None) != (self.refiner_reference is None):
+            raise UserError("--refiner and --refiner-reference belong together.", "Give both, or none.")
+
     def check_command(self) -> None:
         """Refuse what a command cannot do: as `check`, and many rows with nothing to come of them.
 
@@ -70,15 +108,18 @@ class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
             UserError: names the flags.
         """
         self.check()
-        if self.data and self.output is None and self.html is None and self.figure is None:
+        if self.data and not any((self.output, self.html, self.figure, self.png)):
             raise UserError("--output is missing.", "Name a file for the traces: --output traces.jsonl.")
 
+
+RANGES = (Range(("image_beta",), above=0, most=1_000_000), Range(("noise_draws",), least=1, most=100_000))
 
 SECTIONS = {
     "policy": "models",
     "reward_model": "models",
     "data": "what to score",
     "columns": "what to score",
+    "refiner": "what to score",
     "output": "what comes out",
     "dtype": "how",
     "tokens_per_batch": "how",

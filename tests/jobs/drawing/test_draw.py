@@ -2,22 +2,19 @@
 
 import inspect
 import json
-from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from jobs.drawing.two_pixels import dull_model, posterior
 from scipy.stats import norm
 from tiny import tiny_model, tiny_tokenizer
-from torch import nn
 
 import tokenq
 from tokenq.cli.main import main
-from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.sampling import Steps
-from tokenq.diffusion.schedule import Schedule
 from tokenq.diffusion.tiny import tiny_image_model
 from tokenq.errors import UserError
 from tokenq.jobs.drawing.config import DrawConfig
@@ -54,40 +51,12 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in sorted(folder.iterdir())}
 
 
-class Dull(nn.Module):
-    """Says that every picture is (0.5, −1)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.picture = nn.Parameter(torch.tensor([0.5, -1.0]))
-
-
-class NoParts:
-    """Two pixels, no words."""
-
-    text_network = None
-
-    def encode(self, prompts, say) -> Mapping[str, torch.Tensor]:
-        return {"none": torch.zeros(len(prompts), 1)}
-
-    def output(self, denoiser, noisy, levels, columns):
-        return denoiser.picture.expand_as(noisy)
-
-    def pictures_of(self, latents):
-        return [None] * len(latents)
-
-
 def test_two_steps_of_two_pixels_have_the_densities_of_the_posterior():
-    """DDPM's posterior q(x_s | x_t, x_0) (2006.11239, eq. 6 and 7), written out with ᾱ = 1, .64, .25."""
-    products = torch.tensor([1.0, 0.64, 0.25], dtype=torch.float64)
-    schedule = Schedule(products.sqrt(), (1 - products).sqrt(), "variance_preserving", "x0")
-    model = ImageModel("dull", Dull(), schedule, (2,), NoParts())
-    painter = Painter(model, Steps((2, 1, 0)), ModelIdentity("", "", 0, "", ""), print)
+    painter = Painter(dull_model([0.5, -1.0]), Steps((2, 1, 0)), ModelIdentity("", "", 0, "", ""), print)
     (_, way), _ = painter.painted(["", ""], [Seeds(1, 2), Seeds(3, 4)])
     x2, x1, x0 = way.latents.astype(np.float64)
-    picture, beta = np.array([0.5, -1.0]), 1 - 0.25 / 0.64
-    mean = 0.8 * beta / 0.75 * picture + np.sqrt(1 - beta) * 0.36 / 0.75 * x2
-    first = norm.logpdf(x1, mean, np.sqrt(0.36 / 0.75 * beta)).sum()
+    picture = np.array([0.5, -1.0])
+    first = norm.logpdf(x1, *posterior(picture, x2)).sum()
     last = norm.logpdf(x0, picture, 0.6).sum()  # the least sd of a last step is σ of the lowest level, √(1 − .64)
     np.testing.assert_allclose(way.logps, [first, last], rtol=1e-5)
     assert x2 == pytest.approx(torch.randn(2, generator=torch.Generator().manual_seed(1)).numpy())

@@ -1,0 +1,1 @@
+"""Pictures as models see them: pages and files of credit maps."""
