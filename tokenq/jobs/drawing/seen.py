@@ -1,18 +1,17 @@
 """Pictures of data as they are read: drawings, pairs and single pictures, with trajectories where these are known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenq.data.bad_rows import BadRowsError, UnusableRow
 from tokenq.data.files.local import Row
 from tokenq.data.files.source_language import parse_source
-from tokenq.data.layouts.columns import renamed_columns
-from tokenq.data.sources import Data, tables_of
+from tokenq.data.layouts.columns import each_renamed
+from tokenq.data.sources import Data, pieces_of, read_rows, tables_of
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
-from tokenq.jobs.training.images.cells import FolderRow, picture_of, trajectory_of
+from tokenq.jobs.training.images.cells import FolderPiece, FolderRow, picture_of, trajectory_of
 from tokenq.records.drawings import Drawing, Refinement, Trajectory
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def seen_pictures(data: Data, columns: Mapping[str, str], bad_rows: str) -> tupl
     """
     found: list[SeenPicture] = []
     bad: list[UnusableRow] = []
-    rows = [row for folder, table in _tables(data) for row in _in_folder(renamed_columns(table, columns), folder)]
+    rows = _rows(data, columns)
     for place, row in enumerate(rows):
         try:
             found += _seen(row, str(row.values.get("id") or place + 1))
@@ -73,16 +72,16 @@ def seen_pictures(data: Data, columns: Mapping[str, str], bad_rows: str) -> tupl
     return found, len(bad)
 
 
-def _tables(data: Data) -> list[tuple[Path, list[Row]]]:
-    """Return the rows of each source with the folder that names in them are relative to."""
+def _rows(data: Data, columns: Mapping[str, str]) -> list[FolderRow]:
+    """Return the rows of all sources; those of files know the folder that names in them are relative to."""
+    rows: list[Row] = []
+    for text in (one for one in data if isinstance(one, str)):
+        source = parse_source(text)
+        pieces = {split: [FolderPiece(*one) for one in some] for split, some in pieces_of(source).items()}
+        rows += each_renamed(read_rows(source, pieces), columns)
     if not any(isinstance(one, str) for one in data):
-        return [(Path(), table) for table in tables_of(data)]
-    folders = [Path(parse_source(one).location).expanduser().parent for one in data if isinstance(one, str)]
-    return list(zip(folders, tables_of(data), strict=True))
-
-
-def _in_folder(rows: Sequence[Row], folder: Path) -> list[FolderRow]:
-    return [FolderRow(row.values, row.where, row.fault, folder) for row in rows]
+        rows += [row for table in tables_of(data) for row in each_renamed(table, columns)]
+    return [row if isinstance(row, FolderRow) else FolderRow(row.values, row.where, row.fault) for row in rows]
 
 
 def _seen(row: FolderRow, name: str) -> list[SeenPicture]:
