@@ -12,11 +12,14 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hand_made_traces import hand_made_pair, hostile_trace, long_trace, make_trace
 
 from tokenq.records.traces import TokenTrace
 from tokenq.report.html import write_page
+from tokenq.score.segments import segment_spans
+from tokenq.score.spans import together
 
 expect = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright").expect
 
@@ -219,6 +222,21 @@ def test_what_earns_the_margin_is_listed(visit):
     assert rows_of(box.locator("table"))[2] == ["+0.600", "", "chosen", "→ ␣Paris."]
     box.locator("tbody tr").nth(1).get_by_role("button").click()
     expect(view.locator("#inspector .name")).to_have_text("␣Paris")
+
+
+def test_a_margin_is_split_by_segment(visit):
+    """Words are what both share, .1 each; the image .6 against −1.5 makes the margin of 2.1."""
+    parts = np.array([0, 0, 1, 1, 1])
+    traces = [
+        replace(one, spans=together([one.spans, *segment_spans(one.tokens, parts, {"words": 0.5, "image": 0.5})]))
+        for one in hand_made_pair()
+    ]
+    view = visit(traces)
+    expect(view.locator("#shares p")).to_contain_text("segment words 0.000, segment image +2.100.")
+    expect(view.locator(".response header").first).to_contain_text("segment words +0.100")
+    expect(view.locator(".response header").nth(1)).to_contain_text("segment image −1.500")
+    view.get_by_label("Level").select_option("segment image")
+    expect(view.locator("#shares tbody tr")).to_have_count(2)
 
 
 def test_the_curve_and_the_text_point_at_each_other(visit):
