@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
 from toy_image_models import PIPELINES, saved
@@ -79,10 +80,31 @@ def test_a_flow_transformer_says_what_it_says_in_diffusers(folders):
     assert trajectories.logps.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_3"])
+def test_latents_and_pictures_go_through_the_vae_as_in_diffusers(folders, name):
+    model, pipeline, held = open_image_model(folders[name]), theirs(folders[name]), []
+
+    def keep(_pipeline, _step, _time, now):
+        held.append(now["latents"])
+        return {}
+
+    noise = initial_noise(model, [1])
+    with quiet():
+        drawn = pipeline(prompt="red", num_inference_steps=1, latents=noise, callback_on_step_end=keep).images[0]
+    ours = model.pictures_of(held[-1])[0]
+    assert np.abs(np.asarray(ours, int) - np.asarray(drawn, int)).max() <= 1  # rounded in another order
+    pixels = torch.from_numpy(np.asarray(drawn, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+    means = pipeline.vae.encode(pixels).latent_dist.mean
+    shift = {"stable_diffusion": 0.0, "stable_diffusion_3": 0.06}[name]
+    assert torch.allclose(model.latents_of([drawn]), (means - shift) * 0.18215, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_a_pipeline_draws_learns_and_is_written_back(folders, name, tmp_path):
     model = open_image_model(folders[name])
-    told = model.encode(PROMPTS)
+    said = []
+    told = model.encode(PROMPTS, said.append)
+    assert said == (["A model without a text encoder does not read prompts."] if name == "unconditional" else [])
     drawn = draw(model, told, [1, 2, 3], spaced_steps(model.schedule, 3, eta=0.5), dice())
     assert torch.allclose(step_logps(model, drawn, told), drawn.logps, rtol=1e-4, atol=1e-2)
     pictures = model.pictures_of(drawn.latents[:, -1])

@@ -59,6 +59,8 @@ class PipelineParts:
         """Return what the denoiser is told of the prompts; `say` is told how many tokens are not read."""
         device = next(getattr(self.pipeline, self.row.part).parameters()).device
         if not self.row.told:
+            if any(prompts):
+                say("A model without a text encoder does not read prompts.")
             return {"nothing": torch.zeros(len(prompts), 0, device=device)}
         for sentence in self._cut(prompts):
             say(sentence)
