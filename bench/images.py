@@ -3,8 +3,8 @@
     python -m bench.images [--threads 1] [--repetitions 3]
 
 The tiny model draws 8×8 pixels, the small UNet of diffusers 16×16; their weights are drawn and not trained, except
-where the spread of a pair's margin is measured: there the tiny model learns 64 coloured squares first, and then to draw
-some of them otherwise. Encoding is that of the small pipeline's text encoder and of one of CLIP-L's size (123M
+where the spread of a pair's margin is measured: there the tiny model learns 64 coloured squares first, and then to
+draw some of them otherwise. Encoding is that of the small pipeline's text encoder and of one of CLIP-L's size (123M
 weights). The best of the repetitions counts, by the processor's clock and by the wall's.
 """
 
@@ -125,16 +125,23 @@ def squares(flipped: bool) -> Tensor:
 
 
 def margins() -> list[tuple[object, ...]]:
-    """Return the spread of the margin of a pair, as the error form estimates it, with noise shared in it and not."""
+    """Return the spread of the margin of a pair as the error form estimates it, with noise shared in it and not.
+
+    Both pictures are the reference's of the same prompt.
+    """
     model = tiny_image_model(WORDS)
     train_denoising(model, PROMPTS, squares(False), steps=400)
     reference = reference_of(model)
     train_denoising(model, PROMPTS, squares(True), steps=40, learning_rate=3e-4)
     dice, told = torch.Generator().manual_seed(0), model.encode(PROMPTS)
-    sides = [squares(flipped) + 0.1 * torch.randn(64, *model.shape, generator=dice) for flipped in (True, False)]
+    how = spaced_steps(model.schedule, 20)
+    sides = [draw(reference, told, range(start, start + 64), how, dice).latents[:, -1] for start in (0, 64)]
 
-    def noise() -> tuple[Tensor, Tensor]:
-        return draw_levels(model.schedule, 64, 8, dice), torch.randn(64, 8, *model.shape, generator=dice)
+    def levels() -> Tensor:
+        return draw_levels(model.schedule, 64, 8, dice)
+
+    def noise() -> Tensor:
+        return torch.randn(64, 8, *model.shape, generator=dice)
 
     @torch.no_grad()
     def margin(noises: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -145,7 +152,12 @@ def margins() -> list[tuple[object, ...]]:
         return ratios[0] - ratios[1]
 
     rows: list[tuple[object, ...]] = []
-    for name, noises in (("shared", lambda: [noise()] * 2), ("each its own", lambda: [noise(), noise()])):
+    ways = {
+        "both shared": lambda: [(levels(), noise())] * 2,
+        "levels shared": lambda: [(at, noise()) for at in [levels()] * 2],
+        "neither": lambda: [(levels(), noise()) for _ in range(2)],
+    }
+    for name, noises in ways.items():
         found = torch.stack([margin(noises()) for _ in range(40)])
         rows.append((name, 8, f"{found.mean():.2f}", f"{found.std(0).mean():.2f}"))
     return rows
