@@ -149,9 +149,9 @@ def test_steps_of_a_flow_are_flow_grpo_s():
     # The ancestral step between two close levels has the same noise, up to the size of the step.
     _, small = step_distribution(model, x, 0, one(2), Steps((700, 699, 0), 0.5))
     assert (small.flatten()[0] ** 2).item() * 1000 == pytest.approx(sigma**2, rel=1e-2)
-    # From noise alone the diffusion would be infinite; it is that of the step's end.
+    # From noise alone the diffusion would be infinite: there √(1/(1 − t')), t' the step's end, as in the released code.
     _, first = step_distribution(model, x, 0, one(2), Steps((1000, 900, 0), 0.5, 1.0, "flow_sde"))
-    assert first.flatten()[0].item() == pytest.approx(math.sqrt(0.5 * 0.9 / 0.1 * 0.1), rel=1e-5)
+    assert first.flatten()[0].item() == pytest.approx(math.sqrt(0.5 / 0.1 * 0.1), rel=1e-5)
 
 
 def test_the_last_step_has_a_density_around_the_predicted_picture():

@@ -125,13 +125,12 @@ def _flow_sde(x: Tensor, x0: Tensor, place: Tensor, steps: Steps, schedule: Sche
 
     dx = v dt keeps densities p_t; so does dx = [v − ½ g² ∇log p_t] dt + g dw run backwards, for any g, since the terms
     with g cancel in the Fokker-Planck equation. ∇log p_t = −ε̂/t. With g² = a² t/(1 − t):
-    mean = x − Δ (v + a²/(2(1 − t)) ε̂), sd = g √Δ. At t = 1, where g is infinite, its t is that of the step's end.
+    mean = x − Δ (v + a²/(2(1 − t)) ε̂), sd = g √Δ. From t = 1, where g is infinite, 1 − t is that of the step's end.
     """
     here, there = _ends(place, steps)
     (_, sigma), (_, sigma_s) = schedule.at(here, x), schedule.at(there, x)
     noise = (x - (1 - sigma) * x0) / sigma
-    time = torch.where(sigma == 1, sigma_s, sigma)
-    diffusion = 2 * steps.eta**2 * time / (1 - time)
+    diffusion = 2 * steps.eta**2 * sigma / (1 - torch.where(sigma == 1, sigma_s, sigma))
     step = sigma - sigma_s
     mean = x - step * (noise - x0 + diffusion / (2 * sigma) * noise)
     return mean, (diffusion * step).sqrt()
