@@ -102,6 +102,22 @@ def test_a_line_a_response(run):
     AutoModelForCausalLM.from_pretrained(run / "policy")
 
 
+def test_pairs_of_rounds_have_strengths_by_segment(place, tmp_path, capsys):
+    """A segment begins with " 6"; of equal strengths the policy is that of plain rounds, to the last byte."""
+    short, split = ["--rounds", "1", "--loss", "dpo"], ["--segment-starts", "rest= 6", "--segments"]
+    for name, more in (("plain", []), ("same", [*split, "head=.1,rest=.1"]), ("apart", [*split, "head=.1,rest=.9"])):
+        assert main(words(place, tmp_path / name, *short, *more)) == 0
+    plain, same, apart = (
+        (tmp_path / name / "policy" / "model.safetensors").read_bytes() for name in ("plain", "same", "apart")
+    )
+    assert plain == same != apart
+    line = next(line for line in lines_of(tmp_path / "apart") if "rewards/margins/rest" in line)
+    parts = line["rewards/margins/head"] + line["rewards/margins/rest"]
+    assert parts == pytest.approx(line["rewards/margins"], abs=1e-6)
+    assert main(words(place, tmp_path / "ppo", "--method", "grpo", *split, "head=.1,rest=.1")) == 2
+    assert "has no strengths by segment" in capsys.readouterr().err
+
+
 def test_rewards_are_those_of_the_task(run):
     """1 where the answer is found, else 0, as an evaluation has it."""
     found = [line for number in (1, 2) for line in rollouts(run, number)]

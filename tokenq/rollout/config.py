@@ -249,9 +249,6 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
         if self.reference_sync_steps is not None and find_method(self.method).learns == "pairs":
             hint = "Use --reference-moves round."
             found.append(UserError("--reference-sync-steps is given: a reference of rounds moves with them.", hint))
-        if self.segments:
-            hint = "Write the rounds to a file, and train on it with tokenq train --segments."
-            found.append(UserError("--segments is given: what a round writes has one strength.", hint))
         if self.contrast is not None:
             found.append(UserError("--contrast is given: rounds are not scored in advance.", "Leave it out."))
         return found

@@ -74,6 +74,17 @@ def own_rates(config: TrainConfig) -> dict[str, float]:
     return {name: rate for name, rate in given.items() if rate is not None}
 
 
+def refuse_segments(config: TrainConfig, loss: LossSum) -> None:
+    """Refuse strengths by segment of a loss that takes none.
+
+    Raises:
+        UserError: names the loss.
+    """
+    if config.segments and not loss.has_strengths:
+        hint = "Leave it out, or take a loss of log-ratios (dpo); docs/train.md says which have strengths."
+        raise UserError(f"--segments is given, and loss {config.loss!r} has no strengths by segment.", hint)
+
+
 def with_defaults(config: TrainConfig, loss: LossSum, beside: Collection[str] = ()) -> TrainConfig:
     """Return the settings with those that depend on the kind of training filled in.
 

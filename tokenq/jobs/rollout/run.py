@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, set_seed
 
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.prompts import Prompt
+from tokenq.data.stretches.segments import Segments, with_segments
 from tokenq.errors import UserError
 from tokenq.files import digest_of, plain
 from tokenq.jobs.evaluation.judges import compares
@@ -42,6 +43,7 @@ from tokenq.models.forward.policy import frozen_model, no_grad
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.tokenizer import load_tokenizer
 from tokenq.options import judge_kind
+from tokenq.records.examples import TokenGroup
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
@@ -91,14 +93,14 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         asked = Asked(paid, method, loss, plan, counts, _key(config, identities), Request())
         work = round_work(asked, models, material, accelerator, listener)
         evaluation = evaluation_of(work, material)
-        source = Rounds(plan, loss.unit, config.seed, evaluation.groups_of)
+        source = Rounds(plan, loss.unit, config.seed, _marked(evaluation.groups_of, config, models.tokenizer))
         every = config.save_steps or plan.starts()[1]
         writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
         moving = None if models.moving is None else models.moving.moving
         job = Job(
             policy=models.networks or models.policy,
             source=source,
-            objective=Objective(loss, loss.beta),
+            objective=Objective(loss, loss.beta, segments=config.segments),
             config=replace(config, max_steps=source.total, save_steps=every),
             run=run_dir,
             files=writer.files() if moving is None else with_reference(writer.files(), moving),
@@ -116,6 +118,16 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         if len(counts) < config.rounds:
             listener.say(f"the label budget ends the run after round {len(counts)} of {config.rounds}")
         listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
+
+
+def _marked(
+    groups_of: Callable[[int, bool], Sequence[TokenGroup]], config: OnlineConfig, tokenizer: Any
+) -> Callable[[int, bool], Sequence[TokenGroup]]:
+    """Return what a round learns from with the segment of every token, where segments have strengths."""
+    if not config.segments:
+        return groups_of
+    segments = Segments.of([*config.segments], config.segment_starts, tokenizer)
+    return lambda number, at_start: with_segments(groups_of(number, at_start), segments)
 
 
 def _loaded(

@@ -10,6 +10,7 @@ from tokenq.jobs.training.run import loss_parameters
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.credits import CREDITS, resolved_credit
 from tokenq.rollout.methods import OnlineMethod, find_method
+from tokenq.training.defaults import refuse_segments
 
 
 def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:
@@ -94,6 +95,7 @@ def refuse_loss(config: OnlineConfig, loss: LossSum, method: OnlineMethod) -> No
         UserError: says what it needs.
     """
     _refuse_other(config.loss, loss, method)
+    refuse_segments(config, loss)
     for name in loss.inputs:
         if name not in _GIVEN[method.learns]:
             hint = f"Take another loss of {method.learns}."

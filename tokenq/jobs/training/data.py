@@ -26,6 +26,7 @@ from tokenq.jobs.training.stored import found_pieces, is_large, stored_rows
 from tokenq.listener import Listener
 from tokenq.records.examples import Example, TokenGroup
 from tokenq.training.config import TrainConfig
+from tokenq.training.defaults import refuse_segments
 
 
 class TrainingRows(NamedTuple):
@@ -173,9 +174,7 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
     if config.reference_sync_steps is not None and not loss.reference:
         hint = "Leave --reference-sync-steps out, or take a loss with one (dpo)."
         raise UserError(f"Loss {config.loss!r} has no reference that could move.", hint)
-    if config.segments and not loss.has_strengths:
-        hint = "Leave it out, or take a loss of log-ratios (dpo); docs/methods.md says which have strengths."
-        raise UserError(f"--segments is given, and loss {config.loss!r} has no strengths by segment.", hint)
+    refuse_segments(config, loss)
     for name in loss.inputs:
         if name not in INPUTS and name not in SIGNALS:
             raise UserError(f"Loss {config.loss!r} reads {name}, and nothing adds it.", "Add a row for it to SIGNALS.")
