@@ -174,8 +174,7 @@ def reader_of(config: ScoreConfig, device: str, listener: Listener, in_memory: M
             return None if path is None else options.spec(path)
         return replace(options.spec(path), loaded=in_memory[role], device=config.device)
 
-    policy, reference = spec("policy", config.policy), spec("reference", config.reference)
-    parts = SegmentOptions()
+    policy, reference, parts = spec("policy", config.policy), spec("reference", config.reference), SegmentOptions()
     run = config.policy if config.run is None and "policy" not in in_memory and home_of(config.policy) else config.run
     if run is not None:
         made = models_of_run(run, options.spec(run))
@@ -313,8 +312,8 @@ def _key(reader: Reader, rows: Sequence[ScoredRow], what: str) -> str:
         *(identity.get("weights", "") for identity in reader.identities),
     ]
     said += [] if reader.rewards is None else [repr(reader.rewards.described())]
-    said += [repr((options.beta, options.dtype, options.top_k, list(options.levels)))]
-    said += [repr(reader.parts)] if reader.parts.segments else []
+    parts = [repr(reader.parts)] if reader.parts.segments else []
+    said += [repr((options.beta, options.dtype, options.top_k, list(options.levels))), *parts]
     said += [f"{row.id}:{group_digest(row.group)}" for row in rows]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
