@@ -10,25 +10,26 @@ import torch
 from tokenq.core import qfunction
 from tokenq.core.credit import gae, group_relative, leave_one_out
 from tokenq.core.losses import find_loss
+from tokenq.diffusion.errors import level_weights
 from tokenq.search.settings import Beams
 from tokenq.verify import (
     decoding,
     environment,
     equivalence,
     gradients,
+    images,
     learning,
     objectives,
     online,
     optimality,
     optimism,
     readouts,
-    search,
     values,
 )
 from tokenq.verify.claim import Case, Claim, ClaimResult, excess, find, largest
 from tokenq.verify.gridworlds import BESIDE, KINDS, on_map
 from tokenq.verify.table import CLAIMS
-from tokenq.worlds import draws
+from tokenq.worlds import draws, gaussian, hybrid, hybrid_learning, mixture
 from tokenq.worlds.mdp import build
 from tokenq.worlds.soft_q import SoftOptimum, log_ratios, softmax_policy, solve
 
@@ -91,6 +92,28 @@ def unmoved(model, *_, **__):
     return model.world.reference_logps
 
 
+enumerated_luck, solve_hybrid, action_logps = images._enumerated_luck, hybrid.solve, hybrid_learning.action_logps
+densities = gaussian.step_logps
+
+
+def swayed(world):
+    """Return the optimum of a hybrid world with another last step."""
+    right = solve_hybrid(world)
+    off = right.step_logps.clone()
+    off[:, -1] += draws.normal(tuple(off[:, -1].shape), draws.generator(99))
+    return right._replace(step_logps=off.log_softmax(-1))
+
+
+def one_strength(world, *arguments):
+    """Take γ for β."""
+    return action_logps(replace(world, gamma=world.words.beta), *arguments)
+
+
+def one_noise(states):
+    """Let every picture begin alike."""
+    return torch.eye(states, dtype=torch.float64)[0]
+
+
 PATCHES = {
     # Checks that hold for any policy, so that a wrong optimum does not disturb them: what they are made of is broken.
     optimality.every_policy: (qfunction, "logit_values", lambda logits, beta: beta * logits.amax(-1)),
@@ -113,6 +136,16 @@ PATCHES = {
     optimism.optimism_in_rounds: (optimism, "minimise", unmoved),
     optimism.optimism_stops: (optimism, "minimise", unmoved),
     optimism.xpo_is_vpo: (optimism, "find_loss", lambda name, parameters: find_loss("vpo_online", parameters)),
+    learning.kept_token_as_predicted: (learning, "minimise", unmoved),
+    learning.kept_token_shrinks: (learning, "OMITTED", 0.0),
+    images.reward_with_noise: (images, "_enumerated_luck", lambda world: -enumerated_luck(world)),
+    images.miss_as_printed: (images, "_enumerated_luck", lambda world: 1.1 * enumerated_luck(world)),
+    images.one_noise_cancels: (hybrid, "solve", swayed),
+    images.one_noise_finds_the_drawing: (hybrid_learning, "action_logps", one_strength),
+    images.less_luck_finds_both: (hybrid_learning, "action_logps", one_strength),
+    images.steps_are_differences: (gaussian, "step_logps", lambda steps, path: densities(steps, path) / path.shape[-1]),
+    images.gaussian_dpo: (gaussian, "fit", lambda steps, *_: steps),
+    images.errors_are_the_ratio: (images, "level_weights", lambda levels, _: level_weights(levels, "constant")),
     gradients.whole_is_unbiased: (gradients, "leave_one_out", partial(group_relative, scaled=False)),
     gradients.to_go_is_unbiased: (gradients, "leave_one_out", partial(group_relative, scaled=False)),
     gradients.pair_is_unbiased: (gradients, "implicit_baseline", lambda ahead, dense, *_: ahead - dense.cumsum(-1)),
@@ -184,6 +217,16 @@ MENDED = {
     gradients.prime_is_unbiased: (one_step, None),
     gradients.pair_is_quieter_uncentred: (lambda seed: replace(draws.thin_tail(seed), beta=2.0), None),
     gradients.scaled_keeps_the_optimum: (draws.terminal_only, (gradients, "WEIGHT", 0.0)),
+    learning.kept_token_is_its_reward: (draws.clockwork, (learning, "OMITTED", 0.0)),
+    images.reward_as_printed: (draws.two_words, (images, "noise", one_noise)),
+    images.one_noise_two_prompts: (draws.two_words, (images, "noise", one_noise)),
+    images.pictures_from_one_noise: (draws.two_words, (images, "noise", one_noise)),
+    images.pictures_from_own_noises: (draws.two_words, (images, "noise", one_noise)),
+    images.gaussian_dpo_of_own_noises: (draws.two_words, (images, "NODES", (1, 3, 3))),
+    images.errors_alike_are_the_ratio: (
+        draws.two_words,
+        (mixture, "SCHEDULES", {"even": lambda times: 16 - 32 * times}),
+    ),
     readouts.credit_is_reward: (coherent, None),
     readouts.order_of_reward: (coherent, None),
     readouts.worst_token: (coherent, None),
@@ -196,7 +239,7 @@ MENDED = {
     environment.dpo_on_returns: (draws.deterministic_environment, None),
     environment.dpo_unmasked: (draws.dense, None),
     environment.dmpo_finds_the_optimum: (lambda seed: on_map(seed, BESIDE, 0.0, 1).world, None),
-    search.one_beam: (draws.dense, (search, "Beams", lambda _width, **options: Beams(200, **options))),
+    decoding.one_beam: (draws.dense, (decoding, "Beams", lambda _width, **options: Beams(200, **options))),
 }
 """For each claim that must fail: worlds (or a change) in which its assumption holds after all."""
 

@@ -1,4 +1,4 @@
-"""Claims about preference learning: DPO as inverse Q-learning, its error in n pairs, likelihoods that must fall."""
+"""Claims about preference learning: DPO's optimum, its error in n pairs, likelihoods that fall, tokens left out."""
 
 from dataclasses import replace
 
@@ -6,7 +6,9 @@ import torch
 from scipy.stats import linregress
 from torch import Tensor
 
+from tokenq.core.losses import find_loss
 from tokenq.core.qfunction import sequence_rewards
+from tokenq.core.tensors import TokenLogps
 from tokenq.verify.claim import PAPER, SMALL, Case, Claim, broken, excess, largest
 from tokenq.worlds.draws import generator, random_policy
 from tokenq.worlds.mdp import TokenMDP
@@ -20,7 +22,7 @@ from tokenq.worlds.soft_q import (
     solve,
     token_logps,
 )
-from tokenq.worlds.tabular import TabularLM, fit
+from tokenq.worlds.tabular import TabularLM, fit, minimise, summed_pairs
 
 _COUNTS = (4_000, 16_000, 64_000, 256_000)
 _REPEATS = 3
@@ -139,6 +141,71 @@ def chosen_falls_without_sft(case: Case) -> float:
     return excess(_chosen_reward(case, case.world))
 
 
+OMITTED = 1.0
+"""Size of the rewards of the tokens that a loss does not see."""
+
+
+def _one_token(case: Case, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what DPO on the tokens of one step alone finds, what is predicted, and what those tokens earn.
+
+    In these worlds reward and reference depend on the step and the token alone, and so does the policy that is fitted.
+    The predicted strengths are those of Bradley-Terry on win rates between tokens, averaged over all that the loss does
+    not see, by Zermelo's iteration.
+
+    Returns:
+        [n] β log π/π_ref, predicted and true reward of each token of the first prompt, each less its mean.
+    """
+    world, sequences, rows = case.world, case.sequences, case.rows[0]
+    tokens, seen = sequences.tokens[rows, step], sequences.mask & (torch.arange(world.horizon) == step)
+    rewards = sequences.taken(world.rewards)
+    returns = torch.where(seen, rewards, OMITTED * rewards).sum(-1)
+    pairs, weights = all_pairs(case, returns)
+    first = torch.nonzero((world.depths == step) & (world.prompts == 0))[0]
+    shared = torch.where((world.depths == step) & (world.prompts == 0), first, torch.arange(world.n_states))
+    dpo = find_loss("dpo", {"beta": world.beta}).function
+
+    def kept(logps: Tensor) -> TokenLogps:
+        return TokenLogps(sequences.taken(logps) * seen, seen)
+
+    reference = summed_pairs(kept(world.reference_logps), pairs)
+    logps = minimise(
+        TabularLM(world), lambda table: (dpo(summed_pairs(kept(table[shared]), pairs), reference) * weights).sum()
+    )
+    own = torch.nonzero(world.next_states[first].squeeze(0) >= 0).squeeze(-1)
+    found = world.beta * log_ratios(logps, world.reference_logps)[first].squeeze(0)[own]
+    which = (tokens[:, None] == own).double()
+    wins = which.mT @ bradley_terry(returns[rows]) @ which
+    earned = torch.stack([rewards[rows, step][tokens == token][0] for token in own])
+    return found - found.mean(), _strengths(wins), earned - earned.mean()
+
+
+def _strengths(wins: Tensor) -> Tensor:
+    """Return the Bradley-Terry strengths of [n, n] counts of wins, their mean 0 (Zermelo 1929)."""
+    games, strengths = wins + wins.mT, torch.ones(len(wins), dtype=wins.dtype)
+    games = games.fill_diagonal_(0.0)
+    for _ in range(2_000):
+        strengths = (wins.sum(1) - wins.diag()) / (games / (strengths[:, None] + strengths)).sum(1)
+    return strengths.log() - strengths.log().mean()
+
+
+def kept_token_as_predicted(case: Case) -> float:
+    """β log π/π_ref of DPO on the tokens of one step alone − what win rates over all that it does not see predict."""
+    return largest(*(found - predicted for found, predicted, _ in (_one_token(case, step) for step in range(2))))
+
+
+def kept_token_shrinks(case: Case) -> float:
+    """By how much the slope of what it finds on what the tokens earn exceeds 1 less a hundredth."""
+    slopes = [found @ earned / (earned @ earned) for found, _, earned in (_one_token(case, step) for step in range(2))]
+    return excess(torch.stack(slopes) - 0.99)
+
+
+def kept_token_is_its_reward(case: Case) -> float:
+    """What it finds − what the tokens earn, which DPO on all tokens finds."""
+    return largest(*(found - earned for found, _, earned in (_one_token(case, step) for step in range(2))))
+
+
+_PARTS, _BY_STEP, _OMISSION = "parts of a text", "reward by step", "non-collapsibility"
+
 CLAIMS = (
     Claim("DPO", "on exact preferences DPO converges to π* (KL)", f"{PAPER} Eq. 9", dpo_finds_the_optimum, SMALL, 1e-8),
     broken("DPO", "… also where responses are in no pair", "2404.10719 Thm 4.1", dpo_without_coverage, SMALL),
@@ -146,4 +213,26 @@ CLAIMS = (
     Claim("likelihood", "E_ref[β log π*/π_ref] = −β KL(π_ref‖π*) ≤ 0", f"{PAPER} Eq. 16", reference_falls),
     Claim("likelihood", "reference fitted to the chosen: their reward falls", f"{PAPER} §5.4", chosen_falls_after_sft),
     broken("likelihood", "… also with a reference not fitted to them", f"{PAPER} §5.4", chosen_falls_without_sft),
+    Claim(
+        _PARTS,
+        "a loss on one token alone finds what win rates predict",
+        "Zermelo",
+        kept_token_as_predicted,
+        _BY_STEP,
+        1e-6,
+    ),
+    Claim(
+        _PARTS,
+        "… which is less than that token's reward",
+        "non-collapsibility",
+        kept_token_shrinks,
+        _BY_STEP,
+    ),
+    broken(
+        _PARTS,
+        "… finds that token's reward",
+        "non-collapsibility",
+        kept_token_is_its_reward,
+        _BY_STEP,
+    ),
 )

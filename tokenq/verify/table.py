@@ -5,13 +5,13 @@ from tokenq.verify import (
     environment,
     equivalence,
     gradients,
+    images,
     learning,
     objectives,
     online,
     optimality,
     optimism,
     readouts,
-    search,
     values,
 )
 from tokenq.verify.claim import Claim
@@ -27,6 +27,6 @@ CLAIMS: tuple[Claim, ...] = (
     *gradients.CLAIMS,
     *readouts.CLAIMS,
     *decoding.CLAIMS,
-    *search.CLAIMS,
     *environment.CLAIMS,
+    *images.CLAIMS,
 )

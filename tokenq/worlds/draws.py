@@ -81,6 +81,13 @@ def clockwork(seed: int) -> TokenMDP:
     return _with(world, rewards, logits)
 
 
+def two_words(seed: int) -> TokenMDP:
+    """Return one prompt and its nine responses of two tokens, unrewarded: the words that a hybrid world draws."""
+    world = build(vocab_size=4, horizon=2, beta=0.7)
+    world = prune(world, (torch.arange(world.vocab_size) != EOS).expand(world.n_states, -1))
+    return replace(world, reference_logps=random_policy(world, generator(seed)))
+
+
 def deterministic_environment(seed: int) -> TokenMDP:
     """Return a world in which the environment answers `HANDOVER` with one certain token, which depends on the state."""
     world = stochastic_environment(seed)
@@ -134,6 +141,7 @@ KINDS: dict[str, Callable[[int], TokenMDP]] = {
     "terminal reward": terminal_only,
     "reward in a thin tail": thin_tail,
     "reward by step": clockwork,
+    "two words": two_words,
     "deterministic environment": deterministic_environment,
     "stochastic environment": stochastic_environment,
     "indifferent environment": indifferent_environment,

@@ -146,9 +146,21 @@ def minimise(model: TabularLM, value: Callable[[Float[Tensor, "S V"]], Tensor]) 
         model: where to begin; changed in place.
         value: [S, V] log π → what is to be small.
     """
+    descend(list(model.parameters()), lambda: value(model.table()))
+    return model.table().detach()
+
+
+def descend(parameters: Sequence[Tensor], value: Callable[[], Tensor], iterations: int = 2_000) -> None:
+    """Move parameters to a minimum, to the last digits (L-BFGS).
+
+    Args:
+        parameters: where to begin; changed in place.
+        value: what is to be small, of the parameters as they are.
+        iterations: the most; 2,000 are enough for the last digits.
+    """
     search = torch.optim.LBFGS(
-        model.parameters(),
-        max_iter=2000,
+        parameters,
+        max_iter=iterations,
         tolerance_grad=1e-13,
         tolerance_change=1e-18,
         history_size=50,
@@ -157,9 +169,8 @@ def minimise(model: TabularLM, value: Callable[[Float[Tensor, "S V"]], Tensor]) 
 
     def closure() -> Tensor:
         search.zero_grad()
-        found = value(model.table())
+        found = value()
         found.backward()  # type: ignore[no-untyped-call]  # torch's
         return found
 
     search.step(closure)  # type: ignore[no-untyped-call]  # torch's
-    return model.table().detach()
