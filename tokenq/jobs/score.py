@@ -307,10 +307,7 @@ def _warn(traces: Iterator[TokenTrace], listener: Listener) -> None:
 def _key(reader: Reader, rows: Sequence[ScoredRow], what: str) -> str:
     """Return a key of all that the traces depend on."""
     options = reader.options
-    said = [
-        f"{tokenq.__version__} {TABLE_SCHEMA} {what}",
-        *(identity.get("weights", "") for identity in reader.identities),
-    ]
+    said = [f"{tokenq.__version__} {TABLE_SCHEMA} {what}", *(one.get("weights", "") for one in reader.identities)]
     said += [] if reader.rewards is None else [repr(reader.rewards.described())]
     parts = [repr(reader.parts)] if reader.parts.segments else []
     said += [repr((options.beta, options.dtype, options.top_k, list(options.levels))), *parts]

@@ -78,6 +78,14 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
     prompts_per_batch: int | None = None
     """Prompts that are written to side by side. Default: as many as give 512 responses; fewer for a larger model."""
 
+    image_steps: int = 20
+    """Images: denoising steps of a picture."""
+    image_eta: float = 1.0
+    """Images: how much noise a step adds, above 0; 1 is as much as DDPM adds."""
+    image_guidance: float | None = None
+    """Images: scale of classifier-free guidance, which is drawn with and trained; 1 is none. Default: that of the
+    model's training, else 1."""
+
     judge: str | None = None
     """Judge: verifier (the true answers of --gold), reward_model, implicit (β log π/π_ref of --judge-run, else of the
     policy against the round before), ask (a person, who fills in a file of comparisons), FILE.py:FUNCTION
@@ -298,6 +306,9 @@ SPELT_ELSEWHERE: Mapping[str, str] = {
 """Other trainers' names of a field, for the hint after a flag that does not exist."""
 
 RANGES = (
+    Range(("image_steps",), least=1, most=10_000),
+    Range(("image_eta",), above=0, most=1),
+    Range(("image_guidance",), least=0, most=1000),
     *TRAINING_RANGES,
     *EPISODE_RANGES,
     Range(("rounds", "prompts_per_round", "prompts_per_batch"), least=1, most=1_000_000),

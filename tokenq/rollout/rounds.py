@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tokenq.core.losses.units import Unit
-from tokenq.records.examples import TokenGroup
+from tokenq.records.examples import Group, TokenGroup
 from tokenq.rollout.methods import EVERYTHING
 from tokenq.training.source import Offline, Part
 
@@ -125,7 +125,7 @@ class Rounds:
     plan: Plan
     unit: Unit
     seed: int
-    groups_of: Callable[[int, bool], Sequence[TokenGroup]]
+    groups_of: Callable[[int, bool], Sequence[Group]]
     _now: tuple[int, Offline | None] = field(default=(0, None), init=False)
 
     @property

@@ -118,7 +118,7 @@ def drawn(config: DrawConfig, listener: Listener, data: Data | None = None) -> D
         if loaded.dropped:
             listener.say(f"prompts: {loaded.line()}")
         studio = studio_of(config, listener)
-        _draw_to_file(path, studio, loaded.prompts, listener)
+        draw_to_file(path, studio, loaded.prompts, listener)
         if not state.is_main_process:
             return Drawn(path, ())
         found = list(read_drawings(path))
@@ -202,7 +202,7 @@ def studio_of(config: DrawConfig, listener: Listener) -> Studio:
     return Studio(config, painter, load_refiner(config, listener, side_by_side), judge, side_by_side)
 
 
-def _draw_to_file(path: Path, studio: Studio, prompts: Sequence[Prompt], listener: Listener) -> None:
+def draw_to_file(path: Path, studio: Studio, prompts: Sequence[Prompt], listener: Listener) -> None:
     """Draw, and write a line a picture to `path`, with a record of where they come from beside it.
 
     Prompts that are drawn side by side are kept when all of their pictures lie on the disk; a file that holds the whole

@@ -1,19 +1,31 @@
 """`tokenq.online`: learn from one's own responses, from Python."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenq.diffusion.open import is_image_model
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_source, model_source
+from tokenq.jobs.rollout.pictures.run import run_pictures
+from tokenq.jobs.rollout.pictures.settings import refuse_picture_settings
 from tokenq.jobs.rollout.run import run
 from tokenq.jobs.run import Run
 from tokenq.listener import SILENCE, Listener
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rundir import RunDir
+
+
+def _run_texts(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], None]]) -> None:
+    refuse_picture_settings(config)
+    run(config, listener, writes)
+
+
+RUNS = {"texts": _run_texts, "pictures": run_pictures}
+"""What trains in rounds, by what the model writes."""
 
 
 def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
@@ -50,6 +62,9 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     top_p: float = 1.0,
     eos: Sequence[str] = (),
     prompts_per_batch: int | None = None,
+    image_steps: int = 20,
+    image_eta: float = 1.0,
+    image_guidance: float | None = None,
     judge: str | None = None,
     judge_run: str | None = None,
     base_url: str | None = None,
@@ -179,6 +194,8 @@ def online(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     rows = data_source(data, run_dir.inputs / "data.jsonl")
     held_out = data_source(eval_prompts, run_dir.inputs / "eval_prompts.jsonl")
     given |= {"model": source.names[0], "prompts": asked.names, "data": rows.names, "eval_prompts": held_out.names}
+    writes = (source.write, asked.write, rows.write, held_out.write)
     with untouched():
-        run(OnlineConfig(**given), listener, (source.write, asked.write, rows.write, held_out.write))
+        config = OnlineConfig(**given)
+        RUNS["pictures" if is_image_model(config.model) else "texts"](config, listener, writes)
     return Run(run_dir.path)

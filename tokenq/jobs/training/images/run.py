@@ -95,7 +95,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     config.check()
     loss = find_sum(config.loss, loss_parameters(config))
     check_settings(config, loss)
-    config = with_absolute_paths(_with_rates(config, loss))
+    config = with_absolute_paths(with_rates(config, loss))
     if not config.resume:
         refuse_taken(config.output)
     accelerator = accelerator_for(config)
@@ -108,20 +108,20 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         accelerator.wait_for_everyone()
         if accelerator.distributed_type in SHARDED:
             raise UserError("Image models are not trained in shards (FSDP, DeepSpeed).", "Launch with DDP.")
-        model = _image_model(config, accelerator)
+        model = image_model_of(config, accelerator)
         refiner = None if config.image_model is None else _refiner(config, loss, accelerator, listener)
         data = load_pictures(config, loss, model, refiner and refiner.tokenizer, listener)
         model = model if data.steps is None else replace(model, guidance=data.steps.guidance)
         if refiner is not None:
             choose_gradients(refiner.lm, None, config, accelerator)
-        painter = _painter(config, loss, model, data, refiner, accelerator, listener)
+        painter = painter_of(config, loss, model, data, refiner, accelerator, listener)
         precision = precision_of(painter.policy, config)
         identities = {**painter.identities, **_identities(config, data, loss), "precision": asdict(precision)}
         identities |= {"device": f"{accelerator.device} x {accelerator.num_processes}"}
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
         words = None if refiner is None else policy_writer(*refiner, config, loss, run_dir)
         writer = ImageWriter(painter.model, config, run_dir, words)
-        job = _job(config, loss, data, painter, writer, listener)
+        job = job_of(config, loss, data, painter, writer, listener)
         listener.say(precision.line(config.optimizer))
         steps = total_steps(config, job.source.per_epoch)
         listener.say(f"training: {steps} steps of {config.batch_size} {loss.unit.noun}")
@@ -131,7 +131,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         listener.say(f"done: the image model is in {writer.place}{both}, every step's numbers in {run_dir.metrics}")
 
 
-def _with_rates(config: TrainConfig, loss: LossSum) -> TrainConfig:
+def with_rates(config: TrainConfig, loss: LossSum) -> TrainConfig:
     """Return the settings with the learning rates of what is trained."""
     if config.image_model is None:
         return config if config.learning_rate is not None else replace(config, learning_rate=image_rate(config))
@@ -143,7 +143,7 @@ def _with_rates(config: TrainConfig, loss: LossSum) -> TrainConfig:
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def _image_model(config: TrainConfig, accelerator: Accelerator) -> ImageModel:
+def image_model_of(config: TrainConfig, accelerator: Accelerator) -> ImageModel:
     """Return the image model that is trained."""
     device, dtype = str(accelerator.device), _DTYPES[config.dtype]
     model = open_image_model(image_folder(config), lora_rank=config.lora_rank, device=device, dtype=dtype)
@@ -169,7 +169,7 @@ def _recompute(model: ImageModel) -> None:
         raise UserError(said, "Leave it out.") from None
 
 
-def _painter(
+def painter_of(
     config: TrainConfig,
     loss: LossSum,
     model: ImageModel,
@@ -239,7 +239,7 @@ def _identities(config: TrainConfig, data: PictureData, loss: LossSum) -> dict[s
     }
 
 
-def _job(
+def job_of(
     config: TrainConfig,
     loss: LossSum,
     data: PictureData,
