@@ -38,6 +38,7 @@ def _refuse_settings(config: OnlineConfig) -> None:
         "--replay": config.replay,
         "--label-budget": config.label_budget,
         "--flip-labels": config.flip_labels,
+        "--segments": config.segments,
         "--token-rewards": config.token_rewards not in ("auto", "none"),
         "--filter-accuracy": config.filter_accuracy,
         "--image-term error": config.image_term == "error",
