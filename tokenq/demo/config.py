@@ -17,7 +17,9 @@ class DemoConfig(DeviceOptions, TextOptions):
     seed: int = 0
     """Seed of the world, of the model, of all trainings and of everything that is drawn."""
     quick: bool = False
-    """An easier world and fewer posts: one to two minutes, with wider intervals."""
+    """An easier world and fewer posts or pictures: one to two minutes, with wider intervals."""
+    images: bool = False
+    """With pictures: a refiner of prompts and an image model learn from the same labels, apart and together."""
 
     model: str | None = None
     """A model of your own instead of the tiny one: a folder, a hub id, or a .gguf file."""
@@ -66,6 +68,8 @@ class DemoConfig(DeviceOptions, TextOptions):
         if self.model is None and changed:
             flag = changed[0].replace("_", "-")
             raise UserError(f"--{flag} has no effect without --model.", "Give --model and --data, or leave it out.")
+        if self.model is not None and self.images:
+            raise UserError("--images has a tiny world of its own.", "Leave out --model and --data, or --images.")
         if self.model is not None and self.quick:
             raise UserError("--quick is for the tiny world.", "With --model, lower --pairs, --held-out and --prompts.")
         if self.prompts > self.held_out:
@@ -86,7 +90,9 @@ SECTIONS = {
     "dtype": "a model of your own",
 }
 
-_OWN = tuple(one.name for one in fields(DemoConfig) if one.name not in ("output", "seed", "quick", "model", "data"))
+_OWN = tuple(
+    one.name for one in fields(DemoConfig) if one.name not in ("output", "seed", "quick", "images", "model", "data")
+)
 
 
 def _default(name: str) -> object:

@@ -1,7 +1,7 @@
 """The demonstration: what "a language model is a Q-function" means, within minutes, on this machine.
 
 Without a model it runs in a world of its own, from nothing: no network, no data file, no accelerator. With --model and
---data the same stages run on these.
+--data the same stages run on these. With --images the world is one of pictures.
 """
 
 from dataclasses import asdict, dataclass
@@ -82,12 +82,21 @@ def _run(config: DemoConfig) -> Demonstrated:
     shown = _shown(config, stages)
     record = provenance(asdict(config), config.seed, {}) | {"seconds": stages.seconds}
     facts = {"seed": str(config.seed)} | {name: f"{seconds:.0f} s" for name, seconds in stages.seconds.items()}
-    title = "From r to Q* on a laptop" if config.model is None else f"From r to Q*: {config.model}"
-    page = write_figures(output / "report", title, shown.sections, facts, shown.summary, record)
+    page = write_figures(output / "report", _title(config), shown.sections, facts, shown.summary, record)
     return Demonstrated(shown.sections, shown.summary, page, stages.total)
 
 
+def _title(config: DemoConfig) -> str:
+    if config.images:
+        return "Words and pictures as one decision process"
+    return "From r to Q* on a laptop" if config.model is None else f"From r to Q*: {config.model}"
+
+
 def _shown(config: DemoConfig, stages: Stages) -> DemoReport:
+    if config.images:
+        from tokenq.demo.pictures.demonstration import run_pictures
+
+        return run_pictures(Path(config.output), config.seed, quick=config.quick, stages=stages)
     if config.model is not None:
         from tokenq.demo.own_model import run_own
 

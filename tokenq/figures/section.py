@@ -30,6 +30,19 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """Small pictures in a row.
+
+    Attributes:
+        caption: what they are.
+        pictures: (what it is, the picture as a PNG) each.
+    """
+
+    caption: str
+    pictures: Sequence[tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
 class Link:
     """Another page of the same report.
 
@@ -57,6 +70,7 @@ class Section:
         heat_maps: responses to be shown token by token.
         exact: what the same quantities are in worlds that can be solved exactly.
         links: pages with more of it.
+        panels: pictures to be looked at.
     """
 
     name: str
@@ -69,3 +83,4 @@ class Section:
     heat_maps: Sequence[HeatMap] = ()
     exact: Table | None = None
     links: Sequence[Link] = ()
+    panels: Sequence[Panel] = ()

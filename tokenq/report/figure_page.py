@@ -4,6 +4,7 @@ The page has no script and shows what its sections hold: claim, verdict, reading
 Whether a claim came out is not decided here. Without matplotlib the page has no charts, and says what to install.
 """
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -116,6 +117,10 @@ def _section(folder: Path, section: Section, drawn: bool) -> dict[str, Any]:
         "tables": list(map(shown_table, section.tables)),
         "exact": None if section.exact is None else shown_table(section.exact),
         "links": [(link.name, quote(link.path, safe="/#?=&%+,;@~")) for link in section.links],
+        "panels": [
+            (one.caption, [(name, base64.b64encode(png).decode("ascii")) for name, png in one.pictures])
+            for one in section.panels
+        ],
     }
 
 
