@@ -102,20 +102,14 @@ def test_words_and_steps_count_by_their_strengths(world):
             math.log(1 + math.exp(-(0.2 * (word[0] - word[1]) + 0.03 * (step[0] - step[1]))))
             for word, step in zip(words.tolist(), steps.tolist(), strict=True)
         ]
-        for strengths, pair in ((Strengths(0.2, 0.03), expected),):
-            loss = loss_of(learner, pairs, strengths, torch.Generator()).item()
-            assert loss == pytest.approx(sum(pair) / 5, abs=1e-3)
+        loss = loss_of(learner, pairs, Strengths(0.2, 0.03), torch.Generator()).item()
+        assert loss == pytest.approx(sum(expected) / 5, abs=1e-3)
         # A part without a strength is not in the loss.
         alone = scene_of(learner, pairs, Strengths(None, 0.03))
         assert alone is not None
-        assert alone.policy.logps.shape == (10, steps_of(pairs))
+        assert alone.policy.logps.shape == (10, pairs.latents.shape[2] - 1)
     assert steps.abs().max() > 0.01
     assert words.abs().max() > 0.01
-
-
-def steps_of(pairs):
-    """Return T."""
-    return pairs.latents.shape[2] - 1
 
 
 def test_actions_are_words_and_then_steps():

@@ -88,7 +88,7 @@ def credit_section(areas: Mapping[str, Mapping[str, Estimate]], panels: Sequence
         title="Which word, which pixels, which of the two stages?",
         claim="Log-ratios of what was learnt tell which part of a response the preference was about.",
         verdict="reproduced" if all(held) else "in part" if any(one.low > 0.5 for one in firsts) else "not reproduced",
-        reading=f"AUROC against the program's labels. {said}.",
+        reading=f"AUROC against the program's labels: {said}.",
         tables=tables,
         panels=panels,
     )
