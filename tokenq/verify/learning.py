@@ -145,7 +145,7 @@ OMITTED = 1.0
 """Size of the rewards of the tokens that a loss does not see."""
 
 
-def _one_token(case: Case, step: int) -> tuple[Tensor, Tensor, Tensor]:
+def one_token(case: Case, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return what DPO on the tokens of one step alone finds, what is predicted, and what those tokens earn.
 
     In these worlds reward and reference depend on the step and the token alone, and so does the policy that is fitted.
@@ -190,18 +190,18 @@ def _strengths(wins: Tensor) -> Tensor:
 
 def kept_token_as_predicted(case: Case) -> float:
     """β log π/π_ref of DPO on the tokens of one step alone − what win rates over all that it does not see predict."""
-    return largest(*(found - predicted for found, predicted, _ in (_one_token(case, step) for step in range(2))))
+    return largest(*(found - predicted for found, predicted, _ in (one_token(case, step) for step in range(2))))
 
 
 def kept_token_shrinks(case: Case) -> float:
     """By how much the slope of what it finds on what the tokens earn exceeds 1 less a hundredth."""
-    slopes = [found @ earned / (earned @ earned) for found, _, earned in (_one_token(case, step) for step in range(2))]
+    slopes = [found @ earned / (earned @ earned) for found, _, earned in (one_token(case, step) for step in range(2))]
     return excess(torch.stack(slopes) - 0.99)
 
 
 def kept_token_is_its_reward(case: Case) -> float:
     """What it finds − what the tokens earn, which DPO on all tokens finds."""
-    return largest(*(found - earned for found, _, earned in (_one_token(case, step) for step in range(2))))
+    return largest(*(found - earned for found, _, earned in (one_token(case, step) for step in range(2))))
 
 
 _PARTS, _BY_STEP, _OMISSION = "parts of a text", "reward by step", "non-collapsibility"
