@@ -191,7 +191,8 @@ def test_a_pipeline_is_trained_resumed_and_loaded_by_diffusers(more, pipeline, t
     assert all(torch.equal(one, theirs[name]) for name, one in ours.items())
     assert any(not torch.equal(one.float(), before[name]) for name, one in ours.items())
     with quiet():
-        loaded = DiffusionPipeline.from_pretrained(parts.policy)
+        dtype = torch.bfloat16 if more.get("dtype") else torch.float32
+        loaded = DiffusionPipeline.from_pretrained(parts.policy, torch_dtype=dtype)
         (picture,) = loaded("red square", num_inference_steps=2, output_type="pil").images
     assert picture.size == (8, 8)
     at_start = next(row for row in whole.metrics if "loss" in row)
