@@ -5,6 +5,7 @@ import torch
 
 from tokenq.diffusion.denoising import train_denoising
 from tokenq.diffusion.errors import level_weights
+from tokenq.diffusion.open import open_image_model
 from tokenq.diffusion.sampling import draw, initial_noise, spaced_steps
 from tokenq.diffusion.small import small_image_model
 from tokenq.diffusion.tiny import tiny_image_model
@@ -60,3 +61,14 @@ def test_rows_that_do_not_fit_and_a_loss_that_is_not_finite_are_refused():
         train_denoising(model, ["red"], PICTURES, steps=1)
     with pytest.raises(UserError, match="The loss of step 1 is nan"):
         train_denoising(model, PROMPTS, PICTURES * float("nan"), steps=1)
+
+
+@pytest.mark.slow
+def test_a_small_unet_learns_what_words_mean_from_scratch(tmp_path):
+    model = small_image_model(PROMPTS, size=8, channels=(16, 32))
+    train_denoising(model, PROMPTS, PICTURES, steps=200, batch=16, learning_rate=3e-3)
+    model.save(tmp_path / "small")
+    again = open_image_model(tmp_path / "small")
+    dice = torch.Generator().manual_seed(0)
+    drawn = draw(again, again.encode(PROMPTS), [1, 2], spaced_steps(again.schedule, 20), dice)
+    assert torch.allclose(drawn.latents[:, -1].mean((1, 2, 3)), torch.tensor([0.5, -0.5]), atol=0.2)
