@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.diffusion.tiny import tiny_image_model
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("extending.md", "python.md")
@@ -79,6 +80,8 @@ def home(tmp_path_factory):
     files = ("pairs", "preferences", "questions", "test", "held_out", "marked", "big_bench_mistake", "demonstrations")
     for name in files:
         write(home / f"{name}.jsonl", rows(name))
+    tiny_image_model(["what", "is", "and"]).save(home / "PIPELINE")
+    (home / "redness.py").write_text(blocks(ROOT / "docs" / "images.md", "python")[-1])
     judged = {
         "instruction": "Say it.",
         "output_1": "base",

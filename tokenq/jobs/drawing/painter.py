@@ -185,19 +185,24 @@ def asked_text(prompt: Prompt) -> str:
     return prompt.text if isinstance(prompt.text, str) else str(prompt.text[-1].content)
 
 
+def warning_once(listener: Listener) -> Callable[[str], None]:
+    """Return what tells a listener each warning once, however many batches give it."""
+    said = set[str]()
+
+    def warn(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            listener.say(f"warning: {text}")
+
+    return warn
+
+
 def load_painter(config: DrawConfig, listener: Listener) -> Painter:
     """Return the image model of a configuration, ready to draw.
 
     Raises:
         UserError: there is none, or it cannot draw so.
     """
-    said = set[str]()
-
-    def warn(text: str) -> None:
-        if text not in said:  # of every batch the same
-            said.add(text)
-            listener.say(f"warning: {text}")
-
     folder = run_folder(config.model)
     path = config.model if folder is None else policy_in(folder)
     dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
@@ -205,4 +210,4 @@ def load_painter(config: DrawConfig, listener: Listener) -> Painter:
     trained = 1.0 if model.guidance is None else model.guidance
     scale = trained if config.guidance is None else config.guidance
     steps = spaced_steps(model.schedule, config.steps, eta=config.eta, guidance=scale)
-    return Painter(model, steps, image_identity(model, str(path)), warn)
+    return Painter(model, steps, image_identity(model, str(path)), warning_once(listener))

@@ -15,7 +15,7 @@ from tokenq.diffusion.open import is_image_model, open_image_model
 from tokenq.errors import UserError
 from tokenq.files import json_line, write_lines, written_aside
 from tokenq.jobs.drawing.identity import image_identity
-from tokenq.jobs.drawing.painter import folder_of, png_of
+from tokenq.jobs.drawing.painter import folder_of, png_of, warning_once
 from tokenq.jobs.drawing.reading import PictureReader
 from tokenq.jobs.drawing.seen import SeenPicture, seen_pictures
 from tokenq.jobs.load import open_reader
@@ -167,9 +167,7 @@ def gallery_of(config: ScoreConfig, listener: Listener) -> Gallery:
     models = [open_image_model(path, reference=True, device=device, dtype=dtype) for path in (policy, reference)]
     _refuse_strangers(*models)
 
-    def warn(text: str) -> None:
-        listener.say(f"warning: {text}")
-
+    warn = warning_once(listener)
     words = None
     if config.refiner is not None:
         pair = [None if path is None else options.spec(path) for path in (config.refiner, config.refiner_reference)]

@@ -21,7 +21,7 @@ from tokenq.jobs.drawing.config import DrawConfig
 from tokenq.jobs.drawing.draw import Studio, draw_to_file
 from tokenq.jobs.drawing.identity import image_identity
 from tokenq.jobs.drawing.judge import PictureJudge
-from tokenq.jobs.drawing.painter import Painter
+from tokenq.jobs.drawing.painter import Painter, warning_once
 from tokenq.jobs.rollout.pictures.lessons import PictureLesson
 from tokenq.jobs.rollout.rounds import DONE
 from tokenq.jobs.rollout.words import NOTHING
@@ -162,7 +162,7 @@ class PictureRounds:
             seed=seed,
         )
         identity = image_identity(self.model, f"{config.model} at round {number}")
-        painter = Painter(self.model, self.steps, identity, lambda text: self.listener.say(f"warning: {text}"))
+        painter = Painter(self.model, self.steps, identity, warning_once(self.listener))
         return Studio(asked, painter, None, self.judge, max(1, config.images_per_batch // samples))
 
     def _chosen(self, number: int) -> list[Prompt]:
