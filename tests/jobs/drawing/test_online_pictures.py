@@ -143,3 +143,23 @@ def test_clipped_ratios_of_steps_are_ppo_s(place, tmp_path):
 def test_settings_of_images_are_refused_for_texts(tmp_path):
     with pytest.raises(UserError, match="--image-steps is given, and words is no image model"):
         tokenq.online("words", ROWS, tmp_path / "run", image_steps=3)
+
+
+def test_another_guidance_than_the_run_s_is_said(place, tmp_path):
+    run = learnt(place, tmp_path / "run", method="rloo", rounds=1, image_guidance=2.0)
+    said = []
+
+    class Listener:
+        def say(self, text):
+            said.append(text)
+
+        def __call__(self, event):
+            pass
+
+    more = {"samples": 1, "steps": 2, "device": "cpu", "listener": Listener()}
+    drawn = tokenq.draw(run, ROWS, tmp_path / "own.jsonl", **more)
+    assert drawn.drawings[0].guidance == 2
+    assert [line for line in said if line.startswith("warning")] == []
+    tokenq.draw(run.folder, ROWS, tmp_path / "other.jsonl", guidance=3.0, **more)
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "was trained with guidance 2 and draws with 3" in warning
