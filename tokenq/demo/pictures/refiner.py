@@ -82,7 +82,7 @@ def prompt_texts(values: Tensor) -> list[str]:
 
 
 def refiner_model(vocabulary_size: int, seed: int) -> "LlamaForCausalLM":
-    """Return a Llama of some ten thousand weights, from nothing."""
+    """Return a Llama of some 85,000 weights, most of them embeddings of words, from nothing."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
