@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tokenq.verify import learning
 from tokenq.verify.claim import Case
+from tokenq.verify.learning import one_token
 from tokenq.worlds.draws import clockwork, generator, random_policy
 from tokenq.worlds.hybrid import Drawings, HybridWorld, objective, random_chains, solve
 from tokenq.worlds.hybrid_learning import fit, preferences
@@ -86,11 +86,10 @@ def slope_of_one_token(sizes: Sequence[float], seeds: range) -> list[tuple[float
     """
     rows = []
     for size in sizes:
-        learning.OMITTED = size
         found = []
         for seed in seeds:
             case = Case.of(clockwork(seed), seed)
-            learnt, predicted, earned = learning.one_token(case, 0)
+            learnt, predicted, earned = one_token(case, 0, size)
             unseen = size * (case.returns - case.sequences.taken(case.world.rewards)[:, 0])[case.rows[0]]
             spread = float((unseen[:, None] - unseen).std())
             norm = earned @ earned

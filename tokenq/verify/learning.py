@@ -145,12 +145,17 @@ OMITTED = 1.0
 """Size of the rewards of the tokens that a loss does not see."""
 
 
-def one_token(case: Case, step: int) -> tuple[Tensor, Tensor, Tensor]:
+def one_token(case: Case, step: int, omitted: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return what DPO on the tokens of one step alone finds, what is predicted, and what those tokens earn.
 
     In these worlds reward and reference depend on the step and the token alone, and so does the policy that is fitted.
     The predicted strengths are those of Bradley-Terry on win rates between tokens, averaged over all that the loss does
     not see, by Zermelo's iteration.
+
+    Args:
+        case: a world in which reward and reference go by step and token.
+        step: of the tokens that the loss sees.
+        omitted: what the rewards of all other tokens are multiplied by.
 
     Returns:
         [n] β log π/π_ref, predicted and true reward of each token of the first prompt, each less its mean.
@@ -158,7 +163,7 @@ def one_token(case: Case, step: int) -> tuple[Tensor, Tensor, Tensor]:
     world, sequences, rows = case.world, case.sequences, case.rows[0]
     tokens, seen = sequences.tokens[rows, step], sequences.mask & (torch.arange(world.horizon) == step)
     rewards = sequences.taken(world.rewards)
-    returns = torch.where(seen, rewards, OMITTED * rewards).sum(-1)
+    returns = torch.where(seen, rewards, omitted * rewards).sum(-1)
     pairs, weights = all_pairs(case, returns)
     first = torch.nonzero((world.depths == step) & (world.prompts == 0))[0]
     shared = torch.where((world.depths == step) & (world.prompts == 0), first, torch.arange(world.n_states))
@@ -190,18 +195,22 @@ def _strengths(wins: Tensor) -> Tensor:
 
 def kept_token_as_predicted(case: Case) -> float:
     """β log π/π_ref of DPO on the tokens of one step alone − what win rates over all that it does not see predict."""
-    return largest(*(found - predicted for found, predicted, _ in (one_token(case, step) for step in range(2))))
+    return largest(
+        *(found - predicted for found, predicted, _ in (one_token(case, step, OMITTED) for step in range(2)))
+    )
 
 
 def kept_token_shrinks(case: Case) -> float:
     """By how much the slope of what it finds on what the tokens earn exceeds 1 less a hundredth."""
-    slopes = [found @ earned / (earned @ earned) for found, _, earned in (one_token(case, step) for step in range(2))]
+    slopes = [
+        found @ earned / (earned @ earned) for found, _, earned in (one_token(case, step, OMITTED) for step in range(2))
+    ]
     return excess(torch.stack(slopes) - 0.99)
 
 
 def kept_token_is_its_reward(case: Case) -> float:
     """What it finds − what the tokens earn, which DPO on all tokens finds."""
-    return largest(*(found - earned for found, _, earned in (one_token(case, step) for step in range(2))))
+    return largest(*(found - earned for found, _, earned in (one_token(case, step, OMITTED) for step in range(2))))
 
 
 _PARTS, _BY_STEP, _OMISSION = "parts of a text", "reward by step", "non-collapsibility"
