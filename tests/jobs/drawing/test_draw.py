@@ -205,3 +205,14 @@ def test_a_refiner_that_writes_nothing_is_refused(place, tmp_path):
     tiny_tokenizer("words", texts=("a red dot",)).save_pretrained(tmp_path / "refiner")
     with pytest.raises(UserError, match="wrote nothing for any prompt up to the data, row 5"):
         tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", refiner=tmp_path / "refiner", **SHORT)
+
+
+def test_pictures_of_others_are_not_overwritten(place, tmp_path):
+    mine = tmp_path / "d" / "000000-0.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match="holds files already"):
+        tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", **SHORT)
+    assert mine.read_bytes() == b"mine"
+    tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", overwrite=True, **SHORT)
+    tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", seed=1, **SHORT)  # one's own may be drawn anew

@@ -23,6 +23,7 @@ from tokenq.jobs.drawing.painter import (
     clear_unnamed,
     folder_of,
     load_painter,
+    refuse_foreign_folder,
     seeds_of,
 )
 from tokenq.jobs.drawing.refiner import Refiner, load_refiner
@@ -114,6 +115,7 @@ def drawn(config: DrawConfig, listener: Listener, data: Data | None = None) -> D
     with claimed("tokenq draw", files, overwrite=config.overwrite):
         state = PartialState(cpu=config.device == "cpu")
         listener = listener if state.is_main_process else SILENCE
+        refuse_foreign_folder(path, overwrite=config.overwrite)
         loaded = load_prompts(config.prompts if data is None else data, config.columns, config.style, config.bad_rows)
         if loaded.dropped:
             listener.say(f"prompts: {loaded.line()}")

@@ -1,5 +1,6 @@
 """An image model, ready to draw: prompts and seeds in, pictures with their trajectories out, on the disk."""
 
+import glob
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from tokenq.data.prompts import Prompt
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.open import open_image_model
 from tokenq.diffusion.sampling import Steps, draw, spaced_steps
+from tokenq.errors import UserError
 from tokenq.files import disk_errors, written_aside
 from tokenq.jobs.drawing.config import DrawConfig
 from tokenq.jobs.drawing.identity import image_identity
@@ -156,6 +158,25 @@ class Painter:
 def folder_of(path: Path) -> Path:
     """Return the folder in which the files of a file of drawings lie."""
     return path.with_suffix("")
+
+
+def refuse_foreign_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write among files that belong to no file of pictures of this name.
+
+    Args:
+        path: the file of drawings, or of traces, that will be.
+        overwrite: whether what others made may be replaced.
+
+    Raises:
+        UserError: the folder holds files, and the file of lines is neither there nor half-made.
+    """
+    folder = folder_of(path)
+    known = path.exists() or any(path.parent.glob(f".{glob.escape(path.name)}.partial-*"))
+    if not known and not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise UserError(
+            f"The folder {folder} holds files already, and {path} would put its pictures there.",
+            "Name another --output, or add --overwrite.",
+        )
 
 
 def clear_unnamed(path: Path, kept: int, samples: int) -> None:

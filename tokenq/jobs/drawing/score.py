@@ -15,7 +15,7 @@ from tokenq.diffusion.open import is_image_model, open_image_model
 from tokenq.errors import UserError
 from tokenq.files import json_line, write_lines, written_aside
 from tokenq.jobs.drawing.identity import image_identity
-from tokenq.jobs.drawing.painter import folder_of, png_of, warning_once
+from tokenq.jobs.drawing.painter import folder_of, png_of, refuse_foreign_folder, warning_once
 from tokenq.jobs.drawing.reading import PictureReader
 from tokenq.jobs.drawing.seen import SeenPicture, seen_pictures
 from tokenq.jobs.load import open_reader
@@ -56,6 +56,8 @@ def scored_pictures(config: ScoreConfig, listener: Listener, data: Data | None =
     with claimed("tokenq score", files, overwrite=config.overwrite):
         state = PartialState(cpu=config.device == "cpu")
         listener = listener if state.is_main_process else SILENCE
+        if config.output is not None:
+            refuse_foreign_folder(Path(config.output), overwrite=config.overwrite)
         gallery = gallery_of(config, listener)
         seen, lost = seen_pictures(config.data if data is None else data, config.columns, config.bad_rows)
         dropped = f", {lost} rows left out" if lost else ""
