@@ -171,7 +171,10 @@ def pipeline(tmp_path_factory):
     for number in range(4):
         for side in ("chosen", "rejected"):
             Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(root / f"{number}_{side}.png")
-    rows = [{"prompt": "red square", **{s: f"{n}_{s}.png" for s in ("chosen", "rejected")}} for n in range(4)]
+    rows = [
+        {"prompt": ("red square", "blue cross")[n % 2], **{s: f"{n}_{s}.png" for s in ("chosen", "rejected")}}
+        for n in range(4)
+    ]
     write_rows(root / "pairs.jsonl", rows)
     return root
 
@@ -209,3 +212,19 @@ def test_prompts_that_the_text_encoder_cuts_are_said(pipeline, tmp_path):
     trained(pipeline, tmp_path / "run", "long", eval_size=0, listener=told)
     (warning,) = [line for line in said if "are cut" in line]
     assert warning.startswith("warning: The prompt 'red red")
+
+
+@pytest.mark.slow
+def test_the_recipe_for_stable_diffusion_runs_two_steps(pipeline, tmp_path):
+    words = [
+        "train",
+        "--config",
+        "recipes/images/sd15_lora_dpo.yaml",
+        "--model",
+        str(pipeline / "image"),
+        "--device",
+        "cpu",
+    ]
+    words += ["--data", str(pipeline / "pairs.jsonl"), "--output", str(tmp_path / "run"), "--eval-size", "1"]
+    assert main([*words, "--max-steps", "2", "--warmup-steps", "1"]) == 0
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl") if "loss" in row] == [1, 2]

@@ -95,7 +95,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     config.check()
     loss = find_sum(config.loss, loss_parameters(config))
     check_settings(config, loss)
-    config = with_absolute_paths(with_rates(config, loss))
+    chosen, config = config, with_absolute_paths(with_rates(config, loss))
     if not config.resume:
         refuse_taken(config.output)
     accelerator = accelerator_for(config)
@@ -122,6 +122,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         words = None if refiner is None else policy_writer(*refiner, config, loss, run_dir)
         writer = ImageWriter(painter.model, config, run_dir, words)
         job = job_of(config, loss, data, painter, writer, listener)
+        _say_rates(chosen, config, listener)
         listener.say(precision.line(config.optimizer))
         steps = total_steps(config, job.source.per_epoch)
         listener.say(f"training: {steps} steps of {config.batch_size} {loss.unit.noun}")
@@ -129,6 +130,14 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
         finish(writer, summary, accelerator)
         both = "" if words is None else f", its refiner in {run_dir.policy}"
         listener.say(f"done: the image model is in {writer.place}{both}, every step's numbers in {run_dir.metrics}")
+
+
+def _say_rates(chosen: TrainConfig, config: TrainConfig, listener: Listener) -> None:
+    """Say which learning rates are defaults."""
+    for name in ("learning_rate", "image_learning_rate"):
+        rate = getattr(config, name)
+        if getattr(chosen, name) is None and rate is not None:
+            listener.say(f"{name.replace('_', ' ')}: {rate:g}, the default")
 
 
 def with_rates(config: TrainConfig, loss: LossSum) -> TrainConfig:
