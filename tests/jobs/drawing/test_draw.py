@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import two_ranks
 from jobs.drawing.two_pixels import dull_model, posterior
 from scipy.stats import norm
 from tiny import tiny_model, tiny_tokenizer
@@ -216,3 +217,16 @@ def test_pictures_of_others_are_not_overwritten(place, tmp_path):
     assert mine.read_bytes() == b"mine"
     tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", overwrite=True, **SHORT)
     tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", seed=1, **SHORT)  # one's own may be drawn anew
+
+
+def test_two_processes_write_the_same_files(place, tmp_path):
+    def drawn(path):
+        tokenq.draw(place / "model", ROWS, path, **SHORT)
+        return 0
+
+    one, two = tmp_path / "one" / "d.jsonl", tmp_path / "two" / "d.jsonl"
+    drawn(one)
+    ended = two_ranks(lambda: drawn(two), tmp_path)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert two.read_bytes() == one.read_bytes()
+    assert files_of(two) == files_of(one)
