@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
@@ -64,7 +65,8 @@ def watch_episodes(job: Job, policy: PackedLM, step: int, accelerator: Accelerat
         step: updates that it has seen.
         accelerator: a policy over several processes is not read.
     """
-    groups = job.source.groups if isinstance(job.source, Offline) else ()
+    # What a language model learns from is text.
+    groups = cast(Sequence[TokenGroup], job.source.groups) if isinstance(job.source, Offline) else ()
     if accelerator.num_processes > 1 or not _of_episodes(groups):
         return
     scorer = autocast(no_grad(policy), accelerator)
