@@ -2,8 +2,9 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -61,8 +62,8 @@ def test_others_are_refused_with_what_is_taken(values, says):
 
 
 def numbers(config):
-    """The fields of a configuration that are numbers."""
-    kinds = get_type_hints(config)
+    """The fields of a configuration that are numbers; numbers by name (--segments) are the configuration's to check."""
+    kinds = {name: kind for name, kind in get_type_hints(config).items() if get_origin(kind) is not Mapping}
     return {name for name, kind in kinds.items() if {int, float} & set(get_args(kind) or (kind,)) - {bool}}
 
 

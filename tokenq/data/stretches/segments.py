@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenq.data.encoding import whole_text
 from tokenq.data.turns import is_learnt
 from tokenq.errors import UserError, nearest, unknown_name
 from tokenq.records.examples import Message, TokenGroup, TokenResponse
@@ -62,7 +63,7 @@ def _token(text: str, tokenizer: Any) -> int:
     if text in vocabulary:
         return int(vocabulary[text])
     ids = tokenizer.encode(text, add_special_tokens=False)
-    if len(ids) == 1 and tokenizer.decode(ids).strip() == text.strip():
+    if len(ids) == 1 and whole_text(tokenizer, ids).strip() == text.strip():
         return int(ids[0])
     close = nearest(text, tokenizer.get_added_vocab())
     guess = f"Did you mean {close!r}? " if close else ""
