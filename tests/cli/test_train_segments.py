@@ -57,8 +57,8 @@ def test_metrics_are_split_and_strengths_are_recorded(place, tmp_path):
     ("words", "said"),
     [
         (["--segments", "words=.1,image=-1"], "the strength of 'image' is -1.0"),
-        (["--segments", "words=.1,image=nan"], "the strength of 'image' is nan"),
-        (["--segments", "words=.1,image=inf"], "the strength of 'image' is inf"),
+        (["--segments", "words=.1,image=nan"], "--segments image is nan"),
+        (["--segments", "words=.1,image=inf"], "--segments image is inf"),
         (["--segments", "words=0,image=0"], "every strength is 0"),
         (["--segments", "words=x"], "--segments words takes a number, not 'x'"),
         (["--segments", "words"], "--segments takes name=value"),
