@@ -119,6 +119,30 @@ def test_only_what_is_missing_is_computed(tmp_path, scorer, identity):
     assert len(ReferenceStore(tmp_path, identity)) == 8
 
 
+def test_a_response_has_one_value_whatever_is_computed_beside_it_later(tmp_path, scorer, identity):
+    """A group with a new response is computed whole; the known response keeps its number, for every later reader."""
+    known, grown = GROUPS[0], replace(GROUPS[0], responses=(GROUPS[0].responses[0], GROUPS[1].responses[1]))
+    key = keys_of([known])[0]
+    store = ReferenceStore(tmp_path, identity)
+    store.fill([known], scorer, BUDGET)
+    first = store[key].tobytes()
+    store.fill([grown], lambda batch: scorer(batch) + 1e-6, BUDGET)
+    assert store[key].tobytes() == first
+    assert {one.tobytes() for one in (ReferenceStore(tmp_path, identity)[key], store[key])} == {first}
+
+
+def test_of_two_values_by_two_processes_the_first_counts(tmp_path, scorer, identity):
+    """Neither knew of the other; whoever reads later finds the value that was written first, by whatever name."""
+    for round_ in range(4):
+        one, other = (ReferenceStore(tmp_path / str(round_), identity) for _ in range(2))
+        one.fill(GROUPS[:1], scorer, BUDGET)
+        other.fill(GROUPS[:1], lambda batch: scorer(batch) + 1e-6, BUDGET)
+        key = keys_of(GROUPS[:1])[0]
+        assert ReferenceStore(tmp_path / str(round_), identity)[key].tobytes() == one[key].tobytes()
+        other.refresh()
+        assert other[key].tobytes() != one[key].tobytes()  # what a process has used, it goes on with
+
+
 def change_ids(group):
     ids = group.responses[0].ids.copy()
     ids[-1] += 1

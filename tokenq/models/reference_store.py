@@ -79,7 +79,11 @@ class ReferenceStore:
         return len(self._values)
 
     def add(self, rows: dict[bytes, NDArray[np.float32]]) -> None:
-        """Store the log-probs of some responses as one shard, atomically."""
+        """Store the log-probs of some responses as one shard, atomically; what is known stays as it is.
+
+        Beside other responses the same one is computed to other last bits: whoever has used the first value finds it.
+        """
+        rows = {key: value for key, value in rows.items() if key not in self}
         self._values.update(rows)
         if self.folder is None or not rows:
             return
@@ -88,7 +92,7 @@ class ReferenceStore:
             "lengths": np.array([len(value) for value in rows.values()], dtype=np.int64),
             "logps": np.concatenate(list(rows.values())),
         }
-        name = uuid.uuid4().hex
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex}"  # read in the order in which they were written
         aside = self.folder / f".{name}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)  # `tokenq cache --clear` may have come by
@@ -160,10 +164,10 @@ class ReferenceStore:
         return each(groups, lambda group: group.map(partial(column, group)))
 
     def refresh(self) -> None:
-        """Read shards that other processes have written since."""
+        """Read shards that other processes have written since; of two values for a response the first one counts."""
         for path in sorted(self.folder.glob("*.safetensors")) if self.folder is not None else []:
             if path.name not in self._seen:
-                self._values.update(_read_shard(path))
+                self._values = _read_shard(path) | self._values
                 self._seen.add(path.name)
 
 
