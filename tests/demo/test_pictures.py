@@ -89,7 +89,7 @@ def test_the_reference_has_the_loss_of_a_coin(world):
 
 
 def test_words_and_steps_count_by_their_strengths(world):
-    learner, gains = adapted(world.start)
+    learner, (gains,) = adapted(world.start)
     with torch.no_grad():
         gains += 0.1
         for weight in learner.refiner.model.parameters():
@@ -121,7 +121,7 @@ def test_actions_are_words_and_then_steps():
 
 
 def test_credit_of_pixels_sums_to_the_log_ratio(world):
-    learner, gains = adapted(world.start)
+    learner, (gains,) = adapted(world.start)
     with torch.no_grad():
         gains += 0.3
     pairs = world.pairs.at(torch.arange(6))
@@ -172,6 +172,20 @@ def test_the_page_shows_pictures(twice):
     page = (twice[0] / "report" / "index.html").read_text()
     assert page.count('<img src="data:image/png;base64,') >= 8 * 6
     assert "Which word, which pixels" in page
+    assert "<dt>β</dt>" not in page  # every system has strengths of its own, which the table names
+    assert "β 0.05 or 0.1 for words, γ 0.003 or 0.01 for denoising steps" in page
+    assert "below each picture the prompt" in page
+
+
+def test_who_stops_it_is_told_that_it_begins_anew(tmp_path, monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demonstration, "begun", stopped)
+    assert main(["demo", "--images", "--output", str(tmp_path / "demo")]) == 130
+    told = capsys.readouterr().err
+    assert "Nothing is kept of it; the same command begins anew" in told
+    assert "goes on" not in told
 
 
 def test_pictures_have_a_world_of_their_own(capsys):

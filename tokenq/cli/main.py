@@ -191,6 +191,8 @@ def _online_again(config: online.OnlineConfig) -> str:
 
 
 def _demo_again(config: demo.DemoConfig) -> str:
+    if config.images:
+        return f"Nothing is kept of it; the same command begins anew, in {config.output}."
     return f"The same command goes on where this one stopped, in {config.output}."
 
 

@@ -71,6 +71,7 @@ class Section:
         exact: what the same quantities are in worlds that can be solved exactly.
         links: pages with more of it.
         panels: pictures to be looked at.
+        legend: what is to be seen in them.
     """
 
     name: str
@@ -84,3 +85,4 @@ class Section:
     exact: Table | None = None
     links: Sequence[Link] = ()
     panels: Sequence[Panel] = ()
+    legend: str = ""

@@ -117,6 +117,7 @@ def _section(folder: Path, section: Section, drawn: bool) -> dict[str, Any]:
         "tables": list(map(shown_table, section.tables)),
         "exact": None if section.exact is None else shown_table(section.exact),
         "links": [(link.name, quote(link.path, safe="/#?=&%+,;@~")) for link in section.links],
+        "legend": section.legend,
         "panels": [
             (one.caption, [(name, base64.b64encode(png).decode("ascii")) for name, png in one.pictures])
             for one in section.panels

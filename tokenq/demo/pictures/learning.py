@@ -5,7 +5,7 @@ that a system trains, each segment at its own strength: β for words and γ for 
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ from tokenq.demo.pictures.refiner import PART as WORDS
 from tokenq.demo.pictures.refiner import Refiner
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.tiny import TinyDenoiser
+
+Adapter = Callable[[nn.Module], list[nn.Parameter]]
+"""Puts trainable weights on a frozen denoiser and returns them."""
 
 BATCH = 64
 """Pairs of a step."""
@@ -72,14 +75,18 @@ class Pipeline:
     painter: ImageModel
 
 
-def adapted(pipeline: Pipeline) -> tuple[Pipeline, nn.Parameter]:
-    """Return a copy whose denoiser has `WordGains`, and the gains' logarithms: alone they are trained of it."""
-    learner = copied(pipeline)
-    denoiser = learner.painter.denoiser.requires_grad_(False)
+def word_gains(denoiser: nn.Module) -> list[nn.Parameter]:
+    """Give a tiny denoiser `WordGains`, and return their logarithms."""
     assert isinstance(denoiser, TinyDenoiser)
     gains = WordGains(len(denoiser.embedding))
     parametrize.register_parametrization(denoiser, "embedding", gains)
-    return learner, gains.logarithms
+    return [gains.logarithms]
+
+
+def adapted(pipeline: Pipeline, adapter: Adapter = word_gains) -> tuple[Pipeline, list[nn.Parameter]]:
+    """Return a copy with an adapter on its frozen denoiser, and the weights of it: alone they are trained of it."""
+    learner = copied(pipeline)
+    return learner, adapter(learner.painter.denoiser.requires_grad_(False))
 
 
 def copied(pipeline: Pipeline) -> Pipeline:
@@ -89,7 +96,15 @@ def copied(pipeline: Pipeline) -> Pipeline:
     return Pipeline(refiner, replace(pipeline.painter, denoiser=copy.deepcopy(pipeline.painter.denoiser)))
 
 
-def learn(start: Pipeline, pairs: Pairs, strengths: Strengths, seed: int, *, epochs: int) -> Iterator[Pipeline]:
+def learn(
+    start: Pipeline,
+    pairs: Pairs,
+    strengths: Strengths,
+    seed: int,
+    *,
+    epochs: int,
+    adapter: Adapter = word_gains,
+) -> Iterator[Pipeline]:
     """Yield what has been learnt after every epoch: a pipeline whose weights the next epoch moves on.
 
     Args:
@@ -98,11 +113,12 @@ def learn(start: Pipeline, pairs: Pairs, strengths: Strengths, seed: int, *, epo
         strengths: what is trained, and how strongly it is held.
         seed: of the order of pairs, and of noise.
         epochs: how often each pair is seen.
+        adapter: what is trained of the image model.
     """
     generator = torch.Generator().manual_seed(seed)
-    learner, gains = adapted(start)
+    learner, gains = adapted(start, adapter)
     words = list(learner.refiner.model.parameters())
-    optimizer = torch.optim.Adam([{"params": words, "lr": WORD_RATE}, {"params": [gains], "lr": GAIN_RATE}])
+    optimizer = torch.optim.Adam([{"params": words, "lr": WORD_RATE}, {"params": gains, "lr": GAIN_RATE}])
     total = epochs * (len(pairs) // BATCH)
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 20) * (1 - step / (total + 1)))
     for _ in range(epochs):
@@ -111,7 +127,7 @@ def learn(start: Pipeline, pairs: Pairs, strengths: Strengths, seed: int, *, epo
             loss = loss_of(learner, pairs.at(places), strengths, generator)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_([*words, gains], 1.0)
+            nn.utils.clip_grad_norm_([*words, *gains], 1.0)
             optimizer.step()
             rate.step()
         yield learner

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tokenq.demo.pictures.painter import drawing_steps, paint, told
 from tokenq.demo.pictures.refiner import Refiner
-from tokenq.demo.pictures.world import SHAPE, Vocabulary, drawn
+from tokenq.demo.pictures.world import Vocabulary, drawn
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.sampling import Trajectories, step_logps
 
@@ -61,7 +61,7 @@ def labelled_pairs(
         requests: [n, 3] words by number.
         generator: of all that is drawn, labels too.
     """
-    noise = torch.randn((len(requests), *SHAPE), generator=generator)
+    noise = torch.randn((len(requests), *model.shape), generator=generator)
     prompts = [refiner.write(requests, generator) for _ in range(2)]
     latents = [paint(model, values, noise, generator) for values in prompts]
     worth = torch.stack([rewards(words, requests, one[:, -1]) for one in latents], 1)

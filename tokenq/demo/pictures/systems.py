@@ -10,7 +10,7 @@ from torch import Tensor
 from tokenq.demo.pictures.learning import Pipeline, Strengths, copied, learn
 from tokenq.demo.pictures.painter import paint
 from tokenq.demo.pictures.pairs import Pairs
-from tokenq.demo.pictures.world import SHAPE, Vocabulary, drawn
+from tokenq.demo.pictures.world import Vocabulary, drawn
 
 TRIED: Mapping[str, Sequence[Strengths]] = {
     "refiner": (Strengths(0.05), Strengths(0.1)),
@@ -47,7 +47,7 @@ def judge(words: Vocabulary, pipeline: Pipeline, requests: Tensor, seed: int) ->
         seed: of prompts, initial noise and steps.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((len(requests), *SHAPE), generator=generator)
+    noise = torch.randn((len(requests), *pipeline.painter.shape), generator=generator)
     prompts = pipeline.refiner.write(requests, generator)
     seen = drawn(paint(pipeline.painter, prompts, noise, generator)[:, -1])
     wanted = words.values(requests)
@@ -102,7 +102,12 @@ def tried(
             worth = value(learner)
             progress()
             if best is None or worth > best.validation:
-                best = Found(copied(learner), strengths, f"{said(strengths)}, {epoch} epochs", worth)
+                best = Found(
+                    copied(learner),
+                    strengths,
+                    f"{said(strengths)}, {epoch} {'epoch' if epoch == 1 else 'epochs'}",
+                    worth,
+                )
         assert best is not None
         yield best
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 ATTRIBUTES: Final = {
     "colour": ("red", "green", "blue", "yellow"),
@@ -54,8 +54,12 @@ def pictures_of(values: Tensor) -> Tensor:
 
 
 def drawn(pictures: Tensor) -> Tensor:
-    """Return [n, 3] the values of colour, shape and place of the template that is nearest to each picture."""
-    nearest = torch.cdist(pictures.flatten(1), TEMPLATES.flatten(1)).argmin(1)
+    """Return [n, 3] the values of colour, shape and place of the template that is nearest to each picture.
+
+    Larger pictures are averaged down to 8 × 8 first.
+    """
+    seen = nn.functional.adaptive_avg_pool2d(pictures, SHAPE[1:])
+    nearest = torch.cdist(seen.flatten(1), TEMPLATES.flatten(1)).argmin(1)
     return torch.stack([nearest // VALUES**2, nearest // VALUES % VALUES, nearest % VALUES], 1)
 
 
