@@ -31,6 +31,7 @@ ONE = Drawing(
     levels=(10, 5, 0),
     eta=1.0,
     guidance=1.0,
+    sampler="flow_sde",
     logps=(-1.5, 2.25),
     image_model="w2",
     refinement=REFINED,
@@ -53,12 +54,12 @@ def test_a_line_of_another_kind_is_named(tmp_path: Path) -> None:
 
 def test_a_trajectory_comes_back_to_the_last_bit(tmp_path: Path) -> None:
     latents = np.array([[0.1, -3.0], [0.2, 1e-20], [0.3, 7.0]], np.float32)
-    way = Trajectory(latents, np.array([-1 / 3, 2.0]), np.array([10, 5, 0]), 0.7, 7.5)
+    way = Trajectory(latents, np.array([-1 / 3, 2.0]), np.array([10, 5, 0]), 0.7, 7.5, "flow_sde")
     path = tmp_path / "t.safetensors"
     path.write_bytes(packed_trajectory(way))
     found = read_trajectory(path)
     assert all(np.array_equal(a, b) for a, b in zip(found[:3], way[:3], strict=True))
-    assert found[3:] == (0.7, 7.5)
+    assert found[3:] == (0.7, 7.5, "flow_sde")
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,21 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+def check_sampler(model: ImageModel, sampler: str) -> None:
+    """Refuse a sampler that is not for the schedule of a model.
+
+    Raises:
+        UserError: names the sampler that is.
+    """
+    kinds = SAMPLERS[sampler].kinds
+    if model.schedule.kind not in kinds:
+        kind = model.schedule.kind.replace("_", " ")
+        raise UserError(
+            f"The sampler {sampler!r} is for {' and '.join(kinds)} schedules; that of {model.name} is {kind}.",
+            "Take the sampler 'ancestral', which is for all.",
+        )
+
+
 def _ends(place: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
     levels = torch.tensor(steps.levels)
     return levels[place], levels[place + 1]
@@ -175,13 +190,8 @@ def step_distribution(
     Raises:
         UserError: the sampler is not for this model's schedule.
     """
-    sampler = SAMPLERS[steps.sampler]
     schedule = model.schedule
-    if schedule.kind not in sampler.kinds:
-        raise UserError(
-            f"Sampler {steps.sampler!r} is for {', '.join(sampler.kinds)} schedules; {model.name} is {schedule.kind}.",
-            "Take the sampler 'ancestral', which is for all.",
-        )
+    check_sampler(model, steps.sampler)
     if steps.levels[0] > schedule.levels:
         raise UserError(f"Level {steps.levels[0]}: {model.name} has levels up to {schedule.levels}.", "")
     place = torch.as_tensor(places).expand(len(noisy)).cpu()
@@ -189,7 +199,7 @@ def step_distribution(
     x0 = model.predict(noisy, _ends(place, steps)[0].to(noisy.device), conditioning, steps.guidance)
     if schedule.clip is not None:
         x0 = x0.clamp(-schedule.clip, schedule.clip)
-    mean, sd = sampler.distribution(noisy, x0, place, steps, schedule)
+    mean, sd = SAMPLERS[steps.sampler].distribution(noisy, x0, place, steps, schedule)
     return mean, sd
 
 

@@ -57,6 +57,7 @@ class Drawing:
             levels[k+1].
         eta: how much of the DDPM's noise each step adds, above 0.
         guidance: scale of classifier-free guidance; 1 is none.
+        sampler: of which Gaussian each step was drawn, a key of `tokenq.diffusion.sampling.SAMPLERS`.
         logps: [T] log-density of each step under the model that drew, in nats, summed over dimensions.
         image_model: the identity of its weights.
         refinement: the refiner's prompt, where there is one.
@@ -75,6 +76,7 @@ class Drawing:
     levels: tuple[int, ...]
     eta: float
     guidance: float
+    sampler: str
     logps: tuple[float, ...]
     image_model: str
     refinement: Refinement | None = None
@@ -128,6 +130,7 @@ class Trajectory(NamedTuple):
         levels: [T+1] noise levels of the schedule, down to 0.
         eta: how much of the DDPM's noise each step adds.
         guidance: scale of classifier-free guidance.
+        sampler: of which Gaussian each step was drawn, a key of `tokenq.diffusion.sampling.SAMPLERS`.
     """
 
     latents: NDArray[np.float32]
@@ -135,6 +138,7 @@ class Trajectory(NamedTuple):
     levels: NDArray[np.int64]
     eta: float
     guidance: float
+    sampler: str = "ancestral"
 
 
 def packed_trajectory(one: Trajectory) -> bytes:
@@ -143,11 +147,10 @@ def packed_trajectory(one: Trajectory) -> bytes:
         "latents": np.ascontiguousarray(one.latents, np.float32),
         "logps": np.ascontiguousarray(one.logps, np.float64),
         "levels": np.ascontiguousarray(one.levels, np.int64),
-        "settings": np.array(
-            [one.eta, one.guidance], np.float64
-        ),  # metadata would come in an order of its own each time
+        "settings": np.array([one.eta, one.guidance], np.float64),
     }
-    found: bytes = save(tensors)
+    # One entry: several would come in an order of their own each time.
+    found: bytes = save(tensors, {"sampler": one.sampler})
     return found
 
 
@@ -166,10 +169,12 @@ def read_trajectory(path: Path, where: str = "") -> Trajectory:
     try:
         with safe_open(path, framework="numpy") as file:
             latents, logps, levels, settings = map(file.get_tensor, ("latents", "logps", "levels", "settings"))
-        found = Trajectory(latents, logps, levels, *map(float, settings))
+            sampler = (file.metadata() or {})["sampler"]
+            eta, guidance = map(float, settings)
+        found = Trajectory(latents, logps, levels, eta, guidance, sampler)
     except OSError as problem:
         raise UserError(f"{told}the trajectory {path} cannot be read: {problem.strerror or problem}.", hint) from None
-    except (SafetensorError, TypeError, ValueError) as problem:
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
         raise UserError(f"{told}{path} holds no trajectory ({problem}).", hint) from None
     steps = len(found.logps)
     if steps < 1 or len(found.latents) != steps + 1 or len(found.levels) != steps + 1:

@@ -1,6 +1,7 @@
 """`tokenq score` on rows with images: credit of pixels by hand, words before steps, resuming, exports, bad input."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.diffusion.sampling import Steps
+from tokenq.diffusion.schedule import Schedule
 from tokenq.diffusion.tiny import tiny_image_model
 from tokenq.errors import UserError
+from tokenq.jobs.drawing.painter import Painter, Seeds
 from tokenq.jobs.drawing.reading import PictureReader
 from tokenq.jobs.drawing.seen import SeenPicture
 from tokenq.jobs.score import score
-from tokenq.records.drawings import Trajectory, read_drawings
+from tokenq.models.identity import ModelIdentity
+from tokenq.records.drawings import Trajectory, packed_trajectory, read_drawings, read_trajectory
 from tokenq.records.picture_traces import read_picture_traces, read_pictures
 
 POLICY, REFERENCE = np.array([0.5, -1.0]), np.array([0.25, 0.0])
@@ -192,3 +197,34 @@ def test_numbers_that_are_not_finite_are_refused(place, tmp_path):
     broken.save(tmp_path / "broken")
     with pytest.raises(UserError, match="is not finite"):
         score(tmp_path / "broken", place / "d.jsonl", reference=place / "reference", device="cpu")
+
+
+def test_pictures_of_a_flow_are_drawn_kept_and_read_by_one_sampler(tmp_path):
+    """Two steps of dx = [v + g²/(2t) ε̂] dt + g dw with g² = 2 η² t/(1 − t), from t = .8 to .4 to 0, by hand."""
+    times = torch.tensor([0.0, 0.4, 0.8], dtype=torch.float64)
+    policy, other = (
+        replace(dull_model(one.tolist()), schedule=Schedule(1 - times, times, "flow", "x0"))
+        for one in (POLICY, REFERENCE)
+    )
+    painter = Painter(policy, Steps((2, 1, 0), 0.5, 1.0, "flow_sde"), ModelIdentity("", "", 0, "", ""), print)
+    ((_, drawn),) = painter.painted([""], [Seeds(1, 2)])
+    (tmp_path / "t.safetensors").write_bytes(packed_trajectory(drawn))
+    way = read_trajectory(tmp_path / "t.safetensors")
+    x2, x1, x0 = way.latents.astype(np.float64)
+    expected = []
+    for t, diffusion, before, after in ((0.8, 2.0, x2, x1), (0.4, 1 / 3, x1, x0)):
+        noise = (before - (1 - t) * POLICY) / t
+        mean = before - 0.4 * (noise - POLICY + diffusion / (2 * t) * noise)
+        expected.append(norm.logpdf(after, mean, np.sqrt(0.4 * diffusion)).sum())
+    np.testing.assert_allclose(way.logps, expected, rtol=1e-5)
+    found = PictureReader(policy, other, None, draws=2, seed=0, say=print).steps(seen(way), 0)
+    np.testing.assert_allclose(found.logps, expected, rtol=1e-5)
+
+
+def test_a_sampler_of_flows_is_refused_for_other_models(place, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a dot"}\n')
+    asked = ["draw", "--model", place / "policy", "--prompts", rows, "--output", tmp_path / "f.jsonl"]
+    assert main([str(word) for word in [*asked, "--device", "cpu", "--sampler", "flow_sde"]]) == 2
+    assert "'flow_sde' is for flow schedules; that of" in capsys.readouterr().err
+    assert not (tmp_path / "f.jsonl").exists()

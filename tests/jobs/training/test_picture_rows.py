@@ -90,9 +90,12 @@ def test_trajectories_of_a_pair_that_were_drawn_differently_are_refused(place, t
     spoilt = held.latents.copy()
     spoilt[2, 0, 0, 0] = np.nan
     cases = {
-        "3 steps from level 100, eta 1, guidance 1; 3 steps from level 100, eta 0.5, guidance 1": {"eta": 0.5},
-        "eta 1, guidance 1; 3 steps from level 100, eta 1, guidance 7.5": {"guidance": 7.5},
-        "3 steps from level 100, eta 1, guidance 1; 2 steps from level 67": shorter,
+        "from level 100, sampler ancestral, eta 1, guidance 1; 3 steps from level 100, sampler ancestral, eta 0.5": {
+            "eta": 0.5
+        },
+        "eta 1, guidance 1; 3 steps from level 100, sampler ancestral, eta 1, guidance 7.5": {"guidance": 7.5},
+        "eta 1, guidance 1; 3 steps from level 100, sampler flow_sde, eta 1, guidance 1": {"sampler": "flow_sde"},
+        "eta 1, guidance 1; 2 steps from level 67": shorter,
         "latents that are not finite": {"latents": spoilt},
     }
     for said, fields in cases.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from tokenq.errors import UserError
 from tokenq.options import DeviceOptions, RowOptions, judge_kind
@@ -24,6 +25,8 @@ class DrawConfig(DeviceOptions, RowOptions):
     """Pictures of a prompt."""
     steps: int = 20
     """Denoising steps of a picture."""
+    sampler: Literal["ancestral", "flow_sde"] = "ancestral"
+    """How a step is drawn: ancestral, DDIM's step with new noise, for all models; flow_sde, Flow-GRPO's, for flows."""
     eta: float = 1.0
     """How much noise a step adds: 1 is as much as DDPM adds. At 0 nothing is decided, and there are no densities."""
     guidance: float | None = None

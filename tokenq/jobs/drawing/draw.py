@@ -59,6 +59,7 @@ def draw(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     refiner: Name | Run | None = None,
     samples: int = 2,
     steps: int = 20,
+    sampler: Literal["ancestral", "flow_sde"] = "ancestral",
     eta: float = 1.0,
     guidance: float | None = None,
     same_noise: bool = True,

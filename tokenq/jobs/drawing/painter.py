@@ -13,7 +13,7 @@ import torch
 from tokenq.data.prompts import Prompt
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.open import open_image_model
-from tokenq.diffusion.sampling import Steps, draw, spaced_steps
+from tokenq.diffusion.sampling import Steps, check_sampler, draw, spaced_steps
 from tokenq.errors import UserError
 from tokenq.files import disk_errors, written_aside
 from tokenq.jobs.drawing.config import DrawConfig
@@ -86,7 +86,7 @@ class Painter:
 
     Attributes:
         model: the policy.
-        steps: levels, eta and guidance.
+        steps: levels, sampler, eta and guidance.
         identity: of its weights.
         say: told what is cut, or drawn with another guidance than was trained.
     """
@@ -112,7 +112,7 @@ class Painter:
         latents, logps = found.latents.float().cpu().numpy(), found.logps.double().cpu().numpy()
         levels = np.array(self.steps.levels, np.int64)
         ways = [
-            Trajectory(way, own, levels, self.steps.eta, self.steps.guidance)
+            Trajectory(way, own, levels, self.steps.eta, self.steps.guidance, self.steps.sampler)
             for way, own in zip(latents, logps, strict=True)
         ]
         return list(zip(pictures, ways, strict=True))
@@ -149,6 +149,7 @@ class Painter:
             levels=self.steps.levels,
             eta=self.steps.eta,
             guidance=self.steps.guidance,
+            sampler=self.steps.sampler,
             logps=tuple(way.logps.tolist()),
             image_model=self.identity.weights,
             refinement=one.refinement,
@@ -230,5 +231,6 @@ def load_painter(config: DrawConfig, listener: Listener) -> Painter:
     model = open_image_model(path, reference=True, device=str(device_of(config.device)), dtype=dtype)
     trained = 1.0 if model.guidance is None else model.guidance
     scale = trained if config.guidance is None else config.guidance
-    steps = spaced_steps(model.schedule, config.steps, eta=config.eta, guidance=scale)
+    check_sampler(model, config.sampler)
+    steps = spaced_steps(model.schedule, config.steps, eta=config.eta, guidance=scale, sampler=config.sampler)
     return Painter(model, steps, image_identity(model, str(path)), warning_once(listener))

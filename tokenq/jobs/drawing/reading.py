@@ -110,7 +110,7 @@ class PictureReader:
                 f"{self.policy.shape}.",
                 "Read it with the model that drew it.",
             )
-        steps = Steps(tuple(map(int, way.levels)), way.eta, way.guidance)
+        steps = Steps(tuple(map(int, way.levels)), way.eta, way.guidance, way.sampler)
         latents, places = torch.from_numpy(way.latents).to(self.policy.device), torch.arange(steps.count)
         read: list[tuple[Tensor, Tensor]] = []
         for model, own in zip((self.policy, self.reference), told, strict=True):

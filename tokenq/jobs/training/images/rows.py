@@ -155,7 +155,7 @@ def _read(row: FolderRow, select: Callable[[Mapping[str, Any]], Sides]) -> Pictu
     ways = {_how(side.trajectory) for side in sides}
     if len(ways) > 1:
         told = "; ".join(map(_told_way, (side.trajectory for side in sides)))
-        hint = "Draw both sides with the same steps, eta and guidance (tokenq draw)."
+        hint = "Draw both sides with the same steps, sampler, eta and guidance (tokenq draw)."
         raise BadRow("trajectories drawn differently", f"its trajectories were drawn differently: {told}", hint)
     if len(sides) == 2 and sides[0].drawn_prompt == sides[1].drawn_prompt and _equal(*sides):
         raise BadRow("chosen equals rejected")
@@ -180,13 +180,14 @@ def _equal(one: Side, other: Side) -> bool:
 
 def _how(way: Trajectory | None) -> tuple[Any, ...] | None:
     """Return what must be the same in trajectories that are compared."""
-    return None if way is None else (*map(int, way.levels), way.eta, way.guidance, way.latents.shape)
+    return None if way is None else (*map(int, way.levels), way.eta, way.guidance, way.sampler, way.latents.shape)
 
 
 def _told_way(way: Trajectory | None) -> str:
     if way is None:
         return "no trajectory"
-    return f"{len(way.logps)} steps from level {int(way.levels[0])}, eta {way.eta:g}, guidance {way.guidance:g}"
+    how = f"sampler {way.sampler}, eta {way.eta:g}, guidance {way.guidance:g}"
+    return f"{len(way.logps)} steps from level {int(way.levels[0])}, {how}"
 
 
 def common_steps(rows: Sequence[PictureRow], asked: str) -> Steps | None:
@@ -218,7 +219,7 @@ def common_steps(rows: Sequence[PictureRow], asked: str) -> Steps | None:
         )
     assert way is not None
     try:
-        return Steps(tuple(map(int, way.levels)), way.eta, way.guidance)
+        return Steps(tuple(map(int, way.levels)), way.eta, way.guidance, way.sampler)
     except UserError as problem:
         raise UserError(f"{first.where}: its trajectory: {problem.message}", problem.hint) from None
 
