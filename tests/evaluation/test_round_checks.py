@@ -71,6 +71,11 @@ def test_what_may_be_chance_is_not_called_hacked(rounds, last, tmp_path):
     assert findings(tmp_path, rounds, [{}, last], judge="reward_model") == {}
 
 
+def test_rounds_of_pictures_have_no_words_to_be_longer_or_the_same(tmp_path):
+    words = ("length", "truncated", "entropy", "distinct", "distinct_1", "distinct_2")
+    assert findings(tmp_path, [{}, {}], without=words) == {}
+
+
 @pytest.mark.parametrize(
     ("last", "name"),
     [

@@ -84,7 +84,7 @@ def _held(record: RunRecord, last: Mapping[str, Any]) -> str:
 def length_creep(record: RunRecord) -> Finding | None:
     """Return a finding where responses grew much longer, or came to be cut."""
     first, last = ends(record.rounds)
-    if len(record.rounds) < 2:
+    if len(record.rounds) < 2 or "round/length" not in first:  # pictures have no words
         return None
     ratio = last["round/length"] / max(first["round/length"], 1.0)
     cut = (last.get("round/truncated") or 0.0) - (first.get("round/truncated") or 0.0)
@@ -116,7 +116,7 @@ _SHORTER = {
 def entropy_collapse(record: RunRecord) -> Finding | None:
     """Return a finding where the policy has come to say one thing."""
     first, last = ends(record.rounds)
-    if len(record.rounds) < 2:
+    if len(record.rounds) < 2 or "round/entropy" not in first:  # pictures have no words
         return None
     lost = last["round/entropy"] < ENTROPY_LEFT * first["round/entropy"]
     same = last["round/distinct"] < SAME * first["round/distinct"]

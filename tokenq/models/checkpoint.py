@@ -33,6 +33,9 @@ def locate(path: str) -> tuple[str, dict[str, str]]:
     if place.is_dir():
         wanted = ("config.json", "adapter_config.json")
         if not any((place / name).is_file() for name in wanted):
+            if (place / "model_index.json").is_file():
+                hint = "Commands on image models: draw, train, score, online (docs/images.md)."
+                raise UserError(f"{path} is an image model, and this needs a language model.", hint)
             inner = sorted(str(p.parent) for name in wanted for p in place.glob(f"*/{name}"))
             hint = f"Did you mean {inner[0]}?" if inner else "A model folder holds config.json and *.safetensors."
             raise UserError(f"The folder {path} holds no model (no config.json).", hint)

@@ -231,7 +231,8 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
         found = self.judge_lacks(self.judged_by)
         if self.judged_by == "verifier" and (self.answer is None or self.gold is None):
             hint = (
-                "Give --answer last_number --gold answer, a --reward-model, --judge-run, --judge ask or a chat model."
+                "Give --answer last_number --gold answer, a --reward-model, --judge-run, --judge ask or a chat model; "
+                "for pictures --judge FILE.py:FUNCTION."
             )
             found.append(UserError("There is nothing to judge responses by.", hint))
         if self.judged_by == "implicit" and self.judge_run is None and self.reference is None:

@@ -29,6 +29,11 @@ def apart_at_start(outputs: Outputs, actions: Actions, tolerance: float) -> User
     response = int(means.argmax())
     if means[response] <= tolerance:
         return None
+    if not means[response].isfinite():
+        return UserError(
+            f"What policy and reference say of {actions.origins[response]} is not finite.",
+            "Weights of a training that diverged do this, and half precision may: give --dtype float32.",
+        )
     worst = int(differences.masked_fill(actions.responses != response, -1.0).argmax())
     which = actions.members[response][1]
     return UserError(

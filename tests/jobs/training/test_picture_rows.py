@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from drawn_pairs import read_rows, write_pairs, write_rows
 from PIL import Image
 
 import tokenq
+from tokenq.cli.main import main
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.open import open_image_model
 from tokenq.errors import UserError
@@ -199,3 +201,28 @@ def test_what_does_not_go_with_a_refiner_is_refused_by_name(settings, said, plac
 def test_settings_of_pictures_are_refused_where_none_are_trained(place, tmp_path):
     for given, said in (({"noise_draws": 4}, "--noise-draws is given"), ({"image_term": "error"}, "--image-term")):
         assert said in refused(place, tmp_path / "run", place / "drawn.jsonl", model=place / "lm", **given)
+
+
+def test_trajectories_of_a_model_with_other_noise_levels_are_refused(place, tmp_path):
+    levels = np.array([1000, 667, 333, 0])
+    both = {f"{side}_trajectory": with_trajectory(place, f"l_{side}.safetensors", levels=levels) for side in SIDES}
+    rows = [row | both for row in read_rows(place / "drawn.jsonl")]
+    told = refused(place, tmp_path / "run", write_rows(place / "levels.jsonl", rows))
+    assert "begins at noise level 1000; the noise of" in told
+
+
+def test_weights_that_are_no_numbers_are_told_before_the_first_step(place, tmp_path):
+    broken = open_image_model(place / "image")
+    with torch.no_grad():
+        broken.denoiser.exit.bias[3] = float("nan")
+    broken.save(place / "broken")
+    for name in ("drawn", "pairs"):
+        told = refused(place, tmp_path / name, place / f"{name}.jsonl", model=place / "broken", max_steps=1)
+        assert "row" in told
+        assert "is not finite" in told
+
+
+def test_a_command_on_language_models_names_an_image_model(place, capsys):
+    words = ["eval", "preference", "--policy", place / "image", "--reference", place / "image", "--data"]
+    assert main([*map(str, words), str(place / "pairs.jsonl")]) == 2
+    assert "image is an image model, and this needs a language model" in capsys.readouterr().err

@@ -125,8 +125,9 @@ def drawn(config: DrawConfig, listener: Listener, data: Data | None = None) -> D
         if not state.is_main_process:
             return Drawn(path, ())
         found = list(read_drawings(path))
+        why = "their prompts are empty" if config.refiner is None else "the refiner ended at once"
         if empty := sum(not one.drawn_prompt for one in found):
-            listener.say(f"warning: {empty} of {len(found)} pictures are of no words: the refiner ended at once")
+            listener.say(f"warning: {empty} of {len(found)} pictures are of no words: {why}")
         if config.pairs is not None:
             _write_pairs(Path(config.pairs), path, found, config, listener)
         listener.say(f"done: {len(found)} pictures are in {path}, with their files in {folder_of(path)}")

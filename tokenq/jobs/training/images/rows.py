@@ -259,6 +259,12 @@ def _way(row: PictureRow, side: Side, model: ImageModel) -> Any:
             f"{row.where}: a trajectory has latents of {latents.shape[1:]}, and {model.name} of {model.shape}.",
             "Train the model that drew it.",
         )
+    first, noisiest = int(side.trajectory.levels[0]), model.schedule.levels
+    if first != noisiest:
+        raise UserError(
+            f"{row.where}: a trajectory begins at noise level {first}; the noise of {model.name} is level {noisiest}.",
+            "Train the model that drew it.",
+        )
     return np.ascontiguousarray(latents, np.float32)
 
 
