@@ -303,7 +303,7 @@ def test_a_page_and_a_doctor_read_the_run(whole):
 
 def test_a_policy_in_shards_is_refused(place, tmp_path, capsys, monkeypatch):
     sharding = SimpleNamespace(distributed_type=DistributedType.FSDP)
-    monkeypatch.setattr("tokenq.jobs.rollout.run.accelerator_for", lambda config: sharding)
+    monkeypatch.setattr("tokenq.jobs.training.opening.accelerator_for", lambda config: sharding)
     assert main(words(place, tmp_path / "run", "--method", "ppo")) == 2
     assert "A policy in shards (FSDP, DeepSpeed) cannot write here." in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType
 
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.prompts import Prompt
@@ -23,9 +23,9 @@ from tokenq.jobs.rollout.settings import filled_in, loss_of, refuse_loss
 from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, round_work
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
 from tokenq.jobs.training.data import data_identity, load_data
-from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.moving_reference import moving_reference, with_reference
-from tokenq.jobs.training.output import open_run, record_run, refuse_taken
+from tokenq.jobs.training.opening import opened
+from tokenq.jobs.training.output import record_run
 from tokenq.jobs.training.policy_files import policy_writer
 from tokenq.jobs.training.prepared import load_policy
 from tokenq.jobs.training.reference import Reference, autocast
@@ -37,7 +37,7 @@ from tokenq.jobs.training.run import (
     read_template,
 )
 from tokenq.judge.kinds import most_judgements
-from tokenq.listener import SILENCE, Listener
+from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import frozen_model, no_grad
 from tokenq.models.identity import ModelIdentity, identify
@@ -74,17 +74,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
     loss = loss_of(config, method)
     refuse_loss(config, loss, method)
     config = _with_defaults(config, loss)
-    if not config.resume:
-        refuse_taken(config.output)
-    accelerator = accelerator_for(config)
-    _refuse_shards(accelerator)
-    listener = listener if accelerator.is_main_process else SILENCE
-    with open_run(config, accelerator) as (run_dir, changed):
-        set_seed(config.seed)
-        if accelerator.is_main_process:
-            for write in writes:
-                write()
-        accelerator.wait_for_everyone()
+    with opened(config, listener, writes, _refuse_shards) as (run_dir, changed, accelerator, listener):
         models, material, identities = _loaded(config, loss, accelerator, listener)
         record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
         counts = _prompts_of_rounds(config, len(material.asked.prompts))

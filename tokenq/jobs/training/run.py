@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import DistributedType
 
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.data.signals import reward_scale
@@ -15,15 +15,15 @@ from tokenq.files import JsonLines
 from tokenq.jobs.training.absolute import with_absolute_paths
 from tokenq.jobs.training.coverage import watch_episodes
 from tokenq.jobs.training.data import TrainingRows, check_inputs, data_identity, load_data
-from tokenq.jobs.training.machine import accelerator_for
 from tokenq.jobs.training.merging import merges, refuse_merge_in_shards
 from tokenq.jobs.training.moving_reference import moving_reference, with_reference
-from tokenq.jobs.training.output import open_run, record_run, refuse_taken
+from tokenq.jobs.training.opening import opened
+from tokenq.jobs.training.output import record_run
 from tokenq.jobs.training.policy_files import PolicyWriter, ResultWriter, policy_writer
 from tokenq.jobs.training.prepared import Prepared, prepare
 from tokenq.jobs.training.recipes import find
 from tokenq.jobs.training.reference import NO_REFERENCE, Reference, find_reference, with_logits
-from tokenq.listener import SILENCE, Listener
+from tokenq.listener import Listener
 from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.forward.reward_lm import RewardLM
@@ -62,16 +62,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     chosen, config = config, with_absolute_paths(with_defaults(config, loss))
     check_inputs(config, loss)
     refuse_merge_in_shards(config, loss)
-    if not config.resume:
-        refuse_taken(config.output)
-    accelerator = accelerator_for(config)
-    listener = listener if accelerator.is_main_process else SILENCE
-    with open_run(config, accelerator) as (run_dir, changed):
-        set_seed(config.seed)
-        if accelerator.is_main_process:
-            for write in writes:
-                write()
-        accelerator.wait_for_everyone()
+    with opened(config, listener, writes) as (run_dir, changed, accelerator, listener):
         spec = model_to_train(config, loss, accelerator)
         tokenizer = load_tokenizer(spec, read_template(config.chat_template))
         rows = load_data(config, loss, tokenizer, listener, stream)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor
 
 from tokenq.core.losses import LossSum, find_sum
@@ -17,7 +16,6 @@ from tokenq.data.prompts import Prompt, load_prompts
 from tokenq.diffusion.batch import PictureBatch, trajectory_term
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.sampling import Steps, spaced_steps
-from tokenq.errors import UserError
 from tokenq.files import digest_of, plain
 from tokenq.jobs.drawing.judge import PictureJudge, picture_judge
 from tokenq.jobs.rollout.pictures.lessons import LESSONS, Models
@@ -28,16 +26,16 @@ from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolu
 from tokenq.jobs.training.images.data import PictureData
 from tokenq.jobs.training.images.files import ImageWriter
 from tokenq.jobs.training.images.run import Painter, image_model_of, job_of, painter_of, with_rates
-from tokenq.jobs.training.machine import accelerator_for
-from tokenq.jobs.training.output import open_run, record_run, refuse_taken
+from tokenq.jobs.training.images.settings import refuse_shards
+from tokenq.jobs.training.opening import opened
+from tokenq.jobs.training.output import record_run
 from tokenq.jobs.training.run import finish
-from tokenq.listener import SILENCE, Listener
+from tokenq.listener import Listener
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Rounds, planned
 from tokenq.rundir import RunDir, provenance
 from tokenq.training.loop import fit
-from tokenq.training.optim import SHARDED
 from tokenq.training.precision import precision_of
 from tokenq.training.recorded import FREE_ON_RESUME
 from tokenq.training.source import Part
@@ -56,18 +54,7 @@ def run_pictures(config: OnlineConfig, listener: Listener, writes: Sequence[Call
     refuse_loss(config, loss, method)
     refuse_networks(config, loss)
     config = _with_absolute(config, loss)
-    if not config.resume:
-        refuse_taken(config.output)
-    accelerator = accelerator_for(config)
-    if accelerator.distributed_type in SHARDED:
-        raise UserError("Image models are not trained in shards (FSDP, DeepSpeed).", "Launch with DDP.")
-    listener = listener if accelerator.is_main_process else SILENCE
-    with open_run(config, accelerator) as (run_dir, changed):
-        set_seed(config.seed)
-        if accelerator.is_main_process:
-            for write in writes:
-                write()
-        accelerator.wait_for_everyone()
+    with opened(config, listener, writes, refuse_shards) as (run_dir, changed, accelerator, listener):
         prompts = load_prompts(list(config.prompts), config.columns, config.style, config.bad_rows).prompts
         model, steps = _with_steps(image_model_of(config, accelerator), config)
         data = PictureData((), (), steps, trajectory_term(steps), 0, Counter())

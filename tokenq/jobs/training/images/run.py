@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from tokenq.core.losses import LossSum, find_sum
@@ -25,14 +24,14 @@ from tokenq.jobs.drawing.identity import image_identity
 from tokenq.jobs.training.absolute import with_absolute_paths
 from tokenq.jobs.training.images.data import PictureData, identity_of, load_pictures
 from tokenq.jobs.training.images.files import ImageWriter
-from tokenq.jobs.training.images.settings import check_settings, image_folder, segments_of
-from tokenq.jobs.training.machine import accelerator_for
-from tokenq.jobs.training.output import open_run, record_run, refuse_taken
+from tokenq.jobs.training.images.settings import check_settings, image_folder, refuse_shards, segments_of
+from tokenq.jobs.training.opening import opened
+from tokenq.jobs.training.output import record_run
 from tokenq.jobs.training.policy_files import policy_writer
 from tokenq.jobs.training.prepared import load_policy
 from tokenq.jobs.training.reference import START_TOLERANCE, autocast, find_reference
 from tokenq.jobs.training.run import choose_gradients, finish, loss_parameters, model_to_train, read_template
-from tokenq.listener import SILENCE, Listener
+from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
 from tokenq.models.tokenizer import load_tokenizer
@@ -42,7 +41,6 @@ from tokenq.training.defaults import image_rate, with_defaults
 from tokenq.training.job import Job
 from tokenq.training.loop import fit
 from tokenq.training.objective import Objective
-from tokenq.training.optim import SHARDED
 from tokenq.training.precision import precision_of
 from tokenq.training.source import Offline, total_steps
 
@@ -96,18 +94,7 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     loss = find_sum(config.loss, loss_parameters(config))
     check_settings(config, loss)
     chosen, config = config, with_absolute_paths(with_rates(config, loss))
-    if not config.resume:
-        refuse_taken(config.output)
-    accelerator = accelerator_for(config)
-    listener = listener if accelerator.is_main_process else SILENCE
-    with open_run(config, accelerator) as (run_dir, changed):
-        set_seed(config.seed)
-        if accelerator.is_main_process:
-            for write in writes:
-                write()
-        accelerator.wait_for_everyone()
-        if accelerator.distributed_type in SHARDED:
-            raise UserError("Image models are not trained in shards (FSDP, DeepSpeed).", "Launch with DDP.")
+    with opened(config, listener, writes, refuse_shards) as (run_dir, changed, accelerator, listener):
         model = image_model_of(config, accelerator)
         refiner = None if config.image_model is None else _refiner(config, loss, accelerator, listener)
         data = load_pictures(config, loss, model, refiner and refiner.tokenizer, listener)

@@ -5,6 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.core.losses.units import UNITS
@@ -13,6 +15,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.training.images.rows import SELECTIONS
 from tokenq.options import PictureOptions
 from tokenq.training.config import TrainConfig
+from tokenq.training.optim import SHARDED
 
 REFINER, IMAGE = "prompt_refiner", "image"
 """The segments of a response: the words of a refiner, and the steps in which they are drawn."""
@@ -122,3 +125,13 @@ def plain_settings(config: TrainConfig) -> dict[str, Any]:
 def image_folder(config: TrainConfig) -> Path:
     """Return the folder of the image model."""
     return Path(config.image_model or config.model).expanduser()
+
+
+def refuse_shards(accelerator: Accelerator) -> None:
+    """Refuse image models whose weights would be spread over processes.
+
+    Raises:
+        UserError: says how to launch instead.
+    """
+    if accelerator.distributed_type in SHARDED:
+        raise UserError("Image models are not trained in shards (FSDP, DeepSpeed).", "Launch with DDP.")
