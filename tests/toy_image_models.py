@@ -32,7 +32,7 @@ class FormulaParts:
 
 
 def formula_model(schedule: Schedule, picture: Callable[[Tensor, Tensor, Tensor], Tensor], shape=(1,)) -> ImageModel:
-    return ImageModel("formula", nn.Linear(1, 1), schedule, shape, FormulaParts(schedule, picture))  # type: ignore[arg-type]
+    return ImageModel("formula", nn.Linear(1, 1), schedule, shape, FormulaParts(schedule, picture))
 
 
 def gaussian_picture(mean: float, sd: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

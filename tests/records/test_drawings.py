@@ -69,7 +69,7 @@ def test_a_trajectory_comes_back_to_the_last_bit(tmp_path: Path) -> None:
         (np.zeros((3, 1)), np.zeros(3), "3 latents, 3 levels and 3 log-densities"),
     ],
 )
-def test_a_broken_trajectory_is_refused(tmp_path: Path, latents, logps, said: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_broken_trajectory_is_refused(tmp_path: Path, latents, logps, said: str) -> None:
     path = tmp_path / "t.safetensors"
     path.write_bytes(packed_trajectory(Trajectory(latents, logps, np.array([2, 1, 0]), 1.0, 1.0)))
     with pytest.raises(UserError, match=said):

@@ -64,7 +64,7 @@ def train_denoising(  # noqa: PLR0913 (one keyword a setting)
         if not loss.isfinite():
             raise UserError(f"The loss of step {step + 1} is {loss.item()}.", "Lower the learning rate.")
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         schedule.step()
