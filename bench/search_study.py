@@ -27,7 +27,7 @@ SETTINGS = (
     "chunk_beam width=4",
     *(f"lookahead width=1 lookahead_weight={weight}" for weight in ("1", "5")),
     *(f"mcts simulations={count}" for count in (4, 16)),
-    *(f"mcts simulations={count} rule=gumbel" for count in (4, 16)),
+    *(f"mcts simulations={count} tree_rule=gumbel" for count in (4, 16)),
     *(f"mcts simulations={count} objective=reward" for count in (4, 16)),
 )
 

@@ -136,7 +136,9 @@ def test_what_is_no_prompt_is_named(place, given):
         tokenq.decode(str(place / "chat"), given, **FEW)
 
 
-@pytest.mark.parametrize("options", [{}, {"rollouts": 0}, {"rule": "gumbel"}, {"commit": "token", "simulations": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rollouts": 0}, {"tree_rule": "gumbel"}, {"commit": "token", "simulations": 4}]
+)
 def test_a_judge_leads_a_tree_at_the_defaults(place, options):
     """Its word ranks, and stands in every number; without it another answer is chosen."""
 

@@ -46,7 +46,7 @@ def test_enough_simulations_find_the_exact_best(seed, objective, backup, rule):
     world, logps, stepper, limits = setting(seed)
     sequences, exact = world.sequences(), scores_of_all(world, logps, objective)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
-    tree = Tree(simulations=1000, children=0, backup=backup, rule=rule, rollouts=0)
+    tree = Tree(simulations=1000, children=0, backup=backup, tree_rule=rule, rollouts=0)
     for prompt, (branches, nodes) in enumerate(search(world, stepper, limits, tree, objective, prompts)):
         rows = sequences.of_prompt(prompt)
         best = rows[exact[rows].argmax()]
@@ -61,7 +61,7 @@ def test_more_simulations_find_no_less(rule):
     """Over many worlds: what 4, 12 and 60 simulations with greedy rollouts find, and the exact best at the end."""
     means = []
     for count in (4, 12, 1000):
-        tree = Tree(simulations=count, children=0, rule=rule, rollouts=1)
+        tree = Tree(simulations=count, children=0, tree_rule=rule, rollouts=1)
         found = []
         for seed in range(12):
             world, _, stepper, limits = setting(seed)
@@ -80,7 +80,7 @@ def test_trees_do_not_touch_each_other():
     world, _, stepper, limits = setting(2)
     prompts = [world.prompt_ids(prompt) for prompt in range(world.n_prompts)]
     for rule in RULES:
-        tree = Tree(simulations=9, children=3, rule=rule, rollouts=2)
+        tree = Tree(simulations=9, children=3, tree_rule=rule, rollouts=2)
         aim = {"sampling": Sampling(), "seed": 5}
         together = search(world, stepper, limits, tree, prompts=prompts, **aim)
         for (branches, nodes), prompt in zip(together, prompts, strict=True):
@@ -112,7 +112,7 @@ def test_a_committed_search_comes_to_the_end_of_a_long_response():
     world, _, stepper, limits = setting(3)
     walked = greedy(Walk(stepper, [world.prompt_ids(0)], limits))[0][0]
     for rule in RULES:
-        tree = Tree(simulations=1, children=1, commit="token", rule=rule, rollouts=0)
+        tree = Tree(simulations=1, children=1, commit="token", tree_rule=rule, rollouts=0)
         assert search(world, stepper, limits, tree)[0][0][0].tokens == walked.tokens
     exact = search(world, stepper, limits, Tree(simulations=1000, children=0, rollouts=0))[0][0][0]
     committed = search(world, stepper, limits, Tree(simulations=200, children=0, commit="token", rollouts=0))[0][0][0]
@@ -167,7 +167,7 @@ def test_halving_visits_half_as_many_twice_as_often():
     halving = Halving([log(0.25)] * 4, 16, Dice(0))
     values = [0.0, 10.0, 0.0, 10.0]
     for _ in range(16):
-        chosen = halving.next(parent, children, Tree(rule="gumbel", backup="mean"))
+        chosen = halving.next(parent, children, Tree(tree_rule="gumbel", backup="mean"))
         one = children[chosen]
         one.visits, one.total = one.visits + 1, one.total + values[chosen]
     assert [child.visits for child in children] == [2, 6, 2, 6]
@@ -178,7 +178,7 @@ def test_halving_visits_half_as_many_twice_as_often():
     ("make", "says"),
     [
         (lambda: Tree(simulations=0), "simulations must be"),
-        (lambda: Tree(rule="puckt"), "Did you mean 'puct'"),
+        (lambda: Tree(tree_rule="puckt"), "Did you mean 'puct'"),
     ],
 )
 def test_bad_input(make, says):

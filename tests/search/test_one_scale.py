@@ -55,7 +55,7 @@ def test_a_judge_changes_the_choice_at_the_defaults(seed):
 @pytest.mark.parametrize("rollouts", [0, 1, 2])
 def test_enough_simulations_find_what_the_judge_likes_best(rollouts, backup, rule):
     world, stepper, prompts, limits = setting(1)
-    tree = Tree(simulations=2000, children=0, rule=rule, backup=backup, rollouts=rollouts)
+    tree = Tree(simulations=2000, children=0, tree_rule=rule, backup=backup, rollouts=rollouts)
     branches, nodes = mcts(Walk(stepper, prompts, limits), tree, Aim(value=judge))[0]
     best = max(responses(world), key=word)
     assert branches[0].tokens == best
@@ -71,7 +71,7 @@ def test_enough_simulations_find_what_the_judge_likes_best(rollouts, backup, rul
 def test_every_number_of_a_judged_tree_is_the_judges(steps, budget, rule, rollouts, commit):
     """Scores and values of visited and unvisited nodes, of leaves, ends and the prompt: all between 100 and 101."""
     _, stepper, prompts, limits = setting(2, budget=budget, interrupted=lambda: walk.spent[0] > steps)
-    tree = Tree(simulations=12, children=3, rule=rule, rollouts=rollouts, commit=commit)
+    tree = Tree(simulations=12, children=3, tree_rule=rule, rollouts=rollouts, commit=commit)
     walk = Walk(stepper, prompts, limits)
     branches, nodes = mcts(walk, tree, Aim(value=judge))[0]
     assert branches

@@ -77,7 +77,7 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     lookahead_weight: float = 1.0,
     simulations: int = 64,
     children: int = 8,
-    rule: str = "puct",
+    tree_rule: str = "puct",
     exploration: float = 1.25,
     backup: Literal["max", "mean"] = "max",
     commit: Literal["never", "token"] = "never",

@@ -79,11 +79,11 @@ class _Search:
     def _choose(self, place: int) -> int:
         node = self.nodes[place]
         children = [self.nodes[child] for child in node.children]
-        if place == self.root and self.tree.rule == "gumbel":
+        if place == self.root and self.tree.tree_rule == "gumbel":
             if self.halving is None:
                 self.halving = Halving([child.prior for child in children], self.left, self.dice)
             return node.children[self.halving.next(node, children, self.tree)]
-        bounds = RULES[self.tree.rule](node, children, self.tree)
+        bounds = RULES[self.tree.tree_rule](node, children, self.tree)
         open_ones = [number for number, child in enumerate(children) if not child.solved]
         return node.children[max(open_ones, key=lambda number: bounds[number])]
 

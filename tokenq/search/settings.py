@@ -114,7 +114,7 @@ class Tree:
     """Trees: simulations for each prompt; with --commit token for each token."""
     children: int = 8
     """Trees: likeliest tokens that a node is expanded into; 0 for all."""
-    rule: str = "puct"
+    tree_rule: str = "puct"
     """Trees: puct, or gumbel (sequential halving)."""
     exploration: float = 1.25
     """Trees: c of PUCT."""
@@ -133,8 +133,8 @@ class Tree:
                 "simulations must be 1 or more, children, rollouts and exploration 0 or more.",
                 "0 children takes all tokens.",
             )
-        if self.rule not in ("puct", "gumbel"):
-            raise unknown_name("rule", self.rule, ("puct", "gumbel"))
+        if self.tree_rule not in ("puct", "gumbel"):
+            raise unknown_name("tree rule", self.tree_rule, ("puct", "gumbel"))
 
 
 def part(kind: type[Part], config: Any) -> Part:
