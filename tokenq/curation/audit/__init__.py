@@ -1,0 +1,1 @@
+"""Faults of data sets: rows that say the same or the opposite, shortcuts, cut responses, labels that are wrong."""

@@ -1,0 +1,1 @@
+"""Jobs on data: audits, and what they are made of."""
