@@ -1,0 +1,115 @@
+"""The settings of a server; flags, YAML keys and Python arguments have these names. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenq.errors import UserError
+from tokenq.options import ModelOptions, RewardOptions
+from tokenq.ranges import Range, check_ranges
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpOptions:
+    """Where a server listens, who may ask, and how much at once."""
+
+    host: str = "127.0.0.1"
+    """Address to listen at. One that other machines reach needs a key."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+    model_name: str | None = None
+    """Name of the policy in requests. Default: that of its folder."""
+    api_key_file: str | None = None
+    """File of keys, a key a line, one of which a request must have. Default: the key in TOKENQ_API_KEY."""
+    admin_key_file: str | None = None
+    """File of keys that may load adapters and weights. Default: TOKENQ_ADMIN_KEY; without one nothing can be loaded."""
+    allow_host: Sequence[str] = ()
+    """Further names that the server goes by, as behind a proxy; others are refused (DNS rebinding)."""
+    allow_origin: Sequence[str] = ()
+    """Addresses of web pages that may use the server: https://pages.example.org. Default: its own alone."""
+    sessions: str | None = None
+    """SQLite file of the web app's saved sessions. Default: they are kept until the server ends."""
+    max_new_tokens: int = 4096
+    """Most tokens that a request may have written for a response."""
+    max_prompt_tokens: int | None = None
+    """Most tokens of a prompt. Default: what the models read."""
+    max_body_bytes: int = 8 * 2**20
+    """Most bytes of a request."""
+    max_requests: int = 256
+    """Most requests of one client (a key, else an address) that are under way."""
+    max_waiting: int = 256
+    """Most requests that wait for room in the batch; others are answered 429."""
+    max_batch: int = 64
+    """Most responses that are written side by side."""
+    request_seconds: float = 600.0
+    """Longest time that a request may take."""
+    drain_seconds: float = 60.0
+    """Time that requests under way have when the server is told to end."""
+    access_log: bool = True
+    """Write a line for every request to standard error: who, what, how it ended; no texts and no keys."""
+
+    def check_http(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            UserError: names the flag.
+        """
+        check_ranges(self, RANGES)
+        if not self.host.strip():
+            raise UserError("--host is empty.", "Give an address of this machine, as in --host 127.0.0.1.")
+
+
+RANGES = (
+    Range(("port",), least=0, most=65_535),
+    Range(("max_prompt_tokens", "max_body_bytes"), least=1, most=2**31 - 1),
+    Range(("max_requests", "max_waiting"), least=1, most=1_000_000),
+    Range(("max_batch",), least=1, most=10_000),
+    Range(("request_seconds", "drain_seconds"), least=0, most=86_400),
+)
+"""Ranges of the numbers of a server."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(HttpOptions, ModelOptions, RewardOptions):
+    """Serve a policy with its reference: OpenAI's API with rewards, and a web app to look, branch and compare."""
+
+    proxy: Sequence[str] = ()
+    """Small models that may steer the policy: TUNED UNTUNED, or several such pairs (proxy tuning)."""
+    alpha: Sequence[str] = ()
+    """Weight of each pair of --proxy. Default: 1."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        self.check_http()
+        if (self.policy is None) == (self.run is None):
+            hint = "Give --policy P --reference R, or --run RUN."
+            raise UserError("There is nothing to serve, or too much.", hint)
+        if self.reward_weights and self.reward_model is None:
+            raise UserError("--reward-weights is given, and no --reward-model.", "Name the model that they belong to.")
+
+
+SECTIONS = {
+    **dict.fromkeys(("policy", "proxy", "reward_model"), "models"),
+    **dict.fromkeys(("host", "model_name"), "where"),
+    **dict.fromkeys(("api_key_file",), "who may ask"),
+    **dict.fromkeys(("sessions", "access_log"), "what is kept"),
+    **dict.fromkeys(("max_new_tokens",), "how much at once"),
+    **dict.fromkeys(("dtype",), "how"),
+}
+SPELT_ELSEWHERE = {
+    "model": "policy",
+    "ref": "reference",
+    "api_key": "Keys are never on a command line: set TOKENQ_API_KEY, or give --api-key-file",
+    "admin_key": "Keys are never on a command line: set TOKENQ_ADMIN_KEY, or give --admin-key-file",
+    "served_model_name": "model_name",
+    "allowed_origins": "allow_origin",
+    "allowed_hosts": "allow_host",
+    "cors": "allow_origin",
+    "max_num_seqs": "max_batch",
+    "concurrency": "max_requests",
+    "timeout": "request_seconds",
+    "adapter": "policy",
+}
