@@ -188,30 +188,56 @@ def pieces_of(tokenizer: Any, prompt: Sequence[int], response: Sequence[int]) ->
         prompt: token ids before it.
         response: token ids.
     """
-    known = _context(tokenizer, prompt)  # tokens whose text is said: what follows is decoded behind them
-    before = _decoded(tokenizer, known)
-    held: list[int] = []  # tokens of a character that is not complete
-    pieces = []
-    for token in response:
-        held.append(token)
-        whole = _decoded(tokenizer, [*known, *held])
-        said = whole[len(before) :] if whole.startswith(before) else _amid(tokenizer, held)
-        if not said.endswith(UNKNOWN):
-            known, before, held = [*known, *held], whole, []
-            if len(known) > 2 * WINDOW:  # not at every token: finding where to begin costs as much as the token
-                known = _context(tokenizer, known)
-                before = _decoded(tokenizer, known)
-        elif size := _character(tokenizer, held):
-            said = _added(tokenizer, known, held[:-size]) + _amid(tokenizer, held[-size:])
-            known, held = held[-size:], []
-            before = _decoded(tokenizer, known)
-        else:
-            said = ""
-        pieces.append(said)
-    if held:  # stands with the last of them that says anything
-        last = max((place for place, token in enumerate(held) if _decoded(tokenizer, [token])), default=0)
-        pieces[len(pieces) - len(held) + last] = _added(tokenizer, known, held)
+    said = Pieces(tokenizer, prompt)
+    pieces = [said.of(token) for token in response]
+    place, rest = said.rest()
+    if rest:
+        pieces[place] = rest
     return pieces
+
+
+class Pieces:
+    """The piece that each token adds to a text, token by token as they come; `pieces_of` says which.
+
+    Args:
+        tokenizer: a tokenizer of `transformers`.
+        prompt: token ids before the text.
+    """
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._known = _context(tokenizer, prompt)  # tokens whose text is said: what follows is decoded behind them
+        self._before = _decoded(tokenizer, self._known)
+        self._held: list[int] = []  # tokens of a character that is not complete
+        self._count = 0
+
+    def of(self, token: int) -> str:
+        """Return the piece of the next token."""
+        tokenizer, held = self._tokenizer, self._held
+        self._count += 1
+        held.append(token)
+        whole = _decoded(tokenizer, [*self._known, *held])
+        said = whole[len(self._before) :] if whole.startswith(self._before) else _amid(tokenizer, held)
+        if not said.endswith(UNKNOWN):
+            self._known, self._before, self._held = [*self._known, *held], whole, []
+            if len(self._known) > 2 * WINDOW:  # not at every token: finding where to begin costs as much as the token
+                self._known = _context(tokenizer, self._known)
+                self._before = _decoded(tokenizer, self._known)
+            return said
+        if size := _character(tokenizer, held):
+            said = _added(tokenizer, self._known, held[:-size]) + _amid(tokenizer, held[-size:])
+            self._known, self._held = held[-size:], []
+            self._before = _decoded(tokenizer, self._known)
+            return said
+        return ""
+
+    def rest(self) -> tuple[int, str]:
+        """Return what the tokens of a character that nothing completes say, and with which token it stands."""
+        held = self._held
+        if not held:  # nothing is left
+            return -1, ""
+        last = max((place for place, token in enumerate(held) if _decoded(self._tokenizer, [token])), default=0)
+        return self._count - len(held) + last, _added(self._tokenizer, self._known, held)
 
 
 def piece_of(tokenizer: Any, token: int, before: Sequence[int] = ()) -> str:

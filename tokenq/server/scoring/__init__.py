@@ -1,0 +1,1 @@
+"""Endpoints that read given texts: traces, rankings, scores, rewards, and the tokens that texts are made of."""
