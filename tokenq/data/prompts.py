@@ -37,6 +37,7 @@ class Prompt:
         where: origin for error messages.
         context: keyword arguments for the chat template (for instance `tools`).
         values: the row it came from (for instance with the true answer).
+        begun: tokens of a response that are written already: what is asked for stands behind them.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Prompt:
     where: str
     context: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    begun: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _to_answer(turns: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tuple[int, ...]]:
-    """Return the token ids of every prompt, with the chat template's header of an assistant turn.
+    """Return the token ids of every prompt, with the chat template's header of an assistant turn and what is begun.
 
     Raises:
         BadRowsError: a prompt without tokens, turns without a chat template, or a template that refuses them.
@@ -191,7 +193,7 @@ def encode_prompts(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[tupl
     ids, bad = _encoded(prompts, tokenizer)
     if bad:
         raise BadRowsError(bad, len(prompts))
-    return [found for found in ids if found]
+    return [(*found, *prompt.begun) for prompt, found in zip(prompts, ids, strict=True) if found]
 
 
 def usable_prompts(loaded: LoadedPrompts, tokenizer: Tokenizer, bad_rows: str) -> LoadedPrompts:

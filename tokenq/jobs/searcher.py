@@ -41,6 +41,14 @@ TextRating = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[
 
 Say = Callable[[str], None]
 
+Watch = Callable[[Stepper], Stepper]
+"""(stepper) → the same, with somebody who sees every step."""
+
+
+def unseen(stepper: Stepper) -> Stepper:
+    """Return a stepper that nobody watches."""
+    return stepper
+
 
 @dataclass(frozen=True)
 class Searcher:
@@ -55,6 +63,7 @@ class Searcher:
         judge: judges texts, None where nothing does.
         identities: by role, as provenance has them.
         files: stamps of the files that the weights are mapped from.
+        watch: puts somebody beside the stepper who sees what is looked at, while it is.
     """
 
     config: SearchConfig
@@ -65,6 +74,7 @@ class Searcher:
     judge: TextRating | None
     identities: dict[str, dict[str, Any]]
     files: tuple[Stamp, ...] = ()
+    watch: Watch = unseen
 
     def prompts(self, given: Given) -> list[Prompt]:
         """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template.
@@ -124,7 +134,7 @@ class Searcher:
         aids = self._aids(ids, prompts, judged)
         stepped = METHODS[config.method].steps_reference(config, aids)
         limits = Limits(self._eos, config.max_new_tokens, config.budget, interrupted, self._context)
-        walk = Walk(self._stepper(stepped), ids, limits)
+        walk = Walk(self.watch(self._stepper(stepped)), ids, limits)
         found = search(walk, config, aids, progress)
         seconds = (time.perf_counter() - begin) / len(prompts)
         aim, results = aims_at(config, judged=self.judge is not None), []

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +13,7 @@ import torch
 from tokenq.data.prompts import Prompt
 from tokenq.errors import UserError
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.searcher import TextReward
+from tokenq.jobs.searcher import TextReward, Watch, unseen
 from tokenq.listener import Progress, silent
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.stepper import ModelStepper
@@ -142,6 +142,7 @@ class Engine:
         proxy: str | None = None,
         judge: TextReward | None = None,
         progress: Progress = silent,
+        watch: Watch = unseen,
     ) -> Searching:
         """Search for answers in a thread of its own, whose steps run between those of everybody else.
 
@@ -151,6 +152,7 @@ class Engine:
             proxy: name of small pairs that steer the policy.
             judge: (prompts, responses) → what each is worth, instead of a reward model.
             progress: told how far it is.
+            watch: puts somebody beside the stepper who sees what is looked at, while it is.
 
         Raises:
             Closed: no more are taken.
@@ -160,7 +162,7 @@ class Engine:
 
         def work() -> None:
             try:
-                searcher = self.reader._searcher(judge, settings)
+                searcher = replace(self.reader._searcher(judge, settings), watch=watch)
                 future.set_result(list(searcher.results(prompts, progress, over.is_set)))
             except BaseException as problem:
                 future.set_exception(problem)
