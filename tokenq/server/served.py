@@ -110,14 +110,20 @@ class Served:
     Attributes:
         settings: what holds for all requests.
         models: by name, the policy first.
+        engine_of: makes an engine for the models of an adapter.
         version: of its weights, as whoever published them has it; None where nobody has.
         going: set while requests are answered; they wait while models are exchanged.
+        loading: held while weights are loaded.
+        ending: adapters that go once their last request has ended.
     """
 
     settings: Settings
     models: dict[str, Model]
+    engine_of: Callable[[Reader], Engine] = Engine
     version: str | None = None
     going: asyncio.Event = field(default_factory=asyncio.Event)
+    loading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ending: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def base(self) -> Model:
@@ -142,7 +148,7 @@ def unknown_model(name: str, known: Iterable[str]) -> ApiError:
     names = list(known)
     close = nearest(name, names)
     guess = f" Did you mean {close!r}?" if close and len(names) > 1 else ""
-    said = f"The model {name!r} does not exist.{guess} Served: {', '.join(names)}."
+    said = f"The model {name!r} does not exist.{guess} Served: {', '.join(names) or 'none'}."
     return ApiError(said, status=404, param="model", code="model_not_found")
 
 

@@ -55,8 +55,13 @@ def rewards_of(reader: Reader) -> RewardReader:
         UserError: none is served.
     """
     if reader.rewards is None:
-        raise UserError("No reward model is served.", "Start the server with --reward-model MODEL.")
+        raise no_reward_model()
     return reader.rewards
+
+
+def no_reward_model() -> UserError:
+    """Return the error for what only a reward model says."""
+    return UserError("No reward model is served.", "It is named at the start: tokenq serve --reward-model MODEL.")
 
 
 def _read(reader: Reader, rows: Sequence[Sequence[int]], *, every: bool) -> list[list[list[float]]]:
