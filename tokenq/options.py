@@ -131,6 +131,18 @@ class SegmentOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairingOptions:
+    """Which pairs are made of rated responses, and which of all pairs are taken."""
+
+    pairing: Literal["best_worst", "all", "adjacent", "votes"] = "best_worst"
+    """Which pairs rated responses give: the best over the worst, every two of different rating, each over the next
+    below it, or every two of different number of votes (chains of summaries)."""
+    same_length: float | None = None
+    """Take pairs of one length only: the share by which the longer side may be longer, in words and marks (0.05);
+    others are left out and counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureOptions:
     """What is learnt of pictures, by an image model alone or behind a refiner of prompts."""
 

@@ -423,6 +423,7 @@ def test_every_format_is_tried_here():
             "helpsteer",
             "rated",  # tests/data/test_ratings.py
             "episode",  # tests/data/test_episodes.py
+            "chain",  # tests/data/test_chains.py
         }
     )
     assert tried == set(FORMATS)

@@ -25,7 +25,7 @@ TOLERANCE = 0.01
 """Nats a token by which two models may differ on average and count as one: rounding of half precision is smaller."""
 
 _READING = (
-    *("data", "eval_data", "eval_size", "columns", "bad_rows", "pairing", "style", "chat_template"),
+    *("data", "eval_data", "eval_size", "columns", "bad_rows", "pairing", "same_length", "style", "chat_template"),
     *("max_length", "max_prompt_length", "truncation"),
 )
 """Settings that decide what a run reads."""

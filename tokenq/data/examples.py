@@ -45,6 +45,7 @@ def read_examples(
     *,
     selection: str = "pairs",
     pairing: str = "best_worst",
+    same_length: float | None = None,
     columns: Mapping[str, str] | None = None,
     bad_rows: str = "error",
     style: str = "as_given",
@@ -57,7 +58,9 @@ def read_examples(
             (pairs with the difference of their ratings), "responses" (one to imitate: chosen, or the best), "labelled"
             (desirable and undesirable), "rewarded" (with a reward each), "ranked" (best first), "rated" (with ratings
             by attribute), "steps" (with labels of their steps) or "all" (as they are).
-        pairing: which pairs rated responses give: "best_worst" (one) or "all" (every two of different rating).
+        pairing: which pairs rated responses give: "best_worst" (one), "all" (every two of different rating),
+            "adjacent" (each and the next in rating) or "votes" (every two of different number of votes).
+        same_length: the share by which both sides of a pair may differ in length; others are left out and counted.
         columns: the data set's name for a column of ours, such as {"prompt": "question"}.
         bad_rows: "error" or "drop".
         style: "as_given" or "chat" (text becomes turns: a transcript its turns, other text a user and an assistant).
@@ -80,7 +83,7 @@ def read_examples(
     bad: list[UnusableRow] = []
     dropped: Counter[str] = Counter()
     found = _grouped(_parsed(named, form, style, bad, dropped), form, selection)
-    examples = list(_selected(found, asked, PAIRINGS[pairing], order, bad, dropped))
+    examples = list(_selected(found, asked, PAIRINGS[pairing]._replace(same_length=same_length), order, bad, dropped))
     if bad and bad_rows == "error":
         first = min(one.place for one in bad)
         before = [example for example in examples if order[example.where] < first]
@@ -121,7 +124,7 @@ def _format_of(named: Sequence[Row], where: str, selection: str) -> tuple[Format
     return FORMATS[name], "" if whole is None else FORMATS[name].note(whole.values)
 
 
-def stream_examples(
+def stream_examples(  # noqa: PLR0913 (one keyword a setting of `read_examples`)
     rows: Iterable[tuple[int, Row]],
     form: Format,
     bad: list[UnusableRow],
@@ -131,6 +134,7 @@ def stream_examples(
     pairing: str,
     columns: Mapping[str, str],
     style: str,
+    same_length: float | None = None,
 ) -> Iterator[tuple[int, Example]]:
     """Yield (number of its first row, example) of rows as they come.
 
@@ -143,6 +147,7 @@ def stream_examples(
         pairing: as in `read_examples`.
         columns: as in `read_examples`.
         style: as in `read_examples`.
+        same_length: as in `read_examples`.
     """
     numbers: dict[str, int] = {}  # of the rows that are on their way
 
@@ -153,7 +158,8 @@ def stream_examples(
                 yield one
 
     found = _grouped(_parsed(named(), form, style, bad, dropped), form, selection)
-    for example in _selected(found, SELECTIONS[selection], PAIRINGS[pairing], numbers, bad, dropped):
+    choice = PAIRINGS[pairing]._replace(same_length=same_length)
+    for example in _selected(found, SELECTIONS[selection], choice, numbers, bad, dropped):
         number = numbers[example.where]
         if len(numbers) > _MOST_ON_THEIR_WAY:
             for where in [where for where, earlier in numbers.items() if earlier < number]:
@@ -209,6 +215,7 @@ def _parsed(
             if parsed.undecided:
                 dropped[parsed.undecided] += 1
             else:
+                dropped.update(parsed.left_out)
                 yield example
 
 

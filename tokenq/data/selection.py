@@ -7,14 +7,20 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tokenq.data.turns import BadRow
+from tokenq.density.text import close
 from tokenq.records.examples import Example, Response, Role
 
 
 class LacksSelected(BadRow):
     """A readable row without the data that was asked for."""
+
+
+LENGTHS = "lengths that differ"
+"""What a pair is left out for that is not of one length, where that is asked for."""
 
 
 def _rated(example: Example) -> list[tuple[float, Response]]:
@@ -39,19 +45,62 @@ def _every_two(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, 
                 yield chosen, rejected
 
 
-Pairing = Callable[[list[tuple[float, Response]]], Iterator[tuple[Response, Response]]]
+def _neighbours(rated: list[tuple[float, Response]]) -> Iterator[tuple[Response, Response]]:
+    ordered = sorted(rated, key=lambda item: item[0])
+    for (low, rejected), (high, chosen) in pairwise(ordered):
+        if high > low:
+            yield chosen, rejected
+
+
+def _voted(example: Example) -> list[tuple[float, Response]]:
+    """Return the responses with the votes that each has got."""
+    if not any("votes" in response.ratings for response in example.responses):
+        raise LacksSelected(
+            "no votes", "the row has no column 'votes' or 'annotations' with the steps that people chose"
+        )
+    return [(response.ratings["votes"], response) for response in example.responses if "votes" in response.ratings]
+
+
+class Pairing(NamedTuple):
+    """A way to make pairs of rated responses.
+
+    Attributes:
+        choose: yields (better, worse) of responses with their ratings.
+        rated: gives the ratings that count.
+        same_length: by what share of the shorter one's tokens the two may differ in length; None for any.
+    """
+
+    choose: Callable[[list[tuple[float, Response]]], Iterator[tuple[Response, Response]]]
+    rated: Callable[[Example], list[tuple[float, Response]]] = _rated
+    same_length: float | None = None
+
+    def takes(self, pair: Sequence[Response]) -> bool:
+        """Return whether two responses are of one length, where that is asked for."""
+        return self.same_length is None or close(_said(pair[0]), _said(pair[1]), self.same_length)
+
+
+def _said(response: Response) -> str:
+    content = response.content
+    return content if isinstance(content, str) else "\n".join(turn.content for turn in content)
 
 
 def _pairs(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
-    rated = _rated(example)
     if example.is_pair:
-        yield replace(example, responses=_with_roles(example.responses[:2]))
-    elif len(rated) < 2:
+        if pairing.takes(example.responses):
+            yield replace(example, responses=_with_roles(example.responses[:2]))
+        else:
+            dropped[LENGTHS] += 1
+        return
+    rated = pairing.rated(example)
+    if len(rated) < 2:
         dropped["fewer than two rated responses"] += 1
     elif len({rating for rating, _ in rated}) == 1:
         dropped["tied ratings"] += 1
     else:
-        for pair in pairing(rated):
+        for pair in pairing.choose(rated):
+            if not pairing.takes(pair):
+                dropped[LENGTHS] += 1
+                continue
             margin = _margin(example, rated, pair)
             yield replace(example, responses=_with_roles(pair), is_pair=True, margin=margin)
 
@@ -62,7 +111,7 @@ def _with_roles(responses: Sequence[Response]) -> tuple[Response, ...]:
     return tuple(replace(response, role=role) for response, role in zip(responses, roles, strict=False))
 
 
-def _margin(example: Example, rated: list[tuple[float, Response]], pair: tuple[Response, Response]) -> float:
+def _margin(example: Example, rated: Sequence[tuple[float, Response]], pair: tuple[Response, Response]) -> float:
     """Return the margin between two responses: as the data states it, or the difference of the ratings."""
     if example.margin is not None:
         return example.margin
@@ -117,7 +166,7 @@ def _steps(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterato
 
 def _responses(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     """Yield the responses to imitate: the chosen one, every one labelled as right, or the one of the best rating."""
-    rated = _rated(example)
+    rated = [] if example.is_pair else pairing.rated(example)
     if example.is_pair or not rated:
         taken = example.responses[:1]
     elif any(response.label is not None for response in example.responses):
@@ -153,7 +202,7 @@ def _ranked(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterat
     """Yield the responses, best first; of those with one rating the first."""
     if len(example.responses) < 2:
         raise LacksSelected("one response to rank", "there is one response, and a ranking takes two or more")
-    rated = _rated(example)
+    rated = [] if example.is_pair else pairing.rated(example)
     if example.is_pair:
         kept = list(example.responses[:2])
     else:
@@ -246,5 +295,10 @@ def only_learnt(example: Example, learnt: Sequence[str] | None) -> Example:
     return replace(example, responses=responses, margin=example.margin if "margin" in learnt else None)
 
 
-PAIRINGS: dict[str, Pairing] = {"all": _every_two, "best_worst": _best_worst}
+PAIRINGS: dict[str, Pairing] = {
+    "all": Pairing(_every_two),
+    "best_worst": Pairing(_best_worst),
+    "adjacent": Pairing(_neighbours),
+    "votes": Pairing(_every_two, _voted),
+}
 """Ways to make pairs of rated responses."""

@@ -18,7 +18,7 @@ def data_of_run(record: RunRecord) -> tuple[Any, Sequence[Example], Sequence[Exa
         UserError: the rows are no longer there, or cannot be read.
     """
     settings = record.config
-    given = {name: settings[name] for name in ("columns", "style", "pairing") if name in settings}
+    given = {name: settings[name] for name in ("columns", "style", "pairing", "same_length") if name in settings}
     read = partial(read_examples, selection=record.loss.selection, bad_rows="drop", **given)
     seed = int(settings.get("seed", 0))
     if settings.get("streaming"):  # what a run keeps of it are its first rows

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.options import PictureOptions, SegmentOptions
+from tokenq.options import PairingOptions, PictureOptions, SegmentOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.training.trl import SPELT_ELSEWHERE as SPELT_ELSEWHERE
 
 
 @dataclass(frozen=True)
-class TrainConfig(PictureOptions, SegmentOptions):
+class TrainConfig(PictureOptions, SegmentOptions, PairingOptions):
     """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
 
     model: str
@@ -63,8 +63,6 @@ class TrainConfig(PictureOptions, SegmentOptions):
     """Columns under other names: --columns chosen=good rejected=bad (tokenq's name first)."""
     bad_rows: Literal["error", "drop"] = "error"
     """What to do with a row that cannot be used (empty, chosen = rejected): stop, or leave it out and count it."""
-    pairing: Literal["best_worst", "all"] = "best_worst"
-    """Which pairs rated responses give: the best over the worst, or every two of different rating."""
     style: Literal["as_given", "chat"] = "as_given"
     """Take text as it is, or make chat turns of it."""
     chat_template: str | None = None
@@ -302,6 +300,7 @@ SECTIONS: dict[str, str] = {
     "lora_rank": "adapter",
     "columns": "data",
     "loss": "loss",
+    "pairing": "data",
     "segments": "loss",
     "image_model": "images",
     "batch_size": "optimisation",
@@ -325,6 +324,7 @@ RANGES = (
     Range(("lora_rank",), least=0, most=8192),
     Range(("warmup_steps", "eval_size", "keep_checkpoints", "shuffle_buffer"), least=0, most=2**31 - 1),
     Range(("weight_decay", "max_grad_norm"), least=0, most=1_000_000),
+    Range(("same_length",), least=0, below=10),
     Range(("warmup_ratio", "lora_dropout", "adam_beta1", "adam_beta2"), least=0, below=1),
 )
 """The ranges of a training's numbers, beside those that all configurations share."""

@@ -8,7 +8,7 @@ work of `examples`; tokens are the work of `tokenize`.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokenq.data.layouts import answers, comparisons, episodes, pairs, rankings, ratings, steps
+from tokenq.data.layouts import answers, chains, comparisons, episodes, pairs, rankings, ratings, steps
 from tokenq.data.layouts.cells import Values
 from tokenq.data.layouts.parsed_row import ANSWER, CHOSEN, CONVERSATION, QUESTION, REJECTED, ParsedRow
 
@@ -75,6 +75,7 @@ FORMATS: dict[str, Format] = {
     "ultrafeedback": Format(("instruction", "completions"), ratings.read_ultrafeedback, "ratings"),
     "comparison": Format(("info", "summaries", "choice"), pairs.read_summary_comparison, "pairs"),
     "rated summary": Format(("info", "summary"), rankings.read_summary_ratings, "ratings", grouped=True),
+    "chain": Format(("article|prompt", "|".join(chains.SUMMARIES)), chains.read_chain, "ratings", fits=chains.is_chain),
     "solutions": Format(
         ("question", "ground_truth"), steps.read_solutions, "ratings", fits=lambda row: bool(steps.solutions(row))
     ),

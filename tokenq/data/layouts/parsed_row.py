@@ -14,7 +14,7 @@ class ParsedRow(NamedTuple):
     `fields` says that the turns were made of named text columns, and not found as turns in the data: they may as well
     be written as plain text. `margin` says by how much the chosen response is the better one, where a column does.
     `undecided` says why neither of two responses is the better one, where the data says so: such a row is left out and
-    counted.
+    counted. `left_out` has a reason for each response of the row that is not among `responses`; they are counted too.
     """
 
     prompt: Text
@@ -23,6 +23,7 @@ class ParsedRow(NamedTuple):
     fields: bool = False
     margin: float | None = None
     undecided: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 QUESTION = ("question", "instruction", "input", "problem", "query")

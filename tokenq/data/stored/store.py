@@ -44,7 +44,7 @@ class Recipe:
     """All that decides what the tokens of some rows are.
 
     Attributes:
-        reading: how rows become examples: selection, pairing, columns and style of `read_examples`.
+        reading: how rows become examples: the settings of `read_examples` by name.
         tokenization: gives a tokenisation.
         identity: of the tokenizer and the limits of length.
         unit: what a loss counts.

@@ -76,7 +76,7 @@ class TokenStream:
 
     Attributes:
         sources: where they come from.
-        reading: how rows become examples: selection, pairing, columns and style of `read_examples`.
+        reading: how rows become examples: the settings of `read_examples` by name.
         tokenization: gives a new tokenisation, with the account of a pass.
         drops: whether bad rows are left out and counted, and do not stop.
         held_out: the share of the prompts that is not learnt from.

@@ -102,7 +102,8 @@ def known_pairs(config: OnlineConfig, groups: Sequence[TokenGroup], tokenizer: A
     """
     if not groups or config.judge == "verifier":  # nobody knows true answers to these prompts
         return []
-    read = partial(read_examples, columns=config.columns, style=config.style, pairing=config.pairing, bad_rows="drop")
+    read = partial(read_examples, columns=config.columns, style=config.style, bad_rows="drop")
+    read = partial(read, pairing=config.pairing, same_length=config.same_length)
     prompts = {one.where: one.prompt for one in load_examples(config.data, read, seed=config.seed).examples}
     found = []
     for number, group in enumerate(groups, 1):

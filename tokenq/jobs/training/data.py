@@ -22,7 +22,7 @@ from tokenq.data.streams.groups import EVALUATED_ROWS, FIRST_ROWS, SourceStream,
 from tokenq.data.stretches.segments import COLUMN, Segments, refuse_absent
 from tokenq.data.tokenize import Tokenization, TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
-from tokenq.jobs.training.stored import found_pieces, is_large, stored_rows
+from tokenq.jobs.training.stored import found_pieces, is_large, reading, stored_rows
 from tokenq.listener import Listener
 from tokenq.records.examples import Example, TokenGroup
 from tokenq.training.config import TrainConfig
@@ -62,8 +62,7 @@ def load_data(
                 "Write the data to a file, and train on it from the beginning.",
             )
         listener.say("note: data come on standard input, so that this run cannot be resumed")
-    read = partial(read_examples, selection=loss.selection, pairing=config.pairing, style=config.style)
-    read = partial(read, columns=config.columns, bad_rows=config.bad_rows)
+    read = partial(read_examples, bad_rows=config.bad_rows, **reading(config, loss))
     encode = partial(_encode, config=config, loss=loss, tokenizer=tokenizer)
     pieces = {} if config.streaming else found_pieces(config)
     stream = None
@@ -122,11 +121,10 @@ def _evaluation(
 def _stream(
     sources: tuple[SourceStream, ...], config: TrainConfig, loss: LossSum, tokenizer: Any, listener: Listener
 ) -> TokenStream:
-    reading = {"selection": loss.selection, "pairing": config.pairing, "columns": config.columns, "style": config.style}
     limits = tokenizer, config.max_length, config.max_prompt_length, config.truncation
     work = partial(Tokenization.of, *limits, with_texts=_needs_texts(loss))
     drops = config.bad_rows == "drop"
-    return TokenStream(sources, reading, work, drops, config.eval_size, config.seed, listener.say)
+    return TokenStream(sources, reading(config, loss), work, drops, config.eval_size, config.seed, listener.say)
 
 
 def _needs_texts(loss: LossSum) -> bool:

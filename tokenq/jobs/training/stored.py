@@ -80,7 +80,7 @@ def stored_rows(
     """
     limits = config.max_length, config.max_prompt_length, config.truncation
     recipe = Recipe(
-        {"selection": loss.selection, "pairing": config.pairing, "columns": config.columns, "style": config.style},
+        reading(config, loss),
         partial(Tokenization.of, tokenizer, *limits, with_texts=False),
         {"limits": limits, "tokenizer": identity_of(tokenizer)},
         loss.unit,
@@ -98,6 +98,12 @@ def stored_rows(
     return select(sources, config.eval_size, config.seed)
 
 
+def reading(config: TrainConfig, loss: LossSum) -> dict[str, Any]:
+    """Return how rows become examples: settings of `read_examples` by their names."""
+    names = ("pairing", "same_length", "columns", "style")
+    return {"selection": loss.selection, **{name: getattr(config, name) for name in names}}
+
+
 def first_examples(
     found: Mapping[str, Pieces], config: TrainConfig, loss: LossSum, count: int = 1000
 ) -> Sequence[Example]:
@@ -112,8 +118,8 @@ def first_examples(
     examples: list[Example] = []
     for text, pieces in found.items():
         rows = itertools.chain.from_iterable(piece.rows() for piece in _in_order(parse_source(text), pieces))
-        read = partial(read_examples, selection=loss.selection, pairing=config.pairing, bad_rows="drop")
-        examples += read(list(itertools.islice(rows, count)), columns=config.columns, style=config.style).examples
+        begin = list(itertools.islice(rows, count))
+        examples += read_examples(begin, bad_rows="drop", **reading(config, loss)).examples
     held_out = [
         one for one in examples if config.eval_size < 1 and is_held_out(one.prompt, config.eval_size, config.seed)
     ]
