@@ -14,8 +14,11 @@ from tokenq.report.channels import NEGATIVE, POSITIVE, Channel, find_channel, is
 from tokenq.report.offline import offline_parts, packed_island, templates, writable
 from tokenq.report.view import page_parts
 
-SCRIPTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "export.js", "page.js")
-"""The parts of the page's script, in the order in which they are put together."""
+PARTS = ("data.js", "paint.js", "text.js", "curve.js", "inspector.js", "lists.js", "controls.js", "export.js")
+"""The parts of a page on which responses are read, in the order in which they are put together."""
+
+SCRIPTS = (*PARTS, "page.js")
+"""The parts of this page's script."""
 
 STYLES = ("theme.css", "tokens.css", "page.css")
 """The parts of its style."""

@@ -64,8 +64,8 @@ def offline_parts(
         shown: what else the template shows, escaped.
     """
     made_by = record.get("made_by") or _MAKERS.get(template.partition(".")[0], "tokenq")
-    script = '"use strict";\n{\n' + "\n".join(map(_static, scripts)) + "\n}\n" if scripts else ""
-    style = "\n".join(map(_static, styles))
+    script = '"use strict";\n{\n' + "\n".join(map(static_text, scripts)) + "\n}\n" if scripts else ""
+    style = "\n".join(map(static_text, styles))
     return (
         templates()
         .get_template(template)
@@ -77,7 +77,7 @@ def offline_parts(
             policy=_content_policy(script, style),
             script=Markup(script),
             style=Markup(style),
-            islands=[(name, _json_island(value)) for name, value in islands.items()],
+            islands=[(name, json_island(value)) for name, value in islands.items()],
             **shown,
         )
     )
@@ -90,7 +90,8 @@ def templates() -> Environment:
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def _static(name: str) -> str:
+def static_text(name: str) -> str:
+    """Return a part of a script or a style."""
     return (resources.files("tokenq.report") / "static" / name).read_text(encoding="utf-8")
 
 
@@ -105,7 +106,7 @@ def _json(value: Any, escaped: str = "\ud800-\udfff") -> str:
     return re.sub(f"[{escaped}]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def _json_island(value: Any) -> Markup:
+def json_island(value: Any) -> Markup:
     """Return JSON that means the same inside a script element and cannot end it, nor begin a comment there."""
     return Markup(_json(value, "<>&\u2028\u2029\ud800-\udfff"))
 

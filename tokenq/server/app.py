@@ -22,6 +22,7 @@ from tokenq.server.scoring.tokenize import router as tokenize
 from tokenq.server.scoring.trace import router as trace
 from tokenq.server.served import Model, Served
 from tokenq.server.settings import Settings
+from tokenq.server.web.router import web_router
 
 ROUTERS = (health, models, completions, chat, trace, rerank, score, classify, tokenize, admin)
 """Every group of endpoints."""
@@ -58,4 +59,5 @@ def create_app(engine: Engine, settings: Settings, engine_of: Callable[[Reader],
     add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
+    app.include_router(web_router(served.base, settings.sessions, max_new_tokens=settings.max_new_tokens))
     return app

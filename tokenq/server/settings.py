@@ -1,6 +1,7 @@
 """What an application is told of the server that it belongs to: its model's name, and how much may be asked for."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,7 @@ class Settings:
         max_prompts: most prompts of a request.
         max_documents: most documents, texts or pairs of texts of a request that reads them.
         max_logprobs: most alternatives at a token.
+        sessions: file of the app's saved sessions; None keeps them until the server ends.
     """
 
     name: str
@@ -22,3 +24,4 @@ class Settings:
     max_prompts: int = 256
     max_documents: int = 1024
     max_logprobs: int = 20
+    sessions: Path | None = None

@@ -69,7 +69,8 @@ function drawCurve() {
     followCurve(event, { scroll: true });
     remember();
   });
-  const which = state.views.length > 1 ? " Solid: chosen; dashed: rejected." : "";
+  const [solid, dashed] = state.views.map(({ trace }) => trace.side || trace.id);
+  const which = dashed ? ` Solid: ${solid}; dashed: ${dashed}.` : "";
   const said = state.channel.so_far
     ? `${state.channel.label}: what it would say if the response ended here.${which}`
     : `Prefix value: the sum of implicit rewards so far.${which} With a reward that only comes at the end it is a value curve; ` +

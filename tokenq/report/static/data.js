@@ -115,6 +115,10 @@ function written(value, plus = true) {
   return (value < 0 ? "−" : plus && value > 0 ? "+" : "") + text;
 }
 
+const counted = (number) => (number === null ? "–" : number.toLocaleString("en"));
+const plain = (value) => written(value, false);
+const moreOf = (left, step) => (left > step ? `Show ${step} more of ${counted(left)}` : `Show ${left} more`);
+const named = (text, id, end) => visible(text || "") || (end ? "EOS" : `#${id}`);
 const whole = (value) => (value === null || value === undefined ? "–" : String(value));
 
 function percent(logp) {
@@ -157,6 +161,13 @@ function pieceName(trace, token) {
 const isEnd = (trace, token) => trace.terminal && token === trace.count - 1 && !trace.tokens.text[token];
 
 const pieces = (trace, first, last) => trace.tokens.text.slice(first, last).join("");
+
+/** Hand the focus, and the one place among many that the tab key reaches, to another element. */
+function rove(from, to) {
+  if (from) from.tabIndex = -1;
+  to.tabIndex = 0;
+  to.focus();
+}
 
 /** Fill `parent` step by step as `scroller` is scrolled, so that thousands of rows cost what is seen of them. */
 function lazily(scroller, parent, items, build, step = 120) {

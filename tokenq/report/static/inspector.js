@@ -94,6 +94,8 @@ function stretchesOf(trace, token) {
 
 const mark = (label) => (label === null ? "" : label ? " (labelled right)" : " (labelled wrong)");
 
+state.choices = alternativesTable; // the app draws another one, from which a token can be taken
+
 /** Return the alternatives: tabs for the three lists, and the list that is chosen, with the token itself in it. */
 function choices(trace, token) {
   if (!trace.alternatives.count[token]) return [];
@@ -104,7 +106,7 @@ function choices(trace, token) {
       name,
     ),
   );
-  return [make("div", { class: "tabs", role: "tablist", "aria-label": "Alternatives" }, ...tabs), alternativesTable(trace, token, state.tab)];
+  return [make("div", { class: "tabs", role: "tablist", "aria-label": "Alternatives" }, ...tabs), state.choices(trace, token, state.tab)];
 }
 
 function chooseTab(list) {

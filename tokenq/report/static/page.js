@@ -1,4 +1,4 @@
-// The page itself: what is asked for in its controls, by keys and in its address, and the row that is open.
+// The page itself: the row that is open, and what is asked for by keys and in its address.
 
 /** Open a row, one response or a pair side by side, and tell whether it is the one to be shown when it is there. */
 async function openRow(number) {
@@ -55,67 +55,6 @@ function prompt() {
   find("prompt-text").textContent = text;
 }
 
-/** Colour anew, and all that depends on the colour. */
-function refresh() {
-  if (!state.views.length) return; // the first row is on its way
-  paint();
-  drawCurve();
-  drawShares();
-  drawTable();
-  if (state.cursor) select(state.cursor.view, state.cursor.token);
-  remember();
-}
-
-function setChannel(number) {
-  if (!CHANNELS[number]) return;
-  state.channel = CHANNELS[number];
-  showChoices();
-  refresh();
-}
-
-function setLevel(level) {
-  if (!index.levels.includes(level)) return;
-  state.level = level;
-  showChoices();
-  if (state.sort === "worst") drawRows();
-  refresh();
-}
-
-function toggleTable() {
-  const box = find("table");
-  box.hidden = !box.hidden;
-  find("table-button").setAttribute("aria-expanded", String(!box.hidden));
-  drawTable();
-  if (!box.hidden) box.scrollIntoView({ block: "nearest" });
-}
-
-function toggleKeys() {
-  const keys = find("keys");
-  keys.hidden = !keys.hidden;
-  find("help").setAttribute("aria-expanded", String(!keys.hidden));
-}
-
-function turnTheme() {
-  const root = document.documentElement;
-  const next = { undefined: "light", light: "dark", dark: undefined }[root.dataset.theme];
-  if (next) root.dataset.theme = next;
-  else delete root.dataset.theme;
-  find("theme").textContent = `Theme: ${next || "system"}`;
-}
-
-function letGo() {
-  if (state.pinned && state.cursor) {
-    state.pinned = false;
-    select(state.cursor.view, state.cursor.token);
-  } else {
-    unmark();
-    state.cursor = null;
-    inspect();
-    moveCurveCursor();
-  }
-  remember();
-}
-
 const KEYS = {
   ArrowLeft: () => step(-1),
   ArrowRight: () => step(1),
@@ -123,7 +62,7 @@ const KEYS = {
   End: () => step(Infinity),
   n: () => jump(1),
   p: () => jump(-1),
-  l: () => setLevel(index.levels[(index.levels.indexOf(state.level) + 1) % index.levels.length]),
+  l: nextLevel,
   o: changeSide,
   t: toggleTable,
   "[": () => nextRow(-1),
@@ -132,19 +71,6 @@ const KEYS = {
   Escape: letGo,
   Enter: () => state.cursor && pin(state.cursor.view, state.cursor.token),
 };
-CHANNELS.forEach((_, number) => (KEYS[String(number + 1)] = () => setChannel(number)));
-
-/** Keys belong to the page, except where a control has its own use for them. */
-function pressed(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const control = event.target.closest("input, select, textarea, button, summary, a");
-  const typing = control && control.matches('select, textarea, input:not([type="radio"])');
-  const moves = ["Enter", "ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key);
-  const scrolls = ["Home", "End"].includes(event.key) && !event.target.closest(".token");
-  if (typing || (control && moves) || scrolls || !Object.hasOwn(KEYS, event.key)) return;
-  event.preventDefault();
-  KEYS[event.key]();
-}
 
 /** Keep the place in the address, so that it can be handed on. */
 function remember() {
@@ -174,40 +100,6 @@ async function recall() {
   if (view && view.nodes[token]) goTo(view, token);
 }
 
-/** Let the controls say what is shown. */
-function showChoices() {
-  find(`channel-${CHANNELS.indexOf(state.channel)}`).checked = true;
-  find("level").value = state.level;
-  find("aggregate-box").hidden = state.level === "token" || state.channel.so_far;
-}
-
-function fillControls() {
-  CHANNELS.forEach(({ label, formula }, number) => {
-    const input = make("input", { type: "radio", name: "channel", id: `channel-${number}`, onchange: () => setChannel(number) });
-    find("channels").append(make("label", { title: `${formula} (${number + 1})` }, input, label));
-  });
-  const options = (id, entries, choose) => {
-    find(id).append(...entries.map(([value, label]) => make("option", { value }, label)));
-    find(id).addEventListener("change", (event) => choose(event.target.value));
-  };
-  find("last-channel").textContent = String(CHANNELS.length);
-  find("underline-box").hidden = CHANNELS.every(({ so_far }) => so_far); // all of it is said by a policy
-  options("level", index.levels.map((level) => [level, level]), setLevel);
-  const unders = Object.entries(UNDERLINES).map(([name, { label }]) => [name, label]);
-  options("underline", [["", "none"], ...unders], (name) => chose("underline", name));
-  options("aggregate", [], (name) => chose("aggregate", name));
-  options("scale", [], (name) => chose("scale", name));
-  const sorts = Object.keys(SORTS).filter((name) => name !== "margin" || index.rows.some((entry) => entry.margin !== null));
-  options("sort", sorts.map((name) => [name, SORTS[name].label]), (name) => chooseSort({ sort: name }));
-  find("intensity").addEventListener("input", (event) => chose("intensity", Number(event.target.value)));
-}
-
-function chose(what, value) {
-  state[what] = value;
-  if (what === "intensity" || what === "underline") paint();
-  else refresh();
-}
-
 function chooseSort(how) {
   Object.assign(state, how);
   find("direction").textContent = state.descending ? "↓" : "↑";
@@ -215,26 +107,14 @@ function chooseSort(how) {
 }
 
 function listen() {
-  const clicks = {
-    next: () => jump(1),
-    previous: () => jump(-1),
-    theme: turnTheme,
-    help: toggleKeys,
-    "table-button": toggleTable,
+  listenToControls({
     direction: () => chooseSort({ descending: !state.descending }),
     "export-json": exportJson,
     "export-csv": exportCsv,
     "export-svg": exportSvg,
-  };
-  for (const [id, act] of Object.entries(clicks)) find(id).addEventListener("click", act);
-  find("filter").addEventListener("input", (event) => chooseSort({ filter: event.target.value }));
-  document.addEventListener("keydown", pressed);
-  window.addEventListener("hashchange", recall);
-  let width = window.innerWidth;
-  window.addEventListener("resize", () => {
-    if (window.innerWidth !== width) drawCurve();
-    width = window.innerWidth;
   });
+  find("filter").addEventListener("input", (event) => chooseSort({ filter: event.target.value }));
+  window.addEventListener("hashchange", recall);
 }
 
 async function start() {
@@ -245,6 +125,8 @@ async function start() {
   }
   document.querySelector(".frame").classList.toggle("listed", index.rows.length > 1);
   fillControls();
+  const sorts = Object.keys(SORTS).filter((name) => name !== "margin" || index.rows.some((entry) => entry.margin !== null));
+  fillSelect("sort", sorts.map((name) => [name, SORTS[name].label]), (name) => chooseSort({ sort: name }));
   measureBar();
   drawRows();
   await recall();

@@ -8,11 +8,6 @@ Object.assign(state, {
   wish: CHANNELS[0], // the colour asked for; another one stands in where a prompt has no numbers for it
 });
 
-const counted = (number) => (number === null ? "–" : number.toLocaleString("en"));
-const plain = (value) => written(value, false);
-const moreOf = (left, step) => (left > step ? `Show ${step} more of ${counted(left)}` : `Show ${left} more`);
-const named = (text, id, end) => visible(text || "") || (end ? "EOS" : `#${id}`);
-
 // The list of prompts.
 
 const SORTS = {

@@ -115,13 +115,6 @@ function walkTokens(nodes, event) {
   rove(nodes[from], nodes[Math.min(nodes.length - 1, Math.max(0, from + steps[event.key]))]);
 }
 
-/** Hand the focus, and the one place among many that the tab key reaches, to another element. */
-function rove(from, to) {
-  if (from) from.tabIndex = -1;
-  to.tabIndex = 0;
-  to.focus();
-}
-
 /** Return the channel's values for the tokens of a candidate, null where it has none. */
 function valuesOf(candidate) {
   const { column, factor } = state.channel;
