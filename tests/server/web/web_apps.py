@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
-from tiny import CHATML, tiny_model, tiny_tokenizer
+from tiny import tiny_model, tiny_tokenizer
 
 from tokenq import load
 from tokenq.server.app import create_app
