@@ -25,7 +25,9 @@ def store(tmp_path):
 def filled(store):
     store.add("s1", "sums", "2 + 3 =", MODELS)
     store.add_branch("s1", BRANCH)
-    store.add_branch("s1", replace(BRANCH, id="b2", parent="b1", at=2, name="answer 2", total=None, trace='{"id": "y"}'))
+    store.add_branch(
+        "s1", replace(BRANCH, id="b2", parent="b1", at=2, name="answer 2", total=None, trace='{"id": "y"}')
+    )
     return store
 
 

@@ -25,9 +25,9 @@ from tokenq.server.settings import Settings
 TESTS = Path(__file__).parents[2]
 
 
-def tiny_reader(**how):
+def tiny_reader(kind="bytes", **how):
     """Return a pair of byte-level models: any text is a text of theirs, and what they write is bytes of all kinds."""
-    tokenizer = tiny_tokenizer("bytes", **how)
+    tokenizer = tiny_tokenizer(kind, **how)
     return load(tiny_model("llama", seed=0), tiny_model("llama", seed=1), tokenizer=tokenizer)
 
 

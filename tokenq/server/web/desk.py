@@ -67,7 +67,7 @@ class Desk:
 
     def same_models(self, session: Session) -> bool:
         """Return whether a session was read by the models that are here."""
-        return _plain(session.models) == _plain(self.models)
+        return bool(_plain(session.models) == _plain(self.models))
 
     def refuse_others(self, session: Session) -> None:
         """Refuse to add to a session of other models.

@@ -6,7 +6,7 @@ of sampled tokens would be tokenised in another way, that is said: whoever train
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -123,5 +123,5 @@ def _same_tokens(reader: Reader, prompt: str, text: str, terminal: bool, ids: Se
 def _branch(trace: TokenTrace, place: Place, prompt_ids: tuple[int, ...], ids: tuple[int, ...], text: str) -> Branch:
     trace = replace(trace, id=place.name)
     line = json_line(trace.to_dict()).decode().rstrip("\n")
-    both: tuple[Any, ...] = (trace.terminal, trace.totals.implicit_reward)
-    return Branch(*place, prompt_ids, ids, text, *both, trace.warnings, line)
+    total = trace.totals.implicit_reward
+    return Branch(*place, prompt_ids, ids, text, trace.terminal, total, trace.warnings, line)

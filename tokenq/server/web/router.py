@@ -139,7 +139,7 @@ def _add_branches(router: APIRouter, desk: Desk) -> None:
     def reading(session: Id, branch: Annotated[list[Id], Query(min_length=1, max_length=2)]) -> Any:
         branches = []
         for name in branch:
-            _known(lambda name=name: branches.append(store.branch(session, name)))  # type: ignore[misc]  # the default binds it
+            _known(lambda name=name: branches.append(store.branch(session, name)))
         return Response(json.dumps(reading_view(branches, desk.bytes_of)), media_type="application/json")
 
 
@@ -216,7 +216,8 @@ def found(store: Store, session: str) -> Session:
     Raises:
         ApiError: there is none of that name.
     """
-    return _known(lambda: store.session(session))
+    own: Session = _known(lambda: store.session(session))
+    return own
 
 
 def _known(ask: Any) -> Any:

@@ -107,6 +107,7 @@ def start_of(facts: Facts, session: Session, asked: Beginning) -> Start:
     parent = None if asked.parent is None else session.branch(asked.parent)
     if asked.parent is not None and parent is None:
         raise Unknown(f"there is no branch {asked.parent!r} in session {session.id!r}")
+    kept: tuple[int, ...]
     if parent is None:
         prompt, kept, at = prompt_tokens(facts.reader, session.prompt), (), 0
     else:
