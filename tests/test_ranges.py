@@ -79,6 +79,7 @@ NEEDED = {
     "score": {"policy": "p", "data": ["d"], "output": "o.jsonl"},
     "search": {"policy": "p", "prompts": ["d"], "output": "o.jsonl"},
     "play": {"policy": "p", "environment": "gridworld"},
+    "serve": {"run": "r"},
     "sweep": {"policy": "p", "prompts": ["d"], "output": "o", "gold": "answer", "answer": "boxed"},
     "doctor": {"run": "r"},
     "export": {"run": "r", "output": "o"},

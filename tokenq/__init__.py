@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokenq.jobs.rollout.online import online as online
     from tokenq.jobs.search import decode as decode
     from tokenq.jobs.train import train as train
+    from tokenq.server.serve import serve as serve
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ _JOBS = {
     "load": "tokenq.jobs.load",
     "online": "tokenq.jobs.rollout.online",
     "play": "tokenq.jobs.playing.play",
+    "serve": "tokenq.server.serve",
     "train": "tokenq.jobs.train",
 }
 """Functions that are imported when they are asked for, with torch, and where they stand."""

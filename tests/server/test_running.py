@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from starlette.responses import StreamingResponse
 
 from tokenq.errors import UserError
-from tokenq.server.guards.gate import Limits
 from tokenq.server.guards.guarded import Guards, guarded
+from tokenq.server.guards.limits import Limits
 from tokenq.server.guards.metrics import Metrics
 from tokenq.server.running import ServerHandle, bound, url_of
 
@@ -118,11 +118,12 @@ def test_whoever_cannot_wait_ends_it_at_once():
     handle, told = running(patience=60.0)
     slow = Asking(f"{handle.url}/slow?seconds=30")
     until(lambda: handle.running == 1)
-    ending = threading.Thread(target=handle.stop)
+    at_once = threading.Event()
+    ending = threading.Thread(target=handle.stop, args=(at_once,))
     ending.start()
     time.sleep(0.1)
     assert handle.alive
-    handle.stop_at_once()
+    at_once.set()
     ending.join(5)
     slow.join(5)
     assert not handle.alive

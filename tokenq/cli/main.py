@@ -10,11 +10,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import tokenq
+from tokenq.cli import again
 from tokenq.cli.cache import CacheConfig
 from tokenq.cli.command import Command
 from tokenq.cli.eval import EVALUATIONS
@@ -34,6 +34,7 @@ from tokenq.rollout import config as online
 from tokenq.rollout.episodes import config as play
 from tokenq.score import config as score
 from tokenq.search import config as search
+from tokenq.server import config as serve
 from tokenq.terminal.plain_text import complain, fit_streams
 from tokenq.training import config as train
 
@@ -174,45 +175,11 @@ def _check_search(config: search.SearchConfig) -> None:
         check_needs(config)
 
 
-def _train_again(config: train.TrainConfig) -> str:
-    recorded = Path(config.output) / "config.yaml"
-    if not recorded.exists():
-        return "Nothing was trained yet; start again with the same command."
-    if config.save_only_model:
-        return f"Its policy is in {config.output}/checkpoints, and no optimiser state to go on with."
-    return f"Continue with: tokenq train --config {recorded} --resume"
-
-
-def _online_again(config: online.OnlineConfig) -> str:
-    recorded = Path(config.output) / "config.yaml"
-    if not recorded.exists():
-        return "Nothing was learnt yet; start again with the same command."
-    return f"Continue with: tokenq online --config {recorded} --resume"
-
-
-def _demo_again(config: demo.DemoConfig) -> str:
-    if config.images:
-        return f"Nothing is kept of it; the same command begins anew, in {config.output}."
-    return f"The same command goes on where this one stopped, in {config.output}."
-
-
-def _goes_on(_: object) -> str:
-    return "The same command goes on where this one stopped."
-
-
-def _goes_on_from_output(config: score.ScoreConfig | search.SearchConfig | play.PlayConfig) -> str:
-    return _goes_on(config) if config.output else "Start again with the same command."
-
-
-def _nothing_written(_: object) -> str:
-    return "Nothing was written; start again with the same command."
-
-
 COMMANDS: dict[str, Command] = {
     "train": Command(
         train.TrainConfig,
         _runs("train"),
-        _train_again,
+        again.train_again,
         "train a policy on demonstrations, preferences or rewards, or a reward model",
         train.SECTIONS,
         train.SPELT_ELSEWHERE,
@@ -221,7 +188,7 @@ COMMANDS: dict[str, Command] = {
     "online": Command(
         online.OnlineConfig,
         Told("tokenq.jobs.rollout.online", "online", lambda config: config.logging_steps),
-        _online_again,
+        again.online_again,
         "learn from its own responses in rounds: write, judge, pair, train",
         online.SECTIONS,
         online.SPELT_ELSEWHERE,
@@ -229,7 +196,7 @@ COMMANDS: dict[str, Command] = {
     "score": Command(
         score.ScoreConfig,
         _runs("score"),
-        _goes_on_from_output,
+        again.goes_on_from_output,
         "read a policy against its reference, token by token",
         score.SECTIONS,
         {"input": "data", "file": "data", "model": "policy", "ref": "reference"},
@@ -238,7 +205,7 @@ COMMANDS: dict[str, Command] = {
     "search": Command(
         search.SearchConfig,
         _runs("search"),
-        _goes_on_from_output,
+        again.goes_on_from_output,
         "write better answers: beams, best of n, votes, tree search, proxies",
         search.SECTIONS,
         search.SPELT_ELSEWHERE,
@@ -247,7 +214,7 @@ COMMANDS: dict[str, Command] = {
     "play": Command(
         play.PlayConfig,
         Told("tokenq.jobs.playing.play", "play"),
-        _goes_on_from_output,
+        again.goes_on_from_output,
         "play episodes with an environment: success, cost, and the turn that lost it",
         play.SECTIONS,
         play.SPELT_ELSEWHERE,
@@ -255,15 +222,23 @@ COMMANDS: dict[str, Command] = {
     "draw": Command(
         draw.DrawConfig,
         Told("tokenq.jobs.drawing.draw", "draw"),
-        _goes_on,
+        again.goes_on,
         "draw pictures with an image model: at rest with seeds, trajectories and log-densities",
         draw.SECTIONS,
         draw.SPELT_ELSEWHERE,
     ),
+    "serve": Command(
+        serve.ServeConfig,
+        _runs("serve"),
+        again.nothing_written,
+        "serve a pair: OpenAI's API with rewards, and a web app to look, branch and compare",
+        serve.SECTIONS,
+        serve.SPELT_ELSEWHERE,
+    ),
     "sweep": Command(
         sweep.SweepConfig,
         _runs("sweep"),
-        _goes_on,
+        again.goes_on,
         "compare searches at equal cost: quality against tokens",
         sweep.SECTIONS,
         {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
@@ -272,7 +247,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command(
         doctor.DoctorConfig,
         _runs("doctor"),
-        _nothing_written,
+        again.nothing_written,
         "examine a run: is this curve normal, and what to change",
         doctor.SECTIONS,
         doctor.SPELT_ELSEWHERE,
@@ -281,7 +256,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         compare.CompareConfig,
         _runs("compare"),
-        _nothing_written,
+        again.nothing_written,
         "set runs on the same data side by side: accuracy, margin, KL, drift, cost",
         compare.SECTIONS,
         compare.SPELT_ELSEWHERE,
@@ -290,7 +265,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         ExportConfig,
         _runs("export"),
-        _nothing_written,
+        again.nothing_written,
         "write a policy of a run as a folder for others, with a model card, or put it on the hub",
         EXPORT_SECTIONS,
         EXPORT_SPELT_ELSEWHERE,
@@ -299,7 +274,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         demo.DemoConfig,
         _runs("demo"),
-        _demo_again,
+        again.demo_again,
         "train, read and search a tiny model in three to six minutes, offline, on a CPU: three figures",
         demo.SECTIONS,
         {"model_name_or_path": "model", "dataset_name": "data", "output_dir": "output"},
@@ -307,7 +282,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command(
         VerifyConfig,
         _runs("verify"),
-        _nothing_written,
+        again.nothing_written,
         "check the theory in small worlds with known answers",
         {"worlds": "flags"},
         {},
@@ -315,7 +290,7 @@ COMMANDS: dict[str, Command] = {
     "cache": Command(
         CacheConfig,
         _runs("cache"),
-        _goes_on,
+        again.goes_on,
         "list what is kept between runs, and delete it",
         {"clear": "flags"},
         {"delete": "clear", "age": "older_than", "days": "older_than"},

@@ -1,9 +1,10 @@
 """The settings of a server; flags, YAML keys and Python arguments have these names. Imports no torch."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
 
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 from tokenq.options import ModelOptions, RewardOptions
 from tokenq.ranges import Range, check_ranges
 
@@ -58,6 +59,9 @@ class HttpOptions:
             raise UserError("--host is empty.", "Give an address of this machine, as in --host 127.0.0.1.")
 
 
+STRONGEST = 1_000
+"""Largest weight of a small pair, as `tokenq search` has it."""
+
 RANGES = (
     Range(("port",), least=0, most=65_535),
     Range(("max_prompt_tokens", "max_body_bytes"), least=1, most=2**31 - 1),
@@ -72,10 +76,10 @@ RANGES = (
 class ServeConfig(HttpOptions, ModelOptions, RewardOptions):
     """Serve a policy with its reference: OpenAI's API with rewards, and a web app to look, branch and compare."""
 
-    proxy: Sequence[str] = ()
-    """Small models that may steer the policy: TUNED UNTUNED, or several such pairs (proxy tuning)."""
-    alpha: Sequence[str] = ()
-    """Weight of each pair of --proxy. Default: 1."""
+    proxy: Mapping[str, str] = field(default_factory=dict)
+    """Small models that may steer the policy, by a name of yours for requests: --proxy expert=TUNED,UNTUNED."""
+    alpha: Mapping[str, str] = field(default_factory=dict)
+    """Weight of each --proxy: --alpha expert=1.5. Default: 1."""
 
     def check(self) -> None:
         """Refuse what cannot be meant together.
@@ -89,6 +93,46 @@ class ServeConfig(HttpOptions, ModelOptions, RewardOptions):
             raise UserError("There is nothing to serve, or too much.", hint)
         if self.reward_weights and self.reward_model is None:
             raise UserError("--reward-weights is given, and no --reward-model.", "Name the model that they belong to.")
+        alphas_of(self)
+
+
+def pairs_of(config: ServeConfig) -> Mapping[str, list[tuple[str, str]]]:
+    """Return the (tuned, untuned) models of each name of `--proxy`.
+
+    Raises:
+        UserError: a name has not two models, or four, …
+    """
+    found = {}
+    for name, given in config.proxy.items():
+        models = given.split(",")
+        if len(models) % 2 or not all(models):
+            hint = f"Name the tuned and the untuned one: --proxy {name}=TUNED,UNTUNED."
+            raise UserError(f"--proxy {name}={given}: those are no pairs of models.", hint)
+        found[name] = list(zip(models[::2], models[1::2], strict=True))
+    return found
+
+
+def alphas_of(config: ServeConfig) -> Mapping[str, list[float]]:
+    """Return the weight of every pair of each name.
+
+    Raises:
+        UserError: a weight of no pair, not one for each, or one that is no number.
+    """
+    pairs = pairs_of(config)
+    odd = [name for name in config.alpha if name not in pairs]
+    if odd:
+        raise unknown_name("name of --proxy in --alpha", odd[0], pairs)
+    found = {}
+    for name, both in pairs.items():
+        given = config.alpha.get(name, ",".join("1" for _ in both))
+        try:
+            found[name] = [float(text) for text in given.split(",")]
+        except ValueError:
+            found[name] = []
+        if len(found[name]) != len(both) or not all(isfinite(one) and abs(one) <= STRONGEST for one in found[name]):
+            hint = f"Give a number of up to ±{STRONGEST:,} for each pair of {name}: {len(both)}."
+            raise UserError(f"--alpha {name}={given}: those are no weights.", hint)
+    return found
 
 
 SECTIONS = {

@@ -21,6 +21,8 @@ LAST_SECONDS = 2
 HEAD_BYTES = 32 * 1024
 """Most bytes of the lines before a body."""
 
+_NEVER = threading.Event()
+
 
 def bound(host: str, port: int) -> socket.socket:
     """Return a socket at an address, before anything that takes time; clients are refused until a server takes it.
@@ -72,7 +74,7 @@ class ServerHandle:
         self.port: int = listening.getsockname()[1]
         self.url = url_of(host, self.port)
         self._guarded, self._patience, self._close = guarded, patience, close
-        self._at_once, self._ending = threading.Event(), threading.Lock()
+        self._ending = threading.Lock()
         self._broken_off = 0
         config = uvicorn.Config(
             guarded,
@@ -119,8 +121,11 @@ class ServerHandle:
         """Whether it serves."""
         return self._thread.is_alive()
 
-    def stop(self) -> int:
+    def stop(self, at_once: threading.Event | None = None) -> int:
         """End the server: new requests are answered 503, those under way end first, for as long as they may.
+
+        Args:
+            at_once: what is under way is broken off when this is set.
 
         Returns:
             How many requests were broken off.
@@ -130,7 +135,7 @@ class ServerHandle:
                 return self._broken_off
             self._guarded.gate.draining = True
             end = time.monotonic() + self._patience
-            while self.running and self.alive and time.monotonic() < end and not self._at_once.wait(0.02):
+            while self.running and self.alive and time.monotonic() < end and not (at_once or _NEVER).wait(0.02):
                 pass
             self._broken_off = self.running
             if self._broken_off and self._loop is not None:
@@ -139,10 +144,6 @@ class ServerHandle:
             self._thread.join()
             self._close()
             return self._broken_off
-
-    def stop_at_once(self) -> None:
-        """Have `stop`, which is under way or called next, wait for nothing; may be called from a signal's handler."""
-        self._at_once.set()
 
     def wait(self) -> None:
         """Serve until somebody ends it; Ctrl-C does."""
@@ -160,6 +161,7 @@ class ServerHandle:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the server; at once where the block has failed."""
+        at_once = threading.Event()
         if problem is not None:
-            self.stop_at_once()
-        self.stop()
+            at_once.set()
+        self.stop(at_once)

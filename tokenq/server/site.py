@@ -4,9 +4,10 @@ Whoever has no port, no key for an open address or a package too few is told at 
 """
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenq.errors import UserError
@@ -15,6 +16,7 @@ from tokenq.listener import Listener
 from tokenq.server.config import HttpOptions
 from tokenq.server.guards.hosts import Names, is_loopback, names_of
 from tokenq.server.guards.keys import MAKE, Keys, read_keys
+from tokenq.server.guards.limits import Limits
 
 if TYPE_CHECKING:
     from tokenq.server.engine.engine import Terms
@@ -52,7 +54,57 @@ class Site:
         Raises:
             UserError: a reward model alone was loaded, or the file of sessions cannot be used.
         """
-        raise NotImplementedError
+        from tokenq.server.app import create_app
+        from tokenq.server.engine.engine import Engine
+        from tokenq.server.guards.guarded import Guards, guarded
+        from tokenq.server.guards.metrics import Metrics
+        from tokenq.server.running import ServerHandle
+        from tokenq.server.settings import Settings
+
+        with self:
+            if session.pair is None:
+                raise UserError("A reward model alone writes nothing.", "Load a policy with its reference.")
+            for said in self._doubts(session):
+                self.listener.say(f"warning: {said}")
+            options = self.options
+            engine = Engine(session, proxies=proxies, max_running=options.max_batch, max_waiting=options.max_waiting)
+            app = create_app(engine, Settings(name=self._name(session), max_new_tokens=options.max_new_tokens))
+            limits = Limits(options.max_body_bytes, options.max_requests, options.request_seconds)
+            behind = guarded(app, Guards(self.keys, self.names, limits), Metrics())
+            handle = ServerHandle(behind, self.listening.dup(), options.host, options.drain_seconds, engine.close)
+        self.listener.say(f"{self._says(session)}: {handle.url} (Ctrl-C ends it)")
+        return handle
+
+    def _name(self, session: Reader) -> str:
+        """Return what requests call the policy: the name of its folder, or that of its run."""
+        path = Path(str(session.identities[0]["path"]))
+        return self.options.model_name or (path.parent if path.name == "policy" else path).name or "policy"
+
+    def _says(self, session: Reader) -> str:
+        own, other = (str(one["path"]) for one in session.identities)
+        keys = "a key is needed" if self.keys.needed else "no key is needed"
+        return f"serving {self._name(session)} ({own} against {other}, β {session.options.beta:g}), {keys}"
+
+    def _doubts(self, session: Reader) -> Iterator[str]:
+        if session.other_tokenizer is not None:
+            yield (
+                "policy and reference have two tokenizers: texts are read by stretches, and what is being written has "
+                "no rewards"
+            )
+        if session.pair is not None:
+            yield from session.pair.warnings
+        if not self.keys.admin:
+            return
+        if not self.keys.needed:
+            yield "there is an admin key and no key: whoever reaches the server may ask"
+
+    def __enter__(self) -> "Site":
+        """Return the site."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the port back, if nothing was opened there."""
+        self.listening.close()
 
 
 def settle(options: HttpOptions, listener: Listener) -> Site:

@@ -9,10 +9,11 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import StreamingResponse
 
-from tokenq.server.guards.gate import ADMIN, Limits
+from tokenq.server.guards.gate import ADMIN
 from tokenq.server.guards.guarded import Guards, guarded
 from tokenq.server.guards.hosts import names_of
 from tokenq.server.guards.keys import ADMIN_VARIABLE, API_VARIABLE, read_keys
+from tokenq.server.guards.limits import Limits
 from tokenq.server.guards.metrics import Metrics
 
 KEY, ADMIN_KEY = "a-key-of-twenty-signs", "the-admin-key-of-the-house"

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenq.server.guards.hosts import Names
 from tokenq.server.guards.keys import Keys, bearer, digest
+from tokenq.server.guards.limits import Limits
 from tokenq.server.guards.refusal import Refusal
 
 OPEN = ("/", "/health", "/favicon.ico")
@@ -29,21 +30,6 @@ ADMIN = (
 
 UNCOUNTED = ("/health", "/metrics")
 """Paths that are answered whatever is under way, also while the server ends."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a server does at once, for how long.
-
-    Attributes:
-        body_bytes: most bytes of a request.
-        of_a_client: most requests of one client that are under way.
-        seconds: longest time that a request may take.
-    """
-
-    body_bytes: int = 8 * 2**20
-    of_a_client: int = 256
-    seconds: float = 600.0
 
 
 @dataclass

@@ -9,10 +9,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenq.server.guards.bodies import Bodies
-from tokenq.server.guards.gate import Gate, Limits
+from tokenq.server.guards.gate import Gate
 from tokenq.server.guards.headers import Headers
 from tokenq.server.guards.hosts import Names
 from tokenq.server.guards.keys import Keys
+from tokenq.server.guards.limits import Limits
 from tokenq.server.guards.metrics import Metrics
 from tokenq.server.guards.watch import Watch
 

@@ -37,15 +37,19 @@ class Measured:
 
 
 ENGINE: Mapping[str, Measured] = {
-    "running": Measured("num_requests_running", "Requests in the batch.", GaugeMetricFamily),
-    "waiting": Measured("num_requests_waiting", "Requests that wait for room in it.", GaugeMetricFamily),
-    "cached_tokens": Measured("prefix_cache_tokens", "Tokens whose keys and values are kept.", GaugeMetricFamily),
-    "prefix_queries": Measured("prefix_cache_queries", "Prompt tokens looked up in the cache.", CounterMetricFamily),
-    "prefix_hits": Measured("prefix_cache_hits", "Prompt tokens found in the cache.", CounterMetricFamily),
-    "prompt_tokens": Measured("prompt_tokens", "Prompt tokens read.", CounterMetricFamily),
+    "running": Measured("num_requests_running", "Responses that are being written.", GaugeMetricFamily),
+    "waiting": Measured("num_requests_waiting", "Requests that wait for room in the batch.", GaugeMetricFamily),
+    "searching": Measured("num_searches_running", "Searches under way.", GaugeMetricFamily),
+    "bytes_running": Measured("kv_cache_running_bytes", "Keys and values of what is being written.", GaugeMetricFamily),
+    "bytes_kept": Measured("kv_cache_kept_bytes", "Keys and values kept for what begins alike.", GaugeMetricFamily),
+    "prefix_queries": Measured("prefix_cache_queries", "Tokens of prompts, all of them.", CounterMetricFamily),
+    "prefix_hits": Measured("prefix_cache_hits", "Tokens of prompts that were known already.", CounterMetricFamily),
+    "prompt_tokens": Measured("prompt_tokens", "Tokens of prompts that were read.", CounterMetricFamily),
     "generation_tokens": Measured("generation_tokens", "Tokens written.", CounterMetricFamily),
+    "refused": Measured("requests_refused", "Requests refused because too many waited.", CounterMetricFamily),
+    "searches": Measured("searches", "Searches begun.", CounterMetricFamily),
 }
-"""Numbers of the engine by the names it has for them."""
+"""Numbers of the engines by the names that whoever adds them up has for them."""
 
 
 class _Engine(Collector):
