@@ -15,7 +15,7 @@ TEXTS = ["the sum of two and three is five", "it is not six"]
 def searcher():
     tokenizer = tiny_tokenizer("bytes", texts=TEXTS)
     reader = load(tiny_model("llama", seed=0), tiny_model("llama", seed=1), tokenizer=tokenizer)
-    return reader._searcher(None, {"method": "beam", "width": 2, "max_new_tokens": 4})
+    return reader.searcher(None, {"method": "beam", "width": 2, "max_new_tokens": 4})
 
 
 def test_whoever_watches_sees_every_step_and_changes_nothing(searcher):

@@ -14,7 +14,7 @@ from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import Name, RowsInMemory, data_given, examples_of
 from tokenq.jobs.search import answers_of
-from tokenq.jobs.searcher import Searcher, TextReward, check_settings, rating_of
+from tokenq.jobs.searcher import Searcher, Terms, TextReward, check_settings, rating_of
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
@@ -42,6 +42,9 @@ _SEARCH = [
     if name not in ("policy", "reference", "run", "base", "proxy", "alpha", "prompts", "prompt", "output", "html")
 ]
 """Settings of a search with models that are loaded."""
+
+
+_SHARED = ("beta", "dtype", "device", "attention", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -257,22 +260,22 @@ class Reader:
             UserError: for anything that the user can mend.
         """
         with untouched():
-            return answers_of(self._searcher(judge, settings), prompts)
+            return answers_of(self.searcher(judge, settings), prompts)
 
-    def _searcher(self, judge: TextReward | None, settings: Mapping[str, Any]) -> Searcher:
+    def searcher(self, judge: TextReward | None, settings: Mapping[str, Any], terms: Terms = ()) -> Searcher:
+        """Return the models ready to be searched: settings as `decode` takes them, steered by small pairs (`terms`)."""
         if self.pair is None:
             raise UserError("A reward model writes nothing.", "Load a policy.")
         if odd := [name for name in settings if name not in _SEARCH]:
             raise unknown_name("option of decode", odd[0], _SEARCH)
         own, other = self.identities
         check_tokenizers(self.tokenizer, self.other_tokenizer or self.tokenizer)
-        shared = {name: getattr(self.options, name) for name in ("beta", "dtype", "device", "attention")}
-        shared |= {"trust_remote_code": self.options.trust_remote_code}
+        shared = {name: getattr(self.options, name) for name in _SHARED}
         config = SearchConfig(policy=own["path"], reference=other["path"], **(shared | dict(settings)))
         check_settings(config, judge)
-        models = self.pair.models.policy, self._base or self.pair.models.reference
-        identities = {"policy": own, "reference": other}
-        return Searcher(config, self.tokenizer, *models, (), rating_of(config, judge), identities, self.files)
+        reference = None if terms else self._base or self.pair.models.reference
+        models = self.pair.models.policy, reference, terms, rating_of(config, judge)
+        return Searcher(config, self.tokenizer, *models, {"policy": own, "reference": other}, self.files)
 
     @cached_property
     def _base(self) -> PackedLM | None:

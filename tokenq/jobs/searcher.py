@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
 
-from tokenq.core.tensors import Stepper
+from tokenq.core.tensors import Stepper, TokenScorer
 from tokenq.data.encoding import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError
@@ -23,7 +23,7 @@ from tokenq.models.open import open_model
 from tokenq.models.reward_model import RewardModel
 from tokenq.models.run_models import RunModels, model_spec, named_models, with_models
 from tokenq.models.stamps import Stamp, guarded
-from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
+from tokenq.models.tokenizer import check_tokenizers, ends_of, open_tokenizer
 from tokenq.records.examples import Text
 from tokenq.records.results import Cost, SearchResult
 from tokenq.search.branches import Branch, Limits, Walk, check_room, never
@@ -40,6 +40,9 @@ TextRating = Callable[[Sequence[Text], Sequence[str], Sequence[bool]], Sequence[
 """The same, told as well which responses have come to their end: a reward model reads EOS behind these alone."""
 
 Say = Callable[[str], None]
+
+Terms = tuple[tuple[PackedLM, PackedLM, float], ...]
+"""Small pairs (tuned, untuned) with their weights, for proxy tuning."""
 
 Watch = Callable[[Stepper], Stepper]
 """(stepper) → the same, with somebody who sees every step."""
@@ -64,17 +67,19 @@ class Searcher:
         identities: by role, as provenance has them.
         files: stamps of the files that the weights are mapped from.
         watch: puts somebody beside the stepper who sees what is looked at, while it is.
+        scored: the same for what scores complete responses.
     """
 
     config: SearchConfig
     tokenizer: Any
     policy: PackedLM
     reference: PackedLM | None
-    terms: tuple[tuple[PackedLM, PackedLM, float], ...]
+    terms: Terms
     judge: TextRating | None
     identities: dict[str, dict[str, Any]]
     files: tuple[Stamp, ...] = ()
     watch: Watch = unseen
+    scored: Callable[[TokenScorer], TokenScorer] = lambda score: score
 
     def prompts(self, given: Given) -> list[Prompt]:
         """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template.
@@ -189,7 +194,7 @@ class Searcher:
             return judge([prompts[one.prompt].text for one in branches], [text(one) for one in branches], ended)
 
         answer = None if extract is None else lambda branch: extract(text(branch))
-        reference = None if self.reference is None else no_grad(self.reference)
+        reference = None if self.reference is None else self.scored(no_grad(self.reference))
         return Aids(None if judge is None else value, answer, reference)
 
     @cached_property
@@ -210,22 +215,6 @@ class Searcher:
             return ModelStepper(self.policy, self.reference if with_reference else None)
         terms = [Term(ModelStepper(tuned, untuned), alpha) for tuned, untuned, alpha in self.terms]
         return ProxyStepper(ModelStepper(self.policy), terms)
-
-
-def ends_of(policy: PackedLM, tokenizer: Any, texts: Sequence[str]) -> tuple[int, ...]:
-    """Return the ids that end a response: the tokenizer's, the model's own, and those that were asked for.
-
-    Raises:
-        UserError: a text is not one token.
-    """
-    said = policy.lm.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
-    for text in texts:
-        tokens = tokenizer.encode(text.replace("\\n", "\n"), add_special_tokens=False)
-        if len(tokens) != 1:
-            raise UserError(f"--eos {text!r} is {len(tokens)} tokens, not one.", "Give the text of a single token.")
-        ids.add(tokens[0])
-    return tuple(sorted(ids))
 
 
 def load_searcher(

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tokenq.errors import UserError
 from tokenq.files import read_json
 from tokenq.models.adapters import adapter_folder, is_adapter_folder
 from tokenq.models.checkpoint import from_pretrained, locate
-from tokenq.models.forward.packed_lm import bare
+from tokenq.models.forward.packed_lm import PackedLM, bare
 from tokenq.models.load import ModelSpec, base_spec
 from tokenq.models.stamps import stamped, stamps
 
@@ -170,3 +171,19 @@ def _kind(file: Path) -> bytes:
 
 _OF_WEIGHTS = {"generation_config.json", "adapter_config.json", "model.safetensors.index.json"}
 """JSON files in a model's folder that no tokenizer reads."""
+
+
+def ends_of(policy: PackedLM, tokenizer: Any, texts: Sequence[str]) -> tuple[int, ...]:
+    """Return the ids that end a response: the tokenizer's, the model's own, and those that were asked for.
+
+    Raises:
+        UserError: a text is not one token.
+    """
+    said = policy.lm.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id, *(said if isinstance(said, list) else [said])} - {None}
+    for text in texts:
+        tokens = tokenizer.encode(text.replace("\\n", "\n"), add_special_tokens=False)
+        if len(tokens) != 1:
+            raise UserError(f"--eos {text!r} is {len(tokens)} tokens, not one.", "Give the text of a single token.")
+        ids.add(tokens[0])
+    return tuple(sorted(ids))

@@ -9,7 +9,7 @@ from tokenq.server.config import HttpOptions
 from tokenq.server.site import settle
 
 if TYPE_CHECKING:
-    from tokenq.server.engine.engine import Terms
+    from tokenq.jobs.searcher import Terms
     from tokenq.server.running import ServerHandle
 
 

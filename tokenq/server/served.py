@@ -10,8 +10,8 @@ from fastapi import Depends, Request
 
 from tokenq.errors import nearest
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.searcher import ends_of
 from tokenq.models.limits import ModelLimits
+from tokenq.models.tokenizer import ends_of
 from tokenq.server.engine.engine import Engine
 from tokenq.server.errors import ApiError
 from tokenq.server.settings import Settings

@@ -19,7 +19,7 @@ from tokenq.server.guards.keys import MAKE, Keys, read_keys
 from tokenq.server.guards.limits import Limits
 
 if TYPE_CHECKING:
-    from tokenq.server.engine.engine import Terms
+    from tokenq.jobs.searcher import Terms
     from tokenq.server.running import ServerHandle
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")

@@ -13,13 +13,12 @@ from tokenq.doctor.finding import Evidence, Finding
 from tokenq.errors import UserError
 from tokenq.jobs.doctor.material import Material
 from tokenq.jobs.rollout.served import PATIENCE, Trainer, trainer_of
-from tokenq.jobs.searcher import ends_of
 from tokenq.listener import Listener
 from tokenq.models.limits import ModelLimits
 from tokenq.models.loaded import Loaded
 from tokenq.models.open import open_model
 from tokenq.models.run_models import named_models
-from tokenq.models.tokenizer import open_tokenizer
+from tokenq.models.tokenizer import ends_of, open_tokenizer
 from tokenq.rollout.remote import RemoteWriter, find_server
 from tokenq.rollout.writer_checks import Agreement, Fault, WriterError, compared, fault
 from tokenq.rollout.writer_probe import Pool, probed

@@ -10,7 +10,6 @@ from tokenq.data.dialogue import Dialogue, open_dialogue
 from tokenq.errors import UserError
 from tokenq.jobs.rollout.served import PATIENCE, HeldWriter, trainer_of
 from tokenq.jobs.run import home_of, models_of_run
-from tokenq.jobs.searcher import ends_of
 from tokenq.listener import Listener
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward.packed_lm import PackedLM
@@ -22,7 +21,7 @@ from tokenq.models.loaded import Loaded
 from tokenq.models.open import open_model, open_pair
 from tokenq.models.run_models import RunModels, model_spec
 from tokenq.models.stamps import Stamp
-from tokenq.models.tokenizer import open_tokenizer
+from tokenq.models.tokenizer import ends_of, open_tokenizer
 from tokenq.rollout.episodes.config import PlayConfig
 from tokenq.rollout.episodes.game import Game, Player, action_pieces
 from tokenq.rollout.remote import RemoteWriter, find_server

@@ -28,7 +28,6 @@ from tokenq.jobs.rollout.served import served_policy
 from tokenq.jobs.rollout.token_rewards import Source, token_rewards
 from tokenq.jobs.rollout.weights import keep_weights, recalled
 from tokenq.jobs.rollout.writing.opened import Means, open_environment, open_prompts
-from tokenq.jobs.searcher import ends_of
 from tokenq.jobs.training.reference import Reference, compute_dtype
 from tokenq.judge.kinds import Pairwise
 from tokenq.judge.tasks import AnswerTask
@@ -38,6 +37,7 @@ from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.forward.stepper import ModelStepper, remembering
 from tokenq.models.limits import least_context
+from tokenq.models.tokenizer import ends_of
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig

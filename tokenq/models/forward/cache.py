@@ -5,9 +5,9 @@ its own tokens only; when branches are picked and multiplied (beams), only these
 through the model as one flat row without padding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -64,8 +64,31 @@ class Prefill:
         return self.layout.attend(module, query, key, value, scoring)
 
 
+class Prompts(Protocol):
+    """Prompts that branches grow from, by tables of those of like length."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """[P] tokens of every prompt."""
+        ...
+
+    @property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """The tables, as to their prompts."""
+        ...
+
+    @property
+    def tabled(self) -> Mapping[int, Sequence[tuple[Tensor, Tensor]]]:
+        """By layer, keys and values of every table that is made."""
+        ...
+
+    def tables(self, layer: int) -> Sequence[tuple[Tensor, Tensor]]:
+        """Return keys and values [heads, P, L, d] of every table."""
+        ...
+
+
 @dataclass
-class _Growth:
+class Growth:
     """Keys and values of a layer's branches, with room for more tokens.
 
     Attributes:
@@ -77,19 +100,19 @@ class _Growth:
     values: Tensor
 
     @classmethod
-    def empty(cls, like: tuple[Tensor, Tensor], count: int, room: int) -> "_Growth":
+    def empty(cls, like: tuple[Tensor, Tensor], count: int, room: int) -> "Growth":
         """Return room for the tokens of some branches, with heads and sizes as in keys and values [heads, …, d]."""
         keys, values = (one.new_zeros(len(one), count, room, one.shape[-1]) for one in like)
         return cls(keys, values)
 
-    def picked(self, rows: Tensor) -> "_Growth":
+    def picked(self, rows: Tensor) -> "Growth":
         """Return a copy of some rows."""
-        return _Growth(self.keys.index_select(1, rows), self.values.index_select(1, rows))
+        return Growth(self.keys.index_select(1, rows), self.values.index_select(1, rows))
 
-    def roomier(self) -> "_Growth":
+    def roomier(self) -> "Growth":
         """Return a copy with room for more tokens."""
         more = (0, 0, 0, ROOM)
-        return _Growth(torch.nn.functional.pad(self.keys, more), torch.nn.functional.pad(self.values, more))
+        return Growth(torch.nn.functional.pad(self.keys, more), torch.nn.functional.pad(self.values, more))
 
 
 ROOM = 32
@@ -104,7 +127,7 @@ class Branches:
     """The state of B branches under one model: a value, never changed once the next step is made from it.
 
     Attributes:
-        prompts: the prefill they grow from.
+        prompts: what they grow from.
         owners: [B] prompt of each branch.
         lengths: [B] own tokens of each branch that have keys.
         longest: most of them.
@@ -114,17 +137,17 @@ class Branches:
         filled: own tokens for which the memory of `layers` is written: another step may have used it already.
     """
 
-    prompts: Prefill
+    prompts: Prompts
     owners: Tensor
     lengths: Tensor
     longest: int
     level: bool
     rows: list[BucketRows | None]
-    layers: dict[int, _Growth]
+    layers: dict[int, Growth]
     filled: list[int]
 
     @classmethod
-    def of(cls, prompts: Prefill) -> "Branches":
+    def of(cls, prompts: Prompts) -> "Branches":
         """Return one branch for each prompt, without tokens of its own."""
         owners = torch.arange(len(prompts.sizes), device=prompts.sizes.device)
         return cls(prompts, owners, torch.zeros_like(owners), 0, True, rows_of(prompts.buckets, owners), {}, [0])
@@ -146,7 +169,7 @@ def gathered(places: Sequence[tuple[Branches, int]]) -> Branches:
     owners, lengths = torch.zeros((2, len(places)), dtype=torch.long, device=device)
     longest = max(state.longest for state in states.values())
     layers = {
-        number: _Growth.empty(prompts.tables(number)[0], len(places), longest + ROOM)
+        number: Growth.empty(prompts.tables(number)[0], len(places), longest + ROOM)
         for number in (prompts.tabled if longest else ())
     }
     for name, state in states.items():
@@ -248,11 +271,11 @@ class Steps:
             far.masked_fill_((back >= window)[:, :, None], -torch.inf)
         return far
 
-    def _grow(self, layer: int, key: Tensor, value: Tensor) -> _Growth:
+    def _grow(self, layer: int, key: Tensor, value: Tensor) -> Growth:
         """Return the layer's keys and values with those of the new tokens, [heads, M, d] each."""
         now, longest = self._branches, self._branches.longest
         if layer not in now.layers:
-            grown = _Growth.empty((key, value), key.shape[1], ROOM)
+            grown = Growth.empty((key, value), key.shape[1], ROOM)
         else:
             grown = now.layers[layer] if self._in_place else now.layers[layer].picked(self._parents)
             grown = grown if longest < grown.keys.shape[2] else grown.roomier()

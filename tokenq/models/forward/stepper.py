@@ -128,13 +128,13 @@ class Caching:
         """Return the next-token log-probs behind every prompt, and one branch for each."""
         memory = self._memory
         if memory is None:
-            batch = _as_batch(prompts).to(self._lm.device)
+            batch = as_batch(prompts).to(self._lm.device)
             kept = Prefill(Layout.of(batch))
             hidden = self._run(batch.input_ids, batch.position_ids, kept)
-            return _logps(self._head, hidden[batch.predictors]), Branches.of(kept)
+            return logps_behind(self._head, hidden[batch.predictors]), Branches.of(kept)
         spans = [memory.known(prompt) for prompt in prompts]
         before = [stop - start for start, stop in spans]
-        batch = _as_batch([prompt[size:] for prompt, size in zip(prompts, before, strict=True)]).to(self._lm.device)
+        batch = as_batch([prompt[size:] for prompt, size in zip(prompts, before, strict=True)]).to(self._lm.device)
         lengths = [segment.stop - segment.start for segment in batch.segments]
         shift = torch.tensor(before).repeat_interleave(torch.tensor(lengths)).to(self._lm.device)
         ends = list(accumulate(map(len, prompts), initial=0))
@@ -144,7 +144,7 @@ class Caching:
         hidden = self._run(batch.input_ids, kept.layout.positions, kept)
         memory.keep(prompts, kept)
         kept.past = None
-        return _logps(self._head, hidden[batch.predictors]), Branches.of(kept)
+        return logps_behind(self._head, hidden[batch.predictors]), Branches.of(kept)
 
     def step(
         self, state: Branches, parents: Int[Tensor, " M"], tokens: Int[Tensor, " M"]
@@ -152,7 +152,7 @@ class Caching:
         """Return the next-token log-probs after each token, and the branches that have grown by it."""
         steps = Steps(state, parents)
         hidden = self._run(tokens.to(self._lm.device), steps.positions, steps)
-        return _logps(self._head, hidden), steps.done()
+        return logps_behind(self._head, hidden), steps.done()
 
     def gather(self, places: Sequence[tuple[Branches, int]]) -> Branches:
         """Return branches picked from several steps."""
@@ -160,7 +160,7 @@ class Caching:
 
     def _run(self, ids: Tensor, positions: Tensor, layout: Any) -> Tensor:
         """Return the last hidden states [T, H] of a flat row."""
-        with _by_segments(self._lm):
+        with by_segments(self._lm):
             output = self._lm.lm.base_model(
                 input_ids=ids[None], position_ids=positions[None], use_cache=False, tokenq_layout=layout
             )
@@ -193,7 +193,7 @@ class Rereading:
         return [state[row] for state, row in places]
 
     def _read(self, texts: list[tuple[int, ...]]) -> tuple[Tensor, list[tuple[int, ...]]]:
-        logits = self._lm.logits(_as_batch(texts), behind=0)
+        logits = self._lm.logits(as_batch(texts), behind=0)
         count, vocabulary = logits.shape
         return logits.tile(slice(0, count), slice(0, vocabulary)).T.log_softmax(-1), texts
 
@@ -240,14 +240,14 @@ Writer = Caching | Rereading | UpTo
 """A model that reads prompts and extends branches token by token."""
 
 
-def _as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
+def as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
     """Return a packed row of texts, each of which predicts one token (which one does not matter)."""
     nothing = TokenResponse(np.zeros(1, np.int32), np.ones(1, np.bool_), terminal=False)
     return pack([TokenGroup(np.array(text, np.int32), (nothing,), False, "prompt") for text in texts])
 
 
-def _logps(head: Head, hidden: Tensor) -> Tensor:
-    """Return [N, V] log-probs over the whole vocabulary.
+def logps_behind(head: Head, hidden: Tensor) -> Tensor:
+    """Return [N, V] log-probs over the whole vocabulary of the tokens behind N states.
 
     Few rows times a large matrix is fastest as the matrix times the rows, a tile of the vocabulary at a time; a tile is
     turned round while it is in the cache.
@@ -260,7 +260,7 @@ def _logps(head: Head, hidden: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _by_segments(lm: PackedLM) -> Iterator[None]:
+def by_segments(lm: PackedLM) -> Iterator[None]:
     """Use segment attention for the duration of the block."""
     usual = WAYS[lm.way].attention
     if usual == SEGMENTS:

@@ -1,65 +1,34 @@
-"""One thread that owns the models: requests wait in a queue, and what is written is delivered token by token."""
+"""One thread that owns the models: requests join running batches, and what is written is delivered token by token."""
 
-import secrets
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from typing import Any, TypeVar
 
-import torch
-
 from tokenq.data.prompts import Prompt
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.searcher import TextReward, Watch, unseen
+from tokenq.jobs.searcher import Terms, TextReward, Watch, unseen
 from tokenq.listener import Progress, silent
-from tokenq.models.forward.packed_lm import PackedLM
-from tokenq.models.forward.stepper import ModelStepper
+from tokenq.models.open import OpenedPair
 from tokenq.records.results import SearchResult
-from tokenq.search.sampling import Dice, draw, filtered, mixed_seed
-from tokenq.server.engine.request import Closed, Deliver, Full, Generation, Token
+from tokenq.server.engine.counters import Counters
+from tokenq.server.engine.job import Job
+from tokenq.server.engine.limits import most_tokens
+from tokenq.server.engine.request import Closed, Deliver, Full, Generation
+from tokenq.server.engine.searching import Searching, ThreadOwner
+from tokenq.server.engine.ticket import Line, Ticket
+from tokenq.server.engine.writing import Writing
 
 T = TypeVar("T")
 
-Terms = Sequence[tuple[PackedLM, PackedLM, float]]
-"""Small pairs (tuned, untuned) with their weights."""
+CHUNK = {"cpu": 128}
+"""Tokens of prompts that are read beside a step, by kind of device: about what doubles the time that it takes."""
 
-
-@dataclass(eq=False)
-class Ticket:
-    """A request that was taken; it can be called off from any thread."""
-
-    asked: Generation
-    deliver: Deliver
-    client: str = ""
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    stopped: set[int] = field(default_factory=set)
-
-    def cancel(self) -> None:
-        """End all choices before the next step; what is still delivered is None, once."""
-        self.cancelled.set()
-
-    def stop(self, choice: int) -> None:
-        """End one choice before the next step; nothing more of it is delivered."""
-        self.stopped.add(choice)
-
-
-@dataclass(frozen=True)
-class Searching:
-    """A search that runs in a thread of its own.
-
-    Attributes:
-        future: what it finds, a result for each prompt.
-    """
-
-    future: "Future[list[SearchResult]]"
-    _over: threading.Event
-
-    def cancel(self) -> None:
-        """End it before its next step, with what it has."""
-        self._over.set()
+ACCELERATOR_CHUNK = 2048
 
 
 class Engine:
@@ -70,7 +39,9 @@ class Engine:
         proxies: small pairs by the name under which a search asks for them.
         max_running: most choices that are written at a time.
         max_waiting: most requests that wait; one more is refused (`Full`).
-        chunk: most tokens of prompts that are read between two steps.
+        max_searches: most searches at a time; one more is refused.
+        most_kept: bytes of keys and values that each model keeps of texts that have ended, for those that begin alike.
+        chunk: most tokens of prompts that are read beside a step; None for what suits the device.
     """
 
     def __init__(
@@ -80,58 +51,79 @@ class Engine:
         proxies: Mapping[str, Terms] = {},
         max_running: int = 64,
         max_waiting: int = 256,
-        chunk: int = 256,
+        max_searches: int = 4,
+        most_kept: int = 2**30,
+        chunk: int | None = None,
     ) -> None:
-        self.reader, self._proxies = reader, dict(proxies)
-        self.max_running, self.max_waiting = max_running, max_waiting
+        self.max_running, self.max_waiting, self.max_searches = max_running, max_waiting, max_searches
+        self.counters = Counters()
+        self._proxies, self._most_kept, self._chunk = dict(proxies), most_kept, chunk
         self._turn = threading.Condition()
-        self._waiting: deque[Ticket] = deque()
-        self._jobs: deque[Callable[[], None]] = deque()
+        self._line = Line()
+        self._jobs: deque[Job] = deque()
+        self._exchanges: deque[Job] = deque()
+        self._searches = self._searching = 0
         self._over = self._draining = False
+        self._take(reader)
         self._thread = threading.Thread(target=self._work, name="tokenq-engine", daemon=True)
         self._thread.start()
 
+    def _take(self, reader: Reader) -> None:
+        """Write with the models of a reader from now on."""
+        self.reader, pair = reader, reader.pair
+        self._writing = None if pair is None else self._writing_with(pair)
+        self._shown = self._now()
+
+    def _writing_with(self, pair: OpenedPair) -> Writing:
+        device = pair.models.policy.device.type
+        chunk = self._chunk or CHUNK.get(device, ACCELERATOR_CHUNK)
+        return Writing(
+            pair, most_running=self.max_running, most_kept=self._most_kept, chunk=chunk, counters=self.counters
+        )
+
     def generate(self, asked: Generation, deliver: Deliver, client: str = "") -> Ticket:
         """Take a request; clients have their turns one after the other, however much each of them asks for.
+
+        Args:
+            asked: what is asked for.
+            deliver: called on the thread of the engine with everything that comes, None at the end; it must not block.
+            client: whose request it is.
 
         Raises:
             Full: as many requests wait as may.
             Closed: no more are taken.
             UserError: it cannot be answered by these models.
         """
-        asked.sampling  # noqa: B018  (refuses what leaves nothing to draw)
-        if not asked.prompt:
-            raise UserError("The prompt has no tokens.", "Begin with the BOS token.")
+        if asked.n > self.max_running:
+            raise UserError(f"{asked.n} choices are more than the {self.max_running} of this server.", "Ask for fewer.")
+        ticket = Ticket(asked, deliver, client, most_tokens(asked, self.reader))
         with self._turn:
             if self._over or self._draining:
                 raise Closed
-            if len(self._waiting) >= self.max_waiting:
+            if len(self._line) >= self.max_waiting:
+                self.counters.refused += 1
                 raise Full
-            ticket = Ticket(asked, deliver, client)
-            self._waiting.append(ticket)
-            self._turn.notify()
+            self.counters.requests += 1
+            self._line.add(ticket)
+            self._turn.notify_all()
         return ticket
 
     def run(self, job: Callable[[Reader], T]) -> "Future[T]":
-        """Run a job on the thread that owns the models, between two steps.
+        """Run a job on the thread that owns the models, between two steps; texts that are written wait for it.
 
         Raises:
-            Closed: no more are taken.
+            Closed: the engine has ended.
         """
         future: Future[T] = Future()
-
-        def work() -> None:
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(job(self.reader))
-                except BaseException as problem:
-                    future.set_exception(problem)
-
+        own = Job(future, lambda: job(self.reader))
+        if threading.current_thread() is self._thread:
+            own.do()
+            return future
         with self._turn:
             if self._over:
                 raise Closed
-            self._jobs.append(work)
-            self._turn.notify()
+            self._jobs.append(own)
+            self._turn.notify_all()
         return future
 
     def search(
@@ -150,95 +142,145 @@ class Engine:
             prompts: as `tokenq.data.prompts.given_prompts` makes them of texts or turns.
             settings: those of `tokenq search`: method, width, n, max_new_tokens, …
             proxy: name of small pairs that steer the policy.
-            judge: (prompts, responses) → what each is worth, instead of a reward model.
-            progress: told how far it is.
-            watch: puts somebody beside the stepper who sees what is looked at, while it is.
+            judge: (prompts, responses) → what each is worth, instead of a reward model; called on the engine's thread.
+            progress: told how far it is, on the search's thread.
+            watch: puts somebody beside the stepper who sees what is looked at, while it is, on the search's thread.
 
         Raises:
+            Full: as many searches run as may.
             Closed: no more are taken.
+            UserError: there is no such proxy.
         """
-        future: Future[list[SearchResult]] = Future()
-        over = threading.Event()
+        if proxy is not None and proxy not in self._proxies:
+            raise unknown_name("proxy", proxy, self._proxies)
+        with self._turn:
+            if self._over or self._draining:
+                raise Closed
+            if self._searches >= self.max_searches:
+                self.counters.refused += 1
+                raise Full
+            self._searches += 1
+            self.counters.searches += 1
+        owner, search = ThreadOwner(lambda job: self.run(lambda _: job()).result()), Searching()
+        rating, terms = None if judge is None else owner.judge(judge), () if proxy is None else self._proxies[proxy]
 
-        def work() -> None:
-            try:
-                searcher = replace(self.reader._searcher(judge, settings), watch=watch)
-                future.set_result(list(searcher.results(prompts, progress, over.is_set)))
-            except BaseException as problem:
-                future.set_exception(problem)
+        def find() -> list[SearchResult]:
+            searcher = owner.run(lambda: self.reader.searcher(rating, settings, terms))
+            searcher = replace(searcher, watch=lambda one: watch(owner.stepper(one)), scored=owner.scorer)
+            return list(searcher.results(prompts, progress, search.over.is_set))
 
-        self.run(lambda _: work())
-        return Searching(future, over)
+        work = Job(search.future, find)
+        threading.Thread(target=self._search, args=(work,), name="tokenq-search", daemon=True).start()
+        return search
 
-    def reload(self, load: Callable[[Reader], Reader]) -> "Future[None]":
-        """Exchange the models once nothing runs: requests that wait begin with the new ones.
+    def reload(self, load: Callable[[Reader], Reader]) -> "Future[Reader]":
+        """Exchange the models once nothing runs: what is written ends as it began, what waits comes after.
 
         Args:
             load: the reader as it is → the one that takes its place, or the same with other weights; called on the
-                thread that owns the models, with all keys and values dropped.
+                thread that owns the models. No keys or values outlive it.
+
+        Raises:
+            Closed: the engine has ended.
         """
+        future: Future[Reader] = Future()
 
-        def exchange(reader: Reader) -> None:
-            self.reader = load(reader)
+        def exchange() -> Reader:
+            self._take(load(self.reader))
+            self.counters.reloads += 1
+            return self.reader
 
-        return self.run(exchange)
+        with self._turn:
+            if self._over:
+                raise Closed
+            self._exchanges.append(Job(future, exchange))
+            self._turn.notify_all()
+        return future
 
     def drain(self) -> None:
         """Take no more requests, and return when those that were taken have ended."""
         with self._turn:
             self._draining = True
-        self.run(lambda _: None).result()
+            self._turn.wait_for(lambda: self._over or not (self._busy or self._line or self._jobs or self._searches))
+        with contextlib.suppress(Closed, CancelledError):
+            self.run(lambda _: None).result()  # the last step is over then, and what it changed is shown
 
     def close(self) -> None:
         """End everything now, and the thread."""
         with self._turn:
             self._over = True
-            self._turn.notify()
+            self._turn.notify_all()
         self._thread.join()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what runs and waits, the memory that it takes, and the sums since the start."""
+        return {**self._shown, "waiting": len(self._line), "searching": self._searches, **self.counters.to_dict()}
+
+    @property
+    def _busy(self) -> bool:
+        return self._writing is not None and not self._writing.idle
+
+    @property
+    def _called(self) -> bool:
+        """Whether there is something to do."""
+        may_begin = len(self._line) and not self._exchanges
+        may_exchange = self._exchanges and not self._searching
+        return bool(self._over or self._jobs or self._busy or may_begin or may_exchange)
 
     def _work(self) -> None:
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: self._waiting or self._jobs or self._over)
-                ticket = self._waiting.popleft() if self._waiting else None
-                job = self._jobs.popleft() if ticket is None and self._jobs else None
+                self._turn.wait_for(lambda: self._called)
+                jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
                 if self._over:
-                    return
-            if ticket is not None:
-                try:
-                    self._write(ticket)
-                except BaseException as problem:
-                    ticket.deliver(problem)
-                ticket.deliver(None)
-            if job is not None:
-                job()
+                    break
+            for job in jobs:
+                job.do()
+            self._step()
+            self._shown = self._now()
+            with self._turn:
+                self._turn.notify_all()
+        for job in (*jobs, *self._jobs, *self._exchanges):
+            job.future.cancel()
+        if self._writing is not None:
+            self._writing.fail(Closed())
+        for ticket in self._line.leave(lambda _: True):
+            ticket.end(Closed())
 
-    @torch.no_grad()
-    def _write(self, ticket: Ticket) -> None:
-        pair, asked = self.reader.pair, ticket.asked
-        assert pair is not None
-        stepper = ModelStepper(pair.models.policy, pair.models.reference if asked.rewards else None)
-        seed = secrets.randbits(63) if asked.seed is None else asked.seed
-        dice = [Dice(mixed_seed(seed, asked.prompt, number)) for number in range(asked.n)]
-        frontier, running = stepper.start([asked.prompt]), [(number, 0) for number in range(asked.n)]
-        for length in range(1, asked.max_new_tokens + 1):
-            rows = [row for _, row in running]
-            if asked.temperature == 0:
-                tokens = frontier.logps[rows].argmax(-1).tolist()
-            else:
-                tokens = draw(filtered(frontier.logps, asked.sampling), rows, [dice[number] for number, _ in running])
-            alive = []
-            for (choice, row), token in zip(running, tokens, strict=True):
-                finish = "stop" if token in asked.eos else "length" if length == asked.max_new_tokens else None
-                top = frontier.logps[row].topk(asked.top_logprobs)
-                tops = tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True))
-                ref = None if frontier.ref_logps is None else float(frontier.ref_logps[row, token])
-                if choice not in ticket.stopped and not ticket.cancelled.is_set():
-                    ticket.deliver(Token(choice, token, float(frontier.logps[row, token]), tops, ref, (), finish))
-                    if finish is None:
-                        alive.append((choice, row, token))
-            if not alive:
-                return
-            parents, chosen = (torch.tensor([one[place] for one in alive]) for place in (1, 2))
-            frontier = stepper.step(frontier.state, parents, chosen)
-            running = [(choice, place) for place, (choice, _, _) in enumerate(alive)]
+    def _step(self) -> None:
+        """Take a step of what is written, or exchange the models where nothing is."""
+        for ticket in self._line.leave(lambda one: one.cancelled):
+            self.counters.ended["cancelled"] += 1
+            ticket.end()
+        with self._turn:
+            exchange = self._exchanges[0] if self._exchanges and not self._busy and not self._searching else None
+        if exchange is not None:
+            exchange.do()
+            self._exchanges.popleft()
+        if self._writing is None:
+            return
+        try:
+            self._writing.step(None if self._exchanges else self._line)
+        except Exception as problem:  # nothing is known of the state of any text
+            self._writing.fail(problem)
+
+    def _search(self, work: Job) -> None:
+        """Search once no exchange of the models waits."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._over or not self._exchanges)
+            self._searching += 1
+        work.do()
+        with self._turn:
+            self._searching -= 1
+            self._searches -= 1
+            self._turn.notify_all()
+
+    def _now(self) -> dict[str, Any]:
+        """Return what runs, as far as others may see it."""
+        models = [] if self._writing is None else self._writing.models
+        return {
+            "running": 0 if self._writing is None else self._writing.choices,
+            "bytes_running": sum(model.size for model in models),
+            "bytes_kept": sum(model.memory.size for model in models),
+            "texts_kept": sum(len(model.memory) for model in models),
+        }

@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse, Response
 from tokenq.errors import UserError
 from tokenq.records.results import Candidate, SearchResult
 from tokenq.search.settings import Sampling, names_of
-from tokenq.server.engine.engine import Searching
 from tokenq.server.engine.request import Token
+from tokenq.server.engine.searching import Searching
 from tokenq.server.errors import ApiError, of_user, unsupported
 from tokenq.server.openai.choice import Delta, Placed
 from tokenq.server.openai.numbers import number

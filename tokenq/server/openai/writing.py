@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 
-from tokenq.server.engine.engine import Engine, Ticket
+from tokenq.server.engine.engine import Engine
 from tokenq.server.engine.request import Delivery, Generation
+from tokenq.server.engine.ticket import Ticket
 
 
 class Writing:
