@@ -176,3 +176,23 @@ def saved(name: str, folder: Any) -> Any:
         torch.manual_seed(0)
         PIPELINES[name]().save_pretrained(folder)
     return folder
+
+
+def matcher(folder: Any) -> Any:
+    """Write a tiny CLIP with random weights of seed 0, its processor beside it, and return its folder."""
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    words = word_tokenizer(WORDS)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    text = {"vocab_size": len(words), "max_position_embeddings": 24, **ends, **size}
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = CLIPConfig(
+            text_config=text, vision_config={"image_size": 8, "patch_size": 4, **size}, projection_dim=8
+        )
+        CLIPModel(config).save_pretrained(folder)
+        seen = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
+        CLIPProcessor(seen, words).save_pretrained(folder)
+    return folder

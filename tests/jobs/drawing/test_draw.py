@@ -12,6 +12,7 @@ from forked import two_ranks
 from jobs.drawing.two_pixels import dull_model, posterior
 from scipy.stats import norm
 from tiny import tiny_model, tiny_tokenizer
+from toy_image_models import matcher
 
 import tokenq
 from tokenq.cli.main import main
@@ -175,6 +176,9 @@ def test_pairs_are_the_best_and_the_worst(place, tmp_path, capsys):
         ({"eta": 1.5}, "--eta"),
         ({"steps": 101}, "101 denoising steps, of a schedule with 100 levels"),
         ({"judge": "verifier"}, "cannot judge pictures"),
+        ({"judge": "reward_model"}, "go together"),
+        ({"reward_model": "clip"}, "go together"),
+        ({"judge": "reward_model", "reward_model": "nowhere/at-all"}, "nowhere/at-all cannot judge pictures"),
         ({"pairs": "p.jsonl"}, "--pairs needs --judge"),
         ({"judge": "JUDGE.py:undecided"}, "gave 1 numbers for 4 pictures"),
         ({"judge": "JUDGE.py:redder"}, "redder"),
@@ -188,6 +192,28 @@ def test_bad_input_is_named(place, tmp_path, more, said):
     }
     with pytest.raises(UserError, match=said):
         tokenq.draw(**{"model": place / "model", "prompts": ROWS, "output": tmp_path / "d.jsonl", **SHORT, **more})
+
+
+def test_a_model_of_pictures_and_texts_judges_by_its_scaled_cosine(place, tmp_path):
+    """exp(s) · cos of both embeddings, by the parts of transformers' model on each picture alone."""
+    from PIL import Image
+    from transformers import AutoProcessor, CLIPModel
+
+    judge = {"judge": "reward_model", "reward_model": str(matcher(tmp_path / "clip"))}
+    path = tmp_path / "d.jsonl"
+    found = tokenq.draw(place / "model", ROWS[:2], path, pairs=tmp_path / "p.jsonl", **judge, **SHORT).drawings
+    model, processor = CLIPModel.from_pretrained(tmp_path / "clip"), AutoProcessor.from_pretrained(tmp_path / "clip")
+    for one in found:
+        with Image.open(tmp_path / one.picture) as picture, torch.no_grad():
+            read = processor(text=[one.prompt], images=[picture.convert("RGB")], return_tensors="pt")
+            image = model.visual_projection(model.vision_model(pixel_values=read["pixel_values"]).pooler_output)
+            text = model.text_projection(model.text_model(read["input_ids"], read["attention_mask"]).pooler_output)
+        cosine = torch.nn.functional.cosine_similarity(image, text).item()
+        assert one.reward == pytest.approx(model.logit_scale.exp().item() * cosine, rel=1e-4)
+        assert one.judge == judge["reward_model"]
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert all(row["chosen_reward"] > row["rejected_reward"] for row in rows)
 
 
 def test_weights_that_are_not_numbers_are_refused(place, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from toy_image_models import matcher
 
 import tokenq
 from tokenq.diffusion.tiny import tiny_image_model
@@ -72,6 +73,16 @@ def test_rewards_rise(place, tmp_path):
     run = learnt(place, tmp_path / "run", method="grpo", rounds=12, learning_rate=1e-3, samples=8, batch_size=24)
     rows = [row for row in run.metrics if "round" in row]
     assert rows[-1]["round/reward"] > rows[0]["round/reward"] + 2 * rows[0]["round/reward_std"]
+
+
+def test_a_model_of_pictures_and_texts_judges_rounds(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(matcher(tmp_path / "clip").parent)
+    judged = {"judge": "reward_model", "reward_model": "clip", "method": "dpo", "rounds": 1}
+    run = learnt(place, tmp_path / "run", **judged)
+    drawings = list(read_drawings(run.folder / "rounds" / "0001" / "drawings.jsonl"))
+    assert {one.judge for one in drawings} == {str(tmp_path / "clip")}
+    assert len({one.reward for one in drawings}) == 12
+    assert run.metrics[0]["round/pairs"] == 3
 
 
 def test_pairs_of_one_noise_are_learnt_from(place, tmp_path):

@@ -38,7 +38,10 @@ class DrawConfig(DeviceOptions, RowOptions):
     max_new_tokens: int = 64
     """Maximum number of tokens that the refiner writes."""
     judge: str | None = None
-    """FILE.py:FUNCTION, a function of prompts and pictures (as PIL has them) that returns their rewards."""
+    """FILE.py:FUNCTION, a function of prompts and pictures (as PIL has them) that returns their rewards, or
+    reward_model."""
+    reward_model: str | None = None
+    """For --judge reward_model: a model that says how well a picture fits a text, such as CLIP, SigLIP or PickScore."""
     pairs: str | None = None
     """File of pairs to train on, .jsonl: of each prompt the best picture against the worst, by --judge."""
     batch_size: int = 16
@@ -64,14 +67,35 @@ class DrawConfig(DeviceOptions, RowOptions):
             path = getattr(self, name)
             if path is not None and not path.endswith(".jsonl"):
                 raise UserError(f"--{name} {path}: the form is not known.", "Name it .jsonl.")
-        if self.judge is not None and judge_kind(self.judge) != "function":
-            raise UserError(
-                f"--judge {self.judge} cannot judge pictures.",
-                "Name a function of prompts and pictures: --judge FILE.py:FUNCTION.",
-            )
+        if self.judge is not None or self.reward_model is not None:
+            refuse_judge(self.judge, self.reward_model)
         if self.pairs is not None and (self.judge is None or self.samples < 2):
             missing = "--judge" if self.judge is None else "--samples 2 or more"
             raise UserError(f"--pairs needs {missing}.", "A pair is the best picture of a prompt against the worst.")
+
+
+SEEING = ("function", "reward_model")
+"""Kinds of judges that see pictures."""
+
+
+def refuse_judge(judge: str | None, reward_model: str | None) -> None:
+    """Refuse a judge that does not see pictures, and a model without the judge that asks it.
+
+    Raises:
+        UserError: names the flag.
+    """
+    kind = None if judge is None else judge_kind(judge)
+    if kind is not None and kind not in SEEING:
+        raise UserError(
+            f"--judge {judge} cannot judge pictures.",
+            "Name a function of prompts and pictures, --judge FILE.py:FUNCTION, or --judge reward_model with a "
+            "--reward-model such as CLIP.",
+        )
+    if (kind == "reward_model") != (reward_model is not None):
+        raise UserError(
+            "--judge reward_model and --reward-model go together for pictures.",
+            "Give both: --judge reward_model --reward-model CLIP, or neither.",
+        )
 
 
 RANGES = (
@@ -85,7 +109,7 @@ SECTIONS = {
     "model": "models",
     **dict.fromkeys(("prompts", "columns"), "what to draw"),
     **dict.fromkeys(("samples", "refiner"), "how to draw"),
-    **dict.fromkeys(("output", "judge", "overwrite"), "what comes out"),
+    **dict.fromkeys(("output", "judge", "reward_model", "overwrite"), "what comes out"),
     **dict.fromkeys(("batch_size", "dtype"), "how"),
 }
 SPELT_ELSEWHERE = {

@@ -13,7 +13,7 @@ from accelerate import PartialState
 import tokenq
 from tokenq.data.prompts import Prompt, load_prompts
 from tokenq.data.sources import Data
-from tokenq.files import digest_of, json_line, write_json_lines, write_lines
+from tokenq.files import json_line, write_json_lines, write_lines
 from tokenq.jobs.drawing.config import DrawConfig
 from tokenq.jobs.drawing.judge import PictureJudge, picture_judge
 from tokenq.jobs.drawing.painter import (
@@ -66,6 +66,7 @@ def draw(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     temperature: float = 1.0,
     max_new_tokens: int = 64,
     judge: str | None = None,
+    reward_model: Name | None = None,
     pairs: Name | None = None,
     columns: Mapping[str, str] = {},
     style: Literal["as_given", "chat"] = "as_given",
@@ -155,7 +156,7 @@ class Studio:
     def key(self, prompts: Sequence[Prompt]) -> str:
         """Return a key of all that the drawings depend on."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in _IDLE}
-        code = None if self.judge is None else digest_of(self.judge.file)
+        code = None if self.judge is None else self.judge.identity
         said = [tokenq.__version__, SCHEMA, sorted(settings.items(), key=str), self.painter.steps.guidance, code]
         weights = [self.painter.identity.weights, self.refiner and self.refiner.weights]
         asked = [(one.id, one.text) for one in prompts]
@@ -194,14 +195,17 @@ class Studio:
         return [replace(one, reward=worth, judge=self.judge.name) for one, worth in zip(found, rewards, strict=True)]
 
 
-_IDLE = ("output", "pairs", "overwrite", "device", "prompts", "columns", "model", "refiner", "guidance", "bad_rows")
+_IDLE = (
+    *("output", "pairs", "overwrite", "device", "prompts", "columns", "bad_rows"),
+    *("model", "refiner", "guidance", "reward_model"),
+)
 """Settings that drawings do not depend on, or that stand in the key by what they hold."""
 
 
 def studio_of(config: DrawConfig, listener: Listener) -> Studio:
     """Return the models and the judge of a configuration, ready to draw."""
     side_by_side = max(1, config.batch_size // config.samples)
-    judge = None if config.judge is None else picture_judge(config.judge)
+    judge = None if config.judge is None else picture_judge(config.judge, config.reward_model, config.device)
     painter = load_painter(config, listener)
     return Studio(config, painter, load_refiner(config, listener, side_by_side), judge, side_by_side)
 

@@ -1,4 +1,4 @@
-"""A judge of pictures: a function of the user's own, FILE.py:NAME, called with prompts and pictures."""
+"""A judge of pictures: a function of the user's own, FILE.py:NAME, or a model that reads pictures and texts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,13 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenq.diffusion.matching import open_matcher
 from tokenq.errors import UserError
+from tokenq.files import digest_of
 from tokenq.judge.function import load_callable
+from tokenq.models.identity import identify
+from tokenq.models.load import device_of
+from tokenq.options import judge_kind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,17 +23,14 @@ class PictureJudge:
     """Says what pictures are worth.
 
     Attributes:
-        name: FILE.py:NAME.
+        name: FILE.py:NAME, or the model's.
+        identity: a hash of the program, or of the weights.
         function: (prompts, pictures as PIL has them) → what each picture is worth.
     """
 
     name: str
+    identity: str
     function: Callable[[list[str], "list[Image]"], Any]
-
-    @property
-    def file(self) -> Path:
-        """The program."""
-        return Path(self.name.rpartition(":")[0]).expanduser()
 
     def __call__(self, prompts: Sequence[str], paths: Sequence[Path]) -> list[float]:
         """Return what pictures are worth, larger is better.
@@ -59,13 +61,22 @@ class PictureJudge:
         return found
 
 
-def picture_judge(name: str) -> PictureJudge:
+def picture_judge(name: str, reward_model: str | None = None, device: str = "auto") -> PictureJudge:
     """Return the judge of a name.
 
+    Args:
+        name: FILE.py:NAME, or "reward_model".
+        reward_model: the model's folder or hub id.
+        device: where it computes.
+
     Raises:
-        UserError: there is no such file, or no such function in it.
+        UserError: there is no such file or no such function in it, or the model does not read pictures and texts.
     """
-    return PictureJudge(name, load_callable(name, "--judge "))
+    if reward_model is None or judge_kind(name) == "function":
+        file = Path(name.rpartition(":")[0]).expanduser()
+        return PictureJudge(name, digest_of(file), load_callable(name, "--judge "))
+    matcher = open_matcher(reward_model, str(device_of(device)))
+    return PictureJudge(reward_model, identify(matcher.network, reward_model).weights, matcher.scores)
 
 
 def read_picture(path: Path, where: str = "") -> "Image":

@@ -16,7 +16,7 @@ from tokenq.data.prompts import Prompt, load_prompts
 from tokenq.diffusion.batch import PictureBatch, trajectory_term
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.sampling import Steps, spaced_steps
-from tokenq.files import digest_of, plain
+from tokenq.files import plain
 from tokenq.jobs.drawing.judge import PictureJudge, picture_judge
 from tokenq.jobs.rollout.pictures.lessons import LESSONS, Models
 from tokenq.jobs.rollout.pictures.rounds import PictureRounds
@@ -31,6 +31,7 @@ from tokenq.jobs.training.opening import opened
 from tokenq.jobs.training.output import record_run
 from tokenq.jobs.training.run import finish
 from tokenq.listener import Listener
+from tokenq.options import judge_kind
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Rounds, planned
@@ -107,7 +108,8 @@ class _Asked(NamedTuple):
 
 def _rounds(asked: _Asked, painter: Painter, accelerator: Accelerator, listener: Listener) -> PictureRounds:
     """Return what draws, judges and credits the rounds of a run."""
-    config, judge = asked.config, picture_judge(str(asked.config.judge))
+    config = asked.config
+    judge = picture_judge(config.judged_by, config.reward_model, str(accelerator.device))
     count = min(len(asked.prompts), config.prompts_per_round or len(asked.prompts))
     most = 1 if asked.method.learns == "pairs" else config.samples_of_prompt
     plan = planned([count * most] * config.rounds, 0, 0.0, config.examples_of_step, config.epochs)
@@ -158,7 +160,9 @@ def _with_absolute(config: OnlineConfig, loss: LossSum) -> OnlineConfig:
     found = with_absolute_paths(with_rates(config, loss))
     assert isinstance(found, OnlineConfig)  # both change fields and keep the rest
     file, _, name = str(config.judge).rpartition(":")
-    return replace(found, judge=f"{absolute(file)}:{name}", prompts=list(map(absolute_source, config.prompts)))
+    judge = f"{absolute(file)}:{name}" if judge_kind(config.judged_by) == "function" else config.judged_by
+    model = None if config.reward_model is None else absolute(config.reward_model)
+    return replace(found, judge=judge, reward_model=model, prompts=list(map(absolute_source, config.prompts)))
 
 
 def _prompts(config: OnlineConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -166,7 +170,7 @@ def _prompts(config: OnlineConfig, prompts: Sequence[Prompt]) -> dict[str, Any]:
     return {"sources": list(config.prompts), "sha256": hashlib.sha256(said.encode()).hexdigest()}
 
 
-_HELD = ("model", "reference", "prompts", "data", "eval_prompts", "judge")
+_HELD = ("model", "reference", "prompts", "data", "eval_prompts", "judge", "reward_model")
 """Settings that stand in the key by what they hold."""
 
 
@@ -174,5 +178,5 @@ def _key(config: OnlineConfig, identities: Mapping[str, Any], judge: PictureJudg
     """Return a key of all that rounds depend on."""
     settings = {k: v for k, v in asdict(config).items() if k not in FREE_ON_RESUME and k not in _HELD}
     held = [(identities[name] or {}).get("weights") for name in ("model", "reference")]
-    said = json.dumps([plain(settings), held, identities["prompts"]["sha256"], digest_of(judge.file)], sort_keys=True)
+    said = json.dumps([plain(settings), held, identities["prompts"]["sha256"], judge.identity], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()

@@ -6,8 +6,9 @@ from typing import Any
 
 from tokenq.core.losses import LossSum
 from tokenq.errors import UserError
+from tokenq.jobs.drawing.config import refuse_judge
 from tokenq.jobs.rollout.settings import filled_in
-from tokenq.options import PictureOptions, judge_kind
+from tokenq.options import PictureOptions
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.credits import CREDITS
 from tokenq.rollout.methods import Draw, OnlineMethod
@@ -46,11 +47,7 @@ def _refuse_settings(config: OnlineConfig) -> None:
     }
     for flag in (flag for flag, value in given.items() if value):
         raise UserError(f"{flag} is given, and an image model learns in rounds.", "Leave it out; docs/images.md.")
-    if judge_kind(config.judged_by) != "function":
-        raise UserError(
-            f"--judge {config.judged_by} cannot judge pictures.",
-            "Name a function of prompts and pictures: --judge FILE.py:FUNCTION.",
-        )
+    refuse_judge(config.judged_by, config.reward_model)
 
 
 def _refuse_method(config: OnlineConfig, method: OnlineMethod) -> None:
