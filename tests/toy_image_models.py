@@ -72,6 +72,15 @@ def _vae(latent_channels: int, **more: Any) -> Any:
     )
 
 
+def _t5() -> tuple[Any, Any]:
+    from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((f"▁{word}", -1.0) for word in WORDS)]
+    t5 = T5Tokenizer(vocab=pieces, extra_ids=0, additional_special_tokens=None, model_max_length=512)
+    config = T5Config(vocab_size=len(t5), d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    return T5EncoderModel(config), t5
+
+
 def _unet(cross: int, **more: Any) -> Any:
     from diffusers import UNet2DConditionModel
 
@@ -121,7 +130,6 @@ def stable_diffusion_xl() -> Any:
 def stable_diffusion_3() -> Any:
     """A StableDiffusion3Pipeline: a flow transformer, two CLIP text encoders and T5."""
     from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-    from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
     transformer = SD3Transformer2DModel(
         sample_size=4,
@@ -136,15 +144,51 @@ def stable_diffusion_3() -> Any:
         pooled_projection_dim=32,
         pos_embed_max_size=4,
     )
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((f"▁{word}", -1.0) for word in WORDS)]
-    t5 = T5Tokenizer(vocab=pieces, extra_ids=0, additional_special_tokens=None, model_max_length=512)
-    config = T5Config(vocab_size=len(t5), d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    encoder, t5 = _t5()
     words = word_tokenizer(WORDS)
     vae = _vae(4, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return StableDiffusion3Pipeline(
-        transformer, scheduler, vae, _clip(True), words, _clip(True), words, T5EncoderModel(config), t5
+    return StableDiffusion3Pipeline(transformer, scheduler, vae, _clip(True), words, _clip(True), words, encoder, t5)
+
+
+def pixart(size: int = 4) -> Any:
+    """A PixArtAlphaPipeline: a transformer that attends to T5, and says a variance; of 128 it is told the size too."""
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+
+    transformer = PixArtTransformer2DModel(
+        sample_size=size,
+        patch_size=2,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=3,
+        cross_attention_dim=16,
+        caption_channels=32,
     )
+    encoder, t5 = _t5()
+    return PixArtAlphaPipeline(t5, encoder, _vae(4), transformer, DPMSolverMultistepScheduler())
+
+
+def flux() -> Any:
+    """A FluxPipeline: a flow transformer on patches with CLIP and T5, told the guidance that it imitates."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 4, 8),
+    )
+    encoder, t5 = _t5()
+    vae = _vae(4, shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return FluxPipeline(scheduler, vae, _clip(False), word_tokenizer(WORDS), encoder, t5, transformer)
 
 
 def unconditional() -> Any:
@@ -166,6 +210,8 @@ PIPELINES = {
     "stable_diffusion": stable_diffusion,
     "stable_diffusion_xl": stable_diffusion_xl,
     "stable_diffusion_3": stable_diffusion_3,
+    "pixart": pixart,
+    "flux": flux,
     "unconditional": unconditional,
 }
 

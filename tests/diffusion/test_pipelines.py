@@ -3,11 +3,12 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from toy_image_models import PIPELINES, saved
+from toy_image_models import PIPELINES, pixart, saved
 
 from tokenq.diffusion.errors import draw_levels, error_logps
 from tokenq.diffusion.model import reference_of
@@ -81,6 +82,45 @@ def test_a_flow_transformer_says_what_it_says_in_diffusers(folders):
     assert trajectories.logps.isfinite().all()
 
 
+def test_pixart_draws_as_diffusers_does(tmp_path):
+    """DDIM as above, on latents of 4×4 by a model that was trained at 128×128 and is told the size of the picture."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipeline = pixart(128)
+    pipeline.scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
+    pipeline.set_progress_bar_config(disable=True)
+    with quiet():
+        pipeline.save_pretrained(tmp_path)
+    opened = open_image_model(tmp_path)
+    model = replace(opened, shape=(4, 4, 4), parts=replace(opened.parts, shape=(4, 4, 4)))
+    noise = initial_noise(model, [1, 2])
+    asked = {"num_inference_steps": 4, "eta": 0.6, "guidance_scale": 3.0, "latents": noise, "generator": dice()}
+    size = {"height": 8, "width": 8, "use_resolution_binning": False, "clean_caption": False}
+    found = []
+    with quiet():
+        pipeline(PROMPTS[:2], output_type="latent", callback=lambda _, __, now: found.append(now), **asked, **size)
+    ours = draw(model, model.encode(PROMPTS[:2]), noise, Steps((752, 502, 252, 2, 0), 0.6, 3.0), dice())
+    assert len(found) == 4
+    for place, latents in enumerate(found[:-1], start=1):
+        assert torch.allclose(ours.latents[:, place], latents, atol=1e-3), place
+
+
+def test_flux_in_patches_says_what_it_says_in_diffusers(folders, monkeypatch):
+    """The same Euler step, on latents of 4×4, which are 2×2 patches, each pipeline told that this is its size."""
+    monkeypatch.setattr("tokenq.diffusion.architectures._FLUX_SIZE", (4, 4))
+    model, pipeline = open_image_model(folders["flux"]), theirs(folders["flux"])
+    assert model.shape == (4, 4, 4)
+    noise = initial_noise(model, [1, 2])
+    patches = pipeline._pack_latents(noise, 2, 4, 4, 4)
+    asked = {"num_inference_steps": 2, "sigmas": [1.0, 0.5], "guidance_scale": 3.5, "latents": patches}
+    (found,) = latents_after(pipeline, prompt=PROMPTS[:2], height=8, width=8, **asked)
+    x0 = model.predict(noise, torch.tensor([1000, 1000]), model.encode(PROMPTS[:2]))
+    stepped = pipeline._pack_latents(noise + (0.75 - 1) * (noise - x0), 2, 4, 4, 4)
+    assert torch.allclose(stepped, found, atol=1e-4)
+    shown = [model.pictures_of(one)[0] for one in (noise[:1], noise[1:])]
+    assert [picture.size for picture in shown] == [(8, 8)] * 2
+
+
 @pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_3"])
 def test_latents_and_pictures_go_through_the_vae_as_in_diffusers(folders, name):
     model, pipeline, held = open_image_model(folders[name]), theirs(folders[name]), []
@@ -100,7 +140,7 @@ def test_latents_and_pictures_go_through_the_vae_as_in_diffusers(folders, name):
     assert torch.allclose(model.latents_of([drawn]), (means - shift) * 0.18215, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", SLOW_XL, "stable_diffusion_3", "unconditional"])
+@pytest.mark.parametrize("name", ["stable_diffusion", SLOW_XL, "stable_diffusion_3", "pixart", "unconditional"])
 def test_a_pipeline_draws_learns_and_is_written_back(folders, name, tmp_path):
     model = open_image_model(folders[name])
     said = []
@@ -217,9 +257,7 @@ def test_a_pipeline_that_lacks_a_part_is_refused_by_its_name(folders, tmp_path):
     assert "folder of the pipeline's vae is missing" in broken(lambda folder: shutil.rmtree(folder / "vae"))
     assert "has no tokenizer in" in broken(index(tokenizer=[None, None]))
     assert "has no vae, and its latents of 4 channels" in broken(index(vae=[None, None]))
-    assert "denoiser FluxTransformer2DModel is not supported" in broken(
-        index(unet=["diffusers", "FluxTransformer2DModel"])
-    )
+    assert "denoiser UNet3DConditionModel is not supported" in broken(index(unet=["diffusers", "UNet3DConditionModel"]))
     assert "never run" in broken(with_code)
     assert "safetensors" in broken(
         lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "x.bin")

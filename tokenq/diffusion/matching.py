@@ -33,7 +33,7 @@ class Matcher:
     processor: Any
 
     def scores(self, prompts: Sequence[str], pictures: "Sequence[Image]") -> list[float]:
-        """Return the model's logit of each picture with its prompt: scale · cos(text, picture), plus a bias if it has one.
+        """Return the logit of each picture with its prompt: scale · cos(text, picture), plus the bias that some have.
 
         A prompt is cut where the text encoder ends. Logits are not probabilities: of a contrastive model they compare
         pictures of one prompt.

@@ -69,7 +69,6 @@ class PipelineParts:
                 prompt=list(prompts),
                 device=device,
                 num_images_per_prompt=1,
-                do_classifier_free_guidance=False,
                 **self.row.asked,
             )
         columns = {name: answer[place] for name, place in self.row.told.items()}
@@ -187,7 +186,9 @@ def open_pipeline(folder: Path, *, lora_rank: int, device: str, dtype: torch.dty
             )
     pipeline = _loaded(folder, dtype)
     denoiser = getattr(pipeline, row.part)
-    shape = _shape(folder, denoiser)
+    shape = row.latent(denoiser.config)
+    if shape is None:
+        raise UserError(f"{folder}: the denoiser does not say its sample_size.", "Add it to its config.json.")
     if "vae" not in row.needs and shape[0] != 3:
         raise UserError(
             f"{folder}: the pipeline has no vae, and its latents of {shape[0]} channels are no pictures.",
@@ -231,15 +232,6 @@ def _loaded(folder: Path, dtype: torch.dtype) -> Any:
 
 def _class_of(scheduler: Any) -> dict[str, str]:
     return {"_class_name": type(scheduler).__name__}
-
-
-def _shape(folder: Path, denoiser: Any) -> tuple[int, ...]:
-    """Return the shape of a latent, by the size that the denoiser was trained at."""
-    size = denoiser.config.sample_size
-    if size is None:
-        raise UserError(f"{folder}: the denoiser does not say its sample_size.", "Add it to its config.json.")
-    height, width = (size, size) if isinstance(size, int) else size
-    return (int(denoiser.config.in_channels), int(height), int(width))
 
 
 def _with_lora(denoiser: Any, rank: int) -> Any:

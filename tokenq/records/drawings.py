@@ -207,8 +207,10 @@ def pairs_of(drawings: Sequence[Drawing]) -> list[dict[str, Any]]:
 def pair_row(chosen: Drawing, rejected: Drawing) -> dict[str, Any]:
     """Return a row to train on; its files are named as the drawings name them."""
     row: dict[str, Any] = {"id": chosen.id, "prompt": chosen.prompt}
+    row |= {} if chosen.refinement is None else {"prompt_token_ids": list(chosen.refinement.prompt_ids)}
     for side, one in (("chosen", chosen), ("rejected", rejected)):
         row |= {side: one.picture, f"{side}_prompt": one.drawn_prompt, f"{side}_trajectory": one.trajectory}
+        row |= {} if one.refinement is None else {f"{side}_token_ids": list(one.refinement.token_ids)}
         row |= {f"{side}_reward": one.reward} if one.reward is not None else {}
     return row
 

@@ -5,14 +5,19 @@ import pytest
 import torch
 from drawn_pairs import read_rows, write_pairs, write_rows
 from PIL import Image
+from transformers import AutoTokenizer
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.core.losses import find_sum
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.open import open_image_model
 from tokenq.errors import UserError
+from tokenq.jobs.training.images.data import load_pictures
 from tokenq.jobs.training.images.rows import common_steps, picture_groups, read_pictures
+from tokenq.listener import SILENCE
 from tokenq.records.drawings import packed_trajectory, read_trajectory
+from tokenq.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +231,34 @@ def test_a_command_on_language_models_names_an_image_model(place, capsys):
     words = ["eval", "preference", "--policy", place / "image", "--reference", place / "image", "--data"]
     assert main([*map(str, words), str(place / "pairs.jsonl")]) == 2
     assert "image is an image model, and this needs a language model" in capsys.readouterr().err
+
+
+def test_words_are_the_ids_that_the_refiner_sampled(place, tmp_path):
+    """Without its leading space a word is other tokens; another prompt, tokenizer or text, and the text counts."""
+    tokenizer = AutoTokenizer.from_pretrained(place / "lm")
+    rows = read_rows(place / "drawn.jsonl")[:3]
+    asked = [group.prompt_ids.tolist() for group in words_of(place, write_rows(place / "plain.jsonl", rows), tokenizer)]
+    for row, ids in zip(rows, asked, strict=True):
+        row["prompt_token_ids"] = ids
+        row |= {f"{side}_token_ids": spelt(tokenizer, f" {row[f'{side}_prompt']}") for side in SIDES}
+    rows[1]["prompt_token_ids"] = [1, *asked[1]]
+    rows[2]["rejected_token_ids"] = spelt(tokenizer, " a red crown")
+    groups = words_of(place, write_rows(place / "sampled.jsonl", rows), tokenizer)
+    found = [[tokenizer.decode(one.words.ids.tolist()) for one in group.responses] for group in groups]
+    sampled, plain = ([[f"{gap}{row[f'{side}_prompt']}" for side in SIDES] for row in rows] for gap in (" ", ""))
+    plain = [[f"{text}{tokenizer.eos_token}" for text in some] for some in plain]
+    assert found == [sampled[0], plain[1], [sampled[2][0], plain[2][1]]]
+    assert [one.words.terminal for one in groups[0].responses] == [False, False]
+    rows[0]["chosen_token_ids"] = ["a"]
+    assert "chosen_token_ids is no list of token ids" in refused(
+        place, tmp_path / "run", write_rows(place / "bad.jsonl", rows)
+    )
+
+
+def spelt(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def words_of(place, data, tokenizer):
+    config = TrainConfig(model=str(place / "lm"), image_model=str(place / "image"), data=[str(data)], output="run")
+    return load_pictures(config, find_sum("dpo"), open_image_model(place / "image"), tokenizer, SILENCE).groups

@@ -12,7 +12,6 @@ from tokenq.core.losses import LossSum
 from tokenq.data.files.source_language import is_standard_input, parse_source
 from tokenq.data.sources import hold_out, pieces_of, read_rows, weighted_places
 from tokenq.data.summary import account
-from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.diffusion.batch import Term, error_term, trajectory_term
 from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.rows import PictureGroup
@@ -20,8 +19,8 @@ from tokenq.diffusion.sampling import Steps
 from tokenq.errors import UserError
 from tokenq.jobs.training.images.cells import FolderPiece
 from tokenq.jobs.training.images.rows import Found, PictureRow, common_steps, picture_groups, read_pictures
+from tokenq.jobs.training.images.words import with_words
 from tokenq.listener import Listener
-from tokenq.records.examples import Example, Message, Response, Text
 from tokenq.training.config import TrainConfig
 
 
@@ -129,46 +128,10 @@ def _groups(
     if loss.selection != "pairs":
         groups = [replace(group, is_pair=False) for group in groups]
     if tokenizer is not None and groups:
-        groups = _with_words(groups, config, tokenizer)
+        groups = with_words(groups, rows, config, tokenizer)
     if loss.inputs.get("mismatched") == "data" and groups:
         groups = _with_mismatched(groups)
     return groups
-
-
-def _as_given(prompt: str, drawn: str) -> tuple[Text, Text]:
-    return prompt, drawn
-
-
-def _as_chat(prompt: str, drawn: str) -> tuple[Text, Text]:
-    return (Message("user", prompt),), (Message("assistant", drawn),)
-
-
-_STYLES = {"as_given": _as_given, "chat": _as_chat}
-
-
-def _with_words(groups: Sequence[PictureGroup], config: TrainConfig, tokenizer: Any) -> list[PictureGroup]:
-    """Return the groups with what a refiner read and wrote in tokens, without those that are too long.
-
-    Both sides may have been drawn from the same words: they differ in their pictures then.
-    """
-    style, examples = _STYLES[config.style], []
-    for group in groups:
-        prompt = style(group.prompt, "")[0]
-        responses = (Response(style("", one.drawn_prompt)[1], role=one.role) for one in group.responses)
-        examples.append(Example(prompt, tuple(responses), is_pair=False, where=group.where))
-    limits = {name: getattr(config, name) for name in ("max_length", "max_prompt_length", "truncation")}
-    data = tokenize(examples, tokenizer, **limits)
-    if config.bad_rows == "error":
-        refuse_bad(data)
-    found = {id(one.responses[0].given): one for one in data.groups}
-    kept = []
-    for group, example in zip(groups, examples, strict=True):
-        words = found.get(id(example.responses[0]))
-        if words is not None:
-            both = zip(group.responses, words.responses, strict=True)
-            written = tuple(replace(own, words=replace(one, given=None)) for own, one in both)
-            kept.append(replace(group, responses=written, prompt_ids=words.prompt_ids))
-    return kept
 
 
 def _with_mismatched(groups: Sequence[PictureGroup]) -> list[PictureGroup]:

@@ -68,12 +68,14 @@ class Side(NamedTuple):
         picture: itself.
         drawn_prompt: what the image model was given for it.
         trajectory: the way to it, None where none is stored.
+        token_ids: `drawn_prompt` as a refiner sampled it; empty where nobody knows.
     """
 
     role: Role
     picture: "Image"
     drawn_prompt: str
     trajectory: Trajectory | None
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,13 @@ class PictureRow:
         prompt: what was asked.
         sides: its pictures.
         where: origin for messages.
+        prompt_ids: what the refiner read when it wrote the words of the pictures; empty where nobody knows.
     """
 
     prompt: str
     sides: tuple[Side, ...]
     where: str
+    prompt_ids: tuple[int, ...] = ()
 
 
 class Found(NamedTuple):
@@ -159,7 +163,7 @@ def _read(row: FolderRow, select: Callable[[Mapping[str, Any]], Sides]) -> Pictu
         raise BadRow("trajectories drawn differently", f"its trajectories were drawn differently: {told}", hint)
     if len(sides) == 2 and sides[0].drawn_prompt == sides[1].drawn_prompt and _equal(*sides):
         raise BadRow("chosen equals rejected")
-    return PictureRow(prompt, sides, row.where)
+    return PictureRow(prompt, sides, row.where, _ids(row, "prompt_token_ids"))
 
 
 def _side(row: FolderRow, role: Role, column: str, prompt: str) -> Side:
@@ -167,7 +171,17 @@ def _side(row: FolderRow, role: Role, column: str, prompt: str) -> Side:
     if drawn is not None and not isinstance(drawn, str):
         raise BadRow("no prompt", f"its {column}_prompt is a {type(drawn).__name__}")
     trajectory = trajectory_of(row, f"{column}_trajectory")
-    return Side(role, picture_of(row, column), prompt if drawn is None else drawn, trajectory)
+    ids = _ids(row, f"{column}_token_ids")
+    return Side(role, picture_of(row, column), prompt if drawn is None else drawn, trajectory, ids)
+
+
+def _ids(row: FolderRow, column: str) -> tuple[int, ...]:
+    """Return the token ids of a cell, none where there is no cell."""
+    given = row.values.get(column)
+    found = () if given is None else tuple(given) if isinstance(given, list | tuple | np.ndarray) else (None,)
+    if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in found):
+        raise BadRow("no token ids", f"its {column} is no list of token ids")
+    return tuple(map(int, found))
 
 
 def _equal(one: Side, other: Side) -> bool:
