@@ -163,7 +163,7 @@ def pixart(size: int = 4) -> Any:
         num_layers=2,
         attention_head_dim=8,
         num_attention_heads=3,
-        cross_attention_dim=16,
+        cross_attention_dim=24,
         caption_channels=32,
     )
     encoder, t5 = _t5()

@@ -84,14 +84,12 @@ def test_a_flow_transformer_says_what_it_says_in_diffusers(folders):
 
 def test_pixart_draws_as_diffusers_does(tmp_path):
     """DDIM as above, on latents of 4×4 by a model that was trained at 128×128 and is told the size of the picture."""
-    with torch.random.fork_rng(devices=[]):
+    with quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        pipeline = pixart(128)
-    pipeline.scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
-    pipeline.set_progress_bar_config(disable=True)
-    with quiet():
-        pipeline.save_pretrained(tmp_path)
-    opened = open_image_model(tmp_path)
+        built = pixart(128)
+        built.scheduler = diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)
+        built.save_pretrained(tmp_path)
+    pipeline, opened = theirs(tmp_path), open_image_model(tmp_path)
     model = replace(opened, shape=(4, 4, 4), parts=replace(opened.parts, shape=(4, 4, 4)))
     noise = initial_noise(model, [1, 2])
     asked = {"num_inference_steps": 4, "eta": 0.6, "guidance_scale": 3.0, "latents": noise, "generator": dice()}

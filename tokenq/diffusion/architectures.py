@@ -88,7 +88,7 @@ def _captioned(denoiser: nn.Module, x: Tensor, times: Tensor, columns: Mapping[s
     return denoiser(x, timestep=times, added_cond_kwargs=added, **told, return_dict=False)
 
 
-def _in_patches(denoiser: nn.Module, x: Tensor, times: Tensor, columns: Mapping[str, Tensor]) -> Any:
+def _in_patches(denoiser: Any, x: Tensor, times: Tensor, columns: Mapping[str, Tensor]) -> Any:
     """Ask FLUX, which sees a latent as a row of patches, each with its place, and is told a guidance to imitate."""
     batch, channels, height, width = x.shape
     down, across = height // _PATCH, width // _PATCH
