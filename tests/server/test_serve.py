@@ -100,6 +100,33 @@ def test_keys_are_of_the_environment_and_in_nothing_that_is_said(session, monkey
         assert secret not in caplog.text + "".join(told.said) + repr(server)
 
 
+def test_prompts_responses_and_bodies_have_limits(session):
+    with tokenq.serve(session, port=0, max_prompt_tokens=5, max_new_tokens=3, max_body_bytes=60) as server:
+
+        def asked(prompt, tokens):
+            answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": prompt, "max_tokens": tokens})
+            return answer.status_code, answer.json().get("error", {}).get("message")
+
+        assert asked("abcd", 3) == (200, None)  # BOS and four bytes
+        assert asked("abcde", 3) == (400, "The prompt has 6 tokens, and this server reads 5 at most.")
+        assert asked("abcd", 4) == (400, "max_tokens: 4 tokens, and this server writes 3 at most.")
+        assert asked("a" * 40, 3)[0] == 413
+
+
+def test_the_app_and_its_files_come_without_a_key_and_its_data_do_not(session, monkeypatch):
+    monkeypatch.setenv("TOKENQ_API_KEY", KEY)
+    with tokenq.serve(session, port=0) as server:
+        page = httpx.get(server.url)
+        assert page.status_code == 200
+        assert page.headers["content-type"].startswith("text/html")
+        assert "script-src" in page.headers["content-security-policy"]
+        files = {one.split('"')[0] for one in page.text.split('="/static/')[1:]}
+        assert len(files) >= 2
+        assert {httpx.get(f"{server.url}/static/{name}").status_code for name in files} == {200}
+        assert httpx.get(f"{server.url}/app/sessions").status_code == 401
+        assert httpx.get(f"{server.url}/app/sessions", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
 def test_an_open_address_without_a_key_is_refused(session, host):
     with pytest.raises(UserError, match="can be reached from other machines, and there is no key") as refused:

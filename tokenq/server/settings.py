@@ -11,6 +11,7 @@ class Settings:
     Attributes:
         name: of the policy, by which requests ask for it.
         max_new_tokens: most tokens of a response; also what a chat is given that asks for no number.
+        max_prompt_tokens: most tokens of a prompt; None for what the models read.
         max_choices: most responses to one prompt, and most samples of a search.
         max_prompts: most prompts of a request.
         max_documents: most documents, texts or pairs of texts of a request that reads them.
@@ -20,6 +21,7 @@ class Settings:
 
     name: str
     max_new_tokens: int = 4096
+    max_prompt_tokens: int | None = None
     max_choices: int = 128
     max_prompts: int = 256
     max_documents: int = 1024

@@ -6,6 +6,7 @@ Whoever has no port, no key for an open address or a package too few is told at 
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from tokenq.server.guards.limits import Limits
 if TYPE_CHECKING:
     from tokenq.jobs.searcher import Terms
     from tokenq.server.running import ServerHandle
+    from tokenq.server.settings import Settings
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 """What the extra brings."""
@@ -59,7 +61,6 @@ class Site:
         from tokenq.server.guards.guarded import Guards, guarded
         from tokenq.server.guards.metrics import Metrics
         from tokenq.server.running import ServerHandle
-        from tokenq.server.settings import Settings
 
         with self:
             if session.pair is None:
@@ -67,13 +68,26 @@ class Site:
             for said in self._doubts(session):
                 self.listener.say(f"warning: {said}")
             options = self.options
-            engine = Engine(session, proxies=proxies, max_running=options.max_batch, max_waiting=options.max_waiting)
-            app = create_app(engine, Settings(name=self._name(session), max_new_tokens=options.max_new_tokens))
+            make = partial(Engine, max_running=options.max_batch, max_waiting=options.max_waiting)
+            engine = make(session, proxies=proxies)
+            app = create_app(engine, self._settings(session), make)
             limits = Limits(options.max_body_bytes, options.max_requests, options.request_seconds)
             behind = guarded(app, Guards(self.keys, self.names, limits), Metrics())
             handle = ServerHandle(behind, self.listening.dup(), options.host, options.drain_seconds, engine.close)
         self.listener.say(f"{self._says(session)}: {handle.url} (Ctrl-C ends it)")
         return handle
+
+    def _settings(self, session: Reader) -> "Settings":
+        from tokenq.server.settings import Settings
+
+        options = self.options
+        sessions = None if options.sessions is None else Path(options.sessions)
+        return Settings(
+            name=self._name(session),
+            max_new_tokens=options.max_new_tokens,
+            max_prompt_tokens=options.max_prompt_tokens,
+            sessions=sessions,
+        )
 
     def _name(self, session: Reader) -> str:
         """Return what requests call the policy: the name of its folder, or that of its run."""

@@ -115,7 +115,10 @@ def length_of(
     Raises:
         ApiError: the prompt, or the response behind it, would be longer than the context.
     """
-    room = facts.room(len(prompt.ids), params[1])
+    room, most = facts.room(len(prompt.ids), params[1]), settings.max_prompt_tokens
+    if most is not None and len(prompt.ids) > most:
+        said = f"The prompt has {len(prompt.ids)} tokens, and this server reads {most} at most."
+        raise ApiError(said, param=params[1], code="context_length_exceeded")
     if asked is None:
         asked = default if room is None else min(default, room)
         if asked == 0:
