@@ -1,5 +1,7 @@
 """`tokenq.serve` and `tokenq serve`: what is refused before models are loaded, what is said, how it ends."""
 
+import dataclasses
+import inspect
 import os
 import signal
 import socket
@@ -15,7 +17,7 @@ import tokenq
 import tokenq.server.site as site
 from tokenq.cli.main import main
 from tokenq.errors import UserError
-from tokenq.server.config import ServeConfig, alphas_of, pairs_of
+from tokenq.server.config import HttpOptions, ServeConfig, alphas_of, pairs_of
 
 KEY, ADMIN_KEY = "a-key-of-twenty-signs", "the-admin-key-of-the-house"
 
@@ -98,6 +100,35 @@ def test_keys_are_of_the_environment_and_in_nothing_that_is_said(session, monkey
     assert "a key is needed" in told.said[0]
     for secret in (KEY, ADMIN_KEY):
         assert secret not in caplog.text + "".join(told.said) + repr(server)
+
+
+def numbers_of(server):
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+
+
+def test_tokens_are_counted_and_timed(session):
+    """Two choices of four tokens behind eight: the first token of a request once, then three steps of each choice."""
+    with tokenq.serve(session, port=0) as server:
+        asked = {"prompt": "abcdefg", "max_tokens": 4, "n": 2, "seed": 1, "logit_bias": {"2": -100}}
+        for _ in range(2):
+            httpx.post(f"{server.url}/v1/completions", json=asked).raise_for_status()
+        found = numbers_of(server)
+    assert found["tokenq:generation_tokens_total"] == 16
+    assert found["tokenq:prefix_cache_queries_total"] == 16
+    assert 0 < found["tokenq:prefix_cache_hits_total"] < 8
+    assert found["tokenq:time_to_first_token_seconds_count"] == 2
+    assert found["tokenq:inter_token_latency_seconds_count"] == 12
+    assert found['tokenq:request_success_total{finished_reason="length"}'] == 4
+    assert (found["tokenq:num_requests_running"], found["tokenq:num_requests_waiting"]) == (0, 0)
+    assert found["tokenq:kv_cache_kept_bytes"] > 0
+
+
+def test_settings_in_python_are_the_flags():
+    keywords = inspect.signature(tokenq.serve).parameters
+    settings = {one.name: one.default for one in dataclasses.fields(HttpOptions)}
+    assert {name: keywords[name].default for name in settings} == settings
+    assert {*keywords} - {*settings} == {"session", "proxies", "listener"}
 
 
 def test_prompts_responses_and_bodies_have_limits(session):

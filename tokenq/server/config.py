@@ -41,6 +41,10 @@ class HttpOptions:
     """Most requests that wait for room in the batch; others are answered 429."""
     max_batch: int = 64
     """Most responses that are written side by side."""
+    max_searches: int = 4
+    """Most searches that run at once; others are answered 429."""
+    max_kept_bytes: int = 2**30
+    """Most bytes of keys and values that each model keeps of texts that have ended, for those that begin alike."""
     request_seconds: float = 600.0
     """Longest time that a request may take."""
     drain_seconds: float = 60.0
@@ -65,8 +69,9 @@ STRONGEST = 1_000
 RANGES = (
     Range(("port",), least=0, most=65_535),
     Range(("max_prompt_tokens", "max_body_bytes"), least=1, most=2**31 - 1),
-    Range(("max_requests", "max_waiting"), least=1, most=1_000_000),
+    Range(("max_requests", "max_waiting", "max_searches"), least=1, most=1_000_000),
     Range(("max_batch",), least=1, most=10_000),
+    Range(("max_kept_bytes",), least=0, most=2**50),
     Range(("request_seconds", "drain_seconds"), least=0, most=86_400),
 )
 """Ranges of the numbers of a server."""

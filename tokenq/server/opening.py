@@ -6,6 +6,7 @@ from functools import partial
 from tokenq.jobs.host import untouched
 from tokenq.jobs.load import load
 from tokenq.jobs.reader import Reader
+from tokenq.jobs.searcher import Terms
 from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.load import same_dtype
@@ -13,7 +14,6 @@ from tokenq.models.open import open_model
 from tokenq.models.run_models import model_spec
 from tokenq.models.tokenizer import check_tokenizers, open_tokenizer
 from tokenq.server.config import ServeConfig, alphas_of, pairs_of
-from tokenq.server.engine.engine import Terms
 
 
 def open_session(config: ServeConfig, listener: Listener) -> Reader:
@@ -55,10 +55,10 @@ def open_proxies(config: ServeConfig, session: Reader, say: Callable[[str], None
     with untouched():
         read = partial(_opened, config, session, say)
         return {
-            name: [
+            name: tuple(
                 (read(tuned), read(untuned), alpha)
                 for (tuned, untuned), alpha in zip(pairs, alphas_of(config)[name], strict=True)
-            ]
+            )
             for name, pairs in pairs_of(config).items()
         }
 

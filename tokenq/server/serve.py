@@ -32,6 +32,8 @@ def serve(  # noqa: PLR0913 (one keyword a setting)
     max_requests: int = 256,
     max_waiting: int = 256,
     max_batch: int = 64,
+    max_searches: int = 4,
+    max_kept_bytes: int = 2**30,
     request_seconds: float = 600.0,
     drain_seconds: float = 60.0,
     access_log: bool = True,
@@ -58,6 +60,8 @@ def serve(  # noqa: PLR0913 (one keyword a setting)
         max_requests: most requests of one client that are under way.
         max_waiting: most requests that wait for room in the batch.
         max_batch: most responses that are written side by side.
+        max_searches: most searches that run at once.
+        max_kept_bytes: most bytes of keys and values that each model keeps for texts that begin alike.
         request_seconds: longest time that a request may take.
         drain_seconds: time that requests under way have when the server ends.
         access_log: whether requests are logged, by the logger `tokenq.access`.
@@ -80,6 +84,8 @@ def serve(  # noqa: PLR0913 (one keyword a setting)
         max_requests=max_requests,
         max_waiting=max_waiting,
         max_batch=max_batch,
+        max_searches=max_searches,
+        max_kept_bytes=max_kept_bytes,
         request_seconds=request_seconds,
         drain_seconds=drain_seconds,
         access_log=access_log,

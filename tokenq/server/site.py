@@ -6,10 +6,9 @@ Whoever has no port, no key for an open address or a package too few is told at 
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenq.errors import UserError
 from tokenq.jobs.reader import Reader
@@ -21,6 +20,7 @@ from tokenq.server.guards.limits import Limits
 
 if TYPE_CHECKING:
     from tokenq.jobs.searcher import Terms
+    from tokenq.server.engine.engine import Engine
     from tokenq.server.running import ServerHandle
     from tokenq.server.settings import Settings
 
@@ -57,9 +57,9 @@ class Site:
             UserError: a reward model alone was loaded, or the file of sessions cannot be used.
         """
         from tokenq.server.app import create_app
-        from tokenq.server.engine.engine import Engine
         from tokenq.server.guards.guarded import Guards, guarded
         from tokenq.server.guards.metrics import Metrics
+        from tokenq.server.measured import Engines
         from tokenq.server.running import ServerHandle
 
         with self:
@@ -68,14 +68,29 @@ class Site:
             for said in self._doubts(session):
                 self.listener.say(f"warning: {said}")
             options = self.options
-            make = partial(Engine, max_running=options.max_batch, max_waiting=options.max_waiting)
-            engine = make(session, proxies=proxies)
-            app = create_app(engine, self._settings(session), make)
+            metrics = Metrics()
+            engines = Engines(self._make, metrics)
+            metrics.watch(engines.numbers)
+            engine = engines(session, proxies)
+            app = create_app(engine, self._settings(session), engines)
             limits = Limits(options.max_body_bytes, options.max_requests, options.request_seconds)
-            behind = guarded(app, Guards(self.keys, self.names, limits), Metrics())
+            behind = guarded(app, Guards(self.keys, self.names, limits), metrics)
             handle = ServerHandle(behind, self.listening.dup(), options.host, options.drain_seconds, engine.close)
         self.listener.say(f"{self._says(session)}: {handle.url} (Ctrl-C ends it)")
         return handle
+
+    def _make(self, session: Reader, **more: Any) -> "Engine":
+        from tokenq.server.engine.engine import Engine
+
+        options = self.options
+        return Engine(
+            session,
+            max_running=options.max_batch,
+            max_waiting=options.max_waiting,
+            max_searches=options.max_searches,
+            most_kept=options.max_kept_bytes,
+            **more,
+        )
 
     def _settings(self, session: Reader) -> "Settings":
         from tokenq.server.settings import Settings

@@ -42,6 +42,7 @@ class Engine:
         max_searches: most searches at a time; one more is refused.
         most_kept: bytes of keys and values that each model keeps of texts that have ended, for those that begin alike.
         chunk: most tokens of prompts that are read beside a step; None for what suits the device.
+        watch: (what is asked for, what takes deliveries) → what takes them in its place, and looks at them.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Engine:
         max_searches: int = 4,
         most_kept: int = 2**30,
         chunk: int | None = None,
+        watch: Callable[[Generation, Deliver], Deliver] = lambda _, deliver: deliver,
     ) -> None:
         self.max_running, self.max_waiting, self.max_searches = max_running, max_waiting, max_searches
-        self.counters = Counters()
+        self.counters, self._watch = Counters(), watch
         self._proxies, self._most_kept, self._chunk = dict(proxies), most_kept, chunk
         self._turn = threading.Condition()
         self._line = Line()
@@ -96,7 +98,7 @@ class Engine:
         """
         if asked.n > self.max_running:
             raise UserError(f"{asked.n} choices are more than the {self.max_running} of this server.", "Ask for fewer.")
-        ticket = Ticket(asked, deliver, client, most_tokens(asked, self.reader))
+        ticket = Ticket(asked, self._watch(asked, deliver), client, most_tokens(asked, self.reader))
         with self._turn:
             if self._over or self._draining:
                 raise Closed

@@ -16,7 +16,7 @@ from tokenq.data.prompts import encode_prompts, given_prompts
 from tokenq.errors import UserError
 from tokenq.files import json_line
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.searcher import ends_of
+from tokenq.models.tokenizer import ends_of
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.traces import TokenTrace
 from tokenq.score.health import row_warnings
