@@ -8,7 +8,7 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -24,7 +24,7 @@ MOST = 8
 """Adapters that are loaded at a time."""
 
 REFUSED: dict[int | str, dict[str, Any]] = {
-    **{status: ERRORS[status] for status in (400, 404, 503)},
+    **ERRORS,
     403: {"model": ErrorBody, "description": "It needs the admin key."},
 }
 
@@ -82,8 +82,8 @@ class NewVersion(BaseModel):
     version: str
 
 
-@router.post("/v1/load_lora_adapter", response_class=PlainTextResponse, responses=REFUSED)
-async def load_lora_adapter(request: LoadAdapter, served: Serving) -> Response:
+@router.post("/v1/load_lora_adapter", responses=REFUSED)
+async def load_lora_adapter(request: LoadAdapter, served: Serving) -> str:
     """Load an adapter on the policy, under a name of its own."""
     name, path = request.lora_name, request.lora_path
     async with served.loading:
@@ -97,11 +97,11 @@ async def load_lora_adapter(request: LoadAdapter, served: Serving) -> Response:
         except UserError as problem:
             raise of_user(problem, "lora_path") from None
         served.models[name] = Model(name, served.engine_of(reader), parent=base.name, root=path)
-    return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+    return f"Success: LoRA adapter '{name}' added successfully."
 
 
-@router.post("/v1/unload_lora_adapter", response_class=PlainTextResponse, responses=REFUSED)
-async def unload_lora_adapter(request: UnloadAdapter, served: Serving) -> Response:
+@router.post("/v1/unload_lora_adapter", responses=REFUSED)
+async def unload_lora_adapter(request: UnloadAdapter, served: Serving) -> str:
     """Take an adapter away: no request may ask for it any more, and those under way end first."""
     name = request.lora_name
     found = served.models.get(name)
@@ -110,7 +110,7 @@ async def unload_lora_adapter(request: UnloadAdapter, served: Serving) -> Respon
     del served.models[name]
     served.ending.add(task := asyncio.create_task(_end(found)))
     task.add_done_callback(served.ending.discard)
-    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+    return f"Success: LoRA adapter '{name}' removed successfully."
 
 
 async def _end(model: Model) -> None:

@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 import tokenq
 from tokenq.jobs.reader import Reader
 from tokenq.server.admin import router as admin
+from tokenq.server.document import described
 from tokenq.server.engine.engine import Engine
 from tokenq.server.errors import add_handlers
 from tokenq.server.health import router as health
@@ -60,4 +61,5 @@ def create_app(engine: Engine, settings: Settings, engine_of: Callable[[Reader],
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(web_router(served.base, settings.sessions, max_new_tokens=settings.max_new_tokens))
+    app.openapi = described(app)  # type: ignore[method-assign]  # the way that FastAPI has for it
     return app

@@ -20,13 +20,10 @@ class Asked(BaseModel):
         known = cls.model_fields
         odd = next((name for name in given if name not in known), None) if isinstance(given, dict) else None
         if odd is not None:
-            close = nearest(str(odd), known)
-            guess = f" Did you mean {close}?" if close else ""
-            raise PydanticCustomError(
-                "unknown",
-                "It is not accepted, since it would have no effect.{guess}",
-                {"guess": guess, "name": str(odd)},
-            )
+            name = str(odd).encode("utf-8", "replace").decode()
+            close = nearest(name, known)
+            told = {"name": name, "guess": f" Did you mean {close}?" if close else ""}
+            raise PydanticCustomError("unknown", "It is not accepted, since it would have no effect.{guess}", told)
         return given
 
 

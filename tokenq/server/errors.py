@@ -36,7 +36,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request cannot be meant: `param` names what is wrong."},
     404: {"model": ErrorBody, "description": "There is no such model."},
     429: {"model": ErrorBody, "description": "Too many requests wait already; `Retry-After` says for how long."},
-    503: {"model": ErrorBody, "description": "The server is going down, or models are being exchanged."},
+    503: {"model": ErrorBody, "description": "The server is going down."},
+    "4XX": {
+        "model": ErrorBody,
+        "description": "The request is refused before anything reads it: a key, a size, a host.",
+    },
+    "5XX": {"model": ErrorBody, "description": "The server has failed; its log says why."},
 }
 """Answers that every endpoint may give beside its own."""
 
@@ -84,6 +89,8 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        message = message.encode("utf-8", "replace").decode()  # it may repeat what no UTF-8 can say
+        param = None if param is None else param.encode("utf-8", "replace").decode()
         self.message, self.status, self.param, self.code = message, status, param, code
         self.headers = dict(headers or {})
 
@@ -184,8 +191,8 @@ def _of_validation(problem: RequestValidationError) -> ApiError:
 
 
 def _telling(found: Any) -> Any:
-    """Return the error that says most: one about an unknown field before those of other readings of the same field."""
-    return max(found, key=lambda one: (one["type"] == "json_invalid", len(one["loc"]) if len(found) > 1 else 0))
+    """Return the error that says most: of several readings of a field the one that the value is nearest to."""
+    return max(found, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
 
 
 def _is_variant(part: Any) -> bool:

@@ -1,6 +1,7 @@
 """Other weights for a pair that is served: an adapter on its policy, or a folder in the policy's place."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tokenq.errors import UserError
@@ -29,7 +30,7 @@ def adapted(reader: Reader, path: str) -> Reader:
         UserError: there is no adapter, or it was made for another base.
     """
     pair = _pair(reader)
-    if not is_adapter_folder(path):
+    if not (Path(path).is_dir() and is_adapter_folder(path)):
         raise UserError(f"{path} holds no adapter.", "An adapter folder holds adapter_config.json.")
     below = _free(pair.models.policy, reader)
     base: Any = below.base().model if below.has_adapter else below.model
@@ -62,6 +63,8 @@ def reloaded(reader: Reader, path: str) -> Reader:
         UserError: there is no model, or it knows other tokens.
     """
     pair = _pair(reader)
+    if not Path(path).is_dir():
+        raise UserError(f"There is no folder {path}.", "The server reads it: name one on a disk of its machine.")
     spec = replace(reader.options.spec(path), base=None)
     own = _opened(reader, same_dtype(pair.models.policy.model, spec))
     check_vocabularies(own.lm.model, pair.models.policy.model)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from tokenq.server.document import STREAM
 from tokenq.server.engine.request import PromptLogps
 from tokenq.server.errors import ERRORS, ApiError
 from tokenq.server.openai.choice import Delta
@@ -35,7 +36,7 @@ from tokenq.server.served import Facts, Model, Served, Serving
 router = APIRouter(tags=["openai"])
 
 
-@router.post("/v1/chat/completions", response_model=Chat, responses=ERRORS)
+@router.post("/v1/chat/completions", response_model=Chat, responses={**ERRORS, 200: STREAM})
 async def chat_completions(request: ChatRequest, raw: Request, served: Serving) -> Response:
     """Continue a conversation with a turn of the policy."""
     model = await served.model(request.model)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from tokenq.data.encoding import pieces_of
+from tokenq.server.document import STREAM
 from tokenq.server.engine.request import PromptLogps
 from tokenq.server.errors import ERRORS, ApiError, unsupported
 from tokenq.server.openai.choice import Delta
@@ -39,7 +40,7 @@ DEFAULT_TOKENS = 16
 """Tokens of a completion where nobody says how many; it is OpenAI's."""
 
 
-@router.post("/v1/completions", response_model=Completion, responses=ERRORS)
+@router.post("/v1/completions", response_model=Completion, responses={**ERRORS, 200: STREAM})
 async def completions(request: CompletionRequest, raw: Request, served: Serving) -> Response:
     """Continue texts or tokens."""
     model = await served.model(request.model)

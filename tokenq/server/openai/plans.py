@@ -7,7 +7,7 @@ from tokenq.errors import UserError
 from tokenq.search.settings import Sampling
 from tokenq.server.engine.request import Generation
 from tokenq.server.errors import ApiError, of_user
-from tokenq.server.openai.prompts import Asked
+from tokenq.server.openai.prompts import Asked, check_ids
 from tokenq.server.openai.requests import SEARCHED, PairOptions, StreamOptions, Written
 from tokenq.server.served import Facts
 from tokenq.server.settings import Settings
@@ -45,8 +45,7 @@ def check_written(request: Written, settings: Settings, facts: Facts) -> None:
         raise ApiError("stream_options belongs to a stream: set stream.", param="stream_options")
     if any(not stop for stop in stops_of(request)):
         raise ApiError("stop: an empty text stands everywhere.", param="stop", code="invalid_value")
-    if len(stops_of(request)) > 16:
-        raise ApiError("stop: at most 16 texts.", param="stop", code="invalid_value")
+    check_ids(request.stop_token_ids or (), facts, "stop_token_ids")
     options = options_of(request)
     if options.rewards and facts.reader.other_tokenizer is not None:
         said = "tokenq.rewards: the reference reads other tokens, so that none has a reward of its own. Ask /trace."
