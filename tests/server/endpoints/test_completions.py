@@ -106,9 +106,14 @@ def test_rewards_are_those_of_scoring(client, pair):
     assert told["advantages"] == pytest.approx([0.2 * one for one in own], abs=1e-5)
     assert told["sequence_reward"] == pytest.approx(sum(rewards), abs=1e-5)
     rows = table(pair.pair.models.policy, prompt, ids)
-    for some, row in zip(told["alternatives"], rows, strict=True):
-        assert [one["id"] for one in some][:2] == row.topk(2).indices.tolist()
-        assert all(2 <= len(some) <= 4 for _ in some)
+    theirs = table(pair.pair.models.reference, prompt, ids)
+    for some, row, other in zip(told["alternatives"], rows, theirs, strict=True):
+        likely = dict.fromkeys([*row.topk(2).indices.tolist(), *other.topk(2).indices.tolist()])
+        assert [one["id"] for one in some] == list(likely)
+        for one in some:
+            both = float(row[one["id"]]), float(other[one["id"]])
+            assert (one["logprob"], one["ref_logprob"]) == pytest.approx(both, abs=1e-5)
+            assert one["implicit_reward"] == pytest.approx(0.2 * (both[0] - both[1]), abs=1e-5)
 
 
 def test_rewards_of_a_chat_are_those_of_its_trace(client):

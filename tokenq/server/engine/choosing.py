@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tokenq.search.sampling import Dice, draw, filtered
 from tokenq.search.settings import Sampling
+from tokenq.server.engine.request import Tops
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,16 @@ def _biased(logps: Tensor, rows: Sequence[int], drawings: Sequence[Drawing]) -> 
         ids, added = drawing.bias
         row[ids.to(row.device)] += added.to(row)
     return table
+
+
+def others(row: Tensor, top: Tops, ref_top: Tops) -> Tops:
+    """Return log π of the reference's tokens that are not among the policy's own.
+
+    Args:
+        row: [V] log π.
+        top: tokens whose log π is known.
+        ref_top: tokens of the reference.
+    """
+    known = dict(top)
+    ids = [token for token, _ in ref_top if token not in known]
+    return tuple(zip(ids, row[torch.tensor(ids)].tolist(), strict=True)) if ids else ()

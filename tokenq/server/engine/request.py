@@ -67,6 +67,7 @@ class Token:
         ref_logp: log π_ref; None where the reference does not read along.
         ref_top: log π_ref of the reference's likeliest tokens, then of those of `top` that are not among them.
         finish: "stop" for an end of text, "length" for the most tokens or a full context, None if it goes on.
+        others: log π of those of `ref_top` that are not in `top`.
     """
 
     choice: int
@@ -76,6 +77,7 @@ class Token:
     ref_logp: float | None = None
     ref_top: Tops = ()
     finish: str | None = None
+    others: Tops = ()
 
 
 @dataclass(frozen=True)

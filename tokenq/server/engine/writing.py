@@ -16,7 +16,7 @@ from tokenq.models.forward.streams.reading import Reading, likeliest
 from tokenq.models.forward.streams.streams import Streams
 from tokenq.models.open import OpenedPair
 from tokenq.search.sampling import Dice, mixed_seed
-from tokenq.server.engine.choosing import Drawing, choose
+from tokenq.server.engine.choosing import Drawing, choose, others
 from tokenq.server.engine.counters import Counters
 from tokenq.server.engine.request import PromptLogps, Token, Tops
 from tokenq.server.engine.ticket import Line, Ticket
@@ -274,13 +274,14 @@ class Writing:
             theirs = _beside(ref_logps, beside, [(tokens[place], tops[place]) for place in own])
         for (one, choice), token, logp, top in zip(now, tokens, values, tops, strict=True):
             ref_logp, ref_top = next(theirs) if choice in ref_rows else (None, ())
+            rest = others(logps[rows[choice]], top, ref_top)
             choice.token, choice.count = token, choice.count + 1
             over = token in one.ticket.asked.eos
             finish = "stop" if over else "length" if choice.count >= one.ticket.most else None
             if finish is not None:
                 one.choices.remove(choice)
             if not one.ticket.cancelled and choice.number not in one.ticket.stopped:
-                one.ticket.give(Token(choice.number, token, logp, top, ref_logp, ref_top, finish))
+                one.ticket.give(Token(choice.number, token, logp, top, ref_logp, ref_top, finish, rest))
         self._counters.tokens_written += len(now)
 
     def _say_prompt(self, one: Running) -> None:

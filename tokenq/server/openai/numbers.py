@@ -120,7 +120,7 @@ class RewardSum:
         }
 
     def _alternatives(self, token: Token) -> list[dict[str, Any]]:
-        own, other = dict(token.top), dict(token.ref_top)
+        own, other = dict((*token.top, *token.others)), dict(token.ref_top)
         if not self._count:
             return []
         shown = dict.fromkeys([*list(own)[: self._count], *list(other)[: self._count]])
