@@ -78,13 +78,14 @@ def to_go(at: Stage, tokens: Tensor) -> Credit:
     return credit
 
 
-def _whole(at: Stage) -> Credit:
+def whole_response(at: Stage) -> Credit:
     """Return the credit of whole responses: what each is worth, KL taken off, less the mean of the others."""
     whole = at.tokens.sum(-1)
     return lambda rows, groups: leave_one_out(whole[rows], groups)[:, None] * at.mask[rows]
 
 
-def _against_pair(at: Stage, dense: Tensor, offset: float) -> Credit:
+def against_pair(at: Stage, dense: Tensor, offset: float) -> Credit:
+    """Return the credit of what is ahead less the values of a pair, whose log-ratios `dense` are, plus `offset`."""
     rewards = at.case.returns
 
     def credit(rows: Tensor, groups: Tensor) -> Tensor:
@@ -94,12 +95,13 @@ def _against_pair(at: Stage, dense: Tensor, offset: float) -> Credit:
     return credit
 
 
-def _offset(at: Stage) -> float:
+def offset_of(at: Stage) -> float:
     """Return E[G] − V*(x), what a large batch says of it."""
     return float(evaluate(at.case.world, at.logps)[0] - at.case.optimum.values[0])
 
 
-def _critic(at: Stage) -> Credit:
+def critic(at: Stage) -> Credit:
+    """Return the credit of GAE with λ = 1 and the policy's own values."""
     values = at.case.sequences.visited(evaluate(at.case.world, at.logps))[:, :-1] * at.mask
     return lambda rows, groups: gae(at.tokens[rows], PrefixValues(values[rows], at.mask[rows]))[0]
 
@@ -111,7 +113,7 @@ def _largest_bias(case: Case, credit_of: Callable[[Stage], Credit]) -> float:
 
 def whole_is_unbiased(case: Case) -> float:
     """Mean of leave-one-out of whole responses − the gradient of E[R] − β KL."""
-    return _largest_bias(case, _whole)
+    return _largest_bias(case, whole_response)
 
 
 def to_go_is_unbiased(case: Case) -> float:
@@ -123,12 +125,12 @@ def pair_is_unbiased(case: Case) -> float:
     """The same against the values of a pair of random policies."""
     tuned, untuned = (random_policy(case.world, dice) for dice in (case.dice(),) * 2)
     dense = case.sequences.taken(case.world.beta * log_ratios(tuned, untuned)) * case.sequences.mask
-    return _largest_bias(case, lambda at: _against_pair(at, dense, _offset(at)))
+    return _largest_bias(case, lambda at: against_pair(at, dense, offset_of(at)))
 
 
 def critic_is_unbiased(case: Case) -> float:
     """The same of GAE with λ = 1 and the policy's own values."""
-    return _largest_bias(case, _critic)
+    return _largest_bias(case, critic)
 
 
 def group_mean_shrinks(case: Case) -> float:
@@ -203,8 +205,8 @@ def pair_is_quieter_uncentred(case: Case) -> float:
 
 def _noise(case: Case, share: float, most: float, *, centred: bool) -> float:
     at = stage(case, share)
-    against = at.of(_against_pair(at, case.implicit, _offset(at) if centred else 0.0)).noise
-    return excess(torch.tensor(against / at.of(_whole(at)).noise - most))
+    against = at.of(against_pair(at, case.implicit, offset_of(at) if centred else 0.0)).noise
+    return excess(torch.tensor(against / at.of(whole_response(at)).noise - most))
 
 
 def _with_tokens(case: Case, tokens: Tensor) -> TokenMDP:
