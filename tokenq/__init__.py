@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenq.jobs.compare import compare as compare
+    from tokenq.jobs.curation.select import select as select
     from tokenq.jobs.drawing.draw import draw as draw
     from tokenq.jobs.evaluate import evaluate as evaluate
     from tokenq.jobs.examine import examine as examine
@@ -28,6 +29,7 @@ _JOBS = {
     "load": "tokenq.jobs.load",
     "online": "tokenq.jobs.rollout.online",
     "play": "tokenq.jobs.playing.play",
+    "select": "tokenq.jobs.curation.select",
     "serve": "tokenq.server.serve",
     "train": "tokenq.jobs.train",
 }

@@ -17,6 +17,7 @@ import tokenq
 from tokenq.cli import again
 from tokenq.cli.cache import CacheConfig
 from tokenq.cli.command import Command
+from tokenq.cli.curation.table import CURATION
 from tokenq.cli.eval import EVALUATIONS
 from tokenq.cli.export import SECTIONS as EXPORT_SECTIONS
 from tokenq.cli.export import SPELT_ELSEWHERE as EXPORT_SPELT_ELSEWHERE
@@ -243,6 +244,7 @@ COMMANDS: dict[str, Command] = {
         sweep.SECTIONS,
         {"data": "prompts", "model": "policy", "ref": "reference", "methods": "settings"},
     ),
+    **CURATION,
     **EVALUATIONS,
     "doctor": Command(
         doctor.DoctorConfig,
