@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenq.core.losses import find_sum
 from tokenq.demo.gold import GOLD
 from tokenq.demo.learning import NEW_TOKENS
 from tokenq.demo.settings import DemoSettings
@@ -156,9 +155,9 @@ def _policy(demo: Demo, setting: Setting, extra: Path, folder: Path) -> Path:
         return demo.sft
     if not (folder / "run" / "policy").exists():
         begin = time.perf_counter()
-        needs = find_sum(setting.loss).inputs
         data = extra / ("calibrated.jsonl" if setting.name == "selm" else "pairs.jsonl")
-        more = {"contrast": str(extra / "contrast.jsonl")} if "contrast" in needs else {}
+        weighed = {"token_weights": "readout:contrast", "token_traces": str(extra / "contrast.jsonl")}
+        more = weighed if setting.name == "tis_dpo" else {}
         _trained(demo, setting, folder / "run", data, **more)
         write_json(folder / "seconds.json", time.perf_counter() - begin)
     return folder / "run" / "policy"

@@ -29,7 +29,7 @@ from tokenq.files import write_json
 from tokenq.models.forward.policy import frozen_model, logits_of
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.load import ModelSpec, load_model
-from tokenq.records.examples import TokenGroup, TokenResponse
+from tokenq.records.examples import TokenGroup
 from tokenq.rundir import provenance
 from tokenq.training.objective import Objective
 
@@ -93,13 +93,9 @@ def build(asked: argparse.Namespace) -> Bed:
 
 
 def _with_everything(group: TokenGroup) -> TokenGroup:
-    """Return a pair that has what any loss reads: a contrast of every token, and steps of sixteen tokens."""
-
-    def rich(response: TokenResponse) -> TokenResponse:
-        return response.with_token_column("contrast", np.linspace(-1, 1, len(response.ids), dtype=np.float32))
-
+    """Return a pair that has what any loss reads: steps of sixteen tokens."""
     steps = [np.arange(len(response.ids), dtype=np.int32) // 16 for response in group.responses]
-    return deciding_steps(group.map(rich), steps)
+    return deciding_steps(group, steps)
 
 
 def step_of(name: str, bed: Bed) -> Callable[[], None]:

@@ -45,8 +45,8 @@ LEFT_OUT = {
 }
 """Losses of the table that these data have nothing for, with the reason."""
 
-SUMS = {"rpo": "dpo+0.2*sft"}
-"""Sums that have a name of their own."""
+SUMS = {"rpo": "dpo+0.2*sft", "tis_dpo": "dpo"}
+"""What has a name of its own: a sum, and DPO with weights of tokens."""
 
 NUMBERS = {
     "greedy": "greedy: gold reward",

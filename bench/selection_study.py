@@ -3,8 +3,9 @@
 A policy of the small world of posts writes two summaries a post, the true reward labels them by Bradley-Terry, and a
 known share of the labels is then turned round. Rules of `tokenq select` keep a part of these pairs; DPO trains on what
 each keeps, for equally many steps, and the true reward judges what is written of posts that nothing was trained on.
-The margins of a run are those of the arm that trains on all pairs; folds are trained as that was. The strength β is
-chosen on the first seed, for each share of wrong labels, by validation posts. What is done already is not done again.
+Margins are those of a run on all pairs, or of folds that are trained as it was, at one β. The β that a rule's pairs are
+learnt with is chosen on the first seed with a fifth of the labels turned, by validation posts. What is done already is
+not done again.
 """
 
 import argparse
@@ -27,10 +28,15 @@ from tokenq.jobs.curation.select import select
 from tokenq.stats.bootstrap import difference_interval, mean_interval
 
 PAIRS, STEPS, BATCH = 1200, 75, 16
-"""Pairs of a seed; updates of every training, and pairs of each: once through all pairs, four times through a quarter."""
+"""Pairs of a seed; updates of every training, and pairs of each: once through all, four times through a quarter."""
+
+RATE = 5e-4
+"""Peak learning rate: at the demonstration's three times as much, the largest margins of clean labels end in babble."""
 
 FLIPS = (0.0, 0.2, 0.4)
-BETAS = (0.05, 0.1, 0.3)
+BETAS = (0.1, 0.3, 1.0)
+MEASURED, TUNED = 0.1, 0.2
+"""β of the policies that margins are read with, and the share of turned labels at which others are chosen."""
 
 ARMS: tuple[tuple[str, float], ...] = (
     ("all", 1.0),
@@ -39,13 +45,12 @@ ARMS: tuple[tuple[str, float], ...] = (
     ("small_margin", 0.25),
     ("agreement", 0.25),
     ("flip_rate", 0.25),
+    ("large_reference_margin", 0.25),
+    ("small_reference_margin", 0.25),
     ("large_margin", 0.5),
     ("small_margin", 0.5),
 )
-"""Rules and what they keep; "all" is the run that margins are read with."""
-
-TUNED = ("all", "random")
-"""Arms by which the strength is chosen."""
+"""Rules and what they keep."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def main() -> None:
             path = world.folder / "results" / f"{cell.name}-{rule}-{keep:g}.json"
             if not asked.table and not path.exists():
                 path.parent.mkdir(exist_ok=True)
-                write_json(path, judged(cell, rule, keep, strength(Cell(world, asked.seeds[0], cell.flips))))
+                write_json(path, judged(cell, rule, keep, strength(Cell(world, asked.seeds[0], TUNED), rule)))
             if path.exists():
                 one = read_json(path)
                 found.setdefault((cell.flips, rule, keep), []).append(one)
@@ -123,19 +128,15 @@ def main() -> None:
     print("\n".join(table(found)))
 
 
-def strength(cell: Cell) -> float:
-    """Return the β whose policies are worth most on validation posts, of those that were tried."""
-    path = cell.world.folder / "results" / f"{cell.name}-strength.json"
+def strength(cell: Cell, rule: str) -> float:
+    """Return the β whose policy is worth most on validation posts, of those that were tried."""
+    path = cell.world.folder / "results" / f"{cell.name}-{rule}-strength.json"
     if not path.exists():
-        posts = cell.world.settings.held_out()
-        tried = {
-            beta: statistics.mean(
-                statistics.mean(written(cell, policy(cell, rule, keep, beta), f"{rule}-{beta:g}-validation", posts)[0])
-                for rule, keep in ARMS
-                if rule in TUNED
-            )
-            for beta in BETAS
-        }
+        posts, keep = cell.world.settings.held_out(), dict(reversed(ARMS))[rule]
+        tried = {}
+        for beta in BETAS:
+            rewards, _, _ = written(cell, policy(cell, rule, keep, beta), f"{rule}-{beta:g}-validation", posts)
+            tried[beta] = statistics.mean(rewards)
         write_json(path, {f"{beta:g}": reward for beta, reward in tried.items()})
     rewards = read_json(path)
     return float(max(rewards, key=rewards.__getitem__))
@@ -147,24 +148,24 @@ def policy(cell: Cell, rule: str, keep: float, beta: float) -> Path:
     return trained(
         cell.folder / f"{rule}-{keep:g}-{beta:g}",
         model=str(cell.world.sft),
-        data=(str(kept(cell, rule, keep, beta)),),
+        data=(str(kept(cell, rule, keep)),),
         beta=beta,
         max_steps=STEPS,
-        learning_rate=own.dpo_learning_rate,
+        learning_rate=RATE,
         **{**recipe(own, cell.world.folder / "reference"), "batch_size": BATCH, "seed": cell.seed},
     )
 
 
-def kept(cell: Cell, rule: str, keep: float, beta: float) -> Path:
+def kept(cell: Cell, rule: str, keep: float) -> Path:
     """Return the file of the pairs that a rule keeps."""
     data = cell.pairs()
     if rule == "all":
         return data
-    path = cell.folder / f"{rule}-{keep:g}-{beta:g}.jsonl"
+    path = cell.folder / f"{rule}-{keep:g}.jsonl"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        run = None if rule == "random" else policy(cell, "all", 1.0, beta).parent
-        folds = cell.folder / f"folds-{beta:g}"
+        run = None if rule == "random" else policy(cell, "all", 1.0, MEASURED).parent
+        folds = cell.folder / "folds"
         asked = {"rule": rule, "keep": keep, "run": run, "folds_output": folds, "batch_size": BATCH, "seed": cell.seed}
         select(data, path, device="cpu", **asked)
     return path
@@ -174,10 +175,11 @@ def judged(cell: Cell, rule: str, keep: float, beta: float) -> dict[str, Any]:
     """Return what an arm came to: true rewards of samples of the test posts, and the wrong labels that it kept."""
     place = policy(cell, rule, keep, beta)
     rewards, posts, kl = written(cell, place, f"{rule}-{keep:g}-test", cell.world.settings.for_corruption())
-    rows = list(JsonLines(kept(cell, rule, keep, beta)).read())
+    path = kept(cell, rule, keep)
+    rows = list(JsonLines(path).read())
     wrong, everything = sum(row["flipped"] for row in rows), list(JsonLines(cell.pairs()).read())
     thrown = len(everything) - len(rows)
-    record = kept(cell, rule, keep, beta).with_name(f"{kept(cell, rule, keep, beta).name}.provenance.json")
+    record = path.with_name(f"{path.name}.provenance.json")
     return {
         "beta": beta,
         "rewards": rewards,

@@ -31,6 +31,9 @@ ALIKE = {
 TERMS = {"value", "clipped_value", "kl_k1", "kl_k2", "kl_k3", "implicit_prm"}
 """Losses that are only added to others; alone, `implicit_prm` is what the recipe of `ce` trains."""
 
+OF_OTHERS = {"rpo": "dpo", "tis_dpo": "dpo", "sepo": "simpo", "confpo": "simpo"}
+"""Recipes that make a method of its own of a loss."""
+
 WORDS = {"ranked": "RANKED", "labelled": "LABELLED", "rewarded": "REWARDED", "rated": "RATED", "steps": "STEPS"}
 WORDS |= {"rollouts": "ROLLOUTS"}
 """What a recipe's command calls data other than pairs."""
@@ -39,7 +42,7 @@ each_method = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path i
 
 
 def test_every_loss_has_a_recipe():
-    assert {path.stem for path in METHODS} == {*LOSSES, "rpo"} - TERMS
+    assert {path.stem for path in METHODS} == {*LOSSES, *OF_OTHERS} - TERMS
 
 
 @each_method
@@ -48,7 +51,7 @@ def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path)
     config.check()
     given = {} if config.beta is None else {"beta": config.beta}
     loss = find_sum(config.loss, {**given, **config.loss_options})
-    assert loss.terms[0].name == (path.stem if path.stem != "rpo" else "dpo")
+    assert loss.terms[0].name == OF_OTHERS.get(path.stem, path.stem)
     text = path.read_text()
     assert "# Source: " in text
     assert f"--config recipes/methods/{path.name}" in text
@@ -129,7 +132,8 @@ def test_a_recipe_trains(path, stand_ins, tmp_path):
     data = "pairs" if loss.unit.name == "responses" else loss.unit.asks
     words = ["train", "--config", str(path), "--model", str(stand_ins / "model"), "--device", "cpu"]
     words += ["--data", str(stand_ins / f"{data}.jsonl"), "--output", str(tmp_path / "run"), "--max-steps", "2"]
-    words += ["--batch-size", "3", "--contrast", str(stand_ins / "traces.jsonl")] if path.stem == "tis_dpo" else []
+    traced = path.stem in ("tis_dpo", "sepo")
+    words += ["--batch-size", "3", "--token-traces", str(stand_ins / "traces.jsonl")] if traced else []
     assert main(words) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 2

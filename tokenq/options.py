@@ -143,6 +143,32 @@ class PairingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightOptions:
+    """What single tokens count in a loss of pairs."""
+
+    token_weights: str | None = None
+    """What tokens count in losses of pairs: a column of the data (a number for each token, or stretches of the text) or
+    readout:NAME: confidence (those no likelier than the mean of their response: ConfPO), contrast (TIS-DPO) or any
+    read-out (implicit_reward: SePO) of --token-traces."""
+    token_traces: str | None = None
+    """Traces of the data that --token-weights readout:NAME reads: tokenq score --policy ORACLE --reference REFERENCE
+    --output FILE; for contrast those of a good policy and a bad one."""
+    token_weight_options: Mapping[str, float] = field(default_factory=dict)
+    """Parameters of a read-out: fraction (0.3, of the tokens that count), or of contrast mu (1), scale (1), low (-0.5)
+    and high (1.5)."""
+
+    def weight_faults(self) -> list[UserError]:
+        """Return what cannot be meant by the weights."""
+        if self.token_weights is None:
+            given = [name for name in ("token_traces", "token_weight_options") if getattr(self, name)]
+            return [
+                UserError(f"--{name.replace('_', '-')} is given without --token-weights.", "Name what is to be read.")
+                for name in given
+            ]
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureOptions:
     """What is learnt of pictures, by an image model alone or behind a refiner of prompts."""
 

@@ -44,8 +44,6 @@ def folder(tmp_path_factory):
     for want in {find_sum(loss).selection for loss in LOSSES}:
         name = "pairs" if want in ("calibrated", "margins") else want
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_for(want)))
-    score = ["score", "--policy", str(root / "model"), "--reference", str(root / "other"), "--device", "cpu"]
-    assert main([*score, "--data", str(root / "pairs.jsonl"), "--output", str(root / "traces.jsonl")]) == 0
     train(root, "beside", "dpo", "pairs")
     return root
 
@@ -56,7 +54,6 @@ def train(folder, output, loss, want, held_out=2):
     words = ["train", "--model", str(folder / "model"), "--data", str(data), "--loss", loss]
     words += ["--output", str(folder / output), "--device", "cpu", "--max-steps", "2", "--batch-size", "1"]
     words += ["--eval-size", str(held_out), "--learning-rate", "1e-3", "--reference-store", str(folder / "store")]
-    words += ["--contrast", str(folder / "traces.jsonl")] if "contrast" in find_sum(loss).inputs else []
     assert main([*words, "--keep-checkpoints", "0"]) == 0
     return folder / output
 
@@ -70,7 +67,7 @@ def first_of_each_kind():
     return set(kinds.values())
 
 
-BESIDE_LOG_PROBS = {"tdpo1", "tis_dpo", "step_dpo", "bco", "clipped_value", "kl_k3"}
+BESIDE_LOG_PROBS = {"tdpo1", "step_dpo", "bco", "clipped_value", "kl_k3"}
 """Losses whose runs leave something of their own beside what others of their kind leave."""
 BY_DEFAULT = first_of_each_kind() | BESIDE_LOG_PROBS
 

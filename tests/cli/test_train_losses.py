@@ -118,22 +118,70 @@ def test_options_of_a_loss_reach_it_and_the_record_of_the_run(stand_in, tmp_path
     assert lines[0]["loss"] != pytest.approx(other[0]["loss"], abs=1e-3)
 
 
+def weighed(folder, weigh):
+    """Write the pairs with a column of weights, (number of a token) → weight."""
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["mine"] = {side: [weigh(n) for n in range(len(row[side]))] for side in ("chosen", "rejected")}
+    (folder / "weighed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "weighed"
+
+
 def test_token_weights_come_from_traces_of_a_contrastive_pair(stand_in, tmp_path):
     """Scored by two models: the weights change the gradient, and not the loss before the first update."""
     traces = tmp_path / "traces.jsonl"
     score = ["score", "--policy", str(stand_in / "model"), "--reference", str(stand_in / "other"), "--device", "cpu"]
     assert main([*score, "--data", str(stand_in / "pairs.jsonl"), "--output", str(traces)]) == 0
-    weighted = train(stand_in, tmp_path / "run", "pairs", "--loss", "tis_dpo", "--contrast", str(traces))
+    words = ["--token-weights", "readout:contrast", "--token-traces", str(traces)]
+    weighted = train(stand_in, tmp_path / "run", "pairs", *words)
     plain = train(stand_in, tmp_path / "plain", "pairs", "--loss", "dpo")
     assert weighted[0]["loss"] == pytest.approx(plain[0]["loss"], abs=1e-6)
     assert weighted[0]["grad_norm"] != pytest.approx(plain[0]["grad_norm"], rel=1e-2)
+    (tmp_path / "none.jsonl").write_text("")
+    again = ["train", "--model", str(stand_in / "model"), "--data", str(stand_in / "pairs.jsonl"), *words[:3]]
+    assert main([*again, str(tmp_path / "none.jsonl"), "--output", str(tmp_path / "bad"), "--device", "cpu"]) == 2
+
+
+def test_token_weights_of_a_column(stand_in, tmp_path):
+    """Of 1 they change no bit; of others the gradient, with the reference as stored; with others no run goes on."""
+    plain = train(stand_in, tmp_path / "plain", "pairs")
+    ones = train(stand_in, tmp_path / "ones", weighed(stand_in, lambda n: 1.0), "--token-weights", "mine")
+    assert [line["loss"] for line in ones] == [line["loss"] for line in plain]
+    same = [load_file(tmp_path / run / "policy" / "model.safetensors") for run in ("plain", "ones")]
+    assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
+    stored = {path.name: path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    other = train(stand_in, tmp_path / "other", weighed(stand_in, lambda n: float(n < 4)), "--token-weights", "mine")
+    assert other[0]["grad_norm"] != pytest.approx(plain[0]["grad_norm"], rel=1e-3)
+    assert {path.name: path.stat().st_size for path in (tmp_path / "store").rglob("*") if path.is_file()} == stored
+    weighed(stand_in, lambda n: float(n < 5))
+    again = ["train", "--config", str(tmp_path / "other" / "config.yaml"), "--resume", "--max-steps", "3"]
+    assert main(again) == 2
 
 
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [
-        ("pairs", ["--loss", "tis_dpo"], "needs token weights, and there are none"),
-        ("pairs", ["--contrast", "traces.jsonl"], "loss 'dpo' does not read it"),
+        ("pairs", ["--token-weights", "readout:contrast"], "readout:contrast needs traces, and there are none"),
+        ("pairs", ["--token-weights", "readout:contrats"], "Did you mean 'contrast'"),
+        ("pairs", ["--token-traces", "traces.jsonl"], "--token-traces is given without --token-weights"),
+        ("pairs", ["--token-weights", "mine"], "row 1: there is no column 'mine' of token weights"),
+        ("pairs", ["--token-weights", "mine", "--loss", "dmpo"], "loss 'dmpo' has no weights of tokens"),
+        ("pairs", ["--token-weights", "mine", "--loss", "bradley_terry"], "has no weights of tokens"),
+        (
+            "pairs",
+            ["--token-weights", "readout:confidence", "--token-traces", "traces.jsonl"],
+            "readout:confidence reads no --token-traces",
+        ),
+        (
+            "pairs",
+            ["--token-weights", "readout:regret", "--token-traces", "t", "--token-weight-options", "fraction=0"],
+            "fraction is 0",
+        ),
+        (
+            "pairs",
+            ["--token-weights", "readout:regret", "--token-traces", "t", "--token-weight-options", "mu=1"],
+            "Unknown option of --token-weights readout:regret 'mu'",
+        ),
         ("pairs", ["--loss", "simpo", "--reference", "model"], "--reference is given. Loss 'simpo' has no reference"),
         ("pairs", ["--loss", "tdpo2+wpo"], "Add only one loss that reads it"),
         ("labelled", ["--loss", "selm"], "row 1: the row has no pair with a text in column 'calibration'"),

@@ -63,7 +63,6 @@ def random_inputs(name, policy, seed=0):
 
     made = {
         "calibration": lambda: drawn(n) - 0.5,
-        "contrast": lambda: PairValues(drawn(n, width) - 0.5, drawn(n, width) - 0.5),
         "steps": lambda: PairValues(*(torch.ones(n, width, dtype=torch.float64) for _ in range(2))),
         "ref_kls": lambda: PairValues(drawn(n, width), drawn(n, width)),
         "overlaps": lambda: PairValues(-drawn(n, width), -drawn(n, width)),

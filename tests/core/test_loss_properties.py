@@ -145,7 +145,6 @@ def test_conservative_dpo_without_flips_is_dpo_and_is_lowest_where_the_paper_say
         ("dpop", {"penalty": 0.0, "beta": 0.1}, "dpo", 1e-14),
         ("r_dpo", {"alpha": 0.0}, "dpo", 1e-14),
         ("ld_dpo", {"alpha": 1.0}, "dpo", 1e-14),
-        ("tis_dpo", {"mu": 0.0}, "dpo", 1e-14),
         ("step_dpo", {"beta": 0.1}, "dpo", 1e-14),  # one step, of all tokens
         ("tdpo2", {"alpha": 0.0}, "dpo", 1e-14),
         ("tdpo2", {"alpha": 1.0}, "tdpo1", 1e-14),

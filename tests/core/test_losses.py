@@ -7,7 +7,7 @@ import torch
 from loss_builders import called, rows, sigmoid, softplus, swapped, values
 
 from tokenq.core.losses import LOSSES, find_loss
-from tokenq.core.losses.token_level import contrastive_weights, turn_weights
+from tokenq.core.losses.token_level import turn_weights
 from tokenq.core.tensors import PairLogps, PairValues, TokenLogps
 
 # One pair. Chosen, 2 tokens: log π = −1 − 2 = −3, log π_ref = −2 − 3 = −5: log-ratio 2, or 1 a token.
@@ -28,7 +28,6 @@ LOG_2 = math.log(2)
 ODDS = 0.5 - math.log(1 - math.exp(-1.5)) + math.log(1 - math.exp(-2))
 
 KLS = values([0.25, 0.25], [0.375] * 4)  # sums 0.5 and 1.5
-CONTRAST = values([0.0, LOG_2], [LOG_2] * 4)
 STEPS = values([1.0, 0.0], [0.0, 1.0, 1.0, 0.0])
 OVERLAPS = values([-1.0, -1.0], [-1.25] * 4)
 CALIBRATION = torch.tensor([2.0], dtype=torch.float64)
@@ -110,8 +109,6 @@ GOLDEN = {
     "tdpo1": (HALF, (KLS,), softplus(-1), softplus(1)),
     # 3 − 0.5 (1.5 − 0.5) = 2.5.
     "tdpo2": (HALF | {"alpha": 0.5}, (KLS,), softplus(-1.25), softplus(1.25)),
-    # Chosen tokens weigh 1 and 2: 1 + 2; rejected ½ each: −½. Swapped: 2 · (−1) = −2 and 1 + ½.
-    "tis_dpo": (HALF, (CONTRAST,), softplus(-1.75), softplus(1.75)),
     # First token of the chosen, second and third of the rejected one: 1 + 0.5.
     "step_dpo": (HALF, (STEPS,), softplus(-0.75), softplus(0.75)),
     # Of one turn: DPO.
@@ -228,12 +225,6 @@ def test_aot_compares_margins_of_one_rank():
     # Log-ratios: chosen 1 and −2, rejected −2 and −1; of one rank 1 and −1, −2 and −2.
     unpaired = find_loss("aot_unpaired", HALF).function
     assert unpaired(policy, reference).tolist() == pytest.approx([softplus(-1), LOG_2], abs=1e-12)
-
-
-def test_weights_of_a_contrastive_pair():
-    """k exp(μ clamp(c, −0.5, 1.5)): at μ = 2, 3 e^−1 for anything below, 3 for 0, 3 e^3 for anything above."""
-    got = contrastive_weights(numbers(-9.0, 0.0, 9.0)[None], mu=2.0, scale=3.0, low=-0.5, high=1.5)
-    assert got[0].tolist() == pytest.approx([3 / E, 3.0, 3 * E**3], abs=1e-12)
 
 
 def test_the_first_divergence_of_tdpo2_has_no_gradient():

@@ -21,7 +21,6 @@ from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row
 from tokenq.data.signals import (
     reward_scale,
-    with_contrast,
     with_mismatched,
     with_rewards,
     with_steps,
@@ -323,15 +322,9 @@ def test_what_stands_beside_masked_tokens_is_left_out():
 
 def test_a_loss_without_what_it_needs_says_what_to_do():
     nothing = certain(tokenised(PAIR).groups)
-    assert find_loss("tis_dpo").inputs == ("contrast",)
-    with pytest.raises(UserError, match=r"The loss needs contrast(.|\n)*--contrast traces.jsonl"):
-        INPUTS["contrast"].sources["data"](nothing)
-
-
-def test_traces_of_other_data_are_no_contrast(tmp_path):
-    (tmp_path / "traces.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"row 1: .* holds no trace of one of its responses"):
-        with_contrast(tokenised(PAIR, with_texts=True), tmp_path / "traces.jsonl")
+    assert find_loss("step_dpo").inputs == ("steps",)
+    with pytest.raises(UserError, match=r"The loss needs steps(.|\n)*Tokenise with steps"):
+        INPUTS["steps"].sources["data"](nothing)
 
 
 def test_a_held_out_part_of_one_prompt_takes_mismatched_responses_from_the_training_data():

@@ -78,8 +78,6 @@ def home(tmp_path_factory):
         (home / text / "other" / "policy").rename(home / text / "adapter")
         for name, way in BESIDE.items():
             train(home, text, name, "dpo", "pairs", *started(home, text, way))
-        score = ["score", "--run", home / text / "beside", "--device", "cpu", *TEXTS[text]]
-        command(*score, "--data", home / "pairs*.jsonl", "--output", home / text / "contrast.jsonl")
     return home
 
 
@@ -153,8 +151,6 @@ def travel(home, loss, way, text):
     found = find_sum(loss)
     kind = KINDS.get(found.selection, found.selection)
     more = started(home, text, way)
-    if "contrast" in found.inputs:
-        more += ["--contrast", home / text / "contrast.jsonl"]
     name = f"{loss} {way}"
     train(home, text, name, loss, kind, *more)
     run = train(home, text, name, loss, kind, *more, "--max-steps", "2", "--resume")

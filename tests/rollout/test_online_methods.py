@@ -83,6 +83,7 @@ def test_flags_replace_a_row():
         ({"replay": 1.5}, "--replay"),
         ({"rounds": 0}, "--rounds"),
         ({"pairs": "worst"}, "worst"),
+        ({"token_weights": "mine"}, "--token-weights mine: rounds are not scored in advance"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(changes, said):
@@ -95,7 +96,6 @@ def test_what_cannot_be_meant_is_refused(changes, said):
     [
         ({"loss": "kto"}, "does not learn from pairs"),
         ({"loss": "bradley_terry"}, "does not learn from pairs"),
-        ({"loss": "tis_dpo"}, "reads contrast"),
         ({"loss": "selm"}, "responses to calibrate on"),
     ],
 )

@@ -92,7 +92,7 @@ def rows_for(loss, count, seed):
         for response in group.responses:
             n = len(response.ids)
             steps.append(np.sort(rng.integers(0, 3, n)).astype(np.int32))
-            responses.append(response.with_token_column("contrast", rng.normal(size=n).astype(np.float32)))
+            responses.append(response.with_token_column("token_weights", rng.random(n, np.float32) + 0.5))
         return deciding_steps(replace(group, responses=tuple(responses)), steps)
 
     groups = [beside(group) for group in random_pairs(count, seed)]

@@ -1,4 +1,4 @@
-"""Signals that losses read beside the responses: mismatched responses, steps, a contrast of two models, rewards.
+"""Signals that losses read beside the responses: mismatched responses, steps, weights of tokens, rewards.
 
 Each function takes token groups and returns them with one thing more, a column or a response of another role; a row of
 `SIGNALS` joins it to the input of a loss that has its name. Nothing here changes a token that is learnt from.
@@ -6,11 +6,11 @@ Each function takes token groups and returns them with one thing more, a column 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tokenq.core.losses.weights import COLUMN as WEIGHTS
 from tokenq.data.checks import (
     LABELS,
     MARGINS,
@@ -22,15 +22,12 @@ from tokenq.data.checks import (
     refuse_equal,
     rewards,
 )
-from tokenq.data.encoding import ResponseText
 from tokenq.data.layouts.ratings import TOKEN_NUMBERS
 from tokenq.data.stretches.segments import Segments, with_segments
 from tokenq.data.stretches.steps import with_step_labels, with_steps
 from tokenq.data.tokenize import TokenizedData
 from tokenq.errors import UserError
 from tokenq.records.examples import TokenGroup, TokenResponse
-from tokenq.records.trace_files import read_traces
-from tokenq.records.traces import TokenTrace
 
 
 def with_mismatched(
@@ -106,35 +103,6 @@ def rated_attributes(groups: Sequence[TokenGroup]) -> list[str]:
     """Return the attributes that responses are rated on, in the order in which they come up."""
     given = (response.given for group in groups for response in group.responses)
     return list(dict.fromkeys(name for one in given if one is not None for name in one.ratings))
-
-
-def with_contrast(data: TokenizedData, path: Path) -> list[TokenGroup]:
-    """Return the groups with log π₊ − log π₋ of every token, from traces of the same texts.
-
-    Args:
-        data: tokenised with its texts.
-        path: what `tokenq score --policy GOOD --reference BAD --output` wrote of this data.
-
-    Raises:
-        UserError: a response is not in the traces, or tokenised otherwise there.
-    """
-    traces = {(trace.prompt, _ids(trace)): trace for trace in read_traces(path, alternatives=False)}
-
-    def contrasted(group: TokenGroup, response: TokenResponse, text: ResponseText) -> TokenResponse:
-        trace = traces.get((text.prompt, tuple(response.ids.tolist())))
-        if trace is None:
-            raise UserError(
-                f"{group.where}: {path} holds no trace of one of its responses with the same tokens.",
-                "Score this very data, with models of this tokenizer and the same --max-length and --style.",
-            )
-        trace.totals.given("logp")
-        numbers = np.nan_to_num(trace.tokens.columns["logp"] - trace.tokens.columns["ref_logp"])
-        return response.with_token_column("contrast", numbers.astype(np.float32))
-
-    return [
-        replace(group, responses=tuple(contrasted(group, *both) for both in zip(group.responses, texts, strict=True)))
-        for group, texts in zip(data.groups, data.texts, strict=True)
-    ]
 
 
 class RewardScale(NamedTuple):
@@ -242,26 +210,22 @@ def _numbered(where: str, response: TokenResponse, name: str) -> TokenResponse:
     return response.with_token_column(name, np.resize(np.array(numbers[:size], np.float32), size))
 
 
-def _ids(trace: TokenTrace) -> tuple[int, ...]:
-    return tuple(trace.tokens.columns["id"].tolist())
-
-
 class SignalOptions(NamedTuple):
     """The inputs of signals besides the data itself.
 
     Attributes:
         trained: the training data, also where a held-out part is meant.
         max_length: most tokens of a prompt with one response.
-        contrast: the file of traces that has a contrast of two models.
         attributes: the outputs of a reward model.
         segments: parts of responses with a strength each.
+        weights: (data) → the groups with weights of their tokens.
     """
 
     trained: Sequence[TokenGroup] = ()
     max_length: int | None = None
-    contrast: Path | None = None
     attributes: Sequence[str] = ()
     segments: Segments = Segments()
+    weights: Callable[[TokenizedData], Sequence[TokenGroup]] = lambda data: data.groups
 
 
 class Signal(NamedTuple):
@@ -282,10 +246,6 @@ class Signal(NamedTuple):
     left_out: Callable[[SignalOptions], tuple[str, str]] = lambda options: ("that have none", "Look at the data.")
 
 
-def _contrast(data: TokenizedData, options: SignalOptions) -> Sequence[TokenGroup]:
-    return data.groups if options.contrast is None else with_contrast(data, options.contrast)
-
-
 def _token_numbers(name: str) -> Signal:
     return Signal(
         lambda data, options: with_token_numbers(data.groups, name),
@@ -303,7 +263,6 @@ SIGNALS: dict[str, Signal] = {
         lambda data, options: with_mismatched(data.groups, options.max_length, options.trained), needs_all=True
     ),
     "steps": Signal(lambda data, options: with_steps(data), needs_texts=True),
-    "contrast": Signal(_contrast, needs_texts=True, needs_all=True),
     "rewards": Signal(
         lambda data, options: with_rewards(data.groups, reward_scale(options.trained)),
         needs_all=True,
@@ -318,6 +277,7 @@ SIGNALS: dict[str, Signal] = {
             "Name what these data are rated on.",
         ),
     ),
+    WEIGHTS: Signal(lambda data, options: options.weights(data), needs_texts=True, needs_all=True),
     "segments": Signal(lambda data, options: with_segments(data.groups, options.segments)),
     "step_labels": Signal(
         lambda data, options: with_step_labels(data),

@@ -258,8 +258,9 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
         if self.reference_sync_steps is not None and find_method(self.method).learns == "pairs":
             hint = "Use --reference-moves round."
             found.append(UserError("--reference-sync-steps is given: a reference of rounds moves with them.", hint))
-        if self.contrast is not None:
-            found.append(UserError("--contrast is given: rounds are not scored in advance.", "Leave it out."))
+        if self.token_weights not in (None, "readout:confidence"):
+            hint = "Take readout:confidence, which reads the policy of the moment."
+            found.append(UserError(f"--token-weights {self.token_weights}: rounds are not scored in advance.", hint))
         return found
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.options import PairingOptions, PictureOptions, SegmentOptions
+from tokenq.options import PairingOptions, PictureOptions, SegmentOptions, WeightOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.training.trl import SPELT_ELSEWHERE as SPELT_ELSEWHERE
 
 
 @dataclass(frozen=True)
-class TrainConfig(PictureOptions, SegmentOptions, PairingOptions):
+class TrainConfig(PictureOptions, SegmentOptions, WeightOptions, PairingOptions):
     """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
 
     model: str
@@ -83,7 +83,7 @@ class TrainConfig(PictureOptions, SegmentOptions, PairingOptions):
     """Loss, or a weighted sum such as dpo+0.2*sft. Demonstrations: sft. Pairs: dpo, sigmoid_norm, cdpo, robust, ipo
     (per token, as TRL), ipo_sum (as in the paper), hinge, exo, discopop, dpop, cal_dpo, nca, sppo, apo_zero,
     apo_down, bco_pair, d3po, r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired,
-    tdpo1, tdpo2, tis_dpo, step_dpo, dmpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto,
+    tdpo1, tdpo2, step_dpo, dmpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto,
     bco, ce. Responses with a reward: dro. Responses with advantages: reinforce, rloo, grpo, dr_grpo, ppo, dapo, gspo,
     cispo, with terms kl_k1, kl_k2, kl_k3, value, clipped_value, implicit_prm. Rankings: plackett_luce. Reward models:
     bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs), regression (ratings), process (steps)."""
@@ -94,8 +94,6 @@ class TrainConfig(PictureOptions, SegmentOptions, PairingOptions):
     loss_options: Mapping[str, str] = field(default_factory=dict)
     """Other parameters of the loss: --loss-options gamma=0.5; docs/methods.md lists them. In a sum, one loss's is
     name.parameter."""
-    contrast: str | None = None
-    """Traces of the data under a contrastive pair (tokenq score --policy GOOD --reference BAD), for tis_dpo."""
     reference_store: str | None = None
     """Folder that keeps reference log-probs between runs; off: do not keep them. Default: the user's cache folder."""
     reference_sync_steps: int | None = None
@@ -213,7 +211,7 @@ class TrainConfig(PictureOptions, SegmentOptions, PairingOptions):
             found.append(UserError("The schedule constant has no warm-up.", "Use --schedule constant_with_warmup."))
         if self.eval_data and self.eval_size:
             found.append(UserError("--eval-data and --eval-size are both given.", "Give one of them."))
-        found += [*self._about_streams(), *self._about_moves(), *self.segment_faults()]
+        found += [*self._about_streams(), *self._about_moves(), *self.segment_faults(), *self.weight_faults()]
         if self.adapter is not None and self.lora_rank:
             hint = "Drop --lora-rank: an adapter that is trained further keeps its rank."
             found.append(UserError("--adapter and --lora-rank are both given.", hint))
@@ -302,6 +300,7 @@ SECTIONS: dict[str, str] = {
     "loss": "loss",
     "pairing": "data",
     "segments": "loss",
+    "token_weights": "loss",
     "image_model": "images",
     "batch_size": "optimisation",
     "eval_steps": "evaluation, checkpoints and trackers",

@@ -31,12 +31,14 @@ class Objective:
         beta: temperature at which rewards are reported.
         attributes: the names of a reward model's outputs.
         segments: name → strength of each part of the responses; none where all have that of the loss.
+        token_weights: where weights of tokens come from, as a `Scene` has it.
     """
 
     loss: LossSum
     beta: float = 1.0
     attributes: Sequence[str] = ()
     segments: Mapping[str, float] = field(default_factory=dict)
+    token_weights: str = ""
 
     @property
     def reads(self) -> Callable[[Logits, Logits | None], Tensor] | None:
@@ -72,7 +74,7 @@ class Objective:
 
     def judge(self, outputs: Outputs, actions: Actions) -> "BatchResult":
         """Return the losses and metrics of outputs."""
-        scene = Scene(actions, outputs, self.beta, self.attributes, self.segments)
+        scene = Scene(actions, outputs, self.beta, self.attributes, self.segments, self.token_weights)
         unit = self.loss.unit
         reading, seen = unit.readings[self.loss.output], unit.seen(actions)
         losses = tuple(self._losses(term, scene) for term in self.loss.terms)

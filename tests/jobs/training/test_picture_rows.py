@@ -167,7 +167,7 @@ def at_rest(place, rows):
         ({"loss": "bradley_terry"}, "trains a reward model"),
         ({"loss": "dro"}, "reads rewards"),
         ({"loss": "ppo"}, "reads old_logps"),
-        ({"loss": "tis_dpo"}, "reads token weights"),
+        ({"token_weights": "mine"}, "--token-weights is given"),
         ({"loss": "plackett_luce"}, "rankings"),
         ({"lora_dropout": 0.1, "lora_rank": 2}, "--lora-dropout is given"),
         ({"adapter": "folder"}, "--adapter is given"),

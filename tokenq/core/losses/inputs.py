@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenq.core.logits import Logits
+from tokenq.core.losses.weights import LIVE, live_weights
 from tokenq.core.qfunction import sequence_rewards
 from tokenq.core.tensors import Actions, Outputs, PairValues, PrefixValues, TokenLogps
 from tokenq.core.vocabulary import overlaps, reference_kls
@@ -32,6 +33,9 @@ class Scene:
         attributes: the names of a reward model's outputs.
         segments: name → strength β_s of each part of the responses, in the order in which the token column `segments`
             numbers them; none where all have one strength.
+        token_weights: where weights of tokens come from: "" for none, the token column of that name, or a key of
+            `LIVE` of `tokenq/core/losses/weights.py`.
+        counted: [N] whether an action counts for a loss; None where all do.
     """
 
     actions: Actions
@@ -39,6 +43,8 @@ class Scene:
     beta: float = 1.0
     attributes: Sequence[str] = ()
     segments: Mapping[str, float] = field(default_factory=dict)
+    token_weights: str = ""
+    counted: Tensor | None = None
 
     def scaled(self, beta: float) -> "Scene":
         """Return the scene with all log-probs of an action times β_s/β, s being the segment of the action.
@@ -52,28 +58,52 @@ class Scene:
         """
         if not self.segments:
             return self
-        factors = [strength / beta for strength in self.segments.values()]
-        held = {name: self.outputs.given()[name] for name in _SCALED & self.outputs.given().keys()}
+        factors = torch.tensor([strength / beta for strength in self.segments.values()], dtype=torch.float64)
         column = self.column("segments")
-        outputs = {name: one * one.new_tensor(factors)[column] for name, one in held.items()}
-        return replace(self, outputs=self.outputs._replace(**outputs), segments={})
+        return replace(self, outputs=self._times(factors.to(column.device)[column]), segments={})
+
+    def weighted(self) -> "Scene":
+        """Return the scene with all log-probs of an action times its weight; what has weight 0 does not count.
+
+        Weights of 1 are factors of exactly 1.
+        """
+        if not self.token_weights:
+            return self
+        if self.token_weights in LIVE:
+            found = self.actions.pad(_given(self.outputs.logps).detach())
+            weights = live_weights(self.token_weights, found, self.actions.responses, self.actions.places)
+        else:
+            weights = self.column(self.token_weights)
+        return replace(self, outputs=self._times(weights), token_weights="", counted=weights > 0)
+
+    def _times(self, factors: Tensor) -> Outputs:
+        """Return the outputs with all that counts by action times a factor for each."""
+        held = {name: self.outputs.given()[name] for name in _SCALED & self.outputs.given().keys()}
+        return self.outputs._replace(**{name: one * factors.to(one.dtype) for name, one in held.items()})
+
+    def _padded(self, flat: Tensor) -> TokenLogps:
+        """Return log-probs of the actions that count, padded."""
+        found = self.actions.pad(flat)
+        if self.counted is None:
+            return found
+        return TokenLogps(found.logps, found.mask & (self.actions.pad(self.counted.to(flat.dtype)).logps > 0))
 
     @cached_property
     def policy(self) -> TokenLogps:
         """[S, C] log π of all responses."""
-        return self.actions.pad(_given(self.outputs.logps))
+        return self._padded(_given(self.outputs.logps))
 
     @cached_property
     def prm(self) -> TokenLogps:
         """[S, C] log φ of all responses; where no process reward model is beside the policy, the policy is one."""
         found = self.outputs.prm_logps
-        return self.policy if found is None else self.actions.pad(found)
+        return self.policy if found is None else self._padded(found)
 
     @cached_property
     def reference(self) -> TokenLogps | None:
         """[S, C] log π_ref, None for losses without a reference."""
         found = self.outputs.ref_logps
-        return None if found is None else self.actions.pad(found.to(_given(self.outputs.logps).dtype))
+        return None if found is None else self._padded(found.to(_given(self.outputs.logps).dtype))
 
     @cached_property
     def rewards(self) -> Float[Tensor, " S"] | None:
@@ -201,12 +231,6 @@ INPUTS: dict[str, Input] = {
         "calibration responses",
         "Add a column calibration, or choose --loss-options calibration=chosen, rejected or both.",
         selections={"given": "calibrated"},
-    ),
-    "contrast": Input(
-        {"data": _pair_column("contrast")},
-        "token weights",
-        "Score the data with a contrastive pair (tokenq score --policy GOOD --reference BAD --output traces.jsonl), "
-        "then add --contrast traces.jsonl.",
     ),
     "steps": Input({"data": _pair_column("steps")}, "steps", "Tokenise with steps."),
     "rewards": Input(

@@ -69,6 +69,11 @@ class LossSum:
         return any(term.loss.has_strengths for term in self.terms)
 
     @property
+    def has_weights(self) -> bool:
+        """Whether tokens may have weights in one of the losses."""
+        return any(term.loss.has_weights for term in self.terms)
+
+    @property
     def coupled(self) -> bool:
         """Whether any of the losses must see all examples of a step at once."""
         return any(term.loss.coupled for term in self.terms)

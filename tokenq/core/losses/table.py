@@ -82,6 +82,7 @@ class Loss(NamedTuple):
         by_segment: whether strengths by segment scale the log-probs that it takes, as they do a loss of β log π/π_ref;
             None: where it takes a reference.
         stepwise: whether it compares action n of one response with action n of another.
+        by_turn: whether it tells turns apart by what lies between them, so that no token of one may be left out.
     """
 
     function: Callable[..., Tensor]
@@ -96,15 +97,22 @@ class Loss(NamedTuple):
     metrics: Callable[[Scene, Mapping[str, Any]], Sums] = lambda scene, parameters: {}
     by_segment: bool | None = None
     stepwise: bool = False
+    by_turn: bool = False
 
     @property
     def has_strengths(self) -> bool:
         """Whether parts of a response may have strengths of their own in it."""
         return self.reference if self.by_segment is None else self.by_segment
 
+    @property
+    def has_weights(self) -> bool:
+        """Whether tokens may have weights in it."""
+        return self.unit == "pairs" and self.output == "logps" and not (self.by_turn or self.stepwise)
+
     def seen(self, scene: Scene) -> Scene:
-        """Return a batch as this loss sees it: with the log-probs of each segment at its strength, where it has any."""
-        return scene.scaled(self.parameters().get("beta", 1.0)) if self.has_strengths else scene
+        """Return a batch as this loss sees it: log-probs at the strengths of segments and the weights of tokens."""
+        scaled = scene.scaled(self.parameters().get("beta", 1.0)) if self.has_strengths else scene
+        return scaled.weighted() if self.has_weights else scaled
 
     def parameters(self) -> dict[str, float]:
         """Return the keyword parameters with their values."""
@@ -195,9 +203,8 @@ LOSSES: dict[str, Loss] = {
     "aot_unpaired": Loss(ranking.aot_unpaired, "pairs", reference=True, coupled=True),
     "tdpo1": Loss(token_level.tdpo1, "pairs", reference=True, inputs=("ref_kls",)),
     "tdpo2": Loss(token_level.tdpo2, "pairs", reference=True, inputs=("ref_kls",)),
-    "tis_dpo": Loss(token_level.tis_dpo, "pairs", reference=True, inputs=("contrast",)),
     "step_dpo": Loss(token_level.step_dpo, "pairs", reference=True, inputs=("steps",)),
-    "dmpo": Loss(token_level.dmpo, "pairs", reference=True, limits={"gamma": _INSIDE["alpha"]}),
+    "dmpo": Loss(token_level.dmpo, "pairs", reference=True, limits={"gamma": _INSIDE["alpha"]}, by_turn=True),
     "d3po": Loss(token_level.d3po, "pairs", reference=True, limits={"clip": _CLIP}, stepwise=True),
     "wpo": Loss(token_level.wpo, "pairs", reference=True, inputs=("overlaps",)),
     "vpo_offline": Loss(value.vpo_offline, "pairs", reference=True, inputs=("calibration",)),
@@ -208,12 +215,7 @@ LOSSES: dict[str, Loss] = {
     "bco": Loss(single.bco, "labelled", reference=True, inputs=("labels",), coupled=True),
     "ce": Loss(single.ce, "labelled", reference=True, inputs=("labels",)),
     "implicit_prm": Loss(
-        single.implicit_prm,
-        "outcomes",
-        reference=True,
-        inputs=("outcomes",),
-        network="prm",
-        metrics=prms.outcome_metrics,
+        single.implicit_prm, "outcomes", True, ("outcomes",), network="prm", metrics=prms.outcome_metrics
     ),
     "dro": Loss(dro.dro, "rewarded", reference=True, inputs=("rewards", "values"), metrics=values.values_of_rewards),
     "reinforce": Loss(policy_gradient.reinforce, "rollouts", reference=False, inputs=("advantages",)),

@@ -1,6 +1,6 @@
 """Losses of pairs that look at single tokens, turns or steps, or at the vocabulary.
 
-TDPO, TIS-DPO, Step-DPO, DMPO, D3PO, WPO.
+TDPO, Step-DPO, DMPO, D3PO, WPO.
 """
 
 import math
@@ -45,53 +45,6 @@ def tdpo2(
     """
     chosen, rejected = _sums(ref_kls, policy)
     return -F.logsigmoid(beta * (margins(policy, reference) - alpha * (rejected - chosen.detach())))
-
-
-def contrastive_weights(
-    contrast: Float[Tensor, "B T"], *, mu: float, scale: float, low: float, high: float
-) -> Float[Tensor, "B T"]:
-    """Return k exp(μ clamp(c, L, U)) of the contrast c = log π₊ − log π₋ of every token, without gradient.
-
-    Args:
-        contrast: [B, T] by how much a model of good responses prefers the token to one of bad responses.
-        mu: above 0 where good tokens weigh more (chosen responses), below 0 where bad ones do.
-        scale: k.
-        low: L.
-        high: U.
-    """
-    return (scale * torch.exp(mu * contrast.clamp(low, high))).detach()
-
-
-def tis_dpo(
-    policy: PairLogps,
-    reference: PairLogps,
-    contrast: PairValues,
-    *,
-    beta: float = 0.1,
-    mu: float = 1.0,
-    scale: float = 1.0,
-    low: float = -0.5,
-    high: float = 1.5,
-) -> Float[Tensor, " B"]:
-    """Return −log σ(β Σ_t w_t ρ_t(y_w) − β Σ_t w_t ρ_t(y_l)): TIS-DPO, arXiv 2410.04350.
-
-    ρ = log π/π_ref of a token; w = `contrastive_weights` with μ for chosen and −μ for rejected responses, so that good
-    tokens of the one and bad tokens of the other count most. With equal weights it is DPO. (The authors' code orders
-    tokens so, and scales their ranks.)
-
-    Args:
-        policy: [B, T] log-probs under π.
-        reference: [B, T] log-probs under π_ref.
-        contrast: [B, T] log π₊ − log π₋ of every token under a contrastive pair of models.
-        beta: KL temperature.
-        mu: μ, how steeply weights follow the contrast; 0 is DPO.
-        scale: k.
-        low: least contrast.
-        high: greatest contrast.
-    """
-    up = contrastive_weights(contrast.chosen, mu=mu, scale=scale, low=low, high=high)
-    down = contrastive_weights(contrast.rejected, mu=-mu, scale=scale, low=low, high=high)
-    return -F.logsigmoid(beta * margins(*(_weighted(two, up, down) for two in (policy, reference))))
 
 
 def step_dpo(policy: PairLogps, reference: PairLogps, steps: PairValues, *, beta: float = 0.5) -> Float[Tensor, " B"]:

@@ -36,6 +36,7 @@ from tokenq.jobs.training.run import (
     networks_of,
     read_template,
 )
+from tokenq.jobs.training.token_weights import Weighting
 from tokenq.judge.kinds import most_judgements
 from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
@@ -90,7 +91,7 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
         job = Job(
             policy=models.networks or models.policy,
             source=source,
-            objective=Objective(loss, loss.beta, segments=config.segments),
+            objective=Objective(loss, loss.beta, segments=config.segments, token_weights=Weighting(config).source),
             config=replace(config, max_steps=source.total, save_steps=every),
             run=run_dir,
             files=writer.files() if moving is None else with_reference(writer.files(), moving),

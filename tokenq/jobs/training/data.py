@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
+from tokenq.core.losses.weights import COLUMN as WEIGHTS
 from tokenq.data.bad_rows import BadRowsError, first_named
 from tokenq.data.checks import refuse_equal
 from tokenq.data.digest import data_digest, group_key
@@ -23,6 +23,7 @@ from tokenq.data.stretches.segments import COLUMN, Segments, refuse_absent
 from tokenq.data.tokenize import Tokenization, TokenizedData, refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.training.stored import found_pieces, is_large, reading, stored_rows
+from tokenq.jobs.training.token_weights import Weighting
 from tokenq.listener import Listener
 from tokenq.records.examples import Example, TokenGroup
 from tokenq.training.config import TrainConfig
@@ -62,7 +63,7 @@ def load_data(
                 "Write the data to a file, and train on it from the beginning.",
             )
         listener.say("note: data come on standard input, so that this run cannot be resumed")
-    read = partial(read_examples, bad_rows=config.bad_rows, **reading(config, loss))
+    read = Weighting(config).read(partial(read_examples, bad_rows=config.bad_rows, **reading(config, loss)))
     encode = partial(_encode, config=config, loss=loss, tokenizer=tokenizer)
     pieces = {} if config.streaming else found_pieces(config)
     stream = None
@@ -122,13 +123,13 @@ def _stream(
     sources: tuple[SourceStream, ...], config: TrainConfig, loss: LossSum, tokenizer: Any, listener: Listener
 ) -> TokenStream:
     limits = tokenizer, config.max_length, config.max_prompt_length, config.truncation
-    work = partial(Tokenization.of, *limits, with_texts=_needs_texts(loss))
+    work = partial(Tokenization.of, *limits, with_texts=_needs_texts(config, loss))
     drops = config.bad_rows == "drop"
     return TokenStream(sources, reading(config, loss), work, drops, config.eval_size, config.seed, listener.say)
 
 
-def _needs_texts(loss: LossSum) -> bool:
-    return any(SIGNALS[name].needs_texts for name in loss.inputs if name in SIGNALS)
+def _needs_texts(config: TrainConfig, loss: LossSum) -> bool:
+    return config.token_weights is not None or any(SIGNALS[one].needs_texts for one in loss.inputs if one in SIGNALS)
 
 
 def _encode(
@@ -141,7 +142,7 @@ def _encode(
         max_length=config.max_length,
         max_prompt_length=config.max_prompt_length,
         truncation=config.truncation,
-        with_texts=_needs_texts(loss),
+        with_texts=_needs_texts(config, loss),
         **account,
     )
     if config.bad_rows == "error":
@@ -162,10 +163,7 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
     Raises:
         UserError: names the flag.
     """
-    if "contrast" in loss.inputs and config.contrast is None:
-        raise UserError(f"Loss {config.loss!r} needs token weights, and there are none.", INPUTS["contrast"].hint)
-    if config.contrast is not None and "contrast" not in loss.inputs:
-        raise UserError(f"--contrast is given, and loss {config.loss!r} does not read it.", "Take --loss tis_dpo.")
+    Weighting(config).check(loss, config.loss)
     if config.reference is not None and not loss.reference:
         says = "A reward model has" if loss.output == "rewards" else f"Loss {config.loss!r} has"
         raise UserError(f"--reference is given. {says} no reference.", "Leave it out, or take a loss with one (dpo).")
@@ -209,10 +207,11 @@ def with_inputs(
     Raises:
         UserError: nothing is left, or what the loss tells apart is all the same.
     """
-    contrast = None if config.contrast is None else Path(config.contrast)
     segments = Segments.of([*config.segments], config.segment_starts, tokenizer)
-    options = SignalOptions(rows.data.groups, config.max_length, contrast, attributes, segments)
-    names = [name for name, source in loss.inputs.items() if name in SIGNALS and source == "data"]
+    weigh = Weighting(config).weigh
+    options = SignalOptions(rows.data.groups, config.max_length, attributes, segments, weigh)
+    names = [WEIGHTS] if Weighting(config).source == WEIGHTS else []  # the first: texts are those of the pairs
+    names += [name for name, source in loss.inputs.items() if name in SIGNALS and source == "data"]
     names += [COLUMN] if config.segments else []  # the last: other responses may join a group before
     for name in names if rows.stream is not None else ():
         if SIGNALS[name].needs_all:

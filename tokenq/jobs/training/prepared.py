@@ -9,6 +9,7 @@ from tokenq.core.losses.units import Output
 from tokenq.core.packing import at_own_state
 from tokenq.data.streams.groups import TokenStream
 from tokenq.jobs.training.data import TrainingRows, output_names, with_inputs
+from tokenq.jobs.training.token_weights import Weighting
 from tokenq.listener import Listener
 from tokenq.models.classifier import load_classifier
 from tokenq.models.forward.packed_lm import PackedLM
@@ -66,7 +67,8 @@ def prepare(
         data, held_out = (each(groups, partial(at_own_state, reads=loss.unit.read_at)) for groups in (data, held_out))
         stream = stream and stream.then(lambda group, texts: at_own_state(group, loss.unit.read_at))
     model = LOADERS[loss.output](spec, tokenizer, names, config, listener)
-    return Prepared(model, data, held_out, Objective(loss, loss.beta, tuple(names), config.segments), stream)
+    objective = Objective(loss, loss.beta, tuple(names), config.segments, Weighting(config).source)
+    return Prepared(model, data, held_out, objective, stream)
 
 
 def load_policy(

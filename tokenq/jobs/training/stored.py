@@ -52,7 +52,12 @@ def is_large(found: Mapping[str, Pieces], config: TrainConfig, loss: LossSum) ->
     """
     contents = [piece.content for pieces in found.values() for some in pieces.values() for piece in some]
     size = sum(one.stat().st_size if isinstance(one, Path) else one.data.nbytes for one in contents)
-    if size <= MOST_IN_MEMORY or any(name in SIGNALS for name in loss.inputs) or config.segments:
+    if (
+        size <= MOST_IN_MEMORY
+        or any(name in SIGNALS for name in loss.inputs)
+        or config.segments
+        or config.token_weights
+    ):
         return False
     sliced = any("[" in (parse_source(text).split or "") and WHOLE not in found[text] for text in found)
     return not sliced and not any(_is_tree(pieces) for pieces in found.values())
