@@ -22,8 +22,8 @@ class SelectConfig(ReaderOptions, RowOptions):
     small_reference_margin, agreement (of --folds with the label), easy (least loss in --folds), deduplicated, flip_rate
     (estimates how many labels are wrong, and takes large margins or small ones), or first_error, which makes pairs of
     solutions in steps that share all before the first wrong one."""
-    keep: float = 0.25
-    """Share of the pairs to keep; first_error keeps all unless it is given."""
+    keep: float | None = None
+    """Share of the pairs to keep. Default: 0.25; of first_error all."""
     drop: str | None = None
     """Findings of tokenq audit (audit.json): rows of them are left out, but for one of each set of duplicates."""
     drop_kinds: Sequence[str] = ()
