@@ -1,1 +1,1 @@
-"""Commands on data."""
+"""Commands on preference data: their table, and what they show."""

@@ -2,8 +2,8 @@
 
 The rejected response is the solution with the wrong step; the chosen one begins alike and goes on rightly: as the data
 have it beside the solution, or as another solution of the same problem does. What both begin with cancels in a
-difference of log-ratios, so that any such loss sees two continuations of one prefix; `step_dpo` learns the step in which
-they differ, and nothing behind it.
+difference of log-ratios, so that any such loss sees two continuations of one prefix; `step_dpo` learns the step in
+which they differ, and nothing behind it.
 """
 
 from collections.abc import Mapping, Sequence
