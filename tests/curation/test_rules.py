@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenq.curation.selection.rules import MANY_FLIPS, RULES, Evidence, best, refuse_useless
+from tokenq.curation.selection.rules import FEW_FLIPS, RULES, Evidence, best, refuse_useless
 from tokenq.errors import UserError
 
 MARGINS = np.array([3.0, -4.0, 0.5, 1.0, -0.25])
@@ -71,7 +71,15 @@ def test_the_side_follows_the_share_of_wrong_labels(rate, side):
         assert kept.min() == np.sort(margins)[-1000]
     else:
         assert np.abs(kept).max() == sizes[999]
-    assert MANY_FLIPS == 0.15
+    assert (worth.found["flip rate, at most"] < FEW_FLIPS) == (side == "small")
+
+
+def test_where_little_is_known_large_margins_are_taken():
+    """Of 40 pairs without a wrong label nobody can tell that there are less than 15 %."""
+    margins = flipped(0.0, 40)
+    worth = RULES["flip_rate"].worth(Evidence(len(margins), fitted=margins))
+    assert worth.found["flip rate"] < FEW_FLIPS < worth.found["flip rate, at most"]
+    assert worth.found["side"] == "large"
 
 
 def test_flips_of_margins_that_say_nothing_are_not_made_up():

@@ -5,7 +5,7 @@ import math
 import pytest
 from tiny import tiny_tokenizer
 
-from tokenq.core.losses.weights import COLUMN
+from tokenq.core.token_weights import COLUMN
 from tokenq.data.digest import data_digest
 from tokenq.data.examples import read_examples
 from tokenq.data.files.local import Row

@@ -9,9 +9,9 @@ from small_runs import groups_for
 
 from tokenq.core.losses import LOSSES, find_sum
 from tokenq.core.losses.inputs import Scene
-from tokenq.core.losses.weights import COLUMN, LIVE, least_confident
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Actions, Outputs, TokenLogps
+from tokenq.core.token_weights import COLUMN, LIVE, least_confident
 from tokenq.jobs.training.token_weights import ESTIMATORS
 from tokenq.training.objective import Objective
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tokenq.core.losses.weights import COLUMN as WEIGHTS
+from tokenq.core.token_weights import COLUMN as WEIGHTS
 from tokenq.data.checks import (
     LABELS,
     MARGINS,

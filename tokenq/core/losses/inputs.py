@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tokenq.core.logits import Logits
-from tokenq.core.losses.weights import LIVE, live_weights
 from tokenq.core.qfunction import sequence_rewards
 from tokenq.core.tensors import Actions, Outputs, PairValues, PrefixValues, TokenLogps
+from tokenq.core.token_weights import LIVE, live_weights
 from tokenq.core.vocabulary import overlaps, reference_kls
 from tokenq.errors import UserError
 
@@ -34,7 +34,7 @@ class Scene:
         segments: name → strength β_s of each part of the responses, in the order in which the token column `segments`
             numbers them; none where all have one strength.
         token_weights: where weights of tokens come from: "" for none, the token column of that name, or a key of
-            `LIVE` of `tokenq/core/losses/weights.py`.
+            `LIVE` of `tokenq/core/token_weights.py`.
         counted: [N] whether an action counts for a loss; None where all do.
     """
 

@@ -72,8 +72,8 @@ MEASURES = {
 }
 """Numbers of `Evidence`, in words."""
 
-MANY_FLIPS = 0.15
-"""The share of wrong labels from which on pairs of large margins are worth more than those of small ones."""
+FEW_FLIPS = 0.15
+"""The share of wrong labels below which pairs of small margins may be hard ones, and not wrong ones."""
 
 
 def _needed(evidence: Evidence, name: str) -> Floats:
@@ -104,14 +104,14 @@ def _deduplicated(evidence: Evidence) -> Worth:
 
 
 def _by_flip_rate(evidence: Evidence) -> Worth:
-    """Return large margins where many labels are wrong, and small ones where few are."""
+    """Return small margins where labels are almost all right, as far as can be told, and large ones elsewhere."""
     margins = _needed(evidence, "fitted")
     rate = estimate_noise(margins).rate
     if np.isnan(rate.value):
         raise UserError(
             "The margins say nothing about how many labels are wrong.", "Take another rule, or more pairs and folds."
         )
-    many = rate.value >= MANY_FLIPS
+    many = rate.high >= FEW_FLIPS  # a small margin that is a wrong label costs more than a large one that is easy
     said = {"flip rate": rate.value, "flip rate, at least": rate.low, "flip rate, at most": rate.high}
     return Worth(margins if many else -np.abs(margins), {**said, "side": "large" if many else "small"})
 
@@ -127,7 +127,7 @@ RULES: dict[str, Rule] = {
     "agreement": Rule(_agreement, "any whose label policies that never saw it agree with", ("fitted",)),
     "easy": Rule(_large("fitted"), "the least loss under policies that never saw it", ("fitted",), _DIFFICULT),
     "deduplicated": Rule(_deduplicated, "any, one of each set of duplicates", ("firsts",)),
-    "flip_rate": Rule(_by_flip_rate, "large margins where many labels are wrong, else small ones", ("fitted",)),
+    "flip_rate": Rule(_by_flip_rate, "large margins, or small ones where almost all labels are right", ("fitted",)),
 }
 """Every rule by the name that --rule has for it."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenq.core.losses.weights import COLUMN
+from tokenq.core.token_weights import COLUMN
 from tokenq.data.encoding import ResponseText
 from tokenq.data.files.local import Row
 from tokenq.data.tokenize import TokenizedData

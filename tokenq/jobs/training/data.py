@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
-from tokenq.core.losses.weights import COLUMN as WEIGHTS
+from tokenq.core.token_weights import COLUMN as WEIGHTS
 from tokenq.data.bad_rows import BadRowsError, first_named
 from tokenq.data.checks import refuse_equal
 from tokenq.data.digest import data_digest, group_key

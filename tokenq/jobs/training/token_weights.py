@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenq.core.losses import LossSum
-from tokenq.core.losses.weights import COLUMN, LIVE
+from tokenq.core.token_weights import COLUMN, LIVE
 from tokenq.data.encoding import ResponseText
 from tokenq.data.examples import ReadResult
 from tokenq.data.files.local import Row
