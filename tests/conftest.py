@@ -37,6 +37,8 @@ sys.dont_write_bytecode = False
 # While modules are imported and tests collected everything stays, so that there is no garbage to look for.
 gc.disable()
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
 _numbers = itertools.count()
 
 
@@ -112,3 +114,18 @@ def _own_accelerator() -> Iterator[None]:
 
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Return a headless Chromium of the system."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("needs a browser of the system: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield launched
+        launched.close()
