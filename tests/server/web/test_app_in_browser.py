@@ -276,14 +276,25 @@ def test_two_windows_see_one_session(visit, address):
 
 
 def test_two_thousand_tokens_are_painted_in_a_tenth_of_a_second(visit, address):
+    """In time of the window's own thread, so that what else the machine does is not counted; the best of three."""
     view = read(ready(visit(address)), "It is five. " * 167)
     assert tokens(view).count() > 2000
-    taken = view.evaluate("() => performance.getEntriesByName('tokens drawn').map((one) => one.duration)")
-    print("tokens drawn in ms:", taken)
-    view.reload()
-    ready(view)
-    taken += view.evaluate("() => performance.getEntriesByName('tokens drawn').map((one) => one.duration)")
-    assert min(taken) < 100 * float(os.environ.get("TOKENQ_SLOW_MACHINE", "4"))
+    view.locator("h1").click()
+    tools = view.context.new_cdp_session(view)
+    tools.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def spent():
+        numbers = {one["name"]: one["value"] for one in tools.send("Performance.getMetrics")["metrics"]}
+        return sum(numbers[name] for name in ("ScriptDuration", "LayoutDuration", "RecalcStyleDuration"))
+
+    taken = []
+    for key in "234":
+        before = spent()
+        view.keyboard.press(key)
+        view.wait_for_timeout(1000)
+        taken.append(1000 * (spent() - before))
+    print(f"2,000 tokens painted anew in {min(taken):.0f} ms of the window's thread")
+    assert min(taken) < 100
 
 
 def test_everything_is_done_by_keys_alone(visit, address):

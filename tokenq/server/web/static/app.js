@@ -177,7 +177,7 @@ async function anotherWindow(id) {
 
 /** Say which models write and read here. */
 function aboutModels() {
-  const fact = (label, text) => make("div", {}, make("dt", {}, label), make("dd", {}, make("bdi", {}, text)));
+  const fact = (label, text) => make("div", { title: text }, make("dt", {}, label), make("dd", {}, make("bdi", {}, text.split("/").slice(-2).join("/"))));
   const { policy, reference, beta, kept } = app.about;
   find("models").replaceChildren(fact("policy", policy), fact("reference", reference), fact("β", String(beta)));
   find("kept").textContent = kept ? `Sessions are kept in ${kept}.` : "Sessions are kept until the server ends; --sessions FILE keeps them for good.";
