@@ -119,6 +119,7 @@ def test_what_is_written_is_told_token_by_token_and_read_afterwards(client, sess
     likely = trace.tokens[0].likely
     assert [one[0] for one in tokens[0]["top"]] == [one.id for one in likely]
     assert [one[2] for one in tokens[0]["top"]] == pytest.approx([one.logp for one in likely], abs=1e-5)
+    assert [one[3] for one in tokens[0]["top"]] == pytest.approx([one.ref_logp for one in likely], abs=1e-5)
 
 
 def test_another_token_is_taken_and_the_policy_goes_on_behind_it(client, session):
