@@ -3,7 +3,6 @@
 import pytest
 
 
-
 @pytest.fixture
 def open_page(browser):
     """Return a function that opens a page from disk.

@@ -293,8 +293,7 @@ def test_two_thousand_tokens_are_painted_in_a_tenth_of_a_second(visit, address):
         view.keyboard.press(key)
         view.wait_for_timeout(1000)
         taken.append(1000 * (spent() - before))
-    print(f"2,000 tokens painted anew in {min(taken):.0f} ms of the window's thread")
-    assert min(taken) < 100
+    assert min(taken) < 100, f"{taken} ms of the window's thread"
 
 
 def test_everything_is_done_by_keys_alone(visit, address):
