@@ -96,8 +96,12 @@ def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, text)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, hint: str = "Restore the file, or start a new run.") -> Any:
     """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+        hint: what to do about a broken one.
 
     Raises:
         UserError: there is no such file, or it is broken.
@@ -106,7 +110,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}.", "Restore the file, or start a new run.") from error
+        raise UserError(f"{path} is not valid JSON: {error}.", hint) from error
 
 
 def read_text(path: Path) -> str:

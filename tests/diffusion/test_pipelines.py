@@ -253,6 +253,8 @@ def test_a_pipeline_that_lacks_a_part_is_refused_by_its_name(folders, tmp_path):
         index(_class_name=["evil", "Evil"])(folder)
 
     assert "folder of the pipeline's vae is missing" in broken(lambda folder: shutil.rmtree(folder / "vae"))
+    assert "is not valid JSON" in broken(lambda folder: (folder / "model_index.json").write_text("{"))
+    assert "Download the pipeline again" in broken(lambda folder: (folder / "model_index.json").write_text("{"))
     assert "has no tokenizer in" in broken(index(tokenizer=[None, None]))
     assert "has no vae, and its latents of 4 channels" in broken(index(vae=[None, None]))
     assert "denoiser UNet3DConditionModel is not supported" in broken(index(unet=["diffusers", "UNet3DConditionModel"]))

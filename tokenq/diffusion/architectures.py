@@ -183,9 +183,10 @@ def architecture_of(folder: str, index: Mapping[str, Any]) -> Architecture:
     ]
     if not rows:
         known = ", ".join(dict.fromkeys(row.denoiser for row in ARCHITECTURES))
-        found = ", ".join(str(classes[part]) for part in ("unet", "transformer", "prior") if classes.get(part))
+        named = {part: name for part, name in classes.items() if name and part in ("unet", "transformer", "prior")}
+        found = ", ".join(map(str, named.values())) or "none under a known name"
         raise UserError(
-            f"{folder}: a {index.get('_class_name')} with the denoiser {found or 'of no known name'} is not supported.",
+            f"{folder}: a {index.get('_class_name')} with the denoiser {found} is not supported.",
             f"Denoisers that are: {known}.",
         )
     here = {part for part, name in classes.items() if name is not None}

@@ -41,7 +41,7 @@ def open_image_model(
     path = Path(folder).expanduser()
     if not is_image_model(path):
         raise UserError(f"{folder} is no image model: it has no {INDEX}.", "Give the folder of a diffusers pipeline.")
-    if read_json(path / INDEX).get("_class_name") != CLASS:
+    if read_json(path / INDEX, "Download the pipeline again.").get("_class_name") != CLASS:
         from tokenq.diffusion.pipelines import open_pipeline
 
         model = open_pipeline(path, lora_rank=lora_rank, device=device, dtype=dtype)

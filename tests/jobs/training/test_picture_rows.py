@@ -262,3 +262,9 @@ def spelt(tokenizer, text):
 def words_of(place, data, tokenizer):
     config = TrainConfig(model=str(place / "lm"), image_model=str(place / "image"), data=[str(data)], output="run")
     return load_pictures(config, find_sum("dpo"), open_image_model(place / "image"), tokenizer, SILENCE).groups
+
+
+def test_drawings_are_told_how_to_become_pairs(place, tmp_path):
+    rows = [{"prompt": "a dot", "drawn_prompt": "a dot", "noise_seed": 3, "picture": "1_chosen.png"}]
+    told = refused(place, tmp_path / "run", write_rows(place / "drawings.jsonl", rows))
+    assert "tokenq draw --judge JUDGE --pairs P.jsonl makes pairs of them" in told

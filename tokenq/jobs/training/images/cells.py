@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tokenq.data.files.local import Piece, Row
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
@@ -142,3 +144,16 @@ def without_fault(row: Row) -> FolderRow:
     if row.fault is not None:
         raise row.fault
     return row if isinstance(row, FolderRow) else FolderRow(row.values, row.where)
+
+
+def ids_of(row: FolderRow, column: str) -> tuple[int, ...]:
+    """Return the token ids of a cell, none where there is no cell.
+
+    Raises:
+        BadRow: it holds something else.
+    """
+    given = row.values.get(column)
+    found = () if given is None else tuple(given) if isinstance(given, list | tuple | np.ndarray) else (None,)
+    if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in found):
+        raise BadRow("no token ids", f"its {column} is no list of token ids")
+    return tuple(map(int, found))

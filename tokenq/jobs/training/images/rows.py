@@ -15,7 +15,7 @@ from tokenq.diffusion.model import ImageModel
 from tokenq.diffusion.rows import PictureGroup, PictureResponse
 from tokenq.diffusion.sampling import Steps
 from tokenq.errors import UserError
-from tokenq.jobs.training.images.cells import FolderRow, picture_of, trajectory_of, without_fault
+from tokenq.jobs.training.images.cells import FolderRow, ids_of, picture_of, trajectory_of, without_fault
 from tokenq.records.drawings import Trajectory
 from tokenq.records.examples import Role
 
@@ -28,7 +28,7 @@ Sides = Sequence[tuple[Role, str]]
 
 def _pairs(values: Mapping[str, Any]) -> Sides:
     if not {"chosen", "rejected"} <= values.keys():
-        raise BadRow("no pair", "it has no columns 'chosen' and 'rejected'", _RENAME)
+        raise BadRow("no pair", "it has no columns 'chosen' and 'rejected'", _hint(values))
     return [("chosen", "chosen"), ("rejected", "rejected")]
 
 
@@ -36,7 +36,7 @@ def _labelled(values: Mapping[str, Any]) -> Sides:
     if {"chosen", "rejected"} <= values.keys():
         return [("chosen", "chosen"), ("rejected", "rejected")]
     if not {"completion", "label"} <= values.keys():
-        raise BadRow("no label", "it has no columns 'completion' and 'label', nor a pair", _RENAME)
+        raise BadRow("no label", "it has no columns 'completion' and 'label', nor a pair", _hint(values))
     label = values["label"]
     if not (isinstance(label, bool) or (isinstance(label, int) and label in (0, 1))):
         raise BadRow("no label", f"its label is {label!r}", "A label is true or false.")
@@ -46,11 +46,16 @@ def _labelled(values: Mapping[str, Any]) -> Sides:
 def _responses(values: Mapping[str, Any]) -> Sides:
     column = "chosen" if "chosen" in values else "completion"
     if column not in values:
-        raise BadRow("no picture", "it has no column 'completion' or 'chosen'", _RENAME)
+        raise BadRow("no picture", "it has no column 'completion' or 'chosen'", _hint(values))
     return [] if column == "completion" and values.get("label") in (False, 0) else [("plain", column)]
 
 
-_RENAME = "Rename the columns with --columns, such as --columns chosen=THEIRS."
+def _hint(values: Mapping[str, Any]) -> str:
+    """Return what to do with a row that lacks columns."""
+    if {"drawn_prompt", "noise_seed"} <= values.keys():
+        return "These are drawings; tokenq draw --judge JUDGE --pairs P.jsonl makes pairs of them."
+    return "Rename the columns with --columns, such as --columns chosen=THEIRS."
+
 
 SELECTIONS: Mapping[str, Callable[[Mapping[str, Any]], Sides]] = {
     "pairs": _pairs,
@@ -163,7 +168,7 @@ def _read(row: FolderRow, select: Callable[[Mapping[str, Any]], Sides]) -> Pictu
         raise BadRow("trajectories drawn differently", f"its trajectories were drawn differently: {told}", hint)
     if len(sides) == 2 and sides[0].drawn_prompt == sides[1].drawn_prompt and _equal(*sides):
         raise BadRow("chosen equals rejected")
-    return PictureRow(prompt, sides, row.where, _ids(row, "prompt_token_ids"))
+    return PictureRow(prompt, sides, row.where, ids_of(row, "prompt_token_ids"))
 
 
 def _side(row: FolderRow, role: Role, column: str, prompt: str) -> Side:
@@ -171,17 +176,8 @@ def _side(row: FolderRow, role: Role, column: str, prompt: str) -> Side:
     if drawn is not None and not isinstance(drawn, str):
         raise BadRow("no prompt", f"its {column}_prompt is a {type(drawn).__name__}")
     trajectory = trajectory_of(row, f"{column}_trajectory")
-    ids = _ids(row, f"{column}_token_ids")
+    ids = ids_of(row, f"{column}_token_ids")
     return Side(role, picture_of(row, column), prompt if drawn is None else drawn, trajectory, ids)
-
-
-def _ids(row: FolderRow, column: str) -> tuple[int, ...]:
-    """Return the token ids of a cell, none where there is no cell."""
-    given = row.values.get(column)
-    found = () if given is None else tuple(given) if isinstance(given, list | tuple | np.ndarray) else (None,)
-    if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) and one >= 0 for one in found):
-        raise BadRow("no token ids", f"its {column} is no list of token ids")
-    return tuple(map(int, found))
 
 
 def _equal(one: Side, other: Side) -> bool:
