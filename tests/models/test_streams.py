@@ -110,6 +110,21 @@ def test_log_probs_of_prompts_are_those_of_whole_rows(family):
             assert [one for _, one in tops] == pytest.approx(best.values.tolist(), abs=tolerance(family))
 
 
+@pytest.mark.parametrize("stay", [(2, 3), (2, 2)], ids=["of two lengths", "of one length"])
+@torch.no_grad()
+def test_texts_whose_longest_neighbours_leave_are_what_their_whole_rows_say(stay):
+    """Prompts in one table with padding before the shorter ones, and then a table of the shorter ones alone."""
+    lm, _ = fastest_exact(tiny_model("llama", dtype=torch.float64))
+    streams = Streams(lm)
+    prompts = [BEGINNING, BEGINNING[1:], *(tuple(range(9, 9 + 2 * size)) for size in stay)]
+    readings = [streams.begin(prompt, None) for prompt in prompts]
+    streams.step([], [(one, one.left) for one in readings])
+    texts = [stream for one in readings for stream in streams.enter(one, 1)]
+    streams.step([(one, 5) for one in texts])
+    logps = streams.step([(one, 6) for one in texts[2:]])
+    torch.testing.assert_close(logps, whole_rows(lm, [one.text for one in texts[2:]]), rtol=0, atol=1e-9)
+
+
 def reads_of(lm):
     counts = []
     lm.lm.get_input_embeddings().register_forward_hook(lambda module, given, output: counts.append(given[0].numel()))

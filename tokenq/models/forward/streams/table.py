@@ -39,13 +39,15 @@ class Table:
         }
 
     def picked(self, places: Sequence[int]) -> "Table":
-        """Return a table of some of the prompts."""
-        rows = torch.tensor(places)
-        layers = {
-            number: (keys.index_select(1, rows.to(keys.device)), values.index_select(1, rows.to(keys.device)))
-            for number, (keys, values) in self.layers.items()
-        }
-        return Table([self.sizes[place] for place in places], self.branches, layers)
+        """Return a table of some of the prompts, no longer than the longest of them."""
+        rows, sizes = torch.tensor(places), [self.sizes[place] for place in places]
+        longest = max(sizes)
+
+        def taken(of: Tensor) -> Tensor:
+            return of[:, :, of.shape[2] - longest :].index_select(1, rows.to(of.device))
+
+        layers = {number: (taken(keys), taken(values)) for number, (keys, values) in self.layers.items()}
+        return Table(sizes, self.branches, layers)
 
     def bucket(self, first: int, device: torch.device) -> Bucket:
         """Return what steps know of the table, its prompts numbered from `first` on."""
