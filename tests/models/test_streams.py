@@ -11,8 +11,7 @@ from tokenq.models.forward.streams import group, table
 from tokenq.models.forward.streams.memory import TextMemory
 from tokenq.models.forward.streams.streams import Streams
 
-QUICK = ("gpt2", "gemma3", "gemma2", "mamba")
-each_family = pytest.mark.parametrize("family", cases(FAMILIES, QUICK))
+each_family = pytest.mark.parametrize("family", cases(FAMILIES, ("gemma3",)))
 
 FLOAT32_INSIDE = {"bloom", "gemma2", "mamba"}
 BEGINNING = (5, 9, 2, 200, 31, 8, 77, 41, 12, 150, 3)
@@ -68,8 +67,16 @@ def whole_rows(lm, texts):
     )
 
 
-@each_family
-@pytest.mark.parametrize("limit", [None, 14])
+@pytest.mark.parametrize(
+    ("family", "limit"),
+    [
+        pytest.param(
+            family, limit, marks=() if (family, limit) in (("gemma3", None), ("gpt2", 14)) else pytest.mark.slow
+        )
+        for family in FAMILIES
+        for limit in (None, 14)
+    ],
+)
 @torch.no_grad()
 def test_every_text_is_what_its_whole_row_says(family, limit, small):
     """In float64, past the window, with memory and without, up to a length beyond which texts are read anew."""
@@ -80,6 +87,7 @@ def test_every_text_is_what_its_whole_row_says(family, limit, small):
         *lived(Streams(lm), np.random.default_rng(1), 12),
     ]
     assert len(found) > 60
+    found = found[::2] + found[-9:]
     assert max(len(text) for text, _ in found) > 24
     expected = whole_rows(lm, [text for text, _ in found])
     torch.testing.assert_close(torch.stack([own for _, own in found]), expected, rtol=0, atol=tolerance(family))

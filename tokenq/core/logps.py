@@ -231,6 +231,13 @@ def tile_logits(hidden: Float[Tensor, "N H"], head: Head, entries: slice) -> Flo
     return tile
 
 
+def row_logits(hidden: Float[Tensor, "N H"], head: Head) -> Float[Tensor, "N V"]:
+    """Return the logits of the whole vocabulary at every position, positions first, float32 or better."""
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    logits = torch.nn.functional.linear(hidden, head.weight.to(hidden.dtype)).to(dtype)
+    return _finish(logits, head.bias, head.softcap)
+
+
 def _read_targets(logits: Tensor, targets: Tensor, entries: slice, *, out: Tensor) -> None:
     """Write the logits of those targets that lie in this tile of the vocabulary to `out`."""
     inside = (targets >= entries.start) & (targets < entries.stop)

@@ -23,9 +23,14 @@ def reader_of(seed=0):
     return tokenq.load((tiny_model("llama", seed=seed), tokenizer), (tiny_model("llama", seed=seed + 1), tokenizer))
 
 
+@pytest.fixture(scope="module")
+def reader():
+    return reader_of()
+
+
 @pytest.fixture
-def engine():
-    engine = Engine(reader_of(), max_running=4, max_waiting=3)
+def engine(reader):
+    engine = Engine(reader, max_running=4, max_waiting=3)
     yield engine
     engine.close()
 
@@ -228,7 +233,8 @@ def test_other_models_take_over_between_requests(engine):
     expected.close()
 
 
-def test_weights_written_in_place_take_no_old_keys(engine):
+def test_weights_written_in_place_take_no_old_keys():
+    engine = Engine(reader_of())
     answer(engine, asked(prompt=(*PROMPT, 8)))
 
     def write(reader):
@@ -242,6 +248,7 @@ def test_weights_written_in_place_take_no_old_keys(engine):
     fresh = Engine(engine.reader)
     assert ids(answer(engine, asked(prompt=(*PROMPT, 8)))) == ids(answer(fresh, asked(prompt=(*PROMPT, 8))))
     fresh.close()
+    engine.close()
 
 
 def test_a_reload_that_fails_leaves_the_models(engine):
@@ -261,8 +268,8 @@ def test_drained_it_takes_nothing_and_ends_what_it_has(engine):
         engine.search(given_prompts("ab", chat=False), {"method": "greedy"})
 
 
-def test_closed_it_ends_everything():
-    engine = Engine(reader_of(), max_running=1)
+def test_closed_it_ends_everything(reader):
+    engine = Engine(reader, max_running=1)
     delivered, waiting = queue.Queue(), queue.Queue()
     engine.generate(asked(200), delivered.put)
     engine.generate(asked(200), waiting.put)
@@ -275,9 +282,9 @@ def test_closed_it_ends_everything():
         engine.run(lambda _: None)
 
 
-def test_memory_is_flat_over_many_requests():
+def test_memory_is_flat_over_many_requests(reader):
     """Bytes that run are none between requests; what is kept stays below its limit."""
-    engine = Engine(reader_of(), most_kept=40 * 384)
+    engine = Engine(reader, most_kept=40 * 384)
     sizes = []
     for number in range(12):
         answer(engine, asked(4, prompt=(number, *PROMPT), n=2, seed=number))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tokenq.core.logps import Head, tile_logits
+from tokenq.core.logps import Head, row_logits
 from tokenq.core.packing import pack
 from tokenq.core.tensors import Frontier, PackedBatch, Segment
 from tokenq.models.forward.attention import SEGMENTS, Layout, Past
@@ -19,9 +19,6 @@ from tokenq.models.forward.cache import Branches, Prefill, Steps, gathered
 from tokenq.models.forward.packed_lm import WAYS, PackedLM
 from tokenq.models.forward.single_rows import set_attention
 from tokenq.records.examples import TokenGroup, TokenResponse
-
-TILE = 1024
-"""Entries of the vocabulary that are computed at a time."""
 
 
 class ModelStepper:
@@ -247,16 +244,9 @@ def as_batch(texts: Sequence[Sequence[int]]) -> PackedBatch:
 
 
 def logps_behind(head: Head, hidden: Tensor) -> Tensor:
-    """Return [N, V] log-probs over the whole vocabulary of the tokens behind N states.
-
-    Few rows times a large matrix is fastest as the matrix times the rows, a tile of the vocabulary at a time; a tile is
-    turned round while it is in the cache.
-    """
-    size = len(head.weight)
-    logps = hidden.new_empty(len(hidden), size, dtype=torch.promote_types(hidden.dtype, torch.float32))
-    for start in range(0, size, TILE):
-        logps[:, start : start + TILE] = tile_logits(hidden, head, slice(start, start + TILE)).T
-    return torch.log_softmax(logps, -1, out=logps)
+    """Return [N, V] log-probs over the whole vocabulary of the tokens behind N states."""
+    logits = row_logits(hidden, head)
+    return torch.log_softmax(logits, -1, out=logits)
 
 
 @contextlib.contextmanager
