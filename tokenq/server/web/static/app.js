@@ -185,6 +185,7 @@ function aboutModels() {
 
 async function startPage() {
   listenToTree();
+  find("sessions-box").open = window.innerWidth > 960; // on a small screen the list would push the text away
   app.about = await tried(() => got("/app/about"));
   if (!app.about) {
     find("main").removeAttribute("aria-busy");

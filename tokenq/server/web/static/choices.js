@@ -56,7 +56,7 @@ function goToChoices() {
 function takeToken(token, id, name) {
   const branch = shownBranch();
   if (!branch) return say("It is being written still. Stop it, or wait.");
-  return write({ parent: branch.id, at: token, token: id, names: [`${name} at ${token + 1}`], undo: `took ${name}` });
+  return write({ parent: branch.id, at: token, token: id, names: [`${name} at ${token + 1}`], undo: "took" });
 }
 
 /** Return the branch of the text under the cursor, null for one that is being written. */

@@ -84,6 +84,7 @@ function came(branch) {
   app.drafts = app.drafts.filter(({ id }) => id !== branch.id);
   if (!branchOf(branch.id)) app.session.branches.push(branch);
   told(app.session.id);
+  drawSessions();
   return branch;
 }
 
