@@ -127,7 +127,14 @@ def main() -> None:
                 found.setdefault((cell.flips, rule, keep), []).append(one)
                 said = f"{cell.name}, {rule} {keep:g}: {statistics.mean(one['rewards']):.3f}"
                 print(f"<!-- {said} -->", flush=True)
+    rewards = [one for cell in cells if cell.flips == 0 for one in start(cell)]
+    print(f"<!-- before any of this: {statistics.mean(rewards):.3f} -->")
     print("\n".join(table(found)))
+
+
+def start(cell: Cell) -> list[float]:
+    """Return the true rewards of samples of the policy that all begin with."""
+    return written(cell, cell.world.sft, "start", cell.world.settings.for_corruption())[0]
 
 
 def strength(cell: Cell, rule: str) -> float:

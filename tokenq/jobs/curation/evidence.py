@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from tokenq.curation.selection.config import SelectConfig
@@ -55,7 +56,8 @@ class Measuring:
         shared = set(ScoreConfig.__dataclass_fields__) & set(SelectConfig.__dataclass_fields__)
         asked = {name: getattr(config, name) for name in shared - {"output"}}
         settings = ScoreConfig(**asked, levels=(), top_k=0)
-        return reader_of(settings, "cpu" if config.device == "auto" else config.device, self.listener, self.models)
+        device = str(PartialState(cpu=config.device == "cpu").device)
+        return reader_of(settings, device, self.listener, self.models)
 
     @cached_property
     def totals(self) -> tuple[Floats, Floats]:
@@ -97,8 +99,9 @@ def training_of(record: RunRecord) -> dict[str, Any]:
 _OF_ITS_OWN = (
     *("data", "output", "resume", "run_name", "report_to", "columns", "style", "pairing", "bad_rows", "streaming"),
     *("eval_data", "eval_size", "eval_steps", "keep_best", "early_stopping_patience", "keep_checkpoints"),
+    *("same_length", "token_weights", "token_traces", "token_weight_options"),
 )
-"""Settings of a run that a training on other rows, as examples, does not share."""
+"""Settings of a run that a training on other rows, as pairs of texts, does not share."""
 
 
 def _refuse_without_reference(record: RunRecord | None) -> None:

@@ -21,7 +21,7 @@ from tokenq.jobs.curation.held_out import RunRows
 from tokenq.jobs.curation.pool import Pool, read_pool, values_of
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, settings_given
-from tokenq.jobs.outputs import claimed, recorder
+from tokenq.jobs.outputs import claimed, is_first, recorder
 from tokenq.jobs.run import Run
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.loaded import Loaded
@@ -224,7 +224,8 @@ def _write(
     made = {"made_by": MADE_BY, "rule": config.rule, "rows": list(result.rows), "records": len(rows)}
     made |= {"pairs": result.pairs, "dropped": dict(result.dropped), "found": dict(result.found)}
     record = {**provenance(asdict(config), config.seed, {"data": data, **identities}), **made}
-    write_json_lines(result.path, rows, recorder(result.path, lambda: record))
+    if is_first():
+        write_json_lines(result.path, rows, recorder(result.path, lambda: record))
 
 
 def _identity(config: SelectConfig, record: RunRecord) -> dict[str, Any]:
