@@ -264,11 +264,27 @@ def test_a_session_of_other_models_is_looked_at_and_not_added_to(desk, session):
     assert client.get(f"{session}/reading", params={"branch": "b1"}).status_code == 200
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"n": 3}, "no effect"), ({"widht": 3}, "width")])
-def test_settings_that_are_none_of_the_method_s_are_told(client, session, settings, said):
-    told = events(client.post(f"{session}/search", json={"run": "r", "method": "beam", "settings": settings}))
-    assert [name for name, _ in told] == ["start", "error", "done"]
-    assert said in told[1][1]["message"]
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"n": 3}, "n"),
+        ({"widht": 3}, "Did you mean 'width'"),
+        ({"reward_model": "/somewhere", "trust_remote_code": True}, "reward_model"),
+        ({"max_new_tokens": 10**6}, "up to the 4096"),
+        ({"max_new_tokens": "many"}, "up to the 4096"),
+    ],
+)
+def test_a_search_takes_the_settings_of_its_method_alone(client, session, settings, said):
+    answer = client.post(f"{session}/search", json={"run": "r", "method": "beam", "settings": settings})
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
+def test_a_search_that_fails_says_so_at_its_end(client, session):
+    body = {"run": "r", "method": "beam", "settings": {"width": 0}}
+    told = events(client.post(f"{session}/search", json=body))
+    assert [name for name, _ in told][-2:] == ["error", "done"]
+    assert "width" in told[-2][1]["message"]
 
 
 def test_a_text_beyond_the_context_is_read_with_a_warning(client, session):

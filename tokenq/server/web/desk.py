@@ -69,6 +69,16 @@ class Desk:
         """Return whether a session was read by the models that are here."""
         return bool(_plain(session.models) == _plain(self.models))
 
+    def refuse_many(self, tokens: Any) -> None:
+        """Refuse more tokens than the server writes.
+
+        Raises:
+            ApiError: it is no whole number, or too large a one.
+        """
+        if tokens is not None and (not isinstance(tokens, int) or tokens > self.max_new_tokens):
+            said = f"{tokens} is not a number of tokens up to the {self.max_new_tokens} that this server writes."
+            raise ApiError(said, param="max_new_tokens")
+
     def refuse_others(self, session: Session) -> None:
         """Refuse to add to a session of other models.
 

@@ -168,9 +168,7 @@ def _add_runs(router: APIRouter, desk: Desk) -> None:
     async def write(session: Id, asked: Writing) -> Any:
         own = found(store, session)
         desk.refuse_others(own)
-        if asked.max_new_tokens > desk.max_new_tokens:
-            said = f"{asked.max_new_tokens} tokens are more than the {desk.max_new_tokens} that this server writes."
-            raise ApiError(said, param="max_new_tokens")
+        desk.refuse_many(asked.max_new_tokens)
         start = await _start(model, own, asked)
         writer = Writer(model, store, own, asked, start)
         return _streamed(runs.told(asked.run, writer.begin(), writer.work))
@@ -179,6 +177,7 @@ def _add_runs(router: APIRouter, desk: Desk) -> None:
     async def search(session: Id, asked: Searching) -> Any:
         own = found(store, session)
         desk.refuse_others(own)
+        desk.refuse_many(asked.settings.get("max_new_tokens"))
         start = await _start(model, own, asked)
         searching = Search(model, own, asked, start)
         searching.begin()

@@ -63,13 +63,15 @@ class Runs:
             cancel()
         return cancel is not None
 
-    async def told(
+    def told(
         self,
         name: str,
         cancel: Callable[[], None],
         work: Callable[[Callable[[Event], None]], Coroutine[Any, Any, None]],
     ) -> AsyncIterator[Event]:
-        """Yield what a run tells; where nobody listens any more it is stopped, and may end what it has begun.
+        """Return what a run tells, as it comes; where nobody listens any more it is stopped, and ends what it began.
+
+        It runs from now on: a client that goes before the first word leaves nothing behind that nobody stops.
 
         Args:
             name: of the run.
@@ -89,12 +91,16 @@ class Runs:
         task = asyncio.create_task(done())
         self.tasks.add(task)  # the loop itself holds tasks weakly
         task.add_done_callback(self.tasks.discard)
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            await task
-        finally:
-            cancel()
+
+        async def listened() -> AsyncIterator[Event]:
+            try:
+                while (event := await events.get()) is not None:
+                    yield event
+                await task
+            finally:
+                cancel()
+
+        return listened()
 
 
 def start_of(facts: Facts, session: Session, asked: Beginning) -> Start:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from tokenq.data.encoding import piece_of
-from tokenq.errors import UserError
+from tokenq.errors import UserError, unknown_name
 from tokenq.records.results import Cost, SearchResult
 from tokenq.server.served import Model
 from tokenq.server.web.asked import Searching
@@ -32,7 +32,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "sample": ("n", "temperature", "seed"),
     "greedy": (),
 }
-"""Methods that the page offers, with the settings that it asks for beside the number of tokens and the budget."""
+"""Methods that the page offers, with the settings that it asks for; what is none of these is refused, since there are
+settings of a search that name files and code."""
+
+ALWAYS = ("max_new_tokens", "budget")
+"""Settings of all methods."""
 
 
 @dataclass
@@ -57,8 +61,11 @@ class Search:
         """Ask the engine.
 
         Raises:
-            UserError: the settings are none of the method's.
+            UserError: a setting is none that the page offers.
         """
+        allowed = (*METHODS[self.asked.method], *ALWAYS)
+        if odd := [name for name in self.asked.settings if name not in allowed]:
+            raise unknown_name(f"setting of {self.asked.method} here", odd[0], allowed)
         settings = {"method": self.asked.method, **self.asked.settings}
         prompts = prompts_behind(self.model.engine.reader, self.session, self.start)
         self._running = self.model.engine.search(
