@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenq.jobs.compare import compare as compare
+    from tokenq.jobs.curation.audit import audit as audit
     from tokenq.jobs.curation.select import select as select
     from tokenq.jobs.drawing.draw import draw as draw
     from tokenq.jobs.evaluate import evaluate as evaluate
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _JOBS = {
+    "audit": "tokenq.jobs.curation.audit",
     "compare": "tokenq.jobs.compare",
     "decode": "tokenq.jobs.search",
     "draw": "tokenq.jobs.drawing.draw",

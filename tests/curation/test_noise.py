@@ -37,8 +37,10 @@ def test_the_interval_covers_the_rate():
 
 def test_margins_that_know_nothing_give_an_interval_that_says_so():
     rng = np.random.default_rng(0)
-    rate = estimate_noise(rng.normal(size=500)).rate
-    assert rate.high == 0.5
+    estimate = estimate_noise(rng.normal(size=500))
+    assert (estimate.rate.low, estimate.rate.high) == (0, 0.5)
+    assert np.isnan(estimate.rate.value)
+    assert np.isnan(estimate.wrong(np.ones(3))).all()
 
 
 def test_the_probability_of_a_wrong_label_is_that_of_bayes():

@@ -246,6 +246,7 @@ COMMANDS: dict[str, Command] = {
     ),
     **CURATION,
     **EVALUATIONS,
+    **CURATION,
     "doctor": Command(
         doctor.DoctorConfig,
         _runs("doctor"),

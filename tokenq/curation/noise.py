@@ -37,8 +37,9 @@ class NoiseEstimate:
 
     Attributes:
         negative: share of margins below 0, with its interval; ties count half.
-        rate: share of labels that are wrong, with its interval; NaN where the margins say nothing.
-        slope: c of the calibration, per unit of margin.
+        rate: share of labels that are wrong, with its interval; NaN where the margins say nothing, be it that every
+            rate fits them.
+        slope: c of the calibration, per unit of margin; NaN likewise.
         accuracy: how often the policies are right about the true preference, by that calibration.
     """
 
@@ -83,12 +84,14 @@ def estimate_noise(margins: Floats, confidence: float = 0.95) -> NoiseEstimate:
     fits = np.stack([np.log(rate + (1 - 2 * rate) * right) @ counts for rate in _RATES])  # [rates, scales]
     profile = fits.max(1)
     best = int(profile.argmax())
-    slope = float(_SCALES[fits[best].argmax()])
     inside = np.flatnonzero(profile >= profile[best] - chi2.ppf(confidence, 1) / 2)
     low, high = float(_RATES[inside[0]]), float(_RATES[inside[-1]])
-    rate = Estimate(float(_RATES[best]), low, 0.5 if inside[-1] == len(_RATES) - 1 else high, len(known))
+    high = 0.5 if inside[-1] == len(_RATES) - 1 else high
+    if low == 0 and high == 0.5:  # every rate fits as well as every other
+        return NoiseEstimate(negative, Estimate(np.nan, low, high, len(known)), np.nan, np.nan)
+    slope = float(_SCALES[fits[best].argmax()])
     accuracy = float(np.average(_sigmoid(slope * np.abs(centres)), weights=counts))
-    return NoiseEstimate(negative, rate, slope / scale, accuracy)
+    return NoiseEstimate(negative, Estimate(float(_RATES[best]), low, high, len(known)), slope / scale, accuracy)
 
 
 def _sigmoid(values: Floats) -> Floats:

@@ -82,7 +82,7 @@ def read_examples(
     order = {row.where: place for place, row in enumerate(named)}
     bad: list[UnusableRow] = []
     dropped: Counter[str] = Counter()
-    found = _grouped(_parsed(named, form, style, bad, dropped), form, selection)
+    found = _grouped(parsed_examples(named, form, style, bad, dropped), form, selection)
     examples = list(_selected(found, asked, PAIRINGS[pairing]._replace(same_length=same_length), order, bad, dropped))
     if bad and bad_rows == "error":
         first = min(one.place for one in bad)
@@ -157,7 +157,7 @@ def stream_examples(  # noqa: PLR0913 (one keyword a setting of `read_examples`)
                 numbers[one.where] = number
                 yield one
 
-    found = _grouped(_parsed(named(), form, style, bad, dropped), form, selection)
+    found = _grouped(parsed_examples(named(), form, style, bad, dropped), form, selection)
     choice = PAIRINGS[pairing]._replace(same_length=same_length)
     for example in _selected(found, SELECTIONS[selection], choice, numbers, bad, dropped):
         number = numbers[example.where]
@@ -196,7 +196,7 @@ def single_example(prompt: Text, response: str, *, chat: bool) -> Example:
     return Example(turns, (Response((Message("assistant", response),)),), False, "the given text")
 
 
-def _parsed(
+def parsed_examples(
     rows: Iterable[Row], form: Format, style: str, bad: list[UnusableRow], dropped: Counter[str]
 ) -> Iterator[Example]:
     """Yield the example of each row; unreadable rows are added to `bad`, ties are counted."""

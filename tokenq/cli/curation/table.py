@@ -1,19 +1,26 @@
 """The commands on data, as the table of all commands holds them."""
 
+from tokenq.cli import again
 from tokenq.cli.command import Command
+from tokenq.cli.curation.audit import run as run_audit
 from tokenq.cli.told import Told
+from tokenq.curation.audit import config as audit
 from tokenq.curation.selection import config as select
 
-
-def _goes_on(_: object) -> str:
-    return "The same command goes on where this one stopped."
-
-
 CURATION: dict[str, Command] = {
+    "audit": Command(
+        audit.AuditConfig,
+        run_audit,
+        again.goes_on,
+        "look for what is wrong with data: copies, contradictions, shortcuts, cut responses, wrong labels",
+        audit.SECTIONS,
+        audit.SPELT_ELSEWHERE,
+        bare="data",
+    ),
     "select": Command(
         select.SelectConfig,
         Told("tokenq.jobs.curation.select", "select"),
-        _goes_on,
+        again.goes_on,
         "choose the rows of preference data that are worth training on",
         select.SECTIONS,
         select.SPELT_ELSEWHERE,

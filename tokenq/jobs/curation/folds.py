@@ -6,7 +6,7 @@ A run's margins on its own training rows are something else: a policy that has l
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tokenq.errors import UserError
 from tokenq.files import JsonLines, plain, read_json, write_json, write_json_lines
 from tokenq.jobs.load import load
 from tokenq.jobs.outputs import claimed_folder
+from tokenq.jobs.reader import Reader
 from tokenq.jobs.run import Run
 from tokenq.jobs.train import train
 from tokenq.listener import SILENCE, Event, Listener
@@ -136,32 +137,45 @@ def _read(
     """Yield (number, margin, margin of the reference) of the pairs of a fold, read once and kept beside its run."""
     kept = place / "margins.jsonl"
     if not kept.exists():
-        options = {name: training[name] for name in _LOADING if name in training}
-        reader = load(Run(place), listener=listener, **options)
-        by_where = {f"{number}": (number, pair) for number, pair in held}
-        examples = [_named(name, pair) for name, (_, pair) in by_where.items()]
-        rows, _ = reader.rows(examples, "drop")
-        found: dict[int, tuple[float, float]] = {}
-        for count, (row, (chosen, rejected, *_)) in enumerate(zip(rows, reader.totals(rows), strict=True), 1):
-            listener(Event("reading", count, len(rows)))
-            sides = chosen.totals, rejected.totals
-            rewards, refs = ([one.given(name) for one in sides] for name in ("implicit_reward", "ref_logp"))
-            found[by_where[row.group.where][0]] = (rewards[0] - rewards[1], refs[0] - refs[1])
-        nothing = (np.nan, np.nan)
-        lines = [(number, *found.get(number, nothing)) for number, _ in held]
-        write_json_lines(kept, ({"row": n, "margin": margin, "ref_margin": ref} for n, margin, ref in lines))
+        reader = load(Run(place), listener=listener, **loading(training))
+        read = read_margins(reader, [pair for _, pair in held], listener)
+        lines = zip((number for number, _ in held), read.tolist(), strict=True)
+        write_json_lines(kept, ({"row": n, "margin": margin, "ref_margin": ref} for n, (margin, ref) in lines))
     for line in JsonLines(kept).read():
         margin, ref = (np.nan if line[name] is None else line[name] for name in ("margin", "ref_margin"))
         yield line["row"], margin, ref
 
 
+def read_margins(reader: Reader, pairs: Sequence[Example], listener: Listener = SILENCE) -> Floats:
+    """Return [N, 2] what a policy and its reference say of pairs: margin of implicit rewards, and of log π_ref, nats.
+
+    Args:
+        reader: the two models.
+        pairs: what to read; NaN for those that the models cannot read.
+        listener: told how far it is.
+    """
+    found = np.full((len(pairs), 2), np.nan)
+    rows, _ = reader.rows(named_by_place(pairs), "drop")
+    for count, (row, (chosen, rejected, *_)) in enumerate(zip(rows, reader.totals(rows), strict=True), 1):
+        place, (better, worse) = int(row.group.where), (chosen.totals, rejected.totals)
+        found[place, 0] = better.given("implicit_reward") - worse.given("implicit_reward")
+        found[place, 1] = better.given("ref_logp") - worse.given("ref_logp")
+        listener(Event("reading", count, len(rows)))
+    return found
+
+
+def loading(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those keywords of a training that say how a model is loaded and read."""
+    return {name: training[name] for name in _LOADING if name in training}
+
+
 _LOADING = ("dtype", "device", "attention", "trust_remote_code", "tokens_per_batch", "base", "max_length")
-"""Keywords of a training that say how a model is loaded and read."""
+"""Keywords that `tokenq.train` and `tokenq.load` share."""
 
 
-def _named(name: str, pair: Example) -> Example:
-    """Return a pair under its number: two sources may have rows of one name."""
-    return Example(pair.prompt, pair.responses[:2], True, name, pair.context, pair.margin)
+def named_by_place(pairs: Sequence[Example]) -> list[Example]:
+    """Return pairs under their numbers, from 0: two sources may have rows of one name."""
+    return [replace(pair, responses=pair.responses[:2], where=str(number)) for number, pair in enumerate(pairs)]
 
 
 def pair_row(pair: Example) -> dict[str, Any]:
