@@ -7,6 +7,7 @@ the order; its accuracy is that on folds that it has not seen, with all pairs of
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log1p
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,29 +20,24 @@ from tokenq.stats.bootstrap import PLAIN, Estimate, Resampling, mean_intervals
 
 Floats = NDArray[np.float64]
 
-MOST_PAIRS = 20_000
+MOST_PAIRS = 10_000
 """Pairs that are looked at; of more, those of as many prompts, drawn."""
 
 _FOLDS = 5
-_BINS = 1 << 18
-"""Columns of a bag of words."""
+_FEWEST = 3
+"""Pairs in which a word stands that counts."""
 
-_FORMATS: dict[str, re.Pattern[str]] = {
-    "lines": re.compile(r"\n"),
+_SIGNS = {"lines": "\n", "bold": "**", "code": "`", "question marks": "?", "exclamation marks": "!", "links": "://"}
+_PATTERNS = {
     "items of lists": re.compile(r"^\s*(?:[-*•+]|\d{1,3}[.)])\s", re.M),
     "headings": re.compile(r"^\s*#{1,6}\s", re.M),
-    "bold": re.compile(r"\*\*\S"),
-    "code": re.compile(r"`"),
-    "question marks": re.compile(r"\?"),
-    "exclamation marks": re.compile(r"!"),
     "digits": re.compile(r"\d"),
     "quotation marks": re.compile(r"[\"“”]"),
     "emoji": re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]"),
-    "links": re.compile(r"https?://"),
 }
-"""Format as counts, by name; beside them how a text ends."""
+"""Format as counts of signs and of patterns, by name; beside them how a text begins and ends."""
 
-FORMAT_NAMES = (*_FORMATS, "ends with a mark", "begins with a capital")
+FORMAT_NAMES = (*_SIGNS, *_PATTERNS, "ends with a mark", "begins with a capital")
 
 
 class Side(NamedTuple):
@@ -114,8 +110,9 @@ class Sides:
 
 def _format(text: str) -> tuple[float, ...]:
     said = text.strip()
-    counts = [float(np.log1p(sum(1 for _ in pattern.finditer(said)))) for pattern in _FORMATS.values()]
-    return (*counts, float(said[-1:] in tuple(".!?…。！？")), float(said[:1].isupper()))
+    signs = [said.count(sign) for sign in _SIGNS.values()]
+    counts = [*signs, *(len(pattern.findall(said)) for pattern in _PATTERNS.values())]
+    return (*map(log1p, counts), float(said[-1:] in tuple(".!?…。！？")), float(said[:1].isupper()))
 
 
 class Shortcut(NamedTuple):
@@ -159,16 +156,16 @@ def shortcuts(pairs: Sequence[Kept], how: Resampling = PLAIN) -> list[Shortcut]:
         return []
     fold = (np.argsort(np.argsort(prompt_ranks(known, 1))) % _FOLDS)[own]
     tables = {
-        "length": sparse.csr_matrix(_lengths(pairs)[:, None]),
+        "length": _Table(sparse.csr_matrix(_lengths(pairs)[:, None]), ("longer",)),
         "first_token": _bags([(np.array([a]), np.array([b])) for a, b in (pair.firsts for pair in pairs)]),
-        "format": sparse.csr_matrix(_formats(pairs)),
+        "format": _Table(sparse.csr_matrix(_formats(pairs)), FORMAT_NAMES),
         "bag_of_words": _bags([pair.words for pair in pairs]),
     }
-    right = np.stack([_held_out(table, fold) for table in tables.values()], 1)
+    right = np.stack([_held_out(table.values, fold) for table in tables.values()], 1)
     alone = len(known) == len(pairs)
     estimates = mean_intervals(right, None if alone else own.tolist(), how)
     return [
-        Shortcut(name, estimate, _telling(name, table))
+        Shortcut(name, estimate, _telling(table))
         for (name, table), estimate in zip(tables.items(), estimates, strict=True)
     ]
 
@@ -185,23 +182,37 @@ def _formats(pairs: Sequence[Kept]) -> Floats:
     return table / np.where(spread > 0, spread, 1.0)
 
 
-def _bags(both: Sequence[tuple[Words, Words]]) -> sparse.csr_matrix:
-    """Return [N, bins] +1 for what the chosen response has, −1 for what the rejected one has."""
-    parts = [np.concatenate(pair) % _BINS for pair in both]
-    signs = [np.concatenate([np.ones(len(a)), -np.ones(len(b))]) for a, b in both]
-    ends = np.concatenate([[0], np.cumsum(list(map(len, parts)))])
-    table = sparse.csr_matrix(
-        (np.concatenate(signs), np.concatenate(parts).astype(np.int64), ends), shape=(len(both), _BINS)
-    )
+class _Table(NamedTuple):
+    """Features of the pairs.
+
+    Attributes:
+        values: [N, columns] differences of chosen and rejected.
+        names: the features, one a column: words by their hashes.
+    """
+
+    values: sparse.csr_matrix
+    names: Sequence[str] | Words
+
+
+def _bags(both: Sequence[tuple[Words, Words]]) -> _Table:
+    """Return +1 for the words of the chosen response, −1 for those of the rejected one."""
+    marks = np.concatenate([part for pair in both for part in pair])
+    signs = np.concatenate([part for a, b in both for part in (np.ones(len(a)), -np.ones(len(b)))])
+    ends = np.concatenate([[0], np.cumsum([len(a) + len(b) for a, b in both])])
+    names, places = np.unique(marks, return_inverse=True)
+    table = sparse.csr_matrix((signs, places, ends), shape=(len(both), len(names)))
     table.sum_duplicates()
     table.eliminate_zeros()
-    return table
+    common = np.flatnonzero(np.bincount(table.indices, minlength=len(names)) >= _FEWEST)
+    return _Table(table[:, common], names[common])
 
 
 def _fitted(table: sparse.csr_matrix) -> Floats:
     """Return the weights of the features that tell a pair from its mirror image."""
     from sklearn.linear_model import LogisticRegression
 
+    if not table.shape[1]:
+        return np.zeros(0)
     signs = np.where(np.arange(table.shape[0]) % 2, -1.0, 1.0)
     model = LogisticRegression(C=0.3, fit_intercept=False, solver="liblinear", max_iter=200)
     found: Floats = model.fit(sparse.diags(signs) @ table, signs).coef_[0]
@@ -221,16 +232,14 @@ def _held_out(table: sparse.csr_matrix, fold: NDArray[np.int64]) -> Floats:
 _TOLD = 6
 
 
-def _telling(name: str, table: sparse.csr_matrix) -> tuple[tuple[str, float], ...]:
-    """Return the features that tell most, by name, where they have one."""
-    weights = _fitted(table)
-    if name in ("first_token", "bag_of_words"):
-        names: dict[int, str] = {}
-        wanted = set(np.argsort(-np.abs(weights))[: 2 * _TOLD].tolist())
-        for word, mark in HASHES.items():
-            if mark % _BINS in wanted:
-                names.setdefault(mark % _BINS, word)
+def _telling(table: _Table) -> tuple[tuple[str, float], ...]:
+    """Return the features that tell most, by name, with their weights."""
+    weights = _fitted(table.values)
+    order = np.argsort(-np.abs(weights), kind="stable")[:_TOLD].tolist()
+    if isinstance(table.names, np.ndarray):
+        wanted = {int(table.names[place]) for place in order}
+        words = {mark: word for word, mark in HASHES.items() if mark in wanted}
+        named = [(words.get(int(table.names[place]), "?"), place) for place in order]
     else:
-        names = dict(enumerate(FORMAT_NAMES if name == "format" else ("longer",)))
-    order = sorted(names, key=lambda place: -abs(weights[place]))[:_TOLD]
-    return tuple((names[place], float(weights[place])) for place in order)
+        named = [(table.names[place], place) for place in order]
+    return tuple((name, float(weights[place])) for name, place in named)

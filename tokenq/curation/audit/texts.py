@@ -126,7 +126,12 @@ _FUNCTION_WORDS = {
 }
 """The commonest function words of languages in Latin letters."""
 
-_LANGUAGES = {name: frozenset(said.split()) for name, said in _FUNCTION_WORDS.items()}
+_LANGUAGES: dict[str, list[str]] = {}
+"""Function word → languages that have it."""
+for _name, _said in _FUNCTION_WORDS.items():
+    for _word in _said.split():
+        _LANGUAGES.setdefault(_word, []).append(_name)
+
 _LETTER_RUN = re.compile(r"[^\W\d_]+")
 
 
@@ -135,7 +140,8 @@ def language_of(text: str) -> str:
 
     A guess: what it knows are a dozen languages, and it wants three function words, and more of one language.
     """
-    counts = Counter(_LETTER_RUN.findall(text[: 3 * _LETTERS]))
-    hits = sorted(((sum(counts[word] for word in own), name) for name, own in _LANGUAGES.items()), reverse=True)
-    (most, name), (second, _) = hits[:2]
+    hits = Counter(
+        name for word in _LETTER_RUN.findall(text[: 2 * _LETTERS]) if word in _LANGUAGES for name in _LANGUAGES[word]
+    )
+    (name, most), (_, second) = [*hits.most_common(2), ("", 0), ("", 0)][:2]
     return name if most >= 3 and most > second else "unknown"
