@@ -39,7 +39,7 @@ def test_margins_that_know_nothing_give_an_interval_that_says_so():
     rng = np.random.default_rng(0)
     estimate = estimate_noise(rng.normal(size=500))
     assert (estimate.rate.low, estimate.rate.high) == (0, 0.5)
-    assert np.isnan(estimate.rate.value)
+    assert not estimate.is_told
     assert np.isnan(estimate.wrong(np.ones(3))).all()
 
 

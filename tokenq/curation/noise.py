@@ -37,9 +37,9 @@ class NoiseEstimate:
 
     Attributes:
         negative: share of margins below 0, with its interval; ties count half.
-        rate: share of labels that are wrong, with its interval; NaN where the margins say nothing, be it that every
-            rate fits them.
-        slope: c of the calibration, per unit of margin; NaN likewise.
+        rate: share of labels that are wrong, with its interval; NaN where all margins are alike. An interval of all of
+            [0, ½] says that every rate fits them (`is_told`).
+        slope: c of the calibration, per unit of margin.
         accuracy: how often the policies are right about the true preference, by that calibration.
     """
 
@@ -48,12 +48,19 @@ class NoiseEstimate:
     slope: float
     accuracy: float
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the margins say anything about the rate."""
+        return self.rate.low > 0 or self.rate.high < 0.5
+
     def wrong(self, margins: Floats) -> Floats:
-        """Return the probability of each pair that its label is wrong, by Bayes' rule; NaN where nothing is known.
+        """Return the probability of each pair that its label is wrong, by Bayes' rule; NaN where nothing is told.
 
         Args:
             margins: in the unit of those that it was estimated from.
         """
+        if not self.is_told:
+            return np.full(len(margins), np.nan)
         right = _sigmoid(self.slope * margins)
         agrees, differs = (1 - self.rate.value) * right, self.rate.value * (1 - right)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -87,8 +94,6 @@ def estimate_noise(margins: Floats, confidence: float = 0.95) -> NoiseEstimate:
     inside = np.flatnonzero(profile >= profile[best] - chi2.ppf(confidence, 1) / 2)
     low, high = float(_RATES[inside[0]]), float(_RATES[inside[-1]])
     high = 0.5 if inside[-1] == len(_RATES) - 1 else high
-    if low == 0 and high == 0.5:  # every rate fits as well as every other
-        return NoiseEstimate(negative, Estimate(np.nan, low, high, len(known)), np.nan, np.nan)
     slope = float(_SCALES[fits[best].argmax()])
     accuracy = float(np.average(_sigmoid(slope * np.abs(centres)), weights=counts))
     return NoiseEstimate(negative, Estimate(float(_RATES[best]), low, high, len(known)), slope / scale, accuracy)

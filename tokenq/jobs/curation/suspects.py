@@ -153,6 +153,7 @@ def numbers_of(margins: PairMargins) -> Mapping[str, Any]:
     if noise is not None:
         rate, negative = noise.rate, noise.negative
         found |= {"negative_low": negative.low, "negative_high": negative.high}
-        found |= {"wrong_labels": rate.value, "wrong_labels_low": rate.low, "wrong_labels_high": rate.high}
-        found |= {"accuracy": noise.accuracy, "slope": noise.slope}
+        found |= {"wrong_labels_low": rate.low, "wrong_labels_high": rate.high}
+        told = {"wrong_labels": rate.value, "accuracy": noise.accuracy, "slope": noise.slope}
+        found |= told if noise.is_told else dict.fromkeys(told)
     return found

@@ -1,5 +1,6 @@
 """The tables of an audit, the same in the terminal and on its page."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,7 +74,8 @@ def _margins(margins: Mapping[str, Any]) -> Table:
         return Table("What a policy says of the labels", ("", "value"), rows, note)
     ends = {name: (margins[f"{name}_low"], margins[f"{name}_high"]) for name in ("negative", "wrong_labels")}
     for name, said in (("negative", "share of margins below 0"), ("wrong_labels", "share of wrong labels, estimated")):
-        rows.append((said, Estimate(margins[name], *ends[name], margins["pairs"])))
+        value = math.nan if margins[name] is None else margins[name]
+        rows.append((said, Estimate(value, *ends[name], margins["pairs"])))
     rows.append(("how often the policies are right, estimated", margins["accuracy"]))
     note = (
         "A margin below 0 is a wrong label or a mistake of the policy. What parts them is where they lie: policies err "
