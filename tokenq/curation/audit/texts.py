@@ -21,7 +21,7 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u
 
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s]")
 
-_MOST_WORDS = 1_000_000
+_MOST_WORDS = 500_000
 """Words whose hashes are kept at hand."""
 
 

@@ -223,7 +223,7 @@ def _collect(collector: Collector, config: AuditConfig, data: Data, listener: Li
     """Look at every row of some data, and return those that cannot be read."""
     bad = []
     for source in _sources(data, config):
-        number, row = -1, 0
+        number, row, count = -1, 0, 0
         for count, one in enumerate(source.rows, 1):
             if one.number != number:
                 number, row = one.number, collector.row(one.row.where)
@@ -236,6 +236,7 @@ def _collect(collector: Collector, config: AuditConfig, data: Data, listener: Li
             if count % _BETWEEN == 0:
                 listener(Event("looking at rows", count, count + _BETWEEN))
         collector.close()
+        listener(Event("looking at rows", count, count))
     return bad
 
 
