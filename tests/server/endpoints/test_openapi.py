@@ -1,6 +1,11 @@
 """The document of the API is true: what it allows is answered as it says, and what it forbids is refused."""
 
+from pathlib import Path
+
 import pytest
+
+import tokenq
+from tokenq.server.app import ROUTERS
 
 
 @pytest.mark.slow
@@ -32,6 +37,13 @@ def test_schemathesis_finds_no_disagreement(engine, settings):
         agrees()
         found += 1
     assert found > 15
+
+
+def test_the_page_of_endpoints_has_all_of_them(client):
+    page = (Path(tokenq.__file__).parents[1] / "docs" / "endpoints.md").read_text()
+    ours = {route.path for router in ROUTERS for route in router.routes}
+    assert {path for path in ours if f"`{path.replace(':path', '')}`" not in page} == set()
+    assert ours <= {path.replace("{name}", "{name:path}") for path in client.get("/openapi.json").json()["paths"]}
 
 
 def test_every_endpoint_says_what_it_answers(client):
