@@ -43,7 +43,7 @@ async def chat_completions(request: ChatRequest, raw: Request, served: Serving) 
     _check(request)
     facts = model.facts
     prompt = await talk_prompt(request, facts)
-    check_written(request, served.settings, facts)
+    check_written(request, served.settings, model)
     top = top_of(request.top_logprobs, "top_logprobs", served.settings)
     length = _length(request, prompt, facts, served)
     shape, head = ChatShape(request, facts, prompt, top), _head(model, served)

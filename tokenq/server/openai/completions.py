@@ -47,7 +47,7 @@ async def completions(request: CompletionRequest, raw: Request, served: Serving)
     _check(request)
     facts = model.facts
     prompts = await text_prompts(request, facts, served.settings.max_prompts)
-    check_written(request, served.settings, facts)
+    check_written(request, served.settings, model)
     top = top_of(request.logprobs, "logprobs", served.settings)
     lengths = [_length(request, one, facts, served) for one in prompts]
     shape, head = TextShape(request, facts, prompts, top), _head(model, served)

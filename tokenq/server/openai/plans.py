@@ -9,7 +9,7 @@ from tokenq.server.engine.request import Generation
 from tokenq.server.errors import ApiError, of_user
 from tokenq.server.openai.prompts import Asked, check_ids
 from tokenq.server.openai.requests import SEARCHED, PairOptions, StreamOptions, Written
-from tokenq.server.served import Facts
+from tokenq.server.served import Facts, Model
 from tokenq.server.settings import Settings
 
 
@@ -33,14 +33,15 @@ def search_settings(options: PairOptions) -> dict[str, Any]:
     return given
 
 
-def check_written(request: Written, settings: Settings, facts: Facts) -> None:
+def check_written(request: Written, settings: Settings, model: Model) -> None:
     """Refuse what cannot be meant, whatever is written.
 
     Raises:
         ApiError: names the field.
     """
-    if request.n > settings.max_choices:
-        raise ApiError(f"n: {request.n} responses, and at most {settings.max_choices} are written.", param="n")
+    facts, most = model.facts, min(settings.max_choices, model.engine.max_running)
+    if request.n > most:
+        raise ApiError(f"n: {request.n} responses, and at most {most} are written.", param="n", code="invalid_value")
     if request.stream_options is not None and not request.stream:
         raise ApiError("stream_options belongs to a stream: set stream.", param="stream_options")
     if any(not stop for stop in stops_of(request)):

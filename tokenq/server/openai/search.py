@@ -20,7 +20,7 @@ from tokenq.server.openai.choice import Delta, Placed
 from tokenq.server.openai.numbers import number
 from tokenq.server.openai.plans import options_of, search_settings, stops_of
 from tokenq.server.openai.prompts import Asked
-from tokenq.server.openai.requests import SEARCHED, CompletionRequest, Written
+from tokenq.server.openai.requests import SEARCHED, ChatRequest, CompletionRequest, Written
 from tokenq.server.openai.sse import Streamed, unless_gone
 from tokenq.server.openai.stream import Shape
 from tokenq.server.scoring.judge import judge_of
@@ -98,9 +98,9 @@ def _check(request: Written, prompts: Sequence[Asked]) -> None:
     for name in (name for name, given in asked.items() if given):
         more = "a search takes texts, and no token ids." if name == "prompt" else why
         raise unsupported(name, more)
-    top = request.logprobs if isinstance(request, CompletionRequest) else request.model_dump().get("top_logprobs")
-    if top and (not isinstance(request, CompletionRequest) or top > 0):
-        name = "logprobs" if isinstance(request, CompletionRequest) else "top_logprobs"
+    tops = {"logprobs": request.logprobs} if isinstance(request, CompletionRequest) else {}
+    tops |= {"top_logprobs": request.top_logprobs} if isinstance(request, ChatRequest) else {}
+    for name in (name for name, top in tops.items() if top):
         raise unsupported(name, "a search gives log-probs of its tokens, and no alternatives: 0.")
     options = options_of(request)
     if options.rewards and options.proxy is not None:
