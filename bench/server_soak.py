@@ -5,7 +5,7 @@ of prompts, rewards, traces, rankings and saved sessions; a fifth of the request
 long, no such model, another host) or called off in the middle; slow readers open streams and read a byte now and then.
 All the while it is measured: resident memory, what runs and waits. At the end nothing may run, every good request must
 have had its right answer (that of a first, quiet pass: greedy text and log-probs to 1e-5), every bad one its status,
-and memory must be flat: its mean over the last fifth within 5 % of that over the second fifth, after what is kept is full.
+and memory must be flat: its mean over the last fifth within 5 % of that over the second, when what is kept is full.
 Then the server is killed with -9 while sessions are being saved, begun again, and asked for all that it had confirmed.
 """
 

@@ -21,7 +21,7 @@ from tokenq.cli.main import main
 from tokenq.diffusion.tiny import tiny_image_model
 
 ROOT = Path(__file__).parents[1]
-ELSEWHERE = ("extending.md", "python.md")
+ELSEWHERE = ("extending.md", "python.md", "serve.md")
 """Pages that have a test of their own."""
 PAGES = [ROOT / "README.md", *sorted(one for one in (ROOT / "docs").glob("*.md") if one.name not in ELSEWHERE)]
 MODELS = ("google/gemma-3-270m", "MODEL", "P", "R")
@@ -121,7 +121,7 @@ def place(runs, tmp_path, monkeypatch):
 
 def shortened(words):
     """Return a command in a form that ends soon."""
-    if words[0] == "demo":
+    if words[0] in ("demo", "serve"):
         return [*words, "--print-config"]
     more = [] if words[0] in ("compare", "cache", "doctor", "export") or "--device" in words else ["--device", "cpu"]
     if words[0] == "eval" and words[1] in ("win-rate", "best-of-n", "generation", "kl-frontier"):

@@ -21,6 +21,8 @@ from tokenq.server.config import HttpOptions, ServeConfig, alphas_of, pairs_of
 
 KEY, ADMIN_KEY = "a-key-of-twenty-signs", "the-admin-key-of-the-house"
 
+CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+
 
 class Told:
     def __init__(self):
@@ -56,18 +58,18 @@ def no_keys(monkeypatch):
 def test_a_pair_is_served_and_what_it_is_is_said(session):
     told = Told()
     with tokenq.serve(session, port=0, listener=told) as server:
-        assert httpx.get(f"{server.url}/health").status_code == 200
-        assert [one["id"] for one in httpx.get(f"{server.url}/v1/models").json()["data"]] == ["policy_of_mine"]
+        assert CLIENT.get(f"{server.url}/health").status_code == 200
+        assert [one["id"] for one in CLIENT.get(f"{server.url}/v1/models").json()["data"]] == ["policy_of_mine"]
         asked = {"prompt": "One", "max_tokens": 2, "tokenq": {"rewards": True}}
-        choice = httpx.post(f"{server.url}/v1/completions", json=asked).json()["choices"][0]
+        choice = CLIENT.post(f"{server.url}/v1/completions", json=asked).json()["choices"][0]
         assert len(choice["tokenq"]["implicit_rewards"]) == 2
-        numbers = httpx.get(f"{server.url}/metrics").text
+        numbers = CLIENT.get(f"{server.url}/metrics").text
         assert 'tokenq:http_requests_total{path="/v1/completions",status="200"} 1.0' in numbers
     assert len(told.said) == 1
     for part in ("serving policy_of_mine", "against", "reference", "β 0.1", "no key is needed", server.url):
         assert part in told.said[0]
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{server.url}/health")
+        CLIENT.get(f"{server.url}/health")
 
 
 def test_two_servers_of_one_pair_have_names_and_numbers_of_their_own(session):
@@ -77,11 +79,11 @@ def test_two_servers_of_one_pair_have_names_and_numbers_of_their_own(session):
     ):
         assert one.port != two.port
         for server, name in ((one, "one"), (two, "two")):
-            assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["id"] == name
-        httpx.get(f"{one.url}/v1/models")
+            assert CLIENT.get(f"{server.url}/v1/models").json()["data"][0]["id"] == name
+        CLIENT.get(f"{one.url}/v1/models")
         counted = 'tokenq:http_requests_total{path="/v1/models",status="200"} '
-        assert f"{counted}2.0" in httpx.get(f"{one.url}/metrics").text
-        assert f"{counted}1.0" in httpx.get(f"{two.url}/metrics").text
+        assert f"{counted}2.0" in CLIENT.get(f"{one.url}/metrics").text
+        assert f"{counted}1.0" in CLIENT.get(f"{two.url}/metrics").text
 
 
 def test_keys_are_of_the_environment_and_in_nothing_that_is_said(session, monkeypatch, caplog):
@@ -93,8 +95,8 @@ def test_keys_are_of_the_environment_and_in_nothing_that_is_said(session, monkey
         statuses = []
         for key in (None, "wrong", KEY, ADMIN_KEY):
             headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-            models = httpx.get(f"{server.url}/v1/models", headers=headers)
-            load = httpx.post(f"{server.url}/v1/load_lora_adapter", json=asked, headers=headers)
+            models = CLIENT.get(f"{server.url}/v1/models", headers=headers)
+            load = CLIENT.post(f"{server.url}/v1/load_lora_adapter", json=asked, headers=headers)
             statuses.append((models.status_code, load.status_code))
         assert statuses == [(401, 401), (401, 401), (200, 403), (200, 400)]
     assert "a key is needed" in told.said[0]
@@ -103,7 +105,7 @@ def test_keys_are_of_the_environment_and_in_nothing_that_is_said(session, monkey
 
 
 def numbers_of(server):
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    lines = CLIENT.get(f"{server.url}/metrics").text.splitlines()
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
 
 
@@ -112,7 +114,7 @@ def test_tokens_are_counted_and_timed(session):
     with tokenq.serve(session, port=0) as server:
         asked = {"prompt": "abcdefg", "max_tokens": 4, "n": 2, "seed": 1, "logit_bias": {"2": -100}}
         for _ in range(2):
-            httpx.post(f"{server.url}/v1/completions", json=asked).raise_for_status()
+            CLIENT.post(f"{server.url}/v1/completions", json=asked).raise_for_status()
         found = numbers_of(server)
     assert found["tokenq:generation_tokens_total"] == 16
     assert found["tokenq:prefix_cache_queries_total"] == 16
@@ -135,7 +137,7 @@ def test_prompts_responses_and_bodies_have_limits(session):
     with tokenq.serve(session, port=0, max_prompt_tokens=5, max_new_tokens=3, max_body_bytes=60) as server:
 
         def asked(prompt, tokens):
-            answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": prompt, "max_tokens": tokens})
+            answer = CLIENT.post(f"{server.url}/v1/completions", json={"prompt": prompt, "max_tokens": tokens})
             return answer.status_code, answer.json().get("error", {}).get("message")
 
         assert asked("abcd", 3) == (200, None)  # BOS and four bytes
@@ -147,15 +149,15 @@ def test_prompts_responses_and_bodies_have_limits(session):
 def test_the_app_and_its_files_come_without_a_key_and_its_data_do_not(session, monkeypatch):
     monkeypatch.setenv("TOKENQ_API_KEY", KEY)
     with tokenq.serve(session, port=0) as server:
-        page = httpx.get(server.url)
+        page = CLIENT.get(server.url)
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")
         assert "script-src" in page.headers["content-security-policy"]
         files = {one.split('"')[0] for one in page.text.split('="/static/')[1:]}
         assert len(files) >= 2
-        assert {httpx.get(f"{server.url}/static/{name}").status_code for name in files} == {200}
-        assert httpx.get(f"{server.url}/app/sessions").status_code == 401
-        assert httpx.get(f"{server.url}/app/sessions", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
+        assert {CLIENT.get(f"{server.url}/static/{name}").status_code for name in files} == {200}
+        assert CLIENT.get(f"{server.url}/app/sessions").status_code == 401
+        assert CLIENT.get(f"{server.url}/app/sessions", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
@@ -169,9 +171,9 @@ def test_an_open_address_with_a_key_is_served(session, monkeypatch):
     monkeypatch.setenv("TOKENQ_API_KEY", KEY)
     with tokenq.serve(session, host="0.0.0.0", port=0) as server:
         assert server.url == f"http://127.0.0.1:{server.port}"
-        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        assert CLIENT.get(f"{server.url}/v1/models").status_code == 401
         rebound = {"Authorization": f"Bearer {KEY}", "Host": "evil.example"}
-        assert httpx.get(f"{server.url}/v1/models", headers=rebound).status_code == 403
+        assert CLIENT.get(f"{server.url}/v1/models", headers=rebound).status_code == 403
 
 
 def test_what_is_missing_is_named_with_what_installs_it(session, monkeypatch):
@@ -252,8 +254,8 @@ def test_a_signal_ends_it_with_0_and_the_log_has_no_texts(folders, tmp_path, mon
     child = served(models, printed, port)
     asked = {"prompt": "a text of mine", "max_tokens": 2}
     key = {"Authorization": f"Bearer {KEY}"}
-    assert httpx.post(f"http://127.0.0.1:{port}/v1/completions?a=secret", json=asked, headers=key).status_code == 200
-    assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
+    assert CLIENT.post(f"http://127.0.0.1:{port}/v1/completions?a=secret", json=asked, headers=key).status_code == 200
+    assert CLIENT.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
     os.kill(child, number)
     code, text = forked.ended(child, printed)
     assert code == 0, text
@@ -273,7 +275,7 @@ def test_a_second_signal_breaks_off_what_is_under_way(folders, tmp_path):
         os.kill(child, signal.SIGTERM)
         time.sleep(0.3)
         with pytest.raises(httpx.HTTPStatusError, match="503"):
-            httpx.get(f"http://127.0.0.1:{port}/health").raise_for_status()
+            CLIENT.get(f"http://127.0.0.1:{port}/health").raise_for_status()
         os.kill(child, signal.SIGTERM)
         code, text = forked.ended(child, printed)
     assert code == 128 + signal.SIGTERM, text
