@@ -8,6 +8,7 @@ from tiny import FAMILIES, VOCAB_SIZE, tiny_model
 
 from tokenq.models.forward.proof import fastest_exact
 from tokenq.models.forward.streams import group, table
+from tokenq.models.forward.streams import memory as memory_of_texts
 from tokenq.models.forward.streams.memory import TextMemory
 from tokenq.models.forward.streams.streams import Streams
 
@@ -208,6 +209,21 @@ def test_memory_of_texts_forgets_the_least_used():
     assert known(1, 2, 3, 9, alternatives=1) == 2
     assert known(1, 2, 3, 9, alternatives=2) == 0
     assert memory.find(np.array((1, 2, 3, 9)), 0)[1] == [(-1.0, ()), (-2.0, ())]
+
+
+def test_no_more_texts_are_kept_than_can_be_compared(monkeypatch):
+    monkeypatch.setattr(memory_of_texts, "MOST_TEXTS", 3)
+    memory = TextMemory(2**20)
+    for first in range(5):
+        memory.keep((first, 9), {0: (torch.zeros(1, 2, 1), torch.zeros(1, 2, 1))})
+    assert len(memory) == 3
+    assert [bool(memory.find(np.array((first, 9, 9)), None)[0]) for first in range(5)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
 @torch.no_grad()

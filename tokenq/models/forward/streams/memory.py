@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from tokenq.models.forward.streams.joined import Layers, length_of, size_of, text_of
 
+MOST_TEXTS = 256
+"""Texts that are kept at most: each new prompt is held against all of them."""
+
 Said = tuple[float, tuple[tuple[int, float], ...]]
 """The log-prob of a token of a prompt, and (id, log-prob) of the likeliest in its place."""
 
@@ -106,7 +109,7 @@ class TextMemory:
                 return
         self._texts[id(new)] = new
         self.size += new.size
-        while self.size > self.most:
+        while self.size > self.most or len(self._texts) > MOST_TEXTS:
             self._forget(next(iter(self._texts)))
 
     def clear(self) -> None:
