@@ -54,6 +54,8 @@ def create_app(engine: Engine, settings: Settings, engine_of: Callable[[Reader],
         summary="A policy with its reference: text, log-probs, rewards and searches.",
         version=tokenq.__version__,
         lifespan=lifespan,
+        docs_url=None,  # these pages of FastAPI load scripts from elsewhere
+        redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.served = served
