@@ -20,8 +20,8 @@ class SelectConfig(ReaderOptions, RowOptions):
     rule: str = "random"
     """What is kept: random, large_margin or small_margin (implicit margins of --run), large_reference_margin or
     small_reference_margin, agreement (of --folds with the label), easy (least loss in --folds), deduplicated, flip_rate
-    (estimates how many labels are wrong: large margins, or small ones where almost none is), or first_error, which
-    makes pairs of solutions in steps that share all before the first wrong one."""
+    (estimates how many labels are wrong: agreement, or large margins where they are as good as drawn), or first_error,
+    which makes pairs of solutions in steps that share all before the first wrong one."""
     keep: float | None = None
     """Share of the pairs to keep. Default: 0.25; of first_error all."""
     drop: str | None = None
