@@ -60,13 +60,13 @@ def flipped(rate, count=6000, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("rate", "side"), [(0.0, "agreement"), (0.25, "agreement"), (0.4, "agreement"), (0.49, "large")]
+    ("rate", "side"), [(0.0, "agreement"), (0.25, "agreement"), (0.4, "agreement"), (0.5, "large")]
 )
 def test_the_side_follows_the_share_of_wrong_labels(rate, side):
     margins = flipped(rate)
     worth = RULES["flip_rate"].worth(Evidence(len(margins), fitted=margins))
     assert worth.found["side"] == side
-    assert worth.found["flip rate"] == pytest.approx(rate, abs=0.04)
+    assert worth.found["flip rate"] == pytest.approx(rate, abs=0.05)
     assert (worth.found["flip rate"] >= MANY_FLIPS) == (side == "large")
     kept = margins[best(worth.numbers, 1000, 0)]
     if side == "large":
