@@ -20,7 +20,7 @@ class SelectConfig(ReaderOptions, RowOptions):
     rule: str = "random"
     """What is kept: random, large_margin or small_margin (implicit margins of --run), large_reference_margin or
     small_reference_margin, agreement (of --folds with the label), easy (least loss in --folds), deduplicated, flip_rate
-    (estimates how many labels are wrong: agreement, or large margins where they are as good as drawn), or first_error,
+    (estimates how many labels are wrong: agreement, or large margins where it may be half), or first_error,
     which makes pairs of solutions in steps that share all before the first wrong one."""
     keep: float | None = None
     """Share of the pairs to keep. Default: 0.25; of first_error all."""

@@ -73,8 +73,9 @@ MEASURES = {
 """Numbers of `Evidence`, in words."""
 
 MANY_FLIPS = 0.45
-"""The estimate of wrong labels from which on agreement of a label says little, and only large margins do: chosen on the
-first seed of the study in docs/experiments.md, in which pairs of small margins were worth least everywhere."""
+"""Where the interval of the share of wrong labels reaches this, they may be as good as drawn: agreement then says little,
+and the largest margins say most. Chosen on the first seed of the study in docs/experiments.md, in which pairs of small
+margins were worth least everywhere."""
 
 
 def _needed(evidence: Evidence, name: str) -> Floats:
@@ -105,7 +106,7 @@ def _deduplicated(evidence: Evidence) -> Worth:
 
 
 def _by_flip_rate(evidence: Evidence) -> Worth:
-    """Return large margins where about as many labels are wrong as right, and any that agree elsewhere."""
+    """Return large margins where about as many labels may be wrong as right, and any that agree elsewhere."""
     margins = _needed(evidence, "fitted")
     rate = estimate_noise(margins).rate
     if np.isnan(rate.value):
@@ -113,7 +114,7 @@ def _by_flip_rate(evidence: Evidence) -> Worth:
             "The margins say nothing about how many labels are wrong.", "Take another rule, or more pairs and folds."
         )
     said = {"flip rate": rate.value, "flip rate, at least": rate.low, "flip rate, at most": rate.high}
-    if rate.value >= MANY_FLIPS:
+    if rate.high >= MANY_FLIPS:
         return Worth(margins, {**said, "side": "large"})
     agreement = _agreement(evidence)
     return Worth(agreement.numbers, {**said, **agreement.found, "side": "agreement"})
@@ -130,7 +131,9 @@ RULES: dict[str, Rule] = {
     "agreement": Rule(_agreement, "any whose label policies that never saw it agree with", ("fitted",)),
     "easy": Rule(_large("fitted"), "the least loss under policies that never saw it", ("fitted",), _DIFFICULT),
     "deduplicated": Rule(_deduplicated, "any, one of each set of duplicates", ("firsts",)),
-    "flip_rate": Rule(_by_flip_rate, "any that agree, or large margins where labels are as good as drawn", ("fitted",)),
+    "flip_rate": Rule(
+        _by_flip_rate, "any that agree, or large margins where labels may be as good as drawn", ("fitted",)
+    ),
 }
 """Every rule by the name that --rule has for it."""
 
