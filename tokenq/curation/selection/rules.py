@@ -73,9 +73,9 @@ MEASURES = {
 """Numbers of `Evidence`, in words."""
 
 MANY_FLIPS = 0.45
-"""Where the interval of the share of wrong labels reaches this, they may be as good as drawn: agreement then says little,
-and the largest margins say most. Chosen on the first seed of the study in docs/experiments.md, in which pairs of small
-margins were worth least everywhere."""
+"""Where the interval of the share of wrong labels reaches this, they may be as good as drawn: agreement then says
+little, and the largest margins say most. Chosen on the first seed of the study in docs/experiments.md, in which pairs of
+small margins were worth least everywhere."""
 
 
 def _needed(evidence: Evidence, name: str) -> Floats:
@@ -131,9 +131,7 @@ RULES: dict[str, Rule] = {
     "agreement": Rule(_agreement, "any whose label policies that never saw it agree with", ("fitted",)),
     "easy": Rule(_large("fitted"), "the least loss under policies that never saw it", ("fitted",), _DIFFICULT),
     "deduplicated": Rule(_deduplicated, "any, one of each set of duplicates", ("firsts",)),
-    "flip_rate": Rule(
-        _by_flip_rate, "any that agree, or large margins where labels may be as good as drawn", ("fitted",)
-    ),
+    "flip_rate": Rule(_by_flip_rate, "any that agree, or large margins where half may be wrong", ("fitted",)),
 }
 """Every rule by the name that --rule has for it."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tokenq.curation.selection.config import SelectConfig
 from tokenq.errors import UserError
-from tokenq.jobs.curation.folds import FoldMargins, cross_fitted_margins
+from tokenq.jobs.curation.folds import FoldMargins, cross_fitted_margins, taken_over
 from tokenq.jobs.curation.pool import Pool
 from tokenq.jobs.reader import Reader
 from tokenq.jobs.score import reader_of
@@ -85,23 +85,10 @@ class Measuring:
             )
         _refuse_without_reference(self.record)
         folder = Path(config.folds_output or f"{config.output}.folds")
-        training = training_of(self.record)
+        training = taken_over(self.record.config) | {"keep_checkpoints": 0}
         return cross_fitted_margins(
             self.pool.pairs, folder, training, folds=config.folds, seed=config.seed, listener=self.listener
         )
-
-
-def training_of(record: RunRecord) -> dict[str, Any]:
-    """Return the settings of a run as keywords of `tokenq.train`, without its data, output and evaluations."""
-    return {name: value for name, value in record.config.items() if name not in _OF_ITS_OWN} | {"keep_checkpoints": 0}
-
-
-_OF_ITS_OWN = (
-    *("data", "output", "resume", "run_name", "report_to", "columns", "style", "pairing", "bad_rows", "streaming"),
-    *("eval_data", "eval_size", "eval_steps", "keep_best", "early_stopping_patience", "keep_checkpoints"),
-    *("same_length", "token_weights", "token_traces", "token_weight_options"),
-)
-"""Settings of a run that a training on other rows, as pairs of texts, does not share."""
 
 
 def _refuse_without_reference(record: RunRecord | None) -> None:

@@ -169,6 +169,21 @@ def loading(training: Mapping[str, Any]) -> dict[str, Any]:
     return {name: training[name] for name in _LOADING if name in training}
 
 
+_OF_ITS_OWN = frozenset(
+    {
+        *("data", "output", "eval_data", "eval_size", "eval_steps", "keep_best", "early_stopping_patience"),
+        *("columns", "style", "bad_rows", "pairing", "same_length", "streaming", "shuffle_buffer", "resume"),
+        *("report_to", "run_name", "token_weights", "token_traces", "token_weight_options"),
+    }
+)
+"""Settings of a run that are of its own data and outputs, and not taken over by trainings on pairs of texts."""
+
+
+def taken_over(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run as keywords for the trainings of folds."""
+    return {name: value for name, value in recorded.items() if name not in _OF_ITS_OWN}
+
+
 _LOADING = ("dtype", "device", "attention", "trust_remote_code", "tokens_per_batch", "base", "max_length")
 """Keywords that `tokenq.train` and `tokenq.load` share."""
 

@@ -15,21 +15,13 @@ from tokenq.curation.audit.collector import Compared
 from tokenq.curation.audit.config import AuditConfig
 from tokenq.curation.audit.finding import Fault
 from tokenq.curation.noise import Floats, NoiseEstimate, estimate_noise
-from tokenq.jobs.curation.folds import cross_fitted_margins, loading, named_by_place, read_margins
+from tokenq.jobs.curation.folds import cross_fitted_margins, loading, named_by_place, read_margins, taken_over
 from tokenq.jobs.load import load
 from tokenq.jobs.run import Run
 from tokenq.listener import Listener
 from tokenq.records.traces import TokenTrace
 from tokenq.rundir import RunDir
 from tokenq.training.recorded import read_config
-
-_OWN = frozenset(
-    {
-        *("data", "output", "eval_data", "eval_size", "eval_steps", "keep_best", "early_stopping_patience"),
-        *("columns", "style", "bad_rows", "pairing", "streaming", "shuffle_buffer", "resume", "report_to", "run_name"),
-    }
-)
-"""Settings of a run that are of its own data and outputs, and not taken over by the trainings of folds."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ def margins_of(config: AuditConfig, pairs: Sequence[Compared], listener: Listene
 def _training(config: AuditConfig) -> dict[str, Any]:
     """Return the settings of the trainings of folds: those of a run, or of tokenq train, with what was asked for."""
     recorded = {} if config.run is None else read_config(RunDir(Path(config.run)))
-    taken = {name: value for name, value in recorded.items() if name not in _OWN}
+    taken = taken_over(recorded)
     own = {name: getattr(config, name) for name in ("model", "beta", "learning_rate", "epochs", "batch_size")}
     own |= {"device": config.device} | ({} if config.dtype == "auto" else {"dtype": config.dtype})
     own |= {"tokens_per_batch": config.tokens_per_batch} | ({} if taken else {"seed": config.seed})
