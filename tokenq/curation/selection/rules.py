@@ -73,10 +73,9 @@ MEASURES = {
 """Numbers of `Evidence`, in words."""
 
 MANY_FLIPS = 0.45
-"""Where the interval of the share of wrong labels reaches this, they may be as good as drawn: agreement then says
-little, and the largest margins say most. Chosen on the first seed of the study in docs/experiments.md, in which pairs of
-small margins were worth least everywhere."""
-
+"""Where the interval of the share of wrong labels reaches this, labels may be as good as drawn: agreement then says
+little, and the largest margins say most. Chosen on the first seed of the study in docs/experiments.md, where pairs of
+small margins were worth least at every share."""
 
 def _needed(evidence: Evidence, name: str) -> Floats:
     found: Floats | None = vars(evidence)[name]
