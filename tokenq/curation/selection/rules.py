@@ -77,6 +77,7 @@ MANY_FLIPS = 0.45
 little, and the largest margins say most. Chosen on the first seed of the study in docs/experiments.md, where pairs of
 small margins were worth least at every share."""
 
+
 def _needed(evidence: Evidence, name: str) -> Floats:
     found: Floats | None = vars(evidence)[name]
     if found is None:
