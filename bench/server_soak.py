@@ -374,6 +374,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--flat", type=float, default=0.05)
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no server is left behind
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_pair(Path(folder))
         with socket.create_server(("127.0.0.1", 0)) as free:
