@@ -47,6 +47,15 @@ class HeadLogits:
             product = product + head.bias[ids]
         return product if head.softcap is None else head.softcap * torch.tanh(product / head.softcap)
 
+    def rounding(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return by how much `at` may differ from the tile's value: both sum the same products, in orders of their own.
+
+        2 ε Σ|h_i w_i|, which is what a sum in blocks stays below, on any processor.
+        """
+        dtype = torch.promote_types(self.hidden.dtype, torch.float32)
+        sizes = (self.hidden[rows].to(dtype).abs() * self.head.weight[ids].to(dtype).abs()).sum(1)
+        return 2 * torch.finfo(dtype).eps * sizes
+
     def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Return log softmax of the logits at the targets, float32 or better, differentiable."""
         return token_logps(self.hidden, self.head, targets)
@@ -80,6 +89,10 @@ class FullLogits:
         """Return the logit of one token at each of some positions."""
         part = self.logits[rows].gather(1, ids[:, None])[:, 0]
         return part.to(torch.promote_types(part.dtype, torch.float32))
+
+    def rounding(self, rows: slice, ids: Int[Tensor, " R"]) -> Float[Tensor, " R"]:
+        """Return by how much `at` may differ from the tile's value: not at all."""
+        return torch.zeros_like(self.at(rows, ids))
 
     def logps(self, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
         """Return the log-probs of the targets."""

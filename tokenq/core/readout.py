@@ -135,7 +135,7 @@ def _joined(parts: list[Any]) -> Any:
 
 def _read_rows(models: tuple[Logits, Logits], targets: Tensor, rows: slice, columns: int, k: int) -> Readout:
     policy, reference = models
-    mine, theirs = (_Side.start(logits.at(rows, targets), k) for logits in models)
+    mine, theirs = (_Side.start(logits.at(rows, targets), logits.rounding(rows, targets), k) for logits in models)
     common, room = min(policy.shape[1], reference.shape[1]), _Room()
     for entries in _slices(0, common, columns):
         own, other = policy.tile(rows, entries), reference.tile(rows, entries)
@@ -242,10 +242,10 @@ class _Side:
     ids: Tensor
 
     @classmethod
-    def start(cls, taken: Tensor, k: int) -> "_Side":
-        """Return the numbers before the first entry, from the logit of the token taken up to rounding."""
+    def start(cls, taken: Tensor, rounding: Tensor, k: int) -> "_Side":
+        """Return the numbers before the first entry, from the logit of the token taken, right up to `rounding`."""
         # A little more, so that an entry of the same logit does not seem to be above it.
-        taken = taken + 8 * torch.finfo(taken.dtype).eps * taken.abs()
+        taken = taken + 8 * torch.finfo(taken.dtype).eps * taken.abs() + rounding
         zero, none = torch.zeros_like(taken), taken.new_full((len(taken), k), -torch.inf)
         running = _Softmax.start(taken)
         return cls(running, zero.long(), zero, zero, none, none.clone(), torch.zeros_like(none).long())
