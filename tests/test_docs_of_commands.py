@@ -50,6 +50,8 @@ def rows(name):
             row |= {"response": "".join(row["steps"]), "errors": [[9, 10]], "label": 1 if n % 2 else -1}
         elif name == "demonstrations":
             row["completion"] = f" {2 * n}"
+        elif name == "rated":
+            row |= {"completion": f" {2 * n}", "ratings": {"helpfulness": n % 5, "verbosity": n // 3}}
         elif name not in ("questions",):
             row |= {"chosen": f" {2 * n}", "rejected": f" {n} or so"}
         yield row
@@ -78,6 +80,7 @@ def home(tmp_path_factory):
     judge.save_pretrained(home / "RM")
     AutoTokenizer.from_pretrained(home / "MODEL").save_pretrained(home / "RM")
     files = ("pairs", "preferences", "questions", "test", "held_out", "marked", "big_bench_mistake", "demonstrations")
+    files += ("rated",)
     for name in files:
         write(home / f"{name}.jsonl", rows(name))
     tiny_image_model(["what", "is", "and"]).save(home / "PIPELINE")

@@ -23,6 +23,7 @@ ALIKE = {
     "dro",
     "scaled_bradley_terry",
     "regression",
+    "steerlm",
     "ppo",
     "grpo",
 }
@@ -35,7 +36,7 @@ OF_OTHERS = {"rpo": "dpo", "tis_dpo": "dpo", "sepo": "simpo", "confpo": "simpo"}
 """Recipes that make a method of its own of a loss."""
 
 WORDS = {"ranked": "RANKED", "labelled": "LABELLED", "rewarded": "REWARDED", "rated": "RATED", "steps": "STEPS"}
-WORDS |= {"rollouts": "ROLLOUTS"}
+WORDS |= {"rollouts": "ROLLOUTS", "weighted": "WEIGHTED"}
 """What a recipe's command calls data other than pairs."""
 
 each_method = pytest.mark.parametrize("path", METHODS, ids=[path.stem for path in METHODS])
@@ -77,6 +78,7 @@ def test_a_recipe_resolves_to_its_loss_and_says_where_its_values_come_from(path)
         ("dapo", {"loss_options": {"clip_low": "0.2", "clip_high": "0.28"}, "batch_size": 512}),
         ("regression", {"learning_rate": 2e-6, "batch_size": 128, "epochs": 2.0, "warmup_steps": 10}),
         ("scaled_bradley_terry", {"learning_rate": 1e-6, "max_steps": 105}),
+        ("steerlm", {"learning_rate": 1e-7, "batch_size": 128, "epochs": 2.0}),
     ],
 )
 def test_the_published_values(name, published):
@@ -108,6 +110,11 @@ def stand_ins(tmp_path_factory):
                 "old_values": 0,
             }
             for i, p in enumerate(prompts)
+        ],
+        "weighted": [
+            {"prompt": p, "completion": f" {text}", "target_weights": weight, "old_logps": -5.5}
+            for p in prompts
+            for text, weight in (("so", 0.75), ("no", 0.25))
         ],
         "rated": [
             {"prompt": p, "response": " so"} | {name: i % 5 for name in HELPSTEER} for i, p in enumerate(prompts)

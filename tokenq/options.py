@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,6 +48,15 @@ class ReaderOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ConditionOptions:
+    """What a policy that was trained with --condition-on is asked for."""
+
+    condition: Mapping[str, float] = field(default_factory=dict)
+    """Levels that a policy of tokenq train --condition-on is asked for: --condition helpfulness=4 verbosity=1. Of an
+    attribute that is not named here, every row says its own, in a column of that name or in ratings."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardOptions:
     """A reward model."""
 
@@ -57,7 +66,7 @@ class RewardOptions:
     """Weights of the outputs of a --reward-model with several: --reward-weights helpfulness=0.65 correctness=0.8."""
 
 
-JUDGES = ("verifier", "reward_model", "implicit", "ask", "return")
+JUDGES = ("verifier", "reward_model", "attributes", "implicit", "ask", "return")
 """Judges with a name of their own. FILE.py:FUNCTION is a function of the user's, any other name a chat model's."""
 
 
@@ -88,9 +97,23 @@ class JudgeOptions(RewardOptions):
         if judge_kind(judge) == "chat" and close:
             hint = f"Did you mean {close[0]!r}? Other names than {', '.join(JUDGES)} are those of chat models."
             found.append(UserError(f"There is no judge {judge!r}.", hint))
-        if judge == "reward_model" and self.reward_model is None:
-            found.append(UserError("--judge reward_model without a --reward-model.", "Name it: --reward-model RM."))
+        if judge in ("reward_model", "attributes") and self.reward_model is None:
+            found.append(UserError(f"--judge {judge} without a --reward-model.", "Name it: --reward-model RM."))
+        if judge == "attributes" and self.reward_weights:
+            hint = "Leave it out: the levels that are asked for say what each output should be."
+            found.append(UserError("--reward-weights is given, and --judge attributes reads the outputs apart.", hint))
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlOptions:
+    """What a policy learns to be asked for."""
+
+    condition_on: Sequence[str] = ()
+    """Ratings that stand in the prompts, so that the policy can be asked for them (tokenq search --condition
+    helpfulness=4): each response of --loss sft is learnt behind its own."""
+    condition_scale: Sequence[float] = ()
+    """Least and greatest rating of --condition-on. Default: 0 4, as in HelpSteer."""
 
 
 @dataclass(frozen=True, kw_only=True)

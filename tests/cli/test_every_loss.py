@@ -19,6 +19,11 @@ FROM_PAIRS = ("pairs", "calibrated", "margins", "labelled", "ranked")
 
 def rows_for(want):
     """Return rows of the form that a loss asks for; pairs have what some losses read beside them."""
+    if want == "weighted":
+        for q in QUESTIONS:
+            for word, weight in (("so", 0.75), ("no", 0.25)):
+                yield {"prompt": f"{q}?", "completion": f" {word}", "target_weights": weight, "old_logps": -5.5}
+        return
     for number, q in enumerate(QUESTIONS):
         forms = {
             "labelled": {"completion": f" {number} {q}", "label": number % 2 == 0},

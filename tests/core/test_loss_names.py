@@ -30,7 +30,7 @@ def test_a_row_says_what_its_function_takes(name):
         models = ["chosen", "rejected"] if row.unit == "pairs" else ["rewards"]
     assert positional == [*models, *row.inputs]
     assert all(isinstance(value, float) for value in row.parameters().values())
-    free = name == "sft" or row.output == "rewards" or UNITS[row.unit].asks == "rollouts"
+    free = name == "sft" or row.output == "rewards" or UNITS[row.unit].asks in ("rollouts", "weighted")
     assert {"beta", "odds_weight"} & row.parameters().keys() or free
     assert row.function.__doc__.startswith("Return ")
     assert row.sources.keys() <= row.choices().keys()
@@ -131,8 +131,10 @@ def test_the_source_of_an_input_is_an_option():
 
 
 def test_every_input_is_of_some_loss():
-    columns = {name for row in LOSSES.values() if row.unit in ("rollouts", "actions") for name in row.inputs}
-    assert columns - {"values"} == set(TOKEN_NUMBERS)
+    columns = {
+        name for row in LOSSES.values() if row.unit in ("rollouts", "actions", "weighted") for name in row.inputs
+    }
+    assert columns - {"values", "candidates"} == set(TOKEN_NUMBERS)
     assert {name for row in LOSSES.values() for name in row.inputs} == set(INPUTS) | columns | {"outcomes"}
 
 

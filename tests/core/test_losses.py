@@ -2,13 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from loss_builders import called, rows, sigmoid, softplus, swapped, values
 
 from tokenq.core.losses import LOSSES, find_loss
+from tokenq.core.losses.inputs import candidates
 from tokenq.core.losses.token_level import turn_weights
+from tokenq.core.packing import pack
 from tokenq.core.tensors import PairLogps, PairValues, TokenLogps
+from tokenq.records.examples import TokenGroup, TokenResponse
 
 # One pair. Chosen, 2 tokens: log π = −1 − 2 = −3, log π_ref = −2 − 3 = −5: log-ratio 2, or 1 a token.
 # Rejected, 4 tokens: log π = 4 · (−1.5) = −6, log π_ref = 4 · (−1.25) = −5: log-ratio −1, or −0.25 a token.
@@ -201,6 +205,32 @@ def test_plackett_luce_by_hand():
     assert got.tolist() == pytest.approx([three, A], abs=1e-12)
 
 
+def test_steerlm_by_hand():
+    """Ratios 2, 1, 1 of the responses to one prompt, so b = ½, ¼, ¼; w = ½, ½, 0: ½ log 2. Another's is alone: 0.
+
+    The gradient of a token of response i is b_i − w_i, here 0, −¼, ¼ and 0.
+    """
+    policy = rows([-1.0 + LOG_2, -1.0], [-2.0], [-1.0] * 4, [-3.0])
+    old = rows([-1.0, -1.0], [-2.0], [-1.0] * 4, [-1.0]).logps
+    weights = rows([0.5, 0.5], [0.5], [0.0] * 4, [1.0]).logps
+    candidates = torch.tensor([[0, 1, 2], [3, -1, -1]])
+    logps = policy.logps.clone().requires_grad_()
+    got = find_loss("steerlm").function(TokenLogps(logps, policy.mask), old, weights, candidates)
+    assert got.tolist() == pytest.approx([0.5 * LOG_2, 0.0], abs=1e-12)
+    got.sum().backward()
+    slopes = torch.tensor([0.0, -0.25, 0.25, 0.0], dtype=torch.float64)[:, None] * policy.mask
+    torch.testing.assert_close(logps.grad, slopes, rtol=0, atol=1e-12)
+
+
+def test_candidates_are_the_responses_of_a_group():
+    """Groups of two, one and three responses: three rows, −1 behind the last of each."""
+    groups = [
+        TokenGroup(np.array([1]), (TokenResponse(np.array([2, 3]), np.ones(2, bool), True),) * count, False, "here")
+        for count in (2, 1, 3)
+    ]
+    assert candidates(pack(groups).actions).tolist() == [[0, 1, -1], [2, -1, -1], [3, 4, 5]]
+
+
 def test_sft_is_the_sum_over_the_own_tokens():
     """−(−1 − 2) = 3 and −4 · (−1.5) = 6; a token outside the mask counts nothing."""
     policy = rows([-1.0, -2.0], [-1.5] * 4)
@@ -213,7 +243,7 @@ def test_the_golden_numbers_cover_the_table():
     """A new loss needs numbers of its own; `dro`, policy gradients and reward models have files of their own."""
     elsewhere = {name for name, row in LOSSES.items() if row.unit in ("rollouts", "actions")}
     policies = {name for name, row in LOSSES.items() if row.output == "logps"} - elsewhere
-    assert policies == {*GOLDEN, "sft", "kto", "bco", "ce", "implicit_prm", "dro", "plackett_luce"}
+    assert policies == {*GOLDEN, "sft", "kto", "bco", "ce", "implicit_prm", "dro", "plackett_luce", "steerlm"}
 
 
 def test_aot_compares_margins_of_one_rank():

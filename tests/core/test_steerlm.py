@@ -11,7 +11,14 @@ from scipy.integrate import quad
 from scipy.stats import beta
 from torch.autograd import gradcheck
 
-from tokenq.core.steerlm import attribute_logps, distance, level_logps, policy_weights, target_weights
+from tokenq.core.steerlm import (
+    attribute_logps,
+    distance,
+    effective_samples,
+    level_logps,
+    policy_weights,
+    target_weights,
+)
 
 
 def chances(rating, **options):
@@ -96,9 +103,15 @@ def test_weights_by_bayes_rule():
 
 def test_the_baseline_by_hand():
     """Q_θ/Q' = 2, 1, 1; and 1/n each where the two are one."""
-    proposal = torch.tensor([0.1, 0.3, 0.2]).log()
-    assert policy_weights(proposal, proposal).tolist() == pytest.approx([1 / 3] * 3)
-    assert policy_weights(torch.tensor([0.2, 0.3, 0.2]).log(), proposal).tolist() == pytest.approx([0.5, 0.25, 0.25])
+    assert policy_weights(torch.zeros(3)).tolist() == pytest.approx([1 / 3] * 3)
+    ratios = torch.tensor([0.2 / 0.1, 0.3 / 0.3, 0.2 / 0.2, 0.0]).log()  # the last is not there
+    assert policy_weights(ratios).tolist() == pytest.approx([0.5, 0.25, 0.25, 0.0])
+
+
+def test_effective_samples_by_hand():
+    """Four equal weights are four; ½, ½, 0, 0 are two; a single one is one; ½, ¼, ¼ are 1/(¼ + ⅛)."""
+    weights = torch.tensor([[0.25] * 4, [0.5, 0.5, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.5, 0.25, 0.25, 0.0]])
+    assert effective_samples(weights).tolist() == pytest.approx([4.0, 2.0, 1.0, 8 / 3])
 
 
 def test_the_gradient_is_the_papers():
@@ -106,16 +119,18 @@ def test_the_gradient_is_the_papers():
     proposal = torch.tensor([0.1, 0.3, 0.2], dtype=torch.float64).log()
     logps = torch.tensor([0.2, 0.3, 0.2], dtype=torch.float64).log().requires_grad_()
     targets = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
-    value = distance(logps, proposal, targets)
+    value = distance(logps - proposal, targets)
     value.backward()
     assert value.item() == pytest.approx(0.5 * math.log(2))  # ½ log(½/½) + ½ log(½/¼)
     assert logps.grad.tolist() == pytest.approx([0.0, -0.25, 0.25])
-    assert gradcheck(lambda one: distance(one, proposal, targets), [logps])
+    assert gradcheck(lambda one: distance(one - proposal, targets), [logps])
+    absent = torch.cat((logps - proposal, torch.tensor([-torch.inf], dtype=torch.float64)))
+    assert distance(absent, torch.cat((targets, targets.new_zeros(1)))).item() == pytest.approx(value.item())
 
 
 def test_the_distance_is_0_where_the_policy_is_the_target_and_nowhere_less():
     attributes, prior = torch.randn(4, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     proposal = torch.randn(4, 6, dtype=torch.float64)
     targets = target_weights(attributes, prior, proposal)
-    assert distance(attributes + prior + 7.0, proposal, targets).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
-    assert (distance(torch.randn(4, 6, dtype=torch.float64), proposal, targets) > 0).all()
+    assert distance(attributes + prior - proposal + 7.0, targets).tolist() == pytest.approx([0.0] * 4, abs=1e-12)
+    assert (distance(torch.randn(4, 6, dtype=torch.float64), targets) > 0).all()

@@ -17,9 +17,9 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.evaluation.sweep_config import SweepConfig
+from tokenq.jobs.inputs import Options
 from tokenq.jobs.load import load
 from tokenq.jobs.playing.play import play
-from tokenq.jobs.reader import Options
 from tokenq.jobs.score import score
 from tokenq.jobs.search import search
 from tokenq.jobs.sweep import sweep
@@ -71,7 +71,9 @@ def test_the_keywords_of_load_are_its_options():
     own = {"policy", "reference", "tokenizer", "reward_model", "reward_weights", "listener"}
     assert {*signature} == {one.name for one in fields(Options)} | own
     assert {
-        one.name: signature[one.name].default for one in fields(Options) if signature[one.name].default != one.default
+        one.name: signature[one.name].default
+        for one in fields(Options)
+        if signature[one.name].default != (one.default if one.default_factory is MISSING else one.default_factory())
     } == {"beta": None}  # of the run, else 0.1
 
 

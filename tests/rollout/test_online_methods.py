@@ -20,6 +20,7 @@ def config(**changes):
 PAIRED = [name for name, row in METHODS.items() if row.learns == "pairs"]
 ACTED = {"environment": "gridworld", "prompts": [], "answer": None, "gold": None}
 NEEDED = {"rto": {"credit_run": "dpo"}, "eto": {**ACTED, "data": ["e.jsonl"]}, "branches": ACTED}
+NEEDED |= {"steerlm": {"reference": "sft", "reward_model": "rm"}}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -31,7 +32,7 @@ def test_a_row_resolves(name):
     loss = loss_of(found, row)
     refuse_loss(found, loss, row)
     assert (found.pairs in PAIRINGS) == (name in PAIRED)
-    assert (found.credit in CREDITS) == (name not in PAIRED)
+    assert (found.credit in CREDITS) == (row.learns == "advantages")
     assert found.judge in JUDGES
     assert filled_in(found) == (found, row)  # what is recorded means the same when it is read again
     assert (loss.selection == "calibrated") == row.calibrates

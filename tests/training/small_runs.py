@@ -119,6 +119,9 @@ def rows_for(loss, count, seed):
             replace(g, responses=tuple(map(written(rng), rs)), is_pair=False)
             for g, rs in zip(groups, some, strict=True)
         ]
+    if want == "weighted":
+        some = [(*g.responses, r)[: 2 + i % 2] for i, (g, r) in enumerate(zip(groups, extra, strict=True))]
+        return [replace(g, responses=weighted(rs, rng), is_pair=False) for g, rs in zip(groups, some, strict=True)]
     if want == "labelled":
         found = []
         for i, (g, r) in enumerate(zip(groups, extra, strict=True)):
@@ -142,6 +145,18 @@ def written(rng):
         return replace(response, role="plain", token_columns={**columns, "old_logps": old})
 
     return beside
+
+
+def weighted(responses, rng):
+    """Return responses with weights that sum to 1."""
+    weights = rng.dirichlet(np.ones(len(responses)))
+
+    def beside(response, weight):
+        old = np.log(rng.uniform(size=len(response.ids)) / 200).astype(np.float32)
+        columns = {"old_logps": old, "target_weights": np.full(len(response.ids), weight, np.float32)}
+        return replace(response, role="plain", token_columns=columns)
+
+    return tuple(map(beside, responses, weights))
 
 
 def bare(response):

@@ -116,7 +116,7 @@ def test_the_loop_asks_nothing_else_of_a_source(tmp_path):
 @pytest.mark.parametrize(
     ("loss", "size"),
     [
-        *((name, 1) for name in ("dpo", "sft", "plackett_luce", "bradley_terry", "selm")),
+        *((name, 1) for name in ("dpo", "sft", "plackett_luce", "steerlm", "bradley_terry", "selm")),
         *((name, 1.5) for name in ("kto", "bco", "ce", "dro", "regression", "process")),
     ],
 )

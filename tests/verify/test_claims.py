@@ -45,12 +45,17 @@ def name(claim):
 
 LONG = {
     *("dpo_rate-dense reward, small", "dro_with_a_baseline-dense reward, small"),
+    *("rounds_end_at_the_wanted-dense reward, small", "weights_without_the_proposal-dense reward, small"),
     *("optimism_in_rounds-dense reward, small", "optimism_vanishes-dense reward, small"),
     "dpo_on_regret-stochastic environment",
 }
 """Claims whose check is long. That it comes out is tried by default only where nothing quicker fits the same loss, and
 that it sees what is broken only where slow tests run; checks beside them are of the same make."""
-ALONE = {"dpo_rate-dense reward, small", "optimism_vanishes-dense reward, small"}
+ALONE = {
+    "rounds_end_at_the_wanted-dense reward, small",
+    "dpo_rate-dense reward, small",
+    "optimism_vanishes-dense reward, small",
+}
 
 
 def quick(claims, besides=()):
@@ -131,6 +136,12 @@ PATCHES = {
     objectives.pessimism: (objectives, "minimise", unmoved),
     online.moving_reference: (online, "fit", unmoved),
     online.ipo_stays_at_the_equilibrium: (online, "fit", unmoved),
+    online.gradient_is_of_the_divergence: (
+        online,
+        "target_weights",
+        lambda one, other, _: (one + other).softmax(0),
+    ),
+    online.rounds_end_at_the_wanted: (online, "minimise", lambda model, _: model.table().detach()),
     optimism.vpo_finds_its_minimum: (optimism, "minimise", unmoved),
     optimism.selm_finds_its_minimum: (optimism, "minimise", unmoved),
     optimism.optimism_in_rounds: (optimism, "minimise", unmoved),
@@ -195,7 +206,14 @@ def one_step(seed):
     return replace(world, rewards=draws.normal((world.n_states, 4), draws.generator(seed)) * world.choice[:, None])
 
 
+def one_of_each(case, _):
+    """Write every response once, whatever the policy: nothing is to be divided by."""
+    size = len(case.rows[0])
+    return torch.stack(list(case.rows)), torch.full((len(case.rows) * size,), -1.0, dtype=torch.float64)
+
+
 MENDED = {
+    online.weights_without_the_proposal: (draws.small, (online, "written", one_of_each)),
     optimality.one_advantage: (draws.dense, (optimality, "log_ratios", lambda one, other: one)),
     equivalence.partition_as_printed: (coherent, None),
     equivalence.across_prompts: (no_reward, None),

@@ -3,8 +3,9 @@
 The policy Q_θ(y|a, x) is to write what P(y|a, x) ∝ P(a|x, y) P(y|x) would, for a prompt x and wanted attributes a
 (helpfulness 4, verbosity 2, …). A reward model that predicts ratings gives P(a|x, y) through a Beta distribution, a
 model without attributes gives P(y|x), and responses drawn from a first policy Q' stand for all others (arXiv
-2406.08673; the weights also as in NeMo-Aligner). These are functions of numbers that others compute: no loop here draws
-responses or trains on them.
+2406.08673; the weights also as in NeMo-Aligner). These are functions of numbers that others compute: the judge
+`attributes` asks a reward model for P(a|x, y), rounds of `tokenq online --method steerlm` draw responses and weigh
+them, and the loss `steerlm` learns from the weights.
 """
 
 import numpy as np
@@ -78,27 +79,33 @@ def target_weights(
     return torch.softmax(attribute_logps + prior_logps - proposal_logps, -1)
 
 
-def policy_weights(policy_logps: Float[Tensor, "*b n"], proposal_logps: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
+def policy_weights(log_ratios: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:
     """Return b_i ∝ Q_θ(y_i|a, x)/Q'(y_i|a, x), which sum to 1: the baseline; 1/n each while Q_θ is Q'.
 
     Args:
-        policy_logps: log Q_θ(y_i|a, x).
-        proposal_logps: log Q'(y_i|a, x).
+        log_ratios: log Q_θ(y_i|a, x) − log Q'(y_i|a, x); −∞ for a response that is not there.
     """
-    return torch.softmax(policy_logps - proposal_logps, -1)
+    return torch.softmax(log_ratios, -1)
 
 
-def distance(
-    policy_logps: Float[Tensor, "*b n"], proposal_logps: Float[Tensor, "*b n"], targets: Float[Tensor, "*b n"]
-) -> Float[Tensor, "*b"]:
+def distance(log_ratios: Float[Tensor, "*b n"], targets: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
     """Return Σ_i w_i log(w_i/b_i), an estimate of KL(P(y|a, x)‖Q_θ): what SteerLM 2.0 makes small.
 
     Its gradient is −Σ_i (w_i − b_i) ∇log Q_θ(y_i|a, x), the paper's.
 
     Args:
-        policy_logps: log Q_θ(y_i|a, x), with a graph.
-        proposal_logps: log Q'(y_i|a, x).
-        targets: w_i, from `target_weights`.
+        log_ratios: log Q_θ(y_i|a, x) − log Q'(y_i|a, x), with a graph; −∞ for a response that is not there.
+        targets: w_i, from `target_weights`; 0 for a response that is not there.
     """
-    own = torch.log_softmax(policy_logps - proposal_logps, -1)
-    return (torch.xlogy(targets, targets) - targets * own).sum(-1)
+    own = torch.log_softmax(log_ratios, -1)
+    kept = own.masked_fill(log_ratios == -torch.inf, 0.0)  # 0 · −∞ is no number
+    return (torch.xlogy(targets, targets) - targets * kept).sum(-1)
+
+
+def effective_samples(weights: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+    """Return 1/Σ w², how many of n drawn responses the weights speak for (Kish): n of equal ones, 1 of a single one.
+
+    Args:
+        weights: which sum to 1.
+    """
+    return 1 / weights.square().sum(-1)

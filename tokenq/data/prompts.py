@@ -14,6 +14,7 @@ from tokenq.data.bad_rows import HINT, BadRowsError, UnusableRow
 from tokenq.data.chat.messages import as_turn, is_turn
 from tokenq.data.chat.rendering import refuse_halves, render
 from tokenq.data.chat.template import Tokenizer
+from tokenq.data.conditioning.control import Levels, with_control
 from tokenq.data.encoding import Encoder
 from tokenq.data.examples import as_example
 from tokenq.data.files.local import Row
@@ -38,6 +39,7 @@ class Prompt:
         context: keyword arguments for the chat template (for instance `tools`).
         values: the row it came from (for instance with the true answer).
         begun: tokens of a response that are written already: what is asked for stands behind them.
+        condition: the levels of attributes that are asked for in it, which `text` does not say.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Prompt:
     context: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     begun: tuple[int, ...] = ()
+    condition: Levels = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class LoadedPrompts:
     """
 
     prompts: list[Prompt]
-    rows: int
-    dropped: Counter[str]
+    rows: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
 
     def line(self) -> str:
         """Return the account as one line."""
@@ -219,7 +222,8 @@ def _encoded(prompts: Sequence[Prompt], tokenizer: Tokenizer) -> tuple[list[tupl
     bad: list[UnusableRow] = []
     for place, prompt in enumerate(prompts):
         try:
-            example = Example(prompt.text, (), False, prompt.where, dict(prompt.context))
+            asked = with_control(prompt.text, prompt.condition)
+            example = Example(asked, (), False, prompt.where, dict(prompt.context))
             texts[place] = render(example, tokenizer).prompt
         except BadRow as problem:
             bad.append(UnusableRow(place, prompt.where, problem))

@@ -241,6 +241,17 @@ def _rollouts(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iter
     yield replace(example, responses=taken, is_pair=False)
 
 
+def _weighted(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
+    """Yield the responses with a weight, all of a prompt together."""
+    taken = tuple(response for response in example.responses if response.token_numbers.get("target_weights"))
+    if not taken:
+        raise LacksSelected("no weight", "no response of the row has a weight")
+    low = min(number for one in taken for number in one.token_numbers["target_weights"])
+    if low < 0:
+        raise BadRow("a weight below zero", f"a weight is {low:g}, and the least is 0")
+    yield replace(example, responses=taken, is_pair=False)
+
+
 def _all(example: Example, pairing: Pairing, dropped: Counter[str]) -> Iterator[Example]:
     yield replace(example, responses=_with_roles(example.responses[:2])) if example.is_pair else example
 
@@ -277,6 +288,11 @@ SELECTIONS: dict[str, Selection] = {
     "responses": Selection(_responses),
     "rollouts": Selection(
         _rollouts, ("token_ids", "token_numbers"), ("ones with advantages", "a column advantages (docs/data.md)")
+    ),
+    "weighted": Selection(
+        _weighted,
+        ("token_ids", "token_numbers"),
+        ("ones with a weight", "columns target_weights and old_logps (docs/data.md)"),
     ),
     "steps": Selection(_steps, ("steps", "step_labels"), ("ones in steps", "columns completions and labels")),
 }

@@ -109,6 +109,7 @@ def length_creep(record: RunRecord) -> Finding | None:
 _SHORTER = {
     "pairs": "--pairs length_regularised takes length out of pairs; --truncated drop leaves cut responses out",
     "responses": "a KL penalty holds length; --truncated zero gives cut responses nothing, mask leaves them out",
+    "weights": "an attribute of length among --condition holds it; --truncated drop leaves cut responses out",
 }
 """What keeps responses short, by what is learnt from."""
 
@@ -211,8 +212,8 @@ def template_drift(record: RunRecord) -> Finding | None:
 
 
 def _noun(line: Mapping[str, Any]) -> str:
-    """Return what a round counts: pairs, or responses with advantages."""
-    return "pairs" if "round/pairs" in line else "responses"
+    """Return what a round counts: pairs, responses with advantages, or prompts whose responses have weights."""
+    return next((noun for noun in ("pairs", "weights") if f"round/{noun}" in line), "responses")
 
 
 def _best(lines: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:

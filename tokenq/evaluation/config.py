@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tokenq.errors import UserError
-from tokenq.options import JudgeOptions, ReaderOptions, RewardOptions, RowOptions
+from tokenq.options import ConditionOptions, JudgeOptions, ReaderOptions, RewardOptions, RowOptions
 from tokenq.ranges import Range, check_ranges
 
 RANGES = (
@@ -40,7 +40,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class ReadEvaluation(Evaluation, ReaderOptions, RowOptions):
+class ReadEvaluation(Evaluation, ConditionOptions, ReaderOptions, RowOptions):
     """An evaluation of what a policy and its reference say of given responses."""
 
     traces: str | None = None

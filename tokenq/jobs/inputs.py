@@ -3,8 +3,8 @@
 A training writes down what is in memory: its run is then what it is from files.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sized
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -32,6 +32,34 @@ InMemory: TypeAlias = Union["PreTrainedModel", tuple["PreTrainedModel", "PreTrai
 
 RowsInMemory = Any
 """A datasets.Dataset, a pandas frame or a sequence of dictionaries."""
+
+
+LOADED = ("beta", "dtype", "device", "attention", "trust_remote_code", "condition")
+"""Options that a search shares with what is loaded."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models are loaded and read: the settings of `tokenq.load`, which has a line for each."""
+
+    beta: float = 0.1
+    dtype: str = "auto"
+    device: str = "auto"
+    attention: str = "auto"
+    trust_remote_code: bool = False
+    top_k: int = 5
+    levels: Sequence[str] = ("word", "sentence")
+    max_length: int | None = None
+    tokens_per_batch: int = 4096
+    base: str | None = None
+    condition: Mapping[str, float] = field(default_factory=dict)
+
+    def spec(self, path: str) -> "ModelSpec":
+        """Return the specification of a model under these options."""
+        from tokenq.models.load import ModelSpec
+
+        code = self.trust_remote_code
+        return ModelSpec(path, self.dtype, self.device, trust_remote_code=code, base=self.base)
 
 
 class NamedInput(NamedTuple):

@@ -6,10 +6,11 @@ from os import PathLike
 
 from transformers import PreTrainedTokenizerBase
 
+from tokenq.data.conditioning.control import control_of
 from tokenq.errors import UserError
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, models_given, spec_of
-from tokenq.jobs.reader import Options, Reader
+from tokenq.jobs.inputs import InMemory, Name, Options, models_given, spec_of
+from tokenq.jobs.reader import Reader
 from tokenq.jobs.run import Run, models_of_run, run_folder
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.load import ModelSpec
@@ -39,6 +40,7 @@ def load(  # noqa: PLR0913 (one keyword a setting)
     max_length: int | None = None,
     tokens_per_batch: int = 4096,
     base: str | None = None,
+    condition: Mapping[str, float] = {},
 ) -> Reader:
     """Load a policy with its reference: `tokenq.load(policy, reference).score(prompt, response)`.
 
@@ -63,6 +65,8 @@ def load(  # noqa: PLR0913 (one keyword a setting)
         max_length: maximum number of tokens in prompt and response together.
         tokens_per_batch: maximum number of tokens in one forward pass.
         base: base of an adapter, instead of the one that it names.
+        condition: levels that a policy of `condition_on` is asked for: {"helpfulness": 4, "verbosity": 1}. Of an
+            attribute that is not named, every row says its own.
 
     Raises:
         UserError: a model is missing, or there is nothing to read it against.
@@ -70,6 +74,7 @@ def load(  # noqa: PLR0913 (one keyword a setting)
     options = Options(
         beta or 0.1, dtype, device, attention, trust_remote_code, top_k, levels, max_length, tokens_per_batch, base
     )
+    options = replace(options, condition=condition)
 
     def warn(text: str) -> None:
         listener.say(f"warning: {text}")
@@ -155,6 +160,11 @@ def open_rewards(
     lm, opened = rewards.lm, rewards.opened
     identity = opened.identity.to_dict()
     reader = RewardReader(lambda batch: lm(batch).rewards, tuple(lm.attributes), rewards.weights, identity)
+    if beside is not None and control_of(beside.tokenizer) is not None:
+        raise UserError(
+            f"{spec.path} would read the prompts of {beside.title}, in which attributes are asked for.",
+            "Score with the reward model alone, without --policy.",
+        )
     if beside is not None:
         limits, files = (*beside.limits, opened.limits), beside.files + opened.files
         return replace(beside, rewards=reader, limits=limits, files=files)

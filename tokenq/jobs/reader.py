@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
+from tokenq.data.conditioning.asked import asked_levels, conditioned_examples
 from tokenq.data.encoding import piece_of
 from tokenq.data.examples import single_example
 from tokenq.data.prompts import Given, given_prompts
@@ -12,13 +13,12 @@ from tokenq.data.summary import DataSummary
 from tokenq.data.tokenize import refuse_bad, tokenize
 from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import Name, RowsInMemory, data_given, examples_of
+from tokenq.jobs.inputs import LOADED, Name, Options, RowsInMemory, data_given, examples_of
 from tokenq.jobs.search import answers_of
 from tokenq.jobs.searcher import Searcher, Terms, TextReward, check_settings, rating_of
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
 from tokenq.models.limits import BeyondContext, ModelLimits, refuse_beyond
-from tokenq.models.load import ModelSpec
 from tokenq.models.open import OpenedPair, open_model
 from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers
@@ -42,30 +42,6 @@ _SEARCH = [
     if name not in ("policy", "reference", "run", "base", "proxy", "alpha", "prompts", "prompt", "output", "html")
 ]
 """Settings of a search with models that are loaded."""
-
-
-_SHARED = ("beta", "dtype", "device", "attention", "trust_remote_code")
-
-
-@dataclass(frozen=True)
-class Options:
-    """How models are loaded and read: the settings of `tokenq.load`, which has a line for each."""
-
-    beta: float = 0.1
-    dtype: str = "auto"
-    device: str = "auto"
-    attention: str = "auto"
-    trust_remote_code: bool = False
-    top_k: int = 5
-    levels: Sequence[str] = ("word", "sentence")
-    max_length: int | None = None
-    tokens_per_batch: int = 4096
-    base: str | None = None
-
-    def spec(self, path: str) -> ModelSpec:
-        """Return the specification of a model under these options."""
-        code = self.trust_remote_code
-        return ModelSpec(path, self.dtype, self.device, trust_remote_code=code, base=self.base)
 
 
 @dataclass(frozen=True)
@@ -110,9 +86,13 @@ class Reader:
         Raises:
             BadRowsError: names the first that cannot be used.
             BeyondContext: a row is longer than a model can read, and none are to be dropped.
-            UserError: nothing is left.
+            UserError: nothing is left, or nothing says which levels a policy is asked for that was trained to be.
         """
+        name = str(self.identities[0].get("path", "the reward model"))
+        asked = asked_levels(self.tokenizer, self.options.condition, name)
+        examples, unrated = conditioned_examples(examples, *asked, bad_rows)
         rows, summary = self._rows(examples, self.tokenizer, bad_rows)
+        summary = replace(summary, dropped={**summary.dropped, **unrated})
         rows, beyond = self.readable(rows, bad_rows)
         if beyond:
             summary = replace(summary, dropped=summary.dropped | {"longer than the model's context": beyond})
@@ -270,7 +250,7 @@ class Reader:
             raise unknown_name("option of decode", odd[0], _SEARCH)
         own, other = self.identities
         check_tokenizers(self.tokenizer, self.other_tokenizer or self.tokenizer)
-        shared = {name: getattr(self.options, name) for name in _SHARED}
+        shared = {name: getattr(self.options, name) for name in LOADED}
         config = SearchConfig(policy=own["path"], reference=other["path"], **(shared | dict(settings)))
         check_settings(config, judge)
         reference = None if terms else self._base or self.pair.models.reference

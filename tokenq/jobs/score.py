@@ -22,10 +22,10 @@ from tokenq.errors import UserError
 from tokenq.files import plain
 from tokenq.jobs.drawing.score import reads_pictures, scored_pictures
 from tokenq.jobs.host import untouched
-from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, examples_of, settings_given
+from tokenq.jobs.inputs import InMemory, Name, Options, RowsInMemory, examples_of, settings_given
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
-from tokenq.jobs.reader import Options, Reader
+from tokenq.jobs.reader import Reader
 from tokenq.jobs.run import Run, home_of, models_of_run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
@@ -63,6 +63,7 @@ def score(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     refiner_reference: Name | None = None,
     image_beta: float | None = None,
     noise_draws: int = 32,
+    condition: Mapping[str, float] = {},
     columns: Mapping[str, str] = {},
     bad_rows: Literal["error", "drop"] = "error",
     style: Literal["as_given", "chat"] = "as_given",

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 import tokenq
 from tokenq.data.bad_rows import first_named
+from tokenq.data.conditioning.control import with_control
 from tokenq.data.prompts import Given, LoadedPrompts, Prompt, encode_prompts, load_prompts, usable_prompts
 from tokenq.data.sources import Data
 from tokenq.errors import unknown_name
@@ -50,6 +51,7 @@ def search(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     reward_model: str | None = None,
     reward_weights: Mapping[str, str] = {},
     prompt: Given | None = None,
+    condition: Mapping[str, float] = {},
     columns: Mapping[str, str] = {},
     bad_rows: Literal["error", "drop"] = "error",
     style: Literal["as_given", "chat"] = "as_given",
@@ -163,7 +165,7 @@ def answers_of(searcher: Searcher, prompts: Given | Name | RowsInMemory) -> Sear
     config = searcher.config
     if is_data(prompts):
         loaded = load_prompts(data_given(prompts)[1], config.columns, config.style, config.bad_rows)
-        found = usable_prompts(loaded, searcher.tokenizer, config.bad_rows).prompts
+        found = searcher.conditioned(usable_prompts(loaded, searcher.tokenizer, config.bad_rows)).prompts
     else:
         found = searcher.prompts(cast(Given, prompts))
     return SearchResults(list(searcher.results(found)), _title(config), _page_record(config, searcher))
@@ -241,7 +243,7 @@ def usable(loaded: LoadedPrompts, searcher: Searcher, listener: Listener) -> lis
     Raises:
         UserError: one cannot be read, and is not to be left out.
     """
-    found = usable_prompts(loaded, searcher.tokenizer, searcher.config.bad_rows)
+    found = searcher.conditioned(usable_prompts(loaded, searcher.tokenizer, searcher.config.bad_rows))
     if found.dropped:
         listener.say(f"prompts: {found.line()}")
     return found.prompts
@@ -319,5 +321,5 @@ def _key(searcher: Searcher, prompts: Sequence[Prompt]) -> str:
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
-    said = "\n".join(f"{prompt.id}:{prompt.text!r}" for prompt in prompts)
+    said = "\n".join(f"{prompt.id}:{with_control(prompt.text, prompt.condition)!r}" for prompt in prompts)
     return hashlib.sha256(said.encode()).hexdigest()

@@ -7,8 +7,9 @@ from functools import cache, cached_property, partial
 from typing import Any
 
 from tokenq.core.tensors import Stepper, TokenScorer
+from tokenq.data.conditioning.asked import asked_levels, conditioned_prompts
 from tokenq.data.encoding import piece_of, pieces_of, text_of
-from tokenq.data.prompts import Given, Prompt, encode_prompts, given_prompts
+from tokenq.data.prompts import Given, LoadedPrompts, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.run import home_of, models_of_run
 from tokenq.judge.answers import Extract, find_extractor
@@ -82,12 +83,14 @@ class Searcher:
     scored: Callable[[TokenScorer], TokenScorer] = lambda score: score
 
     def prompts(self, given: Given) -> list[Prompt]:
-        """Return texts or turns as numbered prompts; text is a user's turn where there is a chat template.
+        """Return a text, a conversation or several of either as prompts; text is a user's turn for a chat template."""
+        found = given_prompts(given, chat=self.tokenizer.chat_template is not None)
+        return self.conditioned(LoadedPrompts(found)).prompts
 
-        Args:
-            given: one text, one conversation (a sequence of turns), or a sequence of either.
-        """
-        return given_prompts(given, chat=self.tokenizer.chat_template is not None)
+    def conditioned(self, loaded: LoadedPrompts) -> LoadedPrompts:
+        """Return prompts with the levels that the policy is asked for, by the settings or by their rows."""
+        asked = asked_levels(self.tokenizer, self.config.condition, str(self.config.policy))
+        return conditioned_prompts(loaded, *asked, self.config.bad_rows)
 
     def results(
         self,

@@ -85,6 +85,7 @@ def sweep(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     proxy: Sequence[str] = (),
     reward_model: str | None = None,
     reward_weights: Mapping[str, str] = {},
+    condition: Mapping[str, float] = {},
     columns: Mapping[str, str] = {},
     bad_rows: Literal["error", "drop"] = "error",
     style: Literal["as_given", "chat"] = "as_given",

@@ -60,6 +60,8 @@ def train(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     eval_size: float = 0,
     loss: str = "dpo",
     attributes: Sequence[str] = (),
+    condition_on: Sequence[str] = (),
+    condition_scale: Sequence[float] = (),
     beta: float | None = None,
     loss_options: Mapping[str, str] = {},
     segments: Mapping[str, float] = {},

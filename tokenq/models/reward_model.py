@@ -40,6 +40,7 @@ class RewardModel:
         self, spec: ModelSpec, weights: Mapping[str, str | float] | None = None, tokens_per_batch: int = 4096
     ) -> None:
         self._read, model, self._weights = _reader(spec, weights, tokens_per_batch)
+        self.attributes = tuple(outputs_of(model))
         self._tokenizer = any_tokenizer(spec)
         self._ends_in_eos = bool(model.config.to_dict().get(ENDS_IN_EOS))
 
@@ -57,6 +58,24 @@ class RewardModel:
             responses: the texts.
             complete: whether each response has come to its end; None: all have.
         """
+        every = self.outputs(prompts, responses, self.attributes, complete)
+        return [float(one @ torch.tensor(self._weights)) for one in every]
+
+    def outputs(
+        self,
+        prompts: Sequence[Text],
+        responses: Sequence[str],
+        names: Sequence[str],
+        complete: Sequence[bool] | None = None,
+    ) -> Tensor:
+        """Return [N, A] some outputs of each response, read as `score` reads them.
+
+        Args:
+            prompts: one for each response.
+            responses: the texts.
+            names: of outputs that the model has.
+            complete: whether each response has come to its end; None: all have.
+        """
         ended = [True] * len(responses) if complete is None else complete
         rows: dict[Any, list[list[int]]] = {}
         places: list[tuple[Any, int]] = []
@@ -65,8 +84,10 @@ class RewardModel:
             places.append((own, len(rows.setdefault(own, []))))
             rows[own].append(text_ids(self._tokenizer, prompt, response, ended=whole, eos=self._ends_in_eos))
         found = dict(zip(rows, self._read(list(rows.values())), strict=True))
-        weights = torch.tensor(self._weights)
-        return [float(found[own][place].cpu().float() @ weights) for own, place in places]
+        columns = [self.attributes.index(name) for name in names]
+        if not places:
+            return torch.zeros(0, len(columns))
+        return torch.stack([found[own][place].cpu().float()[columns] for own, place in places])
 
 
 def text_ids(tokenizer: PreTrainedTokenizerBase, prompt: Text, response: str, *, ended: bool, eos: bool) -> list[int]:

@@ -6,7 +6,7 @@ what was sampled: nothing is tokenised again. Plain Python and numpy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -68,6 +68,7 @@ class Rollout:
         own: for each token whether the policy wrote it; None where it wrote all of them.
         turns: of an episode.
         part: which part of an episode this is, from 0, where the template wrote the past anew.
+        condition: the levels of attributes that its prompt asks for, which `prompt` does not say.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Rollout:
     own: tuple[bool, ...] | None = None
     turns: tuple[TurnSpan, ...] = ()
     part: int = 0
+    condition: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -141,8 +143,8 @@ class Rollout:
         return TokenResponse(np.array(self.token_ids, np.int32), self.mask, self.finish == "stop", role)
 
 
-_OF_EPISODES: Mapping[str, Any] = {"own": None, "turns": (), "part": 0}
-"""What only episodes have, and what stands there for others, in whose lines nothing does."""
+_OF_EPISODES: Mapping[str, Any] = {"own": None, "turns": (), "part": 0, "condition": {}}
+"""What only episodes, or conditioned prompts, have, and what stands there for others, in whose lines nothing does."""
 
 
 def _without_idle(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,8 +224,12 @@ _TOLD = frozenset(
 """What stands in such a line beside the columns."""
 
 
-def read_advantages(path: Path) -> list[TokenGroup]:
+def read_advantages(path: Path, column: str = "advantages") -> list[TokenGroup]:
     """Return the responses of a file, those of a prompt together, with their columns as written to the last bit.
+
+    Args:
+        path: the file.
+        column: what every response has a number of at each token.
 
     Raises:
         UserError: a line is no such response.
@@ -234,20 +240,20 @@ def read_advantages(path: Path) -> list[TokenGroup]:
         try:
             where = str(row["where"])
             prompts[where] = _ints(row["prompt_ids"])
-            found.setdefault(where, []).append(_credited(row))
+            found.setdefault(where, []).append(_credited(row, column))
         except (KeyError, TypeError, ValueError) as problem:
-            message = f"{path}, line {number}: no response with advantages ({problem!r})."
+            message = f"{path}, line {number}: no response with {column} ({problem!r})."
             raise UserError(message, _RESTORE) from None
     return [TokenGroup(prompts[where], tuple(some), False, where) for where, some in found.items()]
 
 
-def _credited(row: Mapping[str, Any]) -> TokenResponse:
+def _credited(row: Mapping[str, Any], column: str) -> TokenResponse:
     ids = _ints(row["token_ids"])
     columns = {name: np.array(value, np.float32) for name, value in row.items() if name not in _TOLD}
-    tokens = {name: column for name, column in columns.items() if column.ndim}
-    if "advantages" not in tokens or any(column.shape != ids.shape for column in tokens.values()):
+    tokens = {name: one for name, one in columns.items() if one.ndim}
+    if column not in tokens or any(one.shape != ids.shape for one in tokens.values()):
         raise ValueError("not a number for each token")
-    whole = {name: float(column) for name, column in columns.items() if name not in tokens}
+    whole = {name: float(one) for name, one in columns.items() if name not in tokens}
     mask = np.array(row.get("mask", [True] * len(ids)), np.bool_)
     return TokenResponse(ids, mask, bool(row["terminal"]), "plain", tokens, whole)
 

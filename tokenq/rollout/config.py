@@ -6,12 +6,13 @@ from typing import Literal
 
 from tokenq.envs.table import find_environment
 from tokenq.errors import UserError
-from tokenq.options import JudgeOptions
+from tokenq.options import ConditionOptions, JudgeOptions
 from tokenq.ranges import Range, check_ranges
-from tokenq.rollout.credits import CREDITS, CreditOptions, credit_lacks, given_credit_options, resolved_credit
+from tokenq.rollout.credits import CreditOptions
 from tokenq.rollout.episodes.learning import RANGES as EPISODE_RANGES
 from tokenq.rollout.episodes.learning import RETURN, EpisodeOptions, environment_lacks
-from tokenq.rollout.methods import METHODS, find_method, refuse_uncomparable
+from tokenq.rollout.lessons.lacks import learning_lacks
+from tokenq.rollout.methods import METHODS, find_method
 from tokenq.rollout.sync import WriterOptions, refuse_writer
 from tokenq.training.config import RANGES as TRAINING_RANGES
 from tokenq.training.config import SECTIONS as TRAINING
@@ -20,7 +21,7 @@ from tokenq.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
+class OnlineConfig(EpisodeOptions, ConditionOptions, JudgeOptions, WriterOptions, CreditOptions, TrainConfig):
     """Learn from one's own responses: rounds of writing, judging and training, on pairs or by policy gradients."""
 
     prompts: Sequence[str] = field(metadata={"instead": "environment"})
@@ -48,7 +49,7 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
 
     method: str = "dpo"
     """Online method. From pairs: dpo, ipo, selm, vpo, xpo, dice; of episodes: dmpo, eto, branches. From advantages:
-    reinforce, rloo, grpo, dr_grpo, dapo, gspo, ppo, prime, rto."""
+    reinforce, rloo, grpo, dr_grpo, dapo, gspo, ppo, prime, rto. From weighted responses: steerlm."""
     rounds: int = 3
     """Rounds of writing, judging and learning."""
     prompts_per_round: int | None = None
@@ -87,7 +88,8 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
     model's training, else 1."""
 
     judge: str | None = None
-    """Judge: verifier (the true answers of --gold), reward_model, implicit (β log π/π_ref of --judge-run, else of the
+    """Judge: verifier (the true answers of --gold), reward_model, attributes (how likely the response has the levels
+    that its prompt asks for, by the outputs of a --reward-model), implicit (β log π/π_ref of --judge-run, else of the
     policy against the round before), ask (a person, who fills in a file of comparisons), FILE.py:FUNCTION
     (prompts, responses → their rewards), return (the sum of an episode's rewards), or the name of a chat model behind
     an OpenAI-compatible endpoint; OPENAI_BASE_URL and OPENAI_API_KEY say which. Default: the method's own, else
@@ -120,7 +122,7 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
         check_ranges(self, RANGES)
         refuse_writer(self, adapts=self.adapts)
         find_method(self.method)
-        for error in (*self.contradictions(), *self._without_rounds(), *self._learning(), *self._judging()):
+        for error in (*self.contradictions(), *self._without_rounds(), *learning_lacks(self), *self._judging()):
             raise error
 
     @property
@@ -165,67 +167,6 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
         named = next((name for name, value in given.items() if value is not None), last)
         return METHODS[self.method].judge or named
 
-    def _learning(self) -> list[UserError]:
-        """Return what does not go with pairs, or with advantages, whichever the method learns from."""
-        method = find_method(self.method)
-        lacking = [name for name in method.needs if not getattr(self, name)]
-        if lacking:
-            hint = "Episodes of an expert: --data E.jsonl." if lacking == ["data"] else "Add --environment textworld."
-            return [UserError(f"--method {self.method} learns from episodes, and --{lacking[0]} is missing.", hint)]
-        if method.learns == "pairs":
-            refuse_uncomparable(method, self.method, self.samples_of_prompt, stored=bool(self.data))
-            foreign = [f"--{name.replace('_', '-')}" for name in given_credit_options(self)]
-            foreign += [f"--truncated {self.truncated}"] * (self.truncated not in _CUT)
-            hint = "Leave it out, or take --method grpo, ppo, …"
-        else:
-            given = {"--pairs": self.pairs != "auto", "--replay": bool(self.replay), "--flip-labels": self.flip_labels}
-            judges = self.eval_size and self.environment is None  # the judge is judged by them
-            given["--data"] = bool(self.data) and not judges
-            foreign = [flag for flag, is_given in given.items() if is_given]
-            hint = "Leave it out, or take --method dpo, ipo, …"
-        found = [
-            UserError(f"{flag} is given, and {self.method} learns from {method.learns}.", hint) for flag in foreign
-        ]
-        return found if method.learns == "pairs" else [*found, *self._credit(), *self._reference_of_gradients()]
-
-    def _credit(self) -> list[UserError]:
-        """Return what the credit lacks, or what goes against it."""
-        method = find_method(self.method)
-        found = credit_lacks(
-            self, method.settings, self.samples_of_prompt, has_reward_model=self.reward_model is not None
-        )
-        if (self.top_p < 1 or self.top_k > 0) and not self.allow_cut_support:
-            flag = f"--top-p {self.top_p:g}" if self.top_p < 1 else f"--top-k {self.top_k}"
-            found.append(
-                UserError(
-                    f"{flag} never writes some of the tokens whose probabilities are learnt: a twelfth of what can be "
-                    "gained is lost, and no weight mends that.",
-                    "Leave it out, or insist with --allow-cut-support.",
-                )
-            )
-        credit = resolved_credit(self, method.settings)
-        if self.truncated == "bootstrap" and not CREDITS[credit["credit"]].valued:
-            hint = "Take --credit gae, or --truncated mask or zero."
-            found.append(UserError("--truncated bootstrap adds a value, and no value network is trained.", hint))
-        if credit["kl"] != "none" and self.beta is None and method.beta is None:
-            found.append(UserError(f"--kl {self.kl} has no weight.", "Give one: --beta 0.04."))
-        if credit["kl"] == "none" and self.beta is not None:
-            found.append(UserError("--beta weighs the KL penalty, and there is none.", "Add --kl reward or --kl loss."))
-        return found
-
-    def _reference_of_gradients(self) -> list[UserError]:
-        """Return what goes against the way in which the reference moves."""
-        if self.reference_sync_steps is None:
-            return []
-        found = []
-        if self.reference_moves == "round":
-            hint = "Leave one of the two out."
-            found.append(UserError("--reference-sync-steps and --reference-moves round are both given.", hint))
-        if resolved_credit(self, find_method(self.method).settings)["kl"] == "none":
-            hint = "Add --kl reward, or leave it out."
-            found.append(UserError("--reference-sync-steps moves a reference that nothing reads.", hint))
-        return found
-
     def _judging(self) -> list[UserError]:
         """Return what the judge lacks."""
         found = self.judge_lacks(self.judged_by)
@@ -258,6 +199,9 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
         if self.reference_sync_steps is not None and find_method(self.method).learns == "pairs":
             hint = "Use --reference-moves round."
             found.append(UserError("--reference-sync-steps is given: a reference of rounds moves with them.", hint))
+        if self.condition_on or self.condition_scale:
+            hint = "Leave it out: the policy says itself what it can be asked for, and --condition which levels."
+            found.append(UserError("--condition-on is given: rounds learn behind the prompts they are given.", hint))
         if self.token_weights not in (None, "readout:confidence"):
             hint = "Take readout:confidence, which reads the policy of the moment."
             found.append(UserError(f"--token-weights {self.token_weights}: rounds are not scored in advance.", hint))
@@ -266,9 +210,6 @@ class OnlineConfig(EpisodeOptions, JudgeOptions, WriterOptions, CreditOptions, T
 
 RESPONSE = 256
 """Most tokens of a response where nobody says."""
-
-_CUT = ("keep", "drop")
-"""What may become of responses that were cut, where pairs follow."""
 
 SECTIONS: dict[str, str] = {
     **TRAINING,

@@ -12,7 +12,7 @@ from tokenq.errors import UserError, unknown_name
 Who = Literal["policy", "reference", "data"]
 Use = Literal["compared", "calibration", "both"]
 Moves = Literal["never", "round"]
-Learns = Literal["pairs", "advantages"]
+Learns = Literal["pairs", "advantages", "weights"]
 Begins = Literal["start", "turn"]
 
 EVERYTHING = 1.0
@@ -138,6 +138,7 @@ METHODS: dict[str, OnlineMethod] = {
     "dmpo": OnlineMethod("dmpo", _POLICY),
     "eto": OnlineMethod("dpo", _AND_EXPERT, samples=1, reference_moves="round", needs=("environment", "data")),
     "branches": OnlineMethod("dpo", _BRANCHES, samples=2, pairing="shared_prefix", needs=("environment",)),
+    "steerlm": OnlineMethod("steerlm", _POLICY, samples=10, judge="attributes", learns="weights"),
     "reinforce": _gradient("reinforce", 4, credit="returns"),
     "rloo": _gradient("rloo", 4, 0.01, credit="leave_one_out", kl="reward"),
     "grpo": _gradient("grpo", 8, 0.04, credit="group", scale_rewards="group", kl="loss", kl_estimator="k3"),

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tokenq.errors import UserError
-from tokenq.options import ReaderOptions, RewardOptions, RowOptions
+from tokenq.options import ConditionOptions, ReaderOptions, RewardOptions, RowOptions
 from tokenq.ranges import Range, check_ranges
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ReaderOptions, RewardOptions, RowOptions):
+class ScoreConfig(ConditionOptions, ReaderOptions, RewardOptions, RowOptions):
     """Read a policy against its reference: which tokens the training rewarded, and where it sees the mistake."""
 
     reward_model: str | None = None

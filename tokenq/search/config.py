@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from tokenq.errors import UserError
-from tokenq.options import ModelOptions, RewardOptions, RowOptions
+from tokenq.options import ConditionOptions, ModelOptions, RewardOptions, RowOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.search.settings import Beams, Chunks, Lookahead, Sampling, Tree, names_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(ModelOptions, RewardOptions, RowOptions):
+class SearchOptions(ConditionOptions, ModelOptions, RewardOptions, RowOptions):
     """The settings of every search, whatever its method."""
 
     proxy: Sequence[str] = ()

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tokenq.errors import UserError, unknown_name
-from tokenq.options import PairingOptions, PictureOptions, SegmentOptions, WeightOptions
+from tokenq.options import ControlOptions, PairingOptions, PictureOptions, SegmentOptions, WeightOptions
 from tokenq.ranges import Range, check_ranges
 from tokenq.training.trl import SPELT_ELSEWHERE as SPELT_ELSEWHERE
 
 
 @dataclass(frozen=True)
-class TrainConfig(PictureOptions, SegmentOptions, WeightOptions, PairingOptions):
+class TrainConfig(ControlOptions, PictureOptions, SegmentOptions, WeightOptions, PairingOptions):
     """Train a policy on demonstrations, pairs, labels, rewards or rankings, or a reward model: --loss says which."""
 
     model: str
@@ -297,10 +297,8 @@ SECTIONS: dict[str, str] = {
     "reference": "model",
     "lora_rank": "adapter",
     "columns": "data",
-    "loss": "loss",
+    **dict.fromkeys(("loss", "segments", "token_weights", "condition_on"), "loss"),
     "pairing": "data",
-    "segments": "loss",
-    "token_weights": "loss",
     "image_model": "images",
     "batch_size": "optimisation",
     "eval_steps": "evaluation, checkpoints and trackers",
@@ -320,6 +318,7 @@ RANGES = (
     Range(("epochs",), above=0, most=1_000_000),
     Range(("reference_mixup_alpha", "adam_epsilon"), above=0, most=1),
     Range(("lora_alpha",), above=0, most=1_000_000),
+    Range(("condition_scale",), least=-1000, most=1000),
     Range(("lora_rank",), least=0, most=8192),
     Range(("warmup_steps", "eval_size", "keep_checkpoints", "shuffle_buffer"), least=0, most=2**31 - 1),
     Range(("weight_decay", "max_grad_norm"), least=0, most=1_000_000),

@@ -167,6 +167,26 @@ def rankings(actions: Actions) -> Int[Tensor, "B K"]:
     return torch.tensor([row + [-1] * (longest - len(row)) for row in rows], device=actions.responses.device)
 
 
+def candidates(actions: Actions) -> Int[Tensor, "B K"]:
+    """Return the responses to each prompt in their order, as indices; −1 behind the last."""
+    rows: list[list[int]] = []
+    for index, (_, place) in enumerate(actions.members):
+        rows += [[]] if place == 0 or not rows else []
+        rows[-1].append(index)
+    longest = max(map(len, rows))
+    return torch.tensor([row + [-1] * (longest - len(row)) for row in rows], device=actions.responses.device)
+
+
+def heaviest(actions: Actions) -> Tensor:
+    """Return the response of the largest weight to each prompt."""
+    rows, weights = candidates(actions), actions.token_columns.get("target_weights")
+    if weights is None:
+        return actions.every()
+    padded = actions.pad(weights)
+    own = (padded.sums() / padded.lengths().clamp(min=1))[rows.clamp(min=0)].masked_fill(rows < 0, -1.0)
+    return rows.gather(1, own.argmax(1, keepdim=True))[:, 0]
+
+
 def token_values(scene: Scene) -> PrefixValues:
     """Return the value before each token that the policy wrote."""
     if scene.outputs.values is None:
@@ -214,6 +234,7 @@ class Input(NamedTuple):
 INPUTS: dict[str, Input] = {
     "labels": Input({"data": labels}, "labels", "Give data with a column label, or pairs."),
     "rankings": Input({"data": lambda scene: rankings(scene.actions)}, "rankings", "Give data with ratings."),
+    "candidates": Input({"data": lambda scene: candidates(scene.actions)}, "responses to one prompt"),
     "mismatched": Input(
         {
             "data": lambda scene: scene.ratios(scene.actions.of_role("mismatched")),

@@ -27,7 +27,7 @@ from tokenq.core.losses import (
     value,
 )
 from tokenq.core.losses.inputs import INPUTS, Scene
-from tokenq.core.losses.metrics import Sums, policies, prms, values
+from tokenq.core.losses.metrics import Sums, policies, prms, values, weights
 from tokenq.core.losses.units import UNITS, Output
 from tokenq.errors import UserError, nearest, unknown_name
 
@@ -231,6 +231,7 @@ LOSSES: dict[str, Loss] = {
     "kl_k1": Loss(policy_gradient.kl_k1, "actions", reference=True, by_segment=False),
     "kl_k2": Loss(policy_gradient.kl_k2, "actions", reference=True, by_segment=False),
     "kl_k3": Loss(policy_gradient.kl_k3, "actions", reference=True, by_segment=False),
+    "steerlm": Loss(ranking.steerlm, "weighted", False, ranking.WEIGHED, metrics=weights.effective_numbers),
     "plackett_luce": Loss(ranking.plackett_luce, "ranked", reference=True, inputs=("rankings",)),
     "bradley_terry": Loss(rewards.bradley_terry, "pairs", reference=False, output="rewards"),
     "margin_bradley_terry": Loss(

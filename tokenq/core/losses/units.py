@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenq.core.losses.inputs import Scene
+from tokenq.core.losses.inputs import Scene, candidates, heaviest
 from tokenq.core.losses.metrics import Sums, sums_of
 from tokenq.core.losses.metrics.policies import rollout_metrics
 from tokenq.core.losses.metrics.prms import RIGHT
@@ -249,6 +249,7 @@ def _ratings(actions: Actions) -> int:
 
 _PAIR_REWARDS = Reading(_pairs, _reward_arguments, lambda scene: sums_of(_two_rewards(scene, scene.actions.pairs)))
 _RATED = Reading(_ratings, lambda scene, models, rows: [_rewards(scene)], _rating_metrics, _rated)
+_WEIGHED = Reading(lambda actions: len(candidates(actions)), _response_arguments, _written_metrics)
 _STEPS = Reading(_places, lambda scene, models, rows: [_rewards(scene)[:, 0]], _step_metrics)
 
 _KINDS = (
@@ -319,6 +320,7 @@ _KINDS = (
         selection="rollouts",
         imitated=_above_baseline,
     ),
+    Unit("weighted", "weighted responses", {"logps": _WEIGHED}, noun="prompts", account="groups", imitated=heaviest),
     Unit("rated", "responses with ratings", {"rewards": _RATED}),
     Unit("steps", "steps with a label", {"rewards": _STEPS}, read_at=step_ends),
 )

@@ -112,6 +112,7 @@ FORMATS: dict[str, Format] = {
         fits=lambda row: "chosen" not in row,
     ),
     "advantages": Format(("prompt", _REPLY, "advantages"), ratings.read_advantages, "ratings", grouped=True),
+    "weighted": Format(("prompt", _REPLY, "target_weights"), ratings.read_advantages, "ratings", grouped=True),
     "rated": Format(("prompt", _REPLY, "ratings"), ratings.read_rated, "ratings", grouped=True),
     "helpsteer": Format(("prompt", "response", "helpfulness"), ratings.read_helpsteer, "ratings", grouped=True),
     "step preference": Format(

@@ -32,7 +32,7 @@ def read_rewarded(values: Values) -> ParsedRow:
     return ParsedRow(prompt, (Response(responses[0].content, label, cells.reward(values["reward"])),))
 
 
-TOKEN_NUMBERS = ("advantages", "old_logps", "returns", "old_values")
+TOKEN_NUMBERS = ("advantages", "old_logps", "returns", "old_values", "target_weights")
 """Columns with a number for each token of a response, or one for all."""
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from tokenq.data.prompts import Prompt
 from tokenq.doctor.config import DoctorConfig
 from tokenq.doctor.data_checks import loops
+from tokenq.jobs.inputs import Options
 from tokenq.jobs.load import open_reader
-from tokenq.jobs.reader import Options
 from tokenq.jobs.searcher import load_searcher
 from tokenq.listener import Event, Listener
 from tokenq.models.load import ModelSpec

@@ -39,7 +39,8 @@ def rollout_facts(record: RunRecord, folder: RunDir, prompts: Sequence[Prompt], 
     own = [one for one in rows if one.writer == "policy"]
     stale = [began - one.version for one in own if one.version < began]
     written = {one.id: one.prompt_ids for one in rows}
-    known = [prompt for prompt in prompts if prompt.id in written]
+    asked = {one.id: one.condition for one in rows}
+    known = [replace(prompt, condition=asked[prompt.id]) for prompt in prompts if prompt.id in written]
     encoded = zip(known, encode_prompts(known, tokenizer), strict=True)
     other = [prompt.id for prompt, ids in encoded if ids != written[prompt.id]]
     return RolloutFacts(

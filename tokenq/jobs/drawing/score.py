@@ -18,9 +18,10 @@ from tokenq.jobs.drawing.identity import image_identity
 from tokenq.jobs.drawing.painter import folder_of, png_of, refuse_foreign_folder, warning_once
 from tokenq.jobs.drawing.reading import PictureReader
 from tokenq.jobs.drawing.seen import SeenPicture, seen_pictures
+from tokenq.jobs.inputs import Options
 from tokenq.jobs.load import open_reader
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
-from tokenq.jobs.reader import Options, Reader
+from tokenq.jobs.reader import Reader
 from tokenq.jobs.run import home_of, models_of_run, policy_in, run_folder
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.load import device_of

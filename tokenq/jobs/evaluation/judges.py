@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenq.data.conditioning.control import Control
 from tokenq.errors import UserError
 from tokenq.judge.chat import QUESTION, ChatJudge
 from tokenq.judge.endpoint import Endpoint
@@ -35,6 +36,7 @@ class Bench:
         correct: (id of a prompt, response) → 1 for the true answer, else 0; None where there is none.
         implicit: makes the function that gives β Σ log π/π_ref of responses; None where nothing could.
         returns: gives what an environment has given for responses; None where there is none.
+        control: what prompts ask for; None where they ask for nothing.
         device: where models compute.
         trust_remote_code: whether code that comes with a model may run.
         tokens_per_batch: most tokens of a forward.
@@ -52,6 +54,7 @@ class Bench:
     correct: Callable[[str, str], float] | None = None
     implicit: Callable[[], Scores] | None = None
     returns: Scores | None = None
+    control: Control | None = None
     device: str = "auto"
     trust_remote_code: bool = False
     tokens_per_batch: int = 4096
@@ -89,6 +92,34 @@ def reward_model(bench: Bench) -> Judge:
     def score(number: int, responses: Sequence[Any]) -> Sequence[float]:
         ended = [one.finish == "stop" for one in responses]
         return model.score([one.prompt for one in responses], [one.response for one in responses], ended)
+
+    return Pointwise(score)
+
+
+def attributes(bench: Bench) -> Judge:
+    """Return the judge that says how likely a response has the levels its prompt asks for: log P(a|x, y)."""
+    import torch
+
+    from tokenq.core.steerlm import attribute_logps
+    from tokenq.models.load import ModelSpec
+    from tokenq.models.reward_model import RewardModel
+
+    control = bench.control
+    if control is None:
+        raise UserError(
+            "--judge attributes, and nothing asks for any.",
+            "It belongs to tokenq online with a policy that was trained with --condition-on.",
+        )
+    names = control.attributes
+    spec = ModelSpec(str(bench.config.reward_model), device=bench.device, trust_remote_code=bench.trust_remote_code)
+    model = RewardModel(spec, dict.fromkeys(names, 1.0), bench.tokens_per_batch)
+
+    def score(number: int, responses: Sequence[Any]) -> Sequence[float]:
+        ended = [one.finish == "stop" for one in responses]
+        ratings = model.outputs([one.prompt for one in responses], [one.response for one in responses], names, ended)
+        wanted = torch.tensor([[one.condition[name] for name in names] for one in responses])
+        found = attribute_logps(ratings.nan_to_num() - control.low, wanted - control.low, control.levels)
+        return found.where(ratings.isfinite().all(-1), torch.nan).tolist()
 
     return Pointwise(score)
 
@@ -143,6 +174,7 @@ def chat_judge(bench: Bench) -> ChatJudge:
 JUDGES: Mapping[str, Callable[[Bench], Judge]] = {
     "verifier": verifier,
     "reward_model": reward_model,
+    "attributes": attributes,
     "implicit": implicit,
     "ask": ask,
     "return": returns,

@@ -180,8 +180,8 @@ def refuse_not_finite(rollouts: Sequence[Rollout], rewards: Sequence[float | Non
     for one, reward in zip(rollouts, rewards, strict=True):
         if reward is None:
             raise UserError(
-                f"The judge gives no finite number to response {one.number} of prompt {one.id}, and a policy gradient "
-                "needs one for each.",
+                f"The judge gives no finite number to response {one.number} of prompt {one.id}, and this method needs "
+                "one for each.",
                 "Mend the judge and start the same command again: what was written is kept.",
             )
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tokenq.data.bad_rows import first_named
+from tokenq.data.conditioning.asked import asked_levels, conditioned_prompts
 from tokenq.data.encoding import text_of
 from tokenq.data.examples import read_examples
 from tokenq.data.prompts import (
@@ -88,7 +89,7 @@ def without_prompts(groups: Sequence[TokenGroup], held_out: Sequence[Prompt], to
     """Return the pairs whose prompts are not held out."""
     if not held_out:
         return groups
-    ids = set(encode_prompts(held_out, tokenizer))
+    ids = set(encode_prompts([replace(prompt, condition={}) for prompt in held_out], tokenizer))
     return [group for group in groups if tuple(group.prompt_ids.tolist()) not in ids]
 
 
@@ -131,4 +132,6 @@ def _usable(
     loaded, task = replace(loaded, prompts=named), None
     if verified:
         task, loaded = verified_task(config, loaded)
-    return usable_prompts(loaded, tokenizer, config.bad_rows), task
+    control, fixed = asked_levels(tokenizer, config.condition, config.model)
+    asked = conditioned_prompts(loaded, control, fixed, config.bad_rows)
+    return usable_prompts(asked, tokenizer, config.bad_rows), task

@@ -244,7 +244,8 @@ class RoundWork:
         ref_logps: list[float | None] = [None for _ in rollouts]
         with self.clock.of("trainer"):
             places = read_for_kl(rollouts)
-            read = response_logps([rollouts[at] for at in places], self.reference, budget, where)
+            referred = self.learning.referred([rollouts[at] for at in places])
+            read = response_logps(referred, self.reference, budget, where)
         for at, value in zip(places, read, strict=True):
             ref_logps[at] = value
         own = with_model_logps(rollouts, self.policy, where)

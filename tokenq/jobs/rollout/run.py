@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from tokenq.core.losses import LossSum, find_sum
+from tokenq.data.conditioning.control import with_control
 from tokenq.data.prompts import Prompt
 from tokenq.data.stretches.segments import Segments, with_segments
 from tokenq.errors import UserError
@@ -46,7 +47,7 @@ from tokenq.models.tokenizer import load_tokenizer
 from tokenq.options import judge_kind
 from tokenq.records.examples import TokenGroup
 from tokenq.rollout.config import OnlineConfig
-from tokenq.rollout.methods import OnlineMethod, compared, find_method
+from tokenq.rollout.methods import Learns, OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
 from tokenq.rollout.rounds import Plan, Rounds, affordable, planned
 from tokenq.rundir import provenance
@@ -236,9 +237,16 @@ def _prompts_of_rounds(config: OnlineConfig, prompts: int) -> list[int]:
 
 
 def _plan(config: OnlineConfig, method: OnlineMethod, counts: Sequence[int], offline: int) -> Plan:
-    most = PAIRINGS[config.pairs].most(_compared(config)) if method.learns == "pairs" else config.samples_of_prompt
-    fresh = [count * most for count in counts]
+    fresh = [count * EXAMPLES[method.learns](config) for count in counts]
     return planned(fresh, offline, config.replayed_share, config.examples_of_step, config.epochs)
+
+
+EXAMPLES: Mapping[Learns, Callable[[OnlineConfig], int]] = {
+    "pairs": lambda config: PAIRINGS[config.pairs].most(_compared(config)),
+    "advantages": lambda config: config.samples_of_prompt,
+    "weights": lambda config: 1,
+}
+"""How many examples a prompt gives at most, by what the method learns from."""
 
 
 def _plan_line(config: OnlineConfig, loss: LossSum, plan: Plan, counts: Sequence[int]) -> str:
@@ -277,5 +285,5 @@ def _files(paths: Sequence[str]) -> dict[str, Any] | None:
 
 
 def _digest(prompts: Sequence[Prompt]) -> str:
-    said = "\n".join(f"{prompt.id}:{prompt.text!r}" for prompt in prompts)
+    said = "\n".join(f"{prompt.id}:{with_control(prompt.text, prompt.condition)!r}" for prompt in prompts)
     return hashlib.sha256(said.encode()).hexdigest()

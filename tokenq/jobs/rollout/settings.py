@@ -69,7 +69,11 @@ def _gradient_settings(config: OnlineConfig, row: OnlineMethod) -> dict[str, Any
     return {**found, "loss": loss, "loss_options": {**options, **config.loss_options}, "beta": beta}
 
 
-_OF_LEARNING = {"pairs": _pair_settings, "advantages": _gradient_settings}
+def _weight_settings(config: OnlineConfig, row: OnlineMethod) -> dict[str, Any]:
+    return {"loss": row.loss if config.loss == "auto" else config.loss}
+
+
+_OF_LEARNING = {"pairs": _pair_settings, "advantages": _gradient_settings, "weights": _weight_settings}
 
 VALUE_WEIGHT = 0.5
 """Of the value network's loss beside the policy's; they share no weight, so that it only scales a learning rate."""
@@ -84,6 +88,7 @@ def loss_of(config: OnlineConfig, method: OnlineMethod) -> LossSum:
 _GIVEN = {
     "pairs": ("calibration", "overlaps"),
     "advantages": ("old_logps", "advantages", "returns", "old_values", "values", "outcomes"),
+    "weights": ("old_logps", "target_weights", "candidates"),
 }
 """Inputs of losses that a round gives, or that the policy itself does."""
 
@@ -119,10 +124,11 @@ def _refuse_other(text: str, loss: LossSum, method: OnlineMethod) -> None:
         raise UserError(f"Loss {text!r} does not learn from {method.learns}.", _TAKE[method.learns])
 
 
-UNITS_OF = {"pairs": "pairs", "advantages": "rollouts"}
+UNITS_OF = {"pairs": "pairs", "advantages": "rollouts", "weights": "weighted"}
 """What losses ask of the data, by what a method learns from."""
 
 _TAKE = {
     "pairs": "Take one that does: dpo, ipo, simpo, …",
     "advantages": "Take one that does: reinforce, rloo, grpo, ppo, …",
+    "weights": "Take steerlm, alone or in a sum with sft.",
 }

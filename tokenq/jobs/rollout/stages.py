@@ -74,5 +74,6 @@ def rollout_of(
         prompt_ids=ids,
         sampling=how,
         engine=engine,
+        condition=prompt.condition,
         **told,
     )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 Numbers = Mapping[str, float | None]
 
 
-NOTHING = {"pairs": "gives no pair", "responses": "gives no advantage"}
+NOTHING = {"pairs": "gives no pair", "responses": "gives no advantage", "weights": "gives no weight"}
 """What a round comes to that teaches nothing, by what is counted."""
 
 
@@ -23,11 +23,26 @@ def said_of(number: int, rounds: int, numbers: Numbers, noun: str) -> list[str]:
         f"round {number} of {rounds}: reward {shown['reward']}, {shown[noun]} {noun} from "
         f"{shown['prompts']} prompts, {shown['length']} tokens per response, KL {shown['kl']}"
     ]
+    if (effective := numbers.get("round/effective_samples")) is not None:
+        lines += _weighing(number, effective, numbers["round/compared"])
     if not numbers[f"round/{noun}"]:
         lines.append(f"warning: round {number} {NOTHING[noun]}{_reason(numbers)}; nothing is learnt from it")
     if numbers.get("round/beyond_optimism_limit"):
         lines.append(f"warning: round {number}: {_beyond(numbers)}")
     return lines
+
+
+_FEW = 2.0
+"""Effective responses to a prompt below which a round imitates single ones."""
+
+
+def _weighing(number: int, effective: float, compared: float | None) -> list[str]:
+    """Return what is said of weights: for how many of the responses to a prompt they speak."""
+    said = f"the weights of a prompt speak for {effective:.2f} of its {_shown(compared)} responses"
+    if effective >= _FEW:
+        return [f"round {number}: {said}"]
+    hint = "more --samples, fewer attributes, or levels that the policy reaches, would spread them"
+    return [f"warning: round {number}: {said}: nearly all is learnt from single ones; {hint}"]
 
 
 def _reason(numbers: Numbers) -> str:

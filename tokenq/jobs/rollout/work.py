@@ -1,6 +1,7 @@
 """What writes the rounds of a run: its models as writers, its judge, and all that they are told."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from tokenq.core.losses import LossSum
 from tokenq.core.tensors import PackedBatch, TokenScorer
+from tokenq.data.conditioning.control import control_of
+from tokenq.data.prompts import encode_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import Bench, judge_of
 from tokenq.jobs.rollout.clock import Clock
@@ -21,6 +24,7 @@ from tokenq.jobs.rollout.lessons.advantages import learning_from_advantages
 from tokenq.jobs.rollout.lessons.judged_tokens import CreditInputs
 from tokenq.jobs.rollout.lessons.lesson import Learning, Scoring
 from tokenq.jobs.rollout.lessons.pairs import learning_from_pairs
+from tokenq.jobs.rollout.lessons.weights import learning_from_weights
 from tokenq.jobs.rollout.prompts import AskedPrompts
 from tokenq.jobs.rollout.rounds import COMPARISONS, RoundWork
 from tokenq.jobs.rollout.sampled import token_logps
@@ -42,7 +46,7 @@ from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.episodes.rollouts import returns
-from tokenq.rollout.methods import OnlineMethod
+from tokenq.rollout.methods import Learns, OnlineMethod
 from tokenq.rollout.optimism import optimism_of
 from tokenq.rollout.rounds import Plan
 from tokenq.rollout.sync import LOCAL
@@ -215,7 +219,20 @@ def _from_advantages(
     )
 
 
-LEARNING: dict[str, Callable[..., Learning]] = {"pairs": _from_pairs, "advantages": _from_advantages}
+def _from_weights(
+    asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source, accelerator: Accelerator
+) -> Learning:
+    prompts = [replace(prompt, condition={}) for prompt in (*material.asked.prompts, *material.asked.held_out)]
+    ids = encode_prompts(prompts, models.tokenizer)
+    bare = {prompt.id: own for prompt, own in zip(prompts, ids, strict=True)}
+    return learning_from_weights(asked.config, scoring, bare)
+
+
+LEARNING: dict[Learns, Callable[..., Learning]] = {
+    "pairs": _from_pairs,
+    "advantages": _from_advantages,
+    "weights": _from_weights,
+}
 """What rounds end in, by what a method learns from."""
 
 
@@ -265,6 +282,7 @@ def _bench(
         correct=None if task is None else task.correct,
         implicit=partial(implicit, config, scorers),
         returns=None if config.environment is None else returns,
+        control=control_of(scorers.tokenizer),
         device=scorers.device,
         trust_remote_code=config.trust_remote_code,
         tokens_per_batch=config.tokens_per_batch,

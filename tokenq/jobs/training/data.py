@@ -11,6 +11,8 @@ from tokenq.core.losses.inputs import INPUTS
 from tokenq.core.token_weights import COLUMN as WEIGHTS
 from tokenq.data.bad_rows import BadRowsError, first_named
 from tokenq.data.checks import refuse_equal
+from tokenq.data.conditioning.asked import conditioned_examples
+from tokenq.data.conditioning.control import checked_control
 from tokenq.data.digest import data_digest, group_key
 from tokenq.data.encoding import ResponseText
 from tokenq.data.examples import ReadResult, read_examples
@@ -136,6 +138,10 @@ def _encode(
     examples: Sequence[Example], config: TrainConfig, loss: LossSum, tokenizer: Any, **account: Any
 ) -> TokenizedData:
     """Return examples in token space; a bad row is an error unless the configuration leaves such rows out."""
+    control = checked_control(config.condition_on, config.condition_scale)
+    examples, unrated = conditioned_examples(examples, control, {}, config.bad_rows)
+    if unrated:
+        account["dropped"] = Counter(account.get("dropped") or {}) + unrated
     data = tokenize(
         examples,
         tokenizer,
@@ -174,6 +180,14 @@ def check_inputs(config: TrainConfig, loss: LossSum) -> None:
     for name in loss.inputs:
         if name not in INPUTS and name not in SIGNALS:
             raise UserError(f"Loss {config.loss!r} reads {name}, and nothing adds it.", "Add a row for it to SIGNALS.")
+    if config.condition_on and loss.selection != "responses":
+        raise UserError(
+            f"--condition-on puts every response behind its own ratings, and loss {config.loss!r} learns from "
+            f"{loss.unit.words}.",
+            "Take --loss sft; rounds of steerlm (tokenq online) go on from there.",
+        )
+    if config.condition_on and config.streaming:
+        raise UserError("--condition-on is given, and the data are a stream.", "Read them without --streaming.")
     if config.attributes and "ratings" not in loss.inputs:
         raise UserError(f"--attributes is given, and loss {config.loss!r} reads none.", "Take --loss regression.")
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
 from tokenq.core.losses import LossSum, find_sum
+from tokenq.data.conditioning.control import checked_control, marked
 from tokenq.data.signals import reward_scale
 from tokenq.errors import UserError
 from tokenq.files import JsonLines
@@ -61,10 +62,11 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     loss = find_sum(config.loss, loss_parameters(config))
     chosen, config = config, with_absolute_paths(with_defaults(config, loss))
     check_inputs(config, loss)
+    control = checked_control(config.condition_on, config.condition_scale)
     refuse_merge_in_shards(config, loss)
     with opened(config, listener, writes) as (run_dir, changed, accelerator, listener):
         spec = model_to_train(config, loss, accelerator)
-        tokenizer = load_tokenizer(spec, read_template(config.chat_template))
+        tokenizer = marked(load_tokenizer(spec, read_template(config.chat_template)), control)
         rows = load_data(config, loss, tokenizer, listener, stream)
         prepared = prepare(config, loss, spec, tokenizer, rows, listener)
         prepared = _keep_limits(prepared, listener)

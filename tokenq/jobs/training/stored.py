@@ -57,6 +57,7 @@ def is_large(found: Mapping[str, Pieces], config: TrainConfig, loss: LossSum) ->
         or any(name in SIGNALS for name in loss.inputs)
         or config.segments
         or config.token_weights
+        or config.condition_on
     ):
         return False
     sliced = any("[" in (parse_source(text).split or "") and WHOLE not in found[text] for text in found)
@@ -106,7 +107,12 @@ def stored_rows(
 def reading(config: TrainConfig, loss: LossSum) -> dict[str, Any]:
     """Return how rows become examples: settings of `read_examples` by their names."""
     names = ("pairing", "same_length", "columns", "style")
-    return {"selection": loss.selection, **{name: getattr(config, name) for name in names}}
+    selection = CONDITIONED if config.condition_on else loss.selection
+    return {"selection": selection, **{name: getattr(config, name) for name in names}}
+
+
+CONDITIONED = "rated"
+"""What is asked of a row whose responses are learnt behind their ratings."""
 
 
 def first_examples(

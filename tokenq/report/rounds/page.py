@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.data.chat.messages import text_of_turn
+from tokenq.data.conditioning.control import with_control
 from tokenq.files import JsonLines, write_text
 from tokenq.records.rollouts import Rollout
 from tokenq.report.doctor_page import HEIGHT, WIDTH
@@ -34,6 +35,8 @@ _COLUMNS = (
     ("won against the start", "eval/won_start"),
     ("pairs", "round/pairs"),
     ("learnt from", "round/responses"),
+    ("prompts with weights", "round/weights"),
+    ("effective responses", "round/effective_samples"),
     ("tokens per response", "round/length"),
     ("KL", "round/kl"),
     ("entropy", "round/entropy"),
@@ -118,7 +121,7 @@ def _cell(line: Mapping[str, Any], key: str) -> Cell:
         return None
     if low is not None and high is not None:
         return Estimate(value, low, high, 0)
-    return int(value) if key in ("round/pairs", "round/responses") else float(value)
+    return int(value) if key in ("round/pairs", "round/responses", "round/weights") else float(value)
 
 
 def _examples(run: RunDir, number: int) -> Iterator[dict[str, Any]]:
@@ -135,6 +138,8 @@ def _examples(run: RunDir, number: int) -> Iterator[dict[str, Any]]:
     for line in JsonLines(place / "advantages.jsonl").read():
         mean = sum(line["advantages"]) / sum(line.get("mask", [1] * len(line["advantages"])))
         sides[str(line["id"]), int(line["number"])] = f"advantage {said(mean)}"
+    for line in JsonLines(place / "weights.jsonl").read():
+        sides[str(line["id"]), int(line["number"])] = f"weight {said(line['target_weights'][0])}"
     learnt = {name for name, _ in sides}
     for name in sorted(by_prompt, key=lambda name: name not in learnt)[:PROMPTS]:
         rows = [_response(one, sides.get((name, one.number), "")) for one in by_prompt[name]]
@@ -167,9 +172,10 @@ def _response(one: Rollout, part: str) -> dict[str, str]:
 
 def _prompt(one: Rollout) -> list[tuple[str, str]]:
     """Return a prompt as (role, text); a text has no role."""
-    if isinstance(one.prompt, str):
-        return [("", _short(one.prompt))]
-    return [(turn.role, _short(text_of_turn(turn))) for turn in one.prompt]
+    prompt = with_control(one.prompt, one.condition)
+    if isinstance(prompt, str):
+        return [("", _short(prompt))]
+    return [(turn.role, _short(text_of_turn(turn))) for turn in prompt]
 
 
 def _short(text: str) -> str:

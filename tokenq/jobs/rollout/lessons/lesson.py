@@ -38,12 +38,14 @@ class Learning(NamedTuple):
         lesson: (number of the round, its responses with rewards) → what follows.
         read: (folder of a round) → what the trainer sees, as it was written to the last bit.
         takes_all: whether a response without a finite reward stops the run; else it is left out and counted.
+        referred: responses as the reference reads them, where that is not behind the prompts they were written to.
     """
 
     noun: str
     lesson: Callable[[int, Sequence[Rollout]], Lesson]
     read: Callable[[Path], list[TokenGroup]]
     takes_all: bool = False
+    referred: Callable[[Sequence[Rollout]], Sequence[Rollout]] = lambda rollouts: rollouts
 
 
 class Scoring(NamedTuple):

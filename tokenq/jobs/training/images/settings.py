@@ -29,7 +29,7 @@ _ALONE = ("attention", "chat_template", "max_prompt_length", "style", "lora_alph
 _NEVER = (
     *("adapter", "base", "revision", "attributes", "streaming", "shuffle_buffer", "reference_sync_steps"),
     *("token_weights", "token_traces", "token_weight_options", "reference_store", "segment_starts", "lora_dropout"),
-    *("value_learning_rate", "prm_learning_rate", "pairing", "same_length"),
+    *("value_learning_rate", "prm_learning_rate", "pairing", "same_length", "condition_on", "condition_scale"),
 )
 """Settings that say nothing where an image model is trained; dropout would differ between the pictures of a pair."""
 

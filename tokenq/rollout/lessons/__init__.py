@@ -1,0 +1,1 @@
+"""What rounds end in: pairs, advantages or weights, and what goes with each."""
