@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from tokenq.jobs.compare import compare as compare
     from tokenq.jobs.curation.audit import audit as audit
     from tokenq.jobs.curation.select import select as select
+    from tokenq.jobs.density.densify import densify as densify
     from tokenq.jobs.drawing.draw import draw as draw
     from tokenq.jobs.evaluate import evaluate as evaluate
     from tokenq.jobs.examine import examine as examine
@@ -24,6 +25,7 @@ _JOBS = {
     "audit": "tokenq.jobs.curation.audit",
     "compare": "tokenq.jobs.compare",
     "decode": "tokenq.jobs.search",
+    "densify": "tokenq.jobs.density.densify",
     "draw": "tokenq.jobs.drawing.draw",
     "evaluate": "tokenq.jobs.evaluate",
     "examine": "tokenq.jobs.examine",

@@ -25,6 +25,10 @@ def failed(status: int, message: str = "no", **headers: str) -> Sent:
     return status, named, json.dumps({"error": {"message": message}}).encode()
 
 
+def _asked(body: dict[str, Any]) -> str:
+    return str(body["prompt"] if "prompt" in body else body["messages"][0]["content"])
+
+
 class StubEndpoint:
     """Serves until `close`; remembers what it was asked.
 
@@ -51,7 +55,7 @@ class StubEndpoint:
                     stub._at_once += 1
                     stub.most_at_once = max(stub.most_at_once, stub._at_once)
                 try:
-                    status, headers, content = stub.behave(number, body["messages"][0]["content"])
+                    status, headers, content = stub.behave(number, _asked(body))
                 finally:
                     with stub._lock:
                         stub._at_once -= 1
@@ -64,6 +68,15 @@ class StubEndpoint:
                     self.wfile.write(content)
                 except OSError:
                     pass  # the client did not wait
+
+            def do_GET(self) -> None:
+                found = self.path.endswith("/models")
+                content = json.dumps({"data": [{"id": "m", "owned_by": "stub"}]} if found else {}).encode()
+                self.send_response(200 if found else 404)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
 
             def log_message(self, *_: object) -> None:
                 pass

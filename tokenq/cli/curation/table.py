@@ -6,6 +6,7 @@ from tokenq.cli.curation.audit import run as run_audit
 from tokenq.cli.told import Told
 from tokenq.curation.audit import config as audit
 from tokenq.curation.selection import config as select
+from tokenq.jobs.density import config as densify
 
 CURATION: dict[str, Command] = {
     "audit": Command(
@@ -25,6 +26,15 @@ CURATION: dict[str, Command] = {
         select.SECTIONS,
         select.SPELT_ELSEWHERE,
         bare="data",
+    ),
+    "densify": Command(
+        densify.DensifyConfig,
+        Told("tokenq.jobs.density.densify", "densify"),
+        _goes_on,
+        "write summaries of one length that say more at each step (Chain of Density)",
+        densify.SECTIONS,
+        densify.SPELT_ELSEWHERE,
+        bare="articles",
     ),
 }
 """Every command on data by its name."""

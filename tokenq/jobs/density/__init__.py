@@ -1,0 +1,1 @@
+"""Chains of density written: articles in, summaries of one length that say more at each step out."""
