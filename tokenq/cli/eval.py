@@ -18,6 +18,7 @@ SUMMARIES = {
     "generation": "how good stored answers are, beside their cost",
     "kl-frontier": "quality against KL from the reference",
     "win-rate": "who wins, from stored preferences or by a judge",
+    "density": "whether rewards go by what is said or by length, and how dense answers are",
 }
 
 _SPELT_ELSEWHERE = {"input": "data", "file": "data", "model": "policy", "ref": "reference", "samples": "results"}

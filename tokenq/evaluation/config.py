@@ -11,6 +11,7 @@ from tokenq.ranges import Range, check_ranges
 RANGES = (
     Range(("folds",), least=2, most=1_000),
     Range(("concurrency",), least=1, most=1_000),
+    Range(("same_length",), least=0, below=10),
 )
 """What numbers of an evaluation may be, beside those that all configurations share."""
 
@@ -264,6 +265,33 @@ class WinRateConfig(Evaluation, TruthOptions, JudgeOptions):
         return found
 
 
+@dataclass(frozen=True)
+class DensityConfig(ReadEvaluation):
+    """Do rewards go by what is said, or by length? Chains of summaries of one length; or the density of answers."""
+
+    data: Sequence[str] = ()
+    """Chains: what tokenq densify writes. Without a --policy or --run they are measured and not read."""
+    results: Sequence[str] = ()
+    """Files of tokenq search, a system each, NAME=FILE: the density of their answers, beside no model."""
+    entities: str = "rules"
+    """What finds entities: rules, spacy:MODEL (a spaCy model that is installed), or FILE.py:FUNCTION (a text → (start,
+    end) of each)."""
+    same_length: float = 0.05
+    """By what share two steps may differ in length, in words and marks, to be compared."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        Evaluation.check(self)
+        given = [bool(self.data), bool(self.results), self.traces is not None]
+        if sum(given) != 1 or (self.has_models() and not self.data):
+            hint = "Give --data CHAINS (with --policy or --run, or without), --traces FILE, or --results A=… B=…."
+            raise UserError("There is nothing to evaluate, or too much.", hint)
+
+
 TASKS: dict[str, type[Evaluation]] = {
     "preference": PreferenceConfig,
     "localisation": LocalisationConfig,
@@ -273,5 +301,6 @@ TASKS: dict[str, type[Evaluation]] = {
     "generation": GenerationConfig,
     "kl-frontier": FrontierConfig,
     "win-rate": WinRateConfig,
+    "density": DensityConfig,
 }
 """Every evaluation by the name that `tokenq eval` takes."""

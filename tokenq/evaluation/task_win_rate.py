@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tokenq.density.rules import entities
 from tokenq.errors import UserError
+from tokenq.evaluation.density.answers import density_of_answers
 from tokenq.evaluation.stored_preferences import Preferences
 from tokenq.evaluation.task_generation import same_prompts
 from tokenq.judge.judging import Comparison, Judge, Judgement, reliability, shares
@@ -91,6 +93,8 @@ def judged(
             [one.system, _estimate(one.interval, one.strength, one.n), one.win_rate] for one in strengths.systems
         ]
         tables.append(Table("Bradley-Terry", ("system", "strength, log-odds", "win rate"), cells))
+    beside, numbers["density"] = density_of_answers(systems, entities, "rules", how)
+    tables.append(beside)
     first, second = next(iter(made))
     examples = [
         ListedExample(one.id, one.id, {f"{first} over {second}": one.preference or f"unusable: {one.problem}"})

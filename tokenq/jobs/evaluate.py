@@ -9,6 +9,7 @@ from tokenq.errors import unknown_name
 from tokenq.evaluation.config import TASKS
 from tokenq.jobs.evaluated import Evaluated, write_evaluated
 from tokenq.jobs.evaluation.answers import judge_best_of_n, judge_frontier, judge_generation
+from tokenq.jobs.evaluation.density import judge_density
 from tokenq.jobs.evaluation.given import Given, given_of
 from tokenq.jobs.evaluation.traces import judge_first_error, judge_localisation, judge_preference, judge_turns
 from tokenq.jobs.evaluation.win_rate import judge_win_rate
@@ -29,6 +30,7 @@ JUDGES: Mapping[str, Callable[[Any, Given, Resampling, Listener], Evaluated]] = 
     "generation": judge_generation,
     "kl-frontier": judge_frontier,
     "win-rate": judge_win_rate,
+    "density": judge_density,
 }
 """What does each task: (configuration, what is in memory, how intervals are made, listener) → what it came to."""
 
@@ -48,7 +50,7 @@ def evaluate(
 
     Args:
         task: a key of `JUDGES`: preference, localisation, first-error, turns, best-of-n, generation, kl-frontier,
-            win-rate.
+            win-rate, density.
         tokenizer: of a loaded model.
         listener: told what is found, and how far it is.
         settings: `policy` may be a run, a loaded model, (model, tokenizer), or what `tokenq.load` returned; `data`,

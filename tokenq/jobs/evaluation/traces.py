@@ -102,30 +102,30 @@ class UnreadTraces:
 
 def judge_preference(config: PreferenceConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how often the policy's rewards prefer the chosen response: from totals, unless a page shows tokens."""
-    read = _read(
+    read = scored_of(
         config, given, listener, columns=[config.subset] if config.subset else [], shown=config.html is not None
     )
     totals = list(replace(read.traces, alternatives=False) if isinstance(read.traces, TraceFile) else read.traces)
     subsets = {name: str(row[str(config.subset)]) for name, row in read.further.items()}
-    return _evaluated(config, preference(totals, subsets, how).costing(read.cost), totals, read.shown)
+    return evaluated(config, preference(totals, subsets, how).costing(read.cost), totals, read.shown)
 
 
 def judge_localisation(config: LocalisationConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how well read-outs find labelled errors."""
     levels = ("word",) if config.errors else ("word", "step")
-    read = _read(config, given, listener, levels, [config.errors] if config.errors else [])
+    read = scored_of(config, given, listener, levels, [config.errors] if config.errors else [])
     traces = list(read.traces)
     for trace in traces:
         trace.totals.given("logp")  # a reward model alone says nothing of tokens here
     stretches = {name: _stretches(name, row[str(config.errors)]) for name, row in read.further.items()}
     classes = {**ALL_TOKENS, **config.classes}
     outcome = localisation(traces, stretches, classes=classes, against=config.against, how=how)
-    return _evaluated(config, outcome.costing(read.cost), traces, traces)
+    return evaluated(config, outcome.costing(read.cost), traces, traces)
 
 
 def judge_first_error(config: FirstErrorConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how often the first wrong step is named."""
-    read = _read(config, given, listener, ("step",))
+    read = scored_of(config, given, listener, ("step",))
     leads = any(name in LEADS for name in config.readouts)
     outcome = first_error(
         replace(read.traces, alternatives=leads) if isinstance(read.traces, TraceFile) else read.traces,
@@ -135,18 +135,18 @@ def judge_first_error(config: FirstErrorConfig, given: Given, how: Resampling, l
         how=how,
         progress=Tally("ways judged", listener),
     )
-    return _evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
+    return evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
 
 
 def judge_turns(config: TurnsConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how well wrong turns of episodes are told."""
     from tokenq.jobs.evaluation.episodes import episode_rows
 
-    read = _read(config, given, listener, ("step",), rows_from=episode_rows)
+    read = scored_of(config, given, listener, ("step",), rows_from=episode_rows)
     outcome = turns(
         read.traces, readouts=config.readouts, conventions=config.step_scores, against=config.against, how=how
     )
-    return _evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
+    return evaluated(config, outcome.costing(read.cost), read.traces, read.shown)
 
 
 def _stretches(where: str, value: Any) -> tuple[tuple[int, int], ...]:
@@ -174,7 +174,7 @@ class Read(NamedTuple):
     cost: dict[str, Any]
 
 
-def _read(
+def scored_of(
     config: ReadEvaluation,
     given: Given,
     listener: Listener,
@@ -259,7 +259,7 @@ def _columns(data: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _evaluated(
+def evaluated(
     config: ReadEvaluation, outcome: Outcome, traces: Iterable[TokenTrace], shown: Iterable[TokenTrace]
 ) -> Evaluated:
     """Return the evaluation with the identities of the models that the traces name."""
