@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenq.demo.gold import GOLD, GoldReward, count_tokens, judge
+from tokenq.demo.gold import GOLD, GoldReward, count_tokens, judge, read_facts
 from tokenq.demo.settings import label_pairs
 from tokenq.demo.tldr import Difficulty, Post, dice, make_posts
 from tokenq.demo.wording import ATTRIBUTES
@@ -143,3 +143,8 @@ def _with_remarks(phrases: Sequence[str], remarks: Sequence[str], draw: random.R
 
 def _text(post: Post, phrases: Sequence[str]) -> str:
     return f" {post.topic.title}: {', '.join(phrases)}."
+
+
+def fact_spans(text: str) -> list[tuple[int, int]]:
+    """Return where a text states facts, right or wrong: `--entities bench/density_worlds.py:fact_spans`."""
+    return [fact.phrase for fact in read_facts(text)]

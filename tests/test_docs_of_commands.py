@@ -45,7 +45,11 @@ def rows(name):
     """Return the rows of a file that the pages name."""
     for n in range(12):
         row = {"prompt": f"What is {n} and {n}?", "answer": str(2 * n), "subset": "sums" if n % 2 else "others"}
-        if name in ("marked", "big_bench_mistake"):
+        if name == "chains":
+            row = {"prompt": row["prompt"], "summaries": [" it was so", f" it was {2 * n}", f" Ann had {2 * n}"]}
+        elif name == "articles":
+            row = {"article": f"Ann came to Lyon on {n + 1} May."}
+        elif name in ("marked", "big_bench_mistake"):
             row["steps"] = [f" {n} and {n}.", f" That is {2 * n + n % 2}."]
             row |= {"response": "".join(row["steps"]), "errors": [[9, 10]], "label": 1 if n % 2 else -1}
         elif name == "demonstrations":
@@ -80,9 +84,10 @@ def home(tmp_path_factory):
     judge.save_pretrained(home / "RM")
     AutoTokenizer.from_pretrained(home / "MODEL").save_pretrained(home / "RM")
     files = ("pairs", "preferences", "questions", "test", "held_out", "marked", "big_bench_mistake", "demonstrations")
-    files += ("rated",)
+    files += ("rated", "chains", "articles")
     for name in files:
         write(home / f"{name}.jsonl", rows(name))
+    (home / "short_question.txt").write_text("{article}")
     tiny_image_model(["what", "is", "and"]).save(home / "PIPELINE")
     (home / "redness.py").write_text(blocks(ROOT / "docs" / "images.md", "python")[-1])
     judged = {
@@ -127,7 +132,7 @@ def shortened(words):
     if words[0] in ("demo", "serve"):
         return [*words, "--print-config"]
     more = [] if words[0] in ("compare", "cache", "doctor", "export") or "--device" in words else ["--device", "cpu"]
-    if words[0] == "eval" and words[1] in ("win-rate", "best-of-n", "generation", "kl-frontier"):
+    if words[0] == "eval" and words[1] in ("win-rate", "best-of-n", "generation", "kl-frontier", "density"):
         more = []
     if words[0] == "train":
         held_out = ["--eval-size", "4"] if "--eval-size" in words else []  # the last of a flag holds
@@ -138,6 +143,8 @@ def shortened(words):
         more += ["--settings", "greedy", "beam width=2", "--pool", "2"]
     if words[0] == "online":
         more += ["--rounds", "2", "--prompts-per-round", "4", "--samples", "4", "--max-new-tokens", "4"]
+    if words[0] == "densify":  # the stand-in for a model reads 256 bytes, and writes no JSON
+        more += ["--prompt-file", "short_question.txt", "--max-new-tokens", "3"]
     if words[0] in ("online", "play") and "--environment" in words:
         more += ["--max-turns", "3", "--max-new-tokens", "4"]
     if words[0] == "play":

@@ -86,6 +86,8 @@ NEEDED = {
     "online": {"model": "m", "prompts": ["p"], "output": "o", "gold": "answer", "answer": "last_number"},
     "demo": {"model": "m", "data": ["d"]},
     "eval win-rate": {"preferences": "p"},
+    "eval density": {"traces": "t"},
+    "densify": {"policy": "p", "articles": ["a"]},
     **{f"eval {task}": {"traces": "t"} for task in ("preference", "localisation", "first-error")},
     **{f"eval {task}": {"results": ["r"], "task": "t"} for task in ("best-of-n", "generation", "kl-frontier")},
 }
