@@ -30,7 +30,7 @@ CURATION: dict[str, Command] = {
     "densify": Command(
         densify.DensifyConfig,
         Told("tokenq.jobs.density.densify", "densify"),
-        _goes_on,
+        again.goes_on,
         "write summaries of one length that say more at each step (Chain of Density)",
         densify.SECTIONS,
         densify.SPELT_ELSEWHERE,
