@@ -111,6 +111,11 @@ def test_votes_are_asked_for_where_there_are_none():
         read_examples(chain(), pairing="votes")
 
 
+def test_an_article_without_a_chain_is_counted():
+    rows = [*chain(), *chain(summaries=[], problem="there is no list of records in it")]
+    assert read_examples(rows).dropped == {"an article without a chain": 1}
+
+
 @pytest.mark.parametrize("steps", [1, 4, 6])
 def test_any_number_of_steps_is_a_chain(steps):
     texts = [f" {'a ' * n}b" for n in range(steps)]

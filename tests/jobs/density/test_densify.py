@@ -10,6 +10,9 @@ from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
+from tokenq.data.examples import read_examples
+from tokenq.data.files.local import Row
+from tokenq.density import prompt
 from tokenq.errors import UserError
 from tokenq.jobs.density.config import DensifyConfig
 from tokenq.jobs.density.densify import densify
@@ -138,20 +141,20 @@ def test_what_was_written_is_not_asked_for_again(endpoint, tmp_path):
     assert len(endpoint.requests) == 5
 
 
-def test_a_policy_writes_chains_that_are_read_again(tmp_path):
+def test_a_policy_writes_chains_that_are_read_again(tmp_path, monkeypatch):
+    """Its context is short, and so are the questions; what random weights say is no matter."""
+    monkeypatch.setattr(prompt, "FIRST", "{article}")
+    monkeypatch.setattr(prompt, "DENSER", "{summary} {entities}")
     model, tokenizer = tiny_model("llama", layers=1), tiny_tokenizer("bytes")
-    rows = densify(
-        (model, tokenizer),
-        [{"article": ARTICLE, "prompt": "Say it."}],
-        form="guided",
-        steps=3,
-        words=6,
-        device="cpu",
-        max_new_tokens=12,
-        output=tmp_path / "chains.jsonl",
-    )
-    assert rows[0]["prompt"] == "Say it."
-    assert len(rows[0]["summaries"]) == len(rows[0]["densities"]) == len(rows[0]["entities"])
+    settings = {"form": "guided", "steps": 3, "words": 6, "device": "cpu", "max_new_tokens": 12}
+    articles = [{"article": "Rain in Lyon on Monday.", "prompt": "Say it."}]
+    (row,) = densify((model, tokenizer), articles, output=tmp_path / "chains.jsonl", **settings)
+    assert row["prompt"] == "Say it."
+    assert row["missing"][1:] == [["Lyon", "Monday"]] * (len(row["summaries"]) - 1)
+    assert [one.content for one in read_examples([Row(row, "row 1")], selection="all").examples[0].responses]
+    assert densify((model, tokenizer), articles, **settings) == [row]
+    record = json.loads((tmp_path / "chains.jsonl.provenance.json").read_text())
+    assert record["made_by"] == "tokenq densify"
 
 
 def test_a_function_of_ones_own_finds_entities(endpoint, tmp_path):

@@ -23,6 +23,9 @@ VOTES = ("votes", "annotations")
 REPEATED, BLANK = "a summary that repeats the one before", "a summary without text"
 """Why a summary of a chain is left out."""
 
+NO_CHAIN = "an article without a chain"
+"""Why a row is: its writer gave none, and `problem` says why."""
+
 
 def is_chain(values: Values) -> bool:
     """Return whether the summaries of a row are a list of texts, or its JSON."""
@@ -34,6 +37,8 @@ def read_chain(values: Values) -> ParsedRow:
     """Read a chain; a summary that says what the one before said, or nothing, is left out and counted."""
     name = next(name for name in SUMMARIES if name in values)
     found = cells.items(values, name)
+    if not found and values.get("problem"):
+        return ParsedRow("", (), undecided=NO_CHAIN)
     if not found or not all(isinstance(one, str) for one in found):
         raise BadRow("a column without text", f"column {name!r} is no list of texts")
     votes = _votes(values, len(found))
