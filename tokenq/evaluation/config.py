@@ -89,6 +89,22 @@ class PreferenceConfig(JudgedEvaluation):
 
     subset: str | None = None
     """Column with a pair's subset; names of RewardBench give its sections and its score."""
+    pairing: Literal["none", "best_worst", "all", "adjacent", "votes"] = "none"
+    """Pairs to make of rated responses, as tokenq train makes them. none: pairs are those that the data hold."""
+    same_length: float | None = None
+    """Take pairs of one length only: the share by which the longer side may be longer, in words and marks (0.05)."""
+
+    def check(self) -> None:
+        """Refuse what cannot be meant together.
+
+        Raises:
+            UserError: names the flags.
+        """
+        super().check()
+        makes = self.pairing != "none" or self.same_length is not None
+        if makes and (self.traces is not None or self.subset is not None):
+            hint = "Give --data, and no --subset: a row may give several pairs."
+            raise UserError("--pairing and --same-length choose pairs of --data.", hint)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from tokenq.evaluation.task_localisation import localisation
 from tokenq.evaluation.task_preference import preference
 from tokenq.jobs.evaluated import Evaluated
 from tokenq.jobs.evaluation.given import Given
+from tokenq.jobs.evaluation.paired import paired_rows
 from tokenq.jobs.outputs import claimed
 from tokenq.listener import Listener
 from tokenq.records.trace_files import read_traces
@@ -102,9 +104,9 @@ class UnreadTraces:
 
 def judge_preference(config: PreferenceConfig, given: Given, how: Resampling, listener: Listener) -> Evaluated:
     """Return how often the policy's rewards prefer the chosen response: from totals, unless a page shows tokens."""
-    read = scored_of(
-        config, given, listener, columns=[config.subset] if config.subset else [], shown=config.html is not None
-    )
+    chosen = None if (config.pairing, config.same_length) == ("none", None) else partial(paired_rows, config)
+    columns = [config.subset] if config.subset else []
+    read = scored_of(config, given, listener, columns=columns, shown=config.html is not None, rows_from=chosen)
     totals = list(replace(read.traces, alternatives=False) if isinstance(read.traces, TraceFile) else read.traces)
     subsets = {name: str(row[str(config.subset)]) for name, row in read.further.items()}
     return evaluated(config, preference(totals, subsets, how).costing(read.cost), totals, read.shown)
