@@ -84,7 +84,7 @@ def entities(text: str) -> list[Span]:
     found = _apart(_spans(_MEASURED, text), found)
     found = _apart(_spans(_DOTTED, text), found)
     found = _apart(_names(text), found)
-    acronyms = (one for one in _spans(_ACRONYM, text) if text[slice(*one)].casefold() not in COMMON)
+    acronyms = (one for one in _spans(_ACRONYM, text) if text[slice(*one)].casefold() not in TITLES)
     return _apart((*acronyms, *_spans(_MONTH_ALONE, text)), found)
 
 
