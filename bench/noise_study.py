@@ -3,7 +3,8 @@
 Summaries of the world of posts, two of each post by the policy that learnt from demonstrations, are labelled by their
 true reward, and a share of the labels is flipped. `tokenq audit --folds` then estimates that share, and its margins say
 which labels were flipped; beside it stand the margins of one policy that was trained on all of the pairs, itself with
-the flipped labels. What is done already is not done again.
+the flipped labels. What is done already is not done again. `--cells FOLDER` instead reads the margins of folds that
+`bench.selection_study --output FOLDER` has trained: its labels are Bradley-Terry draws before they are flipped.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 import tokenq
+from tokenq.curation.noise import estimate_noise
 from tokenq.demo.gold import GOLD
 from tokenq.demo.learning import World, labelled_pairs, learn
 from tokenq.demo.settings import DemoSettings
@@ -33,10 +35,16 @@ FOLDS = 3
 def main() -> None:
     """Train everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True, type=Path, help="folder")
+    parser.add_argument("--output", type=Path, help="folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of flips, folds and trainings")
     parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--cells", type=Path, help="folder of the study of selection, whose margins are read instead")
     asked = parser.parse_args()
+    if asked.cells is not None:
+        print("\n".join(cells_of(asked.cells)))
+        return
+    if asked.output is None:
+        parser.error("--output is needed where policies are trained")
     world = World(asked.output, DemoSettings(0), ())
     if not world.sft.exists():
         learn(world)
@@ -49,6 +57,25 @@ def main() -> None:
     for rate in asked.rates:
         for seed in asked.seeds:
             print(line(world, rows, rate, seed), flush=True)
+
+
+def cells_of(folder: Path) -> Iterator[str]:
+    """Yield the lines of a table of what the margins of a study of selection say."""
+    yield "| cell | pairs | flipped | margins below 0 | estimate [95 %] | right, estimated | AUROC of suspicion |"
+    yield "|---|--:|--:|--:|--:|--:|--:|"
+    for place in sorted(folder.glob("*/folds/margins.jsonl")):
+        name = place.parent.parent.name
+        flipped = [row["flipped"] for row in JsonLines(folder / "data" / f"pairs-{name}.jsonl").read()]
+        lines = list(JsonLines(place).read())
+        margins = [line["margin"] for line in lines]
+        own = [flipped[line["row"]] for line in lines]
+        noise = estimate_noise(np.array(margins, float))
+        rate, negative = noise.rate, noise.negative
+        ends = f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]"
+        yield (
+            f"| {name} | {len(lines)} | {np.mean(own):.3f} | {negative.value:.3f} | {ends} | "
+            f"{noise.accuracy:.3f} | {auroc(own, margins)} |"
+        )
 
 
 def decided(world: World) -> list[dict[str, str]]:

@@ -118,7 +118,7 @@ _FUNCTION_WORDS = {
     "Italian": "il che di è una per non sono con gli della questo anche del come più nel alla si lo",
     "Portuguese": "o os as que um uma não é para com por do da em se como mais dos você isso",
     "Dutch": "het een van en de niet dat is op te zijn voor met ik je aan ook maar wat om",
-    "Polish": "nie się jest że w na z to i do jak co ale czy po od dla przez są być",
+    "Polish": "nie się jest że na jak co ale czy po od dla przez są być tego było tak już może",
     "Turkish": "bir ve bu için ile de da çok ne gibi daha olarak var ben sen mi ama en değil kadar",
     "Swedish": "och att det är en som på av för inte jag med den ett har du till om vi kan",
     "Indonesian": "yang dan di untuk dengan ini itu tidak dari pada adalah anda saya akan dalam ke bisa atau oleh juga",
