@@ -77,7 +77,7 @@ def test_version(capsys):
         (
             ["trian"],
             "tokenq: error: Unknown command 'trian'.",
-            "Did you mean 'train'? Available: audit, cache, compare, demo, doctor, draw",
+            "Did you mean 'train'? Available: audit, cache, compare, demo, densify, doctor, draw",
         ),
         (["train", "--bta", "1"], "tokenq train: error: Unknown flag: --bta.", "Did you mean --beta?"),
         (["train"], "tokenq train: error: --model is missing.", "Give the flag"),
