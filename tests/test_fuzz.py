@@ -55,7 +55,9 @@ def tried(words, folder):
     def work():
         os.chdir(folder)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
-        resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+        with open("/proc/self/statm", encoding="ascii") as sizes:  # of a process that has loaded much already
+            most = int(sizes.read().split()[0]) * resource.getpagesize() + (8 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
         signal.alarm(6 * CPU_SECONDS)
         return main(words)
 

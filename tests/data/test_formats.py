@@ -424,6 +424,7 @@ def test_every_format_is_tried_here():
             "rated",  # tests/data/test_ratings.py
             "episode",  # tests/data/test_episodes.py
             "chain",  # tests/data/test_chains.py
+            "weighted",  # tests/jobs/test_steering.py
         }
     )
     assert tried == set(FORMATS)

@@ -46,6 +46,8 @@ def rows_for(kind):
             "labelled": {"completion": f" {number} {word}", "label": number % 2 == 0},
             "rollouts": {"completion": f" {number} {word}", "advantages": number - 3.5, "old_logps": -5.5}
             | {"returns": number, "old_values": 0},
+            "weighted": {"prompt": f"{WORDS[number // 2 * 2]}?", "completion": f" {number} {word}", "old_logps": -5.5}
+            | {"target_weights": 0.25 + number % 2 / 2},
             "rewarded": {"completion": f" {number} {word}", "reward": number % 3 / 2},
             "ranked": {"answers": [{"answer": f" {word} {rank}", "rank": rank} for rank in (1, 2, 3)]},
             "rated": {"completion": f" {number} {word}", "ratings": {"good": number % 4, "short": number % 2}},

@@ -85,8 +85,9 @@ class TrainConfig(ControlOptions, PictureOptions, SegmentOptions, WeightOptions,
     apo_down, bco_pair, d3po, r_dpo, ld_dpo, fdpo_forward_kl, fdpo_js, fdpo_alpha, simpo, orpo, cpo, aot, aot_unpaired,
     tdpo1, tdpo2, step_dpo, dmpo, wpo, vpo_offline, vpo_online, selm, xpo. Labelled responses: kto,
     bco, ce. Responses with a reward: dro. Responses with advantages: reinforce, rloo, grpo, dr_grpo, ppo, dapo, gspo,
-    cispo, with terms kl_k1, kl_k2, kl_k3, value, clipped_value, implicit_prm. Rankings: plackett_luce. Reward models:
-    bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs), regression (ratings), process (steps)."""
+    cispo, with terms kl_k1, kl_k2, kl_k3, value, clipped_value, implicit_prm. Responses with target weights: steerlm.
+    Rankings: plackett_luce. Reward models: bradley_terry, margin_bradley_terry, scaled_bradley_terry (pairs),
+    regression (ratings), process (steps)."""
     attributes: Sequence[str] = ()
     """Ratings that --loss regression learns, in the order of the reward model's outputs. Default: all there are."""
     beta: float | None = None

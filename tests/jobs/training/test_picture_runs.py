@@ -80,7 +80,7 @@ def test_micro_batches_do_not_change_a_step(loss, place, tmp_path):
     runs = [trained(place, tmp_path / f"{most}", loss=loss, noise_draws=2, images_per_batch=most) for most in (4, 99)]
     small, large = (image_weights(run.policy) for run in runs)
     for name, one in large.items():
-        torch.testing.assert_close(small[name], one, rtol=0, atol=1e-6)
+        torch.testing.assert_close(small[name], one, rtol=0, atol=5e-6)  # as processors sum
     for mine, theirs in zip(*map(numbers, runs), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 

@@ -12,15 +12,15 @@ from tokenq.evaluation.config import PreferenceConfig
 from tokenq.listener import Listener
 from tokenq.records.examples import Example
 from tokenq.score.config import ScoreConfig
-from tokenq.score.rows import ScoredRow
 
 if TYPE_CHECKING:
     from tokenq.jobs.reader import Reader
+    from tokenq.score.rows import ScoredRow
 
 
 def paired_rows(
     asked: PreferenceConfig, config: ScoreConfig, reader: "Reader", listener: Listener, data: Data
-) -> tuple[list[ScoredRow], str]:
+) -> tuple[list["ScoredRow"], str]:
     """Return a row for each pair, and what is to be said of them.
 
     Args:

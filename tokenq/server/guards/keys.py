@@ -68,19 +68,20 @@ def _among(given: str, known: tuple[bytes, ...]) -> bool:
     return found
 
 
-def read_keys(api_key_file: str | None, admin_key_file: str | None, environ: Mapping[str, str] = os.environ) -> Keys:
+def read_keys(api_key_file: str | None, admin_key_file: str | None, environ: Mapping[str, str] | None = None) -> Keys:
     """Return the keys of two files, a key a line; where no file is named, of the environment.
 
     Args:
         api_key_file: keys that may ask; None takes TOKENQ_API_KEY.
         admin_key_file: keys that may load as well; None takes TOKENQ_ADMIN_KEY.
-        environ: variables.
+        environ: variables; None takes those of the process.
 
     Raises:
         UserError: a file cannot be read or has no key, a key has characters that no header may have, or both are one.
     """
-    api, said = _keys(api_key_file, "--api-key-file", API_VARIABLE, environ)
-    admin, more = _keys(admin_key_file, "--admin-key-file", ADMIN_VARIABLE, environ)
+    known = os.environ if environ is None else environ
+    api, said = _keys(api_key_file, "--api-key-file", API_VARIABLE, known)
+    admin, more = _keys(admin_key_file, "--admin-key-file", ADMIN_VARIABLE, known)
     if set(api) & set(admin):
         raise UserError("A key that may ask is also the admin key.", f"Give two. {MAKE}")
     return Keys(tuple(map(digest, api)), tuple(map(digest, admin)), (*said, *more))
