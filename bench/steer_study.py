@@ -16,15 +16,15 @@ import numpy as np
 from bench import steer_world
 from bench.steer_world import GRID, NAMES, SCALE
 from tokenq.demo.gold import GOLD
-from tokenq.demo.settings import CLEAN, SHORT, sft_rows
+from tokenq.demo.settings import SHORT, sft_rows
 from tokenq.demo.steps import answers, trained
-from tokenq.demo.tldr import make_posts
+from tokenq.demo.tldr import CLEAN, make_posts
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.jobs.rollout.online import online
 from tokenq.jobs.train import train
 from tokenq.models.load import hide_progress_bars
 from tokenq.rundir import RunDir
-from tokenq.stats.bootstrap import Estimate, mean_interval
+from tokenq.stats.bootstrap import Estimate, difference_interval, mean_interval
 from tokenq.terminal.progress import Progress
 
 NEW_TOKENS = 48
@@ -55,6 +55,8 @@ class Sizes(NamedTuple):
 
 SIZES = Sizes()
 
+PLAIN, LONGER = "attribute SFT", "attribute SFT, as many steps more"
+
 
 def main() -> None:
     """Train everything and print the tables."""
@@ -82,7 +84,7 @@ def policies(folder: Path, seed: int, learning_rate: float, sizes: Sizes) -> Ite
     rated = {"model": str(start), "data": (file,), "schedule": "cosine"}
     prior = trained(folder / "prior", **rated, **sft, epochs=2)
     policy = trained(folder / "attribute_sft", **rated, **control, **sft, epochs=3)
-    yield "attribute SFT", policy
+    yield PLAIN, policy
     judge = RunDir(folder / "ratings")
     if not judge.reward_model.exists():
         with Progress(100) as progress:
@@ -94,7 +96,7 @@ def policies(folder: Path, seed: int, learning_rate: float, sizes: Sizes) -> Ite
     steps = run.steps()[-1]
     longer = {**sft, "learning_rate": learning_rate, "batch_size": 32, "warmup_steps": 0}
     more = {"schedule": "linear", "max_steps": steps, "data": (file,), "model": str(policy)}
-    yield "attribute SFT, as many steps more", trained(folder / "longer", **{**longer, **more}, **control)
+    yield LONGER, trained(folder / "longer", **{**longer, **more}, **control)
 
 
 def copier(folder: Path, sizes: Sizes, sft: Mapping[str, Any]) -> Path:
@@ -199,7 +201,8 @@ BEST = [place for place, levels in enumerate(GRID) if levels["facts"] == SCALE[1
 def slopes(measured: np.ndarray) -> np.ndarray:
     """Return [posts, 3, 3]: by how much the column's attribute moves with each level asked of the row's."""
     centred = ASKED - ASKED.mean(0)
-    return np.einsum("ca,pcb->pab", centred, measured) / (centred**2).sum(0)[None, :, None]
+    found: np.ndarray = np.einsum("ca,pcb->pab", centred, measured) / (centred**2).sum(0)[None, :, None]
+    return found
 
 
 def print_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -215,6 +218,18 @@ def print_tables(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     print("|---|--:|--:|--:|--:|--:|--:|")
     for name, seeds in found.items():
         print(f"| {name} | {line(seeds)} |")
+    print("\n| distance of | − attribute SFT | − attribute SFT, as many steps more |\n|---|--:|--:|")
+    off = {name: np.concatenate([distances(one) for one in seeds]) for name, seeds in found.items()}
+    posts = [f"{seed} {post}" for seed, one in enumerate(found[PLAIN]) for post in range(len(one["measured"]))]
+    for name in (name for name in found if name.startswith("SteerLM")):
+        both = [shown(difference_interval(off[name], off[other], posts)) for other in (PLAIN, LONGER)]
+        print(f"| {name} | {' | '.join(both)} |")
+
+
+def distances(one: Mapping[str, Any]) -> np.ndarray:
+    """Return [posts] mean Σ |measured − asked| over the attributes."""
+    found: np.ndarray = np.abs(one["measured"] - ASKED).sum(2).mean(1)
+    return found
 
 
 def line(seeds: Sequence[Mapping[str, Any]]) -> str:
