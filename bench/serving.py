@@ -260,7 +260,7 @@ def main() -> None:
                 rows += turn(rival, asked, number)
             except RuntimeError as problem:
                 print(f"{rival.name}: {problem}")
-    (asked.output / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+            (asked.output / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     print(summary(rows))
 
 
