@@ -106,8 +106,8 @@ def test_implicit_rewards_are_what_a_score_of_the_run_reads(place, tmp_path):
     assert {one.token_ids[-1] for one in rollouts} == {2}
     found = token_rewards("implicit", source_of(place, credit_run=str(place / "dpo")))(rollouts)
     for trace, rewards in zip(traces, found, strict=True):
-        assert rewards == pytest.approx([token.implicit_reward for token in trace.tokens], abs=5e-6)
-        assert sum(rewards) == pytest.approx(trace.totals.implicit_reward, abs=5e-6)
+        assert rewards == pytest.approx([token.implicit_reward for token in trace.tokens], abs=1e-6)
+        assert sum(rewards) == pytest.approx(trace.totals.implicit_reward, abs=1e-6 * len(rewards))  # of so many errors
 
 
 def test_implicit_rewards_add_up_to_the_reward_of_the_response(place):

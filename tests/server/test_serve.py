@@ -16,6 +16,7 @@ from tiny import tiny_model, tiny_tokenizer
 import tokenq
 import tokenq.server.site as site
 from tokenq.cli.main import main
+from tokenq.data.conditioning.control import Control, marked
 from tokenq.errors import UserError
 from tokenq.server.config import HttpOptions, ServeConfig, alphas_of, pairs_of
 
@@ -70,6 +71,17 @@ def test_a_pair_is_served_and_what_it_is_is_said(session):
         assert part in told.said[0]
     with pytest.raises(httpx.ConnectError):
         CLIENT.get(f"{server.url}/health")
+
+
+def test_what_a_policy_wants_to_be_asked_for_is_said(session):
+    told = Told()
+    marked(session.tokenizer, Control(("clear", "brief"), 1, 5))
+    try:
+        with tokenq.serve(session, port=0, listener=told):
+            pass
+    finally:
+        marked(session.tokenizer, None)
+    assert any("[clear: 5, brief: 5] behind its prompt" in said for said in told.said)
 
 
 def test_two_servers_of_one_pair_have_names_and_numbers_of_their_own(session):

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokenq.data.conditioning.control import control_of, control_text
 from tokenq.errors import UserError
 from tokenq.jobs.reader import Reader
 from tokenq.listener import Listener
@@ -122,6 +123,10 @@ class Site:
             )
         if session.pair is not None:
             yield from session.pair.warnings
+        control = control_of(session.tokenizer)
+        if control is not None:
+            asked = control_text(dict.fromkeys(control.attributes, control.high))
+            yield f"the policy was trained to be asked for attributes: a request has {asked} behind its prompt"
         if not self.keys.admin:
             return
         if not self.keys.needed:

@@ -77,10 +77,13 @@ MORE = [pytest.param(loss, marks=pytest.mark.slow) for loss in ("dpo+0.001*sft",
 
 @pytest.mark.parametrize("loss", ["dpo", "aot", *MORE])
 def test_micro_batches_do_not_change_a_step(loss, place, tmp_path):
-    runs = [trained(place, tmp_path / f"{most}", loss=loss, noise_draws=2, images_per_batch=most) for most in (4, 99)]
-    small, large = (image_weights(run.policy) for run in runs)
+    """By plain gradient descent: AdamW's first steps are signs, which rounding turns where a slope is nearly 0."""
+    asked = {"loss": loss, "noise_draws": 2, "optimizer": "sgd", "learning_rate": 1e-2}
+    runs = [trained(place, tmp_path / f"{most}", images_per_batch=most, **asked) for most in (4, 99)]
+    began, small, large = (image_weights(folder) for folder in (place / "image", *(run.policy for run in runs)))
     for name, one in large.items():
-        torch.testing.assert_close(small[name], one, rtol=0, atol=5e-6)  # as processors sum
+        torch.testing.assert_close(small[name], one, rtol=0, atol=1e-6)
+    assert max((one - began[name]).abs().max() for name, one in large.items()) > 1e-4
     for mine, theirs in zip(*map(numbers, runs), strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 

@@ -138,13 +138,14 @@ def test_what_is_written_comes_token_by_token(visit, address):
 def test_writing_stops_and_what_was_written_stays(visit, address):
     view = ready(visit(address))
     view.locator("#prompt-box").fill(PROMPT)
-    few(view, 4000, temperature=1, seed=11)
+    few(view, 4000)  # greedily this model finds no end
     view.locator("#write").click()
     tokens(view).nth(5).wait_for()
     view.locator("h1").click()
     view.keyboard.press("s")
     expect(branches(view)).to_have_count(1)
-    assert 5 < tokens(view).count() < 4000  # the model may have ended by itself before
+    assert 5 < tokens(view).count() < 4000
+    expect(branches(view)).to_contain_text("cut")
 
 
 def test_several_answers_are_ranked_by_reward(visit, address):
