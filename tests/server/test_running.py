@@ -201,9 +201,9 @@ def test_what_is_no_request_is_refused_and_ends_nothing(said):
     with handle:
         answer = b""
         where = "127.0.0.1", handle.port
-        with socket.create_connection(where, timeout=5) as client, contextlib.suppress(ConnectionError):
+        with socket.create_connection(where, timeout=5) as client, contextlib.suppress(OSError):
             client.sendall(said)
-            client.shutdown(socket.SHUT_WR)
+            client.shutdown(socket.SHUT_WR)  # it may have hung up by now
             answer = client.recv(4096)
         assert answer[:12] in (b"", b"HTTP/1.1 400", b"HTTP/1.1 403")
         assert httpx.get(f"{handle.url}/health").status_code == 200
