@@ -5,8 +5,8 @@ at once each stream 64 tokens of a prompt of their own, greedily, through /v1/co
 of all streams together, and seconds from a request to its first text (median and 99th percentile). Rows of all turns
 are kept, so that their spread is seen. A server that needs what is not installed is left out, in words.
 
-`transformers serve` needs `pip install 'transformers[serving]'`, llama-cpp-python's server `[server]` and a GGUF file
-(`--gguf`), which is another precision and is named so.
+`transformers serve` needs `pip install 'transformers[serving]'`, llama-cpp-python's server `[server]` and GGUF files
+(`--gguf`), whose names say their precision. `python -m bench.serving --gguf-float32 OLD NEW` writes one in float32.
 """
 
 import argparse
@@ -41,7 +41,7 @@ class Rival:
 
     Attributes:
         name: in the table.
-        words: its command line, with {model}, {gguf} and {port}.
+        words: its command line, with {model} and {port}.
         model: its name for the model in requests; None for the folder.
         needs: packages without which it does not start.
     """
@@ -85,13 +85,24 @@ RIVALS = (
         None,
         ("fastapi", "uvicorn", "openai"),
     ),
-    Rival(
-        "llama-cpp-python (GGUF, not float32)",
-        (sys.executable, "-m", "llama_cpp.server", "--model", "{gguf}", "--port", "{port}"),
-        "m",
-        ("llama_cpp", "sse_starlette"),
-    ),
 )
+
+
+def llama(gguf: Path, threads: int) -> Rival:
+    """Return llama-cpp-python's server of a file."""
+    words = (sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--port", "{port}")
+    own = ("--n_threads", str(threads), "--n_threads_batch", str(threads))
+    return Rival(f"llama-cpp-python, {gguf.stem}", (*words, *own), "m", ("llama_cpp", "sse_starlette"))
+
+
+def as_float32(old: Path, new: Path) -> None:
+    """Write the weights of a GGUF file in float32."""
+    import llama_cpp
+
+    how = llama_cpp.llama_model_quantize_default_params()
+    how.ftype, how.allow_requantize = llama_cpp.LLAMA_FTYPE_ALL_F32, True
+    if llama_cpp.llama_model_quantize(str(old).encode(), str(new).encode(), how):
+        raise SystemExit(f"{old} could not be written as {new}.")
 
 
 @dataclass(frozen=True)
@@ -149,11 +160,11 @@ async def at_once(port: int, model: str, count: int, begin: int) -> tuple[float,
 
 
 @contextlib.contextmanager
-def running(rival: Rival, model: str, gguf: str, log: Path) -> Iterator[tuple[int, int]]:
+def running(rival: Rival, model: str, log: Path) -> Iterator[tuple[int, int]]:
     """Run a server and give its (port, process number) once it answers."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = [word.format(model=model, gguf=gguf, port=port) for word in rival.words]
+    words = [word.format(model=model, port=port) for word in rival.words]
     with log.open("ab") as said:
         process = subprocess.Popen(words, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
     try:
@@ -190,7 +201,7 @@ def memory_of(process: int) -> float:
 def turn(rival: Rival, asked: argparse.Namespace, number: int) -> list[dict[str, Any]]:
     """Return the rows of one turn of one server."""
     rows, model = [], rival.model or asked.model
-    with running(rival, asked.model, asked.gguf, asked.output / "servers.log") as (port, process):
+    with running(rival, asked.model, asked.output / "servers.log") as (port, process):
         asyncio.run(at_once(port, model, 1, 10_000))  # a first request pays for what is loaded late
         for count in asked.streams:
             seconds, streams = asyncio.run(at_once(port, model, count, 1000 * number + 100 * count))
@@ -238,18 +249,25 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Measure every server that starts, in turns, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="folder of a model, with weights in float32")
-    parser.add_argument("--gguf", default="", help="the same as a GGUF file, for llama-cpp-python")
+    parser.add_argument("--model", help="folder of a model, with weights in float32")
+    parser.add_argument("--gguf", type=Path, nargs="*", default=(), help="the same as GGUF files, for llama-cpp-python")
+    parser.add_argument("--gguf-float32", type=Path, nargs=2, help="write a GGUF file in float32, and end")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="*", default=STREAMS)
     parser.add_argument("--only", nargs="*", default=(), help="beginnings of servers' names")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=Path("runs/serving"))
     asked = parser.parse_args()
+    if asked.gguf_float32:
+        as_float32(*asked.gguf_float32)
+        return
+    if asked.model is None:
+        parser.error("--model is needed")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no server is left behind
     asked.output.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": str(asked.threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    chosen = [one for one in RIVALS if not asked.only or one.name.startswith(tuple(asked.only))]
+    rivals = (*RIVALS, *(llama(one, asked.threads) for one in asked.gguf))
+    chosen = [one for one in rivals if not asked.only or one.name.startswith(tuple(asked.only))]
     rows = []
     for rival in [one for one in chosen if not all(find_spec(name) for name in one.needs)]:
         print(f"{rival.name} is left out: it needs {', '.join(rival.needs)}.")
