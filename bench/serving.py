@@ -91,7 +91,8 @@ RIVALS = (
 def llama(gguf: Path, threads: int) -> Rival:
     """Return llama-cpp-python's server of a file."""
     words = (sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--port", "{port}")
-    own = ("--n_threads", str(threads), "--n_threads_batch", str(threads))
+    threads_of = ("--n_threads", str(threads), "--n_threads_batch", str(threads))
+    own = (*threads_of, "--interrupt_requests", "false")  # by default a new request breaks off the one being written
     return Rival(f"llama-cpp-python, {gguf.stem}", (*words, *own), "m", ("llama_cpp", "sse_starlette"))
 
 

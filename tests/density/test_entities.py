@@ -97,8 +97,10 @@ def test_a_model_of_spacy_is_called_with_the_text(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "spacy", Spacy)
     assert named("spacy:known")("Lyon.") == [(0, 4)]
-    with pytest.raises(UserError, match="spaCy has no model 'other'"):
-        named("spacy:other")
+    for name, hint in {"other": "python -m spacy download other", "./other": "Name a folder"}.items():
+        with pytest.raises(UserError, match=f"spaCy has no model '{name}'") as refused:
+            named(f"spacy:{name}")
+        assert refused.value.hint.startswith(hint)
 
 
 @pytest.mark.parametrize("name", ["nltk", "spacy:", "rule"])

@@ -55,7 +55,9 @@ def spacy_entities(model: str) -> Entities:
         pipeline = spacy.load(model)
     except OSError as problem:
         missing = f"spaCy has no model {model!r}." if _MISSING.search(str(problem)) else f"spaCy: {problem}."
-        raise UserError(missing, f"python -m spacy download {model}, or name one that is installed.") from problem
+        folder = "/" in model or "\\" in model
+        get = "Name a folder that nlp.to_disk has written" if folder else f"python -m spacy download {model}"
+        raise UserError(missing, f"{get}, or name a model that is installed.") from problem
     return lambda text: [(one.start_char, one.end_char) for one in pipeline(text).ents]
 
 
