@@ -254,3 +254,18 @@ def test_entries_that_can_never_be_taken():
     want = whole(hidden, weight, bias, None)[torch.arange(N), targets]
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     assert want.isfinite().sum() == 7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [0, 1, 7, 8, 11, 15, 16, 17])
+def test_logits_of_rows_are_products_bias_and_cap_whatever_their_number(rows, dtype):
+    weight, bias = torch.randn(50, 12, dtype=dtype), torch.randn(50)
+    hidden = torch.randn(rows, 12, dtype=dtype)
+    want = (
+        torch.stack([weight.double() @ one + bias.double() for one in hidden.double()]) if rows else torch.empty(0, 50)
+    )
+    found = logps.row_logits(hidden, Head(weight, bias, softcap=3.0))
+    assert found.shape == (rows, 50)
+    assert found.dtype == torch.float32
+    atol = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found.double(), 3 * torch.tanh(want.double() / 3), rtol=0, atol=atol)
