@@ -132,12 +132,12 @@ def test_findings_of_an_audit_are_left_out_first(home, tmp_path):
     findings.append({"kind": "identical", "rows": [5], "where": [where[5]]})
     (tmp_path / "audit.json").write_text(json.dumps({"findings": findings}))
     data = str(tmp_path / "twice.jsonl")
-    found = tokenq.select(data, tmp_path / "kept.jsonl", keep=1, drop=tmp_path / "audit.json")
+    found = tokenq.select(data, tmp_path / "kept.jsonl", drop=tmp_path / "audit.json")
     assert found.rows == tuple(n for n in range(COUNT) if n != 5)
     assert found.dropped == {"identical": 1, "duplicate": 2}
-    alone = tokenq.select(data, tmp_path / "kept.jsonl", keep=1, drop=tmp_path / "audit.json", drop_kinds=["identical"])
+    alone = tokenq.select(data, tmp_path / "kept.jsonl", drop=tmp_path / "audit.json", drop_kinds=["identical"])
     assert len(alone.rows) == COUNT + 1
-    once = tokenq.select(data, tmp_path / "kept.jsonl", keep=1, rule="deduplicated")
+    once = tokenq.select(data, tmp_path / "kept.jsonl", rule="deduplicated")
     assert once.rows == tuple(range(COUNT))
 
 

@@ -23,7 +23,7 @@ class SelectConfig(ReaderOptions, RowOptions):
     (estimates how many labels are wrong: agreement, or large margins where it may be half), or first_error,
     which makes pairs of solutions in steps that share all before the first wrong one."""
     keep: float | None = None
-    """Share of the pairs to keep. Default: 0.25; of first_error all."""
+    """Share of the pairs to keep. Default: 0.25; all of random (what --drop leaves), deduplicated and first_error."""
     drop: str | None = None
     """Findings of tokenq audit (audit.json): rows of them are left out, but for one of each set of duplicates."""
     drop_kinds: Sequence[str] = ()

@@ -57,12 +57,14 @@ class Rule:
         says: what is kept first, for messages and help.
         needs: the evidence that it goes by, attributes of `Evidence`.
         source: of the rule.
+        share: of the pairs, kept where none is asked for; all by rules that put none before another.
     """
 
     worth: Callable[[Evidence], Worth]
     says: str
     needs: tuple[str, ...] = ()
     source: str = ""
+    share: float = 0.25
 
 
 MEASURES = {
@@ -123,14 +125,14 @@ def _by_flip_rate(evidence: Evidence) -> Worth:
 _LESS, _HARD, _DIFFICULT = "arXiv 2502.14560", "arXiv 2508.04149", "arXiv 2502.09650"
 
 RULES: dict[str, Rule] = {
-    "random": Rule(lambda evidence: Worth(np.zeros(evidence.count)), "any"),
+    "random": Rule(lambda evidence: Worth(np.zeros(evidence.count)), "any", share=1.0),
     "large_margin": Rule(_large("margins"), "the largest implicit margins", ("margins",), _LESS),
     "small_margin": Rule(_small("margins"), "the implicit margins nearest to 0", ("margins",), _HARD),
     "large_reference_margin": Rule(_large("references"), "the largest margins of the reference", ("references",)),
     "small_reference_margin": Rule(_small("references"), "the margins of the reference nearest to 0", ("references",)),
     "agreement": Rule(_agreement, "any whose label policies that never saw it agree with", ("fitted",)),
     "easy": Rule(_large("fitted"), "the least loss under policies that never saw it", ("fitted",), _DIFFICULT),
-    "deduplicated": Rule(_deduplicated, "any, one of each set of duplicates", ("firsts",)),
+    "deduplicated": Rule(_deduplicated, "any, one of each set of duplicates", ("firsts",), share=1.0),
     "flip_rate": Rule(_by_flip_rate, "any that agree, or large margins where half may be wrong", ("fitted",)),
 }
 """Every rule by the name that --rule has for it."""

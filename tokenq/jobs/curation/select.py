@@ -30,8 +30,8 @@ from tokenq.runs.record import RunRecord
 
 MADE_BY = "tokenq select"
 
-KEEP, BATCH = 0.25, 8
-"""Share of pairs that is kept, and pairs of a batch, where nobody says."""
+BATCH = 8
+"""Pairs of a batch, where nobody says."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def chosen_rows(config: SelectConfig, listener: Listener, in_memory: Mapping[str
     evidence = replace(Evidence(len(pool.pairs)), **{name: SOURCES[name](measuring) for name in rule.needs})
     refuse_useless(evidence)
     worth = rule.worth(evidence)
-    keep = KEEP if config.keep is None else config.keep
-    places = best(worth.numbers, max(1, round(keep * len(pool.pairs))), config.seed)
+    share = rule.share if config.keep is None else config.keep
+    places = best(worth.numbers, max(1, round(share * len(pool.pairs))), config.seed)
     numbers = tuple(pool.numbers[place] for place in places)
     result = Selected(Path(config.output), numbers, len(pool.pairs), pool.dropped, worth.found)
     models: dict[str, Any] = {} if record is None else {"run": _identity(config, record)}
