@@ -57,7 +57,7 @@ def test_the_report_has_three_figures_with_their_numbers(place):
     assert list(numbers["sections"]) == ["credit", "search", "likelihood"]
     assert all(section["reading"] and section["exact"]["rows"] for section in numbers["sections"].values())
     assert numbers["config"]["seed"] == 3
-    assert len(numbers["seconds"]) == 7
+    assert len(numbers["seconds"]) == 5
     assert min(numbers["seconds"].values()) > 0
     page = (place / "report" / "index.html").read_text()
     assert all(section["title"] in page for section in numbers["sections"].values())

@@ -21,6 +21,7 @@ from tokenq.redaction import redact
 from tokenq.report.figure_page import write_figures
 from tokenq.rundir import provenance
 from tokenq.terminal.console import messages
+from tokenq.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -96,14 +97,19 @@ def _title(config: DemoConfig) -> str:
 
 
 def _shown(config: DemoConfig, stages: Stages) -> DemoReport:
-    if config.images:
-        from tokenq.demo.pictures.demonstration import run_pictures
-
-        return run_pictures(Path(config.output), config.seed, quick=config.quick, stages=stages)
     if config.model is not None:
         from tokenq.demo.own_model import run_own
 
         return run_own(config, stages)
+    with one_thread():
+        return _shown_world(config, stages)
+
+
+def _shown_world(config: DemoConfig, stages: Stages) -> DemoReport:
+    if config.images:
+        from tokenq.demo.pictures.demonstration import run_pictures
+
+        return run_pictures(Path(config.output), config.seed, quick=config.quick, stages=stages)
     from tokenq.demo.posts import run_world
 
     with side_by_side() as together:

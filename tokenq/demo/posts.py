@@ -72,19 +72,30 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together:
         learn(world)
     with stages("write summaries, and have pairs of them labelled"):
         pairs, by_length, held_out = labelled_pairs(world)
-    with stages("learn from preferences (DPO)"):
-        dpo(world, "dpo", world.sft, pairs, held_out)
-    with stages("the same after SFT on the chosen summaries"):
-        chosen = sft(world, "chosen_sft", world.sft, pairs, "cosine")
-        dpo(world, "chosen_dpo", chosen, pairs, held_out)
-    with stages("the same by a labeller who likes length"):
-        dpo(world, "length_dpo", world.sft, by_length)
+    with stages("learn from preferences (DPO), and the same after SFT on the chosen summaries and by another labeller"):
+        together(
+            {
+                "DPO by both labellers": partial(_by_both_labellers, world, pairs, by_length, held_out),
+                "DPO after SFT on the chosen summaries": partial(_after_chosen, world, pairs, held_out),
+            }
+        )
     with stages("search"):
         search, summary, samples = _search(world, together)
     with stages("read token by token"):
         read = {"credit": partial(_credit, world, samples), "likelihood": partial(_likelihood, world, held_out)}
         found, falling = together(read)
     return DemoReport([found, search, falling], [summary])
+
+
+def _by_both_labellers(world: World, pairs: Path, by_length: Path, held_out: Path) -> None:
+    """Train by reward and by a taste for length, in turn: what the reference makes of their responses is one pass."""
+    dpo(world, "dpo", world.sft, pairs, held_out)
+    dpo(world, "length_dpo", world.sft, by_length)
+
+
+def _after_chosen(world: World, pairs: Path, held_out: Path) -> None:
+    chosen = sft(world, "chosen_sft", world.sft, pairs, "cosine")
+    dpo(world, "chosen_dpo", chosen, pairs, held_out)
 
 
 def _search(world: World, together: Together) -> tuple[Section, Table, dict[str, "Answers"]]:

@@ -1,6 +1,5 @@
 """Checks claims in worlds of many seeds, side by side where processes can be forked."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -9,9 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-import torch
-
 from tokenq.errors import unknown_name
+from tokenq.threads import one_thread
 from tokenq.verify import table
 from tokenq.verify.claim import Claim, ClaimResult, find
 
@@ -31,7 +29,7 @@ def claims_of(topics: Sequence[str]) -> list[Claim]:
 
 def check(claims: Sequence[Claim], seeds: range) -> Iterator[ClaimResult]:
     """Yield what each claim comes to in the worlds of some seeds, in order."""
-    with _one_thread():  # the worlds are so small that handing work over takes longer than doing it
+    with one_thread():  # the worlds are so small that handing work over takes longer than doing it
         yield from _findings([partial(find, claim, seeds) for claim in claims])
 
 
@@ -59,13 +57,3 @@ def _take(checks: Sequence[Callable[[], ClaimResult]]) -> None:
 
 def _check(number: int) -> ClaimResult:
     return _CHECKS[number]()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
