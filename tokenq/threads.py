@@ -1,4 +1,4 @@
-"""How many threads torch computes with."""
+"""How many threads torch computes with, where the model is too small for more than one."""
 
 import contextlib
 from collections.abc import Iterator
