@@ -113,21 +113,25 @@ def through_server(rows: Sequence[Mapping[str, Any]], url: str, name: str, model
         return scores(rows, "local-completions", given, Path(folder))
 
 
-def in_process(rows: Sequence[Mapping[str, Any]], model: str, longest: int) -> dict[str, Any]:
+def in_process(rows: Sequence[Mapping[str, Any]], model: str, longest: int, dtype: str) -> dict[str, Any]:
     """Return what lm-eval reports with transformers in this process.
 
     Args:
         rows: what is asked.
         model: folder.
         longest: most tokens that it reads.
+        dtype: of its weights.
     """
     with tempfile.TemporaryDirectory() as folder:
-        given = {"pretrained": model, "device": "cpu", "dtype": "float32", "add_bos_token": True, "max_length": longest}
+        given = {"pretrained": model, "device": "cpu", "dtype": dtype, "add_bos_token": True, "max_length": longest}
         return scores(rows, "hf", given, Path(folder))
 
 
 def main() -> None:
     """Run both and print every score."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     import tokenq
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -135,12 +139,15 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--longest", type=int, default=1024)
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     asked = parser.parse_args()
     rows = rows_of(asked.rows, asked.count)
-    session = tokenq.load(asked.model, asked.model, device="cpu", dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype))
+    both = (model, AutoTokenizer.from_pretrained(asked.model))
+    session = tokenq.load(both, both, device="cpu")
     with tokenq.serve(session, port=0, model_name="model") as server:
         served = through_server(rows, server.url, "model", asked.model, asked.longest)
-    own = in_process(rows, asked.model, asked.longest)
+    own = in_process(rows, asked.model, asked.longest, asked.dtype)
     lines = [[name, f"{served[name]:.9g}", f"{own[name]:.9g}", f"{abs(served[name] - own[name]):.1e}"] for name in own]
     print(markdown(["score", "tokenq serve", "hf in process", "difference"], lines))
 
