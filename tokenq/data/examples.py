@@ -12,6 +12,7 @@ from tokenq.data import turns as talk
 from tokenq.data.bad_rows import BAD_ROWS, HINT, BadRowsError, UnusableRow
 from tokenq.data.chat.messages import unmarked
 from tokenq.data.files.local import Row
+from tokenq.data.layouts.cells import note_on_pictures
 from tokenq.data.layouts.columns import each_renamed, find_format, renamed_columns
 from tokenq.data.layouts.context import refuse_unread, template_arguments, with_context
 from tokenq.data.layouts.formats import FORMATS, Format
@@ -94,7 +95,8 @@ def read_examples(
         raise UserError(
             f"None of the {len(rows)} rows from {rows[0].where} on can be used: {reasons}.", "Check the data."
         )
-    return ReadResult(examples, len(rows), dropped, (note,) if note else ())
+    notes = (note, note_on_pictures(one.content for example in examples for one in example.responses))
+    return ReadResult(examples, len(rows), dropped, tuple(one for one in notes if one))
 
 
 def format_of(rows: Sequence[Row], selection: str, columns: Mapping[str, str]) -> tuple[Format, str]:

@@ -18,6 +18,12 @@ def is_image_model(folder: str | Path) -> bool:
     return (Path(folder).expanduser() / INDEX).is_file()
 
 
+def where_an_image_model_is(folder: str | Path) -> str:
+    """Return a hint for a folder that is no image model: the one in it that is, if there is one."""
+    inner = sorted(place.parent for place in Path(folder).expanduser().glob(f"*/{INDEX}"))
+    return f"Did you mean {inner[0]}?" if inner else f"Give the folder of a diffusers pipeline, with its {INDEX}."
+
+
 def open_image_model(
     folder: str | Path,
     *,
@@ -40,7 +46,7 @@ def open_image_model(
     """
     path = Path(folder).expanduser()
     if not is_image_model(path):
-        raise UserError(f"{folder} is no image model: it has no {INDEX}.", "Give the folder of a diffusers pipeline.")
+        raise UserError(f"{folder} is no image model: it has no {INDEX}.", where_an_image_model_is(folder))
     if read_json(path / INDEX, "Download the pipeline again.").get("_class_name") != CLASS:
         from tokenq.diffusion.pipelines import open_pipeline
 

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, get_token
 
+from tokenq.diffusion.open import is_image_model
 from tokenq.errors import UserError, reason
 from tokenq.files import folder_aside, read_json, write_json, write_text
+from tokenq.jobs.drawing.run import image_model_in
 from tokenq.jobs.host import untouched
 from tokenq.jobs.outputs import refuse_foreign
 from tokenq.jobs.run import Run, best_of, checkpoint_of, home_of, is_reward_model
@@ -19,6 +21,7 @@ from tokenq.models.export import write_converted
 from tokenq.models.load import ModelSpec
 from tokenq.redaction import redact
 from tokenq.rundir import ACCOUNT, RunDir
+from tokenq.training.checkpoint import STATE
 from tokenq.training.recorded import evaluations_of, read_metrics, read_provenance
 
 MADE_BY = "tokenq export"
@@ -64,16 +67,26 @@ def export(  # noqa: PLR0913 (one keyword a setting)
     home, source, step = _chosen(Path(run.folder if isinstance(run, Run) else run).expanduser(), step, best, listener)
     if merge and not _is_adapter(source):
         raise UserError(f"{source} holds no adapter that could be merged.", "Leave out --merge.")
+    image = image_model_in(home.path if step is None else source)
+    if image is not None and dtype != "auto":
+        hint = "Leave it out: diffusers converts an image model as it loads (torch_dtype=torch.bfloat16)."
+        raise UserError(f"--dtype {dtype} does not go with an image model.", hint)
     target = Path(output).expanduser()
     _check_target(target, overwrite=overwrite)
+    beside = ""
     with untouched():
-        card = _card(home, source, step, push_to_hub or target.name, merge=merge)
+        name = push_to_hub or target.name
+        card = _card(home, source, step, name, merge=merge)
         spec = ModelSpec(str(source), dtype, "cpu", trust_remote_code=trust_remote_code)
         with folder_aside(target) as aside:
             _fill(aside, source, spec, card, merge=merge)
+            if image is not None and image != source:
+                drawing = _card(home, image, step, f"{name}/{image.name}", merge=False)
+                _fill(aside / image.name, image, spec, drawing, merge=False)
+                beside = f", the image model behind it in {target / image.name}"
             record = {"made_by": MADE_BY, "run": home.path.name, "step": step, "versions": card.versions}
             write_json(aside / RECORD, record)
-    listener.say(f"exported: the {card.kind} after {card.facts['steps']} steps, in {target}")
+    listener.say(f"exported: the {card.kind} after {card.facts['steps']} steps, in {target}{beside}")
     if push_to_hub is not None:
         _push(target, push_to_hub)
         listener.say(f"on the hub: {constants.ENDPOINT}/{push_to_hub}")
@@ -119,6 +132,9 @@ def _card(home: RunDir, source: Path, step: int | None, name: str, *, merge: boo
     config, evaluations = recorded["config"], evaluations_of(lines)
     done = max((line["step"] for line in lines), default=0) if step is None else step
     kind: Kind = "adapter" if _is_adapter(source) and not merge else "policy"
+    base = config["model"]
+    if is_image_model(source):
+        kind, base = "image model", config.get("image_model") or base
     beta = recorded.get("beta")
     facts = {
         "steps": done,
@@ -132,13 +148,13 @@ def _card(home: RunDir, source: Path, step: int | None, name: str, *, merge: boo
         "reward model" if is_reward_model(source) else kind,
         home.path.name if step is None else f"{home.path.name}, step {step}",
         name,
-        str(config["model"]),
+        str(base),
         str(config["loss"]),
         config["data"],
         facts,
         {name: value for name, value in evaluations.get(done, {}).items() if value is not None},
         {name: recorded["versions"][name] for name in _PACKAGES if name in recorded.get("versions", {})},
-        licence_of(hub_id(str(config["model"])) or str(config["model"])) or UNKNOWN,
+        licence_of(hub_id(str(base)) or str(base)) or UNKNOWN,
     )
 
 
@@ -147,7 +163,14 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _fill(folder: Path, source: Path, spec: ModelSpec, card: Card, *, merge: bool) -> None:
-    """Write the files of what is exported: converted weights, and the rest as it was."""
+    """Write the files of what is exported: converted weights, and the rest as it was.
+
+    An image model has its parts in folders of their own.
+    """
+    if card.kind == "image model":
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns(STATE, ACCOUNT), dirs_exist_ok=True)
+        write_text(folder / "README.md", card.text())
+        return
     converts = merge or spec.dtype != "auto"
     if converts:
         write_converted(spec, folder, rewards=card.kind == "reward model", merge=merge)

@@ -106,6 +106,11 @@ class Run:
         return RunDir(self.folder).policy
 
     @property
+    def image_policy(self) -> Path:
+        """The folder of the image model, where one was trained behind a refiner, which is `policy`."""
+        return RunDir(self.folder).image_policy
+
+    @property
     def reward_model(self) -> Path:
         """The folder of the reward model, where one was trained and no policy."""
         return RunDir(self.folder).reward_model

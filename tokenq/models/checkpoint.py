@@ -36,7 +36,8 @@ def locate(path: str) -> tuple[str, dict[str, str]]:
             if (place / "model_index.json").is_file():
                 hint = "Commands on image models: draw, train, score, online (docs/images.md)."
                 raise UserError(f"{path} is an image model, and this needs a language model.", hint)
-            inner = sorted(str(p.parent) for name in wanted for p in place.glob(f"*/{name}"))
+            inner = sorted(str(one.parent) for name in wanted for one in place.glob(f"*/{name}"))
+            inner += sorted(str(one.parent) for one in place.glob("*/model_index.json"))
             hint = f"Did you mean {inner[0]}?" if inner else "A model folder holds config.json and *.safetensors."
             raise UserError(f"The folder {path} holds no model (no config.json).", hint)
         refuse_no_objects(place, (*wanted, "generation_config.json", "tokenizer.json", "tokenizer_config.json"))

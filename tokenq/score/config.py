@@ -91,7 +91,8 @@ class ScoreConfig(ConditionOptions, ReaderOptions, RewardOptions, RowOptions):
             UserError: names the flags.
         """
         if self.prompt is not None:
-            raise UserError("--prompt and --response are texts.", "Give rows with images: --data FILE.")
+            hint = "Give rows with images, --data FILE, or the refiner of the run: --policy RUN/policy --reference LM."
+            raise UserError("--prompt and --response are texts.", hint)
         self.check()
         odd = {"--reward-model": self.reward_model, "--figure": self.figure}
         for flag in (flag for flag, value in odd.items() if value is not None):

@@ -159,7 +159,7 @@ def test_both_models_of_a_hybrid_are_trained_at_their_own_rates_and_told_apart(p
 def test_a_strength_of_zero_leaves_a_part_as_it_was(place, tmp_path):
     run = hybrid(place, tmp_path / "words", segments={"prompt_refiner": 0.1, "image": 0.0}, weight_decay=0.0)
     before = image_weights(place / "image")
-    assert all(torch.equal(one, before[name]) for name, one in image_weights(run.folder / "image_policy").items())
+    assert all(torch.equal(one, before[name]) for name, one in image_weights(run.image_policy).items())
     run = hybrid(place, tmp_path / "image", segments={"prompt_refiner": 0.0, "image": 0.02})
     before = load_file(place / "lm" / "model.safetensors")
     assert all(torch.equal(one, before[name]) for name, one in load_file(run.policy / "model.safetensors").items())

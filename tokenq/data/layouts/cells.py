@@ -8,7 +8,7 @@ JSON or what Python writes, and a record of lists is the list of records that Ar
 import math
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -240,3 +240,22 @@ def records(values: Values, name: str, text: str) -> list[Values]:
         if not isinstance(record, Mapping) or not isinstance(record.get(text), str):
             raise BadRow("a column without text", f"column {name!r} holds an item without text under {text!r}")
     return found
+
+
+_PICTURE = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp)", re.IGNORECASE)
+
+
+def note_on_pictures(contents: Iterable[Text]) -> str:
+    """Return what is to be said where each of the responses is the name of a picture, or ""."""
+    there_are_some = False
+    for one in contents:
+        if not isinstance(one, str) or _PICTURE.fullmatch(one) is None:
+            return ""
+        there_are_some = True
+    return _OF_PICTURES if there_are_some else ""
+
+
+_OF_PICTURES = (
+    "every response is the name of a picture, and is read as a text; an image model reads the picture itself: "
+    "name its folder, or the run that trained it (docs/images.md)"
+)

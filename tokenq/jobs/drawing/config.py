@@ -14,7 +14,8 @@ class DrawConfig(DeviceOptions, RowOptions):
     """Draw pictures with an image model: each with its seeds, its way from the noise, and log-densities."""
 
     model: str
-    """Image model: the folder of a diffusers pipeline, or a run of tokenq train on one."""
+    """Image model: the folder of a diffusers pipeline, or a run of tokenq train on one, with its refiner if it has
+    one."""
     prompts: Sequence[str]
     """Files of prompts: a column prompt, or any data that tokenq train reads."""
     output: str

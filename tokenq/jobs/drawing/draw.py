@@ -27,6 +27,7 @@ from tokenq.jobs.drawing.painter import (
     seeds_of,
 )
 from tokenq.jobs.drawing.refiner import Refiner, load_refiner
+from tokenq.jobs.drawing.run import is_behind_a_refiner
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import Name, RowsInMemory, data_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
@@ -112,6 +113,8 @@ def drawn(config: DrawConfig, listener: Listener, data: Data | None = None) -> D
         UserError: for anything that the user can mend.
     """
     config.check()
+    if config.refiner is None and is_behind_a_refiner(config.model):
+        config = replace(config, refiner=config.model)
     path = Path(config.output)
     files = [Path(name) for name in (config.output, config.pairs) if name is not None]
     with claimed("tokenq draw", files, overwrite=config.overwrite):

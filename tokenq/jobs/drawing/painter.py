@@ -18,7 +18,7 @@ from tokenq.errors import UserError
 from tokenq.files import disk_errors, written_aside
 from tokenq.jobs.drawing.config import DrawConfig
 from tokenq.jobs.drawing.identity import image_identity
-from tokenq.jobs.run import policy_in, run_folder
+from tokenq.jobs.drawing.run import image_model_in
 from tokenq.listener import Listener
 from tokenq.models.identity import ModelIdentity
 from tokenq.models.load import device_of
@@ -225,8 +225,7 @@ def load_painter(config: DrawConfig, listener: Listener) -> Painter:
     Raises:
         UserError: there is none, or it cannot draw so.
     """
-    folder = run_folder(config.model)
-    path = config.model if folder is None else policy_in(folder)
+    path = image_model_in(config.model) or config.model
     dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
     model = open_image_model(path, reference=True, device=str(device_of(config.device)), dtype=dtype)
     trained = 1.0 if model.guidance is None else model.guidance

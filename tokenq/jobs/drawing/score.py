@@ -17,12 +17,12 @@ from tokenq.files import json_line, write_lines, written_aside
 from tokenq.jobs.drawing.identity import image_identity
 from tokenq.jobs.drawing.painter import folder_of, png_of, refuse_foreign_folder, warning_once
 from tokenq.jobs.drawing.reading import PictureReader
+from tokenq.jobs.drawing.run import image_model_in, picture_run
 from tokenq.jobs.drawing.seen import SeenPicture, seen_pictures
 from tokenq.jobs.inputs import Options
 from tokenq.jobs.load import open_reader
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.run import home_of, models_of_run, policy_in, run_folder
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.load import device_of
 from tokenq.records.picture_traces import PictureTrace, ReadPicture, packed_maps
@@ -33,12 +33,9 @@ from tokenq.score.config import ScoreConfig
 
 
 def reads_pictures(config: ScoreConfig) -> bool:
-    """Return whether the policy of a configuration is an image model."""
+    """Return whether what a configuration names is an image model, or a run that trained one."""
     named = config.policy if config.run is None else config.run
-    if named is None:
-        return False
-    folder = run_folder(named)
-    return is_image_model(named if folder is None else policy_in(folder))
+    return named is not None and is_image_model(image_model_in(named) or named)
 
 
 def scored_pictures(config: ScoreConfig, listener: Listener, data: Data | None = None) -> PictureTraces:
@@ -155,34 +152,38 @@ def gallery_of(config: ScoreConfig, listener: Listener) -> Gallery:
     Raises:
         UserError: a model is missing, or two of them do not belong together.
     """
-    run = config.policy if config.run is None and home_of(config.policy) else config.run
-    run = str(run_folder(config.policy)) if run is None and run_folder(config.policy) is not None else run
+    run = config.policy if config.run is None else config.run
     device = str(device_of(config.device))
     options = Options(beta=config.beta or 0.1, dtype=config.dtype, device=device)
-    made = None if run is None else models_of_run(run, options.spec(run))
-    policy = str(config.policy) if made is None else made.policy.path
-    recorded = None if made is None or made.reference is None else made.reference.path
-    reference = config.reference or recorded
+    made = picture_run(run, options.spec(str(run)))
+    policy = str(config.policy if made is None else made.image)
+    reference = config.reference or (None if made is None else made.reference)
     if reference is None:
         raise UserError("An image model is read against a reference.", "Name what it was trained from: --reference.")
-    beta = config.beta or (made.beta if made is not None and made.beta else 0.1)
+    of_run = (None, None) if made is None else (made.beta, made.image_beta)
+    beta = _first(config.beta, of_run[0], 0.1)
+    image_beta = _first(config.image_beta, of_run[1], beta)
     dtype = torch.float32 if config.dtype == "auto" else getattr(torch, config.dtype)
     models = [open_image_model(path, reference=True, device=device, dtype=dtype) for path in (policy, reference)]
     _refuse_strangers(*models)
 
     warn = warning_once(listener)
-    words = None
-    if config.refiner is not None:
-        pair = [None if path is None else options.spec(path) for path in (config.refiner, config.refiner_reference)]
-        assert pair[0] is not None  # for mypy
-        words = open_reader(pair[0], pair[1], options, warn)
+    pair = [None if path is None else options.spec(path) for path in (config.refiner, config.refiner_reference)]
+    if made is not None and config.refiner is None:
+        pair = [made.refiner, made.refiner_reference]
+    words = None if pair[0] is None else open_reader(pair[0], pair[1], options, warn)
     identities = {
         role: image_identity(model, path).to_dict()
         for role, model, path in zip(("policy", "reference"), models, (policy, reference), strict=True)
     }
     identities |= {} if words is None else _of_words(words)
     reader = PictureReader(models[0], models[1], words, config.noise_draws, config.seed, warn)
-    return Gallery(config, reader, beta, config.image_beta or beta, identities)
+    return Gallery(config, reader, beta, image_beta, identities)
+
+
+def _first(*strengths: float | None) -> float:
+    """Return the first that is known; a part that a run left as it was has 0."""
+    return next(one for one in strengths if one is not None)
 
 
 def _of_words(words: Reader) -> dict[str, dict[str, Any]]:

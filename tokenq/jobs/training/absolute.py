@@ -9,7 +9,10 @@ from tokenq.data.files.local import STANDARD_INPUT
 from tokenq.data.files.source_language import is_pattern, parse_source
 from tokenq.training.config import TrainConfig
 
-_PATHS = ("model", "reference", "adapter", "chat_template", "token_traces", "reference_store")
+_PATHS = (
+    *("model", "image_model", "reference", "adapter", "base"),
+    *("chat_template", "token_traces", "reference_store"),
+)
 """Fields that name a file or folder where there is one of that name, and something else otherwise."""
 
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from tokenq.core.losses import LossSum
 from tokenq.core.losses.inputs import INPUTS
 from tokenq.core.losses.units import UNITS
-from tokenq.diffusion.open import is_image_model
+from tokenq.diffusion.open import is_image_model, where_an_image_model_is
 from tokenq.errors import UserError, unknown_name
 from tokenq.jobs.training.images.rows import SELECTIONS
 from tokenq.options import PictureOptions
@@ -59,7 +59,7 @@ def check_settings(config: TrainConfig, loss: LossSum) -> None:
         hint = "--model is the refiner, a language model; leave --image-model out to train the image model alone."
         raise UserError(f"--model {config.model} and --image-model are both image models.", hint)
     if config.image_model is not None and not is_image_model(config.image_model):
-        hint = "Give the folder of a diffusers pipeline, with its model_index.json."
+        hint = where_an_image_model_is(config.image_model)
         raise UserError(f"--image-model {config.image_model} is no image model.", hint)
     defaults = {one.name: one.default for one in fields(TrainConfig)}
     for name in (*_NEVER, *(() if hybrid else (*_ALONE, "image_learning_rate"))):
