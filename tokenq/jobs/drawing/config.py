@@ -115,6 +115,7 @@ SECTIONS = {
 }
 SPELT_ELSEWHERE = {
     "policy": "model",
+    "run": "model",
     "pipeline": "model",
     "data": "prompts",
     "n": "samples",
