@@ -48,8 +48,8 @@ def image_model_in(named: Any) -> Path | None:
 
 def is_behind_a_refiner(named: Any) -> bool:
     """Return whether a run, or a checkpoint of one, trained an image model behind a refiner."""
-    image = image_model_in(named)
-    return image is not None and image.name == RunDir(Path()).image_policy.name
+    folder = run_folder(named)
+    return folder is not None and image_model_in(named) == RunDir(folder).image_policy
 
 
 def picture_run(named: Any, spec: ModelSpec) -> PictureRun | None:
