@@ -1,7 +1,9 @@
 """lm-eval through a server reports what it reports with transformers in its own process."""
 
 import pytest
+import torch
 from tiny import tiny_model, tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tokenq
 from bench.lm_eval_parity import in_process, through_server
@@ -14,13 +16,16 @@ ROWS = [
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval's own
-def test_every_reported_score_is_the_same(tmp_path):
+@pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-6), ("float64", 1e-12)])
+def test_every_reported_score_is_the_same(tmp_path, dtype, close):
     tiny_model("llama", layers=1).save_pretrained(tmp_path / "model")
     tiny_tokenizer("bytes").save_pretrained(tmp_path / "model")
     folder = str(tmp_path / "model")
-    with tokenq.serve(tokenq.load(folder, folder, device="cpu"), port=0) as server:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    both = model, AutoTokenizer.from_pretrained(folder)
+    with tokenq.serve(tokenq.load(both, both, device="cpu"), port=0, model_name="model") as server:
         served = through_server(ROWS, server.url, "model", folder, 256)
-    own = in_process(ROWS, folder, 256)
+    own = in_process(ROWS, folder, 256, dtype)
     assert len(own) == 7
-    assert served == pytest.approx(own, rel=1e-6, abs=1e-6)
+    assert served == pytest.approx(own, rel=close, abs=close)
     assert 0 < own["choice acc"] < 1  # else it would say little
