@@ -22,4 +22,6 @@ def test_beta_is_that_of_the_record_else_of_the_configuration():
     said = dict(origin({"config": config, "data": {"sources": ["a.jsonl"]}}))
     assert said == {"run": "runs/first", "data": "a.jsonl", "β": "0.25"}
     assert dict(origin({"config": config, "beta": 0.1}))["β"] == "0.1"
+    both = dict(origin({"config": config, "beta": 0.1, "image_beta": 0.02}))
+    assert (both["β"], both["β of steps"]) == ("0.1", "0.02")
     assert origin({}) == []

@@ -153,7 +153,9 @@ def origin(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     read = record.get("data")
     told["data"] = told.get("data") or (_listed(read.get("sources")) if isinstance(read, Mapping) else "")
     beta = config.get("beta") if record.get("beta") is None else record["beta"]
-    told |= {"β": "" if beta is None else f"{beta:g}", "date": str(record.get("started", "")).replace("T", " ")[:16]}
+    strengths = {"β": beta, "β of steps": record.get("image_beta")}
+    told |= {name: f"{strength:g}" for name, strength in strengths.items() if strength is not None}
+    told["date"] = str(record.get("started", "")).replace("T", " ")[:16]
     told["tokenq"] = str((record.get("versions") or {}).get("tokenq", ""))
     return [(name, text) for name, text in told.items() if text]
 

@@ -78,7 +78,7 @@ def write_picture_page(
 
 
 def _table(rows: list[list[str | int | float]], whole: int) -> Table:
-    note = "A word's or a step's implicit reward is β times its log-ratio, policy against reference. "
+    note = "A word's or a step's implicit reward is its β times its log-ratio, policy against reference. "
     note += "Steps of form `errors` are denoising errors at drawn noise levels: estimates, for pictures whose way is "
     note += "not known." if whole <= len(rows) else f"not known. The first {len(rows)} of {whole} pictures."
     return Table("Pictures", ("picture", "asked", "words", "steps", "in sum", "largest step", "form"), rows, note)
