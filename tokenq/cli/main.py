@@ -278,7 +278,7 @@ COMMANDS: dict[str, Command] = {
         demo.DemoConfig,
         _runs("demo"),
         again.demo_again,
-        "train, read and search a tiny model in three to six minutes, offline, on a CPU: three figures",
+        "train, read and search a tiny model in two to five minutes, offline, on a CPU: three figures",
         demo.SECTIONS,
         {"model_name_or_path": "model", "dataset_name": "data", "output_dir": "output"},
     ),

@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from tokenq.demo.gold import GOLD, GoldReward
+from tokenq.demo.processes import Together, in_turn
 from tokenq.demo.settings import DemoSettings, demo_model, label_pairs
 from tokenq.demo.steps import EVALUATIONS, answers, trained
 from tokenq.demo.tldr import Post
 from tokenq.files import folder_aside, write_json_lines
 from tokenq.models.load import hide_progress_bars
 from tokenq.records.results import Candidate, SearchResult
+
+REWARD, LENGTH = "dpo", "length_dpo"
+"""Runs that learn from pairs, by what their labeller likes."""
 
 NEW_TOKENS = 48
 """Maximum number of tokens in a summary; a clean one has about 20."""
@@ -46,7 +50,7 @@ class World:
     @property
     def dpo(self) -> Path:
         """The run that learnt from preferences."""
-        return self.folder / "dpo"
+        return self.folder / REWARD
 
     @cached_property
     def test_posts(self) -> dict[str, Post]:
@@ -106,7 +110,8 @@ def dpo(world: World, name: str, model: Path, data: Path, held_out: Path | None 
         learning_rate=own.dpo_learning_rate,
         warmup_steps=own.dpo_warmup_steps,
         schedule="cosine",
-        reference_store=str(world.folder / "reference"),
+        # Each training its own: of two that run at once, the faster would decide whose values are kept.
+        reference_store=str(world.folder / "reference" / name),
         eval_data=() if held_out is None else (str(held_out),),
         eval_steps=max(1, steps // EVALUATIONS),
         **_shared(world, model, data),
@@ -118,19 +123,25 @@ def _shared(world: World, model: Path, data: Path) -> dict[str, Any]:
     return {"model": str(model), "data": (str(data),), "seed": seed, "device": "cpu", "dtype": "float32"}
 
 
-def labelled_pairs(world: World) -> tuple[Path, Path, Path]:
+def labelled_pairs(world: World, together: Together = in_turn) -> tuple[Path, Path, Path]:
     """Return pairs of summaries by the SFT policy: to train on, the same labelled with a taste for length, held out."""
     own = world.settings
+    posts, held_out = own.for_pairs(), own.held_out()
+    half = len(posts) // 2
+    parts = {"pairs1": posts[:half], "pairs2": posts[half:], "held_out": held_out}
+    first, second, last = together(
+        {f"summaries for {name}": partial(_summaries, world, name, part) for name, part in parts.items()}
+    )
     by_length = GoldReward(length_bonus=own.length_bonus)
-    tastes = {"pairs": {"pairs": GOLD, "length_pairs": by_length}, "held_out": {"held_out": GOLD}}
-    posts = {"pairs": own.for_pairs(), "held_out": own.held_out()}
-    (pairs, longer), (held_out,) = (_labelled(world, name, posts[name], by) for name, by in tastes.items())
-    return pairs, longer, held_out
+    return (
+        _labelled(world, "pairs", posts, [*first, *second], GOLD),
+        _labelled(world, "length_pairs", posts, [*first, *second], by_length),
+        _labelled(world, "held_out", held_out, last, GOLD),
+    )
 
 
-def _labelled(world: World, name: str, posts: Sequence[Post], tastes: Mapping[str, GoldReward]) -> list[Path]:
-    """Have the SFT policy summarise posts twice, and return the pairs that each taste makes of that."""
-    own = world.settings
+def _summaries(world: World, name: str, posts: Sequence[Post]) -> list[list[str]]:
+    """Return two summaries of each post by the SFT policy."""
     found = answers(
         world.folder / "samples" / f"{name}.jsonl",
         policy=str(world.sft),
@@ -139,11 +150,15 @@ def _labelled(world: World, name: str, posts: Sequence[Post], tastes: Mapping[st
         n=2,
         **decoding(world),
     )
-    texts = [[candidate.text for candidate in result.candidates] for result in found]
-    return [
-        world.data(file, label_pairs(posts, texts, taste, seed=own.seed, temperature=own.label_temperature))
-        for file, taste in tastes.items()
-    ]
+    return [[candidate.text for candidate in result.candidates] for result in found]
+
+
+def _labelled(
+    world: World, name: str, posts: Sequence[Post], texts: Sequence[Sequence[str]], taste: GoldReward
+) -> Path:
+    """Return the file of pairs that a taste makes of the summaries of posts."""
+    own = world.settings
+    return world.data(name, label_pairs(posts, texts, taste, seed=own.seed, temperature=own.label_temperature))
 
 
 def decoding(world: World) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from tokenq.demo.gold import corrupt, judge
-from tokenq.demo.learning import World, decoding, dpo, labelled_pairs, learn, sft
-from tokenq.demo.processes import Together
+from tokenq.demo.learning import LENGTH, REWARD, World, decoding, dpo, labelled_pairs, learn, sft
+from tokenq.demo.processes import After, Tasks, Together
 from tokenq.demo.settings import DemoSettings
 from tokenq.demo.stages import Stages
 from tokenq.demo.steps import (
@@ -71,26 +71,33 @@ def run_world(folder: Path, seed: int, *, quick: bool, stages: Stages, together:
     with stages("learn to summarise from demonstrations"):
         learn(world)
     with stages("write summaries, and have pairs of them labelled"):
-        pairs, by_length, held_out = labelled_pairs(world)
-    with stages("learn from preferences (DPO), and the same after SFT on the chosen summaries and by another labeller"):
-        together(
-            {
-                "DPO by both labellers": partial(_by_both_labellers, world, pairs, by_length, held_out),
-                "DPO after SFT on the chosen summaries": partial(_after_chosen, world, pairs, held_out),
-            }
-        )
-    with stages("search"):
-        search, summary, samples = _search(world, together)
-    with stages("read token by token"):
-        read = {"credit": partial(_credit, world, samples), "likelihood": partial(_likelihood, world, held_out)}
-        found, falling = together(read)
+        pairs, by_length, held_out = labelled_pairs(world, together)
+    with stages("learn from preferences (DPO) in three settings, search, and read token by token"):
+        longer, better, _, answered, found, falling = together(_tasks(world, pairs, by_length, held_out))
+        search, summary = _search(world, {REWARD: better, LENGTH: longer}, answered)
     return DemoReport([found, search, falling], [summary])
 
 
-def _by_both_labellers(world: World, pairs: Path, by_length: Path, held_out: Path) -> None:
-    """Train by reward and by a taste for length, in turn: what the reference makes of their responses is one pass."""
-    dpo(world, "dpo", world.sft, pairs, held_out)
-    dpo(world, "length_dpo", world.sft, by_length)
+def _tasks(world: World, pairs: Path, by_length: Path, held_out: Path) -> Tasks:
+    """Return what is done when there are pairs: the longest first, so that the last to come is short."""
+    longer, better = ("DPO by the labeller who likes length, and search", "DPO by the labeller by reward, and search")
+    chosen, answered = "DPO after SFT on the chosen summaries", "answers of the SFT policy"
+    return {
+        longer: partial(_searched_dpo, world, LENGTH, by_length),
+        better: partial(_searched_dpo, world, REWARD, pairs, held_out),
+        chosen: partial(_after_chosen, world, pairs, held_out),
+        answered: partial(_answered, world),
+        "credit": After((better, answered), partial(_credit, world)),
+        "likelihood": After((better, chosen), partial(_likelihood, world, held_out)),
+    }
+
+
+def _searched_dpo(world: World, run: str, pairs: Path, held_out: Path | None = None) -> list[Point]:
+    """Train on pairs, search the test posts in all ways, and return quality against cost."""
+    dpo(world, run, world.sft, pairs, held_out)
+    output = world.folder / "search" / run
+    own = {"run": str(world.folder / run), "prompts": [str(world.test_prompts)], "pool": _pool(world)}
+    return searched(output, world.searches, world.gold, **own, **decoding(world))
 
 
 def _after_chosen(world: World, pairs: Path, held_out: Path) -> None:
@@ -98,31 +105,25 @@ def _after_chosen(world: World, pairs: Path, held_out: Path) -> None:
     dpo(world, "chosen_dpo", chosen, pairs, held_out)
 
 
-def _search(world: World, together: Together) -> tuple[Section, Table, dict[str, "Answers"]]:
-    """Return the figure of search, the rewards of policy and reference, and samples of both."""
-    swept = {"dpo": "a labeller by reward", "length_dpo": "a labeller who likes length"}
-    tasks: dict[str, Any] = {f"search of {run}": partial(_swept, world, run) for run in swept}
-    # The longest first, so that the last to come is short.
-    found = together({**dict(reversed(tasks.items())), "answers of sft": partial(_answered, world)})
-    by_length, by_reward, sft = found
-    points = {"dpo": by_reward, "length_dpo": by_length}
-    sweeps = [Sweep(name, points[run], "gold reward") for run, name in swept.items()]
-    answered = {"SFT": sft}
-    for run, label in (("dpo", "DPO"), ("length_dpo", "DPO, length-loving labeller")):
-        results = world.folder / "search" / run / "results"
-        answered[label] = tuple(
-            first_samples(list(read_results(results / f"{name}.jsonl")), count)
-            for name, count in (("greedy", 1), ("pool", SAMPLES))
-        )
-    section = searches(sweeps, exact=exact_search())
-    return section, _rewards(world, answered), {name: drawn for name, (_, drawn) in answered.items()}
+def _search(
+    world: World, points: Mapping[str, Sequence[Point]], answered: tuple["Answers", ...]
+) -> tuple[Section, Table]:
+    """Return the figure of search, and the rewards of policies and reference."""
+    titles = {REWARD: "a labeller by reward", LENGTH: "a labeller who likes length"}
+    sweeps = [Sweep(name, points[run], "gold reward") for run, name in titles.items()]
+    labels = {REWARD: "DPO", LENGTH: "DPO, length-loving labeller"}
+    both = {label: (_found(world, run, "greedy", 1), _drawn(world, run)) for run, label in labels.items()}
+    return searches(sweeps, exact=exact_search()), _rewards(world, {"SFT": answered, **both})
 
 
-def _swept(world: World, run: str) -> list[Point]:
-    """Search the test posts by a run in all ways, and return quality against cost."""
-    output = world.folder / "search" / run
-    own = {"run": str(world.folder / run), "prompts": [str(world.test_prompts)], "pool": _pool(world)}
-    return searched(output, world.searches, world.gold, **own, **decoding(world))
+def _found(world: World, run: str, name: str, count: int) -> "Answers":
+    """Return the first answers to every test post that one of a run's searches found."""
+    return first_samples(list(read_results(world.folder / "search" / run / "results" / f"{name}.jsonl")), count)
+
+
+def _drawn(world: World, run: str) -> "Answers":
+    """Return samples of a run by which it is judged."""
+    return _found(world, run, "pool", SAMPLES)
 
 
 def _answered(world: World) -> tuple["Answers", ...]:
@@ -168,8 +169,9 @@ def _rewards(world: World, found: Mapping[str, tuple[Answers, ...]]) -> Table:
     return Table("true reward of summaries", ("policy", "gold reward", "− SFT", "length"), rows, note)
 
 
-def _credit(world: World, samples: Mapping[str, Answers]) -> Section:
+def _credit(world: World, _: Sequence[Point], answered: tuple[Answers, ...]) -> Section:
     """Return the figure of credit: errors that were put in, the reference's own, and the policy's own."""
+    samples = {"reference_errors": answered[-1], "policy_errors": _drawn(world, REWARD)}
     own = world.settings
     posts = own.for_corruption()
     clean = [write_summary(post) for post in posts]
@@ -179,8 +181,8 @@ def _credit(world: World, samples: Mapping[str, Answers]) -> Section:
             (str(i), post, c.text, [c.fact.span]) for i, (post, c) in enumerate(zip(posts, changed, strict=True))
         ]
     }
-    for kind, name in (("reference_errors", "SFT"), ("policy_errors", "DPO")):
-        kinds[kind] = _with_errors(world, samples[name])
+    for kind, drawn in samples.items():
+        kinds[kind] = _with_errors(world, drawn)
     errors = []
     titles = {
         "corrupted": "errors put in",
@@ -220,7 +222,7 @@ def _scored(world: World, name: str, rows: Sequence[Mapping[str, Any]]) -> list[
     return traces(path, run=str(world.dpo), data=[str(world.data(name, rows))], device="cpu")
 
 
-def _likelihood(world: World, held_out: Path) -> Section:
+def _likelihood(world: World, held_out: Path, *_: object) -> Section:
     return likelihood(
         training("without SFT on chosen", world.dpo, held_out, drawn=True, device="cpu"),
         training("after SFT on chosen", world.folder / "chosen_dpo", held_out, drawn=False, device="cpu"),

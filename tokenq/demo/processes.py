@@ -12,27 +12,52 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol
 
 from tokenq.terminal.console import messages
 
-Found = TypeVar("Found")
+
+@dataclass(frozen=True)
+class After:
+    """A task that needs what others found.
+
+    Attributes:
+        needs: names of tasks that stand before it.
+        task: takes what they found, in this order.
+    """
+
+    needs: tuple[str, ...]
+    task: Callable[..., Any]
+
+
+Tasks = Mapping[str, Callable[[], Any] | After]
 
 
 class Together(Protocol):
     """How tasks are done, by name; returns what each found, in their order."""
 
-    def __call__(self, tasks: Mapping[str, Callable[[], Found]]) -> list[Found]:
+    def __call__(self, tasks: Tasks) -> list[Any]:
         """Do the tasks."""
         ...
 
 
-def in_turn(tasks: Mapping[str, Callable[[], Found]]) -> list[Found]:
+def in_turn(tasks: Tasks) -> list[Any]:
     """Do one task after the other in this process."""
-    return [task() for task in tasks.values()]
+    found: dict[str, Any] = {}
+    for name, task in tasks.items():
+        found[name] = _bound(task, found)()
+    return list(found.values())
+
+
+def _bound(task: Callable[[], Any] | After, found: Mapping[str, Any]) -> Callable[[], Any]:
+    """Return a task with what it needs."""
+    return partial(task.task, *(found[name] for name in task.needs)) if isinstance(task, After) else task
 
 
 @contextlib.contextmanager
@@ -40,8 +65,8 @@ def side_by_side() -> Iterator[Together]:
     """Give what does tasks in processes of their own; where there is one core, in turn.
 
     The processes are there from the beginning of the block: forked where that is sound, they have what this one has
-    imported, and none of its threads if it has not computed yet. What a task prints is shown when it is done, in the
-    order of the tasks.
+    imported, and none of its threads if it has not computed yet. Tasks begin in their order, as soon as what they need
+    is there and a process is free; what one prints is shown when it is done.
 
     Yields:
         Takes tasks that can be pickled. An error of one of them ends them all and is raised here.
@@ -57,17 +82,22 @@ def side_by_side() -> Iterator[Together]:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which do nothing here
         pool.submit(int)  # starts them all
 
-        def together(tasks: Mapping[str, Callable[[], Found]]) -> list[Found]:
-            said = [Path(folder) / f"{number}" for number, _ in enumerate(tasks)]
-            running = [pool.submit(_captured, task, path) for task, path in zip(tasks.values(), said, strict=True)]
-            found = []
-            for name, future, path in zip(tasks, running, said, strict=True):
-                with messages().status(f"side by side: {', '.join(tasks)}; waiting for {name}"):
-                    try:
-                        found.append(future.result())
-                    finally:
-                        _show(path)
-            return found
+        def together(tasks: Tasks) -> list[Any]:
+            said = {name: Path(folder) / f"{number}" for number, name in enumerate(tasks)}
+            running: dict[str, Future[Any]] = {}
+            found: dict[str, Any] = {}
+            while len(found) < len(tasks):
+                for name, task in tasks.items():
+                    if name not in running and (not isinstance(task, After) or found.keys() >= set(task.needs)):
+                        running[name] = pool.submit(_captured, _bound(task, found), said[name])
+                waiting = [name for name in running if name not in found]
+                with messages().status(f"side by side: {', '.join(waiting)}"):
+                    wait_for([running[name] for name in waiting], return_when=FIRST_COMPLETED)
+                for name in waiting:
+                    if running[name].done():
+                        _show(said[name])
+                        found[name] = running[name].result()
+            return [found[name] for name in tasks]
 
         try:
             yield together
@@ -101,7 +131,7 @@ def _begin(columns: str | None) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _captured(task: Callable[[], Found], said: Path) -> Found:
+def _captured(task: Callable[[], Any], said: Path) -> Any:
     """Do a task, with what it prints in files."""
     kept = [os.dup(number) for number in (1, 2)]
     try:
