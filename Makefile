@@ -1,13 +1,13 @@
 # Every target builds .venv first if it has to, so each works as the first command on a fresh clone.
 .DEFAULT_GOAL := help
-.PHONY: help install check fix test test-all test-browser demo bench clean
+.PHONY: help install check fix test test-integration test-all test-browser demo bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 help:  ## Print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
 install: .venv/installed  ## Create .venv with tokenq and its tools, at the versions in constraints.txt
 
@@ -29,10 +29,13 @@ fix: install  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install  ## Default tests: no network, no GPU, under three minutes on two cores
+test: install  ## Default tests: no network, no GPU, two minutes on two cores
 	$(BIN)/python -m pytest -q -n auto
 
-test-all: install  ## Slow tests too
+test-integration: install  ## Tests that train, serve or run commands as a whole: minutes more
+	$(BIN)/python -m pytest -q -n auto -m "integration and not slow and not gpu and not hub and not browser"
+
+test-all: install  ## All of these, and slow tests too
 	$(BIN)/python -m pytest -q -n auto -m "not gpu and not hub and not browser"
 
 test-browser: install  ## The page in a headless Chromium (Debian: apt-get install chromium), skipped where there is none

@@ -20,6 +20,8 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.diffusion.tiny import tiny_image_model
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = ("extending.md", "python.md", "serve.md")
 """Pages that have a test of their own."""

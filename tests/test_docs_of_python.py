@@ -8,6 +8,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
 
+pytestmark = pytest.mark.integration
+
 PAGE = Path(__file__).parent.parent / "docs" / "python.md"
 
 

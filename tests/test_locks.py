@@ -30,6 +30,7 @@ def holder(kind, path):
     return process
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("kind", "hold"), [("file", hold_file), ("folder", hold_folder)])
 def test_a_second_writer_is_told_who_writes_and_a_killed_one_is_forgotten(tmp_path, kind, hold):
     path = tmp_path / "deep" / "out[1].jsonl"
@@ -78,6 +79,7 @@ for turn in range(20):
 """
 
 
+@pytest.mark.integration
 def test_of_two_that_start_at_one_instant_one_writes(tmp_path):
     """Twenty rounds, both at the start of each; the winner keeps the output until the other has been refused."""
     both = [
@@ -120,6 +122,7 @@ def test_a_read_only_folder_is_named(tmp_path):
         pass
 
 
+@pytest.mark.integration
 def test_a_disk_without_locks_falls_back_to_the_number_of_the_process(tmp_path, monkeypatch):
     import errno
 

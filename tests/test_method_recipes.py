@@ -11,6 +11,8 @@ from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
 from tokenq.data.layouts.ratings import HELPSTEER
 
+pytestmark = pytest.mark.integration
+
 METHODS = sorted((FOLDER / "methods").glob("*.yaml"))
 ALIKE = {
     "tis_dpo",

@@ -10,6 +10,8 @@ from tokenq.cli.flags import parse
 from tokenq.cli.main import COMMANDS, main
 from tokenq.rollout.config import OnlineConfig
 
+pytestmark = pytest.mark.integration
+
 RECIPES = sorted((FOLDER / "online").glob("*.yaml"))
 GIVEN = ["--model", "m", "--output", "o", "--reference", "r"]
 

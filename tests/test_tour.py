@@ -10,6 +10,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.integration
+
 TOUR = Path(__file__).parents[1] / "docs" / "tour.ipynb"
 FEWER = {
     "make_posts(700": "make_posts(100",

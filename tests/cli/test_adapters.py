@@ -16,7 +16,10 @@ from tokenq.models.load import ModelSpec, add_lora
 from tokenq.records.trace_files import read_traces
 
 # peft tells of layers that are tied, which is what is tried here.
-pytestmark = pytest.mark.filterwarnings("ignore:.*shared tensor", "ignore:Model.*tie_word_embeddings")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:.*shared tensor", "ignore:Model.*tie_word_embeddings"),
+]
 
 PROMPT, RESPONSE = "Question: how many are there?", " Answer: 1 2 3."
 ROWS = [{"prompt": f"the cat saw {n}", "chosen": " a bird.", "rejected": f" the dog {n}."} for n in (1, 2, 3, 4)]

@@ -9,6 +9,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 
+pytestmark = pytest.mark.integration
+
 PAGE = (Path(__file__).parents[2] / "docs" / "artefacts.md").read_text()
 
 

@@ -19,6 +19,8 @@ from tokenq.records.schema import SCHEMA
 from tokenq.report.doctor_page import doctor_page, write_doctor_page
 from tokenq.runs.record import read_run
 
+pytestmark = pytest.mark.integration
+
 
 def write_rows(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -15,6 +15,8 @@ from tokenq.files import write_json_lines
 from tokenq.records.results import Candidate, Cost, SearchResult
 from tokenq.records.trace_files import read_traces
 
+pytestmark = pytest.mark.integration
+
 PAIRS = [
     {"prompt": "The sky is", "chosen": " blue.", "rejected": " a cafe", "kind": "short", "bad": [[1, 2]]},
     {

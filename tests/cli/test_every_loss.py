@@ -12,6 +12,8 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenq.cli.main import main
 from tokenq.core.losses import LOSSES, find_sum
 
+pytestmark = pytest.mark.integration
+
 QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat", "sun", "sky"]
 FROM_PAIRS = ("pairs", "calibrated", "margins", "labelled", "ranked")
 """Kinds of data that a file of pairs gives too."""

@@ -16,6 +16,8 @@ from tokenq.cli.main import main
 from tokenq.frames import Frames
 from tokenq.records.trace_files import read_traces
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -6,6 +6,8 @@ import sys
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.integration
+
 HEAVY = ("datasets", "pandas", "pyarrow", "sklearn", "matplotlib", "peft", "trl", "IPython", "tensorboard")
 """What is large and belongs to other work: tables of rows, figures, adapters, training."""
 

@@ -11,6 +11,8 @@ from tokenq.cli.main import main
 from tokenq.jobs.training.absolute import absolute_source, with_absolute_paths
 from tokenq.training.config import TrainConfig
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):

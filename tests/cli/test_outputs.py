@@ -18,6 +18,8 @@ from tokenq.locks import hold_file, hold_folder
 from tokenq.records.results import read_results
 from tokenq.records.trace_files import read_traces
 
+pytestmark = pytest.mark.integration
+
 ROWS = [
     {"prompt": f"{i} and {i + 1} make" * (1 + i % 3), "chosen": f" {2 * i + 1}." * (1 + i % 4), "rejected": " no"}
     for i in range(12)

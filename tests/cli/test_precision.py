@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"{i} and?", "chosen": f" {i % 7} yes", "rejected": f" no, {i}"} for i in range(24)]
 
 

@@ -11,6 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenq.cli.main import main
 from tokenq.records.trace_files import read_traces
 
+pytestmark = pytest.mark.integration
+
 FIRST = [None, 0, 1, 2]
 
 

@@ -77,6 +77,7 @@ def train(place, tmp_path, data, *more):
     return main([*words, *more])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "loss", "said"),
     [
@@ -148,6 +149,7 @@ def test_a_run_from_standard_input_is_not_resumed(place, tmp_path, piped, capsys
     assert "what came on standard input is gone" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_a_bad_line_is_a_bad_row_of_every_command(place, tmp_path, capsys):
     path = tmp_path / "some.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS["openai"][:2]) + '{"input": \n')

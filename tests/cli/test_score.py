@@ -64,6 +64,7 @@ def own_logps(model, tokenizer, prompt, response):
     return [float(logps[i - 1, ids[i]]) for i in range(start, len(ids))]
 
 
+@pytest.mark.integration
 def test_every_number_is_what_each_model_says_by_itself(place, tmp_path, capsys):
     assert main(words(place, tmp_path, "--beta", "0.5", "--top-k", "3")) == 0
     traces = list(read_traces(tmp_path / "traces.jsonl"))
@@ -96,12 +97,14 @@ def test_where_the_numbers_come_from_is_written_beside_them(place, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["traces.jsonl", "traces.jsonl.provenance.json"]
 
 
+@pytest.mark.integration
 def test_parquet_holds_the_same(place, tmp_path):
     assert main(words(place, tmp_path)) == 0
     assert main(words(place, tmp_path, output="traces.parquet")) == 0
     assert list(read_traces(tmp_path / "traces.parquet")) == list(read_traces(tmp_path / "traces.jsonl"))
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on_and_scores_no_row_twice(place, tmp_path, monkeypatch, capsys):
     assert main(words(place, tmp_path, output="whole.jsonl")) == 0
     scored, real = [], Frames.append
@@ -135,6 +138,7 @@ def test_what_another_job_left_behind_is_not_taken_over(place, tmp_path, monkeyp
     assert len(list(read_traces(tmp_path / "traces.jsonl"))) == 6
 
 
+@pytest.mark.integration
 def test_two_processes_score_every_row_once_and_in_order(place, tmp_path):
     assert main(words(place, tmp_path, output="one.jsonl")) == 0
     for code, said in two_ranks(lambda: main(words(place, tmp_path, output="two.jsonl")), tmp_path):
@@ -146,6 +150,7 @@ def test_two_processes_score_every_row_once_and_in_order(place, tmp_path):
     assert not [path.name for path in tmp_path.iterdir() if "partial" in path.name]
 
 
+@pytest.mark.integration
 def test_an_adapter_is_read_against_its_base(place, tmp_path):
     assert main(words(place, tmp_path, policy="adapter", reference=None)) == 0
     trace = next(read_traces(tmp_path / "traces.jsonl"))
@@ -184,6 +189,7 @@ def test_one_text_is_shown_in_the_terminal(place, capsys):
     assert "most negative tokens" in printed
 
 
+@pytest.mark.integration
 def test_a_finished_run_knows_its_models(place, tmp_path, capsys):
     run = tmp_path / "run"
     trained = ["--model", str(place / "policy"), "--data", str(place / "pairs.jsonl"), "--output", str(run)]
@@ -262,6 +268,7 @@ def test_in_python(place):
     assert len(shown.to_frame()) == shown.totals.tokens
 
 
+@pytest.mark.integration
 def test_the_page_and_the_figure(place, tmp_path):
     shown = ["--html", str(tmp_path / "page.html"), "--figure", str(tmp_path / "figure.svg")]
     assert main(words(place, tmp_path, *shown)) == 0

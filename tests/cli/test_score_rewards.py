@@ -72,6 +72,7 @@ def outputs_at(place, name, text, eos=True):
     return model(input_ids=torch.tensor([ids])).logits[0].tolist()
 
 
+@pytest.mark.integration
 def test_the_reward_at_a_token_is_that_of_the_text_up_to_it(place, tmp_path):
     traces = score(place, tmp_path)
     assert [trace.id.rpartition("/")[2] for trace in traces] == ["chosen", "rejected"] * 2
@@ -99,6 +100,7 @@ def test_a_span_has_the_reward_at_its_end(place, tmp_path):
     assert sum(span.tokens for span in steps) == trace.totals.tokens
 
 
+@pytest.mark.integration
 def test_several_outputs_are_weighed(place, tmp_path):
     traces = score(place, tmp_path, *WEIGHTS, reward_model="three")
     for trace in traces:
@@ -110,6 +112,7 @@ def test_several_outputs_are_weighed(place, tmp_path):
         assert trace.reward_model["weights"] == [0.65, 0.8, 0.45]
 
 
+@pytest.mark.integration
 def test_beside_a_policy(place, tmp_path, capsys):
     """The numbers of the policy are those without a reward model, and the page has one more channel."""
     models = ["--policy", str(place / "policy"), "--reference", str(place / "reference")]
@@ -194,6 +197,7 @@ def test_traces_without_log_probs_are_of_no_policy(place, tmp_path, capsys):
     assert "Unknown read-out of these traces 'implicit_reward'" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_accuracy_on_pairs(place, tmp_path, capsys):
     """From the model, from stored traces, and beside a policy, whose implicit reward then comes first."""
     traces = score(place, tmp_path)
@@ -274,6 +278,7 @@ def test_a_judge_of_turns_stops_at_the_end_of_the_turn(tmp_path):
     assert abs(got[0] - got[1]) > 1e-3
 
 
+@pytest.mark.integration
 def test_a_win_rate_by_a_reward_model_keeps_its_chat_template(tmp_path):
     """Prompts that are turns go through the model's template, and never as "user: Hi" with the answer glued on."""
     save_chat_model(tmp_path)
@@ -314,6 +319,7 @@ def test_the_beginning_of_a_response_is_read_at_its_last_token(place, tmp_path):
     assert texts[2].endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["one", "three"])
 def test_search_ranks_by_a_reward_model(place, name, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "The sky is"}) + "\n")
@@ -339,6 +345,7 @@ def test_search_ranks_by_a_reward_model(place, name, tmp_path):
         assert candidate.score == pytest.approx(sum(map(lambda a, b: a * b, outputs, weights)), abs=1e-4)
 
 
+@pytest.mark.integration
 def test_a_win_rate_is_judged_by_a_reward_model(place, tmp_path, capsys):
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("The sky", "Two", "A")))
     for name, seed in (("ours", "1"), ("theirs", "2")):

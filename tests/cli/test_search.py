@@ -74,6 +74,7 @@ def encoded(text):
     return tiny_tokenizer("bpe")(text)["input_ids"]
 
 
+@pytest.mark.integration
 def test_a_line_a_prompt_with_what_each_model_says(place, tmp_path, capsys):
     reference = str(place / "reference")
     assert main(words(place, tmp_path, "--width", "3", "--reference", reference)) == 0
@@ -123,6 +124,7 @@ def test_beams_are_those_of_transformers(place, tmp_path):
         assert [list(candidate.token_ids) for candidate in one.candidates] == rows
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", METHODS)
 def test_batches_and_order_do_not_matter(place, tmp_path, method):
     """Every method gives each prompt the same whatever is searched beside it; trees and lattices lead to candidates."""
@@ -149,6 +151,7 @@ def test_batches_and_order_do_not_matter(place, tmp_path, method):
                 assert {c.token_ids for c in one.candidates} <= ended
 
 
+@pytest.mark.integration
 def test_samples_differ_by_seed_alone(place, tmp_path):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert main(words(place, tmp_path, "--method", "sample", "--seed", seed, output=f"{name}.jsonl")) == 0
@@ -172,6 +175,7 @@ def test_one_call_in_python(place):
     assert text == tiny_tokenizer("bpe").decode(row[0, len(prompt) :])
 
 
+@pytest.mark.integration
 def test_a_judge_ranks_and_leads(place):
     """By length alone: the shortest sample comes first; a heavy lookahead ends as soon as EOS is on offer."""
 
@@ -190,6 +194,7 @@ def test_a_judge_ranks_and_leads(place):
     assert led.cost.value_tokens > 0
 
 
+@pytest.mark.integration
 def test_a_reward_model_is_what_transformers_says(place, tmp_path):
     more = ["--method", "best_of_n", "--ranking", "value", "--reward-model", str(place / "judge"), "--n", "3"]
     assert main(words(place, tmp_path, *more)) == 0
@@ -201,6 +206,7 @@ def test_a_reward_model_is_what_transformers_says(place, tmp_path):
             assert candidate.score == pytest.approx(float(model(input_ids=ids).logits[0, 0].detach()), abs=1e-5)
 
 
+@pytest.mark.integration
 def test_proxies_add_log_ratios(place, tmp_path):
     """Greedy over log π + 0.5 (log π_tuned − log π_untuned), normalised; its reference is the large model itself."""
     more = ["--method", "greedy", "--proxy", str(place / "small"), str(place / "reference"), "--alpha", "0.5"]
@@ -222,6 +228,7 @@ def test_proxies_add_log_ratios(place, tmp_path):
         assert one.cost.reference_tokens == 2 * one.cost.policy_tokens
 
 
+@pytest.mark.integration
 def test_a_killed_search_goes_on_and_searches_no_prompt_twice(place, tmp_path, monkeypatch, capsys):
     assert main(words(place, tmp_path, output="whole.jsonl")) == 0
     real, written = Frames.append, []

@@ -116,6 +116,7 @@ def test_one_text_is_one_prompt(place):
     assert one.candidates == same.candidates
 
 
+@pytest.mark.integration
 def test_one_conversation_is_one_prompt(place):
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     kept = (Message("system", "Be brief."), Message("user", "Hello"))
@@ -186,6 +187,7 @@ def test_every_token_of_a_candidate_has_its_text(place, tmp_path):
     assert all(len(c["pieces"]) == len(c["logps"]) for line in lines for c in line["candidates"])
 
 
+@pytest.mark.integration
 def test_a_search_ends_with_the_models_context_and_says_so(tmp_path, capsys):
     """256 learned positions, a prompt of 250 tokens: six tokens are left, whatever --max-new-tokens would allow."""
     tiny_model("gpt2", vocab_size=320).save_pretrained(tmp_path / "gpt2")

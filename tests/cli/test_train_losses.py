@@ -15,6 +15,8 @@ from tokenq.cli.main import main
 from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec
 
+pytestmark = pytest.mark.integration
+
 QUESTIONS = ["cat", "dog", "sea", "old", "red", "mat"]
 
 

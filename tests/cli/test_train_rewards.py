@@ -15,6 +15,8 @@ from tokenq.errors import UserError
 from tokenq.jobs.training.merging import refuse_merge_in_shards
 from tokenq.training.config import TrainConfig
 
+pytestmark = pytest.mark.integration
+
 ATTRIBUTES = {"helpfulness": 4, "correctness": 2, "coherence": None}
 
 

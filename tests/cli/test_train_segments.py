@@ -8,6 +8,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 from tokenq.cli.main import main
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"{n}?", "chosen": f" {n} cat#01{n}", "rejected": f" {n} dog#1{n}0"} for n in range(6)]
 
 

@@ -9,6 +9,7 @@ from tokenq.verify import table
 from tokenq.verify.claim import Claim
 
 
+@pytest.mark.integration
 def test_the_table_is_printed_and_written(tmp_path, capsys):
     assert (
         main(["verify", "--topic", "value curve", "--worlds", "2", "--seed", "5", "--output", str(tmp_path / "v.json")])

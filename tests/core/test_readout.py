@@ -405,6 +405,7 @@ def _case(family, way):
     return pytest.param(family, way, marks=pytest.mark.slow if slow else ())
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(
     ("family", "way"),

@@ -37,6 +37,7 @@ def test_by_hand():
     assert overlaps(policy).item() == pytest.approx(math.log(0.625), abs=1e-12)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("_row_sizes")
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_the_divergence_is_that_of_the_read_out_and_its_gradient_true(softcap):

@@ -23,6 +23,7 @@ def found(rows, kind, **settings):
     return [list(one.rows) for one in tokenq.audit(rows, **settings).findings if one.kind == kind]
 
 
+@pytest.mark.integration
 def test_planted_faults_are_found_and_nothing_else():
     data = planted(clean_rows(500, 7), 6, 7)
     result = compared(data, tokenq.audit(data.rows, eval_data=data.held_out).findings)
@@ -46,6 +47,7 @@ def test_rows_without_faults_have_none():
     assert all(abs(one.accuracy.value - 0.5) < 0.09 for one in result.shortcuts)  # three standard errors of 300 pairs
 
 
+@pytest.mark.integration
 def test_banded_signatures_find_what_comparing_all_finds():
     draw = random.Random(0)
     rows = [[text(draw, 2), text(draw, 3)] for _ in range(60)]
@@ -151,6 +153,7 @@ def test_one_pair_is_audited():
     assert (result.counts, result.numbers["pairs"], result.shortcuts) == ({}, 1, [])
 
 
+@pytest.mark.integration
 def test_shortcuts_are_found_and_told():
     rng = np.random.default_rng(0)
     rows = []

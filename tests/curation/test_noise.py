@@ -26,6 +26,7 @@ def test_flips_are_estimated_and_the_share_of_negative_margins_is_not_that(rate)
     assert estimate.negative.value > rate + 0.02
 
 
+@pytest.mark.integration
 def test_the_interval_covers_the_rate():
     inside = []
     for seed in range(60):

@@ -343,6 +343,7 @@ def test_a_zip_file_of_several_files_or_with_a_password(tmp_path):
         read_file(path, "a.zip")
 
 
+@pytest.mark.integration
 def test_a_packed_file_that_grows_without_end_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(unpacking, "FREE_GROWTH", 2**16)
     path = write(tmp_path / "a.jsonl.gz", b"\n" * 2**24)

@@ -260,6 +260,7 @@ def test_a_whole_text_names_its_specials():
     assert whole_text(tokenizer, [1, *tokenizer.encode("by , well", add_special_tokens=False)]) == "<s> by , well"
 
 
+@pytest.mark.integration
 def test_nobody_else_decodes():
     """Tokenizers are asked for text in one module: elsewhere `.decode(` is that of bytes, or `tokenq.decode`."""
     root = Path(tokenq.__file__).parent

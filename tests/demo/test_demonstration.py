@@ -21,6 +21,8 @@ from tokenq.records.results import read_results
 from tokenq.records.trace_files import read_traces
 from tokenq.report import figure_page
 
+pytestmark = pytest.mark.integration
+
 FEW = replace(
     DemoSettings(),
     difficulty=Difficulty(facts=(2, 3), asides=(2, 2), fillers=(0, 0)),

@@ -16,6 +16,8 @@ from tokenq.demo.pictures.study import QUICK, begun, unrepeated
 from tokenq.demo.pictures.world import TEMPLATES, VALUES, drawn, pictures_of, vocabulary, wrong_pixels
 from tokenq.listener import SILENCE
 
+pytestmark = pytest.mark.integration
+
 TINY = replace(
     QUICK,
     own=4,

@@ -14,6 +14,8 @@ import torch
 from tokenq.demo.processes import After, in_turn, side_by_side
 from tokenq.errors import Interrupted, UserError
 
+pytestmark = pytest.mark.integration
+
 
 def told(name, folder, other):
     """Say something on both outputs, and meet the other task: neither ends before both have begun."""

@@ -15,6 +15,7 @@ PROMPTS = ["red", "blue"]
 PICTURES = torch.stack([torch.full((3, 8, 8), value) for value in (0.5, -0.5)])
 
 
+@pytest.mark.integration
 def test_a_tiny_model_learns_to_draw_two_plain_pictures():
     model = tiny_image_model(PROMPTS)
     losses = []
@@ -29,6 +30,7 @@ def test_a_tiny_model_learns_to_draw_two_plain_pictures():
     assert empty.mean().abs() < 0.25
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("weights", "batch"), [("constant", 2000), ("log_snr", 20000)])
 def test_the_first_loss_is_the_mean_of_what_the_weights_count(weights, batch):
     """A network that says 0 for pictures of 0.5: x_0 errors of 0.25 at every level and dimension."""
@@ -43,6 +45,7 @@ def test_the_first_loss_is_the_mean_of_what_the_weights_count(weights, batch):
     assert losses == [pytest.approx(expected, rel=0.1)]
 
 
+@pytest.mark.integration
 def test_a_text_encoder_that_is_not_frozen_is_trained():
     model = small_image_model(PROMPTS, size=8, channels=(8, 16))
     text = model.parts.text_network

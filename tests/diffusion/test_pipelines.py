@@ -53,6 +53,7 @@ def latents_after(pipeline, **more):
     return found[:-1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_xl"])
 def test_a_unet_draws_as_diffusers_does(folders, name):
     """DDIM with η .6 and guidance 3 from the same noise and dice: latents after each step but the last."""
@@ -138,6 +139,7 @@ def test_latents_and_pictures_go_through_the_vae_as_in_diffusers(folders, name):
     assert torch.allclose(model.latents_of([drawn]), (means - shift) * 0.18215, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["stable_diffusion", SLOW_XL, "stable_diffusion_3", "pixart", "unconditional"])
 def test_a_pipeline_draws_learns_and_is_written_back(folders, name, tmp_path):
     model = open_image_model(folders[name])
@@ -175,6 +177,7 @@ def with_lora(folder):
     return model
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ["stable_diffusion", SLOW_SD3])
 def test_a_lora_has_its_base_as_reference_and_is_exported_both_ways(folders, name, tmp_path):
     base, model = open_image_model(folders[name]), with_lora(folders[name])

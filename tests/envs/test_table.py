@@ -18,6 +18,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="ut
 NONSENSE = ("", "zzz", "[]", '<tool_call>{"name": 3}</tool_call>', "(" * 2000, "ü\x00\n\n", "4", "<answer></answer>")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_an_episode_is_its_seed_and_actions_and_touches_nobody_elses_chance(name):
     make = find_environment(name).make({})

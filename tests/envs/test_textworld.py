@@ -19,6 +19,8 @@ from tokenq.envs.table import find_environment
 from tokenq.envs.world import END, best_values, distances
 from tokenq.errors import UserError
 
+pytestmark = pytest.mark.integration
+
 
 def made(**options):
     return guarded(find_environment("textworld").make(options))

@@ -68,6 +68,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("n", cases([30, 100], [30]))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_mean_is_covered(shape, n):
@@ -79,6 +80,7 @@ def test_a_mean_is_covered(shape, n):
     assert abs(covered - 0.95) <= 0.015
 
 
+@pytest.mark.integration
 def test_a_paired_difference_is_covered_and_narrow():
     """Two systems that share what a prompt is worth: differences spread by √2 · 0.3, each system by √1.09."""
     rng = np.random.default_rng(0)
@@ -93,6 +95,7 @@ def test_a_paired_difference_is_covered_and_narrow():
     assert paired.value == pytest.approx((first[:, 0] - second[:, 0]).mean())
 
 
+@pytest.mark.integration
 def test_a_grouped_mean_is_covered_and_one_that_ignores_groups_is_not():
     """Rows of a prompt share half their variance: 30 prompts with 1 to 5 rows."""
     rng = np.random.default_rng(1)

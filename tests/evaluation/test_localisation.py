@@ -195,6 +195,7 @@ def test_the_table_holds_every_read_out_with_means_and_paired_differences():
     assert {estimate.high for estimate in base.differences.values()} == {0.0}
 
 
+@pytest.mark.integration
 def test_the_values_are_scikit_learns():
     traces, labels = corpus()
     table = localise(traces, labels, how=FEW)[0]

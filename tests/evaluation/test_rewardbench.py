@@ -108,6 +108,7 @@ def test_a_whole_run_by_fractions():
     assert plain.sections["Safety"].value == pytest.approx((97 + 100 + 154 + 71 + 112) / 740)
 
 
+@pytest.mark.integration
 def test_the_interval_of_a_section_is_that_of_its_pairs():
     """Chat is an unweighted share of 358 pairs: ± 1.96 √(p (1 − p) / 358), nearly."""
     section = score_pairs(pairs_of(EXAMPLE)).sections["Chat"]
@@ -185,6 +186,7 @@ def test_calibration_by_hand():
     assert (empty.n, np.isnan(empty.accuracy)) == (0, True)
 
 
+@pytest.mark.integration
 def test_margins_that_were_drawn_from_their_claim_are_calibrated():
     rng = np.random.default_rng(0)
     size = rng.normal(scale=2, size=20_000)

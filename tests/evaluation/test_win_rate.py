@@ -18,6 +18,8 @@ from tokenq.stats.length_control import MINIMAL, length_controlled
 from tokenq.stats.strengths import Match, bradley_terry
 from tokenq.stats.win_rate import win_rate
 
+pytestmark = pytest.mark.integration
+
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "alpaca_eval_2_preferences.jsonl"
 FEW = Resampling(resamples=200)
 

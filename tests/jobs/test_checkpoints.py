@@ -18,7 +18,7 @@ from tokenq.models.load import add_lora
 from tokenq.models.reward_model import RewardModel
 
 # accelerate and transformers tell that tied weights are written once.
-pytestmark = pytest.mark.filterwarnings("ignore:.*shared tensor")
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:.*shared tensor")]
 
 PAIRS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}."} for n in range(8)]
 HELD_OUT = [{"prompt": f"{n}!", "chosen": f" {n}.", "rejected": f" {n + 2}, {n}"} for n in range(5)]

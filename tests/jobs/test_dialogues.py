@@ -90,6 +90,7 @@ def test_sft_learns_what_the_assistant_wrote_and_nothing_else(place, tmp_path):
     assert step["response_length"] == sum(own)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("loss", ["dpo", "ipo_sum", "hinge", "robust"])
 def test_turns_that_both_sides_share_give_a_pair_no_gradient(place, tmp_path, loss):
     """In a loss of the margin they cancel: learning all turns and learning the last are the same update."""

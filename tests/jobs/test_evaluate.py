@@ -26,6 +26,8 @@ from tokenq.jobs.run import Run
 from tokenq.jobs.score import score
 from tokenq.records.results import Candidate, Cost, SearchResult
 
+pytestmark = pytest.mark.integration
+
 PAIRS = [
     {"prompt": f"{n} + {n} =", "chosen": f" {2 * n}", "rejected": f" {n}!", "kind": "odd" if n % 2 else "even"}
     for n in range(1, 7)

@@ -12,6 +12,8 @@ from tokenq.cli.main import main
 from tokenq.judge.endpoint import Endpoint
 from tokenq.search.settings import Sampling
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -143,6 +143,7 @@ def test_the_type_of_the_weights_is_what_was_asked_for(place, tmp_path, name):
         assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
 
 
+@pytest.mark.integration
 def test_a_merge_is_of_the_type_of_its_base(place, tmp_path):
     tiny_model("llama", layers=1, dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
     tiny_tokenizer("bytes").save_pretrained(tmp_path / "model")
@@ -236,6 +237,7 @@ def test_only_a_folder_of_its_own_is_replaced(place, tmp_path):
     assert not (other / "mine.txt").exists()
 
 
+@pytest.mark.integration
 def test_the_hub_gets_every_file_but_the_record(place, tmp_path):
     """Processes of their own, which take another hub for the one that the environment named at their start."""
     words = ["export", str(place / "lora"), "--output", str(tmp_path / "out"), "--merge", "--push-to-hub", "me/mine"]

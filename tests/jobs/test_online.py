@@ -30,6 +30,8 @@ from tokenq.records.rollouts import Rollout, read_pairs
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import METHODS
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(6)]
 OTHERS = [{"prompt": f"What is {n} and 9?", "answer": "What"} for n in range(5)]
 PAIRS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}.", "calibration": " 7."} for n in range(6)]

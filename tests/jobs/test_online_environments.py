@@ -146,6 +146,7 @@ def test_a_kill_at_any_moment_costs_nothing(place, whole, tmp_path):
         assert files_of(other) == files_of(run)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["dpo", "dmpo", "branches", "xpo"])
 def test_pairs_of_episodes(method, place, tmp_path):
     run = tmp_path / "run"
@@ -199,6 +200,7 @@ class Ways:
 """An environment whose every action is worth something else, and that never ends."""
 
 
+@pytest.mark.integration
 def test_branches_take_the_same_turns_up_to_one(place, tmp_path):
     """From Python. The turns that are taken again are those of the first episode to the bit, log-probs too."""
     run = tmp_path / "run"
@@ -272,6 +274,7 @@ def test_stored_episodes_are_trained_on(loss, place, whole, tmp_path):
         assert 0 < last["covered/reference"] < 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("known", ["tokens", "texts"])
 def test_an_expert_s_episodes_stand_against_the_policy_s_own(known, place, whole, tmp_path, capsys):
     """Sampled ids where the policy reads the same tokens; an episode that is only text is written in them."""
@@ -365,6 +368,7 @@ def test_it_learns(seed, more, place, tmp_path):
     assert np.mean(rewards[-3:]) > 0.8
 
 
+@pytest.mark.integration
 def test_a_server_writes_what_is_learnt_from(place, tmp_path):
     """Its greedy episodes are those of the local writer, before the round by the first weights and after it by its own.
 
@@ -409,6 +413,7 @@ def test_two_processes_play_and_learn_what_one_does(place, tmp_path):
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6
 
 
+@pytest.mark.integration
 def test_luck_is_taken_off_returns_where_that_is_asked_for(place, tmp_path):
     more = ["--environment", "slippery_gridworld", "--environment-options", "map=.G/..", "start=any", "slip=0.6"]
     run = tmp_path / "run"
@@ -418,6 +423,7 @@ def test_luck_is_taken_off_returns_where_that_is_asked_for(place, tmp_path):
     assert max(abs(one.luck) for one in played) > 1e-3
 
 
+@pytest.mark.integration
 def test_a_class_of_ones_own_is_found_again_from_another_folder(place, tmp_path, monkeypatch):
     (tmp_path / "doors.py").write_text(
         "from tokenq.envs.environment import Step\n"

@@ -21,6 +21,8 @@ from tokenq.files import JsonLines
 from tokenq.records.rollouts import read_advantages
 from tokenq.rollout.methods import METHODS
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(6)]
 OTHERS = [{"prompt": f"What is {n} and 9?", "answer": "What"} for n in range(5)]
 SHORT = ["--rounds", "2", "--samples", "4", "--max-new-tokens", "8", "--learning-rate", "3e-3", "--device", "cpu"]

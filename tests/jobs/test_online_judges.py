@@ -22,6 +22,8 @@ from tokenq.jobs.evaluation.judges import JUDGES
 from tokenq.judge.function import called, load_function
 from tokenq.judge.kinds import Pointwise
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(4)]
 SHORT = ["--rounds", "2", "--samples", "3", "--max-new-tokens", "6", "--learning-rate", "1e-2", "--device", "cpu"]
 SHORT += ["--batch-size", "2", "--prompts-per-batch", "2"]

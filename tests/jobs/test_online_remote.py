@@ -14,6 +14,8 @@ import tokenq.jobs.rollout.served as served
 from tokenq.cli.main import main
 from tokenq.judge.endpoint import Endpoint
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"What is {n} and {n}?", "answer": "What"} for n in range(6)]
 SHORT = ["--rounds", "2", "--samples", "4", "--max-new-tokens", "8", "--learning-rate", "1e-2", "--device", "cpu"]
 SHORT += ["--batch-size", "2", "--prompts-per-batch", "3", "--answer", "regex:What", "--gold", "answer"]

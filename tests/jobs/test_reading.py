@@ -30,6 +30,8 @@ from tokenq.rollout.episodes.config import PlayConfig
 from tokenq.score.config import ScoreConfig
 from tokenq.search.config import SearchConfig
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}."} for n in range(3)]
 PROMPTS = [{"prompt": f"{n}?", "answer": f"{n}"} for n in range(3)]
 CPU = {"device": "cpu"}

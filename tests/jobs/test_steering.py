@@ -84,6 +84,7 @@ def bare(place, tmp_path_factory):
     return folder
 
 
+@pytest.mark.integration
 def test_searches_and_scores_read_the_string_that_was_learnt(place, bare):
     settings = {"method": "greedy", "max_new_tokens": 5, "device": "cpu"}
     run = place / "asked"
@@ -103,6 +104,7 @@ def test_searches_and_scores_read_the_string_that_was_learnt(place, bare):
     assert found[0].prompt == "Say 9:"
 
 
+@pytest.mark.integration
 def test_weights_are_those_of_bayes(place, tmp_path):
     """Of every response of a round: the judge's P(a|x, y), P(y|x) and Q' by transformers alone, and what was stored."""
     run = steered(place, tmp_path / "run").folder
@@ -202,6 +204,7 @@ def test_a_reward_model_must_have_the_attributes(place, tmp_path):
         )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("worth", "effective"), [pytest.param(0.0, None, marks=pytest.mark.slow), (-500.0, 1.0)])
 def test_one_response_with_all_the_weight_is_said(place, tmp_path, monkeypatch, worth, effective):
     """Where the judge finds the first response to each prompt e^500 times likelier, one response is all there is."""

@@ -24,6 +24,8 @@ from tokenq.records.rollouts import Rollout
 from tokenq.records.trace_files import read_traces
 from tokenq.rollout.config import OnlineConfig
 
+pytestmark = pytest.mark.integration
+
 TEXTS = ("What is and ? 0 1 2 3 4 5 6 7 8 9 .",)
 PAIRS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1} and 9."} for n in range(6)]
 BETA = 0.3

@@ -22,6 +22,8 @@ from tokenq.cli.main import main
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"{n}?", "chosen": f" {n}.", "rejected": f" {n + 1}."} for n in range(8)]
 SHORT = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "keep_checkpoints": 0}
 

@@ -25,6 +25,7 @@ from tokenq.models.forward.stepper import ModelStepper
 from tokenq.models.load import ModelSpec, load_model, load_whole
 
 pytestmark = [
+    pytest.mark.integration,
     pytest.mark.filterwarnings("ignore:.*shared tensor"),
     # peft tells of tied layers, of embeddings that it saves, and that switching biases off is no base.
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),

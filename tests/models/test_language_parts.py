@@ -28,6 +28,7 @@ KINDS = (
 """Types that see. The first have positions in three axes, which are one for text."""
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
 def test_it_is_read_written_with_and_trained_as_transformers_has_it(kind, tmp_path):
@@ -55,6 +56,7 @@ def test_it_is_read_written_with_and_trained_as_transformers_has_it(kind, tmp_pa
     assert largest_difference(tokenq.load(str(run / "policy"), str(saved)), again.eval()) <= SAME
 
 
+@pytest.mark.integration
 @pytest.mark.filterwarnings("ignore")
 def test_what_reads_images_goes_along(tmp_path):
     """An adapter is put on no part that sees; what the folder says of images stands in the policy's again."""

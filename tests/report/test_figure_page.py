@@ -64,6 +64,7 @@ def test_every_figure_has_its_files(folder):
     assert all((folder / name).read_bytes().startswith((b"<?xml", b"\x89PNG")) for name in figures)
 
 
+@pytest.mark.integration
 @needs_matplotlib
 def test_the_same_sections_give_the_same_bytes(folder, tmp_path):
     write_figures(tmp_path, "The paper", sections(), FACTS, SUMMARY, json.loads((folder / "numbers.json").read_text()))
@@ -210,6 +211,7 @@ def test_the_style_has_every_depth(folder):
     assert [(int(step), float(share)) for step, share in found] == [(n, n / STEPS) for n in range(1, STEPS + 1)]
 
 
+@pytest.mark.integration
 def test_hostile_texts_are_texts(tmp_path):
     path = write_figures(tmp_path / "out", "<script>", [hostile_section()], {"<b>": "<i>"}, hostile_section().tables)
     found = Elements(path.read_text(encoding="utf-8"))

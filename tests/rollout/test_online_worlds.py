@@ -54,6 +54,7 @@ def test_rounds_of_drawn_comparisons_reach_the_optimum(seed, count):
     assert found[-1] < found[0]
 
 
+@pytest.mark.integration
 def test_rounds_of_drawn_comparisons_go_towards_the_optimum():
     """A tenth of it: the reference is 0.8 nats away from π*, rounds of 1,000 comparisons a prompt end within 0.02."""
     world = small(0)

@@ -9,6 +9,8 @@ from tokenq.core.tensors import PairLogps, TokenLogps
 from tokenq.records.examples import TokenGroup, TokenResponse
 from tokenq.rollout.optimism import Optimism, beyond_limit, optimism_of
 
+pytestmark = pytest.mark.integration
+
 A, B, C = range(3)
 PAIRS = [(A, B)] * 3 + [(B, A)] + [(A, C)] * 3 + [(C, A)] + [(B, C)] * 3 + [(C, B)]
 """(chosen, rejected): every two compared four times. C wins 2 of its 8, and all 12 pairs are calibrated on it."""

@@ -17,6 +17,8 @@ from tokenq.rollout.writer import LocalWriter
 from tokenq.search.branches import Limits
 from tokenq.search.settings import Sampling
 
+pytestmark = pytest.mark.integration
+
 PROMPTS = [[4, 5, 6, 7], [8, 9, 10]]
 ENDS = Limits((2,), 10)
 PATIENCE = Endpoint("", role="writer", key_variable="VLLM_API_KEY", attempts=3, backoff=0.001)

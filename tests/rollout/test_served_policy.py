@@ -17,6 +17,8 @@ from tokenq.rollout.writer_checks import WriterError
 from tokenq.search.branches import Limits
 from tokenq.search.settings import Sampling
 
+pytestmark = pytest.mark.integration
+
 PROMPTS = [[7, 11, 40, 50, 60], [8, 9, 10, 70], [5, 6, 90, 33, 34, 35]]
 PLAIN = Sampling()
 TOKENIZER = tiny_tokenizer("bpe")

@@ -55,6 +55,7 @@ def test_what_curl_asks(server):
     assert answers[4].rstrip().endswith("data: [DONE]")
 
 
+@pytest.mark.integration
 def test_python(server, monkeypatch):
     found, folder = server
     monkeypatch.chdir(folder)

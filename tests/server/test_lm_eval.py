@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tokenq
 from bench.lm_eval_parity import in_process, through_server
 
+pytestmark = pytest.mark.integration
+
 PAIRS = [(n, m) for n in range(2) for m in range(1, 4)]
 ROWS = [
     {"question": f"What is {n} and {m}?", "answer": str(n + m), "choices": [f" {n + m}", f" {n * m}", f" {n} or so"]}

@@ -17,6 +17,8 @@ from tokenq.server.guards.limits import Limits
 from tokenq.server.guards.metrics import Metrics
 from tokenq.server.running import ServerHandle, bound, url_of
 
+pytestmark = pytest.mark.integration
+
 
 def running(patience=5.0, host="127.0.0.1", limits=None):
     """A server of one application, and what it did when it ended."""

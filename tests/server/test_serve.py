@@ -20,6 +20,8 @@ from tokenq.data.conditioning.control import Control, marked
 from tokenq.errors import UserError
 from tokenq.server.config import HttpOptions, ServeConfig, alphas_of, pairs_of
 
+pytestmark = pytest.mark.integration
+
 KEY, ADMIN_KEY = "a-key-of-twenty-signs", "the-admin-key-of-the-house"
 
 CLIENT = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))

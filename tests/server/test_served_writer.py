@@ -8,6 +8,8 @@ from tiny import tiny_model, tiny_tokenizer
 import tokenq
 from tokenq.cli.main import main
 
+pytestmark = pytest.mark.integration
+
 ADMIN_KEY = "the-admin-key-of-the-house"
 SHORT = ["--rounds", "2", "--samples", "4", "--max-new-tokens", "8", "--learning-rate", "1e-2", "--device", "cpu"]
 SHORT += ["--batch-size", "2", "--prompts-per-batch", "3", "--answer", "regex:What", "--gold", "answer"]

@@ -179,6 +179,7 @@ def test_a_failure_while_writing_leaves_the_older_one(tmp_path, monkeypatch, pro
     assert all(torch.equal(want[name], value) for name, value in weights_of(one.policy).items())
 
 
+@pytest.mark.integration
 def test_what_a_kill_left_half_written_is_passed_over_and_cleared_away(tmp_path):
     """A kill leaves the folder aside as it stood, or a folder of ours without its last file, at no moment a lie."""
     run = tmp_path / "run"

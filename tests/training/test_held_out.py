@@ -46,6 +46,7 @@ def test_the_averages_are_those_of_the_metrics(tmp_path):
     assert -sum(ratios) / 10 == pytest.approx(summary.after["eval_kl"], abs=1e-6)
 
 
+@pytest.mark.integration
 def test_a_resumed_run_keeps_the_log_probs_of_its_start(tmp_path):
     options = {**OPTIONS, "held_out": HELD_OUT, "save_steps": 2}
     train_small(tmp_path / "straight", **options)

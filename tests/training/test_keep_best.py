@@ -12,6 +12,8 @@ from tokenq.rundir import RunDir
 from tokenq.training.recorded import best_step, check_metric, evaluations_of
 from tokenq.training.stopping import Watch
 
+pytestmark = pytest.mark.integration
+
 HELD_OUT = random_pairs(6, seed=5)
 LONG = {"max_steps": 12, "eval_steps": 2, "held_out": HELD_OUT, "learning_rate": 2e-2, "keep_best": "eval_loss"}
 

@@ -78,6 +78,7 @@ def stored(folder):
     return dict(AutoModelForCausalLM.from_pretrained(folder, dtype="auto").named_parameters())
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "adapter"])
 def test_a_resumed_run_has_the_copies_of_one_that_was_not_stopped(tmp_path, lora):
     def policy():

@@ -22,6 +22,8 @@ from tokenq.errors import UserError
 from tokenq.models.forward.networks import PolicyNetworks
 from tokenq.training.optim import make_optimizer
 
+pytestmark = pytest.mark.integration
+
 BOTH = "ppo+0.5*value+implicit_prm"
 GROUPS, HELD_OUT = groups_for(BOTH), groups_for(BOTH, 5, seed=7)
 SGD = {"optimizer": "sgd", "learning_rate": 1.0, "schedule": "constant", "batch_size": 15, "max_steps": 1}

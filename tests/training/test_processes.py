@@ -15,6 +15,8 @@ from two_processes import RUNS
 
 from tokenq.rundir import RunDir
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -11,6 +11,8 @@ from tokenq.errors import UserError
 from tokenq.rundir import RunDir
 from tokenq.training.recorded import read_config, read_metrics, read_provenance
 
+pytestmark = pytest.mark.integration
+
 READERS = {"config.yaml": read_config, "provenance.json": read_provenance, "metrics.jsonl": read_metrics}
 
 JUNK = {

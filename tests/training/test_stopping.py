@@ -20,6 +20,8 @@ from tokenq.training import stopping
 from tokenq.training.job import Job
 from tokenq.training.stopping import Request, catch_signals
 
+pytestmark = pytest.mark.integration
+
 HELD_OUT = random_pairs(5, seed=7)
 
 

@@ -16,6 +16,8 @@ from tokenq.models.forward.value_network import ValueNetwork
 from tokenq.training.objective import averages
 from tokenq.training.optim import make_optimizer
 
+pytestmark = pytest.mark.integration
+
 GROUPS, HELD_OUT = groups_for("dro"), groups_for("dro", 5, seed=7)
 
 

@@ -39,6 +39,7 @@ def trained(case, mask, noise=0.0, *, valued=True):
     return model.table().detach(), values.detach()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mask_of", [prompts_alone, every_prefix])
 def test_policy_and_value_are_recovered_from_drawn_responses(mask_of):
     case = Case.of(small(2), 2)  # V* = 1.23 and 3.81 nats
@@ -49,12 +50,14 @@ def test_policy_and_value_are_recovered_from_drawn_responses(mask_of):
     assert largest(values[starts] - case.optimum.values[starts]) < 0.01
 
 
+@pytest.mark.integration
 def test_without_a_value_they_are_not():
     case = Case.of(small(2), 2)
     logps, _ = trained(case, prompts_alone(case), valued=False)
     assert divergence(case, logps) > 0.25
 
 
+@pytest.mark.integration
 def test_noise_in_the_rewards_averages_out():
     """Of mean 0, it moves neither optimum: 3,000 rewards with a standard deviation of 0.5 leave little of it."""
     case = Case.of(small(2), 2)

@@ -9,6 +9,8 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.files import JsonLines
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"Say {n}.", "chosen": f" {n} yes.", "rejected": f" no {n}."} for n in range(12)]
 
 

@@ -10,6 +10,8 @@ from tokenq.files import JsonLines
 from tokenq.jobs.curation.folds import cross_fitted_margins, pair_row
 from tokenq.records.examples import Example, Message, Response
 
+pytestmark = pytest.mark.integration
+
 
 def pair(prompt, chosen, rejected):
     return Example(prompt, (Response(chosen, role="chosen"), Response(rejected, role="rejected")), True, "a row")

@@ -10,6 +10,8 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 
+pytestmark = pytest.mark.integration
+
 COUNT = 24
 TRAINED = {
     "loss": "dpo",

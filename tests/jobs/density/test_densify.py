@@ -17,6 +17,8 @@ from tokenq.errors import UserError
 from tokenq.jobs.density.config import DensifyConfig
 from tokenq.jobs.density.densify import densify
 
+pytestmark = pytest.mark.integration
+
 ARTICLE = "A ferry ran aground near Hven on Tuesday. Captain Maja Lindholm blamed the owner, Oresund Lines."
 SUMMARIES = ["A ship ran aground near an island.", "A ferry ran aground near Hven on Tuesday."]
 CHAIN = [

@@ -98,6 +98,7 @@ def test_side_by_side_is_one_by_one(place, tmp_path):
         np.testing.assert_allclose(mine.logps, its.logps, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.integration
 def test_a_killed_drawing_goes_on_to_the_same_bytes(place, tmp_path, monkeypatch):
     whole, killed = tmp_path / "whole" / "d.jsonl", tmp_path / "killed" / "d.jsonl"
     more = {"refiner": place / "refiner", "max_new_tokens": 3, **SHORT}
@@ -194,6 +195,7 @@ def test_bad_input_is_named(place, tmp_path, more, said):
         tokenq.draw(**{"model": place / "model", "prompts": ROWS, "output": tmp_path / "d.jsonl", **SHORT, **more})
 
 
+@pytest.mark.integration
 def test_a_model_of_pictures_and_texts_judges_by_its_scaled_cosine(place, tmp_path):
     """exp(s) · cos of both embeddings, by the parts of transformers' model on each picture alone."""
     from PIL import Image
@@ -245,6 +247,7 @@ def test_pictures_of_others_are_not_overwritten(place, tmp_path):
     tokenq.draw(place / "model", ROWS, tmp_path / "d.jsonl", seed=1, **SHORT)  # one's own may be drawn anew
 
 
+@pytest.mark.integration
 def test_two_processes_write_the_same_files(place, tmp_path):
     def drawn(path):
         tokenq.draw(place / "model", ROWS, path, **SHORT)

@@ -14,6 +14,8 @@ from tokenq.errors import UserError
 from tokenq.jobs.rollout.pictures.rounds import PictureRounds
 from tokenq.records.drawings import pairs_of, read_drawings
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"a {colour} dot"} for colour in ("red", "green", "blue")]
 JUDGE = """
 import numpy as np

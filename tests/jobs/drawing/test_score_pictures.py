@@ -110,6 +110,7 @@ def test_words_and_steps_are_one_sequence(place, tmp_path, capsys):
     assert row["sequence_reward"] == pytest.approx(sum(row["word_rewards"]) + sum(row["step_rewards"]))
 
 
+@pytest.mark.integration
 def test_pairs_have_two_traces_a_row(place, tmp_path):
     found = list(score(place / "policy", place / "p.jsonl", reference=place / "reference", device="cpu"))
     assert [one.trace.id for one in found] == ["1/chosen", "1/rejected", "2/chosen", "2/rejected"]

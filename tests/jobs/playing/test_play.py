@@ -19,6 +19,8 @@ from tokenq.judge.endpoint import Endpoint
 from tokenq.records.episodes import read_episodes
 from tokenq.rollout.episodes.player import lockstep
 
+pytestmark = pytest.mark.integration
+
 WORDS = (
     "north east south west Go You are at row column 1 2 3 , : . # X G reach keep off is a wall That no direction Say"
 )

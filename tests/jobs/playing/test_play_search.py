@@ -7,6 +7,8 @@ import tokenq
 from tokenq.cli.main import main
 from tokenq.errors import UserError
 
+pytestmark = pytest.mark.integration
+
 __all__ = ["place"]
 
 

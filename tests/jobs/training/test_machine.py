@@ -11,6 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 from tokenq.cli.main import main
 from tokenq.jobs.training import machine
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):

@@ -20,6 +20,8 @@ from tokenq.worlds.mdp import build, log_softmax
 from tokenq.worlds.soft_q import solve
 from tokenq.worlds.tabular import TabularLM, fit
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_one_move(dtype):

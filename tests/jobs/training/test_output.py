@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM
 from tokenq.cli.main import main
 from tokenq.locks import hold_folder
 
+pytestmark = pytest.mark.integration
+
 ROWS = [{"prompt": f"{i}?", "chosen": f" {i}.", "rejected": f" {i + 1}."} for i in range(8)]
 
 

@@ -18,6 +18,8 @@ from tokenq.diffusion.open import open_image_model
 from tokenq.diffusion.pipelines import quiet
 from tokenq.rundir import RunDir
 
+pytestmark = pytest.mark.integration
+
 SHORT = {"batch_size": 4, "learning_rate": 1e-4, "device": "cpu", "schedule": "constant", "eval_size": 2}
 COST = ("seconds", "peak_memory_gb", "noisy_pictures_per_second")
 

@@ -14,6 +14,8 @@ from tokenq.diffusion.pipelines import quiet
 from tokenq.jobs.score import score
 from tokenq.records.drawings import read_drawings
 
+pytestmark = pytest.mark.integration
+
 SHORT = {"batch_size": 4, "learning_rate": 1e-3, "device": "cpu", "eval_size": 2, "max_steps": 2, "save_steps": 2}
 
 

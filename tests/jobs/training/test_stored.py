@@ -131,6 +131,7 @@ def test_so_many_prompts_are_held_out_of_data_on_the_disk(place, monkeypatch):
     assert not rows[0] & rows[1]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_weights_are_those_of_data_in_memory_and_the_next_run_finds_the_tokens(
     place, tmp_path, monkeypatch, cache, workers
@@ -153,6 +154,7 @@ def test_the_weights_are_those_of_data_in_memory_and_the_next_run_finds_the_toke
     assert weights("second") == (memory, 0)
 
 
+@pytest.mark.integration
 def test_a_loss_with_a_reference_and_a_part_of_the_data(place, tmp_path, monkeypatch):
     """The longest group is not among those that the weight takes: nobody asks for its log-probs."""
     write(tmp_path / "x.jsonl", [*ROWS[:40], {"prompt": "1?", "chosen": " 1" * 20, "rejected": " 2."}])
@@ -226,6 +228,7 @@ def test_examples_go_to_other_processes_as_they_are():
     assert from_json(to_json(examples)) == examples
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("share", [0, 0.3])
 def test_the_doctor_reads_the_tokens_that_are_there(place, tmp_path, monkeypatch, cache, share):
     settings = {"batch_size": 4, "device": "cpu", "max_steps": 3, "eval_size": share}
@@ -243,6 +246,7 @@ def test_the_doctor_reads_the_tokens_that_are_there(place, tmp_path, monkeypatch
     assert len(list(cache.iterdir())) == 1
 
 
+@pytest.mark.integration
 def test_the_doctor_reads_the_first_rows_of_a_stream(place, tmp_path):
     run = tokenq.train(
         place / "model", place / "rows.jsonl", tmp_path / "run", device="cpu", max_steps=3, streaming=True

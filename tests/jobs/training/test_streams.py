@@ -21,6 +21,8 @@ from tokenq.jobs.training.data import load_data
 from tokenq.records.examples import Example
 from tokenq.training.config import TrainConfig
 
+pytestmark = pytest.mark.integration
+
 ROWS = [
     {"prompt": f"{n // 10} {n % 10}?", "chosen": f" {n % 9}.", "rejected": f" {n % 9 + 1} {n % 7}."} for n in range(22)
 ]

@@ -17,6 +17,8 @@ from tokenq.rollout.episodes.player import lockstep
 from tokenq.rollout.writer import Sample
 from tokenq.search.settings import Sampling
 
+pytestmark = pytest.mark.integration
+
 TOKENIZER = bytes_tokenizer(bos="<bos>", eos="<eos>")
 WAYS = ("north", "east", "south", "west")
 RULES = Rules(Sampling(), 0, max_turns=12, max_new_tokens=8)

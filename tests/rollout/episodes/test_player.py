@@ -23,6 +23,8 @@ from tokenq.rollout.writer import LocalWriter, Sample
 from tokenq.search.branches import Limits
 from tokenq.search.settings import Sampling
 
+pytestmark = pytest.mark.integration
+
 PLAIN = bytes_tokenizer(bos="<bos>", eos="<eos>")
 CHAT = bytes_tokenizer(bos="<bos>", eos="<|im_end|>", chat_template=CHATML)
 RULES = Rules(Sampling(), 0, max_turns=5, max_new_tokens=8)

@@ -13,6 +13,8 @@ from told import close
 
 from tokenq.server.app import create_app
 
+pytestmark = pytest.mark.integration
+
 MESSAGES = [{"role": "user", "content": "The cat"}]
 HOW = {"model": "tiny", "max_tokens": 4, "seed": 3}
 

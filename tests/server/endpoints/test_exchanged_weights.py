@@ -98,6 +98,7 @@ def test_other_weights_take_the_place_of_the_policys(served_pair, folders):
     assert trace["policy"]["path"] == str(folders / "other")
 
 
+@pytest.mark.integration
 def test_requests_wait_while_weights_are_exchanged(served_pair):
     client, _ = served_pair
     assert asked(client, "/pause?mode=keep")["status"] == "paused"

@@ -160,6 +160,7 @@ def test_a_job_fails_alone(engine):
     assert engine.run(lambda reader: reader.score("ab", "c").tokens[0].id).result(WAIT) > 0
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "own", [{"method": "beam", "width": 2}, {"method": "best_of_n", "n": 2}, {"method": "mcts", "simulations": 6}]
 )

@@ -17,6 +17,8 @@ from tokenq.server.engine.request import Generation, PromptLogps, Token
 from tokenq.server.engine.ticket import Line, Ticket
 from tokenq.server.engine.writing import Writing
 
+pytestmark = pytest.mark.integration
+
 CLOSE = 1e-5
 EOS = frozenset(range(2, VOCAB_SIZE, 9))
 """Ids that end a choice: every ninth, so that some end early."""

@@ -163,6 +163,7 @@ def test_a_body_over_the_limit_is_refused_whether_its_length_is_told_or_not(told
     assert "1,000 bytes" in error(answer)["message"]
 
 
+@pytest.mark.integration
 def test_a_client_has_so_many_requests_at_once_and_others_are_not_hindered():
     app = made(of_a_client=2)
 
@@ -196,6 +197,7 @@ def test_a_body_that_does_not_arrive_is_given_up(monkeypatch):
     assert (answer.status_code, error(answer)["code"]) == (408, "request_timeout")
 
 
+@pytest.mark.integration
 def test_a_server_that_ends_takes_nothing_new():
     app = made()
 

@@ -175,6 +175,7 @@ def test_hostile_texts_come_back_as_they_are(client, session, text):
     assert shown.headers["content-type"] == "application/json"
 
 
+@pytest.mark.integration
 def test_a_search_tells_its_tree_and_what_was_found(client, session, reader):
     body = {"run": "r1", "method": "beam", "settings": {"width": 3, "objective": "reward", "max_new_tokens": 4}}
     told = events(client.post(f"{session}/search", json=body))
@@ -188,6 +189,7 @@ def test_a_search_tells_its_tree_and_what_was_found(client, session, reader):
     assert branch["total"] == pytest.approx(own.candidates[0].score, abs=1e-4) or not own.candidates[0].terminal
 
 
+@pytest.mark.integration
 def test_a_search_goes_on_behind_a_part_of_a_branch(client, session):
     """Greedy behind two greedy tokens finds the rest of the greedy text."""
     whole = written(client, session, temperature=0, max_new_tokens=5)[-2][1]["branch"]
@@ -280,6 +282,7 @@ def test_a_search_takes_the_settings_of_its_method_alone(client, session, settin
     assert said in answer.json()["error"]["message"]
 
 
+@pytest.mark.integration
 def test_a_search_that_fails_says_so_at_its_end(client, session):
     body = {"run": "r", "method": "beam", "settings": {"width": 0}}
     told = events(client.post(f"{session}/search", json=body))
