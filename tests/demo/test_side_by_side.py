@@ -91,6 +91,68 @@ def test_an_error_is_raised_as_it_was_and_ends_the_others(tmp_path, capfd, monke
     assert "what was said before" in capfd.readouterr().out
 
 
+def deaf(folder, name="deaf"):
+    """Sleep through a polite request to end."""
+    signal.signal(signal.SIGTERM, lambda *_: (folder / "asked").touch())
+    (folder / name).touch()
+    while True:
+        time.sleep(600)
+
+
+def late(folder, number):
+    (folder / f"late{number}").touch()
+
+
+def refused_beside(folder):
+    while not (folder / "deaf").exists():
+        time.sleep(0.01)
+    return refused()
+
+
+def test_after_an_error_nothing_that_waits_is_begun(tmp_path, monkeypatch):
+    """Whatever others do with a request to end: a training ends its step, and its process would take what is next."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    tasks = {"deaf": partial(deaf, tmp_path), "refused": partial(refused_beside, tmp_path)}
+    waiting = {str(number): After(("refused",), partial(late, tmp_path)) for number in range(3)}
+    with pytest.raises(UserError, match="Nothing can be done"), side_by_side() as together:
+        together({**tasks, **waiting})
+    assert {path.name for path in tmp_path.iterdir()} == {"deaf"}
+
+
+def test_an_interrupt_ends_all_of_them(tmp_path):
+    """Of a whole group, as a terminal sends it: no task says anything of its own."""
+    code = (
+        "import os, sys; os.cpu_count = lambda: 2\n"
+        "from functools import partial; from pathlib import Path\n"
+        "from test_side_by_side import deaf, late; from tokenq.demo.processes import side_by_side\n"
+        "if __name__ == '__main__':\n"
+        "    folder = Path(sys.argv[1])\n"
+        "    try:\n"
+        "        with side_by_side() as together:\n"
+        "            both = {name: partial(deaf, folder, name) for name in ('one', 'two')}\n"
+        "            together({**both, 'late': partial(late, folder, 1)})\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.exit('ended')\n"
+    )
+    script, note = tmp_path / "run.py", tmp_path / "work"
+    note.mkdir()
+    script.write_text(code)
+    here = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(note)],
+        env=os.environ | {"PYTHONPATH": here},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as command:
+        while {path.name for path in note.iterdir()} != {"one", "two"}:
+            assert command.poll() is None
+            time.sleep(0.02)
+        os.killpg(command.pid, signal.SIGINT)
+        assert command.communicate(timeout=120)[1] == "ended\n"
+    assert {path.name for path in note.iterdir()} == {"one", "two"}
+
+
 def test_a_task_that_a_signal_stopped_stops_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with pytest.raises(Interrupted) as caught, side_by_side() as together:

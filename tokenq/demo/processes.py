@@ -7,6 +7,7 @@ long before the same two in turn on all of them.
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -103,7 +104,7 @@ def side_by_side() -> Iterator[Together]:
             yield together
         except BaseException:
             for child in multiprocessing.active_children():
-                child.terminate()
+                child.kill()  # asked to end, a training ends its step, and the process takes the next task
             raise
         finally:
             pool.shutdown(cancel_futures=True)
@@ -115,6 +116,8 @@ MOST = 4
 
 def _begin(columns: str | None) -> None:
     """Compute on one thread, write as wide as the terminal is, and end when the process that is worked for does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal tells the whole group; the command itself answers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     import torch
 
     torch.set_num_threads(1)
