@@ -29,7 +29,7 @@ fix: install  ## Format, and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: install  ## Default tests: no network, no GPU, two minutes on two cores
+test: install  ## Default tests: no network, no GPU, two to three minutes on two cores
 	$(BIN)/python -m pytest -q -n auto
 
 test-integration: install  ## Tests that train, serve or run commands as a whole: minutes more

@@ -286,7 +286,7 @@ COMMANDS: dict[str, Command] = {
         VerifyConfig,
         _runs("verify"),
         again.nothing_written,
-        "check the theory in small worlds with known answers",
+        "check the theory in small worlds with known answers, in half a minute to a minute",
         {"worlds": "flags"},
         {},
     ),
