@@ -111,7 +111,7 @@ def side_by_side() -> Iterator[Together]:
 
 
 MOST = 4
-"""Processes at once: the demonstration has no more tasks."""
+"""Processes at once: of the demonstration's tasks no more can be under way together."""
 
 
 def _begin(columns: str | None) -> None:
