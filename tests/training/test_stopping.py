@@ -154,7 +154,7 @@ def test_the_command_says_how_to_go_on_and_exits_as_shells_expect(place, tmp_pat
 
 
 def test_a_command_that_is_terminated_before_it_trains_says_so(place, tmp_path, capsys, monkeypatch):
-    import tokenq.jobs.training.run as command
+    import tokenq.jobs.training.prepared as command
 
     monkeypatch.setattr(command, "load_tokenizer", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)

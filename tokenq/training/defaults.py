@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
-from tokenq.core.losses import LossSum
+from tokenq.core.losses import LossSum, find_sum
 from tokenq.errors import UserError
 from tokenq.training.config import TrainConfig
 
@@ -42,6 +42,16 @@ def image_rate(config: TrainConfig) -> float:
     """Return the peak learning rate of an image model where none is given."""
     rates = LEARNING_RATES["image model"]
     return rates.adapter if config.lora_rank else rates.full
+
+
+def loss_parameters(config: TrainConfig) -> dict[str, float | str]:
+    """Return the parameters of the loss that were given; β is a segment's where nothing else gives it."""
+    if config.beta is not None and "beta" in config.loss_options:
+        raise UserError("beta is given twice: --beta and --loss-options beta.", "Give one of them.")
+    beta = config.beta
+    if beta is None and config.segments and find_sum(config.loss).has_strengths:
+        beta = config.segment_beta()
+    return {**({} if beta is None else {"beta": beta}), **config.loss_options}
 
 
 def kind_of(loss: LossSum) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from tokenq.core.tensors import TokenScorer
+from tokenq.jobs.training.opening import OpenRun
 from tokenq.jobs.training.reference import START_TOLERANCE, autocast, compute_dtype, find_reference
-from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import frozen_model, no_grad, without_adapter
 from tokenq.models.identity import ModelIdentity, identify
@@ -39,21 +39,16 @@ class FirstReference:
 
 
 def first_reference(
-    policy: PackedLM,
-    identity: ModelIdentity,
-    config: OnlineConfig,
-    accelerator: Accelerator,
-    tokenizer: Any,
-    listener: Listener,
+    run: OpenRun[OnlineConfig], policy: PackedLM, identity: ModelIdentity, tokenizer: Any
 ) -> FirstReference:
-    """Return the reference that the configuration asks for, else the policy as it is now.
+    """Return the reference that a run asks for, else the policy as it is now.
 
     Raises:
         UserError: it cannot be loaded, or reads token ids otherwise than the policy's tokenizer wrote them.
     """
+    config, accelerator = run.config, run.accelerator
     if config.reference is not None:
-        alone = replace(config, reference_store="off")
-        found = find_reference(policy, identity, alone, accelerator, [], tokenizer, listener)
+        found = find_reference(run, policy, identity, tokenizer)
         assert found.model is not None  # it is named
         assert found.online is not None
         assert found.identity is not None
@@ -65,7 +60,7 @@ def first_reference(
         scorer = autocast(no_grad(policy, "off"), accelerator)
         return FirstReference(below, scorer, policy, partial(_below, policy, accelerator), tolerance)
     frozen = frozen_model(policy)
-    listener.say("reference: a frozen copy of the policy stays in memory")
+    run.listener.say("reference: a frozen copy of the policy stays in memory")
     scorer = autocast(no_grad(frozen), accelerator)
     return FirstReference(identity, scorer, frozen, partial(written_in, accelerator), tolerance)
 

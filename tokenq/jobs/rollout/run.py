@@ -25,32 +25,22 @@ from tokenq.jobs.rollout.work import Asked, Material, Models, evaluation_of, rou
 from tokenq.jobs.training.absolute import absolute, absolute_source, with_absolute_paths
 from tokenq.jobs.training.data import data_identity, load_data
 from tokenq.jobs.training.moving_reference import moving_reference, with_reference
-from tokenq.jobs.training.opening import opened
-from tokenq.jobs.training.output import record_run
-from tokenq.jobs.training.policy_files import policy_writer
-from tokenq.jobs.training.prepared import load_policy
+from tokenq.jobs.training.opening import OpenRun, opened
+from tokenq.jobs.training.policy_files import finish, policy_writer
+from tokenq.jobs.training.prepared import choose_gradients, load_policy, networks_of, start_of
 from tokenq.jobs.training.reference import Reference, autocast
-from tokenq.jobs.training.run import (
-    choose_gradients,
-    finish,
-    model_to_train,
-    networks_of,
-    read_template,
-)
 from tokenq.jobs.training.token_weights import Weighting
 from tokenq.judge.kinds import most_judgements
 from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import frozen_model, no_grad
 from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.tokenizer import load_tokenizer
 from tokenq.options import judge_kind
 from tokenq.records.examples import TokenGroup
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import Learns, OnlineMethod, compared, find_method
 from tokenq.rollout.pairing import PAIRINGS
 from tokenq.rollout.rounds import Plan, Rounds, affordable, planned
-from tokenq.rundir import provenance
 from tokenq.training.defaults import with_defaults
 from tokenq.training.job import Job
 from tokenq.training.loop import fit
@@ -76,40 +66,46 @@ def run(config: OnlineConfig, listener: Listener, writes: Sequence[Callable[[], 
     loss = loss_of(config, method)
     refuse_loss(config, loss, method)
     config = _with_defaults(config, loss)
-    with opened(config, listener, writes, _refuse_shards) as (run_dir, changed, accelerator, listener):
-        models, material, identities = _loaded(config, loss, accelerator, listener)
-        record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        counts = _prompts_of_rounds(config, len(material.asked.prompts))
-        plan = _plan(config, method, counts, len(material.offline))
-        paid = replace(config, rounds=len(counts))
-        asked = Asked(paid, method, loss, plan, counts, _key(config, identities), Request())
-        work = round_work(asked, models, material, accelerator, listener)
-        evaluation = evaluation_of(work, material)
-        source = Rounds(plan, loss.unit, config.seed, _marked(evaluation.groups_of, config, models.tokenizer))
-        every = config.save_steps or plan.starts()[1]
-        writer = policy_writer(models.policy, models.tokenizer, _named(config), loss, run_dir)
-        moving = None if models.moving is None else models.moving.moving
-        job = Job(
-            policy=models.networks or models.policy,
-            source=source,
-            objective=Objective(loss, loss.beta, segments=config.segments, token_weights=Weighting(config).source),
-            config=replace(config, max_steps=source.total, save_steps=every),
-            run=run_dir,
-            files=writer.files() if moving is None else with_reference(writer.files(), moving),
-            start_tolerance=models.reference.tolerance if loss.reference else None,
-            move=(lambda step: None) if moving is None else moving.move,
-            networks={} if models.networks is None else models.networks.beside(),
-            work=models.policy.work,
-            listener=listener,
-            request=asked.request,
-        )
-        listener.say(_plan_line(config, loss, plan, counts))
-        summary = fit(job, accelerator)
-        evaluation.finish()
-        finish(writer, summary, accelerator)
-        if len(counts) < config.rounds:
-            listener.say(f"the label budget ends the run after round {len(counts)} of {config.rounds}")
-        listener.say(f"done: the policy is in {run_dir.policy}, every round in {run_dir.round(1).parent}")
+    with opened(config, loss, listener, writes, _refuse_shards) as opening:
+        _train(opening, method)
+
+
+def _train(run: OpenRun[OnlineConfig], method: OnlineMethod) -> None:
+    """Train in rounds what an open run asks for."""
+    config, loss, folder = run.config, run.loss, run.folder
+    models, material, identities = _loaded(run)
+    run.record(identities)
+    counts = _prompts_of_rounds(config, len(material.asked.prompts))
+    plan = _plan(config, method, counts, len(material.offline))
+    paid = run._replace(config=replace(config, rounds=len(counts)))
+    asked = Asked(paid, method, plan, counts, _key(config, identities), Request())
+    work = round_work(asked, models, material)
+    evaluation = evaluation_of(work, material)
+    source = Rounds(plan, loss.unit, config.seed, _marked(evaluation.groups_of, config, models.tokenizer))
+    every = config.save_steps or plan.starts()[1]
+    writer = policy_writer(run._replace(config=_named(config)), models.policy, models.tokenizer)
+    moving = None if models.moving is None else models.moving.moving
+    job = Job(
+        policy=models.networks or models.policy,
+        source=source,
+        objective=Objective(loss, loss.beta, segments=config.segments, token_weights=Weighting(config).source),
+        config=replace(config, max_steps=source.total, save_steps=every),
+        run=folder,
+        files=writer.files() if moving is None else with_reference(writer.files(), moving),
+        start_tolerance=models.reference.tolerance if loss.reference else None,
+        move=(lambda step: None) if moving is None else moving.move,
+        networks={} if models.networks is None else models.networks.beside(),
+        work=models.policy.work,
+        listener=run.listener,
+        request=asked.request,
+    )
+    run.listener.say(_plan_line(config, loss, plan, counts))
+    summary = fit(job, run.accelerator)
+    evaluation.finish()
+    finish(writer, summary, run.accelerator)
+    if len(counts) < config.rounds:
+        run.listener.say(f"the label budget ends the run after round {len(counts)} of {config.rounds}")
+    run.listener.say(f"done: the policy is in {folder.policy}, every round in {folder.round(1).parent}")
 
 
 def _marked(
@@ -122,25 +118,23 @@ def _marked(
     return lambda number, at_start: with_segments(groups_of(number, at_start), segments)
 
 
-def _loaded(
-    config: OnlineConfig, loss: LossSum, accelerator: Accelerator, listener: Listener
-) -> tuple[Models, Material, dict[str, Any]]:
+def _loaded(run: OpenRun[OnlineConfig]) -> tuple[Models, Material, dict[str, Any]]:
     """Return models, prompts and earlier pairs of a run, and the identities of all of them for provenance."""
-    spec = model_to_train(config, loss, accelerator)
-    tokenizer = load_tokenizer(spec, read_template(config.chat_template))
+    config, loss, listener = run.config, run.loss, run.listener
+    spec, tokenizer = start_of(run)
     played = config.environment is not None
     asked_for = asked_seeds(config, listener) if played else load_asked(config, tokenizer, listener)
     asked = loss if config.replayed_share else find_sum("dpo")  # what nobody learns from is pairs and nothing more
     pairs = config.data and not played  # an environment's are episodes
     data, held_out = load_data(config, asked, tokenizer, listener)[:2] if pairs else (None, None)
     known = known_pairs(config, held_out.groups if held_out else (), tokenizer)
-    policy = load_policy(spec, tokenizer, (), config, listener)
+    policy = load_policy(run, spec, tokenizer)
     identity = identify(policy.model, config.model)
-    reference = first_reference(policy, identity, config, accelerator, tokenizer, listener)
+    reference = first_reference(run, policy, identity, tokenizer)
     _refuse_itself(config, policy, reference.identity)
-    moving = None if config.reference_sync_steps is None else _moving(policy, reference, config, loss, accelerator)
+    moving = None if config.reference_sync_steps is None else _moving(run, policy, reference)
     networks = networks_of(policy, loss)
-    choose_gradients(policy, networks, config, accelerator)
+    choose_gradients(run, policy, networks)
     precision = precision_of(networks or policy, config, reference.lm if config.reference else None)
     listener.say(precision.line(config.optimizer))
     identities = {
@@ -153,22 +147,18 @@ def _loaded(
         "beta": config.beta if loss.unit.asks == "rollouts" else loss.beta if loss.reference else None,
         "rewards": None,
         "precision": asdict(precision),
-        "device": f"{accelerator.device} x {accelerator.num_processes}",
     }
     offline = [] if data is None else without_prompts(data.groups, asked_for.held_out, tokenizer)
     models = Models(policy, tokenizer, reference, networks, moving)
     return models, Material(asked_for, offline, known), identities
 
 
-def _moving(
-    policy: PackedLM, first: FirstReference, config: OnlineConfig, loss: LossSum, accelerator: Accelerator
-) -> Reference:
+def _moving(run: OpenRun[OnlineConfig], policy: PackedLM, first: FirstReference) -> Reference:
     """Return a reference that begins as the first one and moves; KL of the numbers is measured from the first."""
-    own = config.lora_rank > 0 and config.reference is None  # it is an adapter itself
+    own = run.config.lora_rank > 0 and run.config.reference is None  # it is an adapter itself
     model = None if own else frozen_model(first.lm)
-    online = first.scorer if model is None else autocast(no_grad(model), accelerator)
-    begun = Reference(first.identity, None, online, first.tolerance, model)
-    return moving_reference(begun, policy, config, loss, accelerator)
+    online = first.scorer if model is None else autocast(no_grad(model), run.accelerator)
+    return moving_reference(run, Reference(first.identity, None, online, first.tolerance, model), policy)
 
 
 def _with_defaults(config: OnlineConfig, loss: LossSum) -> OnlineConfig:

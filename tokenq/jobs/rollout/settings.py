@@ -6,11 +6,10 @@ from typing import Any
 from tokenq.core.losses import LossSum, find_sum
 from tokenq.envs.table import find_environment
 from tokenq.errors import UserError
-from tokenq.jobs.training.run import loss_parameters
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.credits import CREDITS, resolved_credit
 from tokenq.rollout.methods import OnlineMethod, find_method
-from tokenq.training.defaults import refuse_segments
+from tokenq.training.defaults import loss_parameters, refuse_segments
 
 
 def filled_in(config: OnlineConfig) -> tuple[OnlineConfig, OnlineMethod]:

@@ -3,14 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from tokenq.core.losses import LossSum
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.data.conditioning.control import control_of
 from tokenq.data.prompts import encode_prompts
@@ -32,10 +29,10 @@ from tokenq.jobs.rollout.served import served_policy
 from tokenq.jobs.rollout.token_rewards import Source, token_rewards
 from tokenq.jobs.rollout.weights import keep_weights, recalled
 from tokenq.jobs.rollout.writing.opened import Means, open_environment, open_prompts
+from tokenq.jobs.training.opening import OpenRun
 from tokenq.jobs.training.reference import Reference, compute_dtype
 from tokenq.judge.kinds import Pairwise
 from tokenq.judge.tasks import AnswerTask
-from tokenq.listener import Listener
 from tokenq.models.forward.networks import NETWORKS, PolicyNetworks
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import no_grad
@@ -51,7 +48,6 @@ from tokenq.rollout.optimism import optimism_of
 from tokenq.rollout.rounds import Plan
 from tokenq.rollout.sync import LOCAL
 from tokenq.rollout.writer import LocalWriter, StoredWriter, Writer, prompts_at_once
-from tokenq.rundir import RunDir
 from tokenq.search.branches import Limits
 from tokenq.training.stopping import Abandoned, Request
 
@@ -60,18 +56,16 @@ class Asked(NamedTuple):
     """What is asked for.
 
     Attributes:
-        config: the settings, those of the method filled in.
+        run: where it is done; those of the method are filled in among its settings.
         method: its row.
-        loss: what is minimised.
         plan: when each round begins.
         counts: prompts of each round.
         key: of all that rounds depend on.
         request: where a signal that asks the run to stop is noted.
     """
 
-    config: OnlineConfig
+    run: OpenRun[OnlineConfig]
     method: OnlineMethod
-    loss: LossSum
     plan: Plan
     counts: Sequence[int]
     key: str
@@ -110,16 +104,14 @@ class Material(NamedTuple):
     known: Sequence[tuple[Rollout, Rollout]]
 
 
-def round_work(
-    asked: Asked, models: Models, material: Material, accelerator: Accelerator, listener: Listener
-) -> RoundWork:
+def round_work(asked: Asked, models: Models, material: Material) -> RoundWork:
     """Return what writes rounds.
 
     Raises:
         UserError: a prompt cannot be written to, or the judge cannot be made.
     """
-    config, method, policy, reference = asked.config, asked.method, models.policy, models.reference
-    run, clock = RunDir(Path(config.output)), Clock()
+    config, method, policy, reference = asked.run.config, asked.method, models.policy, models.reference
+    run, accelerator, listener, clock = asked.run.folder, asked.run.accelerator, asked.run.listener, Clock()
     prepared = partial(written_in, accelerator, policy)
 
     def scorer(batch: PackedBatch) -> Tensor:
@@ -149,7 +141,7 @@ def round_work(
         "reference": first if method.reference_moves == "never" else own,
         "data": StoredWriter(_stored(material.offline), partial(token_logps, scorer, where)),
     }
-    judge = judge_of(_bench(config, material.asked.task, scorers, accelerator, listener, heed))
+    judge = judge_of(_bench(asked.run, material.asked.task, scorers, heed))
     scoring, source = _scoring(asked, models, scorers, clock), Source(config, scorers, judge)
     return RoundWork(
         config=config,
@@ -158,7 +150,7 @@ def round_work(
         judge=judge,
         policy=scorer,
         reference=reference.scorer,
-        learning=LEARNING[method.learns](asked, models, material, scoring, source, accelerator),
+        learning=LEARNING[method.learns](asked, models, material, scoring, source),
         side_by_side=_side_by_side(config, policy),
         refresh=(lambda version: None) if served is None else served.refresh,
         keep_weights=partial(keep_weights, policy, run) if recalls(config) else lambda number: None,
@@ -179,21 +171,17 @@ def _scoring(asked: Asked, models: Models, scorers: Scorers, clock: Clock) -> Sc
     if asked.method.reference_moves == "round":
         reference = scorers.policy
     assert reference is not None  # one that moves is computed
-    identity = models.reference.identity if asked.loss.reference else None
+    identity = models.reference.identity if asked.run.loss.reference else None
     return Scoring(scorers.policy, reference, identity, scorers.device, clock)
 
 
-def _from_pairs(
-    asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source, accelerator: Accelerator
-) -> Learning:
-    run = RunDir(Path(asked.config.output))
-    return learning_from_pairs(asked.config, scoring, run, material.offline, optimism_of(asked.loss))
+def _from_pairs(asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source) -> Learning:
+    run = asked.run
+    return learning_from_pairs(run.config, scoring, run.folder, material.offline, optimism_of(run.loss))
 
 
-def _from_advantages(
-    asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source, accelerator: Accelerator
-) -> Learning:
-    config, loss = asked.config, asked.loss
+def _from_advantages(asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source) -> Learning:
+    config, loss = asked.run.config, asked.run.loss
 
     def beside(name: str) -> TokenScorer | None:
         """Return a network beside the policy as a scorer of tokens, None where it is not trained."""
@@ -203,7 +191,7 @@ def _from_advantages(
         network, read = networks.beside()[name], NETWORKS[name].read
 
         def scorer(batch: PackedBatch) -> Tensor:
-            with written_in(accelerator, networks):
+            with written_in(asked.run.accelerator, networks):
                 return read(network, batch)
 
         return scorer
@@ -215,17 +203,15 @@ def _from_advantages(
         dense = token_rewards(config.token_rewards, source._replace(prm=reward), config.token_reward_clip)
     exact = config.writer == LOCAL and compute_dtype(models.policy, config) in (torch.float32, torch.float64)
     return learning_from_advantages(
-        CreditInputs(config, scoring, loss, beside("values"), dense, exact, RunDir(Path(config.output)))
+        CreditInputs(config, scoring, loss, beside("values"), dense, exact, asked.run.folder)
     )
 
 
-def _from_weights(
-    asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source, accelerator: Accelerator
-) -> Learning:
+def _from_weights(asked: Asked, models: Models, material: Material, scoring: Scoring, source: Source) -> Learning:
     prompts = [replace(prompt, condition={}) for prompt in (*material.asked.prompts, *material.asked.held_out)]
     ids = encode_prompts(prompts, models.tokenizer)
     bare = {prompt.id: own for prompt, own in zip(prompts, ids, strict=True)}
-    return learning_from_weights(asked.config, scoring, bare)
+    return learning_from_weights(asked.run.config, scoring, bare)
 
 
 LEARNING: dict[Learns, Callable[..., Learning]] = {
@@ -257,20 +243,14 @@ EPISODES_AT_ONCE = 64
 """Environments side by side, where nobody says how many."""
 
 
-def _bench(
-    config: OnlineConfig,
-    task: AnswerTask | None,
-    scorers: Scorers,
-    accelerator: Accelerator,
-    listener: Listener,
-    heed: Callable[[], None],
-) -> Bench:
+def _bench(opened: OpenRun[OnlineConfig], task: AnswerTask | None, scorers: Scorers, heed: Callable[[], None]) -> Bench:
     """Return what the judge may be made of.
 
     Raises:
         UserError: a person is asked, and several processes would wait for each other.
     """
-    run, (index, count) = RunDir(Path(config.output)), (accelerator.process_index, accelerator.num_processes)
+    config, run = opened.config, opened.folder
+    index, count = opened.accelerator.process_index, opened.accelerator.num_processes
     if config.judge == "ask" and count > 1:
         raise UserError("--judge ask waits longer than processes wait for each other.", "Start a single process.")
     return Bench(
@@ -287,7 +267,7 @@ def _bench(
         trust_remote_code=config.trust_remote_code,
         tokens_per_batch=config.tokens_per_batch,
         seed=config.seed,
-        listener=listener,
+        listener=opened.listener,
         heed=heed,
     )
 

@@ -2,10 +2,8 @@
 
 from dataclasses import replace
 
-from accelerate import Accelerator
-
-from tokenq.core.losses import LossSum
 from tokenq.errors import UserError
+from tokenq.jobs.training.opening import OpenRun
 from tokenq.jobs.training.reference import Reference, autocast
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import MovingReference, no_grad_with
@@ -14,9 +12,7 @@ from tokenq.training.job import PolicyFiles
 from tokenq.training.optim import SHARDED
 
 
-def moving_reference(
-    reference: Reference, policy: PackedLM, config: TrainConfig, loss: LossSum, accelerator: Accelerator
-) -> Reference:
+def moving_reference(run: OpenRun[TrainConfig], reference: Reference, policy: PackedLM) -> Reference:
     """Return the reference as one that moves.
 
     A frozen copy of the policy, or another model of the same weights, moves in place. Below a new adapter the reference
@@ -26,6 +22,7 @@ def moving_reference(
         UserError: the weights are in shards, are not those of the policy, or the loss reads what an adapter below
             another cannot give.
     """
+    config, accelerator = run.config, run.accelerator
     if accelerator.distributed_type in SHARDED:
         raise UserError(
             "--reference-sync-steps: weights in shards (FSDP, DeepSpeed) are not mixed into a reference.",
@@ -44,7 +41,7 @@ def moving_reference(
                 "Leave --reference out, or name a model of the same architecture and form as --model.",
             )
         return replace(reference, moving=MovingReference(own, {name: theirs[name] for name in own}, *when))
-    if "ref_kls" in loss.inputs:
+    if "ref_kls" in run.loss.inputs:
         raise UserError(
             f"Loss {config.loss!r} reads all logits of its reference, which below an adapter cannot move.",
             "Leave --reference-sync-steps out, or train all weights.",

@@ -1,22 +1,26 @@
 """The folders that a training writes its policy, or reward model, into: its checkpoints', and the last one."""
 
+import atexit
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from accelerate import Accelerator
 from torch import Tensor
 
 import tokenq
-from tokenq.core.losses import LossSum
 from tokenq.jobs.training.card import Card, Kind
 from tokenq.jobs.training.merging import merges
+from tokenq.jobs.training.opening import OpenRun
 from tokenq.models.export import Form, adapter_weights, export_policy, read_policy, write_policy
 from tokenq.models.forward.packed_lm import PackedLM, is_peft
 from tokenq.models.forward.reward_lm import RewardLM
-from tokenq.rundir import RunDir
+from tokenq.rundir import RunDir, record_best
+from tokenq.training.checkpoint import gathered_policy
+from tokenq.training.checks import together
 from tokenq.training.config import TrainConfig
-from tokenq.training.job import PolicyFiles
+from tokenq.training.job import PolicyFiles, Summary
 from tokenq.training.optim import Exact
 
 
@@ -106,8 +110,28 @@ class PolicyWriter:
         )
 
 
-def policy_writer(
-    lm: PackedLM | RewardLM, tokenizer: Any, config: TrainConfig, loss: LossSum, run: RunDir
-) -> PolicyWriter:
+def policy_writer(run: OpenRun[TrainConfig], lm: PackedLM | RewardLM, tokenizer: Any) -> PolicyWriter:
     """Return what writes the policy of a run."""
-    return PolicyWriter(lm, tokenizer, config, run, "merged" if merges(config, loss) else "as_trained")
+    form: Form = "merged" if merges(run.config, run.loss) else "as_trained"
+    return PolicyWriter(lm, tokenizer, run.config, run.folder, form)
+
+
+def finish(writer: ResultWriter, summary: Summary, accelerator: Accelerator) -> None:
+    """Write the result of a run.
+
+    The group of processes is left at exit, and not here: its last owner ends its threads, and a model over several
+    processes would do so while it holds the interpreter, for which one of these threads may be waiting.
+    """
+    state = gathered_policy(accelerator, summary.policy) if accelerator.num_processes > 1 else None
+
+    def write() -> None:
+        if accelerator.is_main_process:
+            writer.finish(state, summary.steps, summary.after)
+            if summary.best is not None:
+                record_best(writer.run, summary.best)
+
+    together(write, accelerator)
+    accelerator.wait_for_everyone()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    atexit.register(accelerator.state.destroy_process_group)

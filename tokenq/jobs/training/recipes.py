@@ -31,3 +31,13 @@ def find(path: str) -> Path:
     close = nearest(name.removesuffix(".yaml"), known)
     hint = f"Did you mean the recipe {close}?" if close else f"Check the path; recipes lie in {FOLDER}."
     raise UserError(f"There is no file {path}.", hint)
+
+
+def read_template(path: str | None) -> str | None:
+    """Return the chat template of a file, None where none is named."""
+    if path is None:
+        return None
+    try:
+        return find(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UserError(f"The chat template {path} cannot be read: {problem}", "Give a Jinja file.") from None

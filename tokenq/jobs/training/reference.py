@@ -14,6 +14,7 @@ from tokenq.cache import REFERENCE, cache_folder
 from tokenq.core.logits import Logits
 from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.errors import UserError
+from tokenq.jobs.training.opening import OpenRun
 from tokenq.listener import Event, Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.forward.policy import MovingReference, frozen_model, logits_of, no_grad
@@ -64,19 +65,26 @@ NO_REFERENCE = Reference(None, None, None, None)
 
 
 def find_reference(
+    run: OpenRun[TrainConfig],
     policy: PackedLM,
     identity: ModelIdentity,
-    config: TrainConfig,
-    accelerator: Accelerator,
-    data: Sequence[Sequence[TokenGroup]],
     tokenizer: Any,
-    listener: Listener,
+    stored: Sequence[Sequence[TokenGroup]] | None = None,
 ) -> Reference:
-    """Return the reference that the configuration asks for, with its log-probs of all data where they are stored.
+    """Return the reference that a run asks for.
+
+    Args:
+        run: says which.
+        policy: as it starts.
+        identity: the policy's.
+        tokenizer: goes with the policy.
+        stored: data whose log-probs are kept between runs, unless the run is not to; None where they are computed in
+            every step.
 
     Raises:
         UserError: the reference cannot be loaded, or reads token ids otherwise than the policy's tokenizer wrote them.
     """
+    config, accelerator, listener = run.config, run.accelerator, run.listener
     fresh_adapter = config.lora_rank > 0
     source: TokenScorer = no_grad(policy)
     ref_identity, same_start, other = identity, config.lora_dropout == 0, None
@@ -97,7 +105,7 @@ def find_reference(
     if config.mixed_precision != "no":
         ref_identity = replace(ref_identity, dtype=f"{ref_identity.dtype} in {config.mixed_precision}")
     tolerance = START_TOLERANCE[compute_dtype(policy, config)] if same_start else None
-    if config.reference_store == "off":
+    if stored is None or config.reference_store == "off":
         other = other if other is not None or fresh_adapter else frozen_model(policy)
         online = source if other is None else no_grad(other)
         return Reference(ref_identity, None, autocast(online, accelerator), tolerance, other)
@@ -107,13 +115,13 @@ def find_reference(
     fill = partial(fill, device=accelerator.device, progress=lambda n, of: listener(Event("reference", n, of)))
     policy.model.eval()
     computed = 0
-    for groups in _stretches(data):
+    for groups in _stretches(stored):
         own = groups[accelerator.process_index :: accelerator.num_processes]
         computed += together(partial(fill, own), accelerator)
         accelerator.wait_for_everyone()
         store.refresh()
         computed += together(partial(fill, groups), accelerator)
-    total = sum(map(count_responses, data))
+    total = sum(map(count_responses, stored))
     listener.say(f"reference: {total} responses, {computed} computed, {total - computed} from {store.folder}")
     return Reference(ref_identity, store, None, tolerance, other)
 
@@ -129,21 +137,19 @@ def _stretches(data: Sequence[Sequence[TokenGroup]]) -> Iterator[Sequence[TokenG
 _STRETCH = 2**15
 
 
-def with_logits(
-    reference: Reference, policy: PackedLM, config: TrainConfig, accelerator: Accelerator, listener: Listener
-) -> Reference:
+def with_logits(run: OpenRun[TrainConfig], reference: Reference, policy: PackedLM) -> Reference:
     """Return the reference with its logits in every step: the adapter off, the model named, or a frozen copy.
 
     Log-probs can be stored, whole distributions over the vocabulary cannot.
     """
     model = reference.model
-    if model is None and not config.lora_rank:
+    if model is None and not run.config.lora_rank:
         model = frozen_model(policy)
-        listener.say("reference: a frozen copy of the policy stays in memory, as the loss reads all of its logits")
+        run.listener.say("reference: a frozen copy of the policy stays in memory, as the loss reads all of its logits")
     read = logits_of(policy, "off") if model is None else logits_of(model)
 
     def logits(batch: PackedBatch) -> Logits:
-        with accelerator.autocast():
+        with run.accelerator.autocast():
             return read(batch)
 
     return replace(reference, logits=logits)

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from tokenq.core.losses import LossSum, find_sum
@@ -27,15 +26,13 @@ from tokenq.jobs.training.images.data import PictureData
 from tokenq.jobs.training.images.files import ImageWriter
 from tokenq.jobs.training.images.run import Painter, image_model_of, job_of, painter_of, with_rates
 from tokenq.jobs.training.images.settings import refuse_shards
-from tokenq.jobs.training.opening import opened
-from tokenq.jobs.training.output import record_run
-from tokenq.jobs.training.run import finish
+from tokenq.jobs.training.opening import OpenRun, opened
+from tokenq.jobs.training.policy_files import finish
 from tokenq.listener import Listener
 from tokenq.options import judge_kind
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.methods import OnlineMethod
 from tokenq.rollout.rounds import Rounds, planned
-from tokenq.rundir import RunDir, provenance
 from tokenq.training.loop import fit
 from tokenq.training.precision import precision_of
 from tokenq.training.recorded import FREE_ON_RESUME
@@ -55,60 +52,64 @@ def run_pictures(config: OnlineConfig, listener: Listener, writes: Sequence[Call
     refuse_loss(config, loss, method)
     refuse_networks(config, loss)
     config = _with_absolute(config, loss)
-    with opened(config, listener, writes, refuse_shards) as (run_dir, changed, accelerator, listener):
-        prompts = load_prompts(list(config.prompts), config.columns, config.style, config.bad_rows).prompts
-        model, steps = _with_steps(image_model_of(config, accelerator), config)
-        data = PictureData((), (), steps, trajectory_term(steps), 0, Counter())
-        painter = painter_of(config, find_sum("dpo"), model, data, None, accelerator, listener)  # rounds read p_ref
-        precision = precision_of(painter.policy, config)
-        identities = {**painter.identities, "prompts": _prompts(config, prompts), "data": None, "eval_data": None}
-        identities |= {"beta": loss.beta if loss.reference else config.beta, "precision": asdict(precision)}
-        identities |= {"image_term": asdict(steps), "device": f"{accelerator.device} x {accelerator.num_processes}"}
-        record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        asked = _Asked(config, method, prompts, steps, run_dir, identities, Request())
-        rounds = _rounds(asked, painter, accelerator, listener)
-        source = Rounds(rounds.plan, loss.unit, config.seed, rounds.groups_of)
-        writer = ImageWriter(painter.model, config, run_dir, None)
-        job = job_of(config, loss, data, painter, writer, listener)
-        job = job if loss.reference else replace(job, reference=None, start_tolerance=None)
-        settings = replace(config, max_steps=source.total, save_steps=config.save_steps or rounds.plan.starts()[1])
-        job = replace(job, source=source, config=settings, request=asked.request)
-        listener.say(precision.line(config.optimizer))
-        listener.say(
-            f"online: {config.rounds} rounds of {rounds.counts[0]} prompts × {config.samples_of_prompt} pictures of "
-            f"{steps.count} steps, judged by {config.judge}, at most {source.total} steps of "
-            f"{config.examples_of_step} {loss.unit.noun} with {config.loss}"
-        )
-        summary = fit(job, accelerator)
-        finish(writer, summary, accelerator)
-        listener.say(f"done: the image model is in {writer.place}, every round in {run_dir.round(1).parent}")
+    with opened(config, loss, listener, writes, refuse_shards) as opening:
+        _train(opening, method)
+
+
+def _train(run: OpenRun[OnlineConfig], method: OnlineMethod) -> None:
+    """Train an image model in rounds as an open run asks for."""
+    config, loss = run.config, run.loss
+    prompts = load_prompts(list(config.prompts), config.columns, config.style, config.bad_rows).prompts
+    model, steps = _with_steps(image_model_of(run), config)
+    data = PictureData((), (), steps, trajectory_term(steps), 0, Counter())
+    painter = painter_of(run._replace(loss=find_sum("dpo")), model, data)  # rounds read p_ref
+    precision = precision_of(painter.policy, config)
+    identities = {**painter.identities, "prompts": _prompts(config, prompts), "data": None, "eval_data": None}
+    identities |= {"beta": loss.beta if loss.reference else config.beta, "precision": asdict(precision)}
+    identities |= {"image_term": asdict(steps)}
+    run.record(identities)
+    asked = _Asked(run, method, prompts, steps, identities, Request())
+    rounds = _rounds(asked, painter)
+    source = Rounds(rounds.plan, loss.unit, config.seed, rounds.groups_of)
+    writer = ImageWriter(painter.model, config, run.folder, None)
+    job = job_of(run, data, painter, writer)
+    job = job if loss.reference else replace(job, reference=None, start_tolerance=None)
+    settings = replace(config, max_steps=source.total, save_steps=config.save_steps or rounds.plan.starts()[1])
+    job = replace(job, source=source, config=settings, request=asked.request)
+    run.listener.say(precision.line(config.optimizer))
+    run.listener.say(
+        f"online: {config.rounds} rounds of {rounds.counts[0]} prompts × {config.samples_of_prompt} pictures of "
+        f"{steps.count} steps, judged by {config.judge}, at most {source.total} steps of "
+        f"{config.examples_of_step} {loss.unit.noun} with {config.loss}"
+    )
+    summary = fit(job, run.accelerator)
+    finish(writer, summary, run.accelerator)
+    run.listener.say(f"done: the image model is in {writer.place}, every round in {run.folder.round(1).parent}")
 
 
 class _Asked(NamedTuple):
     """What an online run of pictures is asked for.
 
     Attributes:
-        config: the settings, none of them open.
+        run: where it is done, and its settings.
         method: its row.
         prompts: what is drawn.
         steps: how.
-        run: the folder.
         identities: of all that is read.
         request: where a signal that asks the run to stop is noted.
     """
 
-    config: OnlineConfig
+    run: OpenRun[OnlineConfig]
     method: OnlineMethod
     prompts: Sequence[Prompt]
     steps: Steps
-    run: RunDir
     identities: Mapping[str, Any]
     request: Request
 
 
-def _rounds(asked: _Asked, painter: Painter, accelerator: Accelerator, listener: Listener) -> PictureRounds:
+def _rounds(asked: _Asked, painter: Painter) -> PictureRounds:
     """Return what draws, judges and credits the rounds of a run."""
-    config = asked.config
+    config, accelerator = asked.run.config, asked.run.accelerator
     judge = picture_judge(config.judged_by, config.reward_model, str(accelerator.device))
     count = min(len(asked.prompts), config.prompts_per_round or len(asked.prompts))
     most = 1 if asked.method.learns == "pairs" else config.samples_of_prompt
@@ -139,10 +140,10 @@ def _rounds(asked: _Asked, painter: Painter, accelerator: Accelerator, listener:
         asked.prompts,
         [count] * config.rounds,
         plan,
-        asked.run,
+        asked.run.folder,
         _key(config, asked.identities, judge),
         accelerator,
-        listener,
+        asked.run.listener,
         heed,
     )
 

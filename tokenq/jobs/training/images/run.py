@@ -25,19 +25,15 @@ from tokenq.jobs.training.absolute import with_absolute_paths
 from tokenq.jobs.training.images.data import PictureData, identity_of, load_pictures
 from tokenq.jobs.training.images.files import ImageWriter
 from tokenq.jobs.training.images.settings import check_settings, image_folder, refuse_shards, segments_of
-from tokenq.jobs.training.opening import opened
-from tokenq.jobs.training.output import record_run
-from tokenq.jobs.training.policy_files import policy_writer
-from tokenq.jobs.training.prepared import load_policy
+from tokenq.jobs.training.opening import OpenRun, opened
+from tokenq.jobs.training.policy_files import finish, policy_writer
+from tokenq.jobs.training.prepared import choose_gradients, load_policy, start_of
 from tokenq.jobs.training.reference import START_TOLERANCE, autocast, find_reference
-from tokenq.jobs.training.run import choose_gradients, finish, loss_parameters, model_to_train, read_template
 from tokenq.listener import Listener
 from tokenq.models.forward.packed_lm import PackedLM
 from tokenq.models.identity import ModelIdentity, identify
-from tokenq.models.tokenizer import load_tokenizer
-from tokenq.rundir import provenance
 from tokenq.training.config import TrainConfig
-from tokenq.training.defaults import image_rate, with_defaults
+from tokenq.training.defaults import image_rate, loss_parameters, with_defaults
 from tokenq.training.job import Job
 from tokenq.training.loop import fit
 from tokenq.training.objective import Objective
@@ -94,29 +90,31 @@ def run(config: TrainConfig, listener: Listener, writes: Sequence[Callable[[], N
     loss = find_sum(config.loss, loss_parameters(config))
     check_settings(config, loss)
     chosen, config = config, with_absolute_paths(with_rates(config, loss))
-    with opened(config, listener, writes, refuse_shards) as (run_dir, changed, accelerator, listener):
-        model = image_model_of(config, accelerator)
-        refiner = None if config.image_model is None else _refiner(config, loss, accelerator, listener)
-        data = load_pictures(config, loss, model, refiner and refiner.tokenizer, listener)
-        model = model if data.steps is None else replace(model, guidance=data.steps.guidance)
-        if refiner is not None:
-            choose_gradients(refiner.lm, None, config, accelerator)
-        painter = painter_of(config, loss, model, data, refiner, accelerator, listener)
-        precision = precision_of(painter.policy, config)
-        identities = {**painter.identities, **_identities(config, data, loss), "precision": asdict(precision)}
-        identities |= {"device": f"{accelerator.device} x {accelerator.num_processes}"}
-        record_run(run_dir, config, provenance(asdict(config), config.seed, identities), changed, accelerator)
-        words = None if refiner is None else policy_writer(*refiner, config, loss, run_dir)
-        writer = ImageWriter(painter.model, config, run_dir, words)
-        job = job_of(config, loss, data, painter, writer, listener)
-        _say_rates(chosen, config, listener)
-        listener.say(precision.line(config.optimizer))
-        steps = total_steps(config, job.source.per_epoch)
-        listener.say(f"training: {steps} steps of {config.batch_size} {loss.unit.noun}")
-        summary = fit(job, accelerator)
-        finish(writer, summary, accelerator)
-        both = "" if words is None else f", its refiner in {run_dir.policy}"
-        listener.say(f"done: the image model is in {writer.place}{both}, every step's numbers in {run_dir.metrics}")
+    with opened(config, loss, listener, writes, refuse_shards) as opening:
+        _train(opening, chosen)
+
+
+def _train(run: OpenRun[TrainConfig], chosen: TrainConfig) -> None:
+    """Train what an open run asks for; `chosen` has what was given before defaults were filled in."""
+    config, loss, folder, listener = run.config, run.loss, run.folder, run.listener
+    model = image_model_of(run)
+    refiner = None if config.image_model is None else _refiner(run)
+    data = load_pictures(config, loss, model, refiner and refiner.tokenizer, listener)
+    model = model if data.steps is None else replace(model, guidance=data.steps.guidance)
+    painter = painter_of(run, model, data, refiner)
+    precision = precision_of(painter.policy, config)
+    run.record({**painter.identities, **_identities(config, data, loss), "precision": asdict(precision)})
+    words = None if refiner is None else policy_writer(run, *refiner)
+    writer = ImageWriter(painter.model, config, folder, words)
+    job = job_of(run, data, painter, writer)
+    _say_rates(chosen, config, listener)
+    listener.say(precision.line(config.optimizer))
+    steps = total_steps(config, job.source.per_epoch)
+    listener.say(f"training: {steps} steps of {config.batch_size} {loss.unit.noun}")
+    summary = fit(job, run.accelerator)
+    finish(writer, summary, run.accelerator)
+    both = "" if words is None else f", its refiner in {folder.policy}"
+    listener.say(f"done: the image model is in {writer.place}{both}, every step's numbers in {folder.metrics}")
 
 
 def _say_rates(chosen: TrainConfig, config: TrainConfig, listener: Listener) -> None:
@@ -139,20 +137,22 @@ def with_rates(config: TrainConfig, loss: LossSum) -> TrainConfig:
 _DTYPES = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def image_model_of(config: TrainConfig, accelerator: Accelerator) -> ImageModel:
+def image_model_of(run: OpenRun[TrainConfig]) -> ImageModel:
     """Return the image model that is trained."""
-    device, dtype = str(accelerator.device), _DTYPES[config.dtype]
+    config = run.config
+    device, dtype = str(run.accelerator.device), _DTYPES[config.dtype]
     model = open_image_model(image_folder(config), lora_rank=config.lora_rank, device=device, dtype=dtype)
     if config.gradient_checkpointing:
         _recompute(model)
     return model
 
 
-def _refiner(config: TrainConfig, loss: LossSum, accelerator: Accelerator, listener: Listener) -> Refiner:
+def _refiner(run: OpenRun[TrainConfig]) -> Refiner:
     """Return the refiner that is trained."""
-    spec = model_to_train(config, loss, accelerator)
-    tokenizer = load_tokenizer(spec, read_template(config.chat_template))
-    return Refiner(load_policy(spec, tokenizer, [], config, listener), tokenizer)
+    spec, tokenizer = start_of(run)
+    refiner = Refiner(load_policy(run, spec, tokenizer), tokenizer)
+    choose_gradients(run, refiner.lm)
+    return refiner
 
 
 def _recompute(model: ImageModel) -> None:
@@ -166,16 +166,11 @@ def _recompute(model: ImageModel) -> None:
 
 
 def painter_of(
-    config: TrainConfig,
-    loss: LossSum,
-    model: ImageModel,
-    data: PictureData,
-    refiner: Refiner | None,
-    accelerator: Accelerator,
-    listener: Listener,
+    run: OpenRun[TrainConfig], model: ImageModel, data: PictureData, refiner: Refiner | None = None
 ) -> Painter:
     """Return the policy with its reference."""
-    encode = encoder_of(model, lambda text: listener.say(f"warning: {text}"))
+    config, accelerator = run.config, run.accelerator
+    encode = encoder_of(model, lambda text: run.listener.say(f"warning: {text}"))
     scorer, packer = PictureScorer(model, data.term, encode), Packer(model.schedule, data.term, config.seed)
     identity = image_identity(model, str(image_folder(config)))
     named = config.reference if refiner is None else None
@@ -191,15 +186,14 @@ def painter_of(
     pack: Pack = packer.pictures
     if refiner is not None:
         lm, own = refiner.lm, identify(refiner.lm.model, config.model)
-        online = replace(config, reference_store="off")
-        words = find_reference(lm, own, online, accelerator, [], refiner.tokenizer, listener)
+        words = find_reference(run, lm, own, refiner.tokenizer)
         assert words.online is not None
         reference = hybrid_reference(words.online, reference)
         tolerance = None if words.tolerance is None or tolerance is None else max(words.tolerance, tolerance)
         told = {"model": own, "reference": words.identity or own, "image_model": identity}
         policy, pack = HybridScorer(lm, scorer, lm._no_split_modules), packer.hybrid
     identities = {name: one.to_dict() for name, one in told.items()}
-    if not loss.reference:
+    if not run.loss.reference:
         return Painter(model, policy, None, None, pack, identities | {"reference": None})
     return Painter(model, policy, reference, tolerance, pack, identities)
 
@@ -235,15 +229,9 @@ def _identities(config: TrainConfig, data: PictureData, loss: LossSum) -> dict[s
     }
 
 
-def job_of(
-    config: TrainConfig,
-    loss: LossSum,
-    data: PictureData,
-    painter: Painter,
-    writer: ImageWriter,
-    listener: Listener,
-) -> Job:
+def job_of(run: OpenRun[TrainConfig], data: PictureData, painter: Painter, writer: ImageWriter) -> Job:
     """Return the job for the loop."""
+    config, loss = run.config, run.loss
     networks: dict[str, nn.Module] = {}
     if isinstance(painter.policy, HybridScorer):
         networks = {"image": painter.policy.image}
@@ -252,7 +240,7 @@ def job_of(
         source=Offline(data.groups, loss.unit, config.batch_size, config.seed),
         objective=Objective(loss, loss.beta, (), segments_of(config, loss)),
         config=config,
-        run=writer.run,
+        run=run.folder,
         files=writer.files(),
         evaluation=data.held_out,
         reference=painter.reference,
@@ -262,7 +250,7 @@ def job_of(
         budget=config.images_per_batch,
         work=_work,
         counted="noisy_pictures",
-        listener=listener,
+        listener=run.listener,
     )
 
 
