@@ -11,9 +11,9 @@ from tiny import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from tokenq.cli.main import main
-from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec, add_lora
 from tokenq.records.trace_files import read_traces
+from tokenq.runs.places import models_of_run
 
 # peft tells of layers that are tied, which is what is tried here.
 pytestmark = [

@@ -12,8 +12,8 @@ from tiny import tiny_model, tiny_tokenizer
 
 import tokenq
 from tokenq.cli.main import main
-from tokenq.jobs.run import models_of_run
 from tokenq.models.load import ModelSpec
+from tokenq.runs.places import models_of_run
 
 pytestmark = pytest.mark.integration
 

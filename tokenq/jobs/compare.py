@@ -44,7 +44,7 @@ def compare(
     Raises:
         UserError: a folder holds no finished and evaluated run, or two runs do not share what they must.
     """
-    folders = [fspath(one.folder if isinstance(one, Run) else one) for one in runs]
+    folders = [fspath(one) for one in runs]
     files = {"output": None if output is None else fspath(output), "html": None if html is None else fspath(html)}
     config = CompareConfig(
         runs=folders, baseline=baseline, seed=seed, resamples=resamples, overwrite=overwrite, **files

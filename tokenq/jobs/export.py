@@ -13,7 +13,6 @@ from tokenq.files import folder_aside, read_json, write_json, write_text
 from tokenq.jobs.drawing.run import image_model_in
 from tokenq.jobs.host import untouched
 from tokenq.jobs.outputs import refuse_foreign
-from tokenq.jobs.run import Run, best_of, checkpoint_of, home_of, is_reward_model
 from tokenq.jobs.training.card import HUB_ID, UNKNOWN, Card, Kind, hub_id
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.checkpoint import licence_of
@@ -21,6 +20,7 @@ from tokenq.models.export import write_converted
 from tokenq.models.load import ModelSpec
 from tokenq.redaction import redact
 from tokenq.rundir import ACCOUNT, RunDir
+from tokenq.runs.places import best_of, checkpoint_of, home_of, is_reward_model
 from tokenq.training.checkpoint import STATE
 from tokenq.training.recorded import evaluations_of, read_metrics, read_provenance
 
@@ -33,7 +33,7 @@ _PACKAGES = ("tokenq", "torch", "transformers", "peft")
 
 
 def export(  # noqa: PLR0913 (one keyword a setting)
-    run: str | PathLike[str] | Run,
+    run: str | PathLike[str],
     output: str | PathLike[str],
     *,
     step: int | None = None,
@@ -64,7 +64,7 @@ def export(  # noqa: PLR0913 (one keyword a setting)
     """
     if push_to_hub is not None:
         _check_hub(push_to_hub)
-    home, source, step = _chosen(Path(run.folder if isinstance(run, Run) else run).expanduser(), step, best, listener)
+    home, source, step = _chosen(Path(run).expanduser(), step, best, listener)
     if merge and not _is_adapter(source):
         raise UserError(f"{source} holds no adapter that could be merged.", "Leave out --merge.")
     image = image_model_in(home.path if step is None else source)

@@ -16,8 +16,9 @@ from tokenq.data.sources import Data, load_examples
 from tokenq.data.turns import BadRow
 from tokenq.errors import UserError
 from tokenq.files import folder_aside, write_json_lines
-from tokenq.jobs.run import Run, policy_in, run_folder
+from tokenq.jobs.run import Run
 from tokenq.records.episodes import Episode
+from tokenq.runs.places import policy_in, run_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -213,8 +214,7 @@ def pair_given(keywords: Mapping[str, Any], own: Collection[str]) -> tuple[dict[
     if isinstance(given["policy"], Run):
         given |= {"policy": None, "run": given["policy"]}
     names, in_memory = models_given({role: given[role] for role in ("policy", "reference")}, tokenizer)
-    run = given["run"].folder if isinstance(given["run"], Run) else given["run"]
-    given |= {**names, "run": run}
+    given |= names
     return {name: fspath(v) if isinstance(v, PathLike) else v for name, v in given.items()}, in_memory
 
 

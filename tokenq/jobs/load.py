@@ -11,12 +11,13 @@ from tokenq.errors import UserError
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, Options, models_given, spec_of
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.run import Run, models_of_run, run_folder
+from tokenq.jobs.run import Run
 from tokenq.listener import SILENCE, Listener
 from tokenq.models.load import ModelSpec
 from tokenq.models.open import open_pair, open_reward_model
 from tokenq.models.tokenizer import open_tokenizer, same_tokens
 from tokenq.options import SegmentOptions
+from tokenq.runs.places import models_of_run, run_folder
 from tokenq.score.rewards import RewardReader
 
 Say = Callable[[str], None]

@@ -26,7 +26,7 @@ from tokenq.jobs.inputs import InMemory, Name, Options, RowsInMemory, examples_o
 from tokenq.jobs.load import open_reader, open_rewards
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
 from tokenq.jobs.reader import Reader
-from tokenq.jobs.run import Run, home_of, models_of_run
+from tokenq.jobs.run import Run
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
 from tokenq.options import SegmentOptions
@@ -36,6 +36,7 @@ from tokenq.records.traces import TokenTrace
 from tokenq.report.notebook import Traces
 from tokenq.report.pictures.read import PictureTraces
 from tokenq.rundir import provenance
+from tokenq.runs.places import home_of, models_of_run
 from tokenq.score.config import ScoreConfig
 from tokenq.score.health import pair_warnings
 from tokenq.score.rows import ScoredRow

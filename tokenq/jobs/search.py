@@ -21,7 +21,7 @@ from tokenq.files import json_line, plain, write_lines
 from tokenq.jobs.host import untouched
 from tokenq.jobs.inputs import InMemory, Name, RowsInMemory, data_given, settings_given
 from tokenq.jobs.outputs import Parts, claimed, is_made, recorder
-from tokenq.jobs.run import Run, run_folder
+from tokenq.jobs.run import Run
 from tokenq.jobs.searcher import Searcher, TextReward, load_searcher, searched_models
 from tokenq.listener import SILENCE, Event, Listener
 from tokenq.models.loaded import Loaded
@@ -29,6 +29,7 @@ from tokenq.models.tokenizer import open_tokenizer
 from tokenq.records.schema import SCHEMA
 from tokenq.report.notebook import SearchResults
 from tokenq.rundir import provenance
+from tokenq.runs.places import run_folder
 from tokenq.search.branches import never
 from tokenq.search.config import SearchConfig
 

@@ -11,7 +11,6 @@ from tokenq.data.conditioning.asked import asked_levels, conditioned_prompts
 from tokenq.data.encoding import piece_of, pieces_of, text_of
 from tokenq.data.prompts import Given, LoadedPrompts, Prompt, encode_prompts, given_prompts
 from tokenq.errors import UserError
-from tokenq.jobs.run import home_of, models_of_run
 from tokenq.judge.answers import Extract, find_extractor
 from tokenq.listener import Progress, silent
 from tokenq.models.forward.packed_lm import PackedLM
@@ -27,6 +26,7 @@ from tokenq.models.stamps import Stamp, guarded
 from tokenq.models.tokenizer import check_tokenizers, ends_of, open_tokenizer
 from tokenq.records.examples import Text
 from tokenq.records.results import Cost, SearchResult
+from tokenq.runs.places import home_of, models_of_run
 from tokenq.search.branches import Branch, Limits, Walk, check_room, never
 from tokenq.search.config import SearchConfig
 from tokenq.search.methods import METHODS, Aids, aims_at, check_parts, needs_reference, search

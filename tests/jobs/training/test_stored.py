@@ -146,12 +146,15 @@ def test_the_weights_are_those_of_data_in_memory_and_the_next_run_finds_the_toke
         )
         return (run.policy / "model.safetensors").read_bytes(), sum("tokenising" in line for line in heard)
 
+    environ, variables = os.environ, dict(os.environ)
     memory, said = weights("memory")
     assert said == 0
     monkeypatch.setattr(stored, "MOST_IN_MEMORY", 0)
     assert weights("first") == (memory, 1)
     assert len(list(cache.glob("*/*.arrow"))) == workers
     assert weights("second") == (memory, 0)
+    assert os.environ is environ  # `datasets` puts a copy in its place
+    assert dict(environ) == variables
 
 
 @pytest.mark.integration

@@ -239,6 +239,7 @@ def _in_processes(reader: _Reader, recipe: Recipe, folder: Path, workers: int) -
         folder, schema, (pyarrow.RecordBatch.from_arrays([pyarrow.array(one)], schema=schema) for one in chunks)
     )
     aside = folder / f".{uuid.uuid4().hex}.tmp.arrow"
+    environ = os.environ
     try:
         done = Dataset.from_file(str(read)).map(
             functools.partial(_encode_chunks, recipe.tokenization(), recipe.unit),
@@ -253,7 +254,16 @@ def _in_processes(reader: _Reader, recipe: Recipe, folder: Path, workers: int) -
         )
         return [Path(file["filename"]) for file in done.cache_files]
     finally:
+        _put_back(environ)
         read.unlink()
+
+
+def _put_back(environ: "os._Environ[str]") -> None:
+    """Make a mapping the environment again, with what is in that of today: `datasets` leaves a copy in its place."""
+    copy, os.environ = os.environ, environ  # the very mapping, which others hold
+    for name in environ.keys() - copy.keys():
+        del environ[name]
+    environ.update(copy)
 
 
 def _encode_chunks(work: Tokenization, unit: Unit, chunks: Mapping[str, Sequence[str]]) -> pyarrow.Table:

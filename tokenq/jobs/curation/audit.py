@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from os import fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -171,9 +172,8 @@ def audit(  # noqa: D417, PLR0913 (one keyword a setting, each explained there)
     for name in ("data", "eval_data"):
         given[name], rows[name] = data_given(given[name])
     given["eval_data"] = given["eval_data"] if rows["eval_data"] else ()
-    given["run"] = run.folder if isinstance(run, Run) else run
     for name in ("tokenizer", "run", "model", "fold_dir", "output", "html"):
-        given[name] = None if given[name] is None else str(given[name])
+        given[name] = None if given[name] is None else fspath(given[name])
     config = AuditConfig(**given)
     config.check()
     files = [Path(name) for name in (config.output, config.html) if name is not None]

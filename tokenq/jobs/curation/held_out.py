@@ -9,13 +9,13 @@ from tokenq.data.digest import data_digest
 from tokenq.data.tokenize import tokenize
 from tokenq.errors import UserError
 from tokenq.jobs.curation.pool import Pool, shown
-from tokenq.jobs.run import home_of
 from tokenq.listener import Listener
 from tokenq.models.load import ModelSpec
 from tokenq.models.tokenizer import load_tokenizer
 from tokenq.records.examples import Example
 from tokenq.rundir import RunDir
 from tokenq.runs.data import data_of_run
+from tokenq.runs.places import home_of
 from tokenq.runs.record import RunRecord, read_run
 
 

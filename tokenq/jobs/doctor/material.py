@@ -18,7 +18,6 @@ from tokenq.errors import UserError
 from tokenq.jobs.doctor.responses import score_pairs, write_samples
 from tokenq.jobs.doctor.rollouts import read_again, rollout_facts
 from tokenq.jobs.doctor.weights import models_today, movement_since, start_of
-from tokenq.jobs.run import models_of_run
 from tokenq.jobs.training.stored import first_examples, found_pieces, is_large, stored_rows
 from tokenq.listener import Listener
 from tokenq.models.load import ModelSpec
@@ -29,6 +28,7 @@ from tokenq.records.examples import Example
 from tokenq.rundir import RunDir
 from tokenq.runs.data import data_of_run
 from tokenq.runs.facts import DataFacts, Moved
+from tokenq.runs.places import models_of_run
 from tokenq.runs.record import RunRecord, read_run
 from tokenq.training.config import TrainConfig
 

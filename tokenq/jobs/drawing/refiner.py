@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from tokenq.data.prompts import Prompt, encode_prompts
 from tokenq.errors import UserError
 from tokenq.jobs.drawing.config import DrawConfig
-from tokenq.jobs.run import run_folder
 from tokenq.jobs.searcher import Searcher, load_searcher
 from tokenq.listener import Listener
 from tokenq.records.drawings import Refinement
 from tokenq.records.results import Candidate
+from tokenq.runs.places import run_folder
 from tokenq.search.config import SearchConfig
 
 _LISTENED_TO = 8

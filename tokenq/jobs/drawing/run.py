@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenq.diffusion.open import is_image_model
-from tokenq.jobs.run import home_of, models_of_run, policy_in, run_folder
 from tokenq.jobs.training.images.settings import IMAGE, REFINER
 from tokenq.models.load import ModelSpec
 from tokenq.rundir import RunDir
+from tokenq.runs.places import home_of, models_of_run, policy_in, run_folder
 from tokenq.training.recorded import read_provenance
 
 
@@ -42,8 +42,7 @@ def image_model_in(named: Any) -> Path | None:
     folder = run_folder(named)
     if folder is None:
         return None
-    behind = RunDir(folder).image_policy
-    return next((one for one in (behind, policy_in(folder)) if is_image_model(one)), None)
+    return next((one for one in (RunDir(folder).image_policy, policy_in(folder)) if is_image_model(one)), None)
 
 
 def is_behind_a_refiner(named: Any) -> bool:

@@ -86,6 +86,5 @@ def _is_name(value: Any) -> bool:
 
 
 def _written(value: Any) -> Any:
-    """Return a run or a path as it is written."""
-    value = value.folder if isinstance(value, Run) else value
+    """Return a path as it is written."""
     return fspath(value) if isinstance(value, PathLike) else value

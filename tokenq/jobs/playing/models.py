@@ -9,7 +9,6 @@ from typing import Any
 from tokenq.data.dialogue import Dialogue, open_dialogue
 from tokenq.errors import UserError
 from tokenq.jobs.rollout.served import PATIENCE, HeldWriter, trainer_of
-from tokenq.jobs.run import home_of, models_of_run
 from tokenq.listener import Listener
 from tokenq.models.adapters import is_adapter_folder
 from tokenq.models.forward.packed_lm import PackedLM
@@ -27,6 +26,7 @@ from tokenq.rollout.episodes.game import Game, Player, action_pieces
 from tokenq.rollout.remote import RemoteWriter, find_server
 from tokenq.rollout.sync import LOCAL
 from tokenq.rollout.writer import LocalWriter
+from tokenq.runs.places import home_of, models_of_run
 from tokenq.search.branches import Limits
 
 

@@ -12,7 +12,6 @@ from tokenq.core.tensors import PackedBatch, TokenScorer
 from tokenq.data.prompts import LoadedPrompts
 from tokenq.errors import UserError
 from tokenq.jobs.evaluation.judges import Scores
-from tokenq.jobs.run import models_of_run
 from tokenq.judge.answers import find_equality, find_extractor
 from tokenq.judge.kinds import Judge, Pointwise, won
 from tokenq.judge.tasks import AnswerTask, with_answers
@@ -26,6 +25,7 @@ from tokenq.records.examples import TokenGroup
 from tokenq.records.rollouts import Rollout
 from tokenq.rollout.config import OnlineConfig
 from tokenq.rollout.learning import by_prefix, by_prompt, group_of
+from tokenq.runs.places import models_of_run
 
 T = TypeVar("T")
 
