@@ -130,8 +130,9 @@ def test_a_reward_model_gives_the_rewards_that_the_run_logged(place, tmp_path, r
         for side in ("chosen", "rejected"):
             rewards = [reader.score(row["prompt"], row[side]).tokens[-1].reward for row in HELD_OUT]
             assert sum(rewards) / 5 == pytest.approx(logged(run, step)[f"eval_rewards/{side}"], abs=1e-5)
-    with pytest.raises(UserError, match="holds a reward model and no policy"):
-        tokenq.load(run.checkpoint(2), device="cpu")
+    for named in (run.checkpoint(2), run, str(run.folder)):
+        with pytest.raises(UserError, match="holds a reward model and no policy"):
+            tokenq.load(named, device="cpu")
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
