@@ -196,8 +196,8 @@ def search_and_evaluate(home, run, kind, traces, page, how):
     search = ["search", "--run", run, "--prompts", prompts, "--method", "best_of_n", "--n", "4"]
     command(*search, "--max-new-tokens", "3", "--output", results, "--html", found, *how)
     for line in results.read_text().splitlines():
-        candidates = json.loads(line)["candidates"]
-        assert candidates[0]["terminal"] or not any(candidate["terminal"] for candidate in candidates)
+        complete = [one["terminal"] or len(one["token_ids"]) == 3 for one in json.loads(line)["candidates"]]
+        assert complete[0] or not any(complete)
     evaluated = ["--output", run / "evaluated.json", "--html", page, "--resamples", "1000"]
     if kind == "pairs":
         command("eval", "preference", "--traces", traces, *evaluated)
