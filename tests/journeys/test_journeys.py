@@ -195,9 +195,13 @@ def search_and_evaluate(home, run, kind, traces, page, how):
     prompts = home / f"{kind}-held-out.jsonl"
     search = ["search", "--run", run, "--prompts", prompts, "--method", "best_of_n", "--n", "4"]
     command(*search, "--max-new-tokens", "3", "--output", results, "--html", found, *how)
-    for line in results.read_text().splitlines():
-        complete = [one["terminal"] or len(one["token_ids"]) == 3 for one in json.loads(line)["candidates"]]
-        assert complete[0] or not any(complete)
+    spent = min(json.loads(line)["cost"]["policy_tokens"] for line in results.read_text().splitlines())
+    stopped = run / "stopped.jsonl"  # before any response has its most tokens: those that are complete have EOS
+    command(*search, "--max-new-tokens", "9", "--budget", spent, "--output", stopped, *how)
+    for line in stopped.read_text().splitlines():
+        candidates = json.loads(line)["candidates"]
+        assert max(len(candidate["token_ids"]) for candidate in candidates) < 9
+        assert candidates[0]["terminal"] or not any(candidate["terminal"] for candidate in candidates)
     evaluated = ["--output", run / "evaluated.json", "--html", page, "--resamples", "1000"]
     if kind == "pairs":
         command("eval", "preference", "--traces", traces, *evaluated)
